@@ -1,0 +1,35 @@
+// Who opened a stream: the metadata of OPEN. The accepting end may log it and act on it; it is the
+// word of the other daemon, no more.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+namespace virtproxy {
+
+inline constexpr size_t kMaxOriginSize = 19;
+
+struct Origin {
+  enum class Kind : uint8_t { kUnknown = 0, kUnix = 1, kIpv4 = 2, kIpv6 = 3, kVsock = 4 };
+
+  Kind kind = Kind::kUnknown;
+  uint32_t uid = 0;                     // kUnix: credentials of the process that connected
+  uint32_t gid = 0;
+  uint32_t pid = 0;
+  std::array<uint8_t, 16> address{};    // kIpv4 (the first 4) and kIpv6, as on the wire of IP
+  uint32_t cid = 0;                     // kVsock
+  uint32_t port = 0;                    // kIpv4, kIpv6, kVsock
+
+  bool operator==(const Origin&) const = default;
+};
+
+// Writes at most kMaxOriginSize bytes, returns how many.
+size_t encode_origin(const Origin& origin, std::byte* out);
+
+// Unknown kinds decode as kUnknown; nothing for a known kind of the wrong size.
+std::optional<Origin> decode_origin(std::span<const std::byte> in);
+
+}  // namespace virtproxy

@@ -1,0 +1,329 @@
+#include "core/session.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/assert.h"
+#include "core/wire.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// A peer whose faults end sessions is greeted again ever more slowly, as is one that does nothing but
+// restart; one that kept a session for kGoodConduct starts over with a clean record.
+constexpr Duration kFirstPenalty = milliseconds(50);
+constexpr unsigned kMostDoublings = 7;
+constexpr unsigned kFreeRestarts = 4;
+constexpr Duration kGoodConduct = seconds(10);
+
+// On channels that may lose bytes, a lost frame at the end of a conversation shows when a ping counts
+// the frames.
+constexpr Duration kPingInterval = seconds(2);
+
+Hello identity_of(const SessionConfig& config) {
+  Hello hello;
+  hello.wanted = config.wanted_features;
+  hello.max_streams = config.limits.max_streams;
+  hello.initial_window = config.limits.initial_window;
+  hello.max_frame = config.limits.max_frame;
+  return hello;
+}
+
+uint64_t fund_of(const SessionLimits& limits) {
+  const uint64_t promised = static_cast<uint64_t>(limits.initial_window) * limits.max_streams;
+  VP_ASSERT(limits.max_streams > 0 && limits.max_streams <= kMaxSlots);
+  VP_ASSERT(limits.initial_window > 0 && promised <= limits.receive_budget);
+  VP_ASSERT(limits.max_window >= limits.initial_window && limits.max_window <= limit::kMaxWindow);
+  VP_ASSERT(limits.max_frame >= limit::kMinFrame && limits.max_frame <= limit::kMaxFrame);
+  return limits.receive_budget - promised;
+}
+
+}  // namespace
+
+Session::Session(const SessionConfig& config)
+    : config_(config),
+      greeting_(identity_of(config), config.secret),
+      budget_(fund_of(config.limits)),
+      scheduler_(config.quantum) {}
+
+// --- the link ---------------------------------------------------------------------------------
+
+void Session::want_features(uint64_t features) {
+  VP_ASSERT(greeting_.state() == Greeting::State::kDown);
+  config_.wanted_features = features;
+  greeting_.set_identity(identity_of(config_));
+}
+
+void Session::link_up(Instant now, Duration patience) {
+  VP_ASSERT(greeting_.state() == Greeting::State::kDown);
+  greeting_.start(now, patience);
+}
+
+void Session::link_down(Events& events) {
+  const bool was_up = up();
+  greeting_.stop();
+  forget_streams();
+  if (was_up) events.push_back({.kind = Event::Kind::kDown, .fault = Fault::kLinkLost});
+}
+
+void Session::establish(Instant now, Events& events) {
+  const Hello& peer = greeting_.peer();
+  send_key_ = direction_key(greeting_.epoch(), peer.epoch);
+  receive_key_ = direction_key(peer.epoch, greeting_.epoch());
+  const uint64_t wanted = (config_.wanted_features | peer.wanted) & feature::kAll & peer.supported;
+  trailer_ = (wanted & feature::kChecksumTrailer) != 0 ? TrailerKind::kChecksum
+             : (wanted & feature::kCommitTrailer) != 0 ? TrailerKind::kCommit
+                                                       : TrailerKind::kNone;
+  frames_sent_ = 0;
+  frames_received_ = 0;
+  going_away_sent_ = false;
+  peer_going_away_ = false;
+  pong_due_.reset();
+  ping_due_ = false;
+  ping_at_.reset();
+  if (trailer_ == TrailerKind::kChecksum) ping_at_ = now + kPingInterval;
+  established_at_ = now;
+  arriving_ = {};
+  scanned_ = 0;
+  ++sessions_;
+  events.push_back({.kind = Event::Kind::kUp});
+}
+
+void Session::fail(const Step& step, Instant now, Events& events) {
+  VP_ASSERT(fault_row(step.fault).scope == FaultScope::kSession);
+  forget_streams();
+  events.push_back({.kind = Event::Kind::kDown, .fault = step.fault});
+
+  if (now - established_at_ > kGoodConduct) faults_in_row_ = 0;
+  const unsigned fault = faults_in_row_++;
+  const unsigned forgiven = step.fault == Fault::kPeerRestarted ? kFreeRestarts : 0;
+  Duration patience{};
+  if (fault >= forgiven) {
+    patience = kFirstPenalty * (1u << std::min(fault - forgiven, kMostDoublings));
+  } else if (step.answered && speaks_our_version(*step.successor)) {
+    greeting_.adopt(*step.successor, now);
+    establish(now, events);
+    return;
+  }
+  greeting_.restart(now, patience, step.successor);
+}
+
+void Session::forget_streams() {
+  streams_.for_each([this](StreamKey key, Stream& stream) {
+    scheduler_.remove(streams_, key.slot);
+    if (stream.control_link.linked) control_.erase(streams_, key.slot);
+    erase_stream(key.slot);
+  });
+  ours_.clear();
+  theirs_.clear();
+  VP_ASSERT(live_ == 0 && budget_.lent() == 0 && control_.empty() && scheduler_.empty());
+}
+
+// --- streams ----------------------------------------------------------------------------------
+
+StreamKey Session::add_stream(uint32_t number, bool ours, Priority priority, uint64_t send_limit) {
+  Stream stream;
+  stream.number = number;
+  stream.ours = ours;
+  stream.priority = priority;
+  stream.send_limit = send_limit;
+  stream.window = config_.limits.initial_window;
+  stream.granted = config_.limits.initial_window;
+  const StreamKey key = streams_.insert(stream);
+  (ours ? ours_ : theirs_).bind(number, key.slot);
+  ++live_;
+  return key;
+}
+
+std::optional<StreamKey> Session::open(std::string_view service, Priority priority,
+                                       std::span<const std::byte> metadata) {
+  VP_ASSERT(!service.empty() && service.size() <= limit::kMaxService);
+  VP_ASSERT(metadata.size() <= limit::kMaxMetadata);
+  if (!up() || peer_going_away_ || live_ >= config_.limits.max_streams) return std::nullopt;
+  const uint32_t slots = std::min(config_.limits.max_streams, greeting_.peer().max_streams);
+  const auto number = ours_.take(slots);
+  if (!number) return std::nullopt;
+
+  const StreamKey key = add_stream(*number, true, priority, greeting_.peer().initial_window);
+  Stream& stream = streams_.at(key.slot);
+  const size_t length = 4 + service.size() + metadata.size();
+  std::byte* payload = stream.open_payload.data();
+  store_le(payload, static_cast<uint8_t>(priority));
+  store_le(payload + 1, static_cast<uint8_t>(service.size()));
+  store_le(payload + 2, static_cast<uint8_t>(metadata.size()));
+  std::memcpy(payload + 4, service.data(), service.size());
+  if (!metadata.empty()) std::memcpy(payload + 4 + service.size(), metadata.data(), metadata.size());
+  stream.open_length = static_cast<uint8_t>(length);
+  stream.open_due = true;
+  schedule(key.slot);
+  return key;
+}
+
+// The stream, or nullptr when it is over or dead: the peer may have ended it by something that came in
+// one piece with what the driver acts on now.
+Stream* Session::attached(StreamKey key) {
+  Stream* stream = streams_.find(key);
+  return stream != nullptr && !stream->dead() ? stream : nullptr;
+}
+
+void Session::schedule(uint32_t slot) {
+  Stream& stream = streams_.at(slot);
+  if (stream.control_pending() && !stream.control_link.linked) control_.push_back(streams_, slot);
+}
+
+uint64_t Session::credit(StreamKey key) {
+  Stream* stream = attached(key);
+  if (stream == nullptr || stream->end_due || stream->end_sent) return 0;
+  stream->wants_credit = stream->credit_left() == 0;
+  return stream->credit_left();
+}
+
+void Session::queue(StreamKey key, uint64_t bytes) {
+  Stream* stream = attached(key);
+  if (stream == nullptr) return;
+  VP_ASSERT(bytes > 0 && bytes <= stream->credit_left());
+  VP_ASSERT(!stream->end_due && !stream->end_sent);
+  stream->queued += bytes;
+  scheduler_.add(streams_, key.slot);
+}
+
+void Session::end(StreamKey key) {
+  Stream* stream = attached(key);
+  if (stream == nullptr) return;
+  VP_ASSERT(!stream->end_due && !stream->end_sent);
+  stream->end_due = true;
+  schedule(key.slot);
+}
+
+void Session::reset(StreamKey key, Fault fault, Events& events) {
+  Stream* stream = attached(key);
+  VP_ASSERT(fault != Fault::kNone && fault_row(fault).scope == FaultScope::kStream);
+  if (stream == nullptr) return;
+  if (stream->open_due) {
+    // The peer has not heard of it and never will.
+    if (stream->control_link.linked) control_.erase(streams_, key.slot);
+    scheduler_.remove(streams_, key.slot);
+    ours_.put_back(stream->number);
+    erase_stream(key.slot);
+    return;
+  }
+  kill(key.slot);
+  stream->reset_due = true;
+  stream->reset_fault = fault;
+  schedule(key.slot);
+  release_if_over(key.slot, events);
+}
+
+// The stream carries nothing any more: what is queued is dropped, its loan is paid back.
+void Session::kill(uint32_t slot) {
+  Stream& stream = streams_.at(slot);
+  VP_ASSERT(!stream.dead());
+  budget_.change_loan(stream.loan(config_.limits.initial_window), 0);
+  --live_;
+  scheduler_.remove(streams_, slot);
+  if (stream.control_link.linked) control_.erase(streams_, slot);
+  stream.queued = 0;
+  stream.open_due = stream.credit_due = stream.end_due = stream.done_due = false;
+}
+
+void Session::taken(StreamKey key, uint64_t bytes) {
+  Stream* stream = attached(key);
+  if (stream == nullptr) return;
+  VP_ASSERT(bytes <= stream->held());
+  const uint64_t before = stream->loan(config_.limits.initial_window);
+  stream->taken += bytes;
+  budget_.change_loan(before, stream->loan(config_.limits.initial_window));
+  grant(*stream);
+  schedule(key.slot);
+}
+
+void Session::delivered(StreamKey key, Events& events) {
+  Stream* stream = attached(key);
+  if (stream == nullptr) return;
+  VP_ASSERT(stream->end_received && stream->held() == 0 && !stream->done_due && !stream->done_sent);
+  stream->done_due = true;
+  schedule(key.slot);
+  release_if_over(key.slot, events);
+}
+
+// Renews a stream's credit once half of its window is used up. The window doubles while the stream's
+// reader keeps pace and memory is plentiful, and halves when memory is scarce.
+void Session::grant(Stream& stream) {
+  if (stream.end_received) return;
+  if (stream.granted - stream.taken > stream.window / 2) return;
+  const uint32_t initial = config_.limits.initial_window;
+  if (budget_.scarce()) {
+    stream.window = std::max(initial, stream.window / 2);
+  } else if (budget_.plentiful() && stream.held() <= stream.window / 4) {
+    stream.window = std::min(config_.limits.max_window, stream.window * 2);
+  }
+  const uint64_t affordable =
+      stream.taken + initial + stream.loan(initial) + budget_.available();
+  set_grant(stream, std::min(stream.taken + stream.window, affordable));
+}
+
+void Session::set_grant(Stream& stream, uint64_t limit) {
+  if (limit <= stream.granted) return;
+  const uint64_t before = stream.loan(config_.limits.initial_window);
+  stream.granted = limit;
+  stream.credit_due = true;
+  budget_.change_loan(before, stream.loan(config_.limits.initial_window));
+}
+
+void Session::release_if_over(uint32_t slot, Events& events) {
+  Stream& stream = streams_.at(slot);
+  if (!stream.over()) return;
+  if (!stream.dead()) {
+    events.push_back({.kind = Event::Kind::kClosed, .stream = streams_.key_at(slot)});
+  }
+  scheduler_.remove(streams_, slot);
+  if (stream.control_link.linked) control_.erase(streams_, slot);
+  (stream.ours ? ours_ : theirs_).release(stream.number, stream.ours);
+  erase_stream(slot);
+}
+
+void Session::erase_stream(uint32_t slot) {
+  Stream& stream = streams_.at(slot);
+  if (!stream.dead()) {
+    budget_.change_loan(stream.loan(config_.limits.initial_window), 0);
+    --live_;
+  }
+  streams_.erase(streams_.key_at(slot));
+}
+
+void Session::go_away() { going_away_ = true; }
+
+// --- time -------------------------------------------------------------------------------------
+
+std::optional<Instant> Session::deadline() const {
+  std::optional<Instant> at = greeting_.due_at();
+  if (up() && ping_at_ && !ping_due_ && streams_.size() > 0) {
+    at = at ? std::min(*at, *ping_at_) : *ping_at_;
+  }
+  return at;
+}
+
+void Session::tick(Instant now) {
+  if (up() && ping_at_ && *ping_at_ <= now && streams_.size() > 0) {
+    ping_due_ = true;
+    ping_at_ = now + kPingInterval;
+  }
+}
+
+Session::Figures Session::figures() {
+  Figures figures;
+  figures.lent = budget_.lent();
+  figures.streams = streams_.size();
+  figures.sessions = sessions_;
+  streams_.for_each([&](StreamKey, Stream& stream) {
+    if (stream.dead()) return;
+    figures.held += stream.held();
+    figures.queued += stream.queued;
+  });
+  return figures;
+}
+
+}  // namespace virtproxy

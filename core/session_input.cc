@@ -1,0 +1,299 @@
+#include <algorithm>
+
+#include "core/assert.h"
+#include "core/session.h"
+#include "core/wire.h"
+
+namespace virtproxy {
+
+size_t Session::input(std::span<const std::byte> bytes, Instant now, Events& events) {
+  VP_ASSERT(greeting_.state() != Greeting::State::kDown);
+  size_t used = 0;
+  while (used < bytes.size()) {
+    const auto rest = bytes.subspan(used);
+    if (!up()) {
+      const size_t skipped = input_waiting(rest, now, events);
+      used += skipped;
+      if (!up()) break;
+      continue;
+    }
+    const Step step = this->step(rest, now, events);
+    used += step.used;
+    if (step.fault != Fault::kNone) {
+      fail(step, now, events);
+    } else if (step.used == 0) {
+      break;
+    }
+  }
+  return used;
+}
+
+// Skips what is no greeting. What follows the greeting that establishes the session is the caller's.
+size_t Session::input_waiting(std::span<const std::byte> bytes, Instant now, Events& events) {
+  size_t used = 0;
+  for (;;) {
+    const HelloSearch search = find_hello(bytes.subspan(used));
+    if (!search.hello) return used + search.skip;
+    used += search.at + kHelloSize;
+    if (!speaks_our_version(*search.hello)) {
+      events.push_back({.kind = Event::Kind::kNoVersion, .fault = Fault::kNoCommonVersion});
+    } else if (greeting_.on_hello(*search.hello, now)) {
+      establish(now, events);
+      return used;
+    }
+  }
+}
+
+Session::Step Session::step(std::span<const std::byte> bytes, Instant now, Events& events) {
+  if (arriving_.left > 0) return step_payload(bytes, events);
+  if (bytes[0] == std::byte{1}) return step_hello(bytes, now);
+  if (bytes.size() < kHeaderSize) return {};
+
+  FrameHeader header;
+  Stream* stream = nullptr;
+  Fault fault = decode_header(bytes.data(), receive_key_, header);
+  if (fault == Fault::kNone) fault = check_frame(header, stream);
+  if (fault != Fault::kNone) return {.fault = fault};
+
+  const bool whole = uses_trailers() || header.type != FrameType::kData;
+  const bool sealed = uses_trailers() && header.length > 0;
+  const size_t covered = kHeaderSize + (whole ? header.length : 0);
+  const size_t size = covered + (sealed ? kTrailerSize : 0);
+  if (bytes.size() < size) return sealed ? step_unfinished(bytes, now) : Step{};
+  if (sealed) {
+    const uint64_t expected = frame_trailer(trailer_, bytes.first(covered), receive_key_);
+    if (load_le<uint64_t>(bytes.data() + covered) != expected) return {.fault = Fault::kBadTrailer};
+  }
+  scanned_ = 0;
+  greeting_.clear_suspicion();
+
+  fault = dispatch(header, bytes.subspan(kHeaderSize, covered - kHeaderSize), stream, events);
+  if (fault != Fault::kNone) return {.fault = fault};
+  ++frames_received_;
+  return {.used = size};
+}
+
+Session::Step Session::step_hello(std::span<const std::byte> bytes, Instant now) {
+  if (!may_begin_hello(bytes)) return {.fault = Fault::kBadHello};
+  if (bytes.size() < kHelloSize) return {};
+  const auto hello = decode_hello(bytes.data());
+  if (!hello) return {.fault = Fault::kBadHello};
+  switch (greeting_.between_frames(*hello, frames_received_, now)) {
+    case Greeting::Meaning::kNothing:
+      break;
+    case Greeting::Meaning::kRestarted:
+      return {.used = kHelloSize, .fault = Fault::kPeerRestarted, .successor = hello};
+    case Greeting::Meaning::kFramesLost:
+      return {.used = kHelloSize, .fault = Fault::kFrameLost};
+  }
+  return {.used = kHelloSize};
+}
+
+// Payload of a frame whose header was judged already.
+Session::Step Session::step_payload(std::span<const std::byte> bytes, Events& events) {
+  const size_t size = std::min<size_t>(bytes.size(), arriving_.left);
+  arriving_.left -= static_cast<uint32_t>(size);
+  if (Stream* stream = streams_.find(arriving_.stream); stream != nullptr && !stream->dead()) {
+    on_data(*stream, arriving_.stream, bytes.first(size), events);
+  }
+  return {.used = size};
+}
+
+// The end of this frame is missing: it is on its way, or its sender died while writing it and what
+// follows the break is a greeting.
+Session::Step Session::step_unfinished(std::span<const std::byte> frame, Instant now) {
+  // A greeting that began in what was searched before is found again from its first byte.
+  size_t from = std::min(scanned_, frame.size());
+  for (;;) {
+    const HelloSearch search = find_hello(frame.subspan(from));
+    if (!search.hello) {
+      scanned_ = from + search.skip;
+      return {};
+    }
+    const size_t after = from + search.at + kHelloSize;
+    if (greeting_.suspect(*search.hello, now)) {
+      return {.used = after,
+              .fault = Fault::kPeerRestarted,
+              .successor = search.hello,
+              .answered = true};
+    }
+    from = after;
+  }
+}
+
+// What can be said of a frame by its header alone. `stream` is set for frames of an open stream.
+Fault Session::check_frame(const FrameHeader& header, Stream*& stream) {
+  const bool of_session = header.type == FrameType::kPing || header.type == FrameType::kPong ||
+                          header.type == FrameType::kGoingAway;
+  const bool has_payload = header.type == FrameType::kOpen || header.type == FrameType::kData;
+  if (!has_payload && header.length != 0) return Fault::kBadLength;
+  if (of_session) {
+    const bool sane = header.stream == 0 && !header.opened_by_sender;
+    return sane ? Fault::kNone : Fault::kBadStreamId;
+  }
+  if (header.type == FrameType::kOpen) {
+    if (!header.opened_by_sender) return Fault::kBadStreamId;
+    const bool sane = header.length > 4 && header.length <= limit::kMaxOpenPayload;
+    return sane ? Fault::kNone : Fault::kBadLength;
+  }
+  if (header.type == FrameType::kData &&
+      (header.length == 0 || header.length > config_.limits.max_frame)) {
+    return Fault::kBadLength;
+  }
+
+  const auto found = (header.opened_by_sender ? theirs_ : ours_).find(header.stream);
+  if (found.standing == StreamNumbers::Standing::kOver) {
+    // Both ends may reset a stream at once; then the second RESET finds it gone.
+    return header.type == FrameType::kReset ? Fault::kNone : Fault::kUnknownStream;
+  }
+  if (found.standing == StreamNumbers::Standing::kNever) return Fault::kUnknownStream;
+  stream = &streams_.at(found.local);
+  if (stream->open_due) return Fault::kUnknownStream;
+  return header.type == FrameType::kData ? check_data(header, *stream) : Fault::kNone;
+}
+
+Fault Session::check_data(const FrameHeader& header, const Stream& stream) const {
+  if (stream.dead()) return Fault::kNone;
+  if (stream.end_received) return Fault::kDataAfterEnd;
+  if (header.argument != stream.received) return Fault::kBadOffset;
+  if (header.length > stream.granted - stream.received) return Fault::kCreditExceeded;
+  return Fault::kNone;
+}
+
+Fault Session::dispatch(const FrameHeader& header, std::span<const std::byte> payload,
+                        Stream* stream, Events& events) {
+  switch (header.type) {
+    case FrameType::kOpen:
+      return on_open(header, payload, events);
+    case FrameType::kData: {
+      const auto local = (header.opened_by_sender ? theirs_ : ours_).find(header.stream).local;
+      const StreamKey key = streams_.key_at(local);
+      if (!uses_trailers()) {
+        arriving_ = {key, header.length};
+      } else if (!stream->dead()) {
+        on_data(*stream, key, payload, events);
+      }
+      return Fault::kNone;
+    }
+    case FrameType::kPing:
+      if (header.argument != frames_received_) return Fault::kFrameLost;
+      pong_due_ = header.argument;
+      return Fault::kNone;
+    case FrameType::kPong:
+      return Fault::kNone;
+    case FrameType::kGoingAway:
+      if (!peer_going_away_) events.push_back({.kind = Event::Kind::kGoingAway});
+      peer_going_away_ = true;
+      return Fault::kNone;
+    case FrameType::kEnd:
+    case FrameType::kDone:
+    case FrameType::kReset:
+    case FrameType::kCredit:
+      break;
+  }
+  if (stream == nullptr) return Fault::kNone;
+  const uint32_t local = (header.opened_by_sender ? theirs_ : ours_).find(header.stream).local;
+  Fault fault = Fault::kNone;
+  if (header.type == FrameType::kEnd) fault = on_end(header, local, events);
+  if (header.type == FrameType::kDone) fault = on_done(header, *stream);
+  if (header.type == FrameType::kReset) on_reset(header, local, events);
+  if (header.type == FrameType::kCredit) fault = on_credit(header, local, events);
+  if (fault == Fault::kNone) release_if_over(local, events);
+  return fault;
+}
+
+Fault Session::on_open(const FrameHeader& header, std::span<const std::byte> payload,
+                       Events& events) {
+  const auto priority = load_le<uint8_t>(payload.data());
+  const auto service_size = load_le<uint8_t>(payload.data() + 1);
+  const auto metadata_size = load_le<uint8_t>(payload.data() + 2);
+  const bool sane = priority < kPriorities && load_le<uint8_t>(payload.data() + 3) == 0 &&
+                    service_size > 0 && service_size <= limit::kMaxService &&
+                    metadata_size <= limit::kMaxMetadata &&
+                    payload.size() == 4u + service_size + metadata_size &&
+                    header.argument <= limit::kMaxWindow;
+  if (!sane) return Fault::kBadOpen;
+  const Fault fault = theirs_.admit(header.stream, config_.limits.max_streams);
+  if (fault != Fault::kNone) return fault;
+
+  const bool room = live_ < config_.limits.max_streams;
+  const StreamKey key =
+      add_stream(header.stream, false, static_cast<Priority>(priority), header.argument);
+  if (!room || going_away_) {
+    reset(key, going_away_ ? Fault::kGoingAway : Fault::kTooManyStreams, events);
+    return Fault::kNone;
+  }
+  events.push_back(
+      {.kind = Event::Kind::kOpened,
+       .priority = static_cast<Priority>(priority),
+       .stream = key,
+       .bytes = payload.subspan(4u + service_size),
+       .service = {reinterpret_cast<const char*>(payload.data()) + 4, service_size}});
+  return Fault::kNone;
+}
+
+void Session::on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload,
+                      Events& events) {
+  stream.received += payload.size();
+  VP_ASSERT(stream.received <= stream.granted);
+  events.push_back({.kind = Event::Kind::kData, .stream = key, .bytes = payload});
+}
+
+Fault Session::on_end(const FrameHeader& header, uint32_t local, Events& events) {
+  Stream& stream = streams_.at(local);
+  if (stream.end_received) return Fault::kDataAfterEnd;
+  if (stream.dead()) {
+    stream.end_received = true;
+    return Fault::kNone;
+  }
+  if (header.argument != stream.received) return Fault::kBadOffset;
+  stream.end_received = true;
+  // No more will come: what was granted beyond this goes back to the budget.
+  const uint64_t before = stream.loan(config_.limits.initial_window);
+  stream.granted = stream.received;
+  stream.credit_due = false;
+  if (stream.control_link.linked && !stream.control_pending()) control_.erase(streams_, local);
+  budget_.change_loan(before, stream.loan(config_.limits.initial_window));
+  events.push_back({.kind = Event::Kind::kEnd, .stream = streams_.key_at(local)});
+  return Fault::kNone;
+}
+
+Fault Session::on_done(const FrameHeader& header, Stream& stream) {
+  if (stream.done_received) return Fault::kBadOffset;
+  if (!stream.dead() && (!stream.end_sent || header.argument != stream.sent)) {
+    return Fault::kBadOffset;
+  }
+  stream.done_received = true;
+  return Fault::kNone;
+}
+
+void Session::on_reset(const FrameHeader& header, uint32_t local, Events& events) {
+  Stream& stream = streams_.at(local);
+  const Fault fault = fault_from_reset_code(header.argument);
+  if (!stream.dead()) {
+    events.push_back(
+        {.kind = Event::Kind::kReset, .fault = fault, .stream = streams_.key_at(local)});
+    kill(local);
+    stream.reset_due = true;
+    stream.reset_fault = fault;
+  }
+  stream.reset_received = true;
+  schedule(local);
+}
+
+Fault Session::on_credit(const FrameHeader& header, uint32_t local, Events& events) {
+  Stream& stream = streams_.at(local);
+  if (stream.dead()) return Fault::kNone;
+  const bool sane = header.argument >= stream.send_limit &&
+                    header.argument - stream.sent <= limit::kMaxWindow &&
+                    header.argument <= limit::kMaxOffset;
+  if (!sane) return Fault::kCreditShrunk;
+  stream.send_limit = header.argument;
+  if (stream.wants_credit && stream.credit_left() > 0) {
+    stream.wants_credit = false;
+    events.push_back({.kind = Event::Kind::kCredit, .stream = streams_.key_at(local)});
+  }
+  return Fault::kNone;
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,155 @@
+#include <algorithm>
+#include <cstring>
+
+#include "core/assert.h"
+#include "core/session.h"
+#include "core/wire.h"
+
+namespace virtproxy {
+
+void Batch::clear() {
+  heads.clear();
+  pieces.clear();
+  size = 0;
+}
+
+uint32_t Session::send_frame_limit() const {
+  return std::min(greeting_.peer().max_frame, config_.limits.max_frame);
+}
+
+bool Session::wants_to_write(Instant now) const {
+  if (greeting_.due(now)) return true;
+  if (!greeting_.may_speak()) return false;
+  return !control_.empty() || !scheduler_.empty() || ping_due_ || pong_due_ ||
+         (going_away_ && !going_away_sent_);
+}
+
+const Batch& Session::plan(uint64_t bytes, Instant now, Events& events) {
+  batch_.clear();
+  head_at_ = 0;
+  while (greeting_.due(now)) put_hello(greeting_.take(frames_sent_, now));
+  if (greeting_.may_speak()) {
+    put_session_facts();
+    while (!control_.empty() && batch_.size < bytes) {
+      const uint32_t slot = control_.front();
+      control_.erase(streams_, slot);
+      put_stream_facts(slot, events);
+    }
+    if (control_.empty() && batch_.size < bytes) put_data_frames(bytes, events);
+  }
+  close_piece({}, 0, false);
+  return batch_;
+}
+
+void Session::put_data_frames(uint64_t bytes, Events& events) {
+  const uint32_t overhead =
+      static_cast<uint32_t>(kHeaderSize + (uses_trailers() ? kTrailerSize : 0));
+  scheduler_.begin(bytes - batch_.size);
+  for (;;) {
+    const Scheduler::Turn turn = scheduler_.next(streams_);
+    if (turn.slot == IndexLink::kNone) return;
+    Stream& stream = streams_.at(turn.slot);
+    const auto size = static_cast<uint32_t>(
+        std::min<uint64_t>({turn.bytes, stream.queued, send_frame_limit()}));
+    put_data(turn.slot, size);
+    scheduler_.sent(streams_, turn.slot, size, overhead, stream.queued > 0);
+    if (stream.control_pending()) {
+      if (stream.control_link.linked) control_.erase(streams_, turn.slot);
+      put_stream_facts(turn.slot, events);
+    }
+  }
+}
+
+void Session::put_hello(const Hello& hello) {
+  const size_t at = batch_.heads.size();
+  batch_.heads.resize(at + kHelloSize);
+  encode_hello(hello, batch_.heads.data() + at);
+  batch_.size += kHelloSize;
+}
+
+void Session::put_frame(const FrameHeader& header, std::span<const std::byte> payload) {
+  const size_t at = batch_.heads.size();
+  const bool sealed = uses_trailers() && !payload.empty();
+  batch_.heads.resize(at + kHeaderSize + payload.size() + (sealed ? kTrailerSize : 0));
+  std::byte* out = batch_.heads.data() + at;
+  encode_header(header, send_key_, out);
+  if (!payload.empty()) std::memcpy(out + kHeaderSize, payload.data(), payload.size());
+  if (sealed) {
+    const size_t covered = kHeaderSize + payload.size();
+    store_le(out + covered, seal({out, covered}));
+  }
+  batch_.size += batch_.heads.size() - at;
+  ++frames_sent_;
+}
+
+void Session::close_piece(StreamKey stream, uint32_t payload, bool sealed) {
+  const auto end = static_cast<uint32_t>(batch_.heads.size());
+  if (end == head_at_) return;
+  batch_.pieces.push_back({stream, head_at_, end - head_at_, payload, sealed});
+  head_at_ = end;
+}
+
+void Session::put_data(uint32_t slot, uint32_t size) {
+  Stream& stream = streams_.at(slot);
+  VP_ASSERT(!stream.open_due && size > 0);
+  const size_t at = batch_.heads.size();
+  batch_.heads.resize(at + kHeaderSize);
+  encode_header({FrameType::kData, stream.ours, stream.number, size, stream.sent}, send_key_,
+                batch_.heads.data() + at);
+  ++frames_sent_;
+  stream.sent += size;
+  stream.queued -= size;
+  VP_ASSERT(stream.sent + stream.queued <= stream.send_limit);
+  close_piece(streams_.key_at(slot), size, uses_trailers());
+  batch_.size += kHeaderSize + size + (uses_trailers() ? kTrailerSize : 0);
+}
+
+void Session::put_session_facts() {
+  if (going_away_ && !going_away_sent_) {
+    put_frame({FrameType::kGoingAway, false, 0, 0, 0}, {});
+    going_away_sent_ = true;
+  }
+  if (pong_due_) {
+    put_frame({FrameType::kPong, false, 0, 0, *pong_due_}, {});
+    pong_due_.reset();
+  }
+  if (ping_due_) {
+    put_frame({FrameType::kPing, false, 0, 0, frames_sent_}, {});
+    ping_due_ = false;
+  }
+}
+
+// Says everything that is pending for a stream, in the order the peer needs it.
+void Session::put_stream_facts(uint32_t slot, Events& events) {
+  Stream& stream = streams_.at(slot);
+  const auto put = [&](FrameType type, uint64_t argument, std::span<const std::byte> payload) {
+    put_frame({type, stream.ours, stream.number, static_cast<uint32_t>(payload.size()), argument},
+              payload);
+  };
+  if (stream.open_due) {
+    put(FrameType::kOpen, stream.granted, {stream.open_payload.data(), stream.open_length});
+    stream.open_due = stream.credit_due = false;
+  }
+  if (stream.credit_due) {
+    put(FrameType::kCredit, stream.granted, {});
+    stream.credit_due = false;
+  }
+  if (stream.end_due && stream.queued == 0) {
+    put(FrameType::kEnd, stream.sent, {});
+    stream.end_due = false;
+    stream.end_sent = true;
+  }
+  if (stream.done_due) {
+    put(FrameType::kDone, stream.received, {});
+    stream.done_due = false;
+    stream.done_sent = true;
+  }
+  if (stream.reset_due) {
+    put(FrameType::kReset, static_cast<uint64_t>(stream.reset_fault), {});
+    stream.reset_due = false;
+    stream.reset_sent = true;
+  }
+  release_if_over(slot, events);
+}
+
+}  // namespace virtproxy

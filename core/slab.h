@@ -1,0 +1,91 @@
+// A slab hands out slots that are guarded against reuse: a key is a slot and the generation it was
+// given in, so that a key kept too long finds nothing instead of somebody else's object.
+//
+// Slots are reused last-in first-out, which keeps the working set small. Objects move when the slab
+// grows: hold keys, not pointers, across an insert().
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "core/assert.h"
+
+namespace virtproxy {
+
+struct SlabKey {
+  uint32_t slot = UINT32_MAX;
+  uint32_t generation = 0;
+
+  bool operator==(const SlabKey&) const = default;
+  explicit operator bool() const { return slot != UINT32_MAX; }
+};
+
+template <typename T>
+class Slab {
+ public:
+  SlabKey insert(T value) {
+    if (free_.empty()) {
+      entries_.push_back({std::move(value), 1, true});
+      ++size_;
+      return {static_cast<uint32_t>(entries_.size() - 1), 1};
+    }
+    const uint32_t slot = free_.back();
+    free_.pop_back();
+    Entry& entry = entries_[slot];
+    entry.value = std::move(value);
+    entry.used = true;
+    ++size_;
+    return {slot, entry.generation};
+  }
+
+  void erase(SlabKey key) {
+    VP_ASSERT(find(key) != nullptr);
+    Entry& entry = entries_[key.slot];
+    entry.value = T();
+    entry.used = false;
+    ++entry.generation;
+    --size_;
+    free_.push_back(key.slot);
+  }
+
+  // The object, or nullptr when the key has been erased since.
+  T* find(SlabKey key) {
+    if (key.slot >= entries_.size()) return nullptr;
+    Entry& entry = entries_[key.slot];
+    return entry.used && entry.generation == key.generation ? &entry.value : nullptr;
+  }
+
+  // For links between objects that are in the slab by construction.
+  T& at(uint32_t slot) {
+    VP_ASSERT(slot < entries_.size() && entries_[slot].used);
+    return entries_[slot].value;
+  }
+
+  SlabKey key_at(uint32_t slot) const {
+    VP_ASSERT(slot < entries_.size() && entries_[slot].used);
+    return {slot, entries_[slot].generation};
+  }
+
+  template <typename Visit>
+  void for_each(Visit&& visit) {
+    for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
+      if (entries_[slot].used) visit(SlabKey{slot, entries_[slot].generation}, entries_[slot].value);
+    }
+  }
+
+  size_t size() const { return size_; }
+
+ private:
+  struct Entry {
+    T value;
+    uint32_t generation;
+    bool used;
+  };
+  std::vector<Entry> entries_;
+  std::vector<uint32_t> free_;
+  size_t size_ = 0;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,12 @@
+// The core reads no clock: every call that depends on time is handed `now`, a monotonic time since
+// an origin that only the caller knows.
+#pragma once
+
+#include <chrono>
+
+namespace virtproxy {
+
+using Instant = std::chrono::nanoseconds;
+using Duration = std::chrono::nanoseconds;
+
+}  // namespace virtproxy
