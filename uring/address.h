@@ -1,0 +1,104 @@
+// Addresses as people write them and as the kernel wants them.
+//
+// An Endpoint is the parsed form of the `<addr>:<port>[:id]` part of -c, -o and -i: it may still
+// hold a host name. A SocketAddress is what bind and connect take. to_socket_address() goes from
+// the first to the second for everything but host names, which need a Resolver (resolver.h).
+//
+// How the text is read:
+//   /run/x.sock:-      a path (a unix socket, or a device with the device methods); `-` is the port
+//   @name:-            a unix socket in the abstract namespace
+//   127.0.0.1:80       IPv4; localhost:http is a host name with a service name for a port
+//   [::1]:80           IPv6; [fe80::1%eth0]:80 with the interface
+//   *:80 or :80        listeners only: every local address, IPv6 and IPv4
+//   2:5000             vsock, CID and port; the CID may also be `host`, `local` or, for listeners,
+//                      `any`, * or empty
+//   /dev/ttyS1:115200  a tty and its speed; `-` leaves the speed alone
+// Any of them may be followed by `:ID`, the number of a channel. A path may contain colons.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tl/expected.hpp>
+
+namespace virtproxy {
+
+// Longest path of a unix socket in bytes; an abstract name may be as long, not counting its '@'.
+inline constexpr size_t kMaxUnixPath = 107;
+// Highest number a channel may have.
+inline constexpr unsigned kMaxChannelId = 65535;
+
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+
+  // Copies at most sizeof(sockaddr_storage) bytes, e.g. what accept or getsockname filled in.
+  static SocketAddress from(const sockaddr* address, socklen_t length);
+
+  int family() const { return length == 0 ? AF_UNSPEC : storage.ss_family; }
+  const sockaddr* data() const { return reinterpret_cast<const sockaddr*>(&storage); }
+  // For people and logs: 127.0.0.1:80, [::1]:80, /run/x.sock, @name, vsock:2:5000. Bytes of a
+  // peer's unix path that do not print come out as \xNN.
+  std::string to_string() const;
+};
+
+struct Endpoint {
+  enum class Kind { kUnix, kTcp, kVsock, kDevice };
+
+  Kind kind = Kind::kTcp;
+  // kTcp: host name, literal without brackets, or * for every local address. kUnix: path or @name.
+  // kVsock: the CID as a decimal number (any is 4294967295). kDevice: path.
+  std::string host;
+  // kTcp and kVsock: the port. kDevice: speed of a tty in baud, 0 to leave it alone. kUnix: 0.
+  uint32_t port = 0;
+
+  // A tcp endpoint that stands for every local address. Listen on any_address(AF_INET6) with
+  // IPV6_V6ONLY off, and on any_address(AF_INET) where there is no IPv6.
+  bool is_wildcard() const { return kind == Kind::kTcp && host == "*"; }
+  // A tcp endpoint whose host is a name: to_socket_address() refuses it, a Resolver takes it.
+  bool needs_resolver() const;
+  std::string to_string() const;
+
+  friend bool operator==(const Endpoint&, const Endpoint&) = default;
+};
+
+// What an endpoint is for decides which forms make sense.
+enum class EndpointUse {
+  kListen,  // wildcards, and port 0 for any free tcp port
+  kDial,    // a definite address and port
+};
+
+struct ParsedEndpoint {
+  Endpoint endpoint;
+  std::optional<unsigned> id;  // absent when the text has none
+};
+
+// Reads `<addr>:<port>[:id]`. With no kind it is a unix socket when the port is `-`, tcp otherwise.
+// The error says which part is wrong and what would be right.
+tl::expected<ParsedEndpoint, std::string> parse_endpoint(std::string_view text, EndpointUse use,
+                                                         std::optional<Endpoint::Kind> kind = {});
+
+// A tcp port: a number from 0 to 65535 or a name from /etc/services, which is read without NSS so
+// that a statically linked program can do it too.
+tl::expected<uint16_t, std::string> parse_port(std::string_view text);
+
+// An IPv4 or IPv6 literal, without brackets, with %interface if wanted; nothing for any other text.
+std::optional<SocketAddress> parse_ip(std::string_view text, uint16_t port);
+
+// Whether the text has the form of a host name (letters, digits, - _ and dots; not all numeric).
+bool is_host_name(std::string_view text);
+
+// For unix, vsock and numeric tcp endpoints. A wildcard gives [::]. Host names and devices are
+// errors.
+tl::expected<SocketAddress, std::string> to_socket_address(const Endpoint& endpoint);
+
+// 0.0.0.0 or [::] with this port; family is AF_INET or AF_INET6.
+SocketAddress any_address(int family, uint16_t port);
+
+// The text with every byte that does not print, and every non-ASCII byte, as \xNN.
+std::string printable(std::string_view text);
+
+}  // namespace virtproxy

@@ -1,0 +1,11 @@
+// Which allocator stands behind operator new, as found by asking it.
+#pragma once
+
+#include <string>
+
+namespace virtproxy {
+
+// "mimalloc 2.0.9" when a fresh object really lies in its heap, else "the C library's".
+std::string allocator_in_use();
+
+}  // namespace virtproxy

@@ -1,0 +1,440 @@
+#include "uring/channel.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "core/assert.h"
+#include "uring/origin.h"
+#include "uring/sockets.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest is
+// for what rounding and fragments cost.
+constexpr uint64_t receive_share(uint64_t memory) { return memory / 8 * 5; }
+constexpr uint64_t outbound_share(uint64_t memory) { return memory / 4; }
+
+constexpr uint32_t kMaxFrame = 64 * 1024;
+// A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a window.
+constexpr uint32_t kTtyFrame = 1024;
+constexpr uint32_t kTtyWindow = 32 * 1024;
+// A guest's tty keeps about 1.25 MiB for a daemon that is slow to read and drops the rest unsaid.
+constexpr uint64_t kTtyMemory = 1024 * 1024;
+constexpr uint32_t kTtyStreams = 1024;
+
+// Dials in progress hold a descriptor and little else.
+constexpr unsigned kMostDials = 4096;
+
+// A peer that breaks the protocol on a link of its own gets the next link ever later.
+constexpr Duration kFirstPatience = milliseconds(100);
+constexpr unsigned kMostDoublings = 6;
+constexpr Duration kGoodConduct = seconds(10);
+
+SessionConfig session_config(const ChannelConfig& config) {
+  const bool tty = config.spec.method == Method::kIsaSerial;
+  SessionConfig session;
+  if (tty) {
+    session.limits =
+        derive_limits(std::min(receive_share(config.memory), kTtyMemory),
+                      std::min(config.max_streams, kTtyStreams),
+                      std::min(config.window, kTtyWindow), kTtyFrame);
+  } else {
+    session.limits = derive_limits(receive_share(config.memory), config.max_streams, config.window,
+                                   kMaxFrame);
+  }
+  session.secret = config.secret;
+  return session;
+}
+
+std::chrono::steady_clock::time_point log_time(Instant now) {
+  return std::chrono::steady_clock::time_point(
+      std::chrono::duration_cast<std::chrono::steady_clock::duration>(now));
+}
+
+}  // namespace
+
+Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config)
+    : loop_(loop),
+      resolution_(resolution),
+      config_(config),
+      session_(session_config(config)),
+      pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group),
+      link_(loop, resolution, config_.spec, this),
+      reader_(loop, this),
+      writer_(loop, session_, pool_, this),
+      timer_(loop.timers(), this) {}
+
+Channel::~Channel() { VP_ASSERT(idle()); }
+
+tl::expected<void, std::string> Channel::start() {
+  Listener::Client* const client = this;
+  for (const ForwardSpec& forward : config_.oforwards) {
+    auto listener = std::make_unique<Listener>(loop_, forward, client);
+    if (auto started = listener->start(); !started) return started;
+    listeners_.push_back(std::move(listener));
+  }
+  return link_.start();
+}
+
+void Channel::wake() {
+  if (awake_) return;
+  awake_ = true;
+  loop_.finish_later(this);
+}
+
+void Channel::finish_turn() {
+  awake_ = false;
+  handle_events(nullptr);
+  hand_out_buffers();
+  for (size_t i = 0; i < flushing_.size(); ++i) {
+    flushing_[i]->flush_wanted = false;
+    flushing_[i]->flush();
+  }
+  flushing_.clear();
+  handle_events(nullptr);
+  if (link_state_ == LinkState::kInUse) {
+    writer_.write_on(events_);
+    handle_events(nullptr);
+    reader_.read_on();
+    if (const auto deadline = session_.deadline()) timer_.set(*deadline);
+  } else {
+    timer_.clear();
+  }
+  reap();
+  if (link_state_ == LinkState::kLetGo && reader_.idle() && writer_.idle()) {
+    link_state_ = LinkState::kNone;
+    loop_.ring().remove_file(file_);
+    file_ = {};
+    link_.lost(link_patience_);
+  }
+}
+
+void Channel::expired(Timer&) {
+  session_.tick(loop_.now());
+  wake();
+}
+
+// --- the link and the session -----------------------------------------------------------------
+
+void Channel::link_ready(int fd, Link::Kind kind) {
+  VP_ASSERT(link_state_ == LinkState::kNone);
+  link_state_ = LinkState::kInUse;
+  link_kind_ = kind;
+  file_ = loop_.ring().add_file(fd);
+  log_debug("channel {}: link established", id());
+  writer_.attach(file_, kind);
+  reader_.attach(file_, kind);
+  // A port is asked first whether anybody is on its other side.
+  if (kind != Link::Kind::kPort) begin_session();
+}
+
+void Channel::begin_session() {
+  switch (link_kind_) {
+    case Link::Kind::kSocket:
+      session_.want_features(0);
+      break;
+    case Link::Kind::kPort:
+      session_.want_features(feature::kCommitTrailer);
+      break;
+    case Link::Kind::kTty:
+      session_.want_features(feature::kChecksumTrailer);
+      break;
+  }
+  session_.link_up(loop_.now());
+  wake();
+}
+
+void Channel::port_present(bool present) {
+  if (present) {
+    begin_session();
+  } else {
+    end_session("the other side of the port was closed");
+  }
+}
+
+void Channel::end_session(const std::string& reason) {
+  const bool was_up = session_.up();
+  session_.link_down(events_);
+  // The only event a lost link brings is the end of the session.
+  std::erase_if(events_, [](const Event& event) { return event.kind == Event::Kind::kDown; });
+  abort_all();
+  if (was_up) log_info("channel {}: down: {}", id(), reason);
+  wake();
+}
+
+void Channel::channel_failed(const std::string& reason) {
+  if (link_state_ != LinkState::kInUse) return;
+  log_debug("channel {}: link lost: {}", id(), reason);
+  link_patience_ = Duration::zero();
+  let_go_of_link();
+  end_session(reason);
+}
+
+void Channel::let_go_of_link() {
+  link_state_ = LinkState::kLetGo;
+  reader_.detach();
+  writer_.detach();
+  wake();
+}
+
+size_t Channel::channel_input(std::span<const std::byte> bytes, ReadSlab* slab) {
+  const size_t used = session_.input(bytes, loop_.now(), events_);
+  handle_events(slab);
+  wake();
+  return used;
+}
+
+// --- events -----------------------------------------------------------------------------------
+
+void Channel::handle_events(ReadSlab* slab) {
+  // Handling may add events, and may reset streams that later events still name.
+  for (size_t i = 0; i < events_.size(); ++i) {
+    const Event event = events_[i];
+    handle(event, slab);
+  }
+  events_.clear();
+}
+
+void Channel::handle(const Event& event, ReadSlab* slab) {
+  switch (event.kind) {
+    case Event::Kind::kUp:
+      return on_up();
+    case Event::Kind::kDown:
+      return on_down(event.fault);
+    case Event::Kind::kOpened:
+      return on_opened(event);
+    case Event::Kind::kGoingAway:
+      log_info("channel {}: the other end is going away", id());
+      return;
+    case Event::Kind::kNoVersion:
+      if (downs_.allow(log_time(loop_.now()))) {
+        log_error("channel {}: {}", id(), fault_text(event.fault));
+      }
+      return;
+    default:
+      break;
+  }
+  Connection* connection = find(event.stream);
+  if (connection == nullptr) return;
+  switch (event.kind) {
+    case Event::Kind::kData:
+      return connection->deliver(event.bytes, slab);
+    case Event::Kind::kEnd:
+      return connection->peer_ended();
+    case Event::Kind::kCredit:
+      return connection->credit_arrived();
+    case Event::Kind::kReset:
+      log_debug("channel {}: stream reset by the other end: {}", id(), fault_text(event.fault));
+      return connection->abort();
+    case Event::Kind::kClosed:
+      return connection->finish();
+    default:
+      return;
+  }
+}
+
+void Channel::on_up() {
+  up_since_ = loop_.now();
+  log_info("channel {}: up, protocol 2{}", id(),
+           session_.uses_trailers() ? ", frames sealed" : "");
+}
+
+void Channel::on_down(Fault fault) {
+  if (const auto hidden = downs_.allow(log_time(loop_.now()))) {
+    log_info("channel {}: down: {}{}", id(), fault_text(fault),
+             *hidden > 0 ? " (and " + std::to_string(*hidden) + " times before)" : "");
+  }
+  abort_all();
+  if (fault == Fault::kPeerRestarted || session_.uses_trailers()) return;
+  // On a link that tells when a peer goes, a broken peer is rid of by dropping the link.
+  if (loop_.now() - up_since_ > kGoodConduct) bad_links_ = 0;
+  link_patience_ = kFirstPatience * (1u << std::min(bad_links_, kMostDoublings));
+  ++bad_links_;
+  let_go_of_link();
+  session_.link_down(events_);
+}
+
+void Channel::on_opened(const Event& event) {
+  const auto forward =
+      std::find_if(config_.iforwards.begin(), config_.iforwards.end(),
+                   [&](const ForwardSpec& f) { return f.service == event.service; });
+  if (forward == config_.iforwards.end()) {
+    if (refusals_.allow(log_time(loop_.now()))) {
+      log_warn("channel {}: the other end asks for service {}, which is not offered here (-i {}:…)",
+               id(), event.service, event.service);
+    }
+    session_.reset(event.stream, Fault::kUnknownService, events_);
+    return;
+  }
+  if (dials_ >= kMostDials) {
+    session_.reset(event.stream, Fault::kTooManyStreams, events_);
+    return;
+  }
+  if (log_enabled(LogLevel::kDebug)) {
+    log_debug("channel {}: stream to service {} from {}", id(), event.service,
+              describe(decode_origin(event.bytes).value_or(Origin{})));
+  }
+  Connection& connection = add(event.stream, event.service);
+  ++dials_;
+  connection.dial(forward->endpoint, config_.dial_timeout);
+}
+
+// --- connections ------------------------------------------------------------------------------
+
+void Channel::accepted(int fd, const ForwardSpec& forward) {
+  std::optional<StreamKey> stream;
+  const Origin origin = origin_of(fd);
+  std::byte metadata[kMaxOriginSize];
+  const size_t size = encode_origin(origin, metadata);
+  if (!draining_) stream = session_.open(forward.service, forward.priority, {metadata, size});
+  if (!stream) {
+    close_with_reset(fd);
+    if (const auto hidden = refusals_.allow(log_time(loop_.now()))) {
+      log_warn("channel {}: service {}: client refused: {}{}", id(), forward.service,
+               session_.up() ? "no more streams (--max-streams here or there, or going away)"
+                             : "the channel is down",
+               *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+    }
+    return;
+  }
+  if (log_enabled(LogLevel::kDebug)) {
+    log_debug("channel {}: client of service {} from {}", id(), forward.service, describe(origin));
+  }
+  add(*stream, forward.service).adopt(fd);
+  wake();
+}
+
+Connection& Channel::add(StreamKey stream, std::string_view service) {
+  if (stream.slot >= connections_.size()) connections_.resize(stream.slot + 1);
+  auto& place = connections_[stream.slot];
+  VP_ASSERT(!place);
+  place = std::make_unique<Connection>(*this, stream, service);
+  ++open_connections_;
+  return *place;
+}
+
+Connection* Channel::find(StreamKey stream) {
+  if (stream.slot >= connections_.size()) return nullptr;
+  Connection* connection = connections_[stream.slot].get();
+  return connection != nullptr && connection->stream() == stream ? connection : nullptr;
+}
+
+Connection& Channel::connection_of(StreamKey stream) {
+  Connection* connection = find(stream);
+  VP_ASSERT(connection != nullptr);
+  return *connection;
+}
+
+void Channel::closing(Connection* connection) {
+  auto& place = connections_[connection->stream().slot];
+  VP_ASSERT(place.get() == connection);
+  closing_.push_back(std::move(place));
+  --open_connections_;
+  wake();
+}
+
+void Channel::abort_all() {
+  for (size_t slot = 0; slot < connections_.size(); ++slot) {
+    if (connections_[slot]) connections_[slot]->abort();
+  }
+}
+
+void Channel::want_flush(Connection* connection) {
+  if (connection->flush_wanted) return;
+  connection->flush_wanted = true;
+  flushing_.push_back(connection);
+  wake();
+}
+
+void Channel::wait_for_buffer(Connection* connection) {
+  VP_ASSERT(!connection->waits_for_buffer);
+  connection->waits_for_buffer = true;
+  waiting_.push_back(connection);
+  wake();
+}
+
+// Buffers that came back go to those that wait, in the order in which they began to.
+void Channel::hand_out_buffers() {
+  pool_.replenish();
+  if (waiting_.empty()) return;
+  std::array<size_t, 2> free{pool_.ready(BufferSize::kSmall), pool_.ready(BufferSize::kLarge)};
+  std::vector<Connection*> waiting;
+  waiting.swap(waiting_);
+  for (Connection* connection : waiting) {
+    size_t& left = free[static_cast<size_t>(connection->receive_size())];
+    if (left == 0) {
+      waiting_.push_back(connection);
+      continue;
+    }
+    --left;
+    connection->waits_for_buffer = false;
+    connection->receive_more();
+  }
+}
+
+void Channel::reap() {
+  if (closing_.empty()) return;
+  std::erase_if(waiting_, [](Connection* c) {
+    if (!c->closing()) return false;
+    c->waits_for_buffer = false;
+    return true;
+  });
+  std::erase_if(closing_, [](const std::unique_ptr<Connection>& c) {
+    return c->idle() && !c->flush_wanted;
+  });
+}
+
+// --- the end ----------------------------------------------------------------------------------
+
+void Channel::drain() {
+  draining_ = true;
+  for (auto& listener : listeners_) listener->stop();
+  session_.go_away();
+  wake();
+}
+
+void Channel::stop() {
+  drain();
+  for (size_t slot = 0; slot < connections_.size(); ++slot) {
+    if (!connections_[slot]) continue;
+    session_.reset(connections_[slot]->stream(), Fault::kGoingAway, events_);
+    connections_[slot]->abort();
+  }
+  wake();
+}
+
+void Channel::disconnect() {
+  if (link_state_ == LinkState::kInUse) {
+    let_go_of_link();
+    end_session("stopped");
+  }
+  link_.stop();
+}
+
+bool Channel::idle() const {
+  return closing_.empty() && open_connections_ == 0 && reader_.idle() && writer_.idle() &&
+         link_.idle() && link_state_ == LinkState::kNone &&
+         std::all_of(listeners_.begin(), listeners_.end(),
+                     [](const auto& listener) { return listener->idle(); });
+}
+
+void Channel::log_figures() {
+  const Session::Figures figures = session_.figures();
+  size_t held = 0;
+  for (const auto& connection : connections_) {
+    if (connection) held += connection->held();
+  }
+  log_info(
+      "stats channel={} up={} streams={} connections={} closing={} dials={} send_buffers={} "
+      "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={}",
+      id(), session_.up() ? 1 : 0, figures.streams, open_connections_, closing_.size(), dials_,
+      pool_.in_use(), figures.queued, held, figures.lent, waiting_.size(), figures.sessions);
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,144 @@
+// One channel: the link it runs over, the session on it, and the connections it carries.
+//
+//        clients ──▶ Listener ──▶ Connection ◀──▶ ┌─────────┐ ◀── ChannelReader ◀── Link
+//       services ◀── Dial ◀────── Connection ◀──▶ │ Session │ ──▶ ChannelWriter ──▶
+//                                                 └─────────┘
+//
+// The session decides, the others do. Within a turn the parts only note what has to be done; at its
+// end the channel sends what was delivered, writes one batch and asks for more bytes.
+//
+// A channel owns all its memory: what another channel's clients or peer do cannot take it away.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/session.h"
+#include "uring/channel_reader.h"
+#include "uring/channel_writer.h"
+#include "uring/connection.h"
+#include "uring/link.h"
+#include "uring/listener.h"
+#include "uring/log.h"
+#include "uring/loop.h"
+#include "uring/options.h"
+#include "uring/receive_pool.h"
+#include "uring/slices.h"
+
+namespace virtproxy {
+
+struct ChannelConfig {
+  ChannelSpec spec;
+  std::vector<ForwardSpec> oforwards;
+  std::vector<ForwardSpec> iforwards;
+  uint64_t memory = 0;  // bytes, for everything that grows with traffic
+  uint32_t max_streams = 0;
+  uint32_t window = 0;
+  Duration dial_timeout{};
+  uint64_t secret = 0;
+  uint16_t first_buffer_group = 0;
+};
+
+class Channel final : private Link::Client,
+                      private Listener::Client,
+                      private ChannelReader::Client,
+                      private ChannelWriter::Client,
+                      private Loop::Finisher,
+                      private Timer::Owner {
+ public:
+  Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config);
+  ~Channel();
+
+  // Binds and begins to connect. An error is one the user has to mend.
+  tl::expected<void, std::string> start();
+  // No new streams; those that are open go on.
+  void drain();
+  bool drained() const { return open_connections_ == 0 && closing_.empty(); }
+  // Resets what is left and says so to the peer, as far as the channel takes it at once.
+  void stop();
+  // Whether everything there was to say has left.
+  bool said() const { return writer_.idle() && !session_.wants_to_write(loop_.now()); }
+  void disconnect();
+  // Nothing of the channel is known to the kernel any more.
+  bool idle() const;
+  void log_figures();
+
+  unsigned id() const { return config_.spec.id; }
+  Loop& loop() { return loop_; }
+  Resolution& resolution() { return resolution_; }
+  Session& session() { return session_; }
+  ReceivePool& pool() { return pool_; }
+  SlicePool& slices() { return slices_; }
+  Events& events() { return events_; }
+
+  // From connections.
+  void want_write() { wake(); }
+  void want_flush(Connection* connection);
+  void wait_for_buffer(Connection* connection);
+  void dial_ended() { --dials_; }
+  void closing(Connection* connection);
+  void connection_settled() { wake(); }
+
+ private:
+  void link_ready(int fd, Link::Kind kind) override;
+  void accepted(int fd, const ForwardSpec& forward) override;
+  size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
+  void port_present(bool present) override;
+  Connection& connection_of(StreamKey stream) override;
+  void channel_failed(const std::string& reason) override;
+  void channel_written() override { wake(); }
+  void finish_turn() override;
+  void expired(Timer& timer) override;
+
+  void wake();
+  void begin_session();
+  void end_session(const std::string& reason);
+  void let_go_of_link();
+  void handle_events(ReadSlab* slab);
+  void handle(const Event& event, ReadSlab* slab);
+  void on_up();
+  void on_down(Fault fault);
+  void on_opened(const Event& event);
+  Connection* find(StreamKey stream);
+  Connection& add(StreamKey stream, std::string_view service);
+  void abort_all();
+  void hand_out_buffers();
+  void reap();
+
+  Loop& loop_;
+  Resolution& resolution_;
+  const ChannelConfig config_;
+  Session session_;
+  ReceivePool pool_;
+  SlicePool slices_;
+  Link link_;
+  ChannelReader reader_;
+  ChannelWriter writer_;
+  Timer timer_;
+  std::vector<std::unique_ptr<Listener>> listeners_;
+  Events events_;
+
+  // By the slot of the stream's key.
+  std::vector<std::unique_ptr<Connection>> connections_;
+  size_t open_connections_ = 0;
+  std::vector<std::unique_ptr<Connection>> closing_;
+  std::vector<Connection*> flushing_;
+  std::vector<Connection*> waiting_;  // for a receive buffer, first come first served
+  unsigned dials_ = 0;
+
+  enum class LinkState : uint8_t { kNone, kInUse, kLetGo };
+  LinkState link_state_ = LinkState::kNone;
+  Link::Kind link_kind_ = Link::Kind::kSocket;
+  File file_;
+  Duration link_patience_{};
+  unsigned bad_links_ = 0;  // in a row that ended in a fault of the peer
+  Instant up_since_{};
+  bool awake_ = false;
+  bool draining_ = false;
+  RateLimit refusals_{2};
+  RateLimit downs_{2};
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,147 @@
+#include "uring/channel_reader.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "core/assert.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr size_t kSlabs = 4;
+constexpr size_t kSlabBytes = 256 * 1024;
+constexpr size_t kLeastRead = 16 * 1024;  // less room than this behind the leftover: take a new slab
+constexpr Duration kAbsenceInterval = milliseconds(100);
+
+}  // namespace
+
+ChannelReader::ChannelReader(Loop& loop, Client* client)
+    : loop_(loop),
+      client_(client),
+      op_(this),
+      absence_(loop.timers(), this),
+      slabs_(kSlabs, kSlabBytes) {}
+
+void ChannelReader::attach(File file, Link::Kind kind) {
+  VP_ASSERT(!attached_ && idle());
+  file_ = file;
+  kind_ = kind;
+  attached_ = true;
+  expect_wait_ = false;
+  begin_ = end_ = 0;
+  present_ = false;
+  if (kind_ == Link::Kind::kPort) {
+    absence_.set(loop_.now());
+  } else {
+    read_on();
+  }
+}
+
+void ChannelReader::detach() {
+  attached_ = false;
+  absence_.clear();
+  loop_.ring().cancel(op_);
+  if (slab_ != nullptr && !op_.pending) ReadSlabs::release(std::exchange(slab_, nullptr));
+}
+
+void ChannelReader::read_on() {
+  if (!attached_ || op_.pending || absence_.armed() || !make_room()) return;
+  std::byte* to = slab_->data + end_;
+  const size_t size = kSlabBytes - end_;
+  Ring& ring = loop_.ring();
+  if (kind_ == Link::Kind::kSocket) {
+    ring.recv(op_, file_, to, size, expect_wait_);
+  } else if (polling_) {
+    ring.poll(op_, file_, POLLIN);
+  } else {
+    ring.read(op_, file_, to, size);
+  }
+}
+
+// A slab with room behind the leftover. False when all are still being sent from; the turn in which
+// one comes back asks again.
+bool ChannelReader::make_room() {
+  if (slab_ == nullptr) {
+    slab_ = slabs_.take();
+    begin_ = end_ = 0;
+    return slab_ != nullptr;
+  }
+  const bool unshared = slab_->references == 1;
+  if (begin_ == end_ && unshared) begin_ = end_ = 0;
+  if (kSlabBytes - end_ >= kLeastRead) return true;
+  ReadSlab* next = unshared ? slab_ : slabs_.take();
+  if (next == nullptr) return false;
+  std::memmove(next->data, slab_->data + begin_, end_ - begin_);
+  if (next != slab_) ReadSlabs::release(slab_);
+  slab_ = next;
+  end_ -= begin_;
+  begin_ = 0;
+  VP_ASSERT(kSlabBytes - end_ >= kLeastRead);
+  return true;
+}
+
+void ChannelReader::complete(Op&, int result, uint32_t) {
+  if (!attached_) {
+    if (slab_ != nullptr) ReadSlabs::release(std::exchange(slab_, nullptr));
+    return;
+  }
+  if (polling_) {
+    polling_ = false;
+    if (result < 0 && result != -ECANCELED) {
+      return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
+    }
+    return read_on();
+  }
+  switch (result) {
+    case 0:
+      return on_nothing();
+    case -EAGAIN:
+      polling_ = kind_ != Link::Kind::kSocket;
+      return read_on();
+    case -EINTR:
+    case -ECANCELED:
+      return read_on();
+    default:
+      if (result < 0) return client_->channel_failed(std::strerror(-result));
+      on_bytes(static_cast<size_t>(result));
+  }
+}
+
+void ChannelReader::on_bytes(size_t count) {
+  // A read that fills what it was offered leaves more behind.
+  expect_wait_ = count < kSlabBytes - end_;
+  end_ += count;
+  VP_ASSERT(end_ <= kSlabBytes);
+  begin_ += client_->channel_input({slab_->data + begin_, end_ - begin_}, slab_);
+  VP_ASSERT(begin_ <= end_);
+}
+
+void ChannelReader::on_nothing() {
+  if (kind_ != Link::Kind::kPort) return client_->channel_failed("closed by the other end");
+  absence_.set(loop_.now() + kAbsenceInterval);
+  begin_ = end_ = 0;
+  if (std::exchange(present_, false)) client_->port_present(false);
+}
+
+void ChannelReader::expired(Timer&) {
+  if (!make_room()) {
+    absence_.set(loop_.now() + kAbsenceInterval);
+    return;
+  }
+  const ssize_t got = ::read(file_.fd, slab_->data + end_, kSlabBytes - end_);
+  if (got == 0 || (got < 0 && errno == EPIPE)) return on_nothing();
+  if (got < 0 && errno != EAGAIN && errno != EINTR) {
+    return client_->channel_failed(std::strerror(errno));
+  }
+  if (!std::exchange(present_, true)) client_->port_present(true);
+  if (got > 0) on_bytes(static_cast<size_t>(got));
+  read_on();
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,68 @@
+// Reads a channel, always: what arrives was granted before, so there is never a reason to wait.
+//
+// Bytes are read into slabs and parsed where they lie. What the session cannot use yet (the front of
+// a frame whose end is missing) stays in place while the slab has room behind it, and moves to the
+// front of the next slab when it has not.
+//
+// A virtio port reads 0 bytes, and tells nobody when that changes, while no one holds its other side;
+// then it is asked again from time to time.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "uring/link.h"
+#include "uring/loop.h"
+#include "uring/read_slabs.h"
+
+namespace virtproxy {
+
+class ChannelReader final : private Completion, private Timer::Owner {
+ public:
+  class Client {
+   public:
+    // Returns how many of the bytes were used. They lie in `slab`, which the client may reference.
+    virtual size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) = 0;
+    // Somebody holds the other side of a port, or not any more.
+    virtual void port_present(bool present) = 0;
+    virtual void channel_failed(const std::string& reason) = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
+  ChannelReader(Loop& loop, Client* client);
+
+  void attach(File file, Link::Kind kind);
+  // Nothing more is reported; the file may be closed once idle().
+  void detach();
+  bool idle() const { return !op_.pending; }
+
+  // Asks for the next bytes, unless a request is under way already; once a turn.
+  void read_on();
+
+ private:
+  void complete(Op& op, int result, uint32_t flags) override;
+  void expired(Timer& timer) override;
+
+  bool make_room();
+  void on_bytes(size_t count);
+  void on_nothing();
+
+  Loop& loop_;
+  Client* client_;
+  Op op_;
+  Timer absence_;  // until the port is asked again
+  ReadSlabs slabs_;
+  ReadSlab* slab_ = nullptr;
+  size_t begin_ = 0;  // first byte not used yet
+  size_t end_ = 0;
+  File file_;
+  Link::Kind kind_ = Link::Kind::kSocket;
+  bool attached_ = false;
+  bool polling_ = false;
+  bool expect_wait_ = false;
+  bool present_ = false;
+};
+
+}  // namespace virtproxy

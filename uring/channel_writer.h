@@ -1,0 +1,78 @@
+// Writes a channel: one batch at a time, one request at a time.
+//
+// A socket takes a batch as one SENDMSG. Heads and small payloads are copied side by side into the
+// staging buffer, large payloads go from the buffers they were received in. A character device issues
+// one device write per vector and takes at most 32 KiB each, so there a whole batch is laid out in
+// the staging buffer; so it is where frames carry trailers, which are computed over contiguous bytes.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <string>
+#include <vector>
+
+#include "core/session.h"
+#include "uring/link.h"
+#include "uring/loop.h"
+#include "uring/receive_pool.h"
+
+namespace virtproxy {
+
+class Connection;
+
+class ChannelWriter final : private Completion, private Timer::Owner {
+ public:
+  class Client {
+   public:
+    // The connection whose bytes go out; it exists as long as the stream has something queued.
+    virtual Connection& connection_of(StreamKey stream) = 0;
+    virtual void channel_failed(const std::string& reason) = 0;
+    // A batch has left; there may be more to write.
+    virtual void channel_written() = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
+  ChannelWriter(Loop& loop, Session& session, ReceivePool& pool, Client* client);
+
+  void attach(File file, Link::Kind kind);
+  void detach();
+  bool idle() const { return !op_.pending; }
+
+  // Writes what the session has to say, unless a batch is still on its way.
+  void write_on(Events& events);
+
+ private:
+  void complete(Op& op, int result, uint32_t flags) override;
+  void expired(Timer& timer) override;
+
+  void lay_out(const Batch& batch);
+  void copy(std::span<const std::byte> bytes);
+  void reference(std::span<const std::byte> bytes, Buffer* buffer);
+  void add_vector(const std::byte* data, size_t size);
+  void submit();
+  void release_buffers();
+  uint64_t batch_limit() const;
+
+  Loop& loop_;
+  Session& session_;
+  ReceivePool& pool_;
+  Client* client_;
+  Op op_;
+  Timer retry_;  // a device that is full and cannot be polled for
+  File file_;
+  Link::Kind kind_ = Link::Kind::kSocket;
+  bool attached_ = false;
+  bool polling_ = false;
+
+  std::vector<std::byte> staging_;
+  size_t staged_ = 0;
+  size_t written_ = 0;  // of a device write
+  std::vector<iovec> vectors_;
+  std::vector<Buffer*> buffers_;
+  msghdr message_{};
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,203 @@
+#include "uring/link.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "core/assert.h"
+#include "uring/log.h"
+#include "uring/sockets.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr Duration kFirstBackoff = milliseconds(50);
+constexpr Duration kLastBackoff = seconds(2);
+constexpr Duration kDialTimeout = seconds(10);
+
+speed_t speed_of(uint32_t baud) {
+  struct Row {
+    uint32_t baud;
+    speed_t speed;
+  };
+  static constexpr Row kRows[] = {
+      {1200, B1200},     {2400, B2400},     {4800, B4800},     {9600, B9600},
+      {19200, B19200},   {38400, B38400},   {57600, B57600},   {115200, B115200},
+      {230400, B230400}, {460800, B460800}, {500000, B500000}, {921600, B921600},
+      {1000000, B1000000}, {1500000, B1500000}, {2000000, B2000000}, {4000000, B4000000},
+  };
+  for (const Row& row : kRows) {
+    if (row.baud == baud) return row.speed;
+  }
+  return B0;
+}
+
+// Eight bits, no line discipline at work, no modem lines, no signals.
+bool make_raw(int fd, uint32_t baud) {
+  termios settings{};
+  if (tcgetattr(fd, &settings) != 0) return false;
+  cfmakeraw(&settings);
+  settings.c_cflag |= CLOCAL | CREAD;
+  settings.c_cflag &= static_cast<tcflag_t>(~(HUPCL | CSTOPB | CRTSCTS));
+  settings.c_cc[VMIN] = 1;
+  settings.c_cc[VTIME] = 0;
+  if (baud != 0) {
+    const speed_t speed = speed_of(baud);
+    if (speed == B0) {
+      errno = EINVAL;
+      return false;
+    }
+    cfsetispeed(&settings, speed);
+    cfsetospeed(&settings, speed);
+  }
+  return tcsetattr(fd, TCSANOW, &settings) == 0;
+}
+
+}  // namespace
+
+Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, Client* client)
+    : loop_(loop),
+      spec_(spec),
+      client_(client),
+      accept_(this),
+      retry_(loop.timers(), this),
+      backoff_(kFirstBackoff) {
+  if (!method_listens(spec.method) && !method_is_device(spec.method)) {
+    Dial::Client* const dial_client = this;
+    dial_ = std::make_unique<Dial>(loop, resolution, dial_client);
+  }
+}
+
+Link::~Link() { stop(); }
+
+tl::expected<void, std::string> Link::start() {
+  if (method_listens(spec_.method)) {
+    auto listener = listen_on(spec_.endpoint);
+    if (!listener) return tl::unexpected(listener.error());
+    listener_ = *listener;
+    log_info("channel {}: listening on {}", spec_.id, spec_.endpoint.to_string());
+  }
+  acquire();
+  return {};
+}
+
+void Link::acquire() {
+  if (stopped_) return;
+  VP_ASSERT(fd_ < 0);
+  if (listener_ >= 0) {
+    if (!accept_.pending) loop_.ring().accept_one(accept_, listener_);
+  } else if (dial_) {
+    dial_->start(spec_.endpoint, kDialTimeout);
+  } else {
+    open_device();
+  }
+}
+
+void Link::complete(Op&, int result, uint32_t) {
+  if (result < 0) {
+    if (stopped_) return;
+    if (result == -ECANCELED || result == -EINTR || result == -ECONNABORTED) return acquire();
+    return try_later(std::string("accept: ") + std::strerror(-result));
+  }
+  if (stopped_) {
+    close(result);
+    return;
+  }
+  ready(result, Kind::kSocket);
+}
+
+void Link::open_device() {
+  const std::string& path = spec_.endpoint.host;
+  const int fd = open(path.c_str(), O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (fd < 0) {
+    return try_later(path + ": " + std::strerror(errno) +
+                     (errno == EBUSY ? " (is another process using it?)" : ""));
+  }
+  struct stat status {};
+  if (fstat(fd, &status) != 0 || !S_ISCHR(status.st_mode)) {
+    close(fd);
+    return try_later(path + " is not a character device");
+  }
+  // A tty may be given to either method; it works with neither unless it is raw.
+  const bool tty = isatty(fd) == 1;
+  if (tty && !make_raw(fd, spec_.endpoint.port)) {
+    const std::string reason = path + ": cannot set the tty raw: " + std::strerror(errno);
+    close(fd);
+    return try_later(reason);
+  }
+  if (tty) {
+    // A tty can be opened by several at once, who would then steal each other's bytes.
+    ioctl(fd, TIOCEXCL);
+    tcflush(fd, TCIOFLUSH);
+  }
+  ready(fd, tty ? Kind::kTty : Kind::kPort);
+}
+
+void Link::dialed(int fd) { ready(fd, Kind::kSocket); }
+
+void Link::dial_failed(Fault, const std::string& reason) { try_later(reason); }
+
+void Link::ready(int fd, Kind kind) {
+  fd_ = fd;
+  backoff_ = kFirstBackoff;
+  last_reason_.clear();
+  if (kind == Kind::kSocket) {
+    sockaddr_storage local{};
+    socklen_t size = sizeof local;
+    getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size);
+    prepare_connection(fd, local.ss_family);
+  }
+  client_->link_ready(fd, kind);
+}
+
+// Says why once, not on every attempt.
+void Link::try_later(const std::string& reason) {
+  if (reason != last_reason_) {
+    log_warn("channel {}: {}: {}; trying again", spec_.id, method_name(spec_.method), reason);
+    last_reason_ = reason;
+  }
+  retry_.set(loop_.now() + backoff_);
+  backoff_ = std::min(backoff_ * 2, Duration(kLastBackoff));
+}
+
+void Link::expired(Timer&) { acquire(); }
+
+void Link::lost(Duration patience) {
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
+  if (stopped_) return;
+  if (patience > Duration::zero()) {
+    retry_.set(loop_.now() + patience);
+  } else if (listener_ >= 0) {
+    acquire();
+  } else {
+    // A peer that takes connections only to drop them must not make us spin.
+    retry_.set(loop_.now() + kFirstBackoff);
+  }
+}
+
+void Link::stop() {
+  if (stopped_) return;
+  stopped_ = true;
+  retry_.clear();
+  loop_.ring().cancel(accept_);
+  if (dial_) dial_->cancel();
+  if (listener_ >= 0) {
+    close(listener_);
+    unlink_path(spec_.endpoint);
+    listener_ = -1;
+  }
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
+}
+
+}  // namespace virtproxy

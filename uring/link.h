@@ -1,0 +1,71 @@
+// Getting, losing and getting back the descriptor that a channel runs over.
+//
+//   connect methods   dial with back-off, for ever
+//   listen methods    one peer at a time; the next one waits in the backlog until this one goes
+//   device methods    open a character device, a tty in raw mode; try again until it is there
+//
+// A Link has no opinion on bytes: it hands out a descriptor and is told when that is of no use any more.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "uring/dial.h"
+#include "uring/loop.h"
+#include "uring/options.h"
+
+namespace virtproxy {
+
+class Link final : private Completion, private Timer::Owner, private Dial::Client {
+ public:
+  enum class Kind : uint8_t {
+    kSocket,  // tells when the other end goes
+    kPort,    // virtio-serial: reads 0 bytes while nobody is on the other side
+    kTty,
+  };
+
+  class Client {
+   public:
+    // A new descriptor; it belongs to the Link, until lost() or close().
+    virtual void link_ready(int fd, Kind kind) = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
+  Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, Client* client);
+  ~Link();
+
+  // Binds a listener, or begins to connect. An error is one the user has to mend.
+  tl::expected<void, std::string> start();
+  // The descriptor is of no use any more: no operation on it may be pending. Gets another one, after
+  // `patience` if the peer misbehaved.
+  void lost(Duration patience);
+  void stop();
+  bool idle() const { return !accept_.pending && (!dial_ || dial_->idle()); }
+
+ private:
+  void complete(Op& op, int result, uint32_t flags) override;
+  void expired(Timer& timer) override;
+  void dialed(int fd) override;
+  void dial_failed(Fault fault, const std::string& reason) override;
+
+  void acquire();
+  void open_device();
+  void try_later(const std::string& reason);
+  void ready(int fd, Kind kind);
+
+  Loop& loop_;
+  const ChannelSpec& spec_;
+  Client* client_;
+  Op accept_;
+  Timer retry_;
+  std::unique_ptr<Dial> dial_;
+  int listener_ = -1;
+  int fd_ = -1;
+  Duration backoff_;
+  std::string last_reason_;
+  bool stopped_ = false;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,44 @@
+// Accepts the clients of one forward. When descriptors or memory run out it says so once, lets the
+// waiting clients wait in the backlog, and tries again a little later.
+#pragma once
+
+#include <tl/expected.hpp>
+
+#include "uring/loop.h"
+#include "uring/options.h"
+
+namespace virtproxy {
+
+class Listener final : private Completion, private Timer::Owner {
+ public:
+  class Client {
+   public:
+    // The client owns `fd`.
+    virtual void accepted(int fd, const ForwardSpec& forward) = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
+  // `forward` must outlive the listener.
+  Listener(Loop& loop, const ForwardSpec& forward, Client* client);
+  ~Listener();
+
+  tl::expected<void, std::string> start();
+  void stop();
+  bool idle() const { return !accept_.pending; }
+
+ private:
+  void complete(Op& op, int result, uint32_t flags) override;
+  void expired(Timer& timer) override;
+
+  Loop& loop_;
+  const ForwardSpec& forward_;
+  Client* client_;
+  Op accept_;
+  Timer retry_;
+  int fd_ = -1;
+  bool short_of_resources_ = false;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,113 @@
+// The log: one line each on standard error.
+//
+//   2026-11-22T13:45:01.123Z info  message       on a terminal, a pipe or a file (UTC)
+//   <6>message                                    when standard error is the journal
+//
+// The journal is recognised by JOURNAL_STREAM naming the very file that standard error is, so that
+// `virtproxy 2>file` inside a service still gets time stamps. Arguments are formatted by fmt and
+// the format is checked at compile time; only log.cc instantiates fmt and spdlog.
+//
+// Logging never throws, and never waits for a reader: a line that does not fit now is dropped and
+// counted, and the next line that does fit is preceded by the count. Control characters come out as
+// \xNN, so a peer's text cannot start a line of its own. Safe from any thread. The first line that
+// is written ignores SIGPIPE for the process if nobody has set a handler.
+#pragma once
+
+#include <fmt/core.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace virtproxy {
+
+enum class LogLevel : int { kError, kWarn, kInfo, kDebug, kTrace };
+
+// Longest line in bytes with its time stamp; the rest of a longer one is cut off and marked.
+inline constexpr size_t kMaxLogLine = 2048;
+
+std::string_view log_level_name(LogLevel level);
+// error, warn (or warning), info, debug, trace.
+std::optional<LogLevel> parse_log_level(std::string_view name);
+
+namespace log_internal {
+extern std::atomic<int> max_level;
+void write(LogLevel level, fmt::string_view format, fmt::format_args args) noexcept;
+}  // namespace log_internal
+
+// kInfo until set.
+void set_log_level(LogLevel level);
+inline bool log_enabled(LogLevel level) {
+  return static_cast<int>(level) <= log_internal::max_level.load(std::memory_order_relaxed);
+}
+
+// Lines dropped since the start because standard error could not take them.
+uint64_t log_lines_dropped();
+
+// Call first thing in main: a closed descriptor 0, 1 or 2 becomes /dev/null, so that no socket can
+// be given number 2 and receive the log.
+void open_standard_descriptors();
+
+template <typename... Args>
+void log_at(LogLevel level, fmt::format_string<Args...> format, Args&&... args) {
+  if (log_enabled(level)) log_internal::write(level, format, fmt::make_format_args(args...));
+}
+
+template <typename... Args>
+void log_error(fmt::format_string<Args...> format, Args&&... args) {
+  log_internal::write(LogLevel::kError, format, fmt::make_format_args(args...));
+}
+
+template <typename... Args>
+void log_warn(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_enabled(LogLevel::kWarn)) {
+    log_internal::write(LogLevel::kWarn, format, fmt::make_format_args(args...));
+  }
+}
+
+template <typename... Args>
+void log_info(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_enabled(LogLevel::kInfo)) {
+    log_internal::write(LogLevel::kInfo, format, fmt::make_format_args(args...));
+  }
+}
+
+template <typename... Args>
+void log_debug(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_enabled(LogLevel::kDebug)) {
+    log_internal::write(LogLevel::kDebug, format, fmt::make_format_args(args...));
+  }
+}
+
+template <typename... Args>
+void log_trace(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_enabled(LogLevel::kTrace)) {
+    log_internal::write(LogLevel::kTrace, format, fmt::make_format_args(args...));
+  }
+}
+
+// Keeps one kind of line to at most N in any window of a second. Not thread-safe: one per thread
+// and kind.
+//
+//   if (const auto hidden = limit.allow(now)) log_warn("refused {} ({} more hidden)", peer,
+//   *hidden);
+class RateLimit {
+ public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
+  explicit RateLimit(unsigned lines_per_second) : limit_(lines_per_second) {}
+
+  // Nothing: say nothing, it is counted. A number: say it, and that so many were held back since
+  // the last line that was allowed.
+  std::optional<uint64_t> allow(TimePoint now);
+
+ private:
+  unsigned limit_;
+  unsigned used_ = 0;
+  uint64_t suppressed_ = 0;
+  std::optional<TimePoint> window_start_;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,36 @@
+#include "uring/loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace virtproxy {
+
+void Loop::update_clock() {
+  now_ = std::chrono::duration_cast<Instant>(
+      std::chrono::steady_clock::now().time_since_epoch());
+}
+
+int Loop::turn() {
+  std::optional<Duration> timeout;
+  if (hurried_) {
+    timeout = Duration::zero();
+  } else if (const auto next = timers_.next()) {
+    update_clock();
+    timeout = std::max(*next - now_, Duration::zero());
+  }
+  hurried_ = false;
+  const int result = ring_->wait(timeout);
+  if (result < 0) return result;
+  arena_.reset();
+  update_clock();
+  ring_->dispatch();
+  timers_.expire(now_);
+  std::swap(finishing_, finishers_);
+  for (Finisher* finisher : finishing_) finisher->finish_turn();
+  finishing_.clear();
+  if (!finishers_.empty()) hurry();
+  return 0;
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,60 @@
+// One thread's event loop: a ring, its timers and its clock, and the order of a turn.
+//
+//   1. submit what the last turn queued and sleep until something completes or a timer is due
+//   2. hand out every completion, then every timer that is due
+//   3. run the finishers: whoever asked for it in this turn writes what has piled up, once
+//
+// Nothing blocks anywhere else. What one thread owns, no other touches.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "uring/arena.h"
+#include "uring/ring.h"
+#include "uring/timers.h"
+
+namespace virtproxy {
+
+class Loop {
+ public:
+  // Runs in the third step of every turn.
+  class Finisher {
+   public:
+    virtual void finish_turn() = 0;
+
+   protected:
+    ~Finisher() = default;
+  };
+
+  explicit Loop(std::unique_ptr<Ring> ring) : ring_(std::move(ring)) { update_clock(); }
+
+  Ring& ring() { return *ring_; }
+  Timers& timers() { return timers_; }
+  Arena& arena() { return arena_; }
+  // Monotonic time at the start of this turn's second step.
+  Instant now() const { return now_; }
+
+  // Runs the finisher in this turn, or in the next one when called from a finisher. Asking twice is
+  // the finisher's to avoid.
+  void finish_later(Finisher* finisher) { finishers_.push_back(finisher); }
+  // The next turn must not sleep.
+  void hurry() { hurried_ = true; }
+
+  // Returns 0, or a negative errno when the ring is broken.
+  int turn();
+
+ private:
+  void update_clock();
+
+  std::unique_ptr<Ring> ring_;
+  Timers timers_;
+  Arena arena_;
+  Instant now_{};
+  bool hurried_ = false;
+  std::vector<Finisher*> finishers_;
+  std::vector<Finisher*> finishing_;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,287 @@
+#include "uring/ring.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "core/assert.h"
+
+namespace virtproxy {
+namespace {
+
+constexpr unsigned kSubmissionEntries = 1024;
+constexpr unsigned kFewestCompletionEntries = 4096;
+constexpr unsigned kMostCompletionEntries = 65536;  // IORING_MAX_CQ_ENTRIES
+constexpr unsigned kRegisteredFiles = 256;
+
+std::string advice_for(int error) {
+  switch (error) {
+    case EPERM:
+      return "io_uring is forbidden here: set sysctl kernel.io_uring_disabled=0, or allow "
+             "io_uring_setup in the container's seccomp profile";
+    case ENOSYS:
+      return "this kernel has no io_uring: Linux 5.19 or later is needed";
+    case ENOMEM:
+      return "not enough locked memory for a ring: raise RLIMIT_MEMLOCK (ulimit -l, "
+             "LimitMEMLOCK=), or use fewer --threads";
+    case EMFILE:
+    case ENFILE:
+      return "no descriptor left for a ring: raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=)";
+    default:
+      return "cannot set up io_uring";
+  }
+}
+
+// The set-up flags from most to least wanted; each step gives up what older kernels lack.
+unsigned setup_flags(const RingFeatures& features) {
+  unsigned flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+  if (features.single_issuer) flags |= IORING_SETUP_SINGLE_ISSUER;
+  if (features.coop_taskrun) flags |= IORING_SETUP_COOP_TASKRUN;
+  if (features.defer_taskrun && features.single_issuer) flags |= IORING_SETUP_DEFER_TASKRUN;
+  return flags;
+}
+
+}  // namespace
+
+const std::vector<RingFeatures::Name>& RingFeatures::names() {
+  static const std::vector<Name> names{
+      {"single-issuer", &RingFeatures::single_issuer},
+      {"coop-taskrun", &RingFeatures::coop_taskrun},
+      {"defer-taskrun", &RingFeatures::defer_taskrun},
+      {"registered-ring", &RingFeatures::registered_ring},
+      {"registered-files", &RingFeatures::registered_files},
+      {"provided-buffers", &RingFeatures::provided_buffers},
+      {"poll-first", &RingFeatures::poll_first},
+      {"multishot-accept", &RingFeatures::multishot_accept},
+  };
+  return names;
+}
+
+tl::expected<void, std::string> RingFeatures::disable(std::string_view list) {
+  while (!list.empty()) {
+    const size_t comma = std::min(list.find(','), list.size());
+    const std::string_view name = list.substr(0, comma);
+    list.remove_prefix(std::min(comma + 1, list.size()));
+    if (name.empty()) continue;
+    const auto& all = names();
+    const auto found =
+        std::find_if(all.begin(), all.end(), [&](const Name& n) { return n.name == name; });
+    if (found == all.end()) {
+      std::string known;
+      for (const Name& n : all) known += (known.empty() ? "" : ", ") + std::string(n.name);
+      return tl::unexpected("unknown ring feature: " + std::string(name) + " (known: " + known +
+                            ")");
+    }
+    this->*(found->member) = false;
+  }
+  return {};
+}
+
+tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
+                                                            const RingFeatures& wanted) {
+  std::unique_ptr<Ring> ring(new Ring);
+  RingFeatures features = wanted;
+  if (!features.single_issuer) features.defer_taskrun = false;
+  const unsigned completions =
+      std::clamp(std::bit_ceil(4 * in_flight), kFewestCompletionEntries, kMostCompletionEntries);
+
+  int result = 0;
+  for (;;) {
+    io_uring_params params{};
+    params.flags = setup_flags(features);
+    params.cq_entries = completions;
+    result = io_uring_queue_init_params(kSubmissionEntries, &ring->ring_, &params);
+    if (result != -EINVAL) break;
+    const auto give_up = [&](bool RingFeatures::*member, const char* name) {
+      if (!(features.*member)) return false;
+      features.*member = false;
+      ring->refused_ += std::string(ring->refused_.empty() ? "" : ", ") + name;
+      return true;
+    };
+    if (!give_up(&RingFeatures::defer_taskrun, "defer-taskrun") &&
+        !give_up(&RingFeatures::single_issuer, "single-issuer") &&
+        !give_up(&RingFeatures::coop_taskrun, "coop-taskrun")) {
+      break;
+    }
+  }
+  if (result < 0) {
+    return tl::unexpected(advice_for(-result) + " (" + std::strerror(-result) + ")");
+  }
+  ring->open_ = true;
+
+  const auto refuse = [&](bool RingFeatures::*member, const char* name) {
+    features.*member = false;
+    ring->refused_ += std::string(ring->refused_.empty() ? "" : ", ") + name;
+  };
+  if (features.registered_ring && io_uring_register_ring_fd(&ring->ring_) != 1) {
+    refuse(&RingFeatures::registered_ring, "registered-ring");
+  }
+  if (features.registered_files) {
+    if (io_uring_register_files_sparse(&ring->ring_, kRegisteredFiles) == 0) {
+      for (int i = kRegisteredFiles - 1; i >= 0; --i) ring->free_files_.push_back(i);
+    } else {
+      refuse(&RingFeatures::registered_files, "registered-files");
+    }
+  }
+  ring->features_ = features;
+  return ring;
+}
+
+Ring::~Ring() {
+  if (open_) io_uring_queue_exit(&ring_);
+}
+
+io_uring_sqe* Ring::next() {
+  io_uring_sqe* entry = io_uring_get_sqe(&ring_);
+  while (entry == nullptr) {
+    io_uring_submit(&ring_);
+    entry = io_uring_get_sqe(&ring_);
+  }
+  return entry;
+}
+
+io_uring_sqe* Ring::prepare(Op& op, File file) {
+  VP_ASSERT(!op.pending);
+  op.pending = true;
+  io_uring_sqe* entry = next();
+  std::memset(entry, 0, sizeof *entry);
+  entry->fd = file.index >= 0 ? file.index : file.fd;
+  if (file.index >= 0) entry->flags = IOSQE_FIXED_FILE;
+  io_uring_sqe_set_data(entry, &op);
+  return entry;
+}
+
+void Ring::recv(Op& op, File file, void* to, size_t size, bool poll_first) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_RECV;
+  entry->addr = reinterpret_cast<uintptr_t>(to);
+  entry->len = static_cast<uint32_t>(size);
+  if (poll_first && features_.poll_first) entry->ioprio = IORING_RECVSEND_POLL_FIRST;
+}
+
+void Ring::recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_RECV;
+  entry->len = static_cast<uint32_t>(size);
+  entry->flags |= IOSQE_BUFFER_SELECT;
+  entry->buf_group = group;
+  if (poll_first && features_.poll_first) entry->ioprio = IORING_RECVSEND_POLL_FIRST;
+}
+
+void Ring::read(Op& op, File file, void* to, size_t size) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_READ;
+  entry->off = static_cast<uint64_t>(-1);
+  entry->addr = reinterpret_cast<uintptr_t>(to);
+  entry->len = static_cast<uint32_t>(size);
+}
+
+void Ring::write(Op& op, File file, const void* from, size_t size) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_WRITE;
+  entry->off = static_cast<uint64_t>(-1);
+  entry->addr = reinterpret_cast<uintptr_t>(from);
+  entry->len = static_cast<uint32_t>(size);
+}
+
+void Ring::send(Op& op, File file, const void* from, size_t size, int flags) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_SEND;
+  entry->addr = reinterpret_cast<uintptr_t>(from);
+  entry->len = static_cast<uint32_t>(size);
+  entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
+}
+
+void Ring::sendmsg(Op& op, File file, const msghdr* message, int flags) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_SENDMSG;
+  entry->addr = reinterpret_cast<uintptr_t>(message);
+  entry->len = 1;
+  entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
+}
+
+void Ring::poll(Op& op, File file, uint32_t events) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_POLL_ADD;
+  entry->poll32_events = events;
+}
+
+io_uring_sqe* Ring::prepare_accept(Op& op, int fd) {
+  io_uring_sqe* entry = prepare(op, {fd, -1});
+  entry->opcode = IORING_OP_ACCEPT;
+  entry->accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+  return entry;
+}
+
+void Ring::accept(Op& op, int fd) {
+  io_uring_sqe* entry = prepare_accept(op, fd);
+  if (features_.multishot_accept) entry->ioprio = IORING_ACCEPT_MULTISHOT;
+}
+
+void Ring::accept_one(Op& op, int fd) { prepare_accept(op, fd); }
+
+void Ring::cancel(Op& op) {
+  if (!op.pending) return;
+  io_uring_sqe* entry = next();
+  std::memset(entry, 0, sizeof *entry);
+  entry->opcode = IORING_OP_ASYNC_CANCEL;
+  entry->fd = -1;
+  entry->addr = reinterpret_cast<uintptr_t>(&op);
+}
+
+File Ring::add_file(int fd) {
+  if (free_files_.empty()) return {fd, -1};
+  const int index = free_files_.back();
+  if (io_uring_register_files_update(&ring_, static_cast<unsigned>(index), &fd, 1) != 1) {
+    return {fd, -1};
+  }
+  free_files_.pop_back();
+  return {fd, index};
+}
+
+void Ring::remove_file(File& file) {
+  if (file.index < 0) return;
+  int none = -1;
+  io_uring_register_files_update(&ring_, static_cast<unsigned>(file.index), &none, 1);
+  free_files_.push_back(file.index);
+  file.index = -1;
+}
+
+int Ring::wait(std::optional<Duration> timeout) {
+  io_uring_cqe* first = nullptr;
+  int result;
+  if (timeout) {
+    __kernel_timespec limit{};
+    limit.tv_sec = std::chrono::duration_cast<std::chrono::seconds>(*timeout).count();
+    limit.tv_nsec = (*timeout % std::chrono::seconds(1)).count();
+    result = io_uring_submit_and_wait_timeout(&ring_, &first, 1, &limit, nullptr);
+  } else {
+    result = io_uring_submit_and_wait(&ring_, 1);
+  }
+  // EBUSY and EAGAIN: the kernel wants its completions collected first.
+  const bool usual = result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY ||
+                     result == -EAGAIN;
+  return usual ? 0 : result;
+}
+
+void Ring::dispatch() {
+  io_uring_cqe* entries[128];
+  for (;;) {
+    const unsigned count = io_uring_peek_batch_cqe(&ring_, entries, std::size(entries));
+    if (count == 0) return;
+    for (unsigned i = 0; i < count; ++i) {
+      auto* op = static_cast<Op*>(io_uring_cqe_get_data(entries[i]));
+      const int result = entries[i]->res;
+      const uint32_t flags = entries[i]->flags;
+      if (op == nullptr) continue;
+      if ((flags & IORING_CQE_F_MORE) == 0) op->pending = false;
+      op->owner->complete(*op, result, flags);
+    }
+    io_uring_cq_advance(&ring_, count);
+  }
+}
+
+}  // namespace virtproxy

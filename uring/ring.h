@@ -1,0 +1,133 @@
+// One io_uring: the door to the kernel for everything one thread does.
+//
+// An owner embeds an Op for each operation it may have in flight and is told of the result through
+// its Completion. An Op is `pending` from submission to its last completion; the kernel may touch the
+// memory it names for as long. An owner must outlive its pending Ops: cancel(), then wait for the
+// completion. Requests are only queued here; wait() submits what was queued and sleeps.
+//
+// Which kernel features are used and why (each can be switched off by name, and is dropped with a
+// message where the kernel refuses it):
+//   single-issuer, coop-taskrun, defer-taskrun   completions run when this thread asks for them, in
+//                     batches, instead of interrupting it
+//   registered-ring   the ring's own descriptor is looked up without reference counting
+//   registered-files  the same for channel descriptors, which see one or two operations every turn;
+//                     client descriptors come and go, and registering each costs more than it saves
+//   provided-buffers  the kernel picks a buffer when bytes are there: ten thousand idle clients pin
+//                     no buffer. The buffer ring is registered memory shared with the kernel.
+//   poll-first        a receive that expects to wait does not try in vain first
+//   multishot-accept  one request accepts any number of clients
+// Fixed buffers (READ_FIXED) are not used: sockets and character devices copy from and to user memory
+// either way, so that nothing is gained beyond what a provided buffer gains already.
+#pragma once
+
+#include <liburing.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "core/time.h"
+
+namespace virtproxy {
+
+struct Op;
+
+class Completion {
+ public:
+  // `result` is what the system call would have returned, or a negative errno.
+  virtual void complete(Op& op, int result, uint32_t flags) = 0;
+
+ protected:
+  ~Completion() = default;
+};
+
+struct Op {
+  explicit Op(Completion* o) : owner(o) {}
+  Op(const Op&) = delete;
+  Op& operator=(const Op&) = delete;
+
+  Completion* owner;
+  bool pending = false;
+};
+
+// A descriptor, and its index in the registered file table where it has one.
+struct File {
+  int fd = -1;
+  int index = -1;
+};
+
+struct RingFeatures {
+  bool single_issuer = true;
+  bool coop_taskrun = true;
+  bool defer_taskrun = true;
+  bool registered_ring = true;
+  bool registered_files = true;
+  bool provided_buffers = true;
+  bool poll_first = true;
+  bool multishot_accept = true;
+
+  struct Name {
+    std::string_view name;
+    bool RingFeatures::*member;
+  };
+  static const std::vector<Name>& names();
+  // Switches off the features of a comma-separated list; an error names the unknown one.
+  tl::expected<void, std::string> disable(std::string_view list);
+};
+
+class Ring {
+ public:
+  // Must be called on the thread that will use the ring. `in_flight` bounds the operations in flight.
+  // An error says what to do about it.
+  static tl::expected<std::unique_ptr<Ring>, std::string> open(unsigned in_flight,
+                                                               const RingFeatures& wanted);
+  ~Ring();
+
+  const RingFeatures& features() const { return features_; }
+  // What was wanted and refused by the kernel, for the log.
+  const std::string& refused() const { return refused_; }
+
+  void recv(Op& op, File file, void* to, size_t size, bool poll_first);
+  void recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first);
+  void read(Op& op, File file, void* to, size_t size);
+  void write(Op& op, File file, const void* from, size_t size);
+  void send(Op& op, File file, const void* from, size_t size, int flags);
+  void sendmsg(Op& op, File file, const msghdr* message, int flags);
+  void poll(Op& op, File file, uint32_t events);
+  // Accepts connections one after another; with multishot-accept the Op stays pending in between.
+  void accept(Op& op, int fd);
+  void accept_one(Op& op, int fd);
+  // Asks for the end of a pending operation; its completion still comes.
+  void cancel(Op& op);
+
+  // Registers a descriptor; the File falls back to the bare descriptor where the table is full or
+  // files cannot be registered.
+  File add_file(int fd);
+  void remove_file(File& file);
+
+  // Submits everything queued and waits for a completion, at most `timeout` (for ever without one).
+  // Returns 0 or a negative errno that is not about time or signals.
+  int wait(std::optional<Duration> timeout);
+  // Hands out every completion that is there.
+  void dispatch();
+
+  io_uring* raw() { return &ring_; }
+
+ private:
+  Ring() = default;
+  io_uring_sqe* next();
+  io_uring_sqe* prepare(Op& op, File file);
+  io_uring_sqe* prepare_accept(Op& op, int fd);
+
+  io_uring ring_{};
+  bool open_ = false;
+  RingFeatures features_;
+  std::string refused_;
+  std::vector<int> free_files_;
+};
+
+}  // namespace virtproxy

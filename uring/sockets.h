@@ -1,0 +1,26 @@
+// Listening sockets and the socket options every connection gets.
+#pragma once
+
+#include <string>
+#include <tl/expected.hpp>
+
+#include "uring/address.h"
+
+namespace virtproxy {
+
+// A listening socket, left blocking: with O_NONBLOCK some kernels let an accept through the ring fail
+// instead of wait. A unix path that nobody listens on any more is unlinked first; one
+// that somebody does listen on is an error.
+tl::expected<int, std::string> listen_on(const Endpoint& endpoint);
+
+// Removes what listen_on() left in the file system.
+void unlink_path(const Endpoint& endpoint);
+
+// Small writes leave at once; a vanished TCP peer is noticed within about a minute.
+void prepare_connection(int fd, int family);
+
+// Makes close(2) send a reset where the transport has one (TCP, vsock). A unix socket has none: its
+// peer sees ECONNRESET if it had sent bytes that were not read, else the end of the stream and EPIPE.
+void close_with_reset(int fd);
+
+}  // namespace virtproxy

@@ -1,0 +1,140 @@
+#include "uring/worker.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "uring/log.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+
+// After the drain: how long the last resets may take to leave, and the kernel to let go.
+constexpr Duration kLastWords = milliseconds(200);
+constexpr Duration kLetGo = milliseconds(1000);
+
+constexpr unsigned kOperationsPerStream = 3;
+
+}  // namespace
+
+Worker::Worker(WorkerConfig config)
+    : config_(std::move(config)), wake_fd_(eventfd(0, EFD_CLOEXEC)), wake_op_(this) {}
+
+Worker::~Worker() { close(wake_fd_); }
+
+std::future<Worker::Started> Worker::start() {
+  std::promise<Started> started;
+  auto future = started.get_future();
+  thread_ = std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
+  return future;
+}
+
+void Worker::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void Worker::request(unsigned what) {
+  requests_.fetch_or(what);
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(wake_fd_, &one, sizeof one);
+}
+
+void Worker::run(std::promise<Started> started) {
+  Started result = set_up();
+  const bool good = result.has_value();
+  started.set_value(std::move(result));
+  if (good) serve();
+  if (!broken_) drain();
+  channels_.clear();
+  resolution_.reset();
+  limit_.reset();
+  loop_.reset();
+  if (end_signal_ >= 0) {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(end_signal_, &one, sizeof one);
+  }
+}
+
+Worker::Started Worker::set_up() {
+  unsigned in_flight = 64;
+  for (const ChannelConfig& channel : config_.channels) {
+    in_flight += std::min(channel.max_streams, 65536u) * kOperationsPerStream;
+  }
+  auto ring = Ring::open(std::min(in_flight, 65536u), config_.features);
+  if (!ring) return tl::unexpected(ring.error());
+  if (!(*ring)->refused().empty()) {
+    log_warn("this kernel lacks or refuses: {}; going on without", (*ring)->refused());
+  }
+  loop_ = std::make_unique<Loop>(std::move(*ring));
+  resolution_ = std::make_unique<Resolution>(*loop_);
+  Timer::Owner* const owner = this;
+  limit_ = std::make_unique<Timer>(loop_->timers(), owner);
+  for (const ChannelConfig& config : config_.channels) {
+    channels_.push_back(std::make_unique<Channel>(*loop_, *resolution_, config));
+    if (auto started = channels_.back()->start(); !started) return started;
+  }
+  loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
+  return {};
+}
+
+void Worker::serve() {
+  while (!draining_) {
+    const int result = loop_->turn();
+    if (result == 0) continue;
+    log_error("the ring failed: {}", std::strerror(-result));
+    broken_ = true;
+    return;
+  }
+}
+
+void Worker::complete(Op&, int, uint32_t) {
+  const unsigned requests = requests_.exchange(0);
+  if ((requests & kFigures) != 0) {
+    for (const auto& channel : channels_) channel->log_figures();
+  }
+  if ((requests & kDrain) != 0) {
+    limit_passed_ = draining_;  // asked twice: at once
+    draining_ = true;
+  }
+  if (!ending_) loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
+}
+
+void Worker::expired(Timer&) { limit_passed_ = true; }
+
+bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
+  limit_passed_ = false;
+  limit_->set(loop_->now() + limit);
+  while (!done() && !limit_passed_) {
+    if (loop_->turn() != 0) {
+      broken_ = true;
+      return false;
+    }
+  }
+  limit_->clear();
+  return !limit_passed_;
+}
+
+void Worker::drain() {
+  if (loop_ == nullptr) return;
+  const auto all = [this](auto&& holds) { return std::all_of(channels_.begin(), channels_.end(), holds); };
+  for (const auto& channel : channels_) channel->drain();
+  const bool finished = turn_until(config_.drain_timeout, [&] {
+    return all([](const auto& channel) { return channel->drained(); });
+  });
+  if (!finished && !broken_) log_info("streams are still open: resetting them");
+  for (const auto& channel : channels_) channel->stop();
+  turn_until(kLastWords, [&] { return all([](const auto& channel) { return channel->said(); }); });
+  for (const auto& channel : channels_) channel->disconnect();
+  ending_ = true;
+  loop_->ring().cancel(wake_op_);
+  const bool let_go = turn_until(kLetGo, [&] {
+    return !wake_op_.pending && all([](const auto& channel) { return channel->idle(); });
+  });
+  if (!let_go) broken_ = true;
+}
+
+}  // namespace virtproxy

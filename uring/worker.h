@@ -1,0 +1,72 @@
+// A thread with its own loop and its own channels; workers share nothing but the process.
+//
+// The main thread talks to a worker through a set of flags and an eventfd.
+#pragma once
+
+#include <atomic>
+#include <future>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "uring/channel.h"
+#include "uring/loop.h"
+#include "uring/resolution.h"
+
+namespace virtproxy {
+
+struct WorkerConfig {
+  RingFeatures features;
+  std::vector<ChannelConfig> channels;
+  Duration drain_timeout{};
+};
+
+class Worker final : private Completion, private Timer::Owner {
+ public:
+  explicit Worker(WorkerConfig config);
+  ~Worker();
+
+  using Started = tl::expected<void, std::string>;
+  // Starts the thread; the future says whether everything is bound and ready.
+  std::future<Started> start();
+
+  // From any thread.
+  void request_drain() { request(kDrain); }
+  void request_figures() { request(kFigures); }
+  // Waits for the thread to end; `on_end` is signalled when it does.
+  void join();
+  void set_end_signal(int event_fd) { end_signal_ = event_fd; }
+
+ private:
+  static constexpr unsigned kDrain = 1;
+  static constexpr unsigned kFigures = 2;
+
+  void request(unsigned what);
+  void run(std::promise<Started> started);
+  Started set_up();
+  void serve();
+  void drain();
+  void complete(Op& op, int result, uint32_t flags) override;
+  void expired(Timer& timer) override;
+  bool turn_until(Duration limit, const std::function<bool()>& done);
+
+  WorkerConfig config_;
+  std::atomic<unsigned> requests_{0};
+  int wake_fd_;
+  int end_signal_ = -1;
+  uint64_t wake_count_ = 0;
+  std::thread thread_;
+
+  // Owned by the thread.
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Resolution> resolution_;
+  std::vector<std::unique_ptr<Channel>> channels_;
+  std::unique_ptr<Timer> limit_;
+  Op wake_op_;
+  bool draining_ = false;
+  bool limit_passed_ = false;
+  bool ending_ = false;
+  bool broken_ = false;
+};
+
+}  // namespace virtproxy
