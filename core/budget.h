@@ -16,10 +16,12 @@ class Budget {
   uint64_t lent() const { return lent_; }
   uint64_t available() const { return fund_ - lent_; }
 
-  // Windows grow while at most half the fund is lent and shrink above three quarters of it: the gap
-  // keeps them from swinging, and leaves newcomers something to grow with.
-  bool plentiful() const { return lent_ <= fund_ / 2; }
-  bool scarce() const { return lent_ > fund_ / 4 * 3; }
+  // The most that a stream which has `own` on loan now may borrow: as much as it leaves to others. So
+  // n busy streams converge to a share of 1/(n+1) each, and a newcomer always finds something.
+  uint64_t share(uint64_t own) const {
+    VP_ASSERT(own <= lent_);
+    return (fund_ - (lent_ - own)) / 2;
+  }
 
   void change_loan(uint64_t before, uint64_t after) {
     VP_ASSERT(before <= lent_);

@@ -38,6 +38,7 @@ constexpr std::array kTable{
     FaultRow{Fault::kBadOffset, kSession, "a frame at the wrong offset of its stream"},
     FaultRow{Fault::kDataAfterEnd, kSession, "data after the end of its stream"},
     FaultRow{Fault::kFrameLost, kSession, "frames were lost on the channel"},
+    FaultRow{Fault::kBadAck, kSession, "an acknowledgement of bytes that were never sent"},
 };
 
 }  // namespace

@@ -42,6 +42,7 @@ enum class Fault : uint8_t {
   kBadOffset,
   kDataAfterEnd,
   kFrameLost,
+  kBadAck,
 };
 
 struct FaultRow {

@@ -34,7 +34,8 @@ enum class FrameType : uint8_t {
   kCredit = 0x15,   // argument: the new limit, an absolute offset
   kPing = 0x16,     // argument: frames sent before this one in the session
   kPong = 0x17,     // argument: the argument of the ping
-  kGoingAway = 0x18 // no new streams, please
+  kGoingAway = 0x18,  // no new streams, please
+  kAck = 0x19         // argument: bytes of the session read so far
 };
 
 struct FrameHeader {

@@ -23,6 +23,22 @@ constexpr Duration kGoodConduct = seconds(10);
 // the frames.
 constexpr Duration kPingInterval = seconds(2);
 
+// Bytes on a local channel that keep both ends busy, and that a message may have to wait behind. A
+// peer that asks for small frames is at the end of a slow line, where less is more. Both ends derive
+// both values from the smaller of their frame limits: a report is always due long before the flight
+// is full.
+constexpr uint64_t kFlightFloor = 512 * 1024;
+constexpr uint64_t kFramesInFlight = 16;
+constexpr uint64_t kMostUnacknowledged = 64 * 1024;
+
+uint64_t flight_floor(uint32_t frame) {
+  return std::min(kFlightFloor, kFramesInFlight * frame);
+}
+
+uint64_t ack_interval(uint32_t frame) {
+  return std::min<uint64_t>(kMostUnacknowledged, uint64_t{4} * frame);
+}
+
 Hello identity_of(const SessionConfig& config) {
   Hello hello;
   hello.wanted = config.wanted_features;
@@ -79,6 +95,9 @@ void Session::establish(Instant now, Events& events) {
                                                        : TrailerKind::kNone;
   frames_sent_ = 0;
   frames_received_ = 0;
+  flight_ = Flight(flight_floor(send_frame_limit()));
+  bytes_received_ = bytes_acknowledged_ = 0;
+  ack_interval_ = ack_interval(send_frame_limit());
   going_away_sent_ = false;
   peer_going_away_ = false;
   pong_due_.reset();
@@ -87,7 +106,7 @@ void Session::establish(Instant now, Events& events) {
   if (trailer_ == TrailerKind::kChecksum) ping_at_ = now + kPingInterval;
   established_at_ = now;
   arriving_ = {};
-  scanned_ = 0;
+  scanned_ = scanned_for_ping_ = 0;
   ++sessions_;
   events.push_back({.kind = Event::Kind::kUp});
 }
@@ -250,19 +269,17 @@ void Session::delivered(StreamKey key, Events& events) {
 }
 
 // Renews a stream's credit once half of its window is used up. The window doubles while the stream's
-// reader keeps pace and memory is plentiful, and halves when memory is scarce.
+// reader keeps pace, up to the stream's share of the memory.
 void Session::grant(Stream& stream) {
   if (stream.end_received) return;
   if (stream.granted - stream.taken > stream.window / 2) return;
   const uint32_t initial = config_.limits.initial_window;
-  if (budget_.scarce()) {
-    stream.window = std::max(initial, stream.window / 2);
-  } else if (budget_.plentiful() && stream.held() <= stream.window / 4) {
-    stream.window = std::min(config_.limits.max_window, stream.window * 2);
-  }
-  const uint64_t affordable =
-      stream.taken + initial + stream.loan(initial) + budget_.available();
-  set_grant(stream, std::min(stream.taken + stream.window, affordable));
+  uint64_t window = stream.window;
+  if (stream.held() <= window / 4) window *= 2;
+  const uint64_t most = initial + budget_.share(stream.loan(initial));
+  stream.window =
+      static_cast<uint32_t>(std::min<uint64_t>({window, config_.limits.max_window, most}));
+  set_grant(stream, stream.taken + stream.window);
 }
 
 void Session::set_grant(Stream& stream, uint64_t limit) {
@@ -316,6 +333,8 @@ void Session::tick(Instant now) {
 Session::Figures Session::figures() {
   Figures figures;
   figures.lent = budget_.lent();
+  figures.under_way = flight_.under_way();
+  figures.flight_limit = flight_.limit();
   figures.streams = streams_.size();
   figures.sessions = sessions_;
   streams_.for_each([&](StreamKey, Stream& stream) {

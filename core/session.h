@@ -31,6 +31,7 @@
 
 #include "core/budget.h"
 #include "core/fault.h"
+#include "core/flight.h"
 #include "core/frame.h"
 #include "core/greeting.h"
 #include "core/limits.h"
@@ -151,6 +152,8 @@ class Session {
     uint64_t lent = 0;        // credit beyond the promised windows, bytes
     uint64_t held = 0;        // received, not taken yet, bytes
     uint64_t queued = 0;      // ready to be sent, bytes
+    uint64_t under_way = 0;   // sent, not reported as read by the peer, bytes
+    uint64_t flight_limit = 0;
     size_t streams = 0;
     uint64_t sessions = 0;    // established so far
   };
@@ -170,10 +173,11 @@ class Session {
   Step step_hello(std::span<const std::byte> bytes, Instant now);
   Step step_payload(std::span<const std::byte> bytes, Events& events);
   Step step_unfinished(std::span<const std::byte> frame, Instant now);
+  bool contains_ping(std::span<const std::byte> frame);
   Fault check_frame(const FrameHeader& header, Stream*& stream);
   Fault check_data(const FrameHeader& header, const Stream& stream) const;
   Fault dispatch(const FrameHeader& header, std::span<const std::byte> payload, Stream* stream,
-                 Events& events);
+                 Instant now, Events& events);
   Fault on_open(const FrameHeader& header, std::span<const std::byte> payload, Events& events);
   void on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload, Events& events);
   Fault on_end(const FrameHeader& header, uint32_t local, Events& events);
@@ -187,6 +191,8 @@ class Session {
   void put_data_frames(uint64_t bytes, Events& events);
   void put_data(uint32_t slot, uint32_t size);
   void put_session_facts();
+  bool ack_due() const { return bytes_received_ - bytes_acknowledged_ >= ack_interval_; }
+  bool data_may_go() const { return !scheduler_.empty() && flight_.room() > 0; }
   void put_stream_facts(uint32_t slot, Events& events);
   void close_piece(StreamKey stream, uint32_t payload, bool sealed);
 
@@ -223,6 +229,10 @@ class Session {
   bool peer_going_away_ = false;
   std::optional<uint64_t> pong_due_;
   bool ping_due_ = false;
+  Flight flight_;
+  uint64_t bytes_received_ = 0;
+  uint64_t bytes_acknowledged_ = 0;
+  uint64_t ack_interval_ = 0;  // bytes between two ACKs of ours
   std::optional<Instant> ping_at_;
 
   // The DATA frame whose payload is arriving, in sessions without trailers.
@@ -231,7 +241,9 @@ class Session {
     uint32_t left = 0;  // bytes
   };
   Arriving arriving_;
-  size_t scanned_ = 0;  // bytes of an unfinished frame already searched for a greeting
+  // Bytes of an unfinished frame that were searched already.
+  size_t scanned_ = 0;            // … for a greeting
+  size_t scanned_for_ping_ = 0;
 
   bool going_away_ = false;
   uint64_t sessions_ = 0;

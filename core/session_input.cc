@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "core/assert.h"
 #include "core/session.h"
@@ -64,12 +65,13 @@ Session::Step Session::step(std::span<const std::byte> bytes, Instant now, Event
     const uint64_t expected = frame_trailer(trailer_, bytes.first(covered), receive_key_);
     if (load_le<uint64_t>(bytes.data() + covered) != expected) return {.fault = Fault::kBadTrailer};
   }
-  scanned_ = 0;
+  scanned_ = scanned_for_ping_ = 0;
   greeting_.clear_suspicion();
 
-  fault = dispatch(header, bytes.subspan(kHeaderSize, covered - kHeaderSize), stream, events);
+  fault = dispatch(header, bytes.subspan(kHeaderSize, covered - kHeaderSize), stream, now, events);
   if (fault != Fault::kNone) return {.fault = fault};
   ++frames_received_;
+  bytes_received_ += size;
   return {.used = size};
 }
 
@@ -93,6 +95,7 @@ Session::Step Session::step_hello(std::span<const std::byte> bytes, Instant now)
 Session::Step Session::step_payload(std::span<const std::byte> bytes, Events& events) {
   const size_t size = std::min<size_t>(bytes.size(), arriving_.left);
   arriving_.left -= static_cast<uint32_t>(size);
+  bytes_received_ += size;
   if (Stream* stream = streams_.find(arriving_.stream); stream != nullptr && !stream->dead()) {
     on_data(*stream, arriving_.stream, bytes.first(size), events);
   }
@@ -102,6 +105,9 @@ Session::Step Session::step_payload(std::span<const std::byte> bytes, Events& ev
 // The end of this frame is missing: it is on its way, or its sender died while writing it and what
 // follows the break is a greeting.
 Session::Step Session::step_unfinished(std::span<const std::byte> frame, Instant now) {
+  if (trailer_ == TrailerKind::kChecksum && contains_ping(frame)) {
+    return {.fault = Fault::kFrameLost};
+  }
   // A greeting that began in what was searched before is found again from its first byte.
   size_t from = std::min(scanned_, frame.size());
   for (;;) {
@@ -121,10 +127,35 @@ Session::Step Session::step_unfinished(std::span<const std::byte> frame, Instant
   }
 }
 
+// Whether a ping of this session lies inside an unfinished frame: then bytes of that frame were lost,
+// and waiting for its end would swallow what comes next. No payload can forge the check.
+bool Session::contains_ping(std::span<const std::byte> frame) {
+  static constexpr std::array<std::byte, 12> kBeginning{std::byte{0x16}};
+  static_assert(kBeginning[0] == static_cast<std::byte>(FrameType::kPing));
+  const std::string_view haystack(reinterpret_cast<const char*>(frame.data()), frame.size());
+  const std::string_view needle(reinterpret_cast<const char*>(kBeginning.data()),
+                                kBeginning.size());
+  size_t from = std::max(scanned_for_ping_, kHeaderSize);
+  for (;;) {
+    const size_t at = haystack.find(needle, from);
+    if (at == std::string_view::npos) {
+      if (frame.size() >= needle.size()) from = std::max(from, frame.size() - needle.size() + 1);
+      break;
+    }
+    from = at;
+    if (frame.size() - at < kHeaderSize) break;
+    FrameHeader header;
+    if (decode_header(frame.data() + at, receive_key_, header) == Fault::kNone) return true;
+    ++from;
+  }
+  scanned_for_ping_ = from;
+  return false;
+}
+
 // What can be said of a frame by its header alone. `stream` is set for frames of an open stream.
 Fault Session::check_frame(const FrameHeader& header, Stream*& stream) {
   const bool of_session = header.type == FrameType::kPing || header.type == FrameType::kPong ||
-                          header.type == FrameType::kGoingAway;
+                          header.type == FrameType::kAck || header.type == FrameType::kGoingAway;
   const bool has_payload = header.type == FrameType::kOpen || header.type == FrameType::kData;
   if (!has_payload && header.length != 0) return Fault::kBadLength;
   if (of_session) {
@@ -161,7 +192,7 @@ Fault Session::check_data(const FrameHeader& header, const Stream& stream) const
 }
 
 Fault Session::dispatch(const FrameHeader& header, std::span<const std::byte> payload,
-                        Stream* stream, Events& events) {
+                        Stream* stream, Instant now, Events& events) {
   switch (header.type) {
     case FrameType::kOpen:
       return on_open(header, payload, events);
@@ -181,6 +212,8 @@ Fault Session::dispatch(const FrameHeader& header, std::span<const std::byte> pa
       return Fault::kNone;
     case FrameType::kPong:
       return Fault::kNone;
+    case FrameType::kAck:
+      return flight_.acknowledge(header.argument, now) ? Fault::kNone : Fault::kBadAck;
     case FrameType::kGoingAway:
       if (!peer_going_away_) events.push_back({.kind = Event::Kind::kGoingAway});
       peer_going_away_ = true;

@@ -20,7 +20,7 @@ uint32_t Session::send_frame_limit() const {
 bool Session::wants_to_write(Instant now) const {
   if (greeting_.due(now)) return true;
   if (!greeting_.may_speak()) return false;
-  return !control_.empty() || !scheduler_.empty() || ping_due_ || pong_due_ ||
+  return !control_.empty() || data_may_go() || ack_due() || ping_due_ || pong_due_ ||
          (going_away_ && !going_away_sent_);
 }
 
@@ -28,6 +28,7 @@ const Batch& Session::plan(uint64_t bytes, Instant now, Events& events) {
   batch_.clear();
   head_at_ = 0;
   while (greeting_.due(now)) put_hello(greeting_.take(frames_sent_, now));
+  const uint64_t greeted = batch_.size;
   if (greeting_.may_speak()) {
     put_session_facts();
     while (!control_.empty() && batch_.size < bytes) {
@@ -35,9 +36,11 @@ const Batch& Session::plan(uint64_t bytes, Instant now, Events& events) {
       control_.erase(streams_, slot);
       put_stream_facts(slot, events);
     }
-    if (control_.empty() && batch_.size < bytes) put_data_frames(bytes, events);
+    const uint64_t room = std::min(bytes, batch_.size + flight_.room());
+    if (control_.empty() && batch_.size < room) put_data_frames(room, events);
   }
   close_piece({}, 0, false);
+  if (batch_.size > greeted) flight_.sent(batch_.size - greeted, now);
   return batch_;
 }
 
@@ -112,6 +115,10 @@ void Session::put_session_facts() {
   if (pong_due_) {
     put_frame({FrameType::kPong, false, 0, 0, *pong_due_}, {});
     pong_due_.reset();
+  }
+  if (ack_due()) {
+    put_frame({FrameType::kAck, false, 0, 0, bytes_received_}, {});
+    bytes_acknowledged_ = bytes_received_;
   }
   if (ping_due_) {
     put_frame({FrameType::kPing, false, 0, 0, frames_sent_}, {});

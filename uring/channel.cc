@@ -75,9 +75,14 @@ Channel::~Channel() { VP_ASSERT(idle()); }
 tl::expected<void, std::string> Channel::start() {
   Listener::Client* const client = this;
   for (const ForwardSpec& forward : config_.oforwards) {
-    auto listener = std::make_unique<Listener>(loop_, forward, client);
-    if (auto started = listener->start(); !started) return started;
-    listeners_.push_back(std::move(listener));
+    const auto sockets = listen_on(forward.endpoint);
+    if (!sockets) return tl::unexpected(sockets.error());
+    bound_.push_back(&forward);
+    for (const int fd : *sockets) {
+      listeners_.push_back(std::make_unique<Listener>(loop_, forward, fd, client));
+    }
+    log_info("channel {}: listening on {} for service {}", id(), forward.endpoint.to_string(),
+             forward.service);
   }
   return link_.start();
 }
@@ -395,6 +400,8 @@ void Channel::reap() {
 void Channel::drain() {
   draining_ = true;
   for (auto& listener : listeners_) listener->stop();
+  for (const ForwardSpec* forward : bound_) unlink_path(forward->endpoint);
+  bound_.clear();
   session_.go_away();
   wake();
 }

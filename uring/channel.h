@@ -118,6 +118,7 @@ class Channel final : private Link::Client,
   ChannelWriter writer_;
   Timer timer_;
   std::vector<std::unique_ptr<Listener>> listeners_;
+  std::vector<const ForwardSpec*> bound_;  // whose paths are ours to unlink
   Events events_;
 
   // By the slot of the stream's key.

@@ -81,9 +81,11 @@ Link::~Link() { stop(); }
 
 tl::expected<void, std::string> Link::start() {
   if (method_listens(spec_.method)) {
-    auto listener = listen_on(spec_.endpoint);
-    if (!listener) return tl::unexpected(listener.error());
-    listener_ = *listener;
+    const auto sockets = listen_on(spec_.endpoint);
+    if (!sockets) return tl::unexpected(sockets.error());
+    // One peer at a time, so one socket: of a name with several addresses the first.
+    listener_ = sockets->front();
+    std::for_each(sockets->begin() + 1, sockets->end(), close);
     log_info("channel {}: listening on {}", spec_.id, spec_.endpoint.to_string());
   }
   acquire();

@@ -7,7 +7,6 @@
 
 #include "core/assert.h"
 #include "uring/log.h"
-#include "uring/sockets.h"
 
 namespace virtproxy {
 namespace {
@@ -16,22 +15,19 @@ constexpr Duration kRetryInterval = std::chrono::milliseconds(100);
 
 }  // namespace
 
-Listener::Listener(Loop& loop, const ForwardSpec& forward, Client* client)
-    : loop_(loop), forward_(forward), client_(client), accept_(this), retry_(loop.timers(), this) {}
+Listener::Listener(Loop& loop, const ForwardSpec& forward, int fd, Client* client)
+    : loop_(loop),
+      forward_(forward),
+      client_(client),
+      accept_(this),
+      retry_(loop.timers(), this),
+      fd_(fd) {
+  loop_.ring().accept(accept_, fd_);
+}
 
 Listener::~Listener() {
   VP_ASSERT(idle());
   stop();
-}
-
-tl::expected<void, std::string> Listener::start() {
-  auto fd = listen_on(forward_.endpoint);
-  if (!fd) return tl::unexpected(fd.error());
-  fd_ = *fd;
-  log_info("channel {}: listening on {} for service {}", forward_.id,
-           forward_.endpoint.to_string(), forward_.service);
-  loop_.ring().accept(accept_, fd_);
-  return {};
 }
 
 void Listener::stop() {
@@ -39,7 +35,6 @@ void Listener::stop() {
   retry_.clear();
   loop_.ring().cancel(accept_);
   close(fd_);
-  unlink_path(forward_.endpoint);
   fd_ = -1;
 }
 

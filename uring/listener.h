@@ -2,8 +2,6 @@
 // waiting clients wait in the backlog, and tries again a little later.
 #pragma once
 
-#include <tl/expected.hpp>
-
 #include "uring/loop.h"
 #include "uring/options.h"
 
@@ -20,11 +18,10 @@ class Listener final : private Completion, private Timer::Owner {
     ~Client() = default;
   };
 
-  // `forward` must outlive the listener.
-  Listener(Loop& loop, const ForwardSpec& forward, Client* client);
+  // Accepts from `fd`, which it owns from now on. `forward` must outlive the listener.
+  Listener(Loop& loop, const ForwardSpec& forward, int fd, Client* client);
   ~Listener();
 
-  tl::expected<void, std::string> start();
   void stop();
   bool idle() const { return !accept_.pending; }
 
@@ -37,7 +34,7 @@ class Listener final : private Completion, private Timer::Owner {
   Client* client_;
   Op accept_;
   Timer retry_;
-  int fd_ = -1;
+  int fd_;
   bool short_of_resources_ = false;
 };
 

@@ -319,7 +319,7 @@ std::optional<std::string> read_disabled(const std::vector<std::string>& args,
       if (!plain) {
         return "--disable '" + printable(arg) +
                "' is not a list of feature names: separate them with commas, and see "
-               "--show-features for the names";
+               "--features for the names";
       }
     }
     if (arg.empty()) continue;
@@ -486,7 +486,7 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
   const std::string kernel = "Kernel";
   many("--disable", raw.disabled, "Ring features to do without, separated by commas", "LIST")
       ->group(kernel);
-  app.add_flag("--show-features", raw.show_features, "Print the ring features found here and exit")
+  app.add_flag("--features", raw.show_features, "Print the ring features found here and exit")
       ->group(kernel);
 
   const std::string information = "Information";

@@ -2,16 +2,27 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
+#include <utility>
+
+#include "uring/resolver.h"
 
 namespace virtproxy {
 namespace {
 
 constexpr int kBacklog = 4096;
+
+// A daemon that was killed keeps its addresses until the kernel has torn down its ring, which takes
+// some tens of milliseconds after the process is gone.
+constexpr auto kAddressPatience = std::chrono::milliseconds(1500);
+constexpr auto kAddressInterval = std::chrono::milliseconds(10);
 
 std::string failure(const Endpoint& endpoint, const char* what, const char* advice) {
   return std::string("cannot ") + what + " " + endpoint.to_string() + ": " + std::strerror(errno) +
@@ -54,6 +65,30 @@ bool clear_stale_path(const Endpoint& endpoint, const SocketAddress& address) {
   return unlink(endpoint.host.c_str()) == 0;
 }
 
+// Looks a host name up and waits for the answer.
+tl::expected<std::vector<SocketAddress>, std::string> look_up(const Endpoint& endpoint) {
+  Resolver resolver;
+  resolver.start(endpoint.host, static_cast<uint16_t>(endpoint.port));
+  for (;;) {
+    if (auto done = resolver.next()) return std::move(done->result);
+    std::vector<Resolver::Watch> watches = resolver.watches();
+    std::vector<pollfd> polls;
+    for (const Resolver::Watch& watch : watches) {
+      polls.push_back({watch.fd, static_cast<short>((watch.read ? POLLIN : 0) |
+                                                    (watch.write ? POLLOUT : 0)), 0});
+    }
+    const auto limit = resolver.timeout().value_or(std::chrono::milliseconds(0));
+    poll(polls.data(), polls.size(), static_cast<int>(limit.count()));
+    for (size_t i = 0; i < polls.size(); ++i) {
+      const int ready = polls[i].revents;
+      if (ready != 0) {
+        resolver.process(watches[i].key, (ready & ~POLLOUT) != 0, (ready & ~POLLIN) != 0);
+      }
+    }
+    resolver.process_timeouts();
+  }
+}
+
 void set_option(int fd, int level, int option, int value) {
   // Options are improvements: a socket that lacks one still works.
   (void)setsockopt(fd, level, option, &value, sizeof value);
@@ -61,34 +96,70 @@ void set_option(int fd, int level, int option, int value) {
 
 }  // namespace
 
-tl::expected<int, std::string> listen_on(const Endpoint& endpoint) {
-  SocketAddress address;
-  if (endpoint.is_wildcard()) {
-    address = any_address(AF_INET6, static_cast<uint16_t>(endpoint.port));
-  } else if (auto parsed = to_socket_address(endpoint)) {
-    address = *parsed;
-  } else {
-    return tl::unexpected(parsed.error());
-  }
+namespace {
+
+tl::expected<int, std::string> try_to_listen_at(const Endpoint& endpoint,
+                                                const SocketAddress& address) {
   if (address.family() == AF_UNIX && !clear_stale_path(endpoint, address)) {
-    return tl::unexpected(failure(endpoint, "listen on", advice_for(errno)));
+    const int error = errno;
+    auto message = tl::unexpected(failure(endpoint, "listen on", advice_for(error)));
+    errno = error;
+    return message;
   }
-  int fd = socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0 && errno == EAFNOSUPPORT && endpoint.is_wildcard()) {
-    address = any_address(AF_INET, static_cast<uint16_t>(endpoint.port));
-    fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  }
+  const int fd = socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return tl::unexpected(failure(endpoint, "listen on", advice_for(errno)));
   set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
   if (address.family() == AF_INET6) {
     set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, endpoint.is_wildcard() ? 0 : 1);
   }
   if (bind(fd, address.data(), address.length) != 0 || listen(fd, kBacklog) != 0) {
-    auto error = tl::unexpected(failure(endpoint, "listen on", advice_for(errno)));
+    const int error = errno;
+    auto message = tl::unexpected(failure(endpoint, "listen on", advice_for(error)));
     close(fd);
-    return error;
+    errno = error;
+    return message;
   }
   return fd;
+}
+
+tl::expected<int, std::string> listen_at(const Endpoint& endpoint, const SocketAddress& address) {
+  const auto give_up = std::chrono::steady_clock::now() + kAddressPatience;
+  for (;;) {
+    auto fd = try_to_listen_at(endpoint, address);
+    if (fd || errno != EADDRINUSE || std::chrono::steady_clock::now() > give_up) return fd;
+    std::this_thread::sleep_for(kAddressInterval);
+  }
+}
+
+tl::expected<std::vector<SocketAddress>, std::string> addresses_of(const Endpoint& endpoint) {
+  if (endpoint.is_wildcard()) {
+    // One [::] socket takes IPv4 as well; the other one is for machines without IPv6.
+    return std::vector{any_address(AF_INET6, static_cast<uint16_t>(endpoint.port)),
+                       any_address(AF_INET, static_cast<uint16_t>(endpoint.port))};
+  }
+  if (endpoint.needs_resolver()) return look_up(endpoint);
+  auto address = to_socket_address(endpoint);
+  if (!address) return tl::unexpected(address.error());
+  return std::vector{*address};
+}
+
+}  // namespace
+
+tl::expected<std::vector<int>, std::string> listen_on(const Endpoint& endpoint) {
+  const auto addresses = addresses_of(endpoint);
+  if (!addresses) return tl::unexpected(addresses.error());
+  std::vector<int> sockets;
+  std::string first_error;
+  for (const SocketAddress& address : *addresses) {
+    if (const auto fd = listen_at(endpoint, address)) {
+      sockets.push_back(*fd);
+      if (endpoint.is_wildcard()) break;
+    } else if (first_error.empty()) {
+      first_error = fd.error();
+    }
+  }
+  if (sockets.empty()) return tl::unexpected(first_error);
+  return sockets;
 }
 
 void unlink_path(const Endpoint& endpoint) {

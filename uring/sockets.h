@@ -3,15 +3,17 @@
 
 #include <string>
 #include <tl/expected.hpp>
+#include <vector>
 
 #include "uring/address.h"
 
 namespace virtproxy {
 
-// A listening socket, left blocking: with O_NONBLOCK some kernels let an accept through the ring fail
-// instead of wait. A unix path that nobody listens on any more is unlinked first; one
-// that somebody does listen on is an error.
-tl::expected<int, std::string> listen_on(const Endpoint& endpoint);
+// Listening sockets for an endpoint: one, or for a host name one for each of its addresses that this
+// machine has. Looks names up and waits for the answer: for start-up only. The sockets are left
+// blocking: with O_NONBLOCK some kernels let an accept through the ring fail instead of wait. A unix
+// path that nobody listens on any more is unlinked first; one that somebody does listen on is an error.
+tl::expected<std::vector<int>, std::string> listen_on(const Endpoint& endpoint);
 
 // Removes what listen_on() left in the file system.
 void unlink_path(const Endpoint& endpoint);

@@ -1,0 +1,86 @@
+// What is on its way: the bytes written to the channel that the peer has not reported as read.
+//
+// Whatever a channel swallows before it blocks (a TCP socket several megabytes, a virtio-serial port
+// nearly five) is a queue in which every message waits behind bulk. So the sender bounds it: to a
+// floor that keeps a local channel busy, and above that, for links with a real round trip, to twice
+// the bandwidth-delay product as in BBR's model of a path (Cardwell et al., ACM Queue, 2016): the most
+// bytes that arrived per round trip, over the shortest round trip seen.
+//
+// The peer reports with ACK, by absolute counts of bytes since the session began.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/time.h"
+
+namespace virtproxy {
+
+class Flight {
+ public:
+  static constexpr uint64_t kMost = 16u << 20;  // bytes
+
+  // `floor` is the limit where the round trip is short, in bytes.
+  explicit Flight(uint64_t floor = 0) : floor_(floor), limit_(floor) {}
+
+  void sent(uint64_t bytes, Instant now) {
+    sent_ += bytes;
+    if (probing_) return;
+    probing_ = true;
+    probe_ = sent_;
+    probe_at_ = now;
+    probe_acked_ = acked_;
+  }
+
+  // The peer has read `total` bytes of the session. False when that cannot be.
+  bool acknowledge(uint64_t total, Instant now) {
+    if (total < acked_ || total > sent_) return false;
+    acked_ = total;
+    if (probing_ && acked_ >= probe_) {
+      probing_ = false;
+      measure(acked_ - probe_acked_, now - probe_at_, now);
+    }
+    return true;
+  }
+
+  // How many bytes of bulk may be written now. Nothing rather than crumbs.
+  uint64_t room() const {
+    const uint64_t under_way = sent_ - acked_;
+    const uint64_t room = limit_ > under_way ? limit_ - under_way : 0;
+    return room < limit_ / 8 ? 0 : room;
+  }
+
+  uint64_t under_way() const { return sent_ - acked_; }
+  uint64_t limit() const { return limit_; }
+
+ private:
+  static constexpr Duration kMemory = std::chrono::seconds(10);
+
+  void measure(uint64_t bytes, Duration round_trip, Instant now) {
+    round_trip = std::max(round_trip, Duration(1));
+    if (round_trip < shortest_ || now - shortest_at_ > kMemory) {
+      shortest_ = round_trip;
+      shortest_at_ = now;
+    }
+    const double rate = static_cast<double>(bytes) / static_cast<double>(round_trip.count());
+    rate_ = std::max(rate, rate_ * 7 / 8);
+    const double product = rate_ * static_cast<double>(shortest_.count());
+    const double wanted = std::min(2 * product, static_cast<double>(kMost));
+    limit_ = std::max(floor_, static_cast<uint64_t>(wanted));
+  }
+
+  uint64_t floor_;
+  uint64_t limit_;
+  uint64_t sent_ = 0;
+  uint64_t acked_ = 0;
+
+  bool probing_ = false;
+  uint64_t probe_ = 0;  // once this much is acknowledged, a round trip is over
+  uint64_t probe_acked_ = 0;
+  Instant probe_at_{};
+  Duration shortest_ = Duration::max();
+  Instant shortest_at_{};
+  double rate_ = 0;  // bytes per nanosecond
+};
+
+}  // namespace virtproxy

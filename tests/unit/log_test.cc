@@ -1,0 +1,212 @@
+#include "uring/log.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace virtproxy {
+namespace {
+
+using namespace std::chrono_literals;
+
+// Runs `body` with `fd` as standard error.
+template <typename Body>
+void with_stderr(int fd, Body body) {
+  const int saved = dup(STDERR_FILENO);
+  if (fd >= 0) {
+    dup2(fd, STDERR_FILENO);
+  } else {
+    close(STDERR_FILENO);
+  }
+  body();
+  dup2(saved, STDERR_FILENO);
+  close(saved);
+}
+
+std::string captured(void (*body)()) {
+  testing::internal::CaptureStderr();
+  body();
+  return testing::internal::GetCapturedStderr();
+}
+
+TEST(LogTest, OneLineWithTimeAndLevel) {
+  set_log_level(LogLevel::kInfo);
+  const std::string text = captured([] { log_info("channel {}: {} up", 3, "ssh"); });
+  std::string shape = text;
+  for (char& c : shape) {
+    if (c >= '0' && c <= '9') c = '0';
+  }
+  EXPECT_EQ(shape, "0000-00-00T00:00:00.000Z info  channel 0: ssh up\n");
+}
+
+TEST(LogTest, Levels) {
+  set_log_level(LogLevel::kWarn);
+  EXPECT_TRUE(log_enabled(LogLevel::kError));
+  EXPECT_FALSE(log_enabled(LogLevel::kInfo));
+  const std::string text = captured([] {
+    log_error("e");
+    log_warn("w");
+    log_info("i");
+    log_debug("d");
+    log_trace("t");
+    log_at(LogLevel::kError, "x{}", 1);
+  });
+  EXPECT_NE(text.find("Z error e\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("Z warn  w\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("Z error x1\n"), std::string::npos) << text;
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 3);
+  set_log_level(LogLevel::kInfo);
+}
+
+TEST(LogTest, ControlCharactersAndLongLinesStayInOneLine) {
+  EXPECT_NE(captured([] { log_info("{}", "a\nb\x7f\xc3\xa4"); }).find("a\\x0ab\\x7f\xc3\xa4\n"),
+            std::string::npos);
+  const std::string text = captured([] { log_info("{}", std::string(100000, '\n')); });
+  EXPECT_LE(text.size(), kMaxLogLine);
+  EXPECT_TRUE(text.ends_with("...\n"));
+}
+
+TEST(LogTest, ClosedStandardErrorIsHarmless) {
+  with_stderr(-1, [] { log_error("nobody hears this"); });
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  close(ends[0]);
+  with_stderr(ends[1], [] { log_error("EPIPE"); });
+  close(ends[1]);
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  close(ends[0]);
+  with_stderr(ends[1], [] { log_error("EPIPE"); });
+  close(ends[1]);
+}
+
+void full_then_drained(int reader, int writer_fd) {
+  const uint64_t before = log_lines_dropped();
+  const auto start = std::chrono::steady_clock::now();
+  with_stderr(writer_fd, [] {
+    for (int i = 0; i < 20000; ++i) log_info("line {} {}", i, std::string(100, 'x'));
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 5s);
+  const uint64_t lost = log_lines_dropped() - before;
+  EXPECT_GT(lost, 0U);
+  std::string buffer(1 << 22, '\0');
+  fcntl(reader, F_SETFL, O_NONBLOCK);
+  while (read(reader, buffer.data(), buffer.size()) > 0) {
+  }
+  with_stderr(writer_fd, [] { log_info("after"); });
+  const ssize_t got = read(reader, buffer.data(), buffer.size());
+  ASSERT_GT(got, 0);
+  buffer.resize(static_cast<size_t>(got));
+  EXPECT_NE(buffer.find(std::to_string(lost) + " log lines were dropped"), std::string::npos)
+      << buffer;
+  EXPECT_NE(buffer.find("info  after\n"), std::string::npos);
+}
+
+TEST(LogTest, AFullPipeDropsAndCounts) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  full_then_drained(ends[0], ends[1]);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST(LogTest, AFullSocketDropsAndCounts) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  full_then_drained(ends[0], ends[1]);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST(LogTest, AStoppedTerminalDoesNotBlock) {
+  const int master = posix_openpt(O_RDWR | O_NOCTTY);
+  ASSERT_GE(master, 0);
+  ASSERT_EQ(grantpt(master), 0);
+  ASSERT_EQ(unlockpt(master), 0);
+  const int terminal = open(ptsname(master), O_RDWR | O_NOCTTY);
+  ASSERT_GE(terminal, 0);
+  const auto start = std::chrono::steady_clock::now();
+  with_stderr(terminal, [] {
+    for (int i = 0; i < 5000; ++i) log_info("line {} {}", i, std::string(500, 'x'));
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 5s);
+  close(terminal);
+  close(master);
+}
+
+TEST(LogTest, LinesOfSeveralThreadsStayWhole) {
+  captured([] { log_info("what earlier tests dropped is told here"); });
+  char path[] = "/tmp/log_test_XXXXXX";
+  const int fd = mkstemp(path);
+  with_stderr(fd, [] {
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([t] {
+        for (int i = 0; i < 1000; ++i) log_info("thread {} says {}", t, std::string(50, 'z'));
+      });
+    }
+    for (auto& thread : threads) thread.join();
+  });
+  std::string text(1 << 20, '\0');
+  text.resize(static_cast<size_t>(pread(fd, text.data(), text.size(), 0)));
+  close(fd);
+  unlink(path);
+  size_t lines = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.find('\n', at);
+    ASSERT_NE(end, std::string::npos);
+    EXPECT_EQ(text.substr(at + 24, 13), " info  thread") << text.substr(at, end - at);
+    EXPECT_EQ(end - at, 24 + 7 + 9 + 5 + 50U) << text.substr(at, end - at);
+    at = end + 1;
+    ++lines;
+  }
+  EXPECT_EQ(lines, 4000U);
+}
+
+TEST(LogDeathTest, TheJournalGetsALevelAndNoTime) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        struct stat status {};
+        fstat(STDERR_FILENO, &status);
+        setenv("JOURNAL_STREAM",
+               (std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino)).c_str(), 1);
+        log_info("to the journal");
+        log_error("worse");
+        _exit(0);
+      },
+      testing::ExitedWithCode(0), "^<6>to the journal\n<3>worse\n");
+}
+
+TEST(LogTest, LevelNames) {
+  EXPECT_EQ(parse_log_level("warn"), LogLevel::kWarn);
+  EXPECT_EQ(parse_log_level("warning"), LogLevel::kWarn);
+  EXPECT_EQ(parse_log_level("trace"), LogLevel::kTrace);
+  EXPECT_FALSE(parse_log_level("INFO"));
+}
+
+TEST(RateLimitTest, CountsWhatItHolds) {
+  RateLimit limit(2);
+  const RateLimit::TimePoint start{};
+  EXPECT_EQ(limit.allow(start), 0U);
+  EXPECT_EQ(limit.allow(start + 10ms), 0U);
+  EXPECT_FALSE(limit.allow(start + 20ms));
+  EXPECT_FALSE(limit.allow(start + 999ms));
+  EXPECT_EQ(limit.allow(start + 1s), 2U);
+  EXPECT_EQ(limit.allow(start + 1s), 0U);
+  EXPECT_FALSE(limit.allow(start + 1500ms));
+  EXPECT_EQ(limit.allow(start + 1h), 1U);
+  RateLimit never(0);
+  EXPECT_FALSE(never.allow(start));
+}
+
+}  // namespace
+}  // namespace virtproxy

@@ -1,0 +1,457 @@
+#include "uring/options.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+namespace virtproxy {
+namespace {
+
+using testing::Combine;
+using testing::TestWithParam;
+using testing::Values;
+using testing::ValuesIn;
+
+using Args = std::vector<std::string>;
+
+const std::string kChannel = "unix-connect:/run/vp.sock:-";
+
+ParseResult parse(const Args& args, const std::string& program = "virtproxy") {
+  std::vector<const char*> argv{program.c_str()};
+  for (const std::string& arg : args) argv.push_back(arg.c_str());
+  argv.push_back(nullptr);
+  return parse_options(static_cast<int>(argv.size()) - 1, argv.data());
+}
+
+Options parse_ok(const Args& args) {
+  auto result = parse(args);
+  if (result) return *std::move(result);
+  ADD_FAILURE() << result.error().text;
+  return {};
+}
+
+struct BadCase {
+  Args args;
+  std::string message;  // what users of the old daemon match, where it had such a line
+  std::string advice;   // what would be right
+};
+
+const std::string kLong(32, 's');
+
+const std::vector<BadCase> kBadCases = {
+    {{}, "no channel specified", "-c METHOD:ADDRESS:PORT"},
+    {{"-o", "http:127.0.0.1:9080"}, "no channel specified", "at least one -c"},
+    {{"-v"}, "no channel specified", "-c"},
+    {{"-c"}, "--channel", "--help"},
+    {{"-c", ""}, "error parsing arg: ", "METHOD"},
+    {{"-c", "unix-connect"}, "error parsing arg: unix-connect", "unix-connect, unix-listen"},
+    {{"-c", "nonsense:/x:-"}, "invalid channel type: nonsense", "unix-connect, unix-listen"},
+    {{"-cnonsense:/x:-"}, "invalid channel type: nonsense", "vsock-listen"},
+    {{"-c", ":/x:-"}, "invalid channel type: ", "use one of"},
+    {{"-c", "Unix-connect:/x:-"}, "invalid channel type: Unix-connect", "use one of"},
+    {{"-c", "unix-connect:"}, "error parsing arg: unix-connect:", "unix-connect:PATH:-"},
+    {{"-c", "unix-connect:/x"}, "error parsing arg: unix-connect:/x", "unix-connect:PATH:-"},
+    {{"-c", "unix-connect:/x:80"}, "error parsing arg: unix-connect:/x:80", "write -"},
+    {{"-c", "unix-connect:/x:-:y"}, "error parsing arg: unix-connect:/x:-:y", "channel number 'y'"},
+    {{"-c", "tcp-connect:/x:-"}, "error parsing arg: tcp-connect:/x:-", "HOST:PORT"},
+    {{"-c", "tcp-connect::80"}, "error parsing arg: tcp-connect::80", "no address"},
+    {{"-c", "tcp-connect:h:nosuchport"},
+     "error parsing arg: tcp-connect:h:nosuchport",
+     "/etc/services"},
+    {{"-c", "tcp-connect:::1:80"}, "error parsing arg: tcp-connect:::1:80", "brackets"},
+    {{"-c", "virtserial-open:vport:-"},
+     "error parsing arg: virtserial-open:vport:-",
+     "absolute path"},
+    {{"-c", "virtserial-open:/dev/vport0p1:9600"},
+     "error parsing arg: virtserial-open:/dev/vport0p1:9600",
+     "no speed"},
+    {{"-c", "isa-serial:/dev/ttyS1:12"}, "error parsing arg: isa-serial:/dev/ttyS1:12", "115200"},
+    {{"-c", "vsock-connect:any:5000"}, "error parsing arg: vsock-connect:any:5000", "host (2)"},
+    {{"-c", "unix-connect:/" + std::string(107, 'x') + ":-"},
+     "error parsing arg: unix-connect:/xx",
+     "the limit is 107"},
+    {{"-c", "unix-connect:/x\n:80"}, "error parsing arg: unix-connect:/x\\x0a:80", "write -"},
+    {{"-c", kChannel + ":1", "-c", "unix-connect:/y:-:1"},
+     "error parsing arg: unix-connect:/y:-:1",
+     "give every channel its own"},
+    {{"-c", "unix-listen:/x:-", "-c", "unix-listen:/x:-"},
+     "error parsing arg: unix-listen:/x:-",
+     "its own address"},
+    {{"-c", "isa-serial:/dev/ttyS1:-", "-c", "isa-serial:/dev/ttyS1:9600"},
+     "error parsing arg: isa-serial:/dev/ttyS1:9600",
+     "its own address"},
+    {{"-c", "unix-listen:/x:-", "-o", "a:/x:-"}, "error parsing arg: a:/x:-", "its own address"},
+
+    {{"-c", kChannel, "-i", "svc"}, "error parsing arg: svc", "SERVICE:HOST:PORT"},
+    {{"-c", kChannel, "-o", "svc"}, "error parsing arg: svc", "SERVICE:HOST:PORT"},
+    {{"-c", kChannel, "-i", ""}, "error parsing arg: ", "SERVICE:HOST:PORT"},
+    {{"-c", kChannel, "-i", "svc:"}, "error parsing arg: svc:", "no port"},
+    {{"-c", kChannel, "-i", "svc:127.0.0.1"}, "error parsing arg: svc:127.0.0.1", "no port"},
+    {{"-c", kChannel, "-i", ":127.0.0.1:80"},
+     "error parsing arg: :127.0.0.1:80",
+     "service name is empty"},
+    {{"-c", kChannel, "-i", kLong + ":127.0.0.1:80"}, "error parsing arg: sss", "the limit is 31"},
+    {{"-c", kChannel, "-i", "a\tb:127.0.0.1:80"},
+     "error parsing arg: a\\x09b:127.0.0.1:80",
+     "printable"},
+    {{"-c", kChannel, "-i", "svc:127.0.0.1:80:x"},
+     "error parsing arg: svc:127.0.0.1:80:x",
+     "from 0 to 65535"},
+    {{"-c", kChannel, "-i", "svc:*:80"}, "error parsing arg: svc:*:80", "127.0.0.1:80"},
+    {{"-c", kChannel, "-i", "svc:127.0.0.1:0"}, "error parsing arg: svc:127.0.0.1:0", "1 to 65535"},
+    {{"-c", kChannel, "-i", "a:127.0.0.1:80", "-i", "a:127.0.0.1:81"},
+     "error parsing arg: a:127.0.0.1:81",
+     "one -i per channel"},
+    {{"-c", kChannel, "-o", "a:127.0.0.1:80", "-o", "b:127.0.0.1:80"},
+     "error parsing arg: b:127.0.0.1:80",
+     "its own address"},
+    {{"-c", kChannel, "-o", "a:[::1]:80", "-o", "b:[0:0::1]:http"},
+     "error parsing arg: b:[0:0::1]:http",
+     "its own address"},
+    {{"-c", kChannel, "-o", "a:LocalHost:80", "-o", "b:localhost:80"},
+     "error parsing arg: b:localhost:80",
+     "its own address"},
+    {{"-c", kChannel, "-o", "a::80", "-o", "b:*:80"},
+     "error parsing arg: b:*:80",
+     "its own address"},
+    {{"-c", kChannel, "-o", "a:/s:-", "-o", "b:/s:-"},
+     "error parsing arg: b:/s:-",
+     "its own address"},
+    {{"-c", kChannel, "-o", "a:127.0.0.1:80:1"},
+     "unable to find channel with index: 1",
+     "the channels given have index 0"},
+    {{"-c", kChannel, "-i", "a:127.0.0.1:80:42"},
+     "unable to find channel with index: 42",
+     "a:127.0.0.1:80:42"},
+    {{"-c", kChannel + ":3", "-i", "a:127.0.0.1:80"},
+     "unable to find channel with index: 0",
+     "have index 3"},
+
+    {{"-c", kChannel, "extra"}, "unexpected argument: extra", "--help"},
+    {{"-c", kChannel, "-o", "a:127.0.0.1:80", "b:127.0.0.1:81"},
+     "unexpected argument: b:127.0.0.1:81",
+     "by options"},
+    {{"-c", kChannel, "--", "extra"}, "unexpected argument", "--help"},
+    {{"-c", kChannel, "++"}, "unexpected argument: ++", "--help"},
+    {{"-c", kChannel, "-"}, "unexpected argument: -", "--help"},
+    {{"-c", kChannel, "--bogus"}, "unknown option: --bogus", "--help"},
+    {{"-c", kChannel, "-x"}, "unknown option: -x", "--help"},
+
+    {{"-c", kChannel, "--threads", "0"}, "--threads 0 is out of range", "1 to 256"},
+    {{"-c", kChannel, "--threads", "257"}, "out of range", "1 to 256"},
+    {{"-c", kChannel, "--threads", "two"}, "'two' is not a number", "1 to 256"},
+    {{"-c", kChannel, "--threads", "-1"}, "--threads", "1 to 256"},
+    {{"-c", kChannel, "--threads", "2x"}, "'2x' is not a number", "1 to 256"},
+    {{"-c", kChannel, "--threads="}, "--threads", ""},
+    {{"-c", kChannel, "--threads"}, "--threads", "--help"},
+    {{"-c", kChannel, "--max-streams", "0"}, "out of range", "1 to 1048576"},
+    {{"-c", kChannel, "--max-streams", "1048577"}, "out of range", "1 to 1048576"},
+    {{"-c", kChannel, "--max-streams", "99999999999999999999999"}, "out of range", "1 to 1048576"},
+    {{"-c", kChannel, "--memory", "7M"}, "--memory 7M is out of range", "8M to 1T"},
+    {{"-c", kChannel, "--memory", "64MB"}, "'64MB' does not end in K, M or G", "8M to 1T"},
+    {{"-c", kChannel, "--memory", "lots"}, "'lots' is not a size", "64M"},
+    {{"-c", kChannel, "--memory", "-64M"}, "--memory", "64M"},
+    {{"-c", kChannel, "--memory", "99999999999G"}, "too large", "8M to 1T"},
+    {{"-c", kChannel, "--window", "4095"}, "--window 4095 is out of range", "4K to 1G"},
+    {{"-c", kChannel, "--window", "2G"}, "out of range", "4K to 1G"},
+    {{"-c", kChannel, "--window", "512M"},
+     "--window 512M is larger than --memory 256M",
+     "make the window smaller"},
+    {{"-c", kChannel, "--dial-timeout", "0"}, "--dial-timeout 0 is out of range", "0.1 to 3600"},
+    {{"-c", kChannel, "--dial-timeout", "soon"}, "'soon' is not a time", "500ms"},
+    {{"-c", kChannel, "--dial-timeout", "nan"}, "'nan' is not a time", "500ms"},
+    {{"-c", kChannel, "--dial-timeout", "2h"}, "'2h' is not a time", "0.1 to 3600"},
+    {{"-c", kChannel, "--drain-timeout", "3601"}, "out of range", "0 to 3600"},
+    {{"-c", kChannel, "--log-level", "loud"}, "'loud' is not a level", "error, warn, info"},
+    {{"-c", kChannel, "--disable", "a b"}, "--disable 'a b'", "--features"},
+    {{"-c", kChannel, "--priority", "a"}, "--priority a", "SERVICE=interactive"},
+    {{"-c", kChannel, "--priority", "a=urgent", "-o", "a:127.0.0.1:80"},
+     "--priority a=urgent",
+     "interactive, normal or bulk"},
+    {{"-c", kChannel, "--priority", "b=bulk", "-o", "a:127.0.0.1:80"},
+     "no -o forward of service 'b'",
+     "given with -o"},
+    {{"--features", "-c", "nonsense:/x:-"}, "invalid channel type: nonsense", "use one of"},
+};
+
+class BadCommandLine : public TestWithParam<std::tuple<std::string, BadCase>> {};
+
+TEST_P(BadCommandLine, IsOneLineAndExitsWith1) {
+  const auto& [program, bad] = GetParam();
+  const auto result = parse(bad.args, "/usr/bin/" + program);
+  std::string line = program;
+  for (const std::string& arg : bad.args) line += " " + arg;
+  ASSERT_FALSE(result) << line;
+  const ParseExit& exit = result.error();
+  EXPECT_EQ(exit.code, 1) << line;
+  EXPECT_TRUE(exit.to_stderr) << line;
+  EXPECT_TRUE(exit.text.starts_with(program + ": ")) << exit.text;
+  EXPECT_NE(exit.text.find(bad.message), std::string::npos) << line << "\n" << exit.text;
+  EXPECT_NE(exit.text.find(bad.advice), std::string::npos) << line << "\n" << exit.text;
+  EXPECT_EQ(std::count(exit.text.begin(), exit.text.end(), '\n'), 1) << exit.text;
+  EXPECT_EQ(exit.text.back(), '\n');
+}
+
+INSTANTIATE_TEST_SUITE_P(BothNames, BadCommandLine,
+                         Combine(Values("virtproxy", "qemu-vp"), ValuesIn(kBadCases)));
+
+class ProgramName : public TestWithParam<std::string> {};
+
+TEST_P(ProgramName, HelpExitsWith0) {
+  const std::string program = GetParam();
+  for (const Args& args : {Args{"-h"}, Args{"--help"}, Args{"-c", kChannel, "-h"},
+                           Args{"-c", "nonsense", "--help"}, Args{"-vh"}}) {
+    const auto result = parse(args, "/usr/sbin/" + program);
+    ASSERT_FALSE(result);
+    EXPECT_EQ(result.error().code, 0);
+    EXPECT_FALSE(result.error().to_stderr);
+    const std::string& text = result.error().text;
+    for (const char* part :
+         {"-c,--channel", "-o,--oforward", "-i,--iforward", "--log-level", "--max-streams",
+          "--memory", "--window", "--threads", "--disable", "--priority", "unix-connect:PATH:-",
+          "isa-serial", "vsock-listen", "Examples", "Exit codes", "VIRTPROXY_DISABLE", "16384",
+          "256M", "1M"}) {
+      EXPECT_NE(text.find(part), std::string::npos) << part;
+    }
+    EXPECT_NE(text.find("    " + program + " -c unix-connect:"), std::string::npos) << text;
+    EXPECT_NE(text.find("Usage: " + program), std::string::npos) << text;
+    EXPECT_EQ(text.back(), '\n');
+  }
+}
+
+TEST_P(ProgramName, VersionExitsWith0) {
+  const std::string program = GetParam();
+  for (const Args& args : {Args{"-V"}, Args{"--version"}, Args{"-c", kChannel, "-V"}}) {
+    const auto result = parse(args, program);
+    ASSERT_FALSE(result);
+    EXPECT_EQ(result.error().code, 0);
+    EXPECT_FALSE(result.error().to_stderr);
+    const std::string& text = result.error().text;
+    EXPECT_TRUE(text.starts_with(program + " ")) << text;
+    EXPECT_NE(text.find("virtproxy"), std::string::npos) << text;
+    EXPECT_NE(text.find_first_of("0123456789"), std::string::npos) << text;
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(BothNames, ProgramName, Values("virtproxy", "qemu-vp"));
+
+TEST(OptionsTest, SurvivesAnEmptyArgv) {
+  const auto none = parse_options(0, nullptr);
+  ASSERT_FALSE(none);
+  EXPECT_TRUE(none.error().text.starts_with("virtproxy: no channel specified"));
+  EXPECT_FALSE(parse({}, "/usr/bin/"));
+}
+
+TEST(OptionsTest, Defaults) {
+  const Options options = parse_ok({"-c", kChannel});
+  EXPECT_EQ(options.threads, 1U);
+  EXPECT_EQ(options.max_streams, 16384U);
+  EXPECT_EQ(options.memory, 256U << 20);
+  EXPECT_EQ(options.window, 1U << 20);
+  EXPECT_EQ(options.dial_timeout, 10.0);
+  EXPECT_EQ(options.drain_timeout, 5.0);
+  EXPECT_EQ(options.log_level, LogLevel::kInfo);
+  EXPECT_EQ(options.disabled, "");
+  EXPECT_FALSE(options.show_features);
+  ASSERT_EQ(options.channels.size(), 1U);
+  EXPECT_EQ(options.channels[0].text, kChannel);
+}
+
+TEST(OptionsTest, TheCommandLinesOfTheOldDaemon) {
+  const Options host = parse_ok({"-c", "unix-connect:/var/lib/libvirt/qemu/vp.sock:-", "-o",
+                                 "http:127.0.0.1:9080", "-o", "ssh:127.0.0.1:9022"});
+  ASSERT_EQ(host.channels.size(), 1U);
+  EXPECT_EQ(host.channels[0].method, Method::kUnixConnect);
+  EXPECT_EQ(host.channels[0].endpoint.host, "/var/lib/libvirt/qemu/vp.sock");
+  EXPECT_EQ(host.channels[0].id, 0U);
+  ASSERT_EQ(host.oforwards.size(), 2U);
+  EXPECT_EQ(host.oforwards[1].service, "ssh");
+  EXPECT_EQ(host.oforwards[1].endpoint.to_string(), "127.0.0.1:9022");
+  EXPECT_EQ(host.oforwards[1].id, 0U);
+
+  const Options guest = parse_ok({"-c", "virtserial-open:/dev/virtio-ports/test2:-", "-i",
+                                  "http:127.0.0.1:80", "-i", "ssh:127.0.0.1:22"});
+  EXPECT_EQ(guest.channels[0].method, Method::kVirtioSerial);
+  ASSERT_EQ(guest.iforwards.size(), 2U);
+  EXPECT_EQ(guest.iforwards[0].endpoint.to_string(), "127.0.0.1:80");
+}
+
+TEST(OptionsTest, EveryMethod) {
+  const std::vector<std::tuple<std::string, Method, std::string>> methods = {
+      {"unix-connect:/x:-", Method::kUnixConnect, "unix-connect"},
+      {"unix-connect:@x:-", Method::kUnixConnect, "unix-connect"},
+      {"unix-listen:/x:-", Method::kUnixListen, "unix-listen"},
+      {"tcp-connect:example.org:80", Method::kTcpConnect, "tcp-connect"},
+      {"tcp-connect:[::1]:http", Method::kTcpConnect, "tcp-connect"},
+      {"tcp-listen::8000", Method::kTcpListen, "tcp-listen"},
+      {"tcp-listen:*:8000", Method::kTcpListen, "tcp-listen"},
+      {"virtserial-open:/dev/vport0p1:-", Method::kVirtioSerial, "virtio-serial"},
+      {"virtio-serial:/dev/vport0p1:-", Method::kVirtioSerial, "virtio-serial"},
+      {"isa-serial:/dev/ttyS1:-", Method::kIsaSerial, "isa-serial"},
+      {"isa-serial:/dev/ttyS1:115200", Method::kIsaSerial, "isa-serial"},
+      {"vsock-connect:host:5000", Method::kVsockConnect, "vsock-connect"},
+      {"vsock-listen:any:5000", Method::kVsockListen, "vsock-listen"},
+  };
+  for (const auto& [arg, method, name] : methods) {
+    for (const Args& args : {Args{"-c", arg}, Args{"-c" + arg}, Args{"--channel", arg},
+                             Args{"--channel=" + arg}, Args{"-c", arg + ":5"}}) {
+      const Options options = parse_ok(args);
+      ASSERT_EQ(options.channels.size(), 1U) << arg;
+      EXPECT_EQ(options.channels[0].method, method) << arg;
+      EXPECT_EQ(method_name(options.channels[0].method), name);
+      EXPECT_EQ(options.channels[0].id, args[0] == "-c" && args[1] != arg ? 5U : 0U);
+    }
+  }
+  EXPECT_EQ(parse_ok({"-c", "isa-serial:/dev/ttyS1:115200"}).channels[0].endpoint.port, 115200U);
+}
+
+TEST(OptionsTest, EveryFormOfAForward) {
+  const std::vector<std::pair<std::string, std::string>> forms = {
+      {"svc:127.0.0.1:80", "127.0.0.1:80"},
+      {"svc:[::1]:80", "[::1]:80"},
+      {"svc:localhost:http", "localhost:80"},
+      {"svc:/run/s:-", "/run/s"},
+      {"svc:@s:-", "@s"},
+  };
+  for (const auto& [text, shown] : forms) {
+    for (const std::string& suffix : {std::string(), std::string(":0"), std::string(":1")}) {
+      const std::string arg = text + suffix;
+      for (const std::string& flag : {std::string("o"), std::string("i")}) {
+        for (const Args& form :
+             {Args{"-" + flag, arg}, Args{"-" + flag + arg}, Args{"--" + flag + "forward", arg},
+              Args{"--" + flag + "forward=" + arg}}) {
+          Args args = {"-c", kChannel, "-c", "unix-connect:/y:-"};
+          args.insert(args.begin(), form.begin(), form.end());
+          const Options options = parse_ok(args);
+          const auto& forwards = flag == "o" ? options.oforwards : options.iforwards;
+          ASSERT_EQ(forwards.size(), 1U) << arg;
+          EXPECT_EQ(forwards[0].service, "svc");
+          EXPECT_EQ(forwards[0].endpoint.to_string(), shown);
+          EXPECT_EQ(forwards[0].id, suffix == ":1" ? 1U : 0U);
+          EXPECT_EQ(forwards[0].text, arg);
+        }
+      }
+    }
+  }
+}
+
+TEST(OptionsTest, LongestServiceName) {
+  const std::string name(31, 's');
+  EXPECT_EQ(parse_ok({"-c", kChannel, "-i", name + ":127.0.0.1:80"}).iforwards[0].service, name);
+}
+
+TEST(OptionsTest, ChannelsWithoutAnIdTakeTheLowestFreeOnes) {
+  const auto ids = [](const std::vector<std::string>& suffixes) {
+    Args args;
+    int number = 0;
+    for (const std::string& suffix : suffixes) {
+      args.insert(args.end(), {"-c", "unix-connect:/" + std::to_string(number++) + ":-" + suffix});
+    }
+    std::vector<unsigned> result;
+    for (const ChannelSpec& channel : parse_ok(args).channels) result.push_back(channel.id);
+    return result;
+  };
+  using Ids = std::vector<unsigned>;
+  EXPECT_EQ(ids({"", "", ""}), (Ids{0, 1, 2}));
+  EXPECT_EQ(ids({":0", ""}), (Ids{0, 1}));
+  EXPECT_EQ(ids({":1", "", ""}), (Ids{1, 0, 2}));
+  EXPECT_EQ(ids({"", ":7", ""}), (Ids{0, 7, 1}));
+}
+
+TEST(OptionsTest, TheSameServiceOnTwoChannels) {
+  const Options options =
+      parse_ok({"-c", kChannel, "-c", "unix-connect:/y:-", "-i", "a:127.0.0.1:80", "-i",
+                "a:127.0.0.1:80:1", "-o", "a:127.0.0.1:90", "-o", "a:127.0.0.1:91"});
+  EXPECT_EQ(options.iforwards.size(), 2U);
+  EXPECT_EQ(options.oforwards.size(), 2U);
+}
+
+TEST(OptionsTest, AnyFreePortIsNoClash) {
+  EXPECT_EQ(
+      parse_ok({"-c", kChannel, "-o", "a:127.0.0.1:0", "-o", "b:127.0.0.1:0"}).oforwards.size(),
+      2U);
+}
+
+TEST(OptionsTest, Limits) {
+  const Options options =
+      parse_ok({"-c", kChannel, "--threads", "4", "--max-streams=1048576", "--memory", "64MiB",
+                "--window", "4096", "--dial-timeout", "500ms", "--drain-timeout=0", "--disable",
+                "zc,bundle", "--disable", "napi"});
+  EXPECT_EQ(options.threads, 4U);
+  EXPECT_EQ(options.max_streams, 1048576U);
+  EXPECT_EQ(options.memory, 64U << 20);
+  EXPECT_EQ(options.window, 4096U);
+  EXPECT_EQ(options.dial_timeout, 0.5);
+  EXPECT_EQ(options.drain_timeout, 0.0);
+  EXPECT_EQ(options.disabled, "zc,bundle,napi");
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--threads", "2", "--threads", "3"}).threads, 3U);
+}
+
+TEST(OptionsTest, LogLevels) {
+  const auto level = [](Args args) {
+    args.insert(args.end(), {"-c", kChannel});
+    return parse_ok(args).log_level;
+  };
+  EXPECT_EQ(level({"-v"}), LogLevel::kDebug);
+  EXPECT_EQ(level({"--verbose"}), LogLevel::kDebug);
+  EXPECT_EQ(level({"-vv"}), LogLevel::kTrace);
+  EXPECT_EQ(level({"-v", "-v", "-v"}), LogLevel::kTrace);
+  EXPECT_EQ(level({"--log-level", "error"}), LogLevel::kError);
+  EXPECT_EQ(level({"--log-level=warn"}), LogLevel::kWarn);
+  EXPECT_EQ(level({"--log-level=error", "-v"}), LogLevel::kWarn);
+  EXPECT_EQ(level({"--log-level", "trace"}), LogLevel::kTrace);
+}
+
+TEST(OptionsTest, Priorities) {
+  const Options options = parse_ok({"-c", kChannel, "-o", "ssh:127.0.0.1:22", "-o", "ssh:/ssh:-",
+                                    "-o", "a=b:127.0.0.1:23", "-o", "web:127.0.0.1:80",
+                                    "--priority", "ssh=interactive", "--priority=a=b=bulk"});
+  ASSERT_EQ(options.oforwards.size(), 4U);
+  EXPECT_EQ(options.oforwards[0].priority, Priority::kInteractive);
+  EXPECT_EQ(options.oforwards[1].priority, Priority::kInteractive);
+  EXPECT_EQ(options.oforwards[2].priority, Priority::kBulk);
+  EXPECT_EQ(options.oforwards[3].priority, Priority::kNormal);
+}
+
+TEST(OptionsTest, ShowFeaturesNeedsNoChannel) {
+  EXPECT_TRUE(parse_ok({"--features"}).show_features);
+  EXPECT_TRUE(parse_ok({"--features", "-c", kChannel}).show_features);
+}
+
+TEST(SizeTest, Units) {
+  EXPECT_EQ(parse_size("0"), 0U);
+  EXPECT_EQ(parse_size("4096"), 4096U);
+  EXPECT_EQ(parse_size("4K"), 4096U);
+  EXPECT_EQ(parse_size("4k"), 4096U);
+  EXPECT_EQ(parse_size("4KiB"), 4096U);
+  EXPECT_EQ(parse_size("3M"), 3U << 20);
+  EXPECT_EQ(parse_size("2G"), uint64_t{2} << 30);
+  EXPECT_EQ(parse_size("1T"), uint64_t{1} << 40);
+  EXPECT_EQ(parse_size("18446744073709551615"), UINT64_MAX);
+  for (const char* bad : {"", "K", "1.5M", "1 M", " 1M", "1Mi", "1B", "1MB", "0x10", "+1",
+                          "18446744073709551616", "17179869184G"}) {
+    EXPECT_FALSE(parse_size(bad)) << bad;
+  }
+  EXPECT_EQ(format_size(0), "0");
+  EXPECT_EQ(format_size(4096), "4K");
+  EXPECT_EQ(format_size(4097), "4097");
+  EXPECT_EQ(format_size(uint64_t{1} << 40), "1T");
+  EXPECT_EQ(format_size(uint64_t{1536} << 20), "1536M");
+}
+
+TEST(SecondsTest, Units) {
+  EXPECT_EQ(parse_seconds("10"), 10.0);
+  EXPECT_EQ(parse_seconds("0.25"), 0.25);
+  EXPECT_EQ(parse_seconds("1.5s"), 1.5);
+  EXPECT_EQ(parse_seconds("250ms"), 0.25);
+  EXPECT_EQ(parse_seconds("2m"), 120.0);
+  for (const char* bad : {"", "s", "1h", "1e3", "inf", "nan", "1 s", "+1", "0x1"}) {
+    EXPECT_FALSE(parse_seconds(bad)) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace virtproxy
