@@ -1,0 +1,212 @@
+#include "options.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <map>
+#include <random>
+
+namespace virtproxy::bench {
+namespace {
+
+const std::map<std::string, Mode>& modes() {
+  static const std::map<std::string, Mode> kModes = {
+      {"bulk", Mode::kBulk},   {"ping-pong", Mode::kPingPong}, {"one-way", Mode::kOneWay},
+      {"mixed", Mode::kMixed}, {"churn", Mode::kChurn},        {"idle", Mode::kIdle}};
+  return kModes;
+}
+
+const std::map<std::string, Role>& directions() {
+  static const std::map<std::string, Role> kDirections = {
+      {"up", Role::kStreamUp}, {"down", Role::kStreamDown}, {"both", Role::kStreamBoth}};
+  return kDirections;
+}
+
+[[noreturn]] void reject(const std::string& text) { throw Failure(Outcome::kUsage, text); }
+
+void require(bool condition, const std::string& text) {
+  if (!condition) reject(text);
+}
+
+template <typename Enum>
+Enum lookup(const std::map<std::string, Enum>& names, const std::string& name, const char* what) {
+  const auto found = names.find(name);
+  if (found != names.end()) return found->second;
+  std::string known;
+  for (const auto& [known_name, value] : names) known += (known.empty() ? "" : ", ") + known_name;
+  reject(fmt::format("unknown {} '{}' (one of {})", what, name, known));
+}
+
+// What CLI11 fills in before it is checked and translated.
+struct Raw {
+  std::string mode;
+  std::string direction = "up";
+  std::string connect;
+  std::vector<std::string> listen;
+  bool no_sink = false;
+  bool no_half_close = false;
+  uint64_t send_buffer = 0;
+  uint64_t receive_buffer = 0;
+  double serve_duration = 0;
+  std::vector<int> serve_cpus;
+  Plan plan;
+};
+
+void add_sockets(CLI::App& app, Raw& raw) {
+  app.add_option("--sndbuf", raw.send_buffer, "SO_SNDBUF of every socket (default: the kernel's)")
+      ->transform(CLI::AsSizeValue(false));
+  app.add_option("--rcvbuf", raw.receive_buffer, "SO_RCVBUF of every socket")
+      ->transform(CLI::AsSizeValue(false));
+}
+
+void add_run(CLI::App& run, Raw& raw) {
+  Plan& plan = raw.plan;
+  run.add_option("mode", raw.mode, "bulk, ping-pong, one-way, mixed, churn or idle")->required();
+  run.add_option("--connect", raw.connect, "where client ends connect to")->required();
+  run.add_option("--listen", raw.listen, "where sinks listen; the same address: the baseline");
+  run.add_flag("--no-sink", raw.no_sink, "the sink runs elsewhere (virtproxy-bench serve)");
+  run.add_option("-n,--connections", plan.connections, "connections; churn: at a time (1)");
+  run.add_option("--ping-connections", plan.ping_connections, "mixed: ping-pong connections (1)");
+  run.add_option("--size", plan.size, "message size of all modes but bulk (64)")
+      ->transform(CLI::AsSizeValue(false));
+  run.add_option("--chunk", plan.chunk, "size of a bulk write (64K)")
+      ->transform(CLI::AsSizeValue(false));
+  run.add_option("--direction", raw.direction, "of bulk streams: up, down or both (up)");
+  run.add_option("--duration", plan.duration, "seconds to measure (5)");
+  run.add_option("--bytes", plan.bytes, "instead: bytes per connection and direction")
+      ->transform(CLI::AsSizeValue(false));
+  run.add_option("--warmup", plan.warmup, "seconds before that, not measured (0.5)");
+  run.add_option("--rate", plan.rate,
+                 "open loop: messages (churn: connections) a second over all connections; "
+                 "latency counts from when each was due");
+  run.add_flag("--verify", plan.verify, "check every byte on both sides");
+  run.add_flag("--no-half-close", raw.no_half_close,
+               "for proxies that end a connection when one side does");
+  run.add_option("--pid", plan.pids, "process under test (may be repeated)");
+  run.add_flag("--tree", plan.process_trees, "count the descendants of each --pid too");
+  run.add_option("--pin", plan.cpus, "CPU of our threads; with two: CPU of client, of sink")
+      ->delimiter(',');
+  run.add_option("--stall-limit", plan.stall_limit,
+                 "seconds without progress that end the run (10)");
+  run.add_option("--wait", plan.wait, "seconds to wait for the first connection to succeed (0)");
+  run.add_option("--json", plan.json, "write the figures to FILE, - for standard output");
+  run.add_flag("--progress", plan.progress, "progress on stderr even if it is not a terminal");
+  run.add_flag("-q,--quiet", plan.quiet, "no table");
+  add_sockets(run, raw);
+}
+
+void add_serve(CLI::App& app, Raw& raw) {
+  app.add_option("--listen", raw.listen, "where to listen (may be repeated)")->required();
+  app.add_option("--duration", raw.serve_duration, "end after so many seconds");
+  app.add_option("--pin", raw.serve_cpus, "CPU to run on")->delimiter(',');
+  add_sockets(app, raw);
+}
+
+SocketOptions socket_options(const Raw& raw) {
+  constexpr uint64_t kLimit = 1 << 30;
+  require(raw.send_buffer <= kLimit && raw.receive_buffer <= kLimit,
+          "--sndbuf and --rcvbuf must not exceed 1 GiB");
+  return {static_cast<int>(raw.send_buffer), static_cast<int>(raw.receive_buffer)};
+}
+
+void check_cpus(const std::vector<int>& cpus) {
+  require(cpus.size() <= 2, "--pin takes one or two CPUs");
+  for (const int cpu : cpus) {
+    require(cpu >= 0 && cpu < CPU_SETSIZE, fmt::format("--pin: there is no CPU {}", cpu));
+  }
+}
+
+Plan make_plan(Raw& raw, const CLI::App& run) {
+  Plan& plan = raw.plan;
+  plan.mode = lookup(modes(), raw.mode, "mode");
+  plan.direction = lookup(directions(), raw.direction, "direction");
+  if (plan.mode == Mode::kOneWay) plan.direction = Role::kStreamUp;
+  if (plan.mode == Mode::kIdle) plan.size = 1;
+  plan.half_close = !raw.no_half_close;
+  plan.sockets = socket_options(raw);
+  const bool timed = run.count("--duration") > 0;
+  const bool warmed = run.count("--warmup") > 0;
+  require(plan.bytes == 0 || !timed, "give --duration or --bytes, not both");
+  require(plan.bytes == 0 || !warmed || plan.warmup == 0, "--bytes leaves no room for a --warmup");
+  if (plan.bytes != 0) plan.warmup = 0;
+  require(raw.no_sink != !raw.listen.empty(), "give either --listen ADDRESS or --no-sink");
+  require(raw.listen.size() <= 1, "run takes one --listen");
+  require(plan.connections >= 1 && plan.connections <= 1'000'000 && plan.ping_connections >= 1 &&
+              plan.ping_connections <= 1'000'000,
+          "the number of connections must be 1 to 1000000");
+  constexpr uint64_t kLargest = uint64_t{1} << 30;
+  require(plan.size >= 1 && plan.size <= kLargest && plan.chunk >= 1 && plan.chunk <= kLargest,
+          "--size and --chunk must be 1 byte to 1 GiB");
+  require(plan.duration > 0 && plan.duration <= 1e6, "--duration must be positive");
+  require(plan.warmup >= 0 && plan.warmup <= 1e6, "--warmup must not be negative");
+  require(plan.rate >= 0 && plan.rate <= 1e9, "--rate must be 0 to 1e9");
+  require(plan.stall_limit > 0 && plan.stall_limit <= 1e6, "--stall-limit must be positive");
+  require(plan.wait >= 0 && plan.wait <= 1e6, "--wait must not be negative");
+  require(plan.rate == 0 || plan.mode != Mode::kIdle, "--rate means nothing to idle connections");
+  require(plan.rate == 0 || plan.mode != Mode::kBulk || plan.direction == Role::kStreamUp,
+          "--rate paces bulk streams up only");
+  require(plan.bytes == 0 || plan.rate == 0, "give --bytes or --rate, not both");
+  require(plan.bytes == 0 ||
+              (plan.mode != Mode::kChurn && plan.mode != Mode::kIdle && plan.mode != Mode::kMixed),
+          "--bytes applies to bulk, one-way and ping-pong");
+  require(plan.bytes % plan.size == 0 || plan.mode == Mode::kBulk,
+          "--bytes must be a multiple of --size");
+  check_cpus(plan.cpus);
+  plan.connect = parse_address(raw.connect);
+  if (!raw.listen.empty()) plan.listen = parse_address(raw.listen.front());
+  plan.progress = plan.progress || ::isatty(STDERR_FILENO) == 1;
+  plan.seed = std::random_device{}() | (uint64_t{std::random_device{}()} << 32);
+  return std::move(plan);
+}
+
+ServeOptions make_serve(const Raw& raw) {
+  ServeOptions options;
+  options.sockets = socket_options(raw);
+  options.duration = raw.serve_duration;
+  options.cpus = raw.serve_cpus;
+  check_cpus(options.cpus);
+  require(options.duration >= 0 && options.duration <= 1e6, "--duration must not be negative");
+  for (const std::string& text : raw.listen) options.listen.push_back(parse_address(text));
+  return options;
+}
+
+}  // namespace
+
+const char* mode_name(Mode mode) {
+  for (const auto& [name, value] : modes()) {
+    if (value == mode) return name.c_str();
+  }
+  return "";
+}
+
+const char* direction_name(Role role) {
+  for (const auto& [name, value] : directions()) {
+    if (value == role) return name.c_str();
+  }
+  return "";
+}
+
+std::variant<Plan, ServeOptions, HelpText> parse_options(int argc, char** argv) {
+  Raw raw;
+  CLI::App app{"Measures any proxy from outside: load on one side, sinks on the other.",
+               "virtproxy-bench"};
+  app.require_subcommand(1);
+  CLI::App* run = app.add_subcommand("run", "apply a load and report");
+  CLI::App* serve = app.add_subcommand("serve", "the sink alone");
+  add_run(*run, raw);
+  add_serve(*serve, raw);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    const CLI::App* asked = run->parsed() ? run : serve->parsed() ? serve : &app;
+    return HelpText{asked->help()};
+  } catch (const CLI::ParseError& error) {
+    reject(fmt::format("{} (--help tells more)", error.what()));
+  }
+  if (serve->parsed()) return make_serve(raw);
+  return make_plan(raw, *run);
+}
+
+}  // namespace virtproxy::bench

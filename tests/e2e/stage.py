@@ -1,0 +1,149 @@
+"""What several test files need on stage: services behind a pair, and small plays by hand."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from addresses import Address
+from harness import PATIENCE, Pair, Scene, into, out
+from processes import deadline_after
+
+Doors = dict[str, Address]
+
+
+def carry(
+    scene: Scene,
+    kind: str,
+    services: dict[str, Address],
+    door_kind: str = "tcp",
+    near: tuple[str, ...] = (),
+    far: tuple[str, ...] = (),
+) -> tuple[Pair, Doors]:
+    """A pair that carries the services; clients knock at the doors, on the near side."""
+    doors = {name: scene.addresses.of_kind(door_kind) for name in services}
+    near_args = [arg for name in services for arg in out(name, doors[name])]
+    far_args = [arg for name, address in services.items() for arg in into(name, address)]
+    pair = Pair(scene, kind, near=[*near_args, *near], far=[*far_args, *far])
+    return pair, doors
+
+
+def limit_ms(milliseconds: float) -> float:
+    return milliseconds * PATIENCE
+
+
+def eventually(what: str, good: Callable[[], bool], timeout: float = 15) -> None:
+    """Asks again and again until it is so."""
+    deadline = deadline_after(timeout * PATIENCE)
+    while not good():
+        assert time.monotonic() < deadline, f"never came true: {what}"
+        time.sleep(0.05)
+
+
+def receive(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = sock.recv(min(count - len(data), 1 << 16))
+        if not piece:
+            raise EOFError(f"end of stream after {len(data)} of {count} bytes")
+        data += piece
+    return data
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    pieces = []
+    while piece := sock.recv(1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def echo(sock: socket.socket, text: bytes = b"hello") -> None:
+    """One question and its answer on an open echo stream."""
+    sock.sendall(text)
+    assert receive(sock, len(text)) == text
+
+
+def echo_once(address: Address, timeout: float = 10) -> None:
+    """A new connection, one answer, and the end in both directions."""
+    with address.connect(timeout * PATIENCE) as sock:
+        echo(sock)
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_all(sock) == b""
+
+
+def answers(address: Address) -> bool:
+    """Whether the echo service can be reached at the moment."""
+    try:
+        echo_once(address, timeout=2)
+    except (OSError, EOFError):
+        return False
+    return True
+
+
+def wait_for_echo(address: Address, timeout: float = 20) -> None:
+    eventually(f"an echo at {address.traffic}", lambda: answers(address), timeout)
+
+
+def close_hard(sock: socket.socket) -> None:
+    """Closes so that TCP sends RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def expect_reset(sock: socket.socket, within: float) -> float:
+    """Reads until the reset, which must come in time; returns how long that took.
+
+    A unix socket cannot always say "reset": there the end of the stream is right as well.
+    """
+    begin = time.monotonic()
+    sock.settimeout(within * PATIENCE)
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except (ConnectionResetError, BrokenPipeError):
+        return time.monotonic() - begin
+    except TimeoutError:
+        raise AssertionError(f"no reset within {within * PATIENCE:g} s") from None
+    assert sock.family == socket.AF_UNIX, "the stream ended normally, but a reset was due"
+    return time.monotonic() - begin
+
+
+def expect_client_reset(address: Address, within: float) -> float:
+    """Connects and waits for the reset, which may be there before connect() returns."""
+    begin = time.monotonic()
+    try:
+        client = address.connect(within * PATIENCE)
+    except ConnectionResetError:
+        return time.monotonic() - begin
+    with client:
+        expect_reset(client, within)
+    return time.monotonic() - begin
+
+
+def refused_or_reset(address: Address, within: float = 5) -> bool:
+    """Whether a new client is turned away: refused, or reset without an answer."""
+    try:
+        with address.connect(within * PATIENCE) as sock:
+            sock.sendall(b"?")
+            return sock.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+class ListeningService:
+    """A service played by hand: accept() gives the far end of what a client has opened."""
+
+    def __init__(self, scene: Scene, kind: str = "tcp", backlog: int = 256) -> None:
+        self.address = scene.addresses.of_kind(kind)
+        self._listener = self.address.listen(backlog)
+        scene.cleanup(self._listener.close)
+
+    def accept(self, timeout: float = 10) -> socket.socket:
+        self._listener.settimeout(timeout * PATIENCE)
+        sock = self._listener.accept()[0]
+        sock.settimeout(timeout * PATIENCE)
+        return sock

@@ -1,0 +1,158 @@
+"""No stream waits for another: stalled neighbours of every sort, floods, and the four parties."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from addresses import Address
+from harness import PATIENCE, Scene, scaled
+from processes import Process
+from stage import carry, limit_ms
+
+SECONDS = 4
+ANSWER_MS = 50.0
+STALL_MS = 1000.0
+MIB = 1024 * 1024
+
+
+def probe_stays_quick(scene: Scene, door: Address) -> None:
+    """An echo stream and new echo connections, each under the limit at worst."""
+    result = scene.traffic("probe", "--connect", door.traffic, "--seconds", SECONDS)
+    print("probe:", result)
+    assert result["echo"]["count"] > 100 and result["open"]["count"] > 100, result
+    assert result["backlog_full"] == 0, result
+    assert result["echo"]["max_ms"] < limit_ms(ANSWER_MS), result
+    assert result["open"]["max_ms"] < limit_ms(ANSWER_MS), result
+
+
+class Service:
+    """A service that stays, by its role in the traffic tool."""
+
+    def __init__(self, scene: Scene, role: str, kind: str = "tcp") -> None:
+        self.address = scene.addresses.of_kind(kind)
+        self.process = scene.serve(role, self.address)
+
+    def wait_stuck(self, streams: int) -> None:
+        """Waits until it pours into that many streams and nothing goes any more."""
+        self.process.out.wait_for(f'"stuck": {streams},', 60 * PATIENCE)
+
+
+def stuck(scene: Scene, door: Address, streams: int, *options: str) -> None:
+    """Clients that never read; with --push they write until nothing goes any more."""
+    args = ("source-stuck", "--connect", door.traffic, "--streams", streams, *options)
+    clients = scene.hold("stuck", *args)
+    assert clients.json_with("stuck", 1)["lost"] == 0
+
+
+def test_an_undisturbed_echo_is_quick(scene: Scene, kind: str) -> None:
+    _, doors = carry(scene, kind, {"echo": scene.echo_service()})
+    probe_stays_quick(scene, doors["echo"])
+
+
+@pytest.mark.parametrize("streams", [1, 8, 200])
+def test_services_that_never_read_delay_nobody(scene: Scene, kind: str, streams: int) -> None:
+    services = {"echo": scene.echo_service(), "sink": Service(scene, "sink-never").address}
+    _, doors = carry(scene, kind, services)
+    stuck(scene, doors["sink"], streams, "--push")
+    probe_stays_quick(scene, doors["echo"])
+
+
+@pytest.mark.parametrize("streams", [1, 8, 200])
+def test_clients_that_never_read_delay_nobody(scene: Scene, kind: str, streams: int) -> None:
+    pour = Service(scene, "pour")
+    _, doors = carry(scene, kind, {"echo": scene.echo_service(), "pour": pour.address})
+    stuck(scene, doors["pour"], streams)
+    pour.wait_stuck(streams)
+    probe_stays_quick(scene, doors["echo"])
+
+
+@pytest.mark.parametrize("streams", [1, 200])
+def test_clients_that_ignore_their_echo_delay_nobody(
+    scene: Scene, kind: str, streams: int
+) -> None:
+    _, doors = carry(scene, kind, {"echo": scene.echo_service(), "other": scene.echo_service()})
+    stuck(scene, doors["other"], streams, "--push")
+    probe_stays_quick(scene, doors["echo"])
+
+
+def test_dials_that_never_complete_delay_nobody(scene: Scene, kind: str) -> None:
+    never = Service(scene, "never-accept").address
+    services = {"echo": scene.echo_service(), "never": never}
+    pair, doors = carry(scene, kind, services, far=("--dial-timeout", "60"))
+    stuck(scene, doors["never"], 8)
+    pair.far.wait_stats("eight dials", lambda stats: stats.total("dials") == 8)
+    probe_stays_quick(scene, doors["echo"])
+    assert pair.far.stats().total("dials") == 8
+
+
+def test_a_unix_service_with_a_full_backlog_delays_nobody(scene: Scene, kind: str) -> None:
+    """Its dials may wait or be refused (the kernel says EAGAIN at once): both are right."""
+    never = Service(scene, "never-accept", "unix").address
+    services = {"echo": scene.echo_service(), "never": never}
+    _, doors = carry(scene, kind, services, far=("--dial-timeout", "60"))
+    args = ("--connect", doors["never"].traffic, "--streams", 8)
+    scene.hold("stuck", "source-stuck", *args)
+    probe_stays_quick(scene, doors["echo"])
+
+
+def test_all_sorts_of_stalled_streams_together_delay_nobody(scene: Scene, kind: str) -> None:
+    pour = Service(scene, "pour")
+    services = {
+        "echo": scene.echo_service(),
+        "sink": Service(scene, "sink-never").address,
+        "pour": pour.address,
+        "never": Service(scene, "never-accept").address,
+    }
+    pair, doors = carry(scene, kind, services, far=("--dial-timeout", "60"))
+    stuck(scene, doors["sink"], 200, "--push")
+    stuck(scene, doors["pour"], 200)
+    pour.wait_stuck(200)
+    stuck(scene, doors["never"], 8)
+    probe_stays_quick(scene, doors["echo"])
+    assert pair.far.stats().total("streams") >= 408
+
+
+@pytest.mark.parametrize("each_way", [8, 64])
+def test_floods_both_ways_never_stop_and_stay_exact(
+    scene: Scene, kind: str, each_way: int
+) -> None:
+    address = scene.addresses.tcp()
+    pair, doors = carry(scene, kind, {"flood": address})
+    amount = scaled(1024 * MIB // each_way, MIB)
+    result = scene.traffic(
+        *("flood", "--connect", doors["flood"].traffic, "--listen", address.traffic),
+        *("--uploads", each_way, "--downloads", each_way, "--bytes", amount),
+        timeout=300,
+    )
+    print("flood:", result)
+    assert result["longest_gap_ms"] < limit_ms(STALL_MS), result
+    pair.wait_at_rest()
+
+
+def test_mary_gets_through_to_bob(scene: Scene, kind: str) -> None:
+    bob, joe = scene.addresses.tcp(), scene.addresses.tcp()
+    joes_ear = scene.addresses.unix()
+
+    def party(name: str, *args: str) -> Process:
+        script = Path(__file__).with_name("party.py")
+        return scene.spawn([sys.executable, script, name, *args], name=name)
+
+    def wait_for(process: Process, text: str, timeout: float = 60) -> None:
+        process.out.wait_for(f"^{text}$", timeout * PATIENCE)
+
+    joe_plays = party("joe", joe.traffic, joes_ear.traffic)
+    bob_plays = party("bob", bob.traffic, joes_ear.traffic)
+    wait_for(joe_plays, "listening")
+    wait_for(bob_plays, "listening")
+    _, doors = carry(scene, kind, {"bob": bob, "joe": joe})
+    alice_plays = party("alice", doors["bob"].traffic)
+    wait_for(alice_plays, "stuck")
+    mary_plays = party("mary", doors["joe"].traffic, doors["bob"].traffic)
+    wait_for(mary_plays, "stuck")
+    wait_for(bob_plays, "heard Mary", 10)
+    wait_for(joe_plays, "heard Bob", 10)
+    for plays in (alice_plays, bob_plays, joe_plays, mary_plays):
+        assert plays.wait(60 * PATIENCE) == 0, plays.everything()
