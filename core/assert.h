@@ -8,7 +8,7 @@ namespace virtproxy {
 
 }  // namespace virtproxy
 
-#define VP_ASSERT(expression)           \
+#define VP_ASSERT(expression)          \
   (__builtin_expect(!!(expression), 1) \
-       ? void(0)                        \
+       ? void(0)                       \
        : ::virtproxy::assertion_failed(#expression, __FILE__, __LINE__))

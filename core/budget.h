@@ -1,6 +1,7 @@
-// The memory that streams of one session may borrow beyond their promised initial window. A stream's
-// loan is what it can still make this end hold (granted, not yet taken by its socket) above that
-// window. The sum of all loans never exceeds the fund, whatever peers send and readers leave lying.
+// The memory that streams of one session may borrow beyond their promised initial window. A
+// stream's loan is what it can still make this end hold (granted, not yet taken by its socket)
+// above that window. The sum of all loans never exceeds the fund, whatever peers send and readers
+// leave lying.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,8 @@ class Budget {
   uint64_t lent() const { return lent_; }
   uint64_t available() const { return fund_ - lent_; }
 
-  // The most that a stream which has `own` on loan now may borrow: as much as it leaves to others. So
-  // n busy streams converge to a share of 1/(n+1) each, and a newcomer always finds something.
+  // The most that a stream which has `own` on loan now may borrow: as much as it leaves to others.
+  // So n busy streams converge to a share of 1/(n+1) each, and a newcomer always finds something.
   uint64_t share(uint64_t own) const {
     VP_ASSERT(own <= lent_);
     return (fund_ - (lent_ - own)) / 2;

@@ -1,8 +1,8 @@
 // Every fault the protocol knows and what it ends: one table, so that no code decides on its own.
 //
-// A fault of scope kStream resets that stream and nothing else; its number travels in RESET. A fault
-// of scope kSession ends the session: every stream on it is reset at both ends, and the two ends
-// greet each other anew. Nothing a peer does ends more than its own session.
+// A fault of scope kStream resets that stream and nothing else; its number travels in RESET. A
+// fault of scope kSession ends the session: every stream on it is reset at both ends, and the two
+// ends greet each other anew. Nothing a peer does ends more than its own session.
 #pragma once
 
 #include <cstdint>

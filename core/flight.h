@@ -1,10 +1,10 @@
 // What is on its way: the bytes written to the channel that the peer has not reported as read.
 //
-// Whatever a channel swallows before it blocks (a TCP socket several megabytes, a virtio-serial port
-// nearly five) is a queue in which every message waits behind bulk. So the sender bounds it: to a
-// floor that keeps a local channel busy, and above that, for links with a real round trip, to twice
-// the bandwidth-delay product as in BBR's model of a path (Cardwell et al., ACM Queue, 2016): the most
-// bytes that arrived per round trip, over the shortest round trip seen.
+// Whatever a channel swallows before it blocks (a TCP socket several megabytes, a virtio-serial
+// port nearly five) is a queue in which every message waits behind bulk. So the sender bounds it:
+// to a floor that keeps a local channel busy, and above that, for links with a real round trip, to
+// twice the bandwidth-delay product as in BBR's model of a path (Cardwell et al., ACM Queue, 2016):
+// the most bytes that arrived per round trip, over the shortest round trip seen.
 //
 // The peer reports with ACK, by absolute counts of bytes since the session began.
 #pragma once

@@ -6,9 +6,9 @@
 //   | type   | flags  | 0      | stream   | length   | check    | argument       |
 //   +--------+--------+--------+----------+----------+----------+----------------+
 //
-// The check is keyed by both ends' epochs: a header of an earlier session, or of anybody who has not
-// seen both greetings, fails it. PROTOCOL.md is the specification; this is its codec. Checks are
-// XXH3 (github.com/Cyan4973/xxHash, Debian libxxhash-dev).
+// The check is keyed by both ends' epochs: a header of an earlier session, or of anybody who has
+// not seen both greetings, fails it. PROTOCOL.md is the specification; this is its codec. Checks
+// are XXH3 (github.com/Cyan4973/xxHash, Debian libxxhash-dev).
 #pragma once
 
 #include <array>
@@ -26,14 +26,14 @@ inline constexpr size_t kTrailerSize = 8;
 // The types start above the packet types of the old protocol (1 to 3), so that the first byte tells
 // a frame from an old-format packet.
 enum class FrameType : uint8_t {
-  kOpen = 0x10,     // argument: credit for the acceptor's data; payload: priority, service, metadata
-  kData = 0x11,     // argument: offset of the first byte; payload: bytes
-  kEnd = 0x12,      // argument: final offset
-  kDone = 0x13,     // argument: final offset, all of it taken by the application's socket
-  kReset = 0x14,    // argument: code
-  kCredit = 0x15,   // argument: the new limit, an absolute offset
-  kPing = 0x16,     // argument: frames sent before this one in the session
-  kPong = 0x17,     // argument: the argument of the ping
+  kOpen = 0x10,    // argument: credit for the acceptor's data; payload: priority, service, metadata
+  kData = 0x11,    // argument: offset of the first byte; payload: bytes
+  kEnd = 0x12,     // argument: final offset
+  kDone = 0x13,    // argument: final offset, all of it taken by the application's socket
+  kReset = 0x14,   // argument: code
+  kCredit = 0x15,  // argument: the new limit, an absolute offset
+  kPing = 0x16,    // argument: frames sent before this one in the session
+  kPong = 0x17,    // argument: the argument of the ping
   kGoingAway = 0x18,  // no new streams, please
   kAck = 0x19         // argument: bytes of the session read so far
 };
@@ -41,8 +41,8 @@ enum class FrameType : uint8_t {
 struct FrameHeader {
   FrameType type = FrameType::kPing;
   bool opened_by_sender = false;  // flag bit 0: whose number space `stream` is from
-  uint32_t stream = 0;            // slot in bits 0–19, generation in bits 20–31; 0 for the session
-  uint32_t length = 0;            // payload bytes
+  uint32_t stream = 0;  // slot in bits 0–19, generation in bits 20–31; 0 for the session
+  uint32_t length = 0;  // payload bytes
   uint64_t argument = 0;
 
   bool operator==(const FrameHeader&) const = default;

@@ -1,19 +1,21 @@
 // Agreeing on a session over a link that may hold bytes of earlier lives, and that need not tell
 // when the other end is replaced.
 //
-//   waiting      HELLO(mine, echo of what was last seen) goes out, and again with back-off; whatever
+//   waiting      HELLO(mine, echo of what was last seen) goes out, and again with back-off;
+//   whatever
 //                comes in is skipped up to a HELLO.
 //   established  a HELLO that echoes our epoch has been read: what follows it are frames. Ours goes
 //                out before our first frame if the last one sent did not echo the peer's epoch.
 //
-// A peer that is established already and still reads our HELLO of this session from the waiting state
-// answers it again, in case its first answer was lost. Answers say how many frames went before them,
-// so that an end which missed some knows that it is too late to join, and draws a new epoch.
+// A peer that is established already and still reads our HELLO of this session from the waiting
+// state answers it again, in case its first answer was lost. Answers say how many frames went
+// before them, so that an end which missed some knows that it is too late to join, and draws a new
+// epoch.
 //
 // A HELLO of a new epoch between two frames means that the peer started anew: back to waiting, with
-// a new epoch of our own. One that appears inside an unfinished frame may be that too, or somebody's
-// payload. Nobody but the peer's daemon sees our epochs, so the question is settled by asking: a
-// HELLO marked `probe` carries a fresh epoch, and only a restarted peer can echo it.
+// a new epoch of our own. One that appears inside an unfinished frame may be that too, or
+// somebody's payload. Nobody but the peer's daemon sees our epochs, so the question is settled by
+// asking: a HELLO marked `probe` carries a fresh epoch, and only a restarted peer can echo it.
 #pragma once
 
 #include <cstdint>
@@ -68,8 +70,8 @@ class Greeting {
   void adopt(const Hello& hello, Instant now);
   void clear_suspicion();
 
-  // The HELLO to send now, if one is due. Calling it counts as sending. `frames` were sent before it
-  // in the present session, if there is one.
+  // The HELLO to send now, if one is due. Calling it counts as sending. `frames` were sent before
+  // it in the present session, if there is one.
   bool due(Instant now) const;
   Hello take(uint64_t frames, Instant now);
   std::optional<Instant> due_at() const;

@@ -26,16 +26,16 @@ inline constexpr uint64_t kAll = kCommitTrailer | kChecksumTrailer;
 struct Hello {
   uint16_t version_min = kProtocolVersion;
   uint16_t version_max = kProtocolVersion;
-  bool probe = false;          // "I am in another session: echo this epoch and I will leave it"
-  bool joined = false;         // the sender is in the session of `epoch` and `echo`
+  bool probe = false;   // "I am in another session: echo this epoch and I will leave it"
+  bool joined = false;  // the sender is in the session of `epoch` and `echo`
   uint64_t supported = feature::kAll;
-  uint64_t wanted = 0;         // a feature is on when either end wants it and both support it
-  uint64_t epoch = 0;          // never 0
-  uint64_t echo = 0;           // 0: no greeting seen yet
-  uint32_t max_streams = 0;    // streams the receiver of this HELLO may have open at once
-  uint32_t initial_window = 0; // credit that every stream starts with, bytes
-  uint32_t max_frame = 0;      // largest DATA payload the sender takes, bytes
-  uint64_t frames = 0;         // with `joined`: frames that the sender sent in it so far
+  uint64_t wanted = 0;          // a feature is on when either end wants it and both support it
+  uint64_t epoch = 0;           // never 0
+  uint64_t echo = 0;            // 0: no greeting seen yet
+  uint32_t max_streams = 0;     // streams the receiver of this HELLO may have open at once
+  uint32_t initial_window = 0;  // credit that every stream starts with, bytes
+  uint32_t max_frame = 0;       // largest DATA payload the sender takes, bytes
+  uint64_t frames = 0;          // with `joined`: frames that the sender sent in it so far
 
   bool operator==(const Hello&) const = default;
 };

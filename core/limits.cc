@@ -14,8 +14,7 @@ SessionLimits derive_limits(uint64_t receive_memory, uint32_t max_streams, uint3
   const uint64_t initial = std::min<uint64_t>({share, window, kMostInitialWindow});
   SessionLimits limits;
   limits.max_streams = max_streams;
-  limits.initial_window =
-      initial < limit::kMinInitialWindow ? 0 : static_cast<uint32_t>(initial);
+  limits.initial_window = initial < limit::kMinInitialWindow ? 0 : static_cast<uint32_t>(initial);
   limits.max_window = std::max(window, limits.initial_window);
   limits.receive_budget = receive_memory;
   limits.max_frame = max_frame;

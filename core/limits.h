@@ -1,9 +1,10 @@
 // Every limit of the protocol and of one session, in one place.
 //
-// A session is given an amount of memory for bytes that came over the channel and have not been taken
-// by their sockets yet. Half of it is promised: each of max_streams streams owns initial_window bytes
-// from the moment it opens, whatever the others do. The other half is shared: streams that move data
-// quickly borrow from it, up to max_window each, and pay back as they slow down.
+// A session is given an amount of memory for bytes that came over the channel and have not been
+// taken by their sockets yet. Half of it is promised: each of max_streams streams owns
+// initial_window bytes from the moment it opens, whatever the others do. The other half is shared:
+// streams that move data quickly borrow from it, up to max_window each, and pay back as they slow
+// down.
 #pragma once
 
 #include <cstddef>
@@ -12,22 +13,22 @@
 namespace virtproxy {
 
 namespace limit {
-inline constexpr uint32_t kMinFrame = 256;            // DATA payload any peer must accept, bytes
-inline constexpr uint32_t kMaxFrame = 1u << 20;       // DATA payload no peer may ask for, bytes
-inline constexpr uint32_t kMaxWindow = 1u << 30;      // credit outstanding on one stream, bytes
-inline constexpr uint32_t kMinInitialWindow = 256;    // below this a session is not worth having
-inline constexpr uint64_t kMaxOffset = 1ull << 62;    // bytes one stream may carry each way
-inline constexpr uint32_t kMaxService = 31;           // characters in a service name
-inline constexpr uint32_t kMaxMetadata = 128;         // bytes of client metadata in OPEN
+inline constexpr uint32_t kMinFrame = 256;          // DATA payload any peer must accept, bytes
+inline constexpr uint32_t kMaxFrame = 1u << 20;     // DATA payload no peer may ask for, bytes
+inline constexpr uint32_t kMaxWindow = 1u << 30;    // credit outstanding on one stream, bytes
+inline constexpr uint32_t kMinInitialWindow = 256;  // below this a session is not worth having
+inline constexpr uint64_t kMaxOffset = 1ull << 62;  // bytes one stream may carry each way
+inline constexpr uint32_t kMaxService = 31;         // characters in a service name
+inline constexpr uint32_t kMaxMetadata = 128;       // bytes of client metadata in OPEN
 inline constexpr uint32_t kMaxOpenPayload = 4 + kMaxService + kMaxMetadata;
 }  // namespace limit
 
 struct SessionLimits {
-  uint32_t max_streams = 1024;       // open at once, both directions together
-  uint32_t initial_window = 16384;   // promised to every stream, bytes
-  uint32_t max_window = 1u << 20;    // most a stream may be granted ahead, bytes
+  uint32_t max_streams = 1024;          // open at once, both directions together
+  uint32_t initial_window = 16384;      // promised to every stream, bytes
+  uint32_t max_window = 1u << 20;       // most a stream may be granted ahead, bytes
   uint64_t receive_budget = 64u << 20;  // all grants together, bytes
-  uint32_t max_frame = 65536;        // DATA payload this end takes, bytes
+  uint32_t max_frame = 65536;           // DATA payload this end takes, bytes
 };
 
 // Divides `receive_memory` bytes among `max_streams` streams of at most `window` bytes each.

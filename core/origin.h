@@ -16,12 +16,12 @@ struct Origin {
   enum class Kind : uint8_t { kUnknown = 0, kUnix = 1, kIpv4 = 2, kIpv6 = 3, kVsock = 4 };
 
   Kind kind = Kind::kUnknown;
-  uint32_t uid = 0;                     // kUnix: credentials of the process that connected
+  uint32_t uid = 0;  // kUnix: credentials of the process that connected
   uint32_t gid = 0;
   uint32_t pid = 0;
-  std::array<uint8_t, 16> address{};    // kIpv4 (the first 4) and kIpv6, as on the wire of IP
-  uint32_t cid = 0;                     // kVsock
-  uint32_t port = 0;                    // kIpv4, kIpv6, kVsock
+  std::array<uint8_t, 16> address{};  // kIpv4 (the first 4) and kIpv6, as on the wire of IP
+  uint32_t cid = 0;                   // kVsock
+  uint32_t port = 0;                  // kIpv4, kIpv6, kVsock
 
   bool operator==(const Origin&) const = default;
 };

@@ -1,11 +1,12 @@
 // Which stream's bytes go next: deficit round robin (Shreedhar and Varghese, 1996) among streams of
 // one priority, so that streams share by bytes whatever the size of their pieces. A stream that was
-// idle goes before those that have been sending all along (the "new flows" of FQ-CoDel, RFC 8290), so
-// that a message does not wait for a round of bulk. It may do so for one quantum in the time that the
-// others send a quantum each, however often it falls idle in between: going first is no larger share.
+// idle goes before those that have been sending all along (the "new flows" of FQ-CoDel, RFC 8290),
+// so that a message does not wait for a round of bulk. It may do so for one quantum in the time
+// that the others send a quantum each, however often it falls idle in between: going first is no
+// larger share.
 //
-// Between priorities: in each batch a class may take three quarters of what is left while a lower one
-// waits. So the interactive class goes first and the bulk class always moves.
+// Between priorities: in each batch a class may take three quarters of what is left while a lower
+// one waits. So the interactive class goes first and the bulk class always moves.
 #pragma once
 
 #include <array>

@@ -12,28 +12,26 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// A peer whose faults end sessions is greeted again ever more slowly, as is one that does nothing but
-// restart; one that kept a session for kGoodConduct starts over with a clean record.
+// A peer whose faults end sessions is greeted again ever more slowly, as is one that does nothing
+// but restart; one that kept a session for kGoodConduct starts over with a clean record.
 constexpr Duration kFirstPenalty = milliseconds(50);
 constexpr unsigned kMostDoublings = 7;
 constexpr unsigned kFreeRestarts = 4;
 constexpr Duration kGoodConduct = seconds(10);
 
-// On channels that may lose bytes, a lost frame at the end of a conversation shows when a ping counts
-// the frames.
+// On channels that may lose bytes, a lost frame at the end of a conversation shows when a ping
+// counts the frames.
 constexpr Duration kPingInterval = seconds(2);
 
 // Bytes on a local channel that keep both ends busy, and that a message may have to wait behind. A
-// peer that asks for small frames is at the end of a slow line, where less is more. Both ends derive
-// both values from the smaller of their frame limits: a report is always due long before the flight
-// is full.
+// peer that asks for small frames is at the end of a slow line, where less is more. Both ends
+// derive both values from the smaller of their frame limits: a report is always due long before the
+// flight is full.
 constexpr uint64_t kFlightFloor = 512 * 1024;
 constexpr uint64_t kFramesInFlight = 16;
 constexpr uint64_t kMostUnacknowledged = 64 * 1024;
 
-uint64_t flight_floor(uint32_t frame) {
-  return std::min(kFlightFloor, kFramesInFlight * frame);
-}
+uint64_t flight_floor(uint32_t frame) { return std::min(kFlightFloor, kFramesInFlight * frame); }
 
 uint64_t ack_interval(uint32_t frame) {
   return std::min<uint64_t>(kMostUnacknowledged, uint64_t{4} * frame);
@@ -174,15 +172,16 @@ std::optional<StreamKey> Session::open(std::string_view service, Priority priori
   store_le(payload + 1, static_cast<uint8_t>(service.size()));
   store_le(payload + 2, static_cast<uint8_t>(metadata.size()));
   std::memcpy(payload + 4, service.data(), service.size());
-  if (!metadata.empty()) std::memcpy(payload + 4 + service.size(), metadata.data(), metadata.size());
+  if (!metadata.empty())
+    std::memcpy(payload + 4 + service.size(), metadata.data(), metadata.size());
   stream.open_length = static_cast<uint8_t>(length);
   stream.open_due = true;
   schedule(key.slot);
   return key;
 }
 
-// The stream, or nullptr when it is over or dead: the peer may have ended it by something that came in
-// one piece with what the driver acts on now.
+// The stream, or nullptr when it is over or dead: the peer may have ended it by something that came
+// in one piece with what the driver acts on now.
 Stream* Session::attached(StreamKey key) {
   Stream* stream = streams_.find(key);
   return stream != nullptr && !stream->dead() ? stream : nullptr;
@@ -268,8 +267,8 @@ void Session::delivered(StreamKey key, Events& events) {
   release_if_over(key.slot, events);
 }
 
-// Renews a stream's credit once half of its window is used up. The window doubles while the stream's
-// reader keeps pace, up to the stream's share of the memory.
+// Renews a stream's credit once half of its window is used up. The window doubles while the
+// stream's reader keeps pace, up to the stream's share of the memory.
 void Session::grant(Stream& stream) {
   if (stream.end_received) return;
   if (stream.granted - stream.taken > stream.window / 2) return;

@@ -9,17 +9,17 @@
 //                frames to write to the channel
 //
 // The driver reads the channel whenever bytes are there: all that can arrive was granted before, so
-// nothing here ever asks it to stop. It hands the bytes to input() and acts on the events, whose spans
-// point into the bytes it gave. Payload in the other direction never enters the core: the driver keeps
-// it, says with queue() how much there is (never more than credit() allows), and plan() answers with a
-// Batch that says which bytes of which stream go where between which headers.
+// nothing here ever asks it to stop. It hands the bytes to input() and acts on the events, whose
+// spans point into the bytes it gave. Payload in the other direction never enters the core: the
+// driver keeps it, says with queue() how much there is (never more than credit() allows), and
+// plan() answers with a Batch that says which bytes of which stream go where between which headers.
 //
-// A key is valid from open() or an kOpened event until the driver calls reset(), or is told kReset or
-// kClosed; afterwards the driver must forget it. kDown forgets all of them at once. A call for a stream
-// whose end is among the events that the driver has yet to read does nothing.
+// A key is valid from open() or an kOpened event until the driver calls reset(), or is told kReset
+// or kClosed; afterwards the driver must forget it. kDown forgets all of them at once. A call for a
+// stream whose end is among the events that the driver has yet to read does nothing.
 //
-// A batch that was begun must be written to its end whatever happens to its streams or to the session,
-// unless the link is lost: the peer must never see a torn frame.
+// A batch that was begun must be written to its end whatever happens to its streams or to the
+// session, unless the link is lost: the peer must never see a torn frame.
 //
 // Not thread-safe; no call blocks; nothing is allocated per frame. Time enters as an argument.
 #pragma once
@@ -149,13 +149,13 @@ class Session {
 
   // --- for the curious ------------------------------------------------------------------------
   struct Figures {
-    uint64_t lent = 0;        // credit beyond the promised windows, bytes
-    uint64_t held = 0;        // received, not taken yet, bytes
-    uint64_t queued = 0;      // ready to be sent, bytes
-    uint64_t under_way = 0;   // sent, not reported as read by the peer, bytes
+    uint64_t lent = 0;       // credit beyond the promised windows, bytes
+    uint64_t held = 0;       // received, not taken yet, bytes
+    uint64_t queued = 0;     // ready to be sent, bytes
+    uint64_t under_way = 0;  // sent, not reported as read by the peer, bytes
     uint64_t flight_limit = 0;
     size_t streams = 0;
-    uint64_t sessions = 0;    // established so far
+    uint64_t sessions = 0;  // established so far
   };
   Figures figures();
   const Hello& peer() const { return greeting_.peer(); }
@@ -242,7 +242,7 @@ class Session {
   };
   Arriving arriving_;
   // Bytes of an unfinished frame that were searched already.
-  size_t scanned_ = 0;            // … for a greeting
+  size_t scanned_ = 0;  // … for a greeting
   size_t scanned_for_ping_ = 0;
 
   bool going_away_ = false;

@@ -29,7 +29,8 @@ size_t Session::input(std::span<const std::byte> bytes, Instant now, Events& eve
   return used;
 }
 
-// Skips what is no greeting. What follows the greeting that establishes the session is the caller's.
+// Skips what is no greeting. What follows the greeting that establishes the session is the
+// caller's.
 size_t Session::input_waiting(std::span<const std::byte> bytes, Instant now, Events& events) {
   size_t used = 0;
   for (;;) {
@@ -127,8 +128,8 @@ Session::Step Session::step_unfinished(std::span<const std::byte> frame, Instant
   }
 }
 
-// Whether a ping of this session lies inside an unfinished frame: then bytes of that frame were lost,
-// and waiting for its end would swallow what comes next. No payload can forge the check.
+// Whether a ping of this session lies inside an unfinished frame: then bytes of that frame were
+// lost, and waiting for its end would swallow what comes next. No payload can forge the check.
 bool Session::contains_ping(std::span<const std::byte> frame) {
   static constexpr std::array<std::byte, 12> kBeginning{std::byte{0x16}};
   static_assert(kBeginning[0] == static_cast<std::byte>(FrameType::kPing));
@@ -240,11 +241,10 @@ Fault Session::on_open(const FrameHeader& header, std::span<const std::byte> pay
   const auto priority = load_le<uint8_t>(payload.data());
   const auto service_size = load_le<uint8_t>(payload.data() + 1);
   const auto metadata_size = load_le<uint8_t>(payload.data() + 2);
-  const bool sane = priority < kPriorities && load_le<uint8_t>(payload.data() + 3) == 0 &&
-                    service_size > 0 && service_size <= limit::kMaxService &&
-                    metadata_size <= limit::kMaxMetadata &&
-                    payload.size() == 4u + service_size + metadata_size &&
-                    header.argument <= limit::kMaxWindow;
+  const bool sane =
+      priority < kPriorities && load_le<uint8_t>(payload.data() + 3) == 0 && service_size > 0 &&
+      service_size <= limit::kMaxService && metadata_size <= limit::kMaxMetadata &&
+      payload.size() == 4u + service_size + metadata_size && header.argument <= limit::kMaxWindow;
   if (!sane) return Fault::kBadOpen;
   const Fault fault = theirs_.admit(header.stream, config_.limits.max_streams);
   if (fault != Fault::kNone) return fault;
@@ -256,12 +256,11 @@ Fault Session::on_open(const FrameHeader& header, std::span<const std::byte> pay
     reset(key, going_away_ ? Fault::kGoingAway : Fault::kTooManyStreams, events);
     return Fault::kNone;
   }
-  events.push_back(
-      {.kind = Event::Kind::kOpened,
-       .priority = static_cast<Priority>(priority),
-       .stream = key,
-       .bytes = payload.subspan(4u + service_size),
-       .service = {reinterpret_cast<const char*>(payload.data()) + 4, service_size}});
+  events.push_back({.kind = Event::Kind::kOpened,
+                    .priority = static_cast<Priority>(priority),
+                    .stream = key,
+                    .bytes = payload.subspan(4u + service_size),
+                    .service = {reinterpret_cast<const char*>(payload.data()) + 4, service_size}});
   return Fault::kNone;
 }
 

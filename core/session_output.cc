@@ -52,8 +52,8 @@ void Session::put_data_frames(uint64_t bytes, Events& events) {
     const Scheduler::Turn turn = scheduler_.next(streams_);
     if (turn.slot == IndexLink::kNone) return;
     Stream& stream = streams_.at(turn.slot);
-    const auto size = static_cast<uint32_t>(
-        std::min<uint64_t>({turn.bytes, stream.queued, send_frame_limit()}));
+    const auto size =
+        static_cast<uint32_t>(std::min<uint64_t>({turn.bytes, stream.queued, send_frame_limit()}));
     put_data(turn.slot, size);
     scheduler_.sent(streams_, turn.slot, size, overhead, stream.queued > 0);
     if (stream.control_pending()) {

@@ -71,7 +71,8 @@ class Slab {
   template <typename Visit>
   void for_each(Visit&& visit) {
     for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
-      if (entries_[slot].used) visit(SlabKey{slot, entries_[slot].generation}, entries_[slot].value);
+      if (entries_[slot].used)
+        visit(SlabKey{slot, entries_[slot].generation}, entries_[slot].value);
     }
   }
 

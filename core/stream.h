@@ -12,8 +12,8 @@
 // when RESET went both ways. Only then is its number free: no frame of the old stream can meet the
 // next one of that number.
 //
-// Nothing queues control frames. What must be said is a set of pending facts, each said at most once
-// or superseded by its newer value, so that a peer cannot make an end pile up control traffic.
+// Nothing queues control frames. What must be said is a set of pending facts, each said at most
+// once or superseded by its newer value, so that a peer cannot make an end pile up control traffic.
 #pragma once
 
 #include <algorithm>
@@ -31,8 +31,8 @@ enum class Priority : uint8_t { kInteractive, kNormal, kBulk };
 inline constexpr size_t kPriorities = 3;
 
 struct Stream {
-  uint32_t number = 0;          // on the wire
-  bool ours = false;            // opened by this end
+  uint32_t number = 0;  // on the wire
+  bool ours = false;    // opened by this end
   Priority priority = Priority::kNormal;
 
   uint64_t send_limit = 0;
@@ -42,12 +42,12 @@ struct Stream {
   uint64_t granted = 0;
   uint64_t received = 0;
   uint64_t taken = 0;
-  uint32_t window = 0;          // how far ahead of `taken` the next grant reaches
+  uint32_t window = 0;  // how far ahead of `taken` the next grant reaches
 
   // Pending facts.
   bool open_due = false;
   bool credit_due = false;
-  bool end_due = false;         // once nothing is queued
+  bool end_due = false;  // once nothing is queued
   bool done_due = false;
   bool reset_due = false;
 
@@ -59,14 +59,14 @@ struct Stream {
   bool reset_received = false;
   Fault reset_fault = Fault::kNone;
 
-  bool detached = false;        // the driver has let go: its data is discarded
-  bool wants_credit = false;    // the driver asked and there was none
+  bool detached = false;      // the driver has let go: its data is discarded
+  bool wants_credit = false;  // the driver asked and there was none
 
   // Scheduling.
-  bool fresh = false;           // on the list of streams that were idle, not on the round
-  bool scheduled = false;       // has had a quantum before
+  bool fresh = false;      // on the list of streams that were idle, not on the round
+  bool scheduled = false;  // has had a quantum before
   int64_t deficit = 0;
-  uint64_t renewed_at = 0;      // what its class had sent when its quantum was last renewed or used up
+  uint64_t renewed_at = 0;  // what its class had sent when its quantum was last renewed or used up
 
   IndexLink control_link;
   IndexLink ready_link;

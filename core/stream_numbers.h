@@ -1,6 +1,6 @@
-// The numbers that one end gives to the streams it opens: a slot, reused once both ends are done with
-// its last stream, and a generation that grows with every use, so that a frame for an earlier stream
-// is never taken for one of the present.
+// The numbers that one end gives to the streams it opens: a slot, reused once both ends are done
+// with its last stream, and a generation that grows with every use, so that a frame for an earlier
+// stream is never taken for one of the present.
 //
 // The opener allocates with take(); the other end follows with admit(). Both free with release().
 #pragma once

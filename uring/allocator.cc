@@ -1,5 +1,7 @@
 #include "uring/allocator.h"
 
+#include <malloc.h>
+
 #include <memory>
 
 #ifdef VIRTPROXY_MIMALLOC
@@ -20,6 +22,14 @@ std::string allocator_in_use() {
   }
 #endif
   return "the C library's";
+}
+
+void release_free_memory() {
+#ifdef VIRTPROXY_MIMALLOC
+  mi_collect(true);
+#else
+  malloc_trim(0);
+#endif
 }
 
 }  // namespace virtproxy

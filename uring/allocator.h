@@ -8,4 +8,7 @@ namespace virtproxy {
 // "mimalloc 2.0.9" when a fresh object really lies in its heap, else "the C library's".
 std::string allocator_in_use();
 
+// Returns free memory of the calling thread's heap to the system.
+void release_free_memory();
+
 }  // namespace virtproxy

@@ -1,5 +1,6 @@
-// Memory for one turn of the loop: message headers and vectors that the kernel reads while a request
-// is submitted (IORING_FEAT_SUBMIT_STABLE) and never afterwards. Nothing is freed one by one.
+// Memory for one turn of the loop: message headers and vectors that the kernel reads while a
+// request is submitted (IORING_FEAT_SUBMIT_STABLE) and never afterwards. Nothing is freed one by
+// one.
 #pragma once
 
 #include <cstddef>

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "core/assert.h"
 #include "uring/origin.h"
@@ -15,18 +16,22 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest is
-// for what rounding and fragments cost.
+// Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest
+// is for what rounding and fragments cost.
 constexpr uint64_t receive_share(uint64_t memory) { return memory / 8 * 5; }
 constexpr uint64_t outbound_share(uint64_t memory) { return memory / 4; }
 
 constexpr uint32_t kMaxFrame = 64 * 1024;
-// A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a window.
+// A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a
+// window.
 constexpr uint32_t kTtyFrame = 1024;
 constexpr uint32_t kTtyWindow = 32 * 1024;
 // A guest's tty keeps about 1.25 MiB for a daemon that is slow to read and drops the rest unsaid.
 constexpr uint64_t kTtyMemory = 1024 * 1024;
 constexpr uint32_t kTtyStreams = 1024;
+
+// Memory that was not needed for this long goes back to the system.
+constexpr Duration kTrimInterval = seconds(1);
 
 // Dials in progress hold a descriptor and little else.
 constexpr unsigned kMostDials = 4096;
@@ -40,13 +45,12 @@ SessionConfig session_config(const ChannelConfig& config) {
   const bool tty = config.spec.method == Method::kIsaSerial;
   SessionConfig session;
   if (tty) {
-    session.limits =
-        derive_limits(std::min(receive_share(config.memory), kTtyMemory),
-                      std::min(config.max_streams, kTtyStreams),
-                      std::min(config.window, kTtyWindow), kTtyFrame);
+    session.limits = derive_limits(std::min(receive_share(config.memory), kTtyMemory),
+                                   std::min(config.max_streams, kTtyStreams),
+                                   std::min(config.window, kTtyWindow), kTtyFrame);
   } else {
-    session.limits = derive_limits(receive_share(config.memory), config.max_streams, config.window,
-                                   kMaxFrame);
+    session.limits =
+        derive_limits(receive_share(config.memory), config.max_streams, config.window, kMaxFrame);
   }
   session.secret = config.secret;
   return session;
@@ -68,7 +72,8 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       link_(loop, resolution, config_.spec, this),
       reader_(loop, this),
       writer_(loop, session_, pool_, this),
-      timer_(loop.timers(), this) {}
+      timer_(loop.timers(), this),
+      trim_timer_(loop.timers(), this) {}
 
 Channel::~Channel() { VP_ASSERT(idle()); }
 
@@ -95,6 +100,8 @@ void Channel::wake() {
 
 void Channel::finish_turn() {
   awake_ = false;
+  busy_ = true;
+  if (!trim_timer_.armed()) trim_timer_.set(loop_.now() + kTrimInterval);
   handle_events(nullptr);
   hand_out_buffers();
   for (size_t i = 0; i < flushing_.size(); ++i) {
@@ -120,7 +127,8 @@ void Channel::finish_turn() {
   }
 }
 
-void Channel::expired(Timer&) {
+void Channel::expired(Timer& timer) {
+  if (&timer == &trim_timer_) return trim();
   session_.tick(loop_.now());
   wake();
 }
@@ -139,18 +147,15 @@ void Channel::link_ready(int fd, Link::Kind kind) {
   if (kind != Link::Kind::kPort) begin_session();
 }
 
+// A device hides that the other end was replaced, and a tty may lose bytes besides.
+uint64_t Channel::wanted_features() const {
+  const bool checksum = link_kind_ == Link::Kind::kTty || config_.seal == Seal::kChecksum;
+  const bool commit = link_kind_ == Link::Kind::kPort || config_.seal == Seal::kCommit;
+  return (checksum ? feature::kChecksumTrailer : 0) | (commit ? feature::kCommitTrailer : 0);
+}
+
 void Channel::begin_session() {
-  switch (link_kind_) {
-    case Link::Kind::kSocket:
-      session_.want_features(0);
-      break;
-    case Link::Kind::kPort:
-      session_.want_features(feature::kCommitTrailer);
-      break;
-    case Link::Kind::kTty:
-      session_.want_features(feature::kChecksumTrailer);
-      break;
-  }
+  session_.want_features(wanted_features());
   session_.link_up(loop_.now());
   wake();
 }
@@ -246,8 +251,7 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
 
 void Channel::on_up() {
   up_since_ = loop_.now();
-  log_info("channel {}: up, protocol 2{}", id(),
-           session_.uses_trailers() ? ", frames sealed" : "");
+  log_info("channel {}: up, protocol 2{}", id(), session_.uses_trailers() ? ", frames sealed" : "");
 }
 
 void Channel::on_down(Fault fault) {
@@ -390,9 +394,18 @@ void Channel::reap() {
     c->waits_for_buffer = false;
     return true;
   });
-  std::erase_if(closing_, [](const std::unique_ptr<Connection>& c) {
-    return c->idle() && !c->flush_wanted;
-  });
+  std::erase_if(closing_,
+                [](const std::unique_ptr<Connection>& c) { return c->idle() && !c->flush_wanted; });
+}
+
+void Channel::trim() {
+  const bool busy = std::exchange(busy_, false);
+  const bool more = pool_.trim();
+  if (!busy) {
+    reader_.trim();
+    if (config_.release_memory != nullptr) config_.release_memory();
+  }
+  if (busy || more) trim_timer_.set(loop_.now() + kTrimInterval);
 }
 
 // --- the end ----------------------------------------------------------------------------------

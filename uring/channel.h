@@ -36,9 +36,11 @@ struct ChannelConfig {
   uint64_t memory = 0;  // bytes, for everything that grows with traffic
   uint32_t max_streams = 0;
   uint32_t window = 0;
+  Seal seal = Seal::kAuto;
   Duration dial_timeout{};
   uint64_t secret = 0;
   uint16_t first_buffer_group = 0;
+  void (*release_memory)() = nullptr;  // returns the allocator's free memory to the system
 };
 
 class Channel final : private Link::Client,
@@ -94,6 +96,7 @@ class Channel final : private Link::Client,
 
   void wake();
   void begin_session();
+  uint64_t wanted_features() const;
   void end_session(const std::string& reason);
   void let_go_of_link();
   void handle_events(ReadSlab* slab);
@@ -106,6 +109,7 @@ class Channel final : private Link::Client,
   void abort_all();
   void hand_out_buffers();
   void reap();
+  void trim();
 
   Loop& loop_;
   Resolution& resolution_;
@@ -117,6 +121,7 @@ class Channel final : private Link::Client,
   ChannelReader reader_;
   ChannelWriter writer_;
   Timer timer_;
+  Timer trim_timer_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<const ForwardSpec*> bound_;  // whose paths are ours to unlink
   Events events_;
@@ -137,6 +142,7 @@ class Channel final : private Link::Client,
   unsigned bad_links_ = 0;  // in a row that ended in a fault of the peer
   Instant up_since_{};
   bool awake_ = false;
+  bool busy_ = false;  // since the last trim
   bool draining_ = false;
   RateLimit refusals_{2};
   RateLimit downs_{2};

@@ -16,7 +16,8 @@ using std::chrono::milliseconds;
 
 constexpr size_t kSlabs = 4;
 constexpr size_t kSlabBytes = 256 * 1024;
-constexpr size_t kLeastRead = 16 * 1024;  // less room than this behind the leftover: take a new slab
+constexpr size_t kLeastRead =
+    16 * 1024;  // less room than this behind the leftover: take a new slab
 constexpr Duration kAbsenceInterval = milliseconds(100);
 
 }  // namespace

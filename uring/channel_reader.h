@@ -1,11 +1,11 @@
 // Reads a channel, always: what arrives was granted before, so there is never a reason to wait.
 //
-// Bytes are read into slabs and parsed where they lie. What the session cannot use yet (the front of
-// a frame whose end is missing) stays in place while the slab has room behind it, and moves to the
-// front of the next slab when it has not.
+// Bytes are read into slabs and parsed where they lie. What the session cannot use yet (the front
+// of a frame whose end is missing) stays in place while the slab has room behind it, and moves to
+// the front of the next slab when it has not.
 //
-// A virtio port reads 0 bytes, and tells nobody when that changes, while no one holds its other side;
-// then it is asked again from time to time.
+// A virtio port reads 0 bytes, and tells nobody when that changes, while no one holds its other
+// side; then it is asked again from time to time.
 #pragma once
 
 #include <span>
@@ -40,6 +40,8 @@ class ChannelReader final : private Completion, private Timer::Owner {
 
   // Asks for the next bytes, unless a request is under way already; once a turn.
   void read_on();
+  // Returns memory that is not in use to the system.
+  void trim() { slabs_.trim(); }
 
  private:
   void complete(Op& op, int result, uint32_t flags) override;

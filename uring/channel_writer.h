@@ -1,9 +1,10 @@
 // Writes a channel: one batch at a time, one request at a time.
 //
 // A socket takes a batch as one SENDMSG. Heads and small payloads are copied side by side into the
-// staging buffer, large payloads go from the buffers they were received in. A character device issues
-// one device write per vector and takes at most 32 KiB each, so there a whole batch is laid out in
-// the staging buffer; so it is where frames carry trailers, which are computed over contiguous bytes.
+// staging buffer, large payloads go from the buffers they were received in. A character device
+// issues one device write per vector and takes at most 32 KiB each, so there a whole batch is laid
+// out in the staging buffer; so it is where frames carry trailers, which are computed over
+// contiguous bytes.
 #pragma once
 
 #include <sys/socket.h>

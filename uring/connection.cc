@@ -17,7 +17,8 @@ namespace virtproxy {
 namespace {
 
 // What one connection may hold of the channel's receive buffers: enough to keep the channel busy
-// while the next piece is received, little enough that a thousand flat-out clients find their share.
+// while the next piece is received, little enough that a thousand flat-out clients find their
+// share.
 constexpr uint32_t kMostOutboundBuffers = 4;
 
 constexpr size_t kMostVectors = 64;
@@ -84,8 +85,8 @@ void Connection::receive_more() {
 
   ReceivePool& pool = channel_.pool();
   Ring& ring = channel_.loop().ring();
-  const auto size = static_cast<size_t>(
-      std::min<uint64_t>(credit, ReceivePool::capacity(receive_size_)));
+  const auto size =
+      static_cast<size_t>(std::min<uint64_t>(credit, ReceivePool::capacity(receive_size_)));
   if (pool.provided()) {
     polling_ = false;
     ring.recv_provided(receive_op_, file_, pool.group(receive_size_), size, expect_wait_);
@@ -146,8 +147,8 @@ void Connection::on_readable(int result) {
   Buffer* buffer = pool.take(receive_size_);
   if (buffer == nullptr) return channel_.wait_for_buffer(this);
   const uint64_t credit = channel_.session().credit(stream_);
-  const auto size = static_cast<size_t>(
-      std::min<uint64_t>(credit, ReceivePool::capacity(receive_size_)));
+  const auto size =
+      static_cast<size_t>(std::min<uint64_t>(credit, ReceivePool::capacity(receive_size_)));
   const ssize_t got = recv(file_.fd, buffer->data, size, MSG_DONTWAIT);
   if (got > 0) {
     buffer->end = static_cast<uint32_t>(got);

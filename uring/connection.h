@@ -3,14 +3,14 @@
 //   socket ── receive ──▶ outbound buffers ── take() ──▶ channel
 //   socket ◀── send ───── slices of a read slab, or the rope ◀── deliver() ── channel
 //
-// Receiving is asked for only while the stream has credit and holds few buffers: what is received can
-// always be sent to the peer. Sending first tries the bytes where they lie, in the slab that the
-// channel was read into, without waiting (MSG_DONTWAIT: the kernel answers within the submission).
-// What the socket does not take is copied to a rope, and the slab is free; the rope is sent with a
-// request that waits. So the channel's reader never depends on a socket.
+// Receiving is asked for only while the stream has credit and holds few buffers: what is received
+// can always be sent to the peer. Sending first tries the bytes where they lie, in the slab that
+// the channel was read into, without waiting (MSG_DONTWAIT: the kernel answers within the
+// submission). What the socket does not take is copied to a rope, and the slab is free; the rope is
+// sent with a request that waits. So the channel's reader never depends on a socket.
 //
-// Life: made with a descriptor, or dialing one; reset or closed by either side; then closing(), until
-// no operation is pending and the channel destroys it.
+// Life: made with a descriptor, or dialing one; reset or closed by either side; then closing(),
+// until no operation is pending and the channel destroys it.
 #pragma once
 
 #include <span>
@@ -97,8 +97,8 @@ class Connection final : private Completion, private Dial::Client {
 
   // Socket to channel.
   Op receive_op_;
-  bool polling_ = false;        // receive_op_ waits for readiness only (no provided buffers)
-  bool expect_wait_ = true;     // the last receive emptied the socket
+  bool polling_ = false;     // receive_op_ waits for readiness only (no provided buffers)
+  bool expect_wait_ = true;  // the last receive emptied the socket
   bool input_ended_ = false;
   BufferSize receive_size_ = BufferSize::kSmall;
   Buffer* outbound_head_ = nullptr;
@@ -113,7 +113,7 @@ class Connection final : private Completion, private Dial::Client {
   SliceList slices_;
   Rope rope_;
   bool peer_ended_ = false;
-  bool end_told_ = false;       // the socket's write side is shut
+  bool end_told_ = false;  // the socket's write side is shut
 };
 
 }  // namespace virtproxy

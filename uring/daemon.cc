@@ -1,12 +1,12 @@
 #include "uring/daemon.h"
 
 #include <dirent.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -66,8 +66,10 @@ ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
   config.memory = options.memory / options.channels.size();
   config.max_streams = options.max_streams;
   config.window = static_cast<uint32_t>(options.window);
+  config.seal = options.seal;
   config.dial_timeout = to_duration(options.dial_timeout);
   config.secret = random_number();
+  config.release_memory = release_free_memory;
   return config;
 }
 

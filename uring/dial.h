@@ -1,9 +1,9 @@
 // Connecting to an address, one attempt after another until one succeeds or time is up.
 //
-// Host names are looked up first. connect(2) is called directly on a non-blocking socket: through the
-// ring, a unix socket with a full backlog would hold a kernel worker until somebody accepts. A full
-// backlog is tried again with back-off; a connection in progress is polled for. So a service that does
-// not answer costs one descriptor and one timer, and delays nobody.
+// Host names are looked up first. connect(2) is called directly on a non-blocking socket: through
+// the ring, a unix socket with a full backlog would hold a kernel worker until somebody accepts. A
+// full backlog is tried again with back-off; a connection in progress is polled for. So a service
+// that does not answer costs one descriptor and one timer, and delays nobody.
 #pragma once
 
 #include <optional>

@@ -4,7 +4,8 @@
 //   listen methods    one peer at a time; the next one waits in the backlog until this one goes
 //   device methods    open a character device, a tty in raw mode; try again until it is there
 //
-// A Link has no opinion on bytes: it hands out a descriptor and is told when that is of no use any more.
+// A Link has no opinion on bytes: it hands out a descriptor and is told when that is of no use any
+// more.
 #pragma once
 
 #include <memory>
@@ -38,8 +39,8 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
 
   // Binds a listener, or begins to connect. An error is one the user has to mend.
   tl::expected<void, std::string> start();
-  // The descriptor is of no use any more: no operation on it may be pending. Gets another one, after
-  // `patience` if the peer misbehaved.
+  // The descriptor is of no use any more: no operation on it may be pending. Gets another one,
+  // after `patience` if the peer misbehaved.
   void lost(Duration patience);
   void stop();
   bool idle() const { return !accept_.pending && (!dial_ || dial_->idle()); }

@@ -7,8 +7,7 @@
 namespace virtproxy {
 
 void Loop::update_clock() {
-  now_ = std::chrono::duration_cast<Instant>(
-      std::chrono::steady_clock::now().time_since_epoch());
+  now_ = std::chrono::duration_cast<Instant>(std::chrono::steady_clock::now().time_since_epoch());
 }
 
 int Loop::turn() {

@@ -17,8 +17,7 @@ int show_features(const virtproxy::RingFeatures& wanted) {
   const auto ring = virtproxy::Ring::open(1, wanted);
   if (!ring) return fail(ring.error());
   for (const auto& [name, member] : virtproxy::RingFeatures::names()) {
-    std::printf("%s %s\n", std::string(name).c_str(),
-                (*ring)->features().*member ? "yes" : "no");
+    std::printf("%s %s\n", std::string(name).c_str(), (*ring)->features().*member ? "yes" : "no");
   }
   return 0;
 }

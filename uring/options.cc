@@ -342,6 +342,7 @@ struct Raw {
   std::optional<std::string> window;
   std::optional<std::string> dial_timeout;
   std::optional<std::string> drain_timeout;
+  std::optional<std::string> seal;
   std::optional<std::string> log_level;
   unsigned verbose = 0;
   bool show_features = false;
@@ -468,6 +469,12 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
                format_seconds(limits::kDefaultDrainTimeout)),
       "SECONDS")
       ->group(sizes);
+  one("--seal", raw.seal,
+      "How frames are sealed: auto (commit on virtio-serial, checksum on a tty, not at all on a "
+      "socket unless the other end asks), commit (for a relay that hides that an end was replaced) "
+      "or checksum (for one that may damage bytes)",
+      "KIND")
+      ->group(sizes);
   one("--threads", raw.threads,
       defaults("Threads to spread the channels over", std::to_string(limits::kDefaultThreads)), "N")
       ->group(sizes);
@@ -523,6 +530,15 @@ std::optional<std::string> interpret(const Raw& raw, Options& options) {
   if (!fault && raw.dial_timeout) {
     fault = read_seconds("--dial-timeout", *raw.dial_timeout, kMinDialTimeout, kMaxDialTimeout,
                          options.dial_timeout);
+  }
+  if (!fault && raw.seal) {
+    if (*raw.seal == "commit") {
+      options.seal = Seal::kCommit;
+    } else if (*raw.seal == "checksum") {
+      options.seal = Seal::kChecksum;
+    } else if (*raw.seal != "auto") {
+      fault = "--seal " + printable(*raw.seal) + ": it is auto, commit or checksum";
+    }
   }
   if (!fault && raw.drain_timeout) {
     fault = read_seconds("--drain-timeout", *raw.drain_timeout, kMinDrainTimeout, kMaxDrainTimeout,

@@ -73,6 +73,10 @@ constexpr bool method_is_device(Method method) {
   return method == Method::kVirtioSerial || method == Method::kIsaSerial;
 }
 
+// How the frames of a channel are sealed (core/PROTOCOL.md, trailers). kAuto: as the method needs
+// it.
+enum class Seal { kAuto, kCommit, kChecksum };
+
 struct ChannelSpec {
   Method method = Method::kUnixConnect;
   Endpoint endpoint;
@@ -92,6 +96,7 @@ struct Options {
   std::vector<ChannelSpec> channels;   // in the order given
   std::vector<ForwardSpec> oforwards;  // -o: listen here, the other side has the service
   std::vector<ForwardSpec> iforwards;  // -i: dial here what the other side asks for
+  Seal seal = Seal::kAuto;             // of every channel
   unsigned threads = limits::kDefaultThreads;
   uint32_t max_streams = limits::kDefaultStreams;
   uint64_t memory = limits::kDefaultMemory;             // bytes; never less than window

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "core/assert.h"
@@ -19,23 +18,16 @@ struct ReadSlab {
 
 class ReadSlabs {
  public:
-  ReadSlabs(size_t count, size_t bytes) : bytes_(bytes), memory_(new std::byte[count * bytes]) {
-    slabs_.resize(count);
-    for (size_t i = 0; i < count; ++i) slabs_[i].data = memory_.get() + i * bytes;
-  }
-
-  size_t bytes() const { return bytes_; }
+  // `bytes` is a multiple of the page size.
+  ReadSlabs(size_t count, size_t bytes);
+  ~ReadSlabs();
+  ReadSlabs(const ReadSlabs&) = delete;
+  ReadSlabs& operator=(const ReadSlabs&) = delete;
 
   // A slab nobody points into, with one reference; nullptr when there is none.
-  ReadSlab* take() {
-    for (ReadSlab& slab : slabs_) {
-      if (slab.references == 0) {
-        slab.references = 1;
-        return &slab;
-      }
-    }
-    return nullptr;
-  }
+  ReadSlab* take();
+  // Returns the memory of slabs that are not in use to the system.
+  void trim();
 
   static void add_reference(ReadSlab* slab) { ++slab->references; }
   static void release(ReadSlab* slab) {
@@ -45,7 +37,7 @@ class ReadSlabs {
 
  private:
   size_t bytes_;
-  std::unique_ptr<std::byte[]> memory_;
+  std::byte* memory_;
   std::vector<ReadSlab> slabs_;
 };
 

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <new>
 
 #include "core/assert.h"
 #include "uring/log.h"
+#include "uring/pages.h"
 
 namespace virtproxy {
 namespace {
@@ -15,13 +15,6 @@ namespace {
 // How many free buffers the kernel is offered at once.
 constexpr uint32_t kSmallOffered = 64;
 constexpr uint32_t kLargeOffered = 16;
-
-void* map(size_t bytes) {
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  return memory;
-}
 
 size_t ring_bytes(uint32_t entries) { return entries * sizeof(io_uring_buf); }
 
@@ -31,7 +24,7 @@ ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group) : ring_
   const size_t small = std::max<size_t>(bytes / 4 / kSmallBytes, 16);
   const size_t large = std::max<size_t>((bytes - bytes / 4) / kLargeBytes, 8);
   mapped_ = small * kSmallBytes + large * kLargeBytes;
-  memory_ = static_cast<std::byte*>(map(mapped_));
+  memory_ = map_pages(mapped_);
 
   std::byte* at_byte = memory_;
   for (const BufferSize size : {BufferSize::kSmall, BufferSize::kLarge}) {
@@ -46,7 +39,8 @@ ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group) : ring_
       buffer.size = size;
       at_byte += capacity(size);
     }
-    for (uint32_t i = static_cast<uint32_t>(of.buffers.size()); i > 0; --i) of.free.push_back(i - 1);
+    for (uint32_t i = static_cast<uint32_t>(of.buffers.size()); i > 0; --i)
+      of.free.push_back(i - 1);
   }
   if (ring_.features().provided_buffers) {
     provided_ = provide(at(BufferSize::kSmall)) && provide(at(BufferSize::kLarge));
@@ -60,7 +54,7 @@ ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group) : ring_
 bool ReceivePool::provide(Class& of) {
   const uint32_t most = of.size == BufferSize::kSmall ? kSmallOffered : kLargeOffered;
   of.ring_entries = std::bit_ceil(most);
-  of.ring = static_cast<io_uring_buf_ring*>(map(ring_bytes(of.ring_entries)));
+  of.ring = reinterpret_cast<io_uring_buf_ring*>(map_pages(ring_bytes(of.ring_entries)));
   io_uring_buf_reg registration{};
   registration.ring_addr = reinterpret_cast<uintptr_t>(of.ring);
   registration.ring_entries = of.ring_entries;
@@ -99,8 +93,7 @@ Buffer* ReceivePool::claim(BufferSize size, uint32_t index, uint32_t bytes) {
 Buffer* ReceivePool::take(BufferSize size) {
   Class& of = at(size);
   if (of.free.empty()) return nullptr;
-  Buffer& buffer = of.buffers[of.free.back()];
-  of.free.pop_back();
+  Buffer& buffer = pop_free(of);
   VP_ASSERT(buffer.references == 0);
   buffer.begin = buffer.end = 0;
   buffer.references = 1;
@@ -116,19 +109,45 @@ void ReceivePool::release(Buffer* buffer) {
 void ReceivePool::replenish() {
   if (!provided_) return;
   for (Class& of : classes_) {
-    const auto wanted = std::min<uint32_t>(of.ring_entries - of.offered,
-                                           static_cast<uint32_t>(of.free.size()));
+    const auto wanted =
+        std::min<uint32_t>(of.ring_entries - of.offered, static_cast<uint32_t>(of.free.size()));
     if (wanted == 0) continue;
     const int mask = io_uring_buf_ring_mask(of.ring_entries);
     for (uint32_t i = 0; i < wanted; ++i) {
-      Buffer& buffer = of.buffers[of.free.back()];
-      of.free.pop_back();
+      Buffer& buffer = pop_free(of);
       io_uring_buf_ring_add(of.ring, buffer.data, capacity(of.size),
                             static_cast<unsigned short>(buffer.index), mask, static_cast<int>(i));
     }
     io_uring_buf_ring_advance(of.ring, static_cast<int>(wanted));
     of.offered += wanted;
   }
+}
+
+Buffer& ReceivePool::pop_free(Class& of) {
+  Buffer& buffer = of.buffers[of.free.back()];
+  of.free.pop_back();
+  of.fewest_free = std::min(of.fewest_free, of.free.size());
+  buffer.touched = true;
+  return buffer;
+}
+
+bool ReceivePool::trim() {
+  bool more = false;
+  for (Class& of : classes_) {
+    // Buffers are reused from the top: what lies below the lowest mark was not needed.
+    for (size_t i = 0; i < of.free.size(); ++i) {
+      Buffer& buffer = of.buffers[of.free[i]];
+      if (!buffer.touched) continue;
+      if (i >= of.fewest_free) {
+        more = true;
+        continue;
+      }
+      madvise(buffer.data, capacity(of.size), MADV_DONTNEED);
+      buffer.touched = false;
+    }
+    of.fewest_free = of.free.size();
+  }
+  return more;
 }
 
 size_t ReceivePool::in_use() const {

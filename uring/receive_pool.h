@@ -1,12 +1,12 @@
 // Buffers that bytes from applications are received into, of one channel.
 //
-// Two sizes: small ones for messages, large ones for bulk. All memory is reserved at once and touched
-// as it is used; its size is the bound on what a channel can hold of bytes that wait to be sent. Where
-// the kernel can pick buffers itself, a few free ones of each size are offered to it, last used first,
-// so that a channel works in the cache rather than through its whole reserve.
+// Two sizes: small ones for messages, large ones for bulk. All memory is reserved at once and
+// touched as it is used; its size is the bound on what a channel can hold of bytes that wait to be
+// sent. Where the kernel can pick buffers itself, a few free ones of each size are offered to it,
+// last used first, so that a channel works in the cache rather than through its whole reserve.
 //
-// A buffer is shared by counting: the queue of its connection holds one reference, and every write to
-// the channel that is in flight holds one for the parts it sends.
+// A buffer is shared by counting: the queue of its connection holds one reference, and every write
+// to the channel that is in flight holds one for the parts it sends.
 #pragma once
 
 #include <liburing.h>
@@ -30,6 +30,7 @@ struct Buffer {
   uint32_t references = 0;
   uint32_t index = 0;
   BufferSize size = BufferSize::kSmall;
+  bool touched = false;    // its memory is resident
   Buffer* next = nullptr;  // in its connection's queue
 
   uint32_t length() const { return end - begin; }
@@ -70,12 +71,17 @@ class ReceivePool {
   }
   size_t in_use() const;
 
+  // Returns the memory of buffers that nobody has needed since the last call to the system. True
+  // when a later call may find more.
+  bool trim();
+
  private:
   struct Class {
     BufferSize size = BufferSize::kSmall;
     uint16_t group = 0;
     std::vector<Buffer> buffers;
     std::vector<uint32_t> free;  // last released on top
+    size_t fewest_free = 0;      // since the last trim()
     io_uring_buf_ring* ring = nullptr;
     uint32_t ring_entries = 0;
     uint32_t offered = 0;
@@ -83,6 +89,7 @@ class ReceivePool {
   Class& at(BufferSize size) { return classes_[static_cast<size_t>(size)]; }
   const Class& at(BufferSize size) const { return classes_[static_cast<size_t>(size)]; }
   bool provide(Class& of);
+  Buffer& pop_free(Class& of);
 
   Ring& ring_;
   std::byte* memory_ = nullptr;

@@ -85,7 +85,7 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
   std::unique_ptr<Ring> ring(new Ring);
   RingFeatures features = wanted;
   if (!features.single_issuer) features.defer_taskrun = false;
-  const unsigned completions =
+  unsigned completions =
       std::clamp(std::bit_ceil(4 * in_flight), kFewestCompletionEntries, kMostCompletionEntries);
 
   int result = 0;
@@ -94,6 +94,13 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
     params.flags = setup_flags(features);
     params.cq_entries = completions;
     result = io_uring_queue_init_params(kSubmissionEntries, &ring->ring_, &params);
+    if (result == -ENOMEM && completions > kFewestCompletionEntries) {
+      // Little lockable memory: a smaller ring spills into the kernel's own backlog when it
+      // overflows.
+      completions /= 2;
+      ring->reduced_ = true;
+      continue;
+    }
     if (result != -EINVAL) break;
     const auto give_up = [&](bool RingFeatures::*member, const char* name) {
       if (!(features.*member)) return false;
@@ -262,8 +269,8 @@ int Ring::wait(std::optional<Duration> timeout) {
     result = io_uring_submit_and_wait(&ring_, 1);
   }
   // EBUSY and EAGAIN: the kernel wants its completions collected first.
-  const bool usual = result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY ||
-                     result == -EAGAIN;
+  const bool usual =
+      result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY || result == -EAGAIN;
   return usual ? 0 : result;
 }
 

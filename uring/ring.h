@@ -1,9 +1,9 @@
 // One io_uring: the door to the kernel for everything one thread does.
 //
 // An owner embeds an Op for each operation it may have in flight and is told of the result through
-// its Completion. An Op is `pending` from submission to its last completion; the kernel may touch the
-// memory it names for as long. An owner must outlive its pending Ops: cancel(), then wait for the
-// completion. Requests are only queued here; wait() submits what was queued and sleeps.
+// its Completion. An Op is `pending` from submission to its last completion; the kernel may touch
+// the memory it names for as long. An owner must outlive its pending Ops: cancel(), then wait for
+// the completion. Requests are only queued here; wait() submits what was queued and sleeps.
 //
 // Which kernel features are used and why (each can be switched off by name, and is dropped with a
 // message where the kernel refuses it):
@@ -16,8 +16,8 @@
 //                     no buffer. The buffer ring is registered memory shared with the kernel.
 //   poll-first        a receive that expects to wait does not try in vain first
 //   multishot-accept  one request accepts any number of clients
-// Fixed buffers (READ_FIXED) are not used: sockets and character devices copy from and to user memory
-// either way, so that nothing is gained beyond what a provided buffer gains already.
+// Fixed buffers (READ_FIXED) are not used: sockets and character devices copy from and to user
+// memory either way, so that nothing is gained beyond what a provided buffer gains already.
 #pragma once
 
 #include <liburing.h>
@@ -81,8 +81,8 @@ struct RingFeatures {
 
 class Ring {
  public:
-  // Must be called on the thread that will use the ring. `in_flight` bounds the operations in flight.
-  // An error says what to do about it.
+  // Must be called on the thread that will use the ring. `in_flight` bounds the operations in
+  // flight. An error says what to do about it.
   static tl::expected<std::unique_ptr<Ring>, std::string> open(unsigned in_flight,
                                                                const RingFeatures& wanted);
   ~Ring();
@@ -90,6 +90,8 @@ class Ring {
   const RingFeatures& features() const { return features_; }
   // What was wanted and refused by the kernel, for the log.
   const std::string& refused() const { return refused_; }
+  // Whether memory sufficed only for a smaller ring.
+  bool reduced() const { return reduced_; }
 
   void recv(Op& op, File file, void* to, size_t size, bool poll_first);
   void recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first);
@@ -127,6 +129,7 @@ class Ring {
   bool open_ = false;
   RingFeatures features_;
   std::string refused_;
+  bool reduced_ = false;
   std::vector<int> free_files_;
 };
 

@@ -1,5 +1,5 @@
-// Bytes that came over the channel for a socket which does not take them now. They are copied out of
-// the channel's read buffer, so that a slow reader pins its own window and nothing else.
+// Bytes that came over the channel for a socket which does not take them now. They are copied out
+// of the channel's read buffer, so that a slow reader pins its own window and nothing else.
 #pragma once
 
 #include <cstddef>

@@ -55,8 +55,7 @@ bool clear_stale_path(const Endpoint& endpoint, const SocketAddress& address) {
   }
   const int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (probe < 0) return false;
-  const bool refused =
-      connect(probe, address.data(), address.length) != 0 && errno == ECONNREFUSED;
+  const bool refused = connect(probe, address.data(), address.length) != 0 && errno == ECONNREFUSED;
   close(probe);
   if (!refused) {
     errno = EADDRINUSE;
@@ -74,8 +73,9 @@ tl::expected<std::vector<SocketAddress>, std::string> look_up(const Endpoint& en
     std::vector<Resolver::Watch> watches = resolver.watches();
     std::vector<pollfd> polls;
     for (const Resolver::Watch& watch : watches) {
-      polls.push_back({watch.fd, static_cast<short>((watch.read ? POLLIN : 0) |
-                                                    (watch.write ? POLLOUT : 0)), 0});
+      polls.push_back({watch.fd,
+                       static_cast<short>((watch.read ? POLLIN : 0) | (watch.write ? POLLOUT : 0)),
+                       0});
     }
     const auto limit = resolver.timeout().value_or(std::chrono::milliseconds(0));
     poll(polls.data(), polls.size(), static_cast<int>(limit.count()));

@@ -9,10 +9,11 @@
 
 namespace virtproxy {
 
-// Listening sockets for an endpoint: one, or for a host name one for each of its addresses that this
-// machine has. Looks names up and waits for the answer: for start-up only. The sockets are left
-// blocking: with O_NONBLOCK some kernels let an accept through the ring fail instead of wait. A unix
-// path that nobody listens on any more is unlinked first; one that somebody does listen on is an error.
+// Listening sockets for an endpoint: one, or for a host name one for each of its addresses that
+// this machine has. Looks names up and waits for the answer: for start-up only. The sockets are
+// left blocking: with O_NONBLOCK some kernels let an accept through the ring fail instead of wait.
+// A unix path that nobody listens on any more is unlinked first; one that somebody does listen on
+// is an error.
 tl::expected<std::vector<int>, std::string> listen_on(const Endpoint& endpoint);
 
 // Removes what listen_on() left in the file system.
@@ -22,7 +23,8 @@ void unlink_path(const Endpoint& endpoint);
 void prepare_connection(int fd, int family);
 
 // Makes close(2) send a reset where the transport has one (TCP, vsock). A unix socket has none: its
-// peer sees ECONNRESET if it had sent bytes that were not read, else the end of the stream and EPIPE.
+// peer sees ECONNRESET if it had sent bytes that were not read, else the end of the stream and
+// EPIPE.
 void close_with_reset(int fd);
 
 }  // namespace virtproxy

@@ -1,5 +1,5 @@
-// Timers of one thread, ordered by expiry. A timer belongs to its owner, which is told when it is due;
-// setting it again moves it, destroying it disarms it.
+// Timers of one thread, ordered by expiry. A timer belongs to its owner, which is told when it is
+// due; setting it again moves it, destroying it disarms it.
 #pragma once
 
 #include <optional>

@@ -29,7 +29,8 @@ Worker::~Worker() { close(wake_fd_); }
 std::future<Worker::Started> Worker::start() {
   std::promise<Started> started;
   auto future = started.get_future();
-  thread_ = std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
+  thread_ =
+      std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
   return future;
 }
 
@@ -68,6 +69,11 @@ Worker::Started Worker::set_up() {
   if (!ring) return tl::unexpected(ring.error());
   if (!(*ring)->refused().empty()) {
     log_warn("this kernel lacks or refuses: {}; going on without", (*ring)->refused());
+  }
+  if ((*ring)->reduced()) {
+    log_warn(
+        "little lockable memory: going on with a smaller ring (raise RLIMIT_MEMLOCK: ulimit -l, "
+        "LimitMEMLOCK=)");
   }
   loop_ = std::make_unique<Loop>(std::move(*ring));
   resolution_ = std::make_unique<Resolution>(*loop_);
@@ -120,7 +126,9 @@ bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
 
 void Worker::drain() {
   if (loop_ == nullptr) return;
-  const auto all = [this](auto&& holds) { return std::all_of(channels_.begin(), channels_.end(), holds); };
+  const auto all = [this](auto&& holds) {
+    return std::all_of(channels_.begin(), channels_.end(), holds);
+  };
   for (const auto& channel : channels_) channel->drain();
   const bool finished = turn_until(config_.drain_timeout, [&] {
     return all([](const auto& channel) { return channel->drained(); });

@@ -217,7 +217,7 @@ def test_a_daemon_replaced_behind_a_character_device_starts_clean(
     host_args = ["-c", f"unix-connect:{ports[0].spec}"]
     for name, door in doors.items():
         host_args += out(name, door)
-    guest_args = ["-c", f"unix-connect:{ports[1].spec}", *into("echo", scene.echo_service())]
+    guest_args = ["--seal", "commit", "-c", f"unix-connect:{ports[1].spec}", *into("echo", scene.echo_service())]
     guest_args += [*into("pour", pour), *into("service", service)]
     daemons = {
         "host": scene.daemon(*host_args, name="host"),
