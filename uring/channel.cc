@@ -1,5 +1,6 @@
 #include "uring/channel.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -62,6 +63,19 @@ std::chrono::steady_clock::time_point log_time(Instant now) {
 }
 
 }  // namespace
+
+tl::expected<void, std::string> Channel::check(const ChannelConfig& config) {
+  if (session_config(config).limits.initial_window > 0) return {};
+  uint64_t memory = config.memory;
+  while (derive_limits(receive_share(memory), config.max_streams, config.window, kMaxFrame)
+             .initial_window == 0) {
+    memory += memory / 8;
+  }
+  return tl::unexpected(fmt::format(
+      "too little memory: {} a channel do not suffice for {} streams; give --memory {} or more for "
+      "each channel, or a smaller --max-streams",
+      format_size(config.memory), config.max_streams, format_size(((memory >> 20) + 1) << 20)));
+}
 
 Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config)
     : loop_(loop),

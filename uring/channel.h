@@ -50,6 +50,10 @@ class Channel final : private Link::Client,
                       private Loop::Finisher,
                       private Timer::Owner {
  public:
+  // Whether the memory suffices for that many streams; the error says what would be right.
+  static tl::expected<void, std::string> check(const ChannelConfig& config);
+
+  // `config` must pass check().
   Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config);
   ~Channel();
 

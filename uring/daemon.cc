@@ -111,7 +111,12 @@ class Daemon {
       return 1;
     }
     log_debug("memory comes from {}", allocator_in_use());
-    const bool good = start(worker_configs(options, features));
+    std::vector<WorkerConfig> configs = worker_configs(options, features);
+    if (const auto checked = Channel::check(configs.front().channels.front()); !checked) {
+      log_error("{}", checked.error());
+      return 1;
+    }
+    const bool good = start(std::move(configs));
     if (good) {
       log_info("ready");
       wait_for_end();

@@ -38,6 +38,11 @@ inline constexpr uint64_t kDefaultWindow = uint64_t{1} << 20;
 inline constexpr uint64_t kMinWindow = uint64_t{4} << 10;
 inline constexpr uint64_t kMaxWindow = uint64_t{1} << 30;
 
+// Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest is
+// for what rounding and fragments cost.
+constexpr uint64_t receive_share(uint64_t memory) { return memory / 8 * 5; }
+constexpr uint64_t outbound_share(uint64_t memory) { return memory / 4; }
+
 inline constexpr double kDefaultDialTimeout = 10.0;
 inline constexpr double kMinDialTimeout = 0.1;
 inline constexpr double kMaxDialTimeout = 3600.0;
@@ -98,6 +103,7 @@ struct Options {
   std::vector<ForwardSpec> iforwards;  // -i: dial here what the other side asks for
   Seal seal = Seal::kAuto;             // of every channel
   unsigned threads = limits::kDefaultThreads;
+  // On each channel. Where it was not given, as many as the memory has room for, up to the default.
   uint32_t max_streams = limits::kDefaultStreams;
   uint64_t memory = limits::kDefaultMemory;             // bytes; never less than window
   uint64_t window = limits::kDefaultWindow;             // bytes a stream may have in flight at most

@@ -27,7 +27,7 @@ KIB, MIB = 1 << 10, 1 << 20
 PROXY, TRAFFIC = "/bin/virtproxy", "/bin/virtproxy-traffic"
 
 # Services in the guest, on its loopback interface.
-HTTP, ECHO, SINK = 8080, 7001, 7002
+HTTP, ECHO = 8080, 7001
 
 
 def content(seed: int, size: int) -> bytes:
@@ -53,7 +53,7 @@ class Page:
 
 @contextmanager
 def guest_with_services(folder: Path, pages: Sequence[Page], **options) -> Iterator[Guest]:
-    """A booted guest: the daemon inside, and a web server, an echo and a sink that never reads.
+    """A booted guest: the daemon inside, and a web server and an echo.
 
     The web server's root is in memory and has the pages; `folder` gets them too, for the host's.
     """
@@ -68,9 +68,8 @@ def guest_with_services(folder: Path, pages: Sequence[Page], **options) -> Itera
     options.setdefault("memory", "640M")
     with Guest(extra_files=files, **options) as guest:
         guest.start(["httpd", "-f", "-p", f"127.0.0.1:{HTTP}", "-h", "/var/www"])
-        for role, port in (("echo", ECHO), ("sink-never", SINK)):
-            service = guest.start([TRAFFIC, role, "--listen", f"127.0.0.1:{port}"])
-            guest.wait_for(f"grep ready {service.log_path}")
+        echo = guest.start([TRAFFIC, "echo", "--listen", f"127.0.0.1:{ECHO}"])
+        guest.wait_for(f"grep ready {echo.log_path}")
         guest.check("echo up > /var/www/up")
         guest.wait_for(f"wget -q -O - http://127.0.0.1:{HTTP}/up")
         yield guest
@@ -118,10 +117,11 @@ def curl(scene: Scene, door: Address, page: Page, timeout: float = 60) -> None:
     copy.unlink()
 
 
-def wget(guest: Guest, door: str, page: Page, timeout: float = 60) -> None:
-    """A real client in the guest fetches the page and it is the right one."""
-    digest = guest.check(f"set -o pipefail; wget -q -O - http://{door}{page.path} | sha256sum",
-                         timeout * PATIENCE)
+def wget(guest: Guest, door: str, page: Page, timeout: float = 60,
+         keep: str = "/dev/null") -> None:
+    """A real client in the guest fetches the page, the right one, and may keep it in a file."""
+    digest = guest.check(f"set -o pipefail; wget -q -O - http://{door}{page.path} | tee {keep} | "
+                         "sha256sum", timeout * PATIENCE)
     assert digest.split()[0] == sha256(page.data)
 
 
@@ -341,7 +341,7 @@ class Getter(threading.Thread):
         if b" 200 " not in head.split(b"\r\n")[0]:
             raise ValueError(f"answer {head!r}")
         data, at = self._page.data, 0
-        while body:
+        while at < len(data):
             if body != data[at:at + len(body)]:
                 raise ValueError(f"wrong bytes from {at} on")
             at += len(body)
@@ -349,6 +349,8 @@ class Getter(threading.Thread):
                 self._received += len(body)
                 self._changed.notify_all()
             body = sock.recv(64 * KIB)
+            if not body:
+                break
         return at == len(data)
 
 
