@@ -45,8 +45,6 @@ const Batch& Session::plan(uint64_t bytes, Instant now, Events& events) {
 }
 
 void Session::put_data_frames(uint64_t bytes, Events& events) {
-  const uint32_t overhead =
-      static_cast<uint32_t>(kHeaderSize + (uses_trailers() ? kTrailerSize : 0));
   scheduler_.begin(bytes - batch_.size);
   for (;;) {
     const Scheduler::Turn turn = scheduler_.next(streams_);
@@ -54,12 +52,16 @@ void Session::put_data_frames(uint64_t bytes, Events& events) {
     Stream& stream = streams_.at(turn.slot);
     const auto size =
         static_cast<uint32_t>(std::min<uint64_t>({turn.bytes, stream.queued, send_frame_limit()}));
+    const uint64_t before = batch_.size;
     put_data(turn.slot, size);
-    scheduler_.sent(streams_, turn.slot, size, overhead, stream.queued > 0);
+    const bool more = stream.queued > 0;
     if (stream.control_pending()) {
       if (stream.control_link.linked) control_.erase(streams_, turn.slot);
       put_stream_facts(turn.slot, events);
     }
+    // What went beside the payload counts against the batch, not against the stream.
+    const auto overhead = static_cast<uint32_t>(batch_.size - before - size);
+    scheduler_.sent(streams_, turn.slot, size, overhead, more);
   }
 }
 

@@ -17,10 +17,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest
-// is for what rounding and fragments cost.
-constexpr uint64_t receive_share(uint64_t memory) { return memory / 8 * 5; }
-constexpr uint64_t outbound_share(uint64_t memory) { return memory / 4; }
+using limits::outbound_share;
+using limits::receive_share;
 
 constexpr uint32_t kMaxFrame = 64 * 1024;
 // A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a
@@ -41,6 +39,8 @@ constexpr unsigned kMostDials = 4096;
 constexpr Duration kFirstPatience = milliseconds(100);
 constexpr unsigned kMostDoublings = 6;
 constexpr Duration kGoodConduct = seconds(10);
+
+constexpr Duration kBlockedInterval = milliseconds(100);
 
 SessionConfig session_config(const ChannelConfig& config) {
   const bool tty = config.spec.method == Method::kIsaSerial;
@@ -96,7 +96,7 @@ tl::expected<void, std::string> Channel::start() {
   for (const ForwardSpec& forward : config_.oforwards) {
     const auto sockets = listen_on(forward.endpoint);
     if (!sockets) return tl::unexpected(sockets.error());
-    bound_.push_back(&forward);
+    bound_.emplace_back(forward.endpoint);
     for (const int fd : *sockets) {
       listeners_.push_back(std::make_unique<Listener>(loop_, forward, fd, client));
     }
@@ -128,7 +128,7 @@ void Channel::finish_turn() {
     writer_.write_on(events_);
     handle_events(nullptr);
     reader_.read_on();
-    if (const auto deadline = session_.deadline()) timer_.set(*deadline);
+    set_timer();
   } else {
     timer_.clear();
   }
@@ -139,6 +139,13 @@ void Channel::finish_turn() {
     file_ = {};
     link_.lost(link_patience_);
   }
+}
+
+void Channel::set_timer() {
+  const auto deadline = session_.deadline();
+  if (!deadline) return timer_.clear();
+  // Due already, and not written just now: the link does not take it.
+  timer_.set(*deadline > loop_.now() ? *deadline : loop_.now() + kBlockedInterval);
 }
 
 void Channel::expired(Timer& timer) {
@@ -153,7 +160,9 @@ void Channel::link_ready(int fd, Link::Kind kind) {
   VP_ASSERT(link_state_ == LinkState::kNone);
   link_state_ = LinkState::kInUse;
   link_kind_ = kind;
-  file_ = loop_.ring().add_file(fd);
+  // A device is not registered: it could not be opened again until the ring lets go of it, and it
+  // cannot be shut down (see Link::hang_up).
+  file_ = kind == Link::Kind::kSocket ? loop_.ring().add_file(fd) : File{fd, -1};
   log_debug("channel {}: link established", id());
   writer_.attach(file_, kind);
   reader_.attach(file_, kind);
@@ -354,6 +363,13 @@ Connection& Channel::connection_of(StreamKey stream) {
   return *connection;
 }
 
+void Channel::dial_failed(std::string_view service, const std::string& reason) {
+  const auto hidden = dial_failures_.allow(log_time(loop_.now()));
+  if (!hidden) return;
+  log_info("channel {}: service {}: {}{}", id(), service, reason,
+           *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+}
+
 void Channel::closing(Connection* connection) {
   auto& place = connections_[connection->stream().slot];
   VP_ASSERT(place.get() == connection);
@@ -378,36 +394,33 @@ void Channel::want_flush(Connection* connection) {
 void Channel::wait_for_buffer(Connection* connection) {
   VP_ASSERT(!connection->waits_for_buffer);
   connection->waits_for_buffer = true;
-  waiting_.push_back(connection);
+  waiting_[static_cast<size_t>(connection->receive_size())].push_back(connection);
   wake();
 }
 
 // Buffers that came back go to those that wait, in the order in which they began to.
 void Channel::hand_out_buffers() {
   pool_.replenish();
-  if (waiting_.empty()) return;
-  std::array<size_t, 2> free{pool_.ready(BufferSize::kSmall), pool_.ready(BufferSize::kLarge)};
-  std::vector<Connection*> waiting;
-  waiting.swap(waiting_);
-  for (Connection* connection : waiting) {
-    size_t& left = free[static_cast<size_t>(connection->receive_size())];
-    if (left == 0) {
-      waiting_.push_back(connection);
-      continue;
+  for (const BufferSize size : {BufferSize::kSmall, BufferSize::kLarge}) {
+    auto& waiting = waiting_[static_cast<size_t>(size)];
+    for (size_t left = std::min(pool_.ready(size), waiting.size()); left > 0; --left) {
+      Connection* connection = waiting.front();
+      waiting.pop_front();
+      connection->waits_for_buffer = false;
+      connection->receive_more();
     }
-    --left;
-    connection->waits_for_buffer = false;
-    connection->receive_more();
   }
 }
 
 void Channel::reap() {
   if (closing_.empty()) return;
-  std::erase_if(waiting_, [](Connection* c) {
-    if (!c->closing()) return false;
-    c->waits_for_buffer = false;
-    return true;
-  });
+  for (auto& waiting : waiting_) {
+    std::erase_if(waiting, [](Connection* c) {
+      if (!c->closing()) return false;
+      c->waits_for_buffer = false;
+      return true;
+    });
+  }
   std::erase_if(closing_,
                 [](const std::unique_ptr<Connection>& c) { return c->idle() && !c->flush_wanted; });
 }
@@ -426,9 +439,8 @@ void Channel::trim() {
 
 void Channel::drain() {
   draining_ = true;
+  for (BoundPath& path : bound_) path.remove();
   for (auto& listener : listeners_) listener->stop();
-  for (const ForwardSpec* forward : bound_) unlink_path(forward->endpoint);
-  bound_.clear();
   session_.go_away();
   wake();
 }
@@ -468,7 +480,8 @@ void Channel::log_figures() {
       "stats channel={} up={} streams={} connections={} closing={} dials={} send_buffers={} "
       "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={}",
       id(), session_.up() ? 1 : 0, figures.streams, open_connections_, closing_.size(), dials_,
-      pool_.in_use(), figures.queued, held, figures.lent, waiting_.size(), figures.sessions);
+      pool_.in_use(), figures.queued, held, figures.lent, waiting_[0].size() + waiting_[1].size(),
+      figures.sessions);
 }
 
 }  // namespace virtproxy

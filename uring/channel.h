@@ -10,6 +10,8 @@
 // A channel owns all its memory: what another channel's clients or peer do cannot take it away.
 #pragma once
 
+#include <array>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +28,7 @@
 #include "uring/options.h"
 #include "uring/receive_pool.h"
 #include "uring/slices.h"
+#include "uring/sockets.h"
 
 namespace virtproxy {
 
@@ -84,6 +87,7 @@ class Channel final : private Link::Client,
   void want_flush(Connection* connection);
   void wait_for_buffer(Connection* connection);
   void dial_ended() { --dials_; }
+  void dial_failed(std::string_view service, const std::string& reason);
   void closing(Connection* connection);
   void connection_settled() { wake(); }
 
@@ -95,10 +99,12 @@ class Channel final : private Link::Client,
   Connection& connection_of(StreamKey stream) override;
   void channel_failed(const std::string& reason) override;
   void channel_written() override { wake(); }
+  void channel_settled() override { wake(); }
   void finish_turn() override;
   void expired(Timer& timer) override;
 
   void wake();
+  void set_timer();
   void begin_session();
   uint64_t wanted_features() const;
   void end_session(const std::string& reason);
@@ -127,7 +133,7 @@ class Channel final : private Link::Client,
   Timer timer_;
   Timer trim_timer_;
   std::vector<std::unique_ptr<Listener>> listeners_;
-  std::vector<const ForwardSpec*> bound_;  // whose paths are ours to unlink
+  std::vector<BoundPath> bound_;
   Events events_;
 
   // By the slot of the stream's key.
@@ -135,7 +141,8 @@ class Channel final : private Link::Client,
   size_t open_connections_ = 0;
   std::vector<std::unique_ptr<Connection>> closing_;
   std::vector<Connection*> flushing_;
-  std::vector<Connection*> waiting_;  // for a receive buffer, first come first served
+  // For a receive buffer of one of the sizes, first come first served.
+  std::array<std::deque<Connection*>, 2> waiting_;
   unsigned dials_ = 0;
 
   enum class LinkState : uint8_t { kNone, kInUse, kLetGo };
@@ -149,6 +156,7 @@ class Channel final : private Link::Client,
   bool busy_ = false;  // since the last trim
   bool draining_ = false;
   RateLimit refusals_{2};
+  RateLimit dial_failures_{10};
   RateLimit downs_{2};
 };
 

@@ -90,7 +90,7 @@ bool ChannelReader::make_room() {
 void ChannelReader::complete(Op&, int result, uint32_t) {
   if (!attached_) {
     if (slab_ != nullptr) ReadSlabs::release(std::exchange(slab_, nullptr));
-    return;
+    return client_->channel_settled();
   }
   if (polling_) {
     polling_ = false;

@@ -26,6 +26,8 @@ class ChannelReader final : private Completion, private Timer::Owner {
     // Somebody holds the other side of a port, or not any more.
     virtual void port_present(bool present) = 0;
     virtual void channel_failed(const std::string& reason) = 0;
+    // Detached, and idle from now on.
+    virtual void channel_settled() = 0;
 
    protected:
     ~Client() = default;

@@ -35,8 +35,7 @@ ChannelWriter::ChannelWriter(Loop& loop, Session& session, ReceivePool& pool, Cl
       pool_(pool),
       client_(client),
       op_(this),
-      retry_(loop.timers(), this),
-      staging_(kSocketBatch + kBatchSlack) {
+      retry_(loop.timers(), this) {
   vectors_.reserve(kMostVectors);
 }
 
@@ -82,6 +81,7 @@ void ChannelWriter::lay_out(const Batch& batch) {
   vectors_.clear();
   staged_ = 0;
   written_ = 0;
+  if (staging_.size() < batch.size) staging_.resize(batch.size);
   const bool copy_all = kind_ != Link::Kind::kSocket || session_.uses_trailers();
   for (const Piece& piece : batch.pieces) {
     copy(batch.head(piece));
@@ -148,7 +148,10 @@ void ChannelWriter::submit() {
 }
 
 void ChannelWriter::complete(Op&, int result, uint32_t) {
-  if (!attached_) return release_buffers();
+  if (!attached_) {
+    release_buffers();
+    return client_->channel_settled();
+  }
   if (polling_) {
     polling_ = false;
     if (result < 0) return client_->channel_failed(std::string("poll: ") + std::strerror(-result));

@@ -31,6 +31,8 @@ class ChannelWriter final : private Completion, private Timer::Owner {
     virtual void channel_failed(const std::string& reason) = 0;
     // A batch has left; there may be more to write.
     virtual void channel_written() = 0;
+    // Detached, and idle from now on.
+    virtual void channel_settled() = 0;
 
    protected:
     ~Client() = default;

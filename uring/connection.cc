@@ -10,7 +10,6 @@
 
 #include "core/assert.h"
 #include "uring/channel.h"
-#include "uring/log.h"
 #include "uring/sockets.h"
 
 namespace virtproxy {
@@ -64,7 +63,7 @@ void Connection::dialed(int fd) {
 
 void Connection::dial_failed(Fault fault, const std::string& reason) {
   channel_.dial_ended();
-  log_info("channel {}: service {}: {}", channel_.id(), service_, reason);
+  channel_.dial_failed(service_, reason);
   fail(fault);
 }
 
@@ -127,7 +126,7 @@ void Connection::on_received(int result, uint32_t flags) {
       input_ended_ = true;
       channel_.session().end(stream_);
       channel_.want_write();
-      return;
+      return watch_for_hangup();
     case ENOBUFS:
       expect_wait_ = false;
       return channel_.wait_for_buffer(this);
@@ -207,26 +206,27 @@ void Connection::drop_outbound() {
 // Without a receive in flight, a reset by the application would go unnoticed.
 void Connection::watch_for_hangup() {
   if (hangup_op_.pending || hangup_seen_) return;
-  channel_.loop().ring().poll(hangup_op_, file_, 0);
+  channel_.loop().ring().watch(hangup_op_, file_);
 }
 
 void Connection::on_hangup(int result) {
   if (closing_ || result == -ECANCELED) return;
+  hangup_seen_ = true;
+  // Once all was said and heard on this side, leaving is no abort.
+  if (input_ended_ && end_told_) return;
   int error = 0;
   socklen_t size = sizeof error;
   getsockopt(file_.fd, SOL_SOCKET, SO_ERROR, &error, &size);
-  if (error != 0 || (result > 0 && (result & POLLERR) != 0 && !is_unix_)) {
-    return fail(Fault::kAborted);
-  }
-  // Closed in an orderly way: what it left is still to be read once there is credit.
-  hangup_seen_ = true;
+  // Otherwise closed in an orderly way: what it left is still to be read once there is credit.
+  if (error != 0 || (result > 0 && (result & POLLERR) != 0 && !is_unix_)) fail(Fault::kAborted);
 }
 
 // --- channel to socket ------------------------------------------------------------------------
 
 void Connection::deliver(std::span<const std::byte> bytes, ReadSlab* slab) {
   VP_ASSERT(!closing_ && !peer_ended_);
-  if (file_.fd < 0 || send_op_.pending || !rope_.empty()) {
+  const bool rope_in_flight = send_op_.pending && !sending_slices_;
+  if (file_.fd < 0 || rope_in_flight || !rope_.empty()) {
     rope_.append(bytes);
     return;
   }

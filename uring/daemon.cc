@@ -13,6 +13,8 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <system_error>
+#include <utility>
 
 #include "core/limits.h"
 #include "uring/allocator.h"
@@ -116,26 +118,34 @@ class Daemon {
       log_error("{}", checked.error());
       return 1;
     }
-    const bool good = start(std::move(configs));
+    bool good = start(std::move(configs));
     if (good) {
       log_info("ready");
-      wait_for_end();
+      good = wait_for_end();
+    } else {
+      request_drain();
     }
-    for (const auto& worker : workers_) worker->request_drain();
     for (const auto& worker : workers_) worker->join();
-    if (good && stopping_) log_info("stopped");
-    return good && stopping_ ? 0 : 1;
+    if (good) log_info("stopped");
+    return good ? 0 : 1;
   }
 
  private:
   bool start(std::vector<WorkerConfig> configs) {
+    bool good = true;
     std::vector<std::future<Worker::Started>> starting;
     for (WorkerConfig& config : configs) {
       workers_.push_back(std::make_unique<Worker>(std::move(config)));
       workers_.back()->set_end_signal(ended_);
-      starting.push_back(workers_.back()->start());
+      try {
+        starting.push_back(workers_.back()->start());
+      } catch (const std::system_error& error) {
+        log_error("cannot start a thread: {} (use fewer --threads, or raise ulimit -u)",
+                  error.what());
+        good = false;
+        break;
+      }
     }
-    bool good = true;
     for (auto& started : starting) {
       if (const auto result = started.get(); !result) {
         log_error("{}", result.error());
@@ -145,14 +155,27 @@ class Daemon {
     return good;
   }
 
-  void wait_for_end() {
-    for (;;) {
+  // Until every worker has ended. False when one of them failed.
+  bool wait_for_end() {
+    bool good = true;
+    for (size_t running = workers_.size(); running > 0;) {
       pollfd waits[] = {{signals_, POLLIN, 0}, {ended_, POLLIN, 0}};
-      if (poll(waits, 2, -1) < 0 && errno != EINTR) return;
-      if ((waits[1].revents & POLLIN) != 0) return;
+      if (poll(waits, 2, -1) < 0) continue;
+      uint64_t ended = 0;
+      if ((waits[1].revents & POLLIN) != 0 && read(ended_, &ended, sizeof ended) > 0) {
+        running -= ended;
+        good = std::none_of(workers_.begin(), workers_.end(),
+                            [](const auto& worker) { return worker->failed(); });
+        if (!good && !std::exchange(stopping_, true)) request_drain();
+      }
       signalfd_siginfo info{};
       while (read(signals_, &info, sizeof info) == sizeof info) on_signal(info.ssi_signo);
     }
+    return good;
+  }
+
+  void request_drain() {
+    for (const auto& worker : workers_) worker->request_drain();
   }
 
   void on_signal(uint32_t number) {
@@ -164,7 +187,7 @@ class Daemon {
     }
     log_info("stopping: no new streams{}", stopping_ ? ", and no more patience" : "");
     stopping_ = true;
-    for (const auto& worker : workers_) worker->request_drain();
+    request_drain();
   }
 
   int ended_;

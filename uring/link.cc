@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
@@ -85,6 +86,7 @@ tl::expected<void, std::string> Link::start() {
     if (!sockets) return tl::unexpected(sockets.error());
     // One peer at a time, so one socket: of a name with several addresses the first.
     listener_ = sockets->front();
+    bound_ = BoundPath(spec_.endpoint);
     std::for_each(sockets->begin() + 1, sockets->end(), close);
     log_info("channel {}: listening on {}", spec_.id, spec_.endpoint.to_string());
   }
@@ -173,9 +175,17 @@ void Link::try_later(const std::string& reason) {
 
 void Link::expired(Timer&) { acquire(); }
 
-void Link::lost(Duration patience) {
-  if (fd_ >= 0) close(fd_);
+// Said with shutdown(2), because close(2) alone is not heard while a ring holds the file: Linux 6.1
+// keeps one that was registered for about a second after its removal from the table.
+void Link::hang_up() {
+  if (fd_ < 0) return;
+  shutdown(fd_, SHUT_RDWR);
+  close(fd_);
   fd_ = -1;
+}
+
+void Link::lost(Duration patience) {
+  hang_up();
   if (stopped_) return;
   if (patience > Duration::zero()) {
     retry_.set(loop_.now() + patience);
@@ -194,12 +204,11 @@ void Link::stop() {
   loop_.ring().cancel(accept_);
   if (dial_) dial_->cancel();
   if (listener_ >= 0) {
+    bound_.remove();
     close(listener_);
-    unlink_path(spec_.endpoint);
     listener_ = -1;
   }
-  if (fd_ >= 0) close(fd_);
-  fd_ = -1;
+  hang_up();
 }
 
 }  // namespace virtproxy

@@ -14,6 +14,7 @@
 #include "uring/dial.h"
 #include "uring/loop.h"
 #include "uring/options.h"
+#include "uring/sockets.h"
 
 namespace virtproxy {
 
@@ -52,6 +53,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   void dial_failed(Fault fault, const std::string& reason) override;
 
   void acquire();
+  void hang_up();
   void open_device();
   void try_later(const std::string& reason);
   void ready(int fd, Kind kind);
@@ -63,6 +65,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   Timer retry_;
   std::unique_ptr<Dial> dial_;
   int listener_ = -1;
+  BoundPath bound_;
   int fd_ = -1;
   Duration backoff_;
   std::string last_reason_;

@@ -21,7 +21,7 @@ int Loop::turn() {
   hurried_ = false;
   const int result = ring_->wait(timeout);
   if (result < 0) return result;
-  arena_.reset();
+  if (ring_->submitted()) arena_.reset();
   update_clock();
   ring_->dispatch();
   timers_.expire(now_);

@@ -450,7 +450,9 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
 
   const std::string sizes = "Limits (sizes take K, M or G: 64M is 64MiB)";
   one("--max-streams", raw.max_streams,
-      defaults("Streams open at once on one channel, at most", std::to_string(limits::kDefaultStreams)), "N")
+      defaults("Streams open at once on one channel, at most",
+               std::to_string(limits::kDefaultStreams)),
+      "N")
       ->group(sizes);
   one("--memory", raw.memory,
       defaults("Memory for data under way, in one process", format_size(limits::kDefaultMemory)),
@@ -499,6 +501,13 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
   const std::string information = "Information";
   app.add_flag("-h,--help", raw.help, "Print this help and exit")->group(information);
   app.add_flag("-V,--version", raw.version, "Print the version and exit")->group(information);
+}
+
+// Half of what a channel may receive is promised to its streams in equal parts (core/limits.h).
+uint32_t streams_that_fit(const Options& options) {
+  const uint64_t memory = options.memory / options.channels.size();
+  const uint64_t fitting = limits::receive_share(memory) / 2 / limit::kMinInitialWindow;
+  return static_cast<uint32_t>(std::min<uint64_t>(fitting, limits::kDefaultStreams));
 }
 
 std::optional<std::string> interpret(const Raw& raw, Options& options) {
@@ -569,33 +578,11 @@ std::optional<std::string> interpret(const Raw& raw, Options& options) {
   }
   if (auto missing = check_channel_ids(options)) return missing;
   if (auto clash = check_exclusive(options)) return clash;
-  if (auto much = fit_streams(raw.max_streams.has_value(), options)) return much;
+  if (!raw.max_streams) options.max_streams = streams_that_fit(options);
   for (const std::string& priority : raw.priorities) {
     if (auto wrong = apply_priority(priority, options.oforwards)) return wrong;
   }
   return std::nullopt;
-}
-
-// Half of what a channel may receive is promised to its streams in equal parts (core/limits.h).
-std::optional<std::string> fit_streams(bool given, Options& options) {
-  using limits::receive_share;
-  const uint64_t channels = options.channels.size();
-  const uint64_t fitting =
-      receive_share(options.memory / channels) / 2 / limit::kMinInitialWindow;
-  if (options.max_streams <= fitting) return std::nullopt;
-  if (!given) {
-    options.max_streams = static_cast<uint32_t>(fitting);
-    return std::nullopt;
-  }
-  constexpr uint64_t kMiB = uint64_t{1} << 20;
-  uint64_t enough = 0;
-  while (receive_share(enough / channels) / 2 / limit::kMinInitialWindow < options.max_streams) {
-    enough += kMiB;
-  }
-  return "--max-streams " + std::to_string(options.max_streams) + " is too many for --memory " +
-         format_size(options.memory) +
-         (channels > 1 ? " on " + std::to_string(channels) + " channels" : "") + ": use at most " +
-         std::to_string(fitting) + ", or at least " + format_size(enough) + " of memory";
 }
 
 // What CLI11 has to say, as the rest of one line.

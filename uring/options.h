@@ -38,8 +38,8 @@ inline constexpr uint64_t kDefaultWindow = uint64_t{1} << 20;
 inline constexpr uint64_t kMinWindow = uint64_t{4} << 10;
 inline constexpr uint64_t kMaxWindow = uint64_t{1} << 30;
 
-// Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest is
-// for what rounding and fragments cost.
+// Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest
+// is for what rounding and fragments cost.
 constexpr uint64_t receive_share(uint64_t memory) { return memory / 8 * 5; }
 constexpr uint64_t outbound_share(uint64_t memory) { return memory / 4; }
 

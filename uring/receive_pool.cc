@@ -16,13 +16,16 @@ namespace {
 constexpr uint32_t kSmallOffered = 64;
 constexpr uint32_t kLargeOffered = 16;
 
+// The kernel names a buffer by 16 bits.
+constexpr size_t kMostBuffers = 65536;
+
 size_t ring_bytes(uint32_t entries) { return entries * sizeof(io_uring_buf); }
 
 }  // namespace
 
 ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group) : ring_(ring) {
-  const size_t small = std::max<size_t>(bytes / 4 / kSmallBytes, 16);
-  const size_t large = std::max<size_t>((bytes - bytes / 4) / kLargeBytes, 8);
+  const size_t small = std::clamp<size_t>(bytes / 4 / kSmallBytes, 16, kMostBuffers);
+  const size_t large = std::clamp<size_t>((bytes - bytes / 4) / kLargeBytes, 8, kMostBuffers);
   mapped_ = small * kSmallBytes + large * kLargeBytes;
   memory_ = map_pages(mapped_);
 

@@ -37,7 +37,7 @@ std::string advice_for(int error) {
 
 // The set-up flags from most to least wanted; each step gives up what older kernels lack.
 unsigned setup_flags(const RingFeatures& features) {
-  unsigned flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+  unsigned flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
   if (features.single_issuer) flags |= IORING_SETUP_SINGLE_ISSUER;
   if (features.coop_taskrun) flags |= IORING_SETUP_COOP_TASKRUN;
   if (features.defer_taskrun && features.single_issuer) flags |= IORING_SETUP_DEFER_TASKRUN;
@@ -214,6 +214,12 @@ void Ring::poll(Op& op, File file, uint32_t events) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_POLL_ADD;
   entry->poll32_events = events;
+}
+
+void Ring::watch(Op& op, File file) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_POLL_ADD;
+  entry->len = IORING_POLL_ADD_MULTI;
 }
 
 io_uring_sqe* Ring::prepare_accept(Op& op, int fd) {

@@ -100,6 +100,9 @@ class Ring {
   void send(Op& op, File file, const void* from, size_t size, int flags);
   void sendmsg(Op& op, File file, const msghdr* message, int flags);
   void poll(Op& op, File file, uint32_t events);
+  // Completes whenever the socket's other side has left further: shut its write side, closed, or
+  // reset. The kernel says so of the first unasked, so the Op stays pending for the others.
+  void watch(Op& op, File file);
   // Accepts connections one after another; with multishot-accept the Op stays pending in between.
   void accept(Op& op, int fd);
   void accept_one(Op& op, int fd);
@@ -114,6 +117,8 @@ class Ring {
   // Submits everything queued and waits for a completion, at most `timeout` (for ever without one).
   // Returns 0 or a negative errno that is not about time or signals.
   int wait(std::optional<Duration> timeout);
+  // Whether the kernel has seen everything that was queued.
+  bool submitted() { return io_uring_sq_ready(&ring_) == 0; }
   // Hands out every completion that is there.
   void dispatch();
 

@@ -162,10 +162,21 @@ tl::expected<std::vector<int>, std::string> listen_on(const Endpoint& endpoint) 
   return sockets;
 }
 
-void unlink_path(const Endpoint& endpoint) {
-  if (endpoint.kind == Endpoint::Kind::kUnix && !endpoint.host.starts_with('@')) {
-    unlink(endpoint.host.c_str());
-  }
+BoundPath::BoundPath(const Endpoint& endpoint) {
+  if (endpoint.kind != Endpoint::Kind::kUnix || endpoint.host.starts_with('@')) return;
+  struct stat status {};
+  if (lstat(endpoint.host.c_str(), &status) != 0) return;
+  path_ = endpoint.host;
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
+}
+
+void BoundPath::remove() {
+  struct stat status {};
+  const bool ours = !path_.empty() && lstat(path_.c_str(), &status) == 0 &&
+                    status.st_dev == device_ && status.st_ino == inode_;
+  if (ours) unlink(path_.c_str());
+  path_.clear();
 }
 
 void prepare_connection(int fd, int family) {

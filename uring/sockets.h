@@ -1,6 +1,8 @@
 // Listening sockets and the socket options every connection gets.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 #include <tl/expected.hpp>
 #include <vector>
@@ -16,8 +18,20 @@ namespace virtproxy {
 // is an error.
 tl::expected<std::vector<int>, std::string> listen_on(const Endpoint& endpoint);
 
-// Removes what listen_on() left in the file system.
-void unlink_path(const Endpoint& endpoint);
+// What listen_on() left in the file system: made right after it, removed only while it is still
+// that.
+class BoundPath {
+ public:
+  BoundPath() = default;
+  explicit BoundPath(const Endpoint& endpoint);
+  // Before the socket is closed: whoever finds a path that nobody listens on takes it over.
+  void remove();
+
+ private:
+  std::string path_;  // empty: none
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
+};
 
 // Small writes leave at once; a vanished TCP peer is noticed within about a minute.
 void prepare_connection(int fd, int family);

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
+#include <new>
 
 #include "uring/log.h"
 
@@ -45,18 +47,46 @@ void Worker::request(unsigned what) {
 }
 
 void Worker::run(std::promise<Started> started) {
-  Started result = set_up();
+  Started result = try_to_set_up();
   const bool good = result.has_value();
   started.set_value(std::move(result));
-  if (good) serve();
-  if (!broken_) drain();
-  channels_.clear();
-  resolution_.reset();
-  limit_.reset();
-  loop_.reset();
+  try {
+    if (good) serve();
+    if (!broken_) drain();
+  } catch (const std::exception& error) {
+    log_error("giving up: {}", error.what());
+    broken_ = true;
+  }
+  failed_ = broken_;
+  if (broken_) {
+    abandon();
+  } else {
+    channels_.clear();
+    resolution_.reset();
+    limit_.reset();
+    loop_.reset();
+  }
   if (end_signal_ >= 0) {
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = write(end_signal_, &one, sizeof one);
+  }
+}
+
+// What the kernel may still write to must not be freed: the process is about to end.
+void Worker::abandon() {
+  for (auto& channel : channels_) (void)channel.release();
+  (void)resolution_.release();
+  (void)limit_.release();
+  (void)loop_.release();
+}
+
+Worker::Started Worker::try_to_set_up() {
+  try {
+    return set_up();
+  } catch (const std::bad_alloc&) {
+    broken_ = true;
+    return tl::unexpected<std::string>(
+        "not enough memory: use less --memory, fewer channels, or raise ulimit -v");
   }
 }
 

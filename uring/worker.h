@@ -36,6 +36,8 @@ class Worker final : private Completion, private Timer::Owner {
   // Waits for the thread to end; `on_end` is signalled when it does.
   void join();
   void set_end_signal(int event_fd) { end_signal_ = event_fd; }
+  // Whether the thread ended for another reason than being asked to.
+  bool failed() const { return failed_; }
 
  private:
   static constexpr unsigned kDrain = 1;
@@ -44,14 +46,17 @@ class Worker final : private Completion, private Timer::Owner {
   void request(unsigned what);
   void run(std::promise<Started> started);
   Started set_up();
+  Started try_to_set_up();
   void serve();
   void drain();
+  void abandon();
   void complete(Op& op, int result, uint32_t flags) override;
   void expired(Timer& timer) override;
   bool turn_until(Duration limit, const std::function<bool()>& done);
 
   WorkerConfig config_;
   std::atomic<unsigned> requests_{0};
+  std::atomic<bool> failed_{false};
   int wake_fd_;
   int end_signal_ = -1;
   uint64_t wake_count_ = 0;

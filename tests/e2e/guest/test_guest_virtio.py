@@ -12,7 +12,8 @@ from addresses import Address
 from harness import PATIENCE, Scene, scaled
 from stage import wait_for_echo
 
-from .line import (ECHO, HTTP, MIB, TRAFFIC, Getter, GuestDaemon, Line, Page, content, curl,
+from .getters import Getter
+from .line import (ECHO, HTTP, MIB, TRAFFIC, GuestDaemon, Line, Page, content, curl,
                    guest_with_services, on_threads, serve_files, wget)
 from .machine import Guest
 

@@ -343,5 +343,29 @@ TEST_F(SessionTest, LongestServiceAndMetadataArrive) {
       std::equal(events[0].bytes.begin(), events[0].bytes.end(), metadata.begin(), metadata.end()));
 }
 
+TEST(Session, BatchStaysNearItsLimitWhateverGoesBesideThePayload) {
+  SessionConfig config = config_with(1);
+  config.limits = derive_limits(64u << 20, 1000, 65536, 65536);
+  SessionConfig other = config;
+  other.secret = 2;
+  Pair pair(config, other);
+  pair.connect();
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 500; ++i) ids.push_back(*pair.a.open());
+  pair.settle();
+  for (const uint64_t id : ids) {
+    pair.a.queue(id, 1);
+    pair.a.end(id);
+  }
+  constexpr uint64_t kLimit = 4096;
+  while (pair.a.session.wants_to_write(pair.now)) {
+    const size_t before = pair.a.out.size();
+    ASSERT_TRUE(pair.a.write(kLimit, pair.now));
+    EXPECT_LE(pair.a.out.size() - before, kLimit + 4 * kHeaderSize);
+  }
+  pair.settle();
+  for (const uint64_t id : ids) EXPECT_EQ(pair.b.at(id).received, 1u);
+}
+
 }  // namespace
 }  // namespace virtproxy::test

@@ -1,0 +1,128 @@
+"""What a hostile review of the driver found: crowds, several threads and channels, odd endings."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import socket
+import time
+
+import pytest
+
+from harness import PATIENCE, Pair, Scene, into, out
+from stage import ListeningService, carry, close_hard, expect_client_reset, receive, wait_for_echo
+
+CHANNELS = 64
+CROWD = 9000
+FIRST = 43  # windows that fill the link's socket, but not half of what may be on its way
+
+
+def test_a_thread_that_is_done_does_not_hurry_the_others(scene: Scene) -> None:
+    """Two channels on two threads; only one of them has a stream that wants time to finish."""
+    idle, busy, door = (scene.addresses.unix() for _ in range(3))
+    service = ListeningService(scene, "unix")
+    channels = ["-c", f"unix-listen:{idle.spec}:0", "-c", f"unix-listen:{busy.spec}:1"]
+    near = scene.daemon(*channels, *out("x", door, 1), "--threads", "2", channels=(0, 1))
+    scene.daemon("-c", f"unix-connect:{busy.spec}", *into("x", service.address))
+    near.wait_up(1)
+    with door.connect() as client, service.accept() as far_end:
+        client.sendall(b"question")
+        assert receive(far_end, 8) == b"question"
+        near.expected_death = True
+        near.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        far_end.sendall(b"late answer")
+        assert receive(client, 11) == b"late answer"
+    near.check_exit()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_many_channels_in_one_process(scene: Scene, threads: int) -> None:
+    """More than the kernel completes at once; with no limit given there is memory for each."""
+    service = scene.echo_service()
+    channels = [scene.addresses.unix() for _ in range(CHANNELS)]
+    doors = [scene.addresses.unix() for _ in range(CHANNELS)]
+    near_args: list[str] = ["--threads", str(threads)]
+    far_args: list[str] = ["--threads", str(threads)]
+    for number, (channel, door) in enumerate(zip(channels, doors, strict=True)):
+        near_args += ["-c", f"unix-listen:{channel.spec}:{number}", *out("echo", door, number)]
+        far_args += ["-c", f"unix-connect:{channel.spec}:{number}", *into("echo", service, number)]
+    near, far = scene.daemon(*near_args, name="near"), scene.daemon(*far_args, name="far")
+    for door in (doors[0], doors[-1]):
+        wait_for_echo(door)
+    for number in range(CHANNELS):
+        near.wait_up(number)
+    for daemon in (near, far):
+        daemon.terminate()
+    assert not any(os.path.exists(address.place) for address in (*channels, *doors))
+
+
+def test_a_crowd_that_says_little_and_ends_at_once(scene: Scene) -> None:
+    """Thousands of small frames, each with its stream's end behind it, ready for one batch."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2 * CROWD + 1000:
+        pytest.skip("too few descriptors for the crowd")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    service = ListeningService(scene, "unix", backlog=4096)
+    door = scene.addresses.unix()
+    near = [*out("x", door), "--memory", "1G"]
+    pair = Pair(scene, "unix", near=near, far=into("x", service.address))
+    clients, far_ends = [], []
+    for _ in range(CROWD):
+        clients.append(door.connect())
+        far_ends.append(service.accept())
+    pair.far.send_signal(signal.SIGSTOP)
+    # What the link takes before it blocks; the crowd's bytes pile up behind it.
+    first, crowd = clients[:FIRST], clients[FIRST:]
+    for client in first:
+        client.setblocking(False)
+        client.send(b"x" * 60000)
+    time.sleep(0.5)
+    for client in crowd:
+        client.sendall(b"y")
+        client.shutdown(socket.SHUT_WR)
+    pair.near.wait_stats("the crowd is heard", lambda s: s.total("send_bytes") >= len(crowd))
+    pair.far.send_signal(signal.SIGCONT)
+    for far_end in far_ends[len(first) :]:
+        assert receive(far_end, 1) == b"y"
+    for sock in (*clients, *far_ends):
+        sock.close()
+    pair.wait_at_rest()
+
+
+def test_a_reset_after_the_end_of_input_reaches_the_service(scene: Scene, kind: str) -> None:
+    service = ListeningService(scene)
+    _, doors = carry(scene, kind, {"x": service.address})
+    with doors["x"].connect() as client, service.accept() as far_end:
+        client.sendall(b"?")
+        client.shutdown(socket.SHUT_WR)
+        assert receive(far_end, 1) == b"?"
+        assert far_end.recv(1) == b""
+        close_hard(client)
+        watch = select.poll()
+        watch.register(far_end, 0)
+        assert watch.poll(5000 * PATIENCE), "the service waits for a client that is gone"
+
+
+def test_a_socket_of_somebody_else_is_not_removed(scene: Scene) -> None:
+    """Its path was taken over while the daemon ran."""
+    channel, door = scene.addresses.unix(), scene.addresses.unix()
+    daemon = scene.daemon("-c", f"unix-listen:{channel.spec}", *out("x", door))
+    for address in (channel, door):
+        os.unlink(address.place)
+    with channel.listen(), door.listen():
+        daemon.terminate()
+        for address in (channel, door):
+            assert os.path.exists(address.place), f"{address.place} was somebody else's"
+
+
+def test_refused_dials_do_not_flood_the_log(scene: Scene) -> None:
+    pair, doors = carry(scene, "unix", {"nobody": scene.addresses.unix()})
+    mark = pair.far.mark()
+    begin = time.monotonic()
+    for _ in range(500):
+        expect_client_reset(doors["nobody"], 5)
+    seconds = time.monotonic() - begin
+    assert pair.far.mark() - mark < 20 * (seconds + 1)
+    pair.wait_at_rest()
