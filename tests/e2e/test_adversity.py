@@ -12,7 +12,7 @@ import time
 import pytest
 
 from harness import PATIENCE, Pair, Scene, into, out
-from stage import ListeningService, carry, close_hard, expect_client_reset, receive, wait_for_echo
+from stage import ListeningService, carry, close_hard, eventually, expect_client_reset, receive, wait_for_echo
 
 CHANNELS = 64
 CROWD = 9000
@@ -31,8 +31,10 @@ def test_a_thread_that_is_done_does_not_hurry_the_others(scene: Scene) -> None:
         client.sendall(b"question")
         assert receive(far_end, 8) == b"question"
         near.expected_death = True
+        threads = f"/proc/{near.pid}/task"
+        before = len(os.listdir(threads))
         near.send_signal(signal.SIGTERM)
-        time.sleep(1)
+        eventually("the idle thread is done", lambda: len(os.listdir(threads)) < before)
         far_end.sendall(b"late answer")
         assert receive(client, 11) == b"late answer"
     near.check_exit()
@@ -78,7 +80,7 @@ def test_a_crowd_that_says_little_and_ends_at_once(scene: Scene) -> None:
     for client in first:
         client.setblocking(False)
         client.send(b"x" * 60000)
-    time.sleep(0.5)
+    pair.near.wait_stats("the link takes no more", lambda s: s.total("send_bytes") > 0)
     for client in crowd:
         client.sendall(b"y")
         client.shutdown(socket.SHUT_WR)
