@@ -31,13 +31,15 @@ const Batch& Session::plan(uint64_t bytes, Instant now, Events& events) {
   const uint64_t greeted = batch_.size;
   if (greeting_.may_speak()) {
     put_session_facts();
-    while (!control_.empty() && batch_.size < bytes) {
+    // Control goes first, and leaves a quarter to data that waits: neither can starve the other.
+    const uint64_t control_limit = data_may_go() ? bytes - bytes / 4 : bytes;
+    while (!control_.empty() && batch_.size < control_limit) {
       const uint32_t slot = control_.front();
       control_.erase(streams_, slot);
       put_stream_facts(slot, events);
     }
     const uint64_t room = std::min(bytes, batch_.size + flight_.room());
-    if (control_.empty() && batch_.size < room) put_data_frames(room, events);
+    if (batch_.size < room) put_data_frames(room, events);
   }
   close_piece({}, 0, false);
   if (batch_.size > greeted) flight_.sent(batch_.size - greeted, now);
@@ -53,6 +55,10 @@ void Session::put_data_frames(uint64_t bytes, Events& events) {
     const auto size =
         static_cast<uint32_t>(std::min<uint64_t>({turn.bytes, stream.queued, send_frame_limit()}));
     const uint64_t before = batch_.size;
+    if (stream.open_due) {
+      control_.erase(streams_, turn.slot);
+      put_stream_facts(turn.slot, events);
+    }
     put_data(turn.slot, size);
     const bool more = stream.queued > 0;
     if (stream.control_pending()) {

@@ -367,5 +367,25 @@ TEST(Session, BatchStaysNearItsLimitWhateverGoesBesideThePayload) {
   for (const uint64_t id : ids) EXPECT_EQ(pair.b.at(id).received, 1u);
 }
 
+TEST(Session, DataMovesHoweverMuchControlIsPending) {
+  Pair pair;
+  pair.connect();
+  const uint64_t bulk = *pair.a.open();
+  pair.settle();
+  constexpr uint64_t kLimit = 2048;
+  for (int round = 0; round < 20; ++round) {
+    pair.a.queue(bulk, 800);
+    // More openings than one batch holds, each with data of its own behind it.
+    for (int i = 0; i < 40; ++i) {
+      if (const auto id = pair.a.open()) pair.a.queue(*id, 10);
+    }
+    const uint64_t queued = pair.a.session.figures().queued;
+    ASSERT_TRUE(pair.a.write(kLimit, pair.now));
+    EXPECT_LT(pair.a.session.figures().queued, queued);
+  }
+  pair.settle();
+  EXPECT_EQ(pair.b.at(bulk).received, 16'000u);
+}
+
 }  // namespace
 }  // namespace virtproxy::test
