@@ -376,7 +376,7 @@ TEST(Session, DataMovesHoweverMuchControlIsPending) {
   for (int round = 0; round < 20; ++round) {
     pair.a.queue(bulk, 800);
     // More openings than one batch holds, each with data of its own behind it.
-    for (int i = 0; i < 40; ++i) {
+    for (int i = 0; i < 60; ++i) {
       if (const auto id = pair.a.open()) pair.a.queue(*id, 10);
     }
     const uint64_t queued = pair.a.session.figures().queued;
