@@ -127,7 +127,7 @@ def measure(what: str, *args: str, pids: list[int] = [], timeout: float = 120) -
 
 
 def table(rows: list[tuple[str, str, str]]) -> None:
-    say("what was measured (a first reading; perf/ compares with other proxies)")
+    say("what was measured (a first reading, taken once)")
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("   " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
