@@ -478,10 +478,10 @@ void Channel::log_figures() {
   }
   log_info(
       "stats channel={} up={} streams={} connections={} closing={} dials={} send_buffers={} "
-      "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={}",
+      "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} under_way={}",
       id(), session_.up() ? 1 : 0, figures.streams, open_connections_, closing_.size(), dials_,
       pool_.in_use(), figures.queued, held, figures.lent, waiting_[0].size() + waiting_[1].size(),
-      figures.sessions);
+      figures.sessions, figures.under_way);
 }
 
 }  // namespace virtproxy

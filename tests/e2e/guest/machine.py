@@ -248,7 +248,7 @@ class Guest:
             complaints = ""
         if complaints:
             parts.append(f"--- QEMU ---\n{complaints[-4000:]}")
-        tail = "\n".join(self.console().splitlines()[-40:])
+        tail = "\n".join(self.console().splitlines()[-100:])
         parts.append(f"--- end of the guest's console ---\n{tail or '(empty)'}")
         return "\n".join(parts)
 
