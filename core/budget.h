@@ -15,7 +15,6 @@ class Budget {
   explicit Budget(uint64_t fund) : fund_(fund) {}
 
   uint64_t lent() const { return lent_; }
-  uint64_t available() const { return fund_ - lent_; }
 
   // The most that a stream which has `own` on loan now may borrow: as much as it leaves to others.
   // So n busy streams converge to a share of 1/(n+1) each, and a newcomer always finds something.

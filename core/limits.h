@@ -31,8 +31,12 @@ struct SessionLimits {
   uint32_t max_frame = 65536;           // DATA payload this end takes, bytes
 };
 
+// How many streams `receive_memory` bytes can promise the least window to, and the other way round.
+uint64_t most_streams(uint64_t receive_memory);
+uint64_t least_receive_memory(uint64_t streams);
+
 // Divides `receive_memory` bytes among `max_streams` streams of at most `window` bytes each.
-// initial_window is 0 when there is too little memory for that many streams.
+// initial_window is 0 when max_streams exceeds most_streams().
 SessionLimits derive_limits(uint64_t receive_memory, uint32_t max_streams, uint32_t window,
                             uint32_t max_frame);
 

@@ -333,7 +333,6 @@ Session::Figures Session::figures() {
   Figures figures;
   figures.lent = budget_.lent();
   figures.under_way = flight_.under_way();
-  figures.flight_limit = flight_.limit();
   figures.streams = streams_.size();
   figures.sessions = sessions_;
   streams_.for_each([&](StreamKey, Stream& stream) {

@@ -153,7 +153,6 @@ class Session {
     uint64_t held = 0;       // received, not taken yet, bytes
     uint64_t queued = 0;     // ready to be sent, bytes
     uint64_t under_way = 0;  // sent, not reported as read by the peer, bytes
-    uint64_t flight_limit = 0;
     size_t streams = 0;
     uint64_t sessions = 0;  // established so far
   };

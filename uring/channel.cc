@@ -17,6 +17,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
+using limits::memory_of_receive_share;
 using limits::outbound_share;
 using limits::receive_share;
 
@@ -66,15 +67,13 @@ std::chrono::steady_clock::time_point log_time(Instant now) {
 
 tl::expected<void, std::string> Channel::check(const ChannelConfig& config) {
   if (session_config(config).limits.initial_window > 0) return {};
-  uint64_t memory = config.memory;
-  while (derive_limits(receive_share(memory), config.max_streams, config.window, kMaxFrame)
-             .initial_window == 0) {
-    memory += memory / 8;
-  }
+  const uint64_t enough = memory_of_receive_share(least_receive_memory(config.max_streams));
+  constexpr uint64_t kMiB = 1 << 20;
   return tl::unexpected(fmt::format(
       "too little memory: {} a channel do not suffice for {} streams; give --memory {} or more for "
       "each channel, or a smaller --max-streams",
-      format_size(config.memory), config.max_streams, format_size(((memory >> 20) + 1) << 20)));
+      format_size(config.memory), config.max_streams,
+      format_size((enough + kMiB - 1) / kMiB * kMiB)));
 }
 
 Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config)

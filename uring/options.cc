@@ -262,10 +262,9 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
   app.add_flag("-V,--version", raw.version, "Print the version and exit")->group(information);
 }
 
-// Half of what a channel may receive is promised to its streams in equal parts (core/limits.h).
 uint32_t streams_that_fit(const Options& options) {
   const uint64_t memory = options.memory / options.channels.size();
-  const uint64_t fitting = limits::receive_share(memory) / 2 / limit::kMinInitialWindow;
+  const uint64_t fitting = most_streams(limits::receive_share(memory));
   return static_cast<uint32_t>(std::min<uint64_t>(fitting, limits::kDefaultStreams));
 }
 

@@ -41,6 +41,7 @@ inline constexpr uint64_t kMaxWindow = uint64_t{1} << 30;
 // Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest
 // is for what rounding and fragments cost.
 constexpr uint64_t receive_share(uint64_t memory) { return memory / 8 * 5; }
+constexpr uint64_t memory_of_receive_share(uint64_t share) { return (share + 4) / 5 * 8; }
 constexpr uint64_t outbound_share(uint64_t memory) { return memory / 4; }
 
 inline constexpr double kDefaultDialTimeout = 10.0;

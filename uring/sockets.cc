@@ -24,6 +24,14 @@ constexpr int kBacklog = 4096;
 constexpr auto kAddressPatience = std::chrono::milliseconds(1500);
 constexpr auto kAddressInterval = std::chrono::milliseconds(10);
 
+// What a stalled stream leaves in the kernel is bounded like the rest. Left alone, TCP grows the
+// buffers of a fast stream up to tcp_rmem and tcp_wmem (6 to 32 MB and 4 MB); some hundred of them
+// that then stall put the whole machine under TCP memory pressure, where everybody's segments are
+// dropped, to be sent again after 200 ms and more. A peer beyond a network keeps its receive
+// window: there it pays.
+constexpr int kMostUnsent = 256 * 1024;
+constexpr int kLoopbackReceiveBuffer = 256 * 1024;
+
 std::string failure(const Endpoint& endpoint, const char* what, const char* advice) {
   return std::string("cannot ") + what + " " + endpoint.to_string() + ": " + std::strerror(errno) +
          advice;
@@ -94,9 +102,18 @@ void set_option(int fd, int level, int option, int value) {
   (void)setsockopt(fd, level, option, &value, sizeof value);
 }
 
-}  // namespace
-
-namespace {
+bool peer_is_on_loopback(int fd) {
+  sockaddr_storage peer{};
+  socklen_t size = sizeof peer;
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size) != 0) return false;
+  if (peer.ss_family == AF_INET6) {
+    const auto& address = reinterpret_cast<const sockaddr_in6&>(peer).sin6_addr;
+    if (!IN6_IS_ADDR_V4MAPPED(&address)) return IN6_IS_ADDR_LOOPBACK(&address);
+    return address.s6_addr[12] == IN_LOOPBACKNET;
+  }
+  const auto& address = reinterpret_cast<const sockaddr_in&>(peer).sin_addr;
+  return ntohl(address.s_addr) >> IN_CLASSA_NSHIFT == IN_LOOPBACKNET;
+}
 
 tl::expected<int, std::string> try_to_listen_at(const Endpoint& endpoint,
                                                 const SocketAddress& address) {
@@ -181,6 +198,8 @@ void BoundPath::remove() {
 
 void prepare_connection(int fd, int family) {
   if (family != AF_INET && family != AF_INET6) return;
+  set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kMostUnsent);
+  if (peer_is_on_loopback(fd)) set_option(fd, SOL_SOCKET, SO_RCVBUF, kLoopbackReceiveBuffer);
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 30);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from harness import PATIENCE, SANITIZED, Daemon, Scene
@@ -14,6 +16,8 @@ MEMORY = 64 * MIB
 # Program, libraries, ring, registered buffers and stream tables: what is not stream data.
 FIXED_BASE = 32 * MIB
 IDLE_COST = 4096
+# Of a stalled download over TCP: the service's own send buffer, and what ours may hold besides.
+KERNEL_COST = 5 * MIB // 2
 
 
 @pytest.mark.skipif(SANITIZED, reason="resident memory means nothing in a sanitizer build")
@@ -54,6 +58,20 @@ def test_five_thousand_stalled_streams_stay_within_the_memory_limit(
     stalled.finish()
     pair.wait_at_rest(descriptors, timeout=60)
     echo_once(doors["echo"])
+
+
+def test_stalled_tcp_streams_leave_little_in_the_kernel(scene: Scene) -> None:
+    """Grown buffers of streams that then stall would put the whole machine under TCP pressure."""
+    streams = 50
+    pour = scene.addresses.tcp()
+    service = scene.serve("pour", pour)
+    _, doors = carry(scene, "unix", {"pour": pour}, "tcp")
+    args = ("--connect", doors["pour"].traffic, "--streams", streams)
+    scene.hold("stuck", "source-stuck", *args)
+    line = service.out.wait_for(rf'^\{{"stuck": {streams}, .*\}}$', 60 * PATIENCE).group(0)
+    left = json.loads(line)["bytes"] / streams
+    print(f"each stalled download took {left / MIB:.2f} MiB from its service")
+    assert left < KERNEL_COST
 
 
 def test_ten_thousand_idle_streams_cost_little_each(scene: Scene, kind: str) -> None:

@@ -21,11 +21,11 @@ SessionConfig tight(uint64_t secret, uint64_t fund = 256 * 1024) {
 TEST(Budget, LendsNoMoreThanItsFund) {
   Budget budget(1000);
   budget.change_loan(0, 600);
-  EXPECT_EQ(budget.available(), 400u);
+  EXPECT_EQ(budget.lent(), 600u);
   EXPECT_EQ(budget.share(0), 200u) << "a newcomer";
   EXPECT_EQ(budget.share(600), 500u) << "the stream that has it all";
   budget.change_loan(0, 400);
-  EXPECT_EQ(budget.available(), 0u);
+  EXPECT_EQ(budget.lent(), 1000u);
   EXPECT_DEATH(budget.change_loan(0, 1), "lent_ <= fund_");
   budget.change_loan(1000, 0);
   EXPECT_EQ(budget.share(0), 500u);
@@ -37,6 +37,8 @@ TEST(Limits, PromiseToEveryStreamFitsIntoHalfOfTheMemory) {
       const SessionLimits limits = derive_limits(memory, streams, 1 << 20, 65536);
       EXPECT_LE(uint64_t{limits.initial_window} * streams, memory / 2);
       EXPECT_EQ(limits.initial_window > 0, memory / 2 / streams >= limit::kMinInitialWindow);
+      EXPECT_LE(streams, most_streams(least_receive_memory(streams)));
+      EXPECT_GT(streams, most_streams(least_receive_memory(streams) - 1));
     }
   }
 }
