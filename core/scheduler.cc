@@ -72,7 +72,10 @@ Scheduler::Turn Scheduler::next(Slab<Stream>& streams) {
     const uint32_t slot = (from_fresh ? of.fresh : of.round).front();
     const int64_t deficit = streams.at(slot).deficit;
     VP_ASSERT(deficit > 0);
-    const uint64_t share = std::max<uint64_t>(static_cast<uint64_t>(deficit), kLeastPiece);
+    // Whoever is alone in its class takes nothing from anybody.
+    const uint64_t share = of.listed == 1
+                               ? of.allowance
+                               : std::max<uint64_t>(static_cast<uint64_t>(deficit), kLeastPiece);
     const uint64_t bytes = std::min({share, of.allowance, left_});
     return {slot, static_cast<uint32_t>(bytes)};
   }
@@ -96,6 +99,7 @@ void Scheduler::sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes, uint3
   if (stream.fresh) of.fresh_allowance -= std::min<uint64_t>(of.fresh_allowance, bytes);
   of.served += bytes;
   stream.deficit -= bytes;
+  if (of.listed == 1) stream.deficit = std::max<int64_t>(stream.deficit, 0);
   const bool used_up = stream.deficit <= 0;
   if (used_up) stream.renewed_at = of.served;
   if (more && !used_up) return;

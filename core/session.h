@@ -115,6 +115,16 @@ class Session {
   // more slowly the more faults there were.
   size_t input(std::span<const std::byte> bytes, Instant now, Events& events);
 
+  // Payload that need not go through input(): `left` bytes of what arrives next belong to the
+  // stream, and were granted. A driver that can move them to the stream's socket without reading
+  // them says with passed() how many it took from the link; taken() follows as ever.
+  struct Arriving {
+    StreamKey stream;
+    uint32_t left = 0;  // bytes
+  };
+  Arriving arriving() const { return up() ? arriving_ : Arriving{}; }
+  void passed(uint32_t bytes);
+
   // --- writing --------------------------------------------------------------------------------
   bool wants_to_write(Instant now) const;
   // The next at most (about) `bytes` bytes: at least one frame if there is one. The batch is valid
@@ -170,6 +180,7 @@ class Session {
   size_t input_waiting(std::span<const std::byte> bytes, Instant now, Events& events);
   Step step(std::span<const std::byte> bytes, Instant now, Events& events);
   Step step_hello(std::span<const std::byte> bytes, Instant now);
+  bool count_payload(uint32_t bytes);
   Step step_payload(std::span<const std::byte> bytes, Events& events);
   Step step_unfinished(std::span<const std::byte> frame, Instant now);
   bool contains_ping(std::span<const std::byte> frame);
@@ -234,12 +245,7 @@ class Session {
   uint64_t ack_interval_ = 0;  // bytes between two ACKs of ours
   std::optional<Instant> ping_at_;
 
-  // The DATA frame whose payload is arriving, in sessions without trailers.
-  struct Arriving {
-    StreamKey stream;
-    uint32_t left = 0;  // bytes
-  };
-  Arriving arriving_;
+  Arriving arriving_;  // in sessions without trailers
   // Bytes of an unfinished frame that were searched already.
   size_t scanned_ = 0;  // … for a greeting
   size_t scanned_for_ping_ = 0;

@@ -94,13 +94,29 @@ Session::Step Session::step_hello(std::span<const std::byte> bytes, Instant now)
 
 // Payload of a frame whose header was judged already.
 Session::Step Session::step_payload(std::span<const std::byte> bytes, Events& events) {
-  const size_t size = std::min<size_t>(bytes.size(), arriving_.left);
-  arriving_.left -= static_cast<uint32_t>(size);
-  bytes_received_ += size;
-  if (Stream* stream = streams_.find(arriving_.stream); stream != nullptr && !stream->dead()) {
-    on_data(*stream, arriving_.stream, bytes.first(size), events);
+  const auto payload = bytes.first(std::min<size_t>(bytes.size(), arriving_.left));
+  const StreamKey key = arriving_.stream;
+  if (count_payload(static_cast<uint32_t>(payload.size()))) {
+    events.push_back({.kind = Event::Kind::kData, .stream = key, .bytes = payload});
   }
-  return {.used = size};
+  return {.used = payload.size()};
+}
+
+void Session::passed(uint32_t bytes) {
+  const bool alive = count_payload(bytes);
+  VP_ASSERT(alive);
+}
+
+// Counts payload of the arriving frame; false when its stream is gone.
+bool Session::count_payload(uint32_t bytes) {
+  VP_ASSERT(bytes <= arriving_.left);
+  arriving_.left -= bytes;
+  bytes_received_ += bytes;
+  Stream* stream = attached(arriving_.stream);
+  if (stream == nullptr) return false;
+  stream->received += bytes;
+  VP_ASSERT(stream->received <= stream->granted);
+  return true;
 }
 
 // The end of this frame is missing: it is on its way, or its sender died while writing it and what

@@ -21,7 +21,7 @@ using limits::memory_of_receive_share;
 using limits::outbound_share;
 using limits::receive_share;
 
-constexpr uint32_t kMaxFrame = 64 * 1024;
+constexpr uint32_t kMaxFrame = 256 * 1024;
 // A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a
 // window.
 constexpr uint32_t kTtyFrame = 1024;
@@ -40,6 +40,9 @@ constexpr unsigned kMostDials = 4096;
 constexpr Duration kFirstPatience = milliseconds(100);
 constexpr unsigned kMostDoublings = 6;
 constexpr Duration kGoodConduct = seconds(10);
+
+// Pipes hold bytes only while a socket is slow or a batch is being written: a few are enough.
+constexpr size_t kMostPipes = 32;
 
 constexpr Duration kBlockedInterval = milliseconds(100);
 
@@ -82,9 +85,10 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       config_(config),
       session_(session_config(config)),
       pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group),
+      pipes_(kMostPipes),
       link_(loop, resolution, config_.spec, this),
       reader_(loop, this),
-      writer_(loop, session_, pool_, this),
+      writer_(loop, session_, pool_, pipes_, this),
       timer_(loop.timers(), this),
       trim_timer_(loop.timers(), this) {}
 
@@ -117,11 +121,7 @@ void Channel::finish_turn() {
   if (!trim_timer_.armed()) trim_timer_.set(loop_.now() + kTrimInterval);
   handle_events(nullptr);
   hand_out_buffers();
-  for (size_t i = 0; i < flushing_.size(); ++i) {
-    flushing_[i]->flush_wanted = false;
-    flushing_[i]->flush();
-  }
-  flushing_.clear();
+  flush_connections();
   handle_events(nullptr);
   if (link_state_ == LinkState::kInUse) {
     writer_.write_on(events_);
@@ -138,6 +138,14 @@ void Channel::finish_turn() {
     file_ = {};
     link_.lost(link_patience_);
   }
+}
+
+void Channel::flush_connections() {
+  for (size_t i = 0; i < flushing_.size(); ++i) {
+    flushing_[i]->flush_wanted = false;
+    flushing_[i]->flush();
+  }
+  flushing_.clear();
 }
 
 void Channel::set_timer() {
@@ -220,6 +228,23 @@ size_t Channel::channel_input(std::span<const std::byte> bytes, ReadSlab* slab) 
   handle_events(slab);
   wake();
   return used;
+}
+
+bool Channel::splices() {
+  return loop_.ring().features().splice && link_kind_ == Link::Kind::kSocket &&
+         !session_.uses_trailers();
+}
+
+bool Channel::may_pass() {
+  const auto [stream, left] = session_.arriving();
+  if (left == 0 || !splices()) return false;
+  Connection* connection = find(stream);
+  return connection != nullptr && connection->can_splice(left);
+}
+
+ssize_t Channel::pass(int fd) {
+  const auto [stream, left] = session_.arriving();
+  return connection_of(stream).splice_from(fd, left);
 }
 
 // --- events -----------------------------------------------------------------------------------
@@ -427,6 +452,8 @@ void Channel::reap() {
 void Channel::trim() {
   const bool busy = std::exchange(busy_, false);
   const bool more = pool_.trim();
+  if (open_connections_ == 0) writer_.trim();
+  pipes_.trim();
   if (!busy) {
     reader_.trim();
     if (config_.release_memory != nullptr) config_.release_memory();
@@ -477,10 +504,10 @@ void Channel::log_figures() {
   }
   log_info(
       "stats channel={} up={} streams={} connections={} closing={} dials={} send_buffers={} "
-      "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} under_way={}",
+      "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} under_way={} pipes={}",
       id(), session_.up() ? 1 : 0, figures.streams, open_connections_, closing_.size(), dials_,
       pool_.in_use(), figures.queued, held, figures.lent, waiting_[0].size() + waiting_[1].size(),
-      figures.sessions, figures.under_way);
+      figures.sessions, figures.under_way, pipes_.in_use());
 }
 
 }  // namespace virtproxy

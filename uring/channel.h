@@ -26,6 +26,7 @@
 #include "uring/log.h"
 #include "uring/loop.h"
 #include "uring/options.h"
+#include "uring/pipes.h"
 #include "uring/receive_pool.h"
 #include "uring/slices.h"
 #include "uring/sockets.h"
@@ -80,6 +81,10 @@ class Channel final : private Link::Client,
   Session& session() { return session_; }
   ReceivePool& pool() { return pool_; }
   SlicePool& slices() { return slices_; }
+  PipePool& pipes() { return pipes_; }
+  // Whether payload may pass by way of pipes, at all and towards the channel.
+  bool splices() override;
+  bool splices_out() { return splices() && writer_.takes_pipes(); }
   Events& events() { return events_; }
 
   // From connections.
@@ -95,6 +100,11 @@ class Channel final : private Link::Client,
   void link_ready(int fd, Link::Kind kind) override;
   void accepted(int fd, const ForwardSpec& forward) override;
   size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
+  uint32_t payload_ahead() override { return session_.arriving().left; }
+  bool may_pass() override;
+  ssize_t pass(int fd) override;
+  void channel_readable() override { wake(); }
+  void channel_passed() override { flush_connections(); }
   void port_present(bool present) override;
   Connection& connection_of(StreamKey stream) override;
   void channel_failed(const std::string& reason) override;
@@ -118,6 +128,7 @@ class Channel final : private Link::Client,
   Connection& add(StreamKey stream, std::string_view service);
   void abort_all();
   void hand_out_buffers();
+  void flush_connections();
   void reap();
   void trim();
 
@@ -127,6 +138,7 @@ class Channel final : private Link::Client,
   Session session_;
   ReceivePool pool_;
   SlicePool slices_;
+  PipePool pipes_;
   Link link_;
   ChannelReader reader_;
   ChannelWriter writer_;

@@ -1,6 +1,7 @@
 #include "uring/channel_reader.h"
 
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <cstring>
 
 #include "core/assert.h"
+#include "core/frame.h"
 
 namespace virtproxy {
 namespace {
@@ -18,6 +20,14 @@ constexpr size_t kSlabs = 4;
 constexpr size_t kSlabBytes = 256 * 1024;
 constexpr size_t kLeastRead =
     16 * 1024;  // less room than this behind the leftover: take a new slab
+// In one turn, before the others have theirs.
+constexpr size_t kMostPassed = 512 * 1024;
+// Headers and small frames in a row after which bulk is over.
+constexpr unsigned kReadsAfterBulk = 8;
+// A read this large may be the beginning of bulk: reading headers alone is tried, ever more rarely
+// where it turns out to be many small frames.
+constexpr size_t kLargeRead = 64 * 1024;
+constexpr unsigned kMostSkips = 63;
 constexpr Duration kAbsenceInterval = milliseconds(100);
 
 }  // namespace
@@ -35,6 +45,7 @@ void ChannelReader::attach(File file, Link::Kind kind) {
   kind_ = kind;
   attached_ = true;
   expect_wait_ = false;
+  passing_ = false;
   begin_ = end_ = 0;
   present_ = false;
   if (kind_ == Link::Kind::kPort) {
@@ -52,7 +63,66 @@ void ChannelReader::detach() {
 }
 
 void ChannelReader::read_on() {
-  if (!attached_ || op_.pending || absence_.armed() || !make_room()) return;
+  if (!attached_ || op_.pending || absence_.armed()) return;
+  if (!passing_) return read_normally();
+  pass_on();
+  client_->channel_passed();
+}
+
+void ChannelReader::pass_on() {
+  for (size_t passed = 0; passed < kMostPassed;) {
+    if (!client_->may_pass()) {
+      if (!read_header()) return;
+      continue;
+    }
+    const ssize_t moved = client_->pass(file_.fd);
+    if (moved > 0) {
+      passed += static_cast<size_t>(moved);
+      reads_in_row_ = 0;
+      next_skips_ = 0;
+    } else if (moved == -EAGAIN || moved == -EINTR) {
+      polling_ = true;
+      return loop_.ring().poll(op_, file_, POLLIN);
+    } else if (moved == -ENOBUFS) {
+      return stop_passing();
+    } else {
+      return client_->channel_failed(moved == 0 ? "closed by the other end"
+                                                : std::strerror(static_cast<int>(-moved)));
+    }
+  }
+  client_->channel_readable();
+}
+
+// Reads what is left of a small frame, and the next header. False when that has to be waited for.
+bool ChannelReader::read_header() {
+  const size_t size = client_->payload_ahead() + kHeaderSize;
+  if (++reads_in_row_ > kReadsAfterBulk || begin_ != end_ || size > kLeastRead || !make_room()) {
+    stop_passing();
+    return false;
+  }
+  const ssize_t got = recv(file_.fd, slab_->data + end_, size, MSG_DONTWAIT);
+  if (got > 0) {
+    on_bytes(static_cast<size_t>(got));
+    return attached_;
+  }
+  if (got == 0) {
+    client_->channel_failed("closed by the other end");
+  } else {
+    // Whatever it is, the request meets it too.
+    loop_.ring().recv(op_, file_, slab_->data + end_, size, true);
+  }
+  return false;
+}
+
+void ChannelReader::stop_passing() {
+  passing_ = false;
+  skips_ = next_skips_;
+  next_skips_ = std::min(2 * next_skips_ + 1, kMostSkips);
+  read_normally();
+}
+
+void ChannelReader::read_normally() {
+  if (!make_room()) return;
   std::byte* to = slab_->data + end_;
   const size_t size = kSlabBytes - end_;
   Ring& ring = loop_.ring();
@@ -121,6 +191,13 @@ void ChannelReader::on_bytes(size_t count) {
   VP_ASSERT(end_ <= kSlabBytes);
   begin_ += client_->channel_input({slab_->data + begin_, end_ - begin_}, slab_);
   VP_ASSERT(begin_ <= end_);
+  if (passing_ || count < kLargeRead || begin_ != end_ || !attached_ || !client_->splices()) return;
+  if (skips_ > 0) {
+    --skips_;
+  } else {
+    passing_ = true;
+    reads_in_row_ = 0;
+  }
 }
 
 void ChannelReader::on_nothing() {

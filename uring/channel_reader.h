@@ -4,6 +4,9 @@
 // of a frame whose end is missing) stays in place while the slab has room behind it, and moves to
 // the front of the next slab when it has not.
 //
+// While bulk arrives, payload passes from the channel's socket to the application's without being
+// read: then only the headers between are, each by itself.
+//
 // A virtio port reads 0 bytes, and tells nobody when that changes, while no one holds its other
 // side; then it is asked again from time to time.
 #pragma once
@@ -23,6 +26,18 @@ class ChannelReader final : private Completion, private Timer::Owner {
    public:
     // Returns how many of the bytes were used. They lie in `slab`, which the client may reference.
     virtual size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) = 0;
+    // Bytes of payload that come next.
+    virtual uint32_t payload_ahead() = 0;
+    // Whether payload may be moved without being read, on this link at all, and now; then pass()
+    // moves some from the socket: their number, 0 at its end, or a negative errno (-EAGAIN: none is
+    // there, -ENOBUFS: read them).
+    virtual bool splices() = 0;
+    virtual bool may_pass() = 0;
+    virtual ssize_t pass(int fd) = 0;
+    // What was passed may go on to the applications now.
+    virtual void channel_passed() = 0;
+    // More may be there, but others first.
+    virtual void channel_readable() = 0;
     // Somebody holds the other side of a port, or not any more.
     virtual void port_present(bool present) = 0;
     virtual void channel_failed(const std::string& reason) = 0;
@@ -49,6 +64,10 @@ class ChannelReader final : private Completion, private Timer::Owner {
   void complete(Op& op, int result, uint32_t flags) override;
   void expired(Timer& timer) override;
 
+  void pass_on();
+  void stop_passing();
+  bool read_header();
+  void read_normally();
   bool make_room();
   void on_bytes(size_t count);
   void on_nothing();
@@ -67,6 +86,10 @@ class ChannelReader final : private Completion, private Timer::Owner {
   bool polling_ = false;
   bool expect_wait_ = false;
   bool present_ = false;
+  bool passing_ = false;
+  unsigned reads_in_row_ = 0;  // while passing, without anything passed
+  unsigned skips_ = 0;         // large reads to go before passing is tried again
+  unsigned next_skips_ = 0;
 };
 
 }  // namespace virtproxy

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "core/assert.h"
 #include "core/wire.h"
@@ -29,10 +30,12 @@ constexpr Duration kFullInterval = milliseconds(20);
 
 }  // namespace
 
-ChannelWriter::ChannelWriter(Loop& loop, Session& session, ReceivePool& pool, Client* client)
+ChannelWriter::ChannelWriter(Loop& loop, Session& session, ReceivePool& pool, PipePool& pipes,
+                             Client* client)
     : loop_(loop),
       session_(session),
       pool_(pool),
+      pipes_(pipes),
       client_(client),
       op_(this),
       retry_(loop.timers(), this) {
@@ -51,7 +54,22 @@ void ChannelWriter::detach() {
   attached_ = false;
   retry_.clear();
   loop_.ring().cancel(op_);
-  if (!op_.pending) release_buffers();
+  if (!op_.pending) let_go();
+}
+
+void ChannelWriter::let_go() {
+  release_buffers();
+  if (assembly_ != nullptr) pipes_.release(std::exchange(assembly_, nullptr));
+}
+
+void ChannelWriter::trim() {
+  if (op_.pending || assembly_ == nullptr || assembly_->held() > 0) return;
+  pipes_.release(std::exchange(assembly_, nullptr));
+}
+
+bool ChannelWriter::takes_pipes() {
+  if (assembly_ == nullptr && attached_) assembly_ = pipes_.take();
+  return assembly_ != nullptr;
 }
 
 uint64_t ChannelWriter::batch_limit() const {
@@ -79,6 +97,8 @@ void ChannelWriter::write_on(Events& events) {
 
 void ChannelWriter::lay_out(const Batch& batch) {
   vectors_.clear();
+  cuts_.clear();
+  cut_at_ = vector_at_ = 0;
   staged_ = 0;
   written_ = 0;
   if (staging_.size() < batch.size) staging_.resize(batch.size);
@@ -90,8 +110,12 @@ void ChannelWriter::lay_out(const Batch& batch) {
     Connection& connection = client_->connection_of(piece.stream);
     for (uint32_t left = piece.payload; left > 0;) {
       const Connection::Part part = connection.take(left);
-      left -= static_cast<uint32_t>(part.bytes.size());
-      if (copy_all || part.bytes.size() < kCopyBelow || vectors_.size() + 2 >= kMostVectors) {
+      left -= part.size();
+      if (part.pipe != nullptr) {
+        VP_ASSERT(!copy_all);
+        cuts_.push_back({vectors_.size(), part.pipe, part.piped});
+      } else if (copy_all || part.bytes.size() < kCopyBelow ||
+                 vectors_.size() + 2 >= kMostVectors) {
         copy(part.bytes);
         pool_.release(part.buffer);
       } else {
@@ -103,8 +127,10 @@ void ChannelWriter::lay_out(const Batch& batch) {
       store_le(trailer, session_.seal({staging_.data() + frame_at, staged_ - frame_at}));
       copy(trailer);
     }
-    connection.receive_more();
+    laid_out_.push_back(&connection);
   }
+  for (Connection* connection : laid_out_) connection->receive_more();
+  laid_out_.clear();
 }
 
 void ChannelWriter::copy(std::span<const std::byte> bytes) {
@@ -121,7 +147,7 @@ void ChannelWriter::reference(std::span<const std::byte> bytes, Buffer* buffer) 
 }
 
 void ChannelWriter::add_vector(const std::byte* data, size_t size) {
-  if (!vectors_.empty()) {
+  if (vectors_.size() > (cuts_.empty() ? 0 : cuts_.back().vectors)) {
     iovec& last = vectors_.back();
     if (static_cast<const std::byte*>(last.iov_base) + last.iov_len == data) {
       last.iov_len += size;
@@ -135,6 +161,8 @@ void ChannelWriter::submit() {
   Ring& ring = loop_.ring();
   if (polling_) {
     ring.poll(op_, file_, POLLOUT);
+  } else if (!cuts_.empty()) {
+    push();
   } else if (kind_ != Link::Kind::kSocket) {
     ring.write(op_, file_, staging_.data() + written_,
                std::min<size_t>(staged_ - written_, kDeviceWrite));
@@ -147,9 +175,57 @@ void ChannelWriter::submit() {
   }
 }
 
+void ChannelWriter::push() {
+  while (!assembled() || assembly_->held() > 0) {
+    ssize_t moved = assembled() ? -EAGAIN : assemble();
+    if (moved > 0) continue;
+    // All there is, or as much as the pipe takes.
+    if (moved == -EAGAIN && assembly_->held() > 0) {
+      moved = assembly_->drain(file_.fd, assembly_->held(), false);
+      if (moved == -EAGAIN) {
+        polling_ = true;
+        return submit();
+      }
+    }
+    if (moved <= 0 && moved != -EINTR) {
+      return client_->channel_failed(moved < 0 ? std::strerror(static_cast<int>(-moved))
+                                               : "write cut short");
+    }
+  }
+  release_buffers();
+  client_->channel_written();
+}
+
+// Moves the next vectors, or the next bytes of a pipe, to the assembly. Their number, or a negative
+// errno (-EAGAIN: it is full).
+ssize_t ChannelWriter::assemble() {
+  const bool piped = cut_at_ < cuts_.size();
+  const size_t end = piped ? cuts_[cut_at_].vectors : vectors_.size();
+  if (vector_at_ == end) {
+    Cut& cut = cuts_[cut_at_];
+    const ssize_t moved = cut.pipe->pour(*assembly_, cut.bytes);
+    if (moved > 0) cut.bytes -= static_cast<uint32_t>(moved);
+    if (cut.bytes == 0) {
+      pipes_.release(cut.pipe);
+      ++cut_at_;
+    }
+    return moved;
+  }
+  const ssize_t written = assembly_->write({vectors_.data() + vector_at_, end - vector_at_});
+  for (size_t left = static_cast<size_t>(std::max<ssize_t>(written, 0)); left > 0;) {
+    iovec& vector = vectors_[vector_at_];
+    const size_t size = std::min(left, vector.iov_len);
+    vector.iov_base = static_cast<std::byte*>(vector.iov_base) + size;
+    vector.iov_len -= size;
+    left -= size;
+    if (vector.iov_len == 0) ++vector_at_;
+  }
+  return written;
+}
+
 void ChannelWriter::complete(Op&, int result, uint32_t) {
   if (!attached_) {
-    release_buffers();
+    let_go();
     return client_->channel_settled();
   }
   if (polling_) {
@@ -187,6 +263,7 @@ void ChannelWriter::expired(Timer&) { submit(); }
 void ChannelWriter::release_buffers() {
   for (Buffer* buffer : buffers_) pool_.release(buffer);
   buffers_.clear();
+  for (; cut_at_ < cuts_.size(); ++cut_at_) pipes_.release(cuts_[cut_at_].pipe);
 }
 
 }  // namespace virtproxy

@@ -5,6 +5,10 @@
 // issues one device write per vector and takes at most 32 KiB each, so there a whole batch is laid
 // out in the staging buffer; so it is where frames carry trailers, which are computed over
 // contiguous bytes.
+//
+// A batch with payload in pipes is put together in one more pipe, headers and payload in turn, and
+// leaves from there, most often in one system call: each write to a socket wakes its reader, and a
+// header alone would wake it for nothing. The ring is asked only to wait for room.
 #pragma once
 
 #include <sys/socket.h>
@@ -16,6 +20,7 @@
 #include "core/session.h"
 #include "uring/link.h"
 #include "uring/loop.h"
+#include "uring/pipes.h"
 #include "uring/receive_pool.h"
 
 namespace virtproxy {
@@ -38,11 +43,15 @@ class ChannelWriter final : private Completion, private Timer::Owner {
     ~Client() = default;
   };
 
-  ChannelWriter(Loop& loop, Session& session, ReceivePool& pool, Client* client);
+  ChannelWriter(Loop& loop, Session& session, ReceivePool& pool, PipePool& pipes, Client* client);
 
   void attach(File file, Link::Kind kind);
   void detach();
   bool idle() const { return !op_.pending; }
+  // Whether payload may be handed over in pipes, until the link is lost or trim() is called.
+  bool takes_pipes();
+  // Gives back what is not needed while no stream is open.
+  void trim();
 
   // Writes what the session has to say, unless a batch is still on its way.
   void write_on(Events& events);
@@ -56,12 +65,17 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void reference(std::span<const std::byte> bytes, Buffer* buffer);
   void add_vector(const std::byte* data, size_t size);
   void submit();
+  void push();
+  bool assembled() const { return cut_at_ == cuts_.size() && vector_at_ == vectors_.size(); }
+  ssize_t assemble();
   void release_buffers();
+  void let_go();
   uint64_t batch_limit() const;
 
   Loop& loop_;
   Session& session_;
   ReceivePool& pool_;
+  PipePool& pipes_;
   Client* client_;
   Op op_;
   Timer retry_;  // a device that is full and cannot be polled for
@@ -76,6 +90,18 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   std::vector<iovec> vectors_;
   std::vector<Buffer*> buffers_;
   msghdr message_{};
+  std::vector<Connection*> laid_out_;
+
+  // Bytes of a pipe, and the vectors that go before them.
+  struct Cut {
+    size_t vectors;  // index of the first one that comes after
+    Pipe* pipe;
+    uint32_t bytes;
+  };
+  std::vector<Cut> cuts_;
+  size_t cut_at_ = 0;  // the first that is not in the assembly yet
+  size_t vector_at_ = 0;
+  Pipe* assembly_ = nullptr;
 };
 
 }  // namespace virtproxy

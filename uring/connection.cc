@@ -1,6 +1,7 @@
 #include "uring/connection.h"
 
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,6 +22,16 @@ namespace {
 constexpr uint32_t kMostOutboundBuffers = 4;
 
 constexpr size_t kMostVectors = 64;
+
+// Bulk is what fills so many large buffers in a row; it is over after so many small pieces.
+constexpr unsigned kFullBuffersOfBulk = 4;
+constexpr unsigned kSmallPiecesAfterBulk = 4;
+constexpr uint64_t kMostSpliced = 256 * 1024;
+
+bool has_bytes(int socket) {
+  int bytes = 0;
+  return ioctl(socket, FIONREAD, &bytes) == 0 && bytes > 0;
+}
 
 }  // namespace
 
@@ -81,6 +92,9 @@ void Connection::receive_more() {
   if (outbound_buffers_ >= kMostOutboundBuffers) return;
   const uint64_t credit = channel_.session().credit(stream_);
   if (credit == 0) return watch_for_hangup();
+  // What a pipe holds must leave before a buffer is filled behind it.
+  if (outbound_pipe_ != nullptr) return;
+  if (splices_ && splice_out(credit)) return;
 
   ReceivePool& pool = channel_.pool();
   Ring& ring = channel_.loop().ring();
@@ -123,10 +137,7 @@ void Connection::on_received(int result, uint32_t flags) {
   }
   switch (-result) {
     case 0:
-      input_ended_ = true;
-      channel_.session().end(stream_);
-      channel_.want_write();
-      return watch_for_hangup();
+      return on_end();
     case ENOBUFS:
       expect_wait_ = false;
       return channel_.wait_for_buffer(this);
@@ -138,10 +149,18 @@ void Connection::on_received(int result, uint32_t flags) {
   }
 }
 
-// The path without provided buffers: bytes are there, so now a buffer is worth holding.
+void Connection::on_end() {
+  input_ended_ = true;
+  channel_.session().end(stream_);
+  channel_.want_write();
+  watch_for_hangup();
+}
+
+// The paths without provided buffers: bytes are there, so now a pipe or a buffer is worth holding.
 void Connection::on_readable(int result) {
   if (closing_) return;
   if (result < 0) return fail(Fault::kAborted);
+  if (splices_) return receive_more();
   ReceivePool& pool = channel_.pool();
   Buffer* buffer = pool.take(receive_size_);
   if (buffer == nullptr) return channel_.wait_for_buffer(this);
@@ -163,6 +182,8 @@ void Connection::queue(Buffer* buffer) {
   // A full buffer means that more is there; a small piece of a large one that the rush is over.
   const uint32_t capacity = ReceivePool::capacity(buffer->size);
   expect_wait_ = bytes < capacity;
+  full_in_row_ = bytes == ReceivePool::kLargeBytes ? full_in_row_ + 1 : 0;
+  if (full_in_row_ >= kFullBuffersOfBulk) splices_ = channel_.splices_out();
   if (bytes == capacity) {
     receive_size_ = BufferSize::kLarge;
   } else if (bytes <= ReceivePool::kSmallBytes / 2) {
@@ -176,11 +197,53 @@ void Connection::queue(Buffer* buffer) {
   receive_more();
 }
 
+// Receives into a pipe. False when the bytes are better received into a buffer.
+bool Connection::splice_out(uint64_t credit) {
+  Pipe* pipe = channel_.pipes().take();
+  if (pipe == nullptr) return false;
+  const ssize_t moved = pipe->fill(file_.fd, std::min(credit, kMostSpliced));
+  if (moved > 0) {
+    outbound_pipe_ = pipe;
+    outbound_piped_ = static_cast<uint32_t>(moved);
+    channel_.session().queue(stream_, outbound_piped_);
+    channel_.want_write();
+    // Credit for little says nothing about the application.
+    const bool small = moved < kLeastSpliced && credit >= kLeastSpliced;
+    small_in_row_ = small ? small_in_row_ + 1 : 0;
+    if (small_in_row_ >= kSmallPiecesAfterBulk) {
+      splices_ = false;
+      full_in_row_ = 0;
+    }
+    return true;
+  }
+  channel_.pipes().release(pipe);
+  if (moved == 0) {
+    on_end();
+  } else if (moved == -EAGAIN || moved == -EINTR) {
+    polling_ = true;
+    channel_.loop().ring().poll(receive_op_, file_, POLLIN | POLLRDHUP);
+  } else {
+    fail(Fault::kAborted);
+  }
+  return true;
+}
+
 Connection::Part Connection::take(uint32_t bytes) {
-  VP_ASSERT(outbound_head_ != nullptr);
+  if (outbound_head_ == nullptr) {
+    VP_ASSERT(outbound_pipe_ != nullptr);
+    const uint32_t size = std::min(bytes, outbound_piped_);
+    outbound_piped_ -= size;
+    Pipe* pipe = outbound_pipe_;
+    if (outbound_piped_ > 0) {
+      PipePool::add_reference(pipe);
+    } else {
+      outbound_pipe_ = nullptr;
+    }
+    return {.pipe = pipe, .piped = size};
+  }
   Buffer* buffer = outbound_head_;
   const uint32_t size = std::min(bytes, buffer->length());
-  const Part part{{buffer->data + buffer->begin, size}, buffer};
+  const Part part{.bytes = {buffer->data + buffer->begin, size}, .buffer = buffer};
   buffer->begin += size;
   if (buffer->length() > 0) {
     channel_.pool().add_reference(buffer);
@@ -201,6 +264,7 @@ void Connection::drop_outbound() {
   }
   outbound_tail_ = nullptr;
   outbound_buffers_ = 0;
+  if (outbound_pipe_ != nullptr) channel_.pipes().release(std::exchange(outbound_pipe_, nullptr));
 }
 
 // Without a receive in flight, a reset by the application would go unnoticed.
@@ -225,8 +289,9 @@ void Connection::on_hangup(int result) {
 
 void Connection::deliver(std::span<const std::byte> bytes, ReadSlab* slab) {
   VP_ASSERT(!closing_ && !peer_ended_);
-  const bool rope_in_flight = send_op_.pending && !sending_slices_;
-  if (file_.fd < 0 || rope_in_flight || !rope_.empty()) {
+  const bool waiting = send_op_.pending && sending_ != Sending::kSlices;
+  if (file_.fd < 0 || waiting || inbound_pipe_ != nullptr || !rope_.empty()) {
+    if (inbound_pipe_ != nullptr && pipe_is_behind_) read_pipe();
     rope_.append(bytes);
     return;
   }
@@ -241,7 +306,9 @@ void Connection::peer_ended() {
 
 void Connection::flush() {
   if (closing_ || file_.fd < 0 || send_op_.pending) return;
-  if (!rope_.empty()) {
+  if (inbound_pipe_ != nullptr && !pipe_is_behind_) {
+    drain_pipe();
+  } else if (!rope_.empty()) {
     send_rope();
   } else if (!slices_.empty()) {
     send_slices();
@@ -253,7 +320,7 @@ void Connection::flush() {
 void Connection::send_slices() {
   SlicePool& pool = channel_.slices();
   Ring& ring = channel_.loop().ring();
-  sending_slices_ = true;
+  sending_ = Sending::kSlices;
   const Slice& first = pool.front(slices_);
   if (slices_.head == slices_.tail) {
     ring.send(send_op_, file_, first.bytes.data(), first.bytes.size(), MSG_DONTWAIT);
@@ -272,8 +339,86 @@ void Connection::send_slices() {
   ring.sendmsg(send_op_, file_, message, MSG_DONTWAIT);
 }
 
+// The same at once, for bytes that a splice is to follow.
+void Connection::send_slices_now() {
+  iovec vectors[kMostVectors];
+  while (!slices_.empty()) {
+    msghdr message{};
+    message.msg_iov = vectors;
+    channel_.slices().for_each(slices_, [&](const Slice& slice) {
+      vectors[message.msg_iovlen++] = {const_cast<std::byte*>(slice.bytes.data()),
+                                       slice.bytes.size()};
+      return message.msg_iovlen < kMostVectors;
+    });
+    const ssize_t sent = sendmsg(file_.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) {
+      // Any other error is found again by the request that sends the rope.
+      park_slices();
+      channel_.want_flush(this);
+      return;
+    }
+    slices_sent(static_cast<size_t>(sent));
+  }
+}
+
+bool Connection::can_splice(uint32_t bytes) {
+  if (closing_ || file_.fd < 0) return false;
+  // Small pieces are copied, unless that would have to wait for what a pipe holds.
+  if (bytes < kLeastSpliced && inbound_pipe_ == nullptr) return false;
+  if (!slices_.empty() && !send_op_.pending) send_slices_now();
+  if (!slices_.empty()) return false;
+  return inbound_pipe_ == nullptr || pipe_is_behind_ || rope_.empty();
+}
+
+ssize_t Connection::splice_from(int channel, uint32_t bytes) {
+  VP_ASSERT(!closing_ && !peer_ended_);
+  PipePool& pool = channel_.pipes();
+  const bool first = inbound_pipe_ == nullptr;
+  Pipe* pipe = first ? pool.take() : inbound_pipe_;
+  if (pipe == nullptr) return -ENOBUFS;
+  ssize_t moved = pipe->fill(channel, bytes);
+  if (moved == -EAGAIN && !first && has_bytes(channel)) {
+    // A full pipe says what an empty socket says; or the bytes have just come.
+    moved = pipe->fill(channel, bytes);
+    if (moved == -EAGAIN) return -ENOBUFS;
+  }
+  if (moved <= 0) {
+    if (first) pool.release(pipe);
+    return moved;
+  }
+  channel_.session().passed(static_cast<uint32_t>(moved));
+  if (first) {
+    inbound_pipe_ = pipe;
+    pipe_is_behind_ = !rope_.empty();
+  }
+  // At the end of the turn, with all that came in it: each write wakes the application.
+  if (!pipe_is_behind_ && !send_op_.pending) channel_.want_flush(this);
+  return moved;
+}
+
+// Bytes that cannot pass are to follow those in the pipe.
+void Connection::read_pipe() {
+  std::byte piece[16 * 1024];
+  while (inbound_pipe_->held() > 0) rope_.append(inbound_pipe_->read(piece));
+  channel_.pipes().release(std::exchange(inbound_pipe_, nullptr));
+}
+
+void Connection::drain_pipe() {
+  Pipe* pipe = inbound_pipe_;
+  const ssize_t sent = pipe->drain(file_.fd, pipe->held(), false);
+  if (sent < 0 && sent != -EAGAIN && sent != -EINTR) return fail(Fault::kAborted);
+  if (sent > 0) taken(static_cast<size_t>(sent));
+  if (pipe->held() == 0) {
+    channel_.pipes().release(std::exchange(inbound_pipe_, nullptr));
+    if (!rope_.empty() || peer_ended_) channel_.want_flush(this);
+    return;
+  }
+  sending_ = Sending::kPipe;
+  channel_.loop().ring().poll(send_op_, file_, POLLOUT);
+}
+
 void Connection::send_rope() {
-  sending_slices_ = false;
+  sending_ = Sending::kRope;
   const auto front = rope_.front();
   channel_.loop().ring().send(send_op_, file_, front.data(), front.size(), 0);
 }
@@ -286,28 +431,40 @@ void Connection::on_sent(int result) {
   }
   const bool full = result == -EAGAIN || result == -EINTR || result == -ENOBUFS;
   if (result < 0 && !full) return fail(Fault::kAborted);
-  size_t sent = full ? 0 : static_cast<size_t>(result);
-  const size_t taken = sent;
-  if (sending_slices_) {
-    SlicePool& pool = channel_.slices();
-    bool stuck = false;
-    while (!slices_.empty() && !stuck) {
-      Slice& slice = pool.front(slices_);
-      const size_t size = std::min(sent, slice.bytes.size());
-      slice.bytes = slice.bytes.subspan(size);
-      sent -= size;
-      stuck = !slice.bytes.empty();
-      if (!stuck) pool.pop(slices_);
-    }
-    park_slices();
-  } else {
-    rope_.consume(taken);
+  const size_t sent = full ? 0 : static_cast<size_t>(result);
+  switch (sending_) {
+    case Sending::kSlices:
+      slices_sent(sent);
+      park_slices();
+      break;
+    case Sending::kPipe:  // there is room
+      return drain_pipe();
+    case Sending::kRope:
+      rope_.consume(sent);
+      taken(sent);
+      if (rope_.empty()) pipe_is_behind_ = false;
+      break;
   }
-  if (taken > 0) {
-    channel_.session().taken(stream_, taken);
-    channel_.want_write();
+  if (inbound_pipe_ != nullptr || !rope_.empty() || peer_ended_) channel_.want_flush(this);
+}
+
+void Connection::taken(size_t bytes) {
+  if (bytes == 0) return;
+  channel_.session().taken(stream_, bytes);
+  channel_.want_write();
+}
+
+void Connection::slices_sent(size_t bytes) {
+  taken(bytes);
+  SlicePool& pool = channel_.slices();
+  while (!slices_.empty()) {
+    Slice& slice = pool.front(slices_);
+    const size_t size = std::min(bytes, slice.bytes.size());
+    slice.bytes = slice.bytes.subspan(size);
+    bytes -= size;
+    if (!slice.bytes.empty()) return;
+    pool.pop(slices_);
   }
-  if (!rope_.empty() || peer_ended_) channel_.want_flush(this);
 }
 
 void Connection::park_slices() {
@@ -360,6 +517,7 @@ void Connection::begin_closing() {
     channel_.slices().clear(slices_);
     rope_.clear();
   }
+  if (inbound_pipe_ != nullptr) channel_.pipes().release(std::exchange(inbound_pipe_, nullptr));
   drop_outbound();
   channel_.closing(this);
 }

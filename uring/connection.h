@@ -2,6 +2,8 @@
 //
 //   socket ── receive ──▶ outbound buffers ── take() ──▶ channel
 //   socket ◀── send ───── slices of a read slab, or the rope ◀── deliver() ── channel
+//   socket ── splice ───▶ pipe ── take(), splice ─▶ channel      bulk, see pipes.h
+//   socket ◀── splice ─── pipe ◀── splice_from() ── channel
 //
 // Receiving is asked for only while the stream has credit and holds few buffers: what is received
 // can always be sent to the peer. Sending first tries the bytes where they lie, in the slab that
@@ -18,6 +20,7 @@
 #include "core/session.h"
 #include "uring/dial.h"
 #include "uring/loop.h"
+#include "uring/pipes.h"
 #include "uring/read_slabs.h"
 #include "uring/receive_pool.h"
 #include "uring/rope.h"
@@ -44,10 +47,20 @@ class Connection final : private Completion, private Dial::Client {
   void abort();   // the stream was reset: so is the socket
   void finish();  // both directions are over
 
-  // From the channel's writer: the next `bytes` of what was received, in order, one span at a time.
+  // Whether so many bytes of payload are best moved from the channel to the socket by a pipe.
+  bool can_splice(uint32_t bytes);
+  // Moves up to `bytes` of payload that lie in the channel's socket; bytes moved, 0 at its end, or
+  // a negative errno (-EAGAIN: nothing is there now, or the pipe is full).
+  ssize_t splice_from(int channel, uint32_t bytes);
+
+  // From the channel's writer: the next `bytes` of what was received, in order, one part at a time:
+  // a span of a buffer, or a piece of a pipe. The reference to either passes to the caller.
   struct Part {
-    std::span<const std::byte> bytes;
-    Buffer* buffer;
+    std::span<const std::byte> bytes{};
+    Buffer* buffer = nullptr;
+    Pipe* pipe = nullptr;
+    uint32_t piped = 0;
+    uint32_t size() const { return piped + static_cast<uint32_t>(bytes.size()); }
   };
   Part take(uint32_t bytes);
 
@@ -60,7 +73,7 @@ class Connection final : private Completion, private Dial::Client {
   bool idle() const;
   bool dialing() const { return dial_ && dial_->running(); }
   StreamKey stream() const { return stream_; }
-  size_t held() const { return rope_.size(); }
+  size_t held() const { return rope_.size() + (inbound_pipe_ ? inbound_pipe_->held() : 0); }
   BufferSize receive_size() const { return receive_size_; }
 
   // Links in the channel's lists.
@@ -77,10 +90,17 @@ class Connection final : private Completion, private Dial::Client {
   void on_readable(int result);
   void on_sent(int result);
   void on_hangup(int result);
+  void on_end();
   void queue(Buffer* buffer);
+  bool splice_out(uint64_t credit);
   void watch_for_hangup();
   void send_slices();
+  void send_slices_now();
   void send_rope();
+  void drain_pipe();
+  void read_pipe();
+  void slices_sent(size_t bytes);
+  void taken(size_t bytes);
   void park_slices();
   void end_sending();
   void fail(Fault fault);
@@ -104,13 +124,21 @@ class Connection final : private Completion, private Dial::Client {
   Buffer* outbound_head_ = nullptr;
   Buffer* outbound_tail_ = nullptr;
   uint32_t outbound_buffers_ = 0;
+  Pipe* outbound_pipe_ = nullptr;  // what it holds comes after the buffers
+  uint32_t outbound_piped_ = 0;    // bytes of it that the channel's writer has not taken
+  unsigned full_in_row_ = 0;       // receives that filled a large buffer
+  unsigned small_in_row_ = 0;      // splices that moved little
+  bool splices_ = false;
   Op hangup_op_;
   bool hangup_seen_ = false;
 
   // Channel to socket.
+  enum class Sending : uint8_t { kSlices, kPipe, kRope };
   Op send_op_;
-  bool sending_slices_ = false;
+  Sending sending_ = Sending::kSlices;
   SliceList slices_;
+  Pipe* inbound_pipe_ = nullptr;
+  bool pipe_is_behind_ = false;  // what it holds comes after the rope, not before
   Rope rope_;
   bool peer_ended_ = false;
   bool end_told_ = false;  // the socket's write side is shut

@@ -56,6 +56,7 @@ const std::vector<RingFeatures::Name>& RingFeatures::names() {
       {"provided-buffers", &RingFeatures::provided_buffers},
       {"poll-first", &RingFeatures::poll_first},
       {"multishot-accept", &RingFeatures::multishot_accept},
+      {"splice", &RingFeatures::splice},
   };
   return names;
 }

@@ -16,6 +16,8 @@
 //                     no buffer. The buffer ring is registered memory shared with the kernel.
 //   poll-first        a receive that expects to wait does not try in vain first
 //   multishot-accept  one request accepts any number of clients
+//   splice            bulk payload passes from socket to socket by way of pipes (pipes.h); not the
+//                     ring's own, but optional like the others
 // Fixed buffers (READ_FIXED) are not used: sockets and character devices copy from and to user
 // memory either way, so that nothing is gained beyond what a provided buffer gains already.
 #pragma once
@@ -69,6 +71,7 @@ struct RingFeatures {
   bool provided_buffers = true;
   bool poll_first = true;
   bool multishot_accept = true;
+  bool splice = true;
 
   struct Name {
     std::string_view name;

@@ -1,0 +1,79 @@
+// Pipes that bulk payload passes through without entering this process.
+//
+//   socket ── fill() ──▶ pipe ── drain() ──▶ socket
+//
+// splice(2) moves references to the kernel's own pages, so that large payloads are copied by the
+// two applications and by nobody between them. It is called directly, on sockets that do not block:
+// through a ring it would run on a worker thread. Small payloads are cheaper to copy (see
+// kLeastSpliced).
+//
+// A pipe is shared by counting, like a Buffer. It is taken when bytes are there and given back when
+// it is empty; one that is given back with bytes in it, because its stream ended, is closed.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace virtproxy {
+
+// Payloads below this many bytes are copied: two more system calls cost more than 16 KiB of
+// copying (measured, core/PROTOCOL.md does not depend on it).
+inline constexpr uint32_t kLeastSpliced = 16 * 1024;
+
+class Pipe {
+ public:
+  Pipe(int read_end, int write_end) : read_end_(read_end), write_end_(write_end) {}
+  ~Pipe();
+  Pipe(const Pipe&) = delete;
+  Pipe& operator=(const Pipe&) = delete;
+
+  size_t held() const { return held_; }
+
+  // Moves up to `size` bytes from or to a non-blocking socket. Bytes moved, 0 at the end of the
+  // stream, or a negative errno. -EAGAIN from fill(): the socket has nothing, or the pipe, if it
+  // holds something already, is full.
+  ssize_t fill(int socket, size_t size);
+  ssize_t drain(int socket, size_t size, bool more_follows);
+  // The same from one pipe to another, and from memory.
+  ssize_t pour(Pipe& to, size_t size);
+  ssize_t write(std::span<const iovec> from);
+  // Takes bytes out again; there must be some.
+  std::span<const std::byte> read(std::span<std::byte> to);
+
+ private:
+  friend class PipePool;
+  int read_end_;
+  int write_end_;
+  size_t held_ = 0;
+  uint32_t references_ = 0;
+};
+
+class PipePool {
+ public:
+  // At most so many pipes at once, two descriptors each.
+  explicit PipePool(size_t most) : most_(most) {}
+
+  // An empty pipe with one reference; nullptr when there is none, or no descriptor for it.
+  Pipe* take();
+  static void add_reference(Pipe* pipe) { ++pipe->references_; }
+  void release(Pipe* pipe);
+
+  size_t in_use() const { return pipes_.size() - free_.size(); }
+  // Closes the pipes that are not in use.
+  void trim();
+
+ private:
+  void destroy(Pipe* pipe);
+
+  size_t most_;
+  std::vector<std::unique_ptr<Pipe>> pipes_;
+  std::vector<Pipe*> free_;
+};
+
+}  // namespace virtproxy
