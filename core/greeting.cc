@@ -31,6 +31,7 @@ void Greeting::draw_epoch() {
   epoch_ = next_epoch();
   echo_sent_ = 0;
   interval_ = kFirstRepeat;
+  longest_interval_ = kLastRepeat;
 }
 
 void Greeting::start(Instant now, Duration patience) { restart(now, patience, std::nullopt); }
@@ -130,7 +131,7 @@ Hello Greeting::take(uint64_t frames, Instant now) {
     hello_at_.reset();
   } else {
     hello_at_ = now + interval_;
-    interval_ = std::min(interval_ * 2, kLastRepeat);
+    interval_ = std::min(interval_ * 2, longest_interval_);
   }
   return hello;
 }

@@ -36,6 +36,8 @@ class Greeting {
   Greeting(const Hello& identity, uint64_t secret) : identity_(identity), secret_(secret) {}
 
   void set_identity(const Hello& identity) { identity_ = identity; }
+  // Intervals between greetings that nobody answers double up to this. Until the next restart.
+  void set_longest_interval(Duration interval) { longest_interval_ = interval; }
 
   State state() const { return state_; }
   uint64_t epoch() const { return epoch_; }
@@ -98,6 +100,7 @@ class Greeting {
   Instant not_before_{};
   std::optional<Instant> hello_at_;
   Duration interval_{};
+  Duration longest_interval_{};
 
   std::optional<Suspect> suspect_;
   std::optional<Instant> probe_at_;

@@ -4,7 +4,8 @@
 //       services ◀── Dial ◀────── Connection ◀──▶ │ Session │ ──▶ ChannelWriter ──▶
 //                                                 └─────────┘
 //
-// The session decides, the others do. Within a turn the parts only note what has to be done; at its
+// The session decides, the others do. Which session it is, of which protocol, ProtocolChoice knows;
+// clients that come while it does not know yet are held until it does. Within a turn the parts only note what has to be done; at its
 // end the channel sends what was delivered, writes one batch and asks for more bytes.
 //
 // A channel owns all its memory: what another channel's clients or peer do cannot take it away.
@@ -17,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "core/session.h"
+#include "core/protocol_choice.h"
 #include "uring/channel_reader.h"
 #include "uring/channel_writer.h"
 #include "uring/connection.h"
@@ -40,6 +41,8 @@ struct ChannelConfig {
   uint32_t max_streams = 0;
   uint32_t window = 0;
   Seal seal = Seal::kAuto;
+  ProtocolMode protocol = ProtocolMode::kAuto;
+  OldLimits old;
   Duration dial_timeout{};
   uint64_t secret = 0;
   uint16_t first_buffer_group = 0;
@@ -68,7 +71,7 @@ class Channel final : private Link::Client,
   // Resets what is left and says so to the peer, as far as the channel takes it at once.
   void stop();
   // Whether everything there was to say has left.
-  bool said() const { return writer_.idle() && !session_.wants_to_write(loop_.now()); }
+  bool said() const { return writer_.idle() && !choice_.wants_to_write(loop_.now()); }
   void disconnect();
   // Nothing of the channel is known to the kernel any more.
   bool idle() const;
@@ -77,7 +80,7 @@ class Channel final : private Link::Client,
   unsigned id() const { return config_.spec.id; }
   Loop& loop() { return loop_; }
   Resolution& resolution() { return resolution_; }
-  Session& session() { return session_; }
+  Session& session() { return choice_.session(); }
   ReceivePool& pool() { return pool_; }
   SlicePool& slices() { return slices_; }
   Events& events() { return events_; }
@@ -94,6 +97,7 @@ class Channel final : private Link::Client,
  private:
   void link_ready(int fd, Link::Kind kind) override;
   void accepted(int fd, const ForwardSpec& forward) override;
+  bool wants_input() override { return choice_.wants_input(loop_.now()); }
   size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
   void port_present(bool present) override;
   Connection& connection_of(StreamKey stream) override;
@@ -114,6 +118,11 @@ class Channel final : private Link::Client,
   void on_up();
   void on_down(Fault fault);
   void on_opened(const Event& event);
+  void on_stalled(const Connection& connection);
+  void on_oddity(const Event& event);
+  void admit(int fd, const ForwardSpec& forward);
+  void refuse(int fd, const ForwardSpec& forward);
+  void admit_held();
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
   void abort_all();
@@ -124,7 +133,7 @@ class Channel final : private Link::Client,
   Loop& loop_;
   Resolution& resolution_;
   const ChannelConfig config_;
-  Session session_;
+  ProtocolChoice choice_;
   ReceivePool pool_;
   SlicePool slices_;
   Link link_;
@@ -141,6 +150,12 @@ class Channel final : private Link::Client,
   size_t open_connections_ = 0;
   std::vector<std::unique_ptr<Connection>> closing_;
   std::vector<Connection*> flushing_;
+  // Clients that came while the protocol is being chosen.
+  struct HeldClient {
+    int fd;
+    const ForwardSpec* forward;
+  };
+  std::vector<HeldClient> held_clients_;
   // For a receive buffer of one of the sizes, first come first served.
   std::array<std::deque<Connection*>, 2> waiting_;
   unsigned dials_ = 0;
@@ -158,6 +173,7 @@ class Channel final : private Link::Client,
   RateLimit refusals_{2};
   RateLimit dial_failures_{10};
   RateLimit downs_{2};
+  RateLimit oddities_{5};
 };
 
 }  // namespace virtproxy

@@ -52,7 +52,8 @@ void ChannelReader::detach() {
 }
 
 void ChannelReader::read_on() {
-  if (!attached_ || op_.pending || absence_.armed() || !make_room()) return;
+  if (!attached_ || op_.pending || absence_.armed()) return;
+  if (!client_->wants_input() || !make_room()) return;
   std::byte* to = slab_->data + end_;
   const size_t size = kSlabBytes - end_;
   Ring& ring = loop_.ring();
@@ -116,11 +117,15 @@ void ChannelReader::complete(Op&, int result, uint32_t) {
 
 void ChannelReader::on_bytes(size_t count) {
   // A read that fills what it was offered leaves more behind.
-  expect_wait_ = count < kSlabBytes - end_;
+  if (count > 0) expect_wait_ = count < kSlabBytes - end_;
   end_ += count;
   VP_ASSERT(end_ <= kSlabBytes);
   begin_ += client_->channel_input({slab_->data + begin_, end_ - begin_}, slab_);
   VP_ASSERT(begin_ <= end_);
+}
+
+void ChannelReader::offer_again() {
+  if (attached_ && slab_ != nullptr && begin_ < end_) on_bytes(0);
 }
 
 void ChannelReader::on_nothing() {

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "core/session.h"
+#include "core/protocol_choice.h"
 #include "uring/link.h"
 #include "uring/loop.h"
 #include "uring/receive_pool.h"
@@ -38,7 +38,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
     ~Client() = default;
   };
 
-  ChannelWriter(Loop& loop, Session& session, ReceivePool& pool, Client* client);
+  ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& pool, Client* client);
 
   void attach(File file, Link::Kind kind);
   void detach();
@@ -60,7 +60,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   uint64_t batch_limit() const;
 
   Loop& loop_;
-  Session& session_;
+  ProtocolChoice& choice_;
   ReceivePool& pool_;
   Client* client_;
   Op op_;

@@ -10,6 +10,7 @@
 
 #include "core/assert.h"
 #include "uring/channel.h"
+#include "uring/origin.h"
 #include "uring/sockets.h"
 
 namespace virtproxy {
@@ -57,6 +58,9 @@ void Connection::dial(const Endpoint& endpoint, Duration timeout) {
 
 void Connection::dialed(int fd) {
   channel_.dial_ended();
+  dialed_ = true;
+  channel_.session().accepted(stream_);
+  channel_.want_write();
   adopt(fd);
   channel_.want_flush(this);
 }
@@ -65,6 +69,11 @@ void Connection::dial_failed(Fault fault, const std::string& reason) {
   channel_.dial_ended();
   channel_.dial_failed(service_, reason);
   fail(fault);
+}
+
+std::string Connection::describe() const {
+  if (dialed_) return "the connection to it";
+  return file_.fd < 0 ? "its client" : "the client from " + virtproxy::describe(origin_of(file_.fd));
 }
 
 void Connection::dial_settled() { channel_.connection_settled(); }
@@ -340,7 +349,7 @@ void Connection::abort() {
 }
 
 void Connection::finish() {
-  VP_ASSERT(input_ended_ && end_told_);
+  VP_ASSERT(end_told_);
   if (file_.fd >= 0) close(std::exchange(file_.fd, -1));
   begin_closing();
 }

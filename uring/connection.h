@@ -60,6 +60,9 @@ class Connection final : private Completion, private Dial::Client {
   bool idle() const;
   bool dialing() const { return dial_ && dial_->running(); }
   StreamKey stream() const { return stream_; }
+  std::string_view service() const { return service_; }
+  // Which application it is, for the log.
+  std::string describe() const;
   size_t held() const { return rope_.size(); }
   BufferSize receive_size() const { return receive_size_; }
 
@@ -94,6 +97,7 @@ class Connection final : private Completion, private Dial::Client {
   std::unique_ptr<Dial> dial_;
   bool closing_ = false;
   bool is_unix_ = false;
+  bool dialed_ = false;  // a service, not a client
 
   // Socket to channel.
   Op receive_op_;
