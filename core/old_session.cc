@@ -210,7 +210,10 @@ void OldSession::close_stream(uint32_t slot, Events& events) {
 }
 
 void OldSession::abort_stream(uint32_t slot, Fault fault, Events& events) {
-  events.push_back({.kind = Event::Kind::kReset, .fault = fault, .stream = streams_.key_at(slot)});
+  events.push_back({.kind = Event::Kind::kReset,
+                    .fault = fault,
+                    .stream = streams_.key_at(slot),
+                    .count = streams_.at(slot).theirs});
   detach(slot);
   erase_stream(slot);
 }

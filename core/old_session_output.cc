@@ -34,7 +34,9 @@ void OldSession::put_data_packets(uint64_t bytes, Instant now, Events& events) {
     const auto turn = scheduler_.next(streams_);
     if (turn.slot == IndexLink::kNone) return;
     OldStream& stream = streams_.at(turn.slot);
-    const auto size = static_cast<uint32_t>(std::min<uint64_t>(turn.bytes, stream.queued));
+    // A packet costs the same however little is in it: the last one of a turn is filled.
+    const uint64_t share = (turn.bytes + uint64_t{kOldMostData} - 1) / kOldMostData * kOldMostData;
+    const auto size = static_cast<uint32_t>(std::min(share, stream.queued));
     const uint64_t before = batch_.size;
     if (stream.state == State::kAckDue) {
       if (stream.control_link.linked) control_.erase(streams_, turn.slot);

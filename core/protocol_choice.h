@@ -24,6 +24,8 @@ enum class ProtocolMode : uint8_t { kAuto, kOld, kNew };
 class ProtocolChoice {
  public:
   ProtocolChoice(const SessionConfig& config, ProtocolMode mode);
+  ProtocolChoice(const ProtocolChoice&) = delete;
+  ProtocolChoice& operator=(const ProtocolChoice&) = delete;
 
   // --- the link -------------------------------------------------------------------------------
   // `features` as in SessionV2; `grace` is how long a peer that greets may take.

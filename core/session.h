@@ -60,7 +60,8 @@ struct Event {
     kOpened,     // the peer opened `stream` to `service`; `bytes` is the client's metadata
     kData,       // `bytes` arrived; call taken() once the local socket has them
     kEnd,        // no more bytes will come; call delivered() once the socket has been told
-    kReset,      // the stream is over by `fault`, the peer's or the session's doing; the key is void
+    kReset,      // the stream is over by `fault`, the peer's doing or the session's; the key is
+                 // void. `count` is the peer's number for it, where it gives numbers out
     kClosed,     // both directions are over; the key is void
     kCredit,     // credit() was 0 when last asked and is not any more
     kGoingAway,  // the peer opens no more and takes no more streams

@@ -274,7 +274,7 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
     case Event::Kind::kCredit:
       return connection->credit_arrived();
     case Event::Kind::kReset:
-      if (event.fault == Fault::kStalled) on_stalled(*connection);
+      if (event.fault == Fault::kStalled) on_stalled(event, *connection);
       log_debug("channel {}: service {}: stream reset: {}", id(), connection->service(),
                 fault_text(event.fault));
       return connection->abort();
@@ -291,9 +291,11 @@ void Channel::on_up() {
   admit_held();
 }
 
-void Channel::on_stalled(const Connection& connection) {
-  log_warn("channel {}: service {}: closed {}, which reads too slowly and held the channel back",
-           id(), connection.service(), connection.describe());
+void Channel::on_stalled(const Event& event, const Connection& connection) {
+  log_warn(
+      "channel {}: service {}: closed {}, stream {} of the other end: it reads too slowly and held "
+      "the channel back",
+      id(), connection.service(), connection.describe(), event.count);
 }
 
 void Channel::on_oddity(const Event& event) {
@@ -312,6 +314,7 @@ void Channel::on_down(Fault fault) {
     log_info("channel {}: down: {}{}", id(), fault_text(fault),
              *hidden > 0 ? " (and " + std::to_string(*hidden) + " times before)" : "");
   }
+  if (fault == Fault::kUpgraded) hold_unanswered();
   abort_all();
   const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
   if (restarted || session().uses_trailers()) return;
@@ -354,6 +357,19 @@ void Channel::accepted(int fd, const ForwardSpec& forward) {
   const bool wait = choice_.choosing() && !draining_;
   if (!wait || held_clients_.size() >= config_.max_streams) return admit(fd, forward);
   held_clients_.push_back({fd, &forward});
+}
+
+// Clients whose INIT nobody answered have lost nothing: they can be asked for again in version 2.
+void Channel::hold_unanswered() {
+  for (size_t slot = 0; slot < connections_.size(); ++slot) {
+    if (!connections_[slot]) continue;
+    const auto forward = std::find_if(
+        config_.oforwards.begin(), config_.oforwards.end(),
+        [&](const ForwardSpec& f) { return f.service == connections_[slot]->service(); });
+    if (forward == config_.oforwards.end()) continue;
+    const int fd = connections_[slot]->give_back();
+    if (fd >= 0) held_clients_.push_back({fd, &*forward});
+  }
 }
 
 void Channel::admit_held() {

@@ -118,10 +118,11 @@ class Channel final : private Link::Client,
   void on_up();
   void on_down(Fault fault);
   void on_opened(const Event& event);
-  void on_stalled(const Connection& connection);
+  void on_stalled(const Event& event, const Connection& connection);
   void on_oddity(const Event& event);
   void admit(int fd, const ForwardSpec& forward);
   void refuse(int fd, const ForwardSpec& forward);
+  void hold_unanswered();
   void admit_held();
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);

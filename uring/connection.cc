@@ -73,7 +73,7 @@ void Connection::dial_failed(Fault fault, const std::string& reason) {
 
 std::string Connection::describe() const {
   if (dialed_) return "the connection to it";
-  return file_.fd < 0 ? "its client" : "the client from " + virtproxy::describe(origin_of(file_.fd));
+  return "the client from " + virtproxy::describe(origin_of(file_.fd));
 }
 
 void Connection::dial_settled() { channel_.connection_settled(); }
@@ -90,6 +90,7 @@ void Connection::receive_more() {
   if (outbound_buffers_ >= kMostOutboundBuffers) return;
   const uint64_t credit = channel_.session().credit(stream_);
   if (credit == 0) return watch_for_hangup();
+  touched_ = true;
 
   ReceivePool& pool = channel_.pool();
   Ring& ring = channel_.loop().ring();
@@ -346,6 +347,13 @@ void Connection::fail(Fault fault) {
 void Connection::abort() {
   if (file_.fd >= 0) close_with_reset(std::exchange(file_.fd, -1));
   begin_closing();
+}
+
+int Connection::give_back() {
+  if (dial_ || touched_ || file_.fd < 0) return -1;
+  const int fd = std::exchange(file_.fd, -1);
+  begin_closing();
+  return fd;
 }
 
 void Connection::finish() {

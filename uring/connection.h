@@ -43,6 +43,9 @@ class Connection final : private Completion, private Dial::Client {
   void credit_arrived() { receive_more(); }
   void abort();   // the stream was reset: so is the socket
   void finish();  // both directions are over
+  // The descriptor of a client that nothing was read from yet, so that it can be given to another
+  // stream; or -1. This connection is over then.
+  int give_back();
 
   // From the channel's writer: the next `bytes` of what was received, in order, one span at a time.
   struct Part {
@@ -97,7 +100,8 @@ class Connection final : private Completion, private Dial::Client {
   std::unique_ptr<Dial> dial_;
   bool closing_ = false;
   bool is_unix_ = false;
-  bool dialed_ = false;  // a service, not a client
+  bool dialed_ = false;   // a service, not a client
+  bool touched_ = false;  // something may have been read from it, or written to it
 
   // Socket to channel.
   Op receive_op_;
