@@ -52,6 +52,12 @@ void Greeting::stop() {
   hello_at_.reset();
 }
 
+void Greeting::end_patience(Instant now) {
+  if (not_before_ <= now) return;
+  not_before_ = now;
+  if (hello_at_) hello_at_ = std::min(*hello_at_, now);
+}
+
 bool Greeting::on_hello(const Hello& hello, Instant now) {
   VP_ASSERT(state_ == State::kWaiting);
   if (hello.epoch == epoch_) return false;  // our own words, sent back by an echoing line

@@ -51,6 +51,8 @@ class Greeting {
   // The link is there (again). Nothing is said before `now + patience`.
   void start(Instant now, Duration patience);
   void stop();
+  // What was asked to be patient about is settled.
+  void end_patience(Instant now);
 
   // Starts over on the same link, answering `peer` if it has spoken already.
   void restart(Instant now, Duration patience, const std::optional<Hello>& peer);

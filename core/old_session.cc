@@ -26,6 +26,8 @@ OldSession::OldSession(const SessionConfig& config)
     : config_(config),
       next_number_(kFirstNumber + static_cast<int32_t>((config.secret * 0x9e3779b97f4a7c15 >> 33) %
                                                        static_cast<uint64_t>(kNumbers))),
+      fund_(config.limits.receive_budget -
+            uint64_t{config.limits.initial_window} * config.limits.max_streams),
       streams_(kFirstGeneration),
       scheduler_(config.quantum) {
   VP_ASSERT(config.old.hold > 0 && config.old.stall_timeout > Duration::zero());
@@ -49,7 +51,7 @@ void OldSession::finish(Fault fault, Events& events) {
   });
   closes_.clear();
   greeting_.reset();
-  VP_ASSERT(held_ == 0 && ours_.empty() && clients_.empty() && control_.empty());
+  VP_ASSERT(held_ == 0 && lent_ == 0 && ours_.empty() && clients_.empty() && control_.empty());
   VP_ASSERT(over_.empty() && scheduler_.empty());
   events.push_back({.kind = Event::Kind::kDown, .fault = fault});
 }
@@ -154,7 +156,9 @@ void OldSession::taken(StreamKey key, uint64_t bytes) {
   OldStream* stream = streams_.find(key);
   if (stream == nullptr) return;
   VP_ASSERT(bytes <= stream->held() && bytes <= held_);
+  lent_ -= loan(*stream);
   stream->taken += bytes;
+  lent_ += loan(*stream);
   held_ -= bytes;
 }
 
@@ -220,6 +224,7 @@ void OldSession::abort_stream(uint32_t slot, Fault fault, Events& events) {
 
 void OldSession::erase_stream(uint32_t slot) {
   held_ -= streams_.at(slot).held();
+  lent_ -= loan(streams_.at(slot));
   streams_.erase(streams_.key_at(slot));
 }
 
@@ -229,12 +234,27 @@ void OldSession::odd(Oddity oddity, int64_t count, Events& events) {
 
 // --- holding back -----------------------------------------------------------------------------
 
-// No stream may hold more than what it leaves to others, so that all together stay within the
-// memory set aside.
-uint64_t OldSession::most_held(const OldStream& stream) const {
-  const uint64_t others = held_ - stream.held();
-  const uint64_t fund = config_.limits.receive_budget;
-  return std::min(config_.old.hold, others < fund ? (fund - others) / 2 : 0);
+// What a stream holds beyond its promised window it borrows, as in version 2; no stream may borrow
+// more than what is left for others.
+bool OldSession::is_over(const OldStream& stream) const {
+  return stream.held() > config_.old.hold || loan(stream) > fund_ - std::min(fund_, lent_);
+}
+
+uint64_t OldSession::loan(const OldStream& stream) const {
+  const uint64_t promised = config_.limits.initial_window;
+  return stream.held() > promised ? stream.held() - promised : 0;
+}
+
+// Who is to blame when memory runs short is not who came last but who borrowed most.
+void OldSession::check_over(uint32_t slot, Instant now) {
+  OldStream& stream = streams_.at(slot);
+  if (!is_over(stream) || stream.over_link.linked) return;
+  if (stream.held() > config_.old.hold) return begin_over(slot, now);
+  if (!over_.empty()) return;
+  streams_.for_each([&](StreamKey key, const OldStream& other) {
+    if (loan(other) > loan(streams_.at(slot))) slot = key.slot;
+  });
+  begin_over(slot, now);
 }
 
 void OldSession::begin_over(uint32_t slot, Instant now) {
@@ -258,7 +278,7 @@ bool OldSession::wants_input(Instant now) {
   for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
     OldStream& stream = streams_.at(slot);
     const uint32_t next = stream.over_link.next;
-    if (stream.held() <= most_held(stream)) {
+    if (!is_over(stream)) {
       const Duration time = now - stream.over_since;
       const bool alone = streams_.size() == 1;
       if (!alone && time > config_.old.stall_timeout / kForgivenPart) stream.blame += time;
@@ -324,7 +344,7 @@ void OldSession::tick(Instant now, Events& events) {
         stream.over_since = now;
         stream.over_taken = stream.taken;
       } else {
-        say_close(stream);
+        if (stream.state != State::kClosed) say_close(stream);
         abort_stream(slot, Fault::kStalled, events);
       }
     }
@@ -334,6 +354,7 @@ void OldSession::tick(Instant now, Events& events) {
 
 Session::Figures OldSession::figures() {
   Figures figures;
+  figures.lent = lent_;
   figures.held = held_;
   figures.streams = streams_.size();
   figures.sessions = sessions_;

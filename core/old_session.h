@@ -114,7 +114,9 @@ class OldSession final : public Session {
   void erase_stream(uint32_t slot);
   void odd(Oddity oddity, int64_t count, Events& events);
 
-  uint64_t most_held(const OldStream& stream) const;
+  bool is_over(const OldStream& stream) const;
+  uint64_t loan(const OldStream& stream) const;
+  void check_over(uint32_t slot, Instant now);
   void begin_over(uint32_t slot, Instant now);
   void end_over(uint32_t slot);
   Instant over_until(const OldStream& stream) const;
@@ -124,11 +126,13 @@ class OldSession final : public Session {
   bool going_away_ = false;
   uint64_t sessions_ = 0;
   int32_t next_number_;
+  const uint64_t fund_;  // what all streams together may borrow, bytes
+  uint64_t lent_ = 0;
+  uint64_t held_ = 0;
 
   Slab<OldStream> streams_;
   std::unordered_map<int32_t, uint32_t> ours_;    // slots, by our number
   std::unordered_map<int32_t, uint32_t> clients_;  // … of streams the peer opened, by its number
-  uint64_t held_ = 0;
   Scheduler<OldStream> scheduler_;
   IndexList<OldStream, &OldStream::control_link> control_;
   std::array<WaitList, 4> waits_;  // each in order of time, since all of one kind wait equally long

@@ -170,14 +170,16 @@ void OldSession::on_data(const OldHead& head, std::span<const std::byte> packet,
     return abort_stream(slot, Fault::kAborted, events);
   }
   const auto size = static_cast<size_t>(head.bytes());
+  lent_ -= loan(*stream);
   stream->received += size;
-  stream->peer_spoke_last = true;
+  lent_ += loan(*stream);
   held_ += size;
+  stream->peer_spoke_last = true;
   events.push_back({.kind = Event::Kind::kData,
                     .stream = streams_.key_at(slot),
                     .bytes = packet.subspan(kOldDataHead, size)});
   if (stream->wait != Wait::kNothing) set_wait(slot, Wait::kAnswer, now + kAnswerTime);
-  if (!stream->over_link.linked && stream->held() > most_held(*stream)) begin_over(slot, now);
+  check_over(slot, now);
 }
 
 }  // namespace virtproxy

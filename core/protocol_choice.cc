@@ -26,7 +26,7 @@ void ProtocolChoice::link_up(Instant now, Duration grace, uint64_t features, Eve
   VP_ASSERT(state_ == State::kDown);
   grace_ = grace;
   reason_ = "";
-  if (mode_ == ProtocolMode::kOld) return begin_old(events);
+  if (mode_ == ProtocolMode::kOld) return begin_old(now, events);
   new_.want_features(features);
   new_.link_up(now);
   if (mode_ == ProtocolMode::kNew) {
@@ -49,15 +49,22 @@ void ProtocolChoice::begin_choosing(Instant now, Duration silence) {
   current_ = &new_;
   const Instant from = std::max(now, new_.greets_at().value_or(now));
   grace_ends_ = from + silence;
+  old_grace_ends_ = now + grace_;
   grace_ends_at_last_ = grace_ends_ + kMostGraces * grace_;
   kept_ = 0;
   old_packet_seen_ = false;
 }
 
-void ProtocolChoice::begin_old(Events& events) {
+Instant ProtocolChoice::choose_at() const {
+  return old_packet_seen_ ? std::min(grace_ends_, old_grace_ends_) : grace_ends_;
+}
+
+void ProtocolChoice::begin_old(Instant now, Events& events) {
   if (state_ == State::kChoosing) {
     reason_ = old_packet_seen_ ? ": the other end sent an old packet"
                                : ": the other end has not greeted";
+    // What looked like a fault of version 2 was an end that does not speak it.
+    new_.forgive(now);
     new_.set_longest_interval(kLongestInterval);
   }
   state_ = State::kOld;
@@ -71,7 +78,9 @@ bool ProtocolChoice::is_news(const Hello& hello) const {
 }
 
 void ProtocolChoice::hear(const Hello& hello, Instant now, Events& events) {
-  if (is_news(hello)) grace_ends_ = std::min(now + grace_, grace_ends_at_last_);
+  if (is_news(hello)) {
+    grace_ends_ = old_grace_ends_ = std::min(now + grace_, grace_ends_at_last_);
+  }
   new_.greeted(hello, now, events);
   if (new_.up()) state_ = State::kNew;
 }
@@ -122,9 +131,9 @@ size_t ProtocolChoice::choose(std::span<const std::byte> bytes, Instant now, Eve
     old_packet_seen_ = old_packet_seen_ || old.found;
     used += std::min(old.at, search.skip);
     kept_ = bytes.size() - used;
-    if (now < grace_ends_) return used;
+    if (now < choose_at()) return used;
     // The clock has run out while nobody looked.
-    begin_old(events);
+    begin_old(now, events);
     return used;
   }
 }
@@ -164,15 +173,15 @@ std::optional<Instant> ProtocolChoice::deadline() const {
   const auto consider = [&at](std::optional<Instant> other) {
     if (other) at = at ? std::min(*at, *other) : *other;
   };
-  if (state_ == State::kChoosing) consider(grace_ends_);
+  if (state_ == State::kChoosing) consider(choose_at());
   if (state_ == State::kOld && mode_ == ProtocolMode::kAuto) consider(new_.deadline());
   return at;
 }
 
 bool ProtocolChoice::tick(Instant now, Events& events) {
   if (state_ == State::kDown) return false;
-  if (state_ == State::kChoosing && grace_ends_ <= now) {
-    begin_old(events);
+  if (state_ == State::kChoosing && choose_at() <= now) {
+    begin_old(now, events);
     return true;
   }
   current_->tick(now, events);

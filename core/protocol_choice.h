@@ -63,7 +63,7 @@ class ProtocolChoice {
   size_t input_old(std::span<const std::byte> bytes, Instant now, Events& events);
   bool is_news(const Hello& hello) const;
   void begin_choosing(Instant now, Duration silence);
-  void begin_old(Events& events);
+  void begin_old(Instant now, Events& events);
   void hear(const Hello& hello, Instant now, Events& events);
 
   const ProtocolMode mode_;
@@ -72,8 +72,11 @@ class ProtocolChoice {
   Session* current_;
   State state_ = State::kDown;
 
+  Instant choose_at() const;
+
   Duration grace_{};
-  Instant grace_ends_{};
+  Instant grace_ends_{};          // for a peer that is silent …
+  Instant old_grace_ends_{};      // … and for one that sends old packets
   Instant grace_ends_at_last_{};  // whatever is heard
   size_t kept_ = 0;               // bytes that input() left unused
   bool old_packet_seen_ = false;

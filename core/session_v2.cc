@@ -128,6 +128,11 @@ void SessionV2::fail(const Step& step, Instant now, Events& events) {
   greeting_.restart(now, patience, step.successor);
 }
 
+void SessionV2::forgive(Instant now) {
+  faults_in_row_ = 0;
+  greeting_.end_patience(now);
+}
+
 void SessionV2::forget_streams() {
   streams_.for_each([this](StreamKey key, Stream& stream) {
     scheduler_.remove(streams_, key.slot);

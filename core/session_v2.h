@@ -36,6 +36,8 @@ class SessionV2 final : public Session {
   std::optional<Instant> greets_at() const { return greeting_.due_at(); }
   // Intervals between greetings that nobody answers grow up to this.
   void set_longest_interval(Duration interval) { greeting_.set_longest_interval(interval); }
+  // The faults so far were none: it need not slow down.
+  void forgive(Instant now);
   // As input(), up to where the session ends, if it does.
   size_t input_established(std::span<const std::byte> bytes, Instant now, Events& events);
 
