@@ -8,8 +8,8 @@
 //   +-------+------------+----------+----------+-------------------+-------+
 //
 // Nothing but the magic at its end tells where a packet is. A boundary counts as proven where a
-// sane packet has its magic in place and either the packet before it or the one after it has too, or
-// where it is a CONTROL packet whose unused bytes are all zero.
+// sane packet has its magic in place and either the packet before it or the one after it has too,
+// or where it is a CONTROL packet whose unused bytes are all zero.
 #pragma once
 
 #include <array>
@@ -68,8 +68,8 @@ struct OldSearch {
   size_t at = 0;  // where the packet starts, if found; else how many bytes are before any boundary
 };
 
-// Finds the first proven boundary in `bytes`. Keeps at most kOldSearchKeeps bytes when there is none
-// yet.
+// Finds the first proven boundary in `bytes`. Keeps at most kOldSearchKeeps bytes when there is
+// none yet.
 OldSearch find_old_packet(std::span<const std::byte> bytes);
 inline constexpr size_t kOldSearchKeeps = 2 * kOldPacketSize + kOldMagicSize;
 

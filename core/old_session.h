@@ -7,8 +7,9 @@
 // closed. A stream that is alone may take its time as long as it moves. Writing never waits for any
 // of this, so two ends cannot wait for each other.
 //
-// There is no half-close: CLOSE ends both directions. An application that has sent its last byte may
-// be waiting for an answer, so CLOSE is held back while the peer still speaks (see finish_input).
+// There is no half-close: CLOSE ends both directions. An application that has sent its last byte
+// may be waiting for an answer, so CLOSE is held back while the peer still speaks (see
+// finish_input).
 //
 // Numbers are drawn from one counter for clients and servers, far above what a peer of that age
 // gives out, so that none of ours is used twice and none is mistaken for another. A number from the
@@ -131,7 +132,7 @@ class OldSession final : public Session {
   uint64_t held_ = 0;
 
   Slab<OldStream> streams_;
-  std::unordered_map<int32_t, uint32_t> ours_;    // slots, by our number
+  std::unordered_map<int32_t, uint32_t> ours_;     // slots, by our number
   std::unordered_map<int32_t, uint32_t> clients_;  // … of streams the peer opened, by its number
   Scheduler<OldStream> scheduler_;
   IndexList<OldStream, &OldStream::control_link> control_;

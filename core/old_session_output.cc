@@ -106,9 +106,9 @@ void OldSession::put_stream_facts(uint32_t slot, Instant now, Events& events) {
 }
 
 // Our application has ended its side and all of it is written. The other one learns of that only by
-// CLOSE, which also ends what it may still be sending. So a service that spoke last is done; a client
-// that spoke last gets time for the answer; anybody else is given a moment in case the other one is
-// in the middle of something. Every packet of the peer's gives more time.
+// CLOSE, which also ends what it may still be sending. So a service that spoke last is done; a
+// client that spoke last gets time for the answer; anybody else is given a moment in case the other
+// one is in the middle of something. Every packet of the peer's gives more time.
 void OldSession::finish_input(uint32_t slot, Instant now, Events& events) {
   const OldStream& stream = streams_.at(slot);
   const bool silent = stream.received == 0 && !stream.spoke;

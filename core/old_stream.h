@@ -28,8 +28,8 @@ struct OldStream : Scheduled {
   uint64_t queued = 0;
   uint64_t received = 0;
   uint64_t taken = 0;
-  bool wants_credit = false;    // the driver asked and there was none
-  bool input_ended = false;     // our application sends no more
+  bool wants_credit = false;     // the driver asked and there was none
+  bool input_ended = false;      // our application sends no more
   bool spoke = false;            // our application has sent something
   bool peer_spoke_last = false;  // the last bytes of this stream came from the peer
 

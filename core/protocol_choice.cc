@@ -61,8 +61,8 @@ Instant ProtocolChoice::choose_at() const {
 
 void ProtocolChoice::begin_old(Instant now, Events& events) {
   if (state_ == State::kChoosing) {
-    reason_ = old_packet_seen_ ? ": the other end sent an old packet"
-                               : ": the other end has not greeted";
+    reason_ =
+        old_packet_seen_ ? ": the other end sent an old packet" : ": the other end has not greeted";
     // What looked like a fault of version 2 was an end that does not speak it.
     new_.forgive(now);
     new_.set_longest_interval(kLongestInterval);
@@ -156,7 +156,8 @@ size_t ProtocolChoice::input_old(std::span<const std::byte> bytes, Instant now, 
 
 bool ProtocolChoice::wants_to_write(Instant now) const {
   if (state_ == State::kDown) return false;
-  return current_->wants_to_write(now) || (mode_ == ProtocolMode::kAuto && new_.wants_to_write(now));
+  return current_->wants_to_write(now) ||
+         (mode_ == ProtocolMode::kAuto && new_.wants_to_write(now));
 }
 
 const Batch& ProtocolChoice::plan(uint64_t bytes, Instant now, Events& events) {

@@ -99,8 +99,8 @@ typename Scheduler<Stream>::Turn Scheduler<Stream>::next(Slab<Stream>& streams) 
 }
 
 template <typename Stream>
-void Scheduler<Stream>::sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes, uint32_t overhead,
-                     bool more) {
+void Scheduler<Stream>::sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes,
+                             uint32_t overhead, bool more) {
   Stream& stream = streams.at(slot);
   Class& of = class_of(stream);
   left_ -= std::min<uint64_t>(left_, uint64_t{bytes} + overhead);

@@ -11,17 +11,17 @@
 // SessionV2 speaks version 2, OldSession the protocol of 2010; ProtocolChoice (protocol_choice.h)
 // owns both and finds out which of them the other end understands.
 //
-// The driver reads the channel whenever bytes are there and wants_input() allows it: version 2 never
-// objects, since all that can arrive was granted before. It hands the bytes to input() and acts on
-// the events, whose spans point into the bytes it gave. Payload in the other direction never enters
-// the core: the driver keeps it, says with queue() how much there is (never more than credit()
-// allows), and plan() answers with a Batch that says which bytes of which stream go where between
-// which heads.
+// The driver reads the channel whenever bytes are there and wants_input() allows it: version 2
+// never objects, since all that can arrive was granted before. It hands the bytes to input() and
+// acts on the events, whose spans point into the bytes it gave. Payload in the other direction
+// never enters the core: the driver keeps it, says with queue() how much there is (never more than
+// credit() allows), and plan() answers with a Batch that says which bytes of which stream go where
+// between which heads.
 //
 // A key is valid from open() or an kOpened event until the driver calls reset(), or is told kReset
 // or kClosed; afterwards the driver must forget it. kDown forgets all of them at once. A call for a
-// stream whose end is among the events that the driver has yet to read does nothing, and so does one
-// with a key of another session.
+// stream whose end is among the events that the driver has yet to read does nothing, and so does
+// one with a key of another session.
 //
 // A batch that was begun must be written to its end whatever happens to its streams or to the
 // session, unless the link is lost: the peer must never see a torn frame.

@@ -146,7 +146,8 @@ void SessionV2::forget_streams() {
 
 // --- streams ----------------------------------------------------------------------------------
 
-StreamKey SessionV2::add_stream(uint32_t number, bool ours, Priority priority, uint64_t send_limit) {
+StreamKey SessionV2::add_stream(uint32_t number, bool ours, Priority priority,
+                                uint64_t send_limit) {
   Stream stream;
   stream.number = number;
   stream.ours = ours;
@@ -161,7 +162,7 @@ StreamKey SessionV2::add_stream(uint32_t number, bool ours, Priority priority, u
 }
 
 std::optional<StreamKey> SessionV2::open(std::string_view service, Priority priority,
-                                       std::span<const std::byte> metadata) {
+                                         std::span<const std::byte> metadata) {
   VP_ASSERT(!service.empty() && service.size() <= limit::kMaxService);
   VP_ASSERT(metadata.size() <= limit::kMaxMetadata);
   if (!up() || peer_going_away_ || live_ >= config_.limits.max_streams) return std::nullopt;

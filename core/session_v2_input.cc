@@ -42,8 +42,7 @@ void SessionV2::greeted(const Hello& hello, Instant now, Events& events) {
   }
 }
 
-size_t SessionV2::input_established(std::span<const std::byte> bytes, Instant now,
-                                    Events& events) {
+size_t SessionV2::input_established(std::span<const std::byte> bytes, Instant now, Events& events) {
   size_t used = 0;
   while (up() && used < bytes.size()) {
     const Step step = this->step(bytes.subspan(used), now, events);
@@ -204,7 +203,7 @@ Fault SessionV2::check_data(const FrameHeader& header, const Stream& stream) con
 }
 
 Fault SessionV2::dispatch(const FrameHeader& header, std::span<const std::byte> payload,
-                        Stream* stream, Instant now, Events& events) {
+                          Stream* stream, Instant now, Events& events) {
   switch (header.type) {
     case FrameType::kOpen:
       return on_open(header, payload, events);
@@ -248,7 +247,7 @@ Fault SessionV2::dispatch(const FrameHeader& header, std::span<const std::byte> 
 }
 
 Fault SessionV2::on_open(const FrameHeader& header, std::span<const std::byte> payload,
-                       Events& events) {
+                         Events& events) {
   const auto priority = load_le<uint8_t>(payload.data());
   const auto service_size = load_le<uint8_t>(payload.data() + 1);
   const auto metadata_size = load_le<uint8_t>(payload.data() + 2);
@@ -276,7 +275,7 @@ Fault SessionV2::on_open(const FrameHeader& header, std::span<const std::byte> p
 }
 
 void SessionV2::on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload,
-                      Events& events) {
+                        Events& events) {
   stream.received += payload.size();
   VP_ASSERT(stream.received <= stream.granted);
   events.push_back({.kind = Event::Kind::kData, .stream = key, .bytes = payload});

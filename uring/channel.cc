@@ -538,11 +538,12 @@ void Channel::log_figures() {
     if (connection) held += connection->held();
   }
   log_info(
-      "stats channel={} up={} protocol={} streams={} connections={} closing={} dials={} send_buffers={} "
+      "stats channel={} up={} protocol={} streams={} connections={} closing={} dials={} "
+      "send_buffers={} "
       "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} under_way={}",
-      id(), choice_.up() ? 1 : 0, choice_.up() ? choice_.protocol() : 0, figures.streams, open_connections_, closing_.size(), dials_,
-      pool_.in_use(), figures.queued, held, figures.lent, waiting_[0].size() + waiting_[1].size(),
-      figures.sessions, figures.under_way);
+      id(), choice_.up() ? 1 : 0, choice_.up() ? choice_.protocol() : 0, figures.streams,
+      open_connections_, closing_.size(), dials_, pool_.in_use(), figures.queued, held,
+      figures.lent, waiting_[0].size() + waiting_[1].size(), figures.sessions, figures.under_way);
 }
 
 }  // namespace virtproxy

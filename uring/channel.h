@@ -5,8 +5,9 @@
 //                                                 └─────────┘
 //
 // The session decides, the others do. Which session it is, of which protocol, ProtocolChoice knows;
-// clients that come while it does not know yet are held until it does. Within a turn the parts only note what has to be done; at its
-// end the channel sends what was delivered, writes one batch and asks for more bytes.
+// clients that come while it does not know yet are held until it does. Within a turn the parts only
+// note what has to be done; at its end the channel sends what was delivered, writes one batch and
+// asks for more bytes.
 //
 // A channel owns all its memory: what another channel's clients or peer do cannot take it away.
 #pragma once

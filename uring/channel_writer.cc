@@ -29,8 +29,7 @@ constexpr Duration kFullInterval = milliseconds(20);
 
 }  // namespace
 
-ChannelWriter::ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& pool,
-                             Client* client)
+ChannelWriter::ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& pool, Client* client)
     : loop_(loop),
       choice_(choice),
       pool_(pool),

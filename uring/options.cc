@@ -250,8 +250,9 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
       "VERSION")
       ->group(old);
   one("--hold", raw.hold,
-      defaults("Protocol 1: what a stream may hold for a slow socket before the channel has to wait",
-               format_size(limits::kDefaultHold)),
+      defaults(
+          "Protocol 1: what a stream may hold for a slow socket before the channel has to wait",
+          format_size(limits::kDefaultHold)),
       "SIZE")
       ->group(old);
   one("--stall-timeout", raw.stall_timeout,

@@ -159,7 +159,8 @@ TEST(OldSearch, HostileBytesCostNoMoreThanHonestOnes) {
     for (const int b : {1, 0, 0, 0, 2, 0, 0, 0}) bytes.push_back(static_cast<std::byte>(b));
   }
   size_t used = 0;
-  for (int i = 0; i < 1000; ++i) used += find_old_packet(std::span(bytes).subspan(static_cast<size_t>(i))).at;
+  for (int i = 0; i < 1000; ++i)
+    used += find_old_packet(std::span(bytes).subspan(static_cast<size_t>(i))).at;
   EXPECT_GT(used, 0u);
 }
 

@@ -26,7 +26,8 @@ struct Talk {
 
 class ChoosingEnd {
  public:
-  ChoosingEnd(const SessionConfig& config, ProtocolMode mode) : choice(std::make_unique<ProtocolChoice>(config, mode)) {}
+  ChoosingEnd(const SessionConfig& config, ProtocolMode mode)
+      : choice(std::make_unique<ProtocolChoice>(config, mode)) {}
 
   std::optional<uint64_t> open(uint64_t id, Priority priority = Priority::kNormal) {
     const auto key = choice->session().open("s" + std::to_string(id), priority, {});

@@ -359,7 +359,8 @@ TEST_F(OldPuppetTest, AckForNobodyIsAnsweredWithClose) {
 TEST_F(OldPuppetTest, NumbersNotGivenOutTouchNothing) {
   const int32_t client = open_client(1, 44);
   const int32_t server = open_service(2, 5);
-  for (const int32_t number : {-1, 0, 5, 44, 999'999, client - 1, server + 1, INT32_MAX, INT32_MIN}) {
+  for (const int32_t number :
+       {-1, 0, 5, 44, 999'999, client - 1, server + 1, INT32_MAX, INT32_MIN}) {
     say(data(OldType::kServer, number, 44));
     say(data(OldType::kClient, 5, number));
     say(control(OldMessage::kClose, number, -1));
