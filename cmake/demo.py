@@ -56,7 +56,7 @@ class Daemon:
         def up() -> bool:
             if self.process.poll() is not None:
                 raise Failed(f"a daemon ended early:\n{self.log.read_text()}")
-            return "channel 0: up" in self.log.read_text()
+            return "channel 0: up, protocol 2" in self.log.read_text()
 
         await_that("the channel comes up", up)
 

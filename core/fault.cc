@@ -39,6 +39,8 @@ constexpr std::array kTable{
     FaultRow{Fault::kDataAfterEnd, kSession, "data after the end of its stream"},
     FaultRow{Fault::kFrameLost, kSession, "frames were lost on the channel"},
     FaultRow{Fault::kBadAck, kSession, "an acknowledgement of bytes that were never sent"},
+    FaultRow{Fault::kUpgraded, kSession,
+             "the other end was replaced by one that speaks protocol 2"},
 };
 
 }  // namespace

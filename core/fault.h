@@ -43,6 +43,7 @@ enum class Fault : uint8_t {
   kDataAfterEnd,
   kFrameLost,
   kBadAck,
+  kUpgraded,
 };
 
 struct FaultRow {

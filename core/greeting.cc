@@ -31,6 +31,7 @@ void Greeting::draw_epoch() {
   epoch_ = next_epoch();
   echo_sent_ = 0;
   interval_ = kFirstRepeat;
+  longest_interval_ = kLastRepeat;
 }
 
 void Greeting::start(Instant now, Duration patience) { restart(now, patience, std::nullopt); }
@@ -49,6 +50,12 @@ void Greeting::stop() {
   peer_.reset();
   clear_suspicion();
   hello_at_.reset();
+}
+
+void Greeting::end_patience(Instant now) {
+  if (not_before_ <= now) return;
+  not_before_ = now;
+  if (hello_at_) hello_at_ = std::min(*hello_at_, now);
 }
 
 bool Greeting::on_hello(const Hello& hello, Instant now) {
@@ -130,7 +137,7 @@ Hello Greeting::take(uint64_t frames, Instant now) {
     hello_at_.reset();
   } else {
     hello_at_ = now + interval_;
-    interval_ = std::min(interval_ * 2, kLastRepeat);
+    interval_ = std::min(interval_ * 2, longest_interval_);
   }
   return hello;
 }

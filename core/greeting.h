@@ -36,6 +36,8 @@ class Greeting {
   Greeting(const Hello& identity, uint64_t secret) : identity_(identity), secret_(secret) {}
 
   void set_identity(const Hello& identity) { identity_ = identity; }
+  // Intervals between greetings that nobody answers double up to this. Until the next restart.
+  void set_longest_interval(Duration interval) { longest_interval_ = interval; }
 
   State state() const { return state_; }
   uint64_t epoch() const { return epoch_; }
@@ -49,6 +51,8 @@ class Greeting {
   // The link is there (again). Nothing is said before `now + patience`.
   void start(Instant now, Duration patience);
   void stop();
+  // What was asked to be patient about is settled.
+  void end_patience(Instant now);
 
   // Starts over on the same link, answering `peer` if it has spoken already.
   void restart(Instant now, Duration patience, const std::optional<Hello>& peer);
@@ -98,6 +102,7 @@ class Greeting {
   Instant not_before_{};
   std::optional<Instant> hello_at_;
   Duration interval_{};
+  Duration longest_interval_{};
 
   std::optional<Suspect> suspect_;
   std::optional<Instant> probe_at_;

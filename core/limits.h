@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/time.h"
+
 namespace virtproxy {
 
 namespace limit {
@@ -29,6 +31,13 @@ struct SessionLimits {
   uint32_t max_window = 1u << 20;       // most a stream may be granted ahead, bytes
   uint64_t receive_budget = 64u << 20;  // all grants together, bytes
   uint32_t max_frame = 65536;           // DATA payload this end takes, bytes
+};
+
+// What version 1, which knows no credit, needs besides.
+struct OldLimits {
+  uint64_t hold = 1u << 20;  // what a stream may hold for a slow socket before reading stops, bytes
+  Duration stall_timeout = std::chrono::milliseconds(500);  // how long one stream may stop it
+  Duration ack_timeout = std::chrono::seconds(15);          // for the answer to an INIT
 };
 
 // How many streams `receive_memory` bytes can promise the least window to, and the other way round.

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "core/old_stream.h"
+#include "core/stream.h"
+
 namespace virtproxy {
 namespace {
 
@@ -11,9 +14,11 @@ constexpr uint32_t kLeastPiece = 1024;
 
 }  // namespace
 
-Scheduler::Scheduler(uint32_t quantum) : quantum_(std::max(quantum, kLeastPiece)) {}
+template <typename Stream>
+Scheduler<Stream>::Scheduler(uint32_t quantum) : quantum_(std::max(quantum, kLeastPiece)) {}
 
-void Scheduler::list(Slab<Stream>& streams, uint32_t slot, bool fresh) {
+template <typename Stream>
+void Scheduler<Stream>::list(Slab<Stream>& streams, uint32_t slot, bool fresh) {
   Stream& stream = streams.at(slot);
   Class& of = class_of(stream);
   stream.fresh = fresh;
@@ -21,14 +26,16 @@ void Scheduler::list(Slab<Stream>& streams, uint32_t slot, bool fresh) {
   ++of.listed;
 }
 
-void Scheduler::unlist(Slab<Stream>& streams, uint32_t slot) {
+template <typename Stream>
+void Scheduler<Stream>::unlist(Slab<Stream>& streams, uint32_t slot) {
   Stream& stream = streams.at(slot);
   Class& of = class_of(stream);
   (stream.fresh ? of.fresh : of.round).erase(streams, slot);
   --of.listed;
 }
 
-void Scheduler::add(Slab<Stream>& streams, uint32_t slot) {
+template <typename Stream>
+void Scheduler<Stream>::add(Slab<Stream>& streams, uint32_t slot) {
   Stream& stream = streams.at(slot);
   if (stream.ready_link.linked) return;
   const Class& of = class_of(stream);
@@ -43,15 +50,18 @@ void Scheduler::add(Slab<Stream>& streams, uint32_t slot) {
   list(streams, slot, fresh);
 }
 
-void Scheduler::remove(Slab<Stream>& streams, uint32_t slot) {
+template <typename Stream>
+void Scheduler<Stream>::remove(Slab<Stream>& streams, uint32_t slot) {
   if (streams.at(slot).ready_link.linked) unlist(streams, slot);
 }
 
-bool Scheduler::empty() const {
+template <typename Stream>
+bool Scheduler<Stream>::empty() const {
   return std::all_of(classes_.begin(), classes_.end(), [](const Class& c) { return c.empty(); });
 }
 
-void Scheduler::begin(uint64_t bytes) {
+template <typename Stream>
+void Scheduler<Stream>::begin(uint64_t bytes) {
   left_ = bytes;
   uint64_t rest = bytes;
   for (size_t i = 0; i < kPriorities; ++i) {
@@ -64,7 +74,8 @@ void Scheduler::begin(uint64_t bytes) {
   }
 }
 
-Scheduler::Turn Scheduler::next(Slab<Stream>& streams) {
+template <typename Stream>
+typename Scheduler<Stream>::Turn Scheduler<Stream>::next(Slab<Stream>& streams) {
   if (left_ == 0) return {};
   for (Class& of : classes_) {
     if (of.empty() || of.allowance == 0) continue;
@@ -90,8 +101,9 @@ Scheduler::Turn Scheduler::next(Slab<Stream>& streams) {
   return {};
 }
 
-void Scheduler::sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes, uint32_t overhead,
-                     bool more) {
+template <typename Stream>
+void Scheduler<Stream>::sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes,
+                             uint32_t overhead, bool more) {
   Stream& stream = streams.at(slot);
   Class& of = class_of(stream);
   left_ -= std::min<uint64_t>(left_, uint64_t{bytes} + overhead);
@@ -108,5 +120,8 @@ void Scheduler::sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes, uint3
   stream.deficit += quantum_;
   list(streams, slot, false);
 }
+
+template class Scheduler<Stream>;
+template class Scheduler<OldStream>;
 
 }  // namespace virtproxy

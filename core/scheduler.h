@@ -13,10 +13,21 @@
 #include <cstdint>
 
 #include "core/index_list.h"
-#include "core/stream.h"
+#include "core/priority.h"
 
 namespace virtproxy {
 
+// What the scheduler knows of a stream.
+struct Scheduled {
+  Priority priority = Priority::kNormal;
+  bool fresh = false;      // on the list of streams that were idle, not on the round
+  bool scheduled = false;  // has had a quantum before
+  int64_t deficit = 0;
+  uint64_t renewed_at = 0;  // what its class had sent when its quantum was last renewed or used up
+};
+
+// `Stream` is a Scheduled that lives in a slab and has a `ready_link`.
+template <typename Stream>
 class Scheduler {
  public:
   // `quantum`: bytes a stream sends before the next one's turn.

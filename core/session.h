@@ -1,4 +1,4 @@
-// One end of a multiplexed channel: protocol version 2 without any I/O.
+// One end of a multiplexed channel without any I/O, whatever protocol it speaks.
 //
 //                bytes read from the channel
 //                          │ input()
@@ -6,17 +6,22 @@
 //     events ◀──────  Session  ◀────── open() queue() end() reset() taken() delivered()
 //                          │ plan()
 //                          ▼
-//                frames to write to the channel
+//             heads and payload to write to the channel
 //
-// The driver reads the channel whenever bytes are there: all that can arrive was granted before, so
-// nothing here ever asks it to stop. It hands the bytes to input() and acts on the events, whose
-// spans point into the bytes it gave. Payload in the other direction never enters the core: the
-// driver keeps it, says with queue() how much there is (never more than credit() allows), and
-// plan() answers with a Batch that says which bytes of which stream go where between which headers.
+// SessionV2 speaks version 2, OldSession the protocol of 2010; ProtocolChoice (protocol_choice.h)
+// owns both and finds out which of them the other end understands.
+//
+// The driver reads the channel whenever bytes are there and wants_input() allows it: version 2
+// never objects, since all that can arrive was granted before. It hands the bytes to input() and
+// acts on the events, whose spans point into the bytes it gave. Payload in the other direction
+// never enters the core: the driver keeps it, says with queue() how much there is (never more than
+// credit() allows), and plan() answers with a Batch that says which bytes of which stream go where
+// between which heads.
 //
 // A key is valid from open() or an kOpened event until the driver calls reset(), or is told kReset
 // or kClosed; afterwards the driver must forget it. kDown forgets all of them at once. A call for a
-// stream whose end is among the events that the driver has yet to read does nothing.
+// stream whose end is among the events that the driver has yet to read does nothing, and so does
+// one with a key of another session.
 //
 // A batch that was begun must be written to its end whatever happens to its streams or to the
 // session, unless the link is lost: the peer must never see a torn frame.
@@ -29,16 +34,11 @@
 #include <string_view>
 #include <vector>
 
-#include "core/budget.h"
 #include "core/fault.h"
-#include "core/flight.h"
-#include "core/frame.h"
-#include "core/greeting.h"
 #include "core/limits.h"
-#include "core/scheduler.h"
+#include "core/oddity.h"
+#include "core/priority.h"
 #include "core/slab.h"
-#include "core/stream.h"
-#include "core/stream_numbers.h"
 #include "core/time.h"
 
 namespace virtproxy {
@@ -48,8 +48,9 @@ using StreamKey = SlabKey;
 struct SessionConfig {
   SessionLimits limits;
   uint64_t wanted_features = 0;  // feature::…; trailers on channels that cannot tell of a lost peer
-  uint64_t secret = 0;           // random; seeds the epochs
+  uint64_t secret = 0;           // random; seeds the epochs and the numbers of version 1
   uint32_t quantum = 65536;      // bytes a stream sends before the next one's turn
+  OldLimits old;                 // of version 1 alone
 };
 
 struct Event {
@@ -59,18 +60,22 @@ struct Event {
     kOpened,     // the peer opened `stream` to `service`; `bytes` is the client's metadata
     kData,       // `bytes` arrived; call taken() once the local socket has them
     kEnd,        // no more bytes will come; call delivered() once the socket has been told
-    kReset,      // the peer reset the stream: `fault`; the key is void
+    kReset,      // the stream is over by `fault`, the peer's doing or the session's; the key is
+                 // void. `count` is the peer's number for it, where it gives numbers out
     kClosed,     // both directions are over; the key is void
     kCredit,     // credit() was 0 when last asked and is not any more
     kGoingAway,  // the peer opens no more and takes no more streams
     kNoVersion,  // the peer speaks no version of ours
+    kOddity,     // the peer did what `oddity` says, and `count` is about; it is dealt with
   };
   Kind kind;
   Fault fault = Fault::kNone;
   Priority priority = Priority::kNormal;
+  Oddity oddity = Oddity::kNone;
   StreamKey stream{};
   std::span<const std::byte> bytes{};
   std::string_view service{};
+  int64_t count = 0;
 };
 
 using Events = std::vector<Event>;
@@ -94,26 +99,28 @@ struct Batch {
     return {heads.data() + piece.head_at, piece.head_size};
   }
   bool empty() const { return pieces.empty(); }
-  void clear();
+  void clear() {
+    heads.clear();
+    pieces.clear();
+    size = 0;
+  }
 };
 
 class Session {
  public:
-  explicit Session(const SessionConfig& config);
+  virtual ~Session() = default;
 
-  // --- the link -------------------------------------------------------------------------------
-  // What the next link needs: feature::… bits. Only between links.
-  void want_features(uint64_t features);
-  // Says nothing before `now + patience`, which lets the driver slow down a peer that misbehaves.
-  void link_up(Instant now, Duration patience = {});
-  void link_down(Events& events);
-  bool up() const { return greeting_.state() == Greeting::State::kEstablished; }
-  bool uses_trailers() const { return trailer_ != TrailerKind::kNone; }
+  virtual bool up() const = 0;
+  virtual bool uses_trailers() const = 0;
 
+  // --- reading --------------------------------------------------------------------------------
+  // Whether the driver may read the channel now. False only for a bounded time; deadline() says
+  // when to ask again.
+  virtual bool wants_input(Instant now) = 0;
   // Takes what was read. Returns how many bytes were used; the driver keeps the rest and puts it
   // before what it reads next. A session fault appears as kDown, and the session greets anew, the
   // more slowly the more faults there were.
-  size_t input(std::span<const std::byte> bytes, Instant now, Events& events);
+  virtual size_t input(std::span<const std::byte> bytes, Instant now, Events& events) = 0;
 
   // Payload that need not go through input(): `left` bytes of what arrives next belong to the
   // stream, and were granted. A driver that can move them to the stream's socket without reading
@@ -122,40 +129,43 @@ class Session {
     StreamKey stream;
     uint32_t left = 0;  // bytes
   };
-  Arriving arriving() const { return up() ? arriving_ : Arriving{}; }
-  void passed(uint32_t bytes);
+  virtual Arriving arriving() const { return {}; }
+  virtual void passed(uint32_t) {}
 
   // --- writing --------------------------------------------------------------------------------
-  bool wants_to_write(Instant now) const;
+  virtual bool wants_to_write(Instant now) const = 0;
   // The next at most (about) `bytes` bytes: at least one frame if there is one. The batch is valid
   // until the next call. Its payload bytes count as sent.
-  const Batch& plan(uint64_t bytes, Instant now, Events& events);
-  // The trailer of the frame of `piece`, whose header and payload lie contiguously in `frame`.
-  uint64_t seal(std::span<const std::byte> frame) const {
-    return frame_trailer(trailer_, frame, send_key_);
-  }
-  // Largest DATA payload the peer takes.
-  uint32_t send_frame_limit() const;
+  virtual const Batch& plan(uint64_t bytes, Instant now, Events& events) = 0;
+  // The trailer of the frame of a sealed piece, whose header and payload lie contiguously in
+  // `frame`.
+  virtual uint64_t seal(std::span<const std::byte> frame) const = 0;
+  // Bytes of payload that follow one head, at most.
+  virtual uint32_t largest_payload() const = 0;
+  // More than this at once is too much for what the peer says of its end of the line, bytes.
+  virtual uint64_t most_batch() const = 0;
 
   // --- streams --------------------------------------------------------------------------------
   // Opens a stream to the peer's `service` (1 to limit::kMaxService characters). Nothing when the
   // limit of either end is reached, the session is not up or the peer is going away.
-  std::optional<StreamKey> open(std::string_view service, Priority priority,
-                                std::span<const std::byte> metadata);
+  virtual std::optional<StreamKey> open(std::string_view service, Priority priority,
+                                        std::span<const std::byte> metadata) = 0;
+  // The service that the peer asked for is connected. A stream that it cannot be is reset.
+  virtual void accepted(StreamKey stream) = 0;
   // How many more bytes may be queued. Zero arms kCredit.
-  uint64_t credit(StreamKey stream);
-  void queue(StreamKey stream, uint64_t bytes);
-  void end(StreamKey stream);
-  void reset(StreamKey stream, Fault fault, Events& events);
-  void taken(StreamKey stream, uint64_t bytes);
-  void delivered(StreamKey stream, Events& events);
+  virtual uint64_t credit(StreamKey stream) = 0;
+  virtual void queue(StreamKey stream, uint64_t bytes) = 0;
+  virtual void end(StreamKey stream) = 0;
+  virtual void reset(StreamKey stream, Fault fault, Events& events) = 0;
+  virtual void taken(StreamKey stream, uint64_t bytes) = 0;
+  virtual void delivered(StreamKey stream, Events& events) = 0;
 
-  void go_away();
-  size_t open_streams() const { return streams_.size(); }
+  // No new streams of the peer, from now on in every session.
+  virtual void go_away() = 0;
 
   // --- time -----------------------------------------------------------------------------------
-  std::optional<Instant> deadline() const;
-  void tick(Instant now);
+  virtual std::optional<Instant> deadline() const = 0;
+  virtual void tick(Instant now, Events& events) = 0;
 
   // --- for the curious ------------------------------------------------------------------------
   struct Figures {
@@ -166,96 +176,7 @@ class Session {
     size_t streams = 0;
     uint64_t sessions = 0;  // established so far
   };
-  Figures figures();
-  const Hello& peer() const { return greeting_.peer(); }
-
- private:
-  // session_input.cc
-  struct Step {
-    size_t used = 0;  // 0: more bytes are needed
-    Fault fault = Fault::kNone;
-    std::optional<Hello> successor{};  // with kPeerRestarted: what the new life said
-    bool answered = false;             // … and that it said so in answer to our probe
-  };
-  size_t input_waiting(std::span<const std::byte> bytes, Instant now, Events& events);
-  Step step(std::span<const std::byte> bytes, Instant now, Events& events);
-  Step step_hello(std::span<const std::byte> bytes, Instant now);
-  bool count_payload(uint32_t bytes);
-  Step step_payload(std::span<const std::byte> bytes, Events& events);
-  Step step_unfinished(std::span<const std::byte> frame, Instant now);
-  bool contains_ping(std::span<const std::byte> frame);
-  Fault check_frame(const FrameHeader& header, Stream*& stream);
-  Fault check_data(const FrameHeader& header, const Stream& stream) const;
-  Fault dispatch(const FrameHeader& header, std::span<const std::byte> payload, Stream* stream,
-                 Instant now, Events& events);
-  Fault on_open(const FrameHeader& header, std::span<const std::byte> payload, Events& events);
-  void on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload, Events& events);
-  Fault on_end(const FrameHeader& header, uint32_t local, Events& events);
-  Fault on_done(const FrameHeader& header, Stream& stream);
-  void on_reset(const FrameHeader& header, uint32_t local, Events& events);
-  Fault on_credit(const FrameHeader& header, uint32_t local, Events& events);
-
-  // session_output.cc
-  void put_hello(const Hello& hello);
-  void put_frame(const FrameHeader& header, std::span<const std::byte> payload);
-  void put_data_frames(uint64_t bytes, Events& events);
-  void put_data(uint32_t slot, uint32_t size);
-  void put_session_facts();
-  bool ack_due() const { return bytes_received_ - bytes_acknowledged_ >= ack_interval_; }
-  bool data_may_go() const { return !scheduler_.empty() && flight_.room() > 0; }
-  void put_stream_facts(uint32_t slot, Events& events);
-  void close_piece(StreamKey stream, uint32_t payload, bool sealed);
-
-  // session.cc
-  void establish(Instant now, Events& events);
-  void fail(const Step& step, Instant now, Events& events);
-  void forget_streams();
-  StreamKey add_stream(uint32_t number, bool ours, Priority priority, uint64_t send_limit);
-  Stream* attached(StreamKey key);
-  void schedule(uint32_t slot);
-  void kill(uint32_t slot);
-  void grant(Stream& stream);
-  void set_grant(Stream& stream, uint64_t limit);
-  void release_if_over(uint32_t slot, Events& events);
-  void erase_stream(uint32_t slot);
-
-  SessionConfig config_;
-  Greeting greeting_;
-  Slab<Stream> streams_;
-  StreamNumbers ours_;    // numbers that we give out
-  StreamNumbers theirs_;  // numbers that the peer gives out
-  size_t live_ = 0;       // streams that are not dead: these own a promised window
-  Budget budget_;
-  Scheduler scheduler_;
-  IndexList<Stream, &Stream::control_link> control_;
-
-  // Of the present session.
-  DirectionKey send_key_;
-  DirectionKey receive_key_;
-  TrailerKind trailer_ = TrailerKind::kNone;
-  uint64_t frames_sent_ = 0;
-  uint64_t frames_received_ = 0;
-  bool going_away_sent_ = false;
-  bool peer_going_away_ = false;
-  std::optional<uint64_t> pong_due_;
-  bool ping_due_ = false;
-  Flight flight_;
-  uint64_t bytes_received_ = 0;
-  uint64_t bytes_acknowledged_ = 0;
-  uint64_t ack_interval_ = 0;  // bytes between two ACKs of ours
-  std::optional<Instant> ping_at_;
-
-  Arriving arriving_;  // in sessions without trailers
-  // Bytes of an unfinished frame that were searched already.
-  size_t scanned_ = 0;  // … for a greeting
-  size_t scanned_for_ping_ = 0;
-
-  bool going_away_ = false;
-  uint64_t sessions_ = 0;
-  Instant established_at_{};
-  unsigned faults_in_row_ = 0;
-  Batch batch_;
-  uint32_t head_at_ = 0;  // where the heads of the next piece begin
+  virtual Figures figures() = 0;
 };
 
 }  // namespace virtproxy

@@ -25,11 +25,15 @@ struct SlabKey {
 template <typename T>
 class Slab {
  public:
+  // Generations count from `first`, so that two slabs can give out different keys.
+  explicit Slab(uint32_t first) : first_(first) {}
+  Slab() : Slab(1) {}
+
   SlabKey insert(T value) {
     if (free_.empty()) {
-      entries_.push_back({std::move(value), 1, true});
+      entries_.push_back({std::move(value), first_, true});
       ++size_;
-      return {static_cast<uint32_t>(entries_.size() - 1), 1};
+      return {static_cast<uint32_t>(entries_.size() - 1), first_};
     }
     const uint32_t slot = free_.back();
     free_.pop_back();
@@ -63,6 +67,11 @@ class Slab {
     return entries_[slot].value;
   }
 
+  const T& at(uint32_t slot) const {
+    VP_ASSERT(slot < entries_.size() && entries_[slot].used);
+    return entries_[slot].value;
+  }
+
   SlabKey key_at(uint32_t slot) const {
     VP_ASSERT(slot < entries_.size() && entries_[slot].used);
     return {slot, entries_[slot].generation};
@@ -84,6 +93,7 @@ class Slab {
     uint32_t generation;
     bool used;
   };
+  uint32_t first_;
   std::vector<Entry> entries_;
   std::vector<uint32_t> free_;
   size_t size_ = 0;

@@ -23,17 +23,13 @@
 #include "core/fault.h"
 #include "core/index_list.h"
 #include "core/limits.h"
+#include "core/scheduler.h"
 
 namespace virtproxy {
 
-// Interactive goes before normal, normal before bulk; none of them can starve another.
-enum class Priority : uint8_t { kInteractive, kNormal, kBulk };
-inline constexpr size_t kPriorities = 3;
-
-struct Stream {
+struct Stream : Scheduled {
   uint32_t number = 0;  // on the wire
   bool ours = false;    // opened by this end
-  Priority priority = Priority::kNormal;
 
   uint64_t send_limit = 0;
   uint64_t sent = 0;
@@ -61,12 +57,6 @@ struct Stream {
 
   bool detached = false;      // the driver has let go: its data is discarded
   bool wants_credit = false;  // the driver asked and there was none
-
-  // Scheduling.
-  bool fresh = false;      // on the list of streams that were idle, not on the round
-  bool scheduled = false;  // has had a quantum before
-  int64_t deficit = 0;
-  uint64_t renewed_at = 0;  // what its class had sent when its quantum was last renewed or used up
 
   IndexLink control_link;
   IndexLink ready_link;

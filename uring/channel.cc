@@ -46,6 +46,11 @@ constexpr size_t kMostPipes = 32;
 
 constexpr Duration kBlockedInterval = milliseconds(100);
 
+// How long a peer that greets may take to do so. A greeting costs a 115,200 baud line 90 ms, and
+// both ends may greet at once.
+constexpr Duration kGrace = milliseconds(250);
+constexpr Duration kTtyGrace = milliseconds(1000);
+
 SessionConfig session_config(const ChannelConfig& config) {
   const bool tty = config.spec.method == Method::kIsaSerial;
   SessionConfig session;
@@ -58,6 +63,7 @@ SessionConfig session_config(const ChannelConfig& config) {
         derive_limits(receive_share(config.memory), config.max_streams, config.window, kMaxFrame);
   }
   session.secret = config.secret;
+  session.old = config.old;
   return session;
 }
 
@@ -83,12 +89,12 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
     : loop_(loop),
       resolution_(resolution),
       config_(config),
-      session_(session_config(config)),
+      choice_(session_config(config), config.protocol),
       pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group),
       pipes_(kMostPipes),
       link_(loop, resolution, config_.spec, this),
       reader_(loop, this),
-      writer_(loop, session_, pool_, pipes_, this),
+      writer_(loop, choice_, pool_, pipes_, this),
       timer_(loop.timers(), this),
       trim_timer_(loop.timers(), this) {}
 
@@ -149,7 +155,7 @@ void Channel::flush_connections() {
 }
 
 void Channel::set_timer() {
-  const auto deadline = session_.deadline();
+  const auto deadline = choice_.deadline();
   if (!deadline) return timer_.clear();
   // Due already, and not written just now: the link does not take it.
   timer_.set(*deadline > loop_.now() ? *deadline : loop_.now() + kBlockedInterval);
@@ -157,7 +163,7 @@ void Channel::set_timer() {
 
 void Channel::expired(Timer& timer) {
   if (&timer == &trim_timer_) return trim();
-  session_.tick(loop_.now());
+  if (choice_.tick(loop_.now(), events_)) reader_.offer_again();
   wake();
 }
 
@@ -185,8 +191,8 @@ uint64_t Channel::wanted_features() const {
 }
 
 void Channel::begin_session() {
-  session_.want_features(wanted_features());
-  session_.link_up(loop_.now());
+  const Duration grace = link_kind_ == Link::Kind::kTty ? kTtyGrace : kGrace;
+  choice_.link_up(loop_.now(), grace, wanted_features(), events_);
   wake();
 }
 
@@ -199,11 +205,14 @@ void Channel::port_present(bool present) {
 }
 
 void Channel::end_session(const std::string& reason) {
-  const bool was_up = session_.up();
-  session_.link_down(events_);
+  const bool was_up = choice_.up();
+  choice_.link_down(events_);
   // The only event a lost link brings is the end of the session.
   std::erase_if(events_, [](const Event& event) { return event.kind == Event::Kind::kDown; });
   abort_all();
+  for (const HeldClient& client : std::exchange(held_clients_, {})) {
+    refuse(client.fd, *client.forward);
+  }
   if (was_up) log_info("channel {}: down: {}", id(), reason);
   wake();
 }
@@ -224,26 +233,26 @@ void Channel::let_go_of_link() {
 }
 
 size_t Channel::channel_input(std::span<const std::byte> bytes, ReadSlab* slab) {
-  const size_t used = session_.input(bytes, loop_.now(), events_);
+  const size_t used = choice_.input(bytes, loop_.now(), events_);
   handle_events(slab);
   wake();
   return used;
 }
 
 bool Channel::splices() {
-  return loop_.ring().features().splice && link_kind_ == Link::Kind::kSocket &&
-         !session_.uses_trailers();
+  return loop_.ring().features().splice && link_kind_ == Link::Kind::kSocket && session().up() &&
+         !session().uses_trailers() && session().largest_payload() >= kLeastSpliced;
 }
 
 bool Channel::may_pass() {
-  const auto [stream, left] = session_.arriving();
+  const auto [stream, left] = session().arriving();
   if (left == 0 || !splices()) return false;
   Connection* connection = find(stream);
   return connection != nullptr && connection->can_splice(left);
 }
 
 ssize_t Channel::pass(int fd) {
-  const auto [stream, left] = session_.arriving();
+  const auto [stream, left] = session().arriving();
   return connection_of(stream).splice_from(fd, left);
 }
 
@@ -269,6 +278,8 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
     case Event::Kind::kGoingAway:
       log_info("channel {}: the other end is going away", id());
       return;
+    case Event::Kind::kOddity:
+      return on_oddity(event);
     case Event::Kind::kNoVersion:
       if (downs_.allow(log_time(loop_.now()))) {
         log_error("channel {}: {}", id(), fault_text(event.fault));
@@ -287,7 +298,9 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
     case Event::Kind::kCredit:
       return connection->credit_arrived();
     case Event::Kind::kReset:
-      log_debug("channel {}: stream reset by the other end: {}", id(), fault_text(event.fault));
+      if (event.fault == Fault::kStalled) on_stalled(event, *connection);
+      log_debug("channel {}: service {}: stream reset: {}", id(), connection->service(),
+                fault_text(event.fault));
       return connection->abort();
     case Event::Kind::kClosed:
       return connection->finish();
@@ -298,7 +311,26 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
 
 void Channel::on_up() {
   up_since_ = loop_.now();
-  log_info("channel {}: up, protocol 2{}", id(), session_.uses_trailers() ? ", frames sealed" : "");
+  log_info("channel {}: up, protocol {}{}", id(), choice_.protocol(), choice_.description());
+  admit_held();
+}
+
+void Channel::on_stalled(const Event& event, const Connection& connection) {
+  log_warn(
+      "channel {}: service {}: closed {}, stream {} of the other end: it reads too slowly and held "
+      "the channel back",
+      id(), connection.service(), connection.describe(), event.count);
+}
+
+void Channel::on_oddity(const Event& event) {
+  const OddityRow& row = oddity_row(event.oddity);
+  if (row.expected) {
+    log_debug("channel {}: the other end sent {} ({}): {}", id(), row.text, event.count,
+              row.outcome);
+  } else if (const auto hidden = oddities_.allow(log_time(loop_.now()))) {
+    log_warn("channel {}: the other end sent {} ({}): {}{}", id(), row.text, event.count,
+             row.outcome, *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+  }
 }
 
 void Channel::on_down(Fault fault) {
@@ -306,14 +338,16 @@ void Channel::on_down(Fault fault) {
     log_info("channel {}: down: {}{}", id(), fault_text(fault),
              *hidden > 0 ? " (and " + std::to_string(*hidden) + " times before)" : "");
   }
+  if (fault == Fault::kUpgraded) hold_unanswered();
   abort_all();
-  if (fault == Fault::kPeerRestarted || session_.uses_trailers()) return;
+  const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
+  if (restarted || session().uses_trailers()) return;
   // On a link that tells when a peer goes, a broken peer is rid of by dropping the link.
   if (loop_.now() - up_since_ > kGoodConduct) bad_links_ = 0;
   link_patience_ = kFirstPatience * (1u << std::min(bad_links_, kMostDoublings));
   ++bad_links_;
   let_go_of_link();
-  session_.link_down(events_);
+  choice_.link_down(events_);
 }
 
 void Channel::on_opened(const Event& event) {
@@ -325,11 +359,11 @@ void Channel::on_opened(const Event& event) {
       log_warn("channel {}: the other end asks for service {}, which is not offered here (-i {}:…)",
                id(), event.service, event.service);
     }
-    session_.reset(event.stream, Fault::kUnknownService, events_);
+    session().reset(event.stream, Fault::kUnknownService, events_);
     return;
   }
   if (dials_ >= kMostDials) {
-    session_.reset(event.stream, Fault::kTooManyStreams, events_);
+    session().reset(event.stream, Fault::kTooManyStreams, events_);
     return;
   }
   if (log_enabled(LogLevel::kDebug)) {
@@ -344,26 +378,52 @@ void Channel::on_opened(const Event& event) {
 // --- connections ------------------------------------------------------------------------------
 
 void Channel::accepted(int fd, const ForwardSpec& forward) {
-  std::optional<StreamKey> stream;
+  const bool wait = choice_.choosing() && !draining_;
+  if (!wait || held_clients_.size() >= config_.max_streams) return admit(fd, forward);
+  held_clients_.push_back({fd, &forward});
+}
+
+// Clients whose INIT nobody answered have lost nothing: they can be asked for again in version 2.
+void Channel::hold_unanswered() {
+  for (size_t slot = 0; slot < connections_.size(); ++slot) {
+    if (!connections_[slot]) continue;
+    const auto forward = std::find_if(
+        config_.oforwards.begin(), config_.oforwards.end(),
+        [&](const ForwardSpec& f) { return f.service == connections_[slot]->service(); });
+    if (forward == config_.oforwards.end()) continue;
+    const int fd = connections_[slot]->give_back();
+    if (fd >= 0) held_clients_.push_back({fd, &*forward});
+  }
+}
+
+void Channel::admit_held() {
+  for (const HeldClient& client : std::exchange(held_clients_, {})) {
+    admit(client.fd, *client.forward);
+  }
+}
+
+void Channel::admit(int fd, const ForwardSpec& forward) {
   const Origin origin = origin_of(fd);
   std::byte metadata[kMaxOriginSize];
   const size_t size = encode_origin(origin, metadata);
-  if (!draining_) stream = session_.open(forward.service, forward.priority, {metadata, size});
-  if (!stream) {
-    close_with_reset(fd);
-    if (const auto hidden = refusals_.allow(log_time(loop_.now()))) {
-      log_warn("channel {}: service {}: client refused: {}{}", id(), forward.service,
-               session_.up() ? "no more streams (--max-streams here or there, or going away)"
-                             : "the channel is down",
-               *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
-    }
-    return;
-  }
+  std::optional<StreamKey> stream;
+  if (!draining_) stream = session().open(forward.service, forward.priority, {metadata, size});
+  if (!stream) return refuse(fd, forward);
   if (log_enabled(LogLevel::kDebug)) {
     log_debug("channel {}: client of service {} from {}", id(), forward.service, describe(origin));
   }
   add(*stream, forward.service).adopt(fd);
   wake();
+}
+
+void Channel::refuse(int fd, const ForwardSpec& forward) {
+  close_with_reset(fd);
+  if (const auto hidden = refusals_.allow(log_time(loop_.now()))) {
+    log_warn("channel {}: service {}: client refused: {}{}", id(), forward.service,
+             choice_.up() ? "no more streams (--max-streams here or there, or going away)"
+                          : "the channel is down",
+             *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+  }
 }
 
 Connection& Channel::add(StreamKey stream, std::string_view service) {
@@ -467,7 +527,8 @@ void Channel::drain() {
   draining_ = true;
   for (BoundPath& path : bound_) path.remove();
   for (auto& listener : listeners_) listener->stop();
-  session_.go_away();
+  choice_.go_away();
+  for (const HeldClient& client : std::exchange(held_clients_, {})) close_with_reset(client.fd);
   wake();
 }
 
@@ -475,7 +536,7 @@ void Channel::stop() {
   drain();
   for (size_t slot = 0; slot < connections_.size(); ++slot) {
     if (!connections_[slot]) continue;
-    session_.reset(connections_[slot]->stream(), Fault::kGoingAway, events_);
+    session().reset(connections_[slot]->stream(), Fault::kGoingAway, events_);
     connections_[slot]->abort();
   }
   wake();
@@ -497,17 +558,19 @@ bool Channel::idle() const {
 }
 
 void Channel::log_figures() {
-  const Session::Figures figures = session_.figures();
+  const Session::Figures figures = choice_.figures();
   size_t held = 0;
   for (const auto& connection : connections_) {
     if (connection) held += connection->held();
   }
   log_info(
-      "stats channel={} up={} streams={} connections={} closing={} dials={} send_buffers={} "
+      "stats channel={} up={} protocol={} streams={} connections={} closing={} dials={} "
+      "send_buffers={} "
       "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} under_way={} pipes={}",
-      id(), session_.up() ? 1 : 0, figures.streams, open_connections_, closing_.size(), dials_,
-      pool_.in_use(), figures.queued, held, figures.lent, waiting_[0].size() + waiting_[1].size(),
-      figures.sessions, figures.under_way, pipes_.in_use());
+      id(), choice_.up() ? 1 : 0, choice_.up() ? choice_.protocol() : 0, figures.streams,
+      open_connections_, closing_.size(), dials_, pool_.in_use(), figures.queued, held,
+      figures.lent, waiting_[0].size() + waiting_[1].size(), figures.sessions, figures.under_way,
+      pipes_.in_use());
 }
 
 }  // namespace virtproxy

@@ -4,8 +4,10 @@
 //       services ◀── Dial ◀────── Connection ◀──▶ │ Session │ ──▶ ChannelWriter ──▶
 //                                                 └─────────┘
 //
-// The session decides, the others do. Within a turn the parts only note what has to be done; at its
-// end the channel sends what was delivered, writes one batch and asks for more bytes.
+// The session decides, the others do. Which session it is, of which protocol, ProtocolChoice knows;
+// clients that come while it does not know yet are held until it does. Within a turn the parts only
+// note what has to be done; at its end the channel sends what was delivered, writes one batch and
+// asks for more bytes.
 //
 // A channel owns all its memory: what another channel's clients or peer do cannot take it away.
 #pragma once
@@ -17,7 +19,7 @@
 #include <string>
 #include <vector>
 
-#include "core/session.h"
+#include "core/protocol_choice.h"
 #include "uring/channel_reader.h"
 #include "uring/channel_writer.h"
 #include "uring/connection.h"
@@ -41,6 +43,8 @@ struct ChannelConfig {
   uint32_t max_streams = 0;
   uint32_t window = 0;
   Seal seal = Seal::kAuto;
+  ProtocolMode protocol = ProtocolMode::kAuto;
+  OldLimits old;
   Duration dial_timeout{};
   uint64_t secret = 0;
   uint16_t first_buffer_group = 0;
@@ -69,7 +73,7 @@ class Channel final : private Link::Client,
   // Resets what is left and says so to the peer, as far as the channel takes it at once.
   void stop();
   // Whether everything there was to say has left.
-  bool said() const { return writer_.idle() && !session_.wants_to_write(loop_.now()); }
+  bool said() const { return writer_.idle() && !choice_.wants_to_write(loop_.now()); }
   void disconnect();
   // Nothing of the channel is known to the kernel any more.
   bool idle() const;
@@ -78,7 +82,7 @@ class Channel final : private Link::Client,
   unsigned id() const { return config_.spec.id; }
   Loop& loop() { return loop_; }
   Resolution& resolution() { return resolution_; }
-  Session& session() { return session_; }
+  Session& session() { return choice_.session(); }
   ReceivePool& pool() { return pool_; }
   SlicePool& slices() { return slices_; }
   PipePool& pipes() { return pipes_; }
@@ -99,8 +103,9 @@ class Channel final : private Link::Client,
  private:
   void link_ready(int fd, Link::Kind kind) override;
   void accepted(int fd, const ForwardSpec& forward) override;
+  bool wants_input() override { return choice_.wants_input(loop_.now()); }
   size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
-  uint32_t payload_ahead() override { return session_.arriving().left; }
+  uint32_t payload_ahead() override { return session().arriving().left; }
   bool may_pass() override;
   ssize_t pass(int fd) override;
   void channel_readable() override { wake(); }
@@ -124,6 +129,12 @@ class Channel final : private Link::Client,
   void on_up();
   void on_down(Fault fault);
   void on_opened(const Event& event);
+  void on_stalled(const Event& event, const Connection& connection);
+  void on_oddity(const Event& event);
+  void admit(int fd, const ForwardSpec& forward);
+  void refuse(int fd, const ForwardSpec& forward);
+  void hold_unanswered();
+  void admit_held();
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
   void abort_all();
@@ -135,7 +146,7 @@ class Channel final : private Link::Client,
   Loop& loop_;
   Resolution& resolution_;
   const ChannelConfig config_;
-  Session session_;
+  ProtocolChoice choice_;
   ReceivePool pool_;
   SlicePool slices_;
   PipePool pipes_;
@@ -153,6 +164,12 @@ class Channel final : private Link::Client,
   size_t open_connections_ = 0;
   std::vector<std::unique_ptr<Connection>> closing_;
   std::vector<Connection*> flushing_;
+  // Clients that came while the protocol is being chosen.
+  struct HeldClient {
+    int fd;
+    const ForwardSpec* forward;
+  };
+  std::vector<HeldClient> held_clients_;
   // For a receive buffer of one of the sizes, first come first served.
   std::array<std::deque<Connection*>, 2> waiting_;
   unsigned dials_ = 0;
@@ -170,6 +187,7 @@ class Channel final : private Link::Client,
   RateLimit refusals_{2};
   RateLimit dial_failures_{10};
   RateLimit downs_{2};
+  RateLimit oddities_{5};
 };
 
 }  // namespace virtproxy

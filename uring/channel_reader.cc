@@ -63,7 +63,7 @@ void ChannelReader::detach() {
 }
 
 void ChannelReader::read_on() {
-  if (!attached_ || op_.pending || absence_.armed()) return;
+  if (!attached_ || op_.pending || absence_.armed() || !client_->wants_input()) return;
   if (!passing_) return read_normally();
   pass_on();
   client_->channel_passed();
@@ -186,7 +186,7 @@ void ChannelReader::complete(Op&, int result, uint32_t) {
 
 void ChannelReader::on_bytes(size_t count) {
   // A read that fills what it was offered leaves more behind.
-  expect_wait_ = count < kSlabBytes - end_;
+  if (count > 0) expect_wait_ = count < kSlabBytes - end_;
   end_ += count;
   VP_ASSERT(end_ <= kSlabBytes);
   begin_ += client_->channel_input({slab_->data + begin_, end_ - begin_}, slab_);
@@ -198,6 +198,10 @@ void ChannelReader::on_bytes(size_t count) {
     passing_ = true;
     reads_in_row_ = 0;
   }
+}
+
+void ChannelReader::offer_again() {
+  if (attached_ && slab_ != nullptr && begin_ < end_) on_bytes(0);
 }
 
 void ChannelReader::on_nothing() {

@@ -24,6 +24,8 @@ class ChannelReader final : private Completion, private Timer::Owner {
  public:
   class Client {
    public:
+    // Whether to read on now.
+    virtual bool wants_input() = 0;
     // Returns how many of the bytes were used. They lie in `slab`, which the client may reference.
     virtual size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) = 0;
     // Bytes of payload that come next.
@@ -57,6 +59,8 @@ class ChannelReader final : private Completion, private Timer::Owner {
 
   // Asks for the next bytes, unless a request is under way already; once a turn.
   void read_on();
+  // Gives the client once more what it has not used.
+  void offer_again();
   // Returns memory that is not in use to the system.
   void trim() { slabs_.trim(); }
 

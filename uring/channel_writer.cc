@@ -30,10 +30,10 @@ constexpr Duration kFullInterval = milliseconds(20);
 
 }  // namespace
 
-ChannelWriter::ChannelWriter(Loop& loop, Session& session, ReceivePool& pool, PipePool& pipes,
+ChannelWriter::ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& pool, PipePool& pipes,
                              Client* client)
     : loop_(loop),
-      session_(session),
+      choice_(choice),
       pool_(pool),
       pipes_(pipes),
       client_(client),
@@ -75,9 +75,8 @@ bool ChannelWriter::takes_pipes() {
 uint64_t ChannelWriter::batch_limit() const {
   switch (kind_) {
     case Link::Kind::kSocket:
-      // A peer that asks for small frames is at the end of a slow line.
-      if (!session_.up()) return kSocketBatch;
-      return std::min<uint64_t>(kSocketBatch, uint64_t{8} * session_.send_frame_limit());
+      if (!choice_.up()) return kSocketBatch;
+      return std::min(kSocketBatch, choice_.session().most_batch());
     case Link::Kind::kPort:
       return kDeviceWrite - kBatchSlack;
     case Link::Kind::kTty:
@@ -88,8 +87,8 @@ uint64_t ChannelWriter::batch_limit() const {
 
 void ChannelWriter::write_on(Events& events) {
   if (!attached_ || op_.pending || retry_.armed()) return;
-  if (!session_.wants_to_write(loop_.now())) return;
-  const Batch& batch = session_.plan(batch_limit(), loop_.now(), events);
+  if (!choice_.wants_to_write(loop_.now())) return;
+  const Batch& batch = choice_.plan(batch_limit(), loop_.now(), events);
   if (batch.empty()) return;
   lay_out(batch);
   submit();
@@ -102,11 +101,11 @@ void ChannelWriter::lay_out(const Batch& batch) {
   staged_ = 0;
   written_ = 0;
   if (staging_.size() < batch.size) staging_.resize(batch.size);
-  const bool copy_all = kind_ != Link::Kind::kSocket || session_.uses_trailers();
+  const bool copy_all = kind_ != Link::Kind::kSocket || choice_.session().uses_trailers();
   for (const Piece& piece : batch.pieces) {
     copy(batch.head(piece));
     if (piece.payload == 0) continue;
-    const size_t frame_at = staged_ - kHeaderSize;
+    const size_t payload_at = staged_;
     Connection& connection = client_->connection_of(piece.stream);
     for (uint32_t left = piece.payload; left > 0;) {
       const Connection::Part part = connection.take(left);
@@ -123,8 +122,9 @@ void ChannelWriter::lay_out(const Batch& batch) {
       }
     }
     if (piece.sealed) {
+      const size_t frame_at = payload_at - kHeaderSize;
       std::byte trailer[kTrailerSize];
-      store_le(trailer, session_.seal({staging_.data() + frame_at, staged_ - frame_at}));
+      store_le(trailer, choice_.session().seal({staging_.data() + frame_at, staged_ - frame_at}));
       copy(trailer);
     }
     laid_out_.push_back(&connection);

@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "core/session.h"
+#include "core/protocol_choice.h"
 #include "uring/link.h"
 #include "uring/loop.h"
 #include "uring/pipes.h"
@@ -43,7 +43,8 @@ class ChannelWriter final : private Completion, private Timer::Owner {
     ~Client() = default;
   };
 
-  ChannelWriter(Loop& loop, Session& session, ReceivePool& pool, PipePool& pipes, Client* client);
+  ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& pool, PipePool& pipes,
+                Client* client);
 
   void attach(File file, Link::Kind kind);
   void detach();
@@ -73,7 +74,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   uint64_t batch_limit() const;
 
   Loop& loop_;
-  Session& session_;
+  ProtocolChoice& choice_;
   ReceivePool& pool_;
   PipePool& pipes_;
   Client* client_;

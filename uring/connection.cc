@@ -11,6 +11,7 @@
 
 #include "core/assert.h"
 #include "uring/channel.h"
+#include "uring/origin.h"
 #include "uring/sockets.h"
 
 namespace virtproxy {
@@ -68,6 +69,9 @@ void Connection::dial(const Endpoint& endpoint, Duration timeout) {
 
 void Connection::dialed(int fd) {
   channel_.dial_ended();
+  dialed_ = true;
+  channel_.session().accepted(stream_);
+  channel_.want_write();
   adopt(fd);
   channel_.want_flush(this);
 }
@@ -76,6 +80,11 @@ void Connection::dial_failed(Fault fault, const std::string& reason) {
   channel_.dial_ended();
   channel_.dial_failed(service_, reason);
   fail(fault);
+}
+
+std::string Connection::describe() const {
+  if (dialed_) return "the connection to it";
+  return "the client from " + virtproxy::describe(origin_of(file_.fd));
 }
 
 void Connection::dial_settled() { channel_.connection_settled(); }
@@ -92,6 +101,7 @@ void Connection::receive_more() {
   if (outbound_buffers_ >= kMostOutboundBuffers) return;
   const uint64_t credit = channel_.session().credit(stream_);
   if (credit == 0) return watch_for_hangup();
+  touched_ = true;
   // What a pipe holds must leave before a buffer is filled behind it.
   if (outbound_pipe_ != nullptr) return;
   if (splices_ && splice_out(credit)) return;
@@ -496,8 +506,15 @@ void Connection::abort() {
   begin_closing();
 }
 
+int Connection::give_back() {
+  if (dial_ || touched_ || file_.fd < 0) return -1;
+  const int fd = std::exchange(file_.fd, -1);
+  begin_closing();
+  return fd;
+}
+
 void Connection::finish() {
-  VP_ASSERT(input_ended_ && end_told_);
+  VP_ASSERT(end_told_);
   if (file_.fd >= 0) close(std::exchange(file_.fd, -1));
   begin_closing();
 }

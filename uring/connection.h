@@ -46,6 +46,9 @@ class Connection final : private Completion, private Dial::Client {
   void credit_arrived() { receive_more(); }
   void abort();   // the stream was reset: so is the socket
   void finish();  // both directions are over
+  // The descriptor of a client that nothing was read from yet, so that it can be given to another
+  // stream; or -1. This connection is over then.
+  int give_back();
 
   // Whether so many bytes of payload are best moved from the channel to the socket by a pipe.
   bool can_splice(uint32_t bytes);
@@ -73,6 +76,9 @@ class Connection final : private Completion, private Dial::Client {
   bool idle() const;
   bool dialing() const { return dial_ && dial_->running(); }
   StreamKey stream() const { return stream_; }
+  std::string_view service() const { return service_; }
+  // Which application it is, for the log.
+  std::string describe() const;
   size_t held() const { return rope_.size() + (inbound_pipe_ ? inbound_pipe_->held() : 0); }
   BufferSize receive_size() const { return receive_size_; }
 
@@ -114,6 +120,8 @@ class Connection final : private Completion, private Dial::Client {
   std::unique_ptr<Dial> dial_;
   bool closing_ = false;
   bool is_unix_ = false;
+  bool dialed_ = false;   // a service, not a client
+  bool touched_ = false;  // something may have been read from it, or written to it
 
   // Socket to channel.
   Op receive_op_;

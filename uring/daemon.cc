@@ -69,6 +69,10 @@ ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
   config.max_streams = options.max_streams;
   config.window = static_cast<uint32_t>(options.window);
   config.seal = options.seal;
+  config.protocol = options.protocol;
+  config.old.hold = options.hold;
+  config.old.stall_timeout = to_duration(options.stall_timeout);
+  config.old.ack_timeout = to_duration(options.ack_timeout);
   config.dial_timeout = to_duration(options.dial_timeout);
   config.secret = random_number();
   config.release_memory = release_free_memory;

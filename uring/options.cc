@@ -102,6 +102,10 @@ struct Raw {
   std::optional<std::string> dial_timeout;
   std::optional<std::string> drain_timeout;
   std::optional<std::string> seal;
+  std::optional<std::string> protocol;
+  std::optional<std::string> hold;
+  std::optional<std::string> stall_timeout;
+  std::optional<std::string> ack_timeout;
   std::optional<std::string> log_level;
   unsigned verbose = 0;
   bool show_features = false;
@@ -240,6 +244,28 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
       defaults("Threads to spread the channels over", std::to_string(limits::kDefaultThreads)), "N")
       ->group(sizes);
 
+  const std::string old = "Protocol (1 is that of qemu-vp)";
+  one("--protocol", raw.protocol,
+      "auto, 1 or 2: auto speaks 2 with an end that greets, and 1 with any other (default auto)",
+      "VERSION")
+      ->group(old);
+  one("--hold", raw.hold,
+      defaults(
+          "Protocol 1: what a stream may hold for a slow socket before the channel has to wait",
+          format_size(limits::kDefaultHold)),
+      "SIZE")
+      ->group(old);
+  one("--stall-timeout", raw.stall_timeout,
+      defaults("Protocol 1: close a stream that makes the channel wait for this many seconds",
+               format_seconds(limits::kDefaultStallTimeout)),
+      "SECONDS")
+      ->group(old);
+  one("--ack-timeout", raw.ack_timeout,
+      defaults("Protocol 1: refuse a client that the other end does not answer for this long",
+               format_seconds(limits::kDefaultAckTimeout)),
+      "SECONDS")
+      ->group(old);
+
   const std::string logging = "Log (on standard error)";
   one("--log-level", raw.log_level, "error, warn, info, debug or trace (default info)", "LEVEL")
       ->group(logging);
@@ -306,6 +332,24 @@ std::optional<std::string> interpret(const Raw& raw, Options& options) {
     } else if (*raw.seal != "auto") {
       fault = "--seal " + printable(*raw.seal) + ": it is auto, commit or checksum";
     }
+  }
+  if (!fault && raw.protocol) {
+    if (*raw.protocol == "1") {
+      options.protocol = ProtocolMode::kOld;
+    } else if (*raw.protocol == "2") {
+      options.protocol = ProtocolMode::kNew;
+    } else if (*raw.protocol != "auto") {
+      fault = "--protocol " + printable(*raw.protocol) + ": it is auto, 1 or 2";
+    }
+  }
+  if (!fault && raw.hold) fault = read_size("--hold", *raw.hold, kMinHold, kMaxHold, options.hold);
+  if (!fault && raw.stall_timeout) {
+    fault = read_seconds("--stall-timeout", *raw.stall_timeout, kMinStallTimeout, kMaxStallTimeout,
+                         options.stall_timeout);
+  }
+  if (!fault && raw.ack_timeout) {
+    fault = read_seconds("--ack-timeout", *raw.ack_timeout, kMinAckTimeout, kMaxAckTimeout,
+                         options.ack_timeout);
   }
   if (!fault && raw.drain_timeout) {
     fault = read_seconds("--drain-timeout", *raw.drain_timeout, kMinDrainTimeout, kMaxDrainTimeout,

@@ -14,7 +14,8 @@
 #include <vector>
 
 #include "core/limits.h"
-#include "core/stream.h"
+#include "core/priority.h"
+#include "core/protocol_choice.h"
 #include "uring/address.h"
 #include "uring/log.h"
 
@@ -51,6 +52,18 @@ inline constexpr double kMaxDialTimeout = 3600.0;
 inline constexpr double kDefaultDrainTimeout = 5.0;
 inline constexpr double kMinDrainTimeout = 0.0;
 inline constexpr double kMaxDrainTimeout = 3600.0;
+
+inline constexpr uint64_t kDefaultHold = uint64_t{1} << 20;
+inline constexpr uint64_t kMinHold = uint64_t{64} << 10;
+inline constexpr uint64_t kMaxHold = uint64_t{1} << 30;
+
+inline constexpr double kDefaultStallTimeout = 0.5;
+inline constexpr double kMinStallTimeout = 0.01;
+inline constexpr double kMaxStallTimeout = 3600.0;
+
+inline constexpr double kDefaultAckTimeout = 15.0;
+inline constexpr double kMinAckTimeout = 0.1;
+inline constexpr double kMaxAckTimeout = 3600.0;
 
 // The old wire format carries no more.
 inline constexpr size_t kMaxServiceName = limit::kMaxService;
@@ -110,6 +123,11 @@ struct Options {
   uint64_t window = limits::kDefaultWindow;             // bytes a stream may have in flight at most
   double dial_timeout = limits::kDefaultDialTimeout;    // seconds
   double drain_timeout = limits::kDefaultDrainTimeout;  // seconds
+  // Of every channel; the rest is of protocol 1 alone.
+  ProtocolMode protocol = ProtocolMode::kAuto;
+  uint64_t hold = limits::kDefaultHold;                 // bytes
+  double stall_timeout = limits::kDefaultStallTimeout;  // seconds
+  double ack_timeout = limits::kDefaultAckTimeout;      // seconds
   LogLevel log_level = LogLevel::kInfo;
   std::string disabled;  // ring features to do without, separated by commas; names not checked
   bool show_features = false;  // print the ring features and exit; there may be no channel then

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/frame.h"
-#include "core/session.h"
+#include "core/session_v2.h"
 
 namespace virtproxy {
 namespace {
@@ -92,8 +92,8 @@ class Wire {
   }
 
   Instant now_{1};
-  Session near_;
-  Session far_;
+  SessionV2 near_;
+  SessionV2 far_;
   Events events_;
   std::vector<std::byte> bytes_;
 };

@@ -101,8 +101,10 @@ class Daemon(Process):
     def wait_ready(self) -> None:
         self.wait_for_log(r"\bready\b")
 
-    def wait_up(self, channel: int = 0, since: int = 0, timeout: float = 15) -> None:
-        self.wait_for_log(rf"channel {channel}: up\b", timeout, since)
+    def wait_up(
+        self, channel: int = 0, since: int = 0, timeout: float = 15, protocol: int = 2
+    ) -> None:
+        self.wait_for_log(rf"channel {channel}: up, protocol {protocol}\b", timeout, since)
 
     def wait_down(self, channel: int = 0, since: int = 0, timeout: float = 15) -> None:
         self.wait_for_log(rf"channel {channel}: down\b", timeout, since)

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "core/assert.h"
-#include "core/session.h"
+#include "core/session_v2.h"
 
 using namespace virtproxy;
 
@@ -18,7 +18,7 @@ SessionConfig config() {
 }
 
 size_t feed(std::span<const std::byte> bytes, size_t cut) {
-  Session session(config());
+  SessionV2 session(config());
   Events events;
   session.link_up(Instant(1));
   size_t used = session.input(bytes.first(cut), Instant(1), events);

@@ -8,7 +8,7 @@
 
 #include "core/assert.h"
 #include "core/hello.h"
-#include "core/session.h"
+#include "core/session_v2.h"
 
 using namespace virtproxy;
 
@@ -62,8 +62,8 @@ class World {
         session_.plan(1 + in.number(2), now_, events_);
         return react();
       case 6:
-        session_.tick(now_);
-        return;
+        session_.tick(now_, events_);
+        return react();
       default:
         if (!session_.up()) greet();
     }
@@ -194,7 +194,7 @@ class World {
   }
 
   Instant now_{1};
-  Session session_;
+  SessionV2 session_;
   Events events_;
   DirectionKey key_;
   uint64_t greetings_ = 0;

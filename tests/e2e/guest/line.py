@@ -155,7 +155,7 @@ class GuestDaemon:
             time.sleep(0.02)
 
     def wait_up(self, since: int = 0, timeout: float = 20, channel: int = 0) -> None:
-        self.wait_for_log(rf"channel {channel}: up\b", timeout, since)
+        self.wait_for_log(rf"channel {channel}: up, protocol 2\b", timeout, since)
 
     def wait_down(self, since: int = 0, timeout: float = 20, channel: int = 0) -> None:
         self.wait_for_log(rf"channel {channel}: down\b", timeout, since)

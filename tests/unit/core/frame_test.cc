@@ -102,7 +102,7 @@ TEST(Fault, EveryWireCodeHasARowAndUnknownOnesAreAborts) {
   EXPECT_EQ(fault_from_reset_code(0), Fault::kAborted);
   EXPECT_EQ(fault_from_reset_code(10), Fault::kAborted);
   EXPECT_EQ(fault_from_reset_code(UINT64_MAX), Fault::kAborted);
-  for (int f = 64; f <= static_cast<int>(Fault::kBadAck); ++f) {
+  for (int f = 64; f <= static_cast<int>(Fault::kUpgraded); ++f) {
     EXPECT_EQ(fault_row(static_cast<Fault>(f)).fault, static_cast<Fault>(f));
     EXPECT_EQ(fault_row(static_cast<Fault>(f)).scope, FaultScope::kSession);
   }

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "core/session.h"
+#include "core/session_v2.h"
 #include "core/wire.h"
 
 namespace virtproxy::test {
@@ -122,6 +122,11 @@ class End {
     most_kept = std::max(most_kept, inbox.size());
   }
 
+  void tick(Instant now) {
+    session.tick(now, events_);
+    act();
+  }
+
   void link_up(Instant now) { session.link_up(now); }
   void link_down() {
     session.link_down(events_);
@@ -135,7 +140,7 @@ class End {
     return n;
   }
 
-  Session session;
+  SessionV2 session;
   Bytes out;    // written, on its way
   Bytes inbox;  // read, not used yet
   std::map<uint64_t, Conversation> conversations;
@@ -327,8 +332,8 @@ class Pair {
       if (const auto other = b.session.deadline(); other && (!next || *other < *next)) next = other;
       if (!next || *next > until) break;
       now = std::max(now + std::chrono::nanoseconds(1), *next);
-      a.session.tick(now);
-      b.session.tick(now);
+      a.tick(now);
+      b.tick(now);
       settle();
     }
     now = std::max(now, until);

@@ -105,7 +105,7 @@ class Puppet {
     return down ? down->fault : Fault::kNone;
   }
 
-  Session session;
+  SessionV2 session;
   Hello mine;
   DirectionKey send_key;
   DirectionKey receive_key;

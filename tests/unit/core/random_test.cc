@@ -106,7 +106,7 @@ class World {
       pair_.carry(end, other(end), below(random_, 20'000));
     } else if (what < 97) {
       pair_.now += milliseconds(below(random_, 300));
-      end.session.tick(pair_.now);
+      end.tick(pair_.now);
     } else if (what < 98) {
       end.takes_at_once = below(random_, 2) != 0;
       end.refuses_with.reset();

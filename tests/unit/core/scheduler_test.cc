@@ -5,6 +5,8 @@
 #include <random>
 #include <vector>
 
+#include "core/stream.h"
+
 namespace virtproxy {
 namespace {
 
@@ -39,7 +41,7 @@ class SchedulerTest : public testing::Test {
     std::vector<size_t> order;
     scheduler_.begin(bytes);
     for (;;) {
-      const Scheduler::Turn turn = scheduler_.next(streams_);
+      const Scheduler<Stream>::Turn turn = scheduler_.next(streams_);
       if (turn.slot == IndexLink::kNone) break;
       const size_t i = index_of(turn.slot);
       Sender& s = senders_[i];
@@ -66,7 +68,7 @@ class SchedulerTest : public testing::Test {
   }
 
   Slab<Stream> streams_;
-  Scheduler scheduler_{kQuantum};
+  Scheduler<Stream> scheduler_{kQuantum};
   std::vector<Sender> senders_;
 };
 
@@ -159,7 +161,7 @@ TEST_F(SchedulerTest, RandomLoadIsServedWithinBounds) {
     std::mt19937_64 random(seed);
     streams_ = {};
     senders_.clear();
-    scheduler_ = Scheduler(1 + static_cast<uint32_t>(random() % 100'000));
+    scheduler_ = Scheduler<Stream>(1 + static_cast<uint32_t>(random() % 100'000));
     for (int i = 0; i < 30; ++i) {
       add(static_cast<Priority>(random() % kPriorities), 0,
           1 + static_cast<uint32_t>(random() % 70'000));

@@ -15,7 +15,7 @@ class FaultTest : public testing::Test {
     EXPECT_EQ(puppet.fault(), fault) << fault_text(puppet.fault());
     EXPECT_EQ(puppet.session.up(), fault == Fault::kNone);
     EXPECT_EQ(puppet.session.figures().lent, 0u);
-    EXPECT_TRUE(fault == Fault::kNone || puppet.session.open_streams() == 0);
+    EXPECT_TRUE(fault == Fault::kNone || puppet.session.figures().streams == 0);
   }
   Bytes frame(FrameType type, uint32_t stream, uint64_t argument, uint32_t length = 0,
               bool mine = true) {
@@ -103,7 +103,7 @@ TEST_F(FaultTest, UnknownStreamThatIsOver) {
   puppet.session.reset(key, Fault::kRefused, events);
   puppet.hear();
   puppet.say(frame(FrameType::kReset, one, 1));
-  EXPECT_EQ(puppet.session.open_streams(), 0u);
+  EXPECT_EQ(puppet.session.figures().streams, 0u);
   expect(Fault::kNone, frame(FrameType::kReset, one, 1));
   expect(Fault::kUnknownStream, puppet.data(one, 0, 10));
 }

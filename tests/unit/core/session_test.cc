@@ -108,7 +108,7 @@ TEST_F(SessionTest, StreamThatIsResetBeforeItsOpenWentOutIsNeverHeardOf) {
   pair.a.queue(id, 100);
   pair.a.end(id);
   pair.a.reset(id);
-  EXPECT_EQ(pair.a.session.open_streams(), 0u);
+  EXPECT_EQ(pair.a.session.figures().streams, 0u);
   EXPECT_FALSE(pair.a.session.wants_to_write(pair.now));
   const uint64_t next = *pair.a.open();
   pair.settle();
@@ -305,7 +305,7 @@ TEST_F(SessionTest, LateResetOfAStreamThatIsOverMeetsTheNextOneOfItsNumber) {
   single.settle();
   EXPECT_TRUE(single.a.downs.empty()) << fault_text(single.a.downs[0]);
   EXPECT_TRUE(single.b.open_here(third));
-  EXPECT_EQ(single.b.session.open_streams(), 1u);
+  EXPECT_EQ(single.b.session.figures().streams, 1u);
 }
 
 TEST_F(SessionTest, CallsForAStreamThatThePeerJustEndedDoNothing) {

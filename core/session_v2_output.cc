@@ -2,29 +2,23 @@
 #include <cstring>
 
 #include "core/assert.h"
-#include "core/session.h"
+#include "core/session_v2.h"
 #include "core/wire.h"
 
 namespace virtproxy {
 
-void Batch::clear() {
-  heads.clear();
-  pieces.clear();
-  size = 0;
-}
-
-uint32_t Session::send_frame_limit() const {
+uint32_t SessionV2::send_frame_limit() const {
   return std::min(greeting_.peer().max_frame, config_.limits.max_frame);
 }
 
-bool Session::wants_to_write(Instant now) const {
+bool SessionV2::wants_to_write(Instant now) const {
   if (greeting_.due(now)) return true;
   if (!greeting_.may_speak()) return false;
   return !control_.empty() || data_may_go() || ack_due() || ping_due_ || pong_due_ ||
          (going_away_ && !going_away_sent_);
 }
 
-const Batch& Session::plan(uint64_t bytes, Instant now, Events& events) {
+const Batch& SessionV2::plan(uint64_t bytes, Instant now, Events& events) {
   batch_.clear();
   head_at_ = 0;
   while (greeting_.due(now)) put_hello(greeting_.take(frames_sent_, now));
@@ -46,10 +40,10 @@ const Batch& Session::plan(uint64_t bytes, Instant now, Events& events) {
   return batch_;
 }
 
-void Session::put_data_frames(uint64_t bytes, Events& events) {
+void SessionV2::put_data_frames(uint64_t bytes, Events& events) {
   scheduler_.begin(bytes - batch_.size);
   for (;;) {
-    const Scheduler::Turn turn = scheduler_.next(streams_);
+    const auto turn = scheduler_.next(streams_);
     if (turn.slot == IndexLink::kNone) return;
     Stream& stream = streams_.at(turn.slot);
     const auto size =
@@ -71,14 +65,14 @@ void Session::put_data_frames(uint64_t bytes, Events& events) {
   }
 }
 
-void Session::put_hello(const Hello& hello) {
+void SessionV2::put_hello(const Hello& hello) {
   const size_t at = batch_.heads.size();
   batch_.heads.resize(at + kHelloSize);
   encode_hello(hello, batch_.heads.data() + at);
   batch_.size += kHelloSize;
 }
 
-void Session::put_frame(const FrameHeader& header, std::span<const std::byte> payload) {
+void SessionV2::put_frame(const FrameHeader& header, std::span<const std::byte> payload) {
   const size_t at = batch_.heads.size();
   const bool sealed = uses_trailers() && !payload.empty();
   batch_.heads.resize(at + kHeaderSize + payload.size() + (sealed ? kTrailerSize : 0));
@@ -93,14 +87,14 @@ void Session::put_frame(const FrameHeader& header, std::span<const std::byte> pa
   ++frames_sent_;
 }
 
-void Session::close_piece(StreamKey stream, uint32_t payload, bool sealed) {
+void SessionV2::close_piece(StreamKey stream, uint32_t payload, bool sealed) {
   const auto end = static_cast<uint32_t>(batch_.heads.size());
   if (end == head_at_) return;
   batch_.pieces.push_back({stream, head_at_, end - head_at_, payload, sealed});
   head_at_ = end;
 }
 
-void Session::put_data(uint32_t slot, uint32_t size) {
+void SessionV2::put_data(uint32_t slot, uint32_t size) {
   Stream& stream = streams_.at(slot);
   VP_ASSERT(!stream.open_due && size > 0);
   const size_t at = batch_.heads.size();
@@ -115,7 +109,7 @@ void Session::put_data(uint32_t slot, uint32_t size) {
   batch_.size += kHeaderSize + size + (uses_trailers() ? kTrailerSize : 0);
 }
 
-void Session::put_session_facts() {
+void SessionV2::put_session_facts() {
   if (going_away_ && !going_away_sent_) {
     put_frame({FrameType::kGoingAway, false, 0, 0, 0}, {});
     going_away_sent_ = true;
@@ -135,7 +129,7 @@ void Session::put_session_facts() {
 }
 
 // Says everything that is pending for a stream, in the order the peer needs it.
-void Session::put_stream_facts(uint32_t slot, Events& events) {
+void SessionV2::put_stream_facts(uint32_t slot, Events& events) {
   Stream& stream = streams_.at(slot);
   const auto put = [&](FrameType type, uint64_t argument, std::span<const std::byte> payload) {
     put_frame({type, stream.ours, stream.number, static_cast<uint32_t>(payload.size()), argument},

@@ -2,23 +2,50 @@
 #include <array>
 
 #include "core/assert.h"
-#include "core/session.h"
+#include "core/session_v2.h"
 #include "core/wire.h"
 
 namespace virtproxy {
 
-size_t Session::input(std::span<const std::byte> bytes, Instant now, Events& events) {
+size_t SessionV2::input(std::span<const std::byte> bytes, Instant now, Events& events) {
   VP_ASSERT(greeting_.state() != Greeting::State::kDown);
   size_t used = 0;
   while (used < bytes.size()) {
-    const auto rest = bytes.subspan(used);
     if (!up()) {
-      const size_t skipped = input_waiting(rest, now, events);
-      used += skipped;
+      used += input_waiting(bytes.subspan(used), now, events);
       if (!up()) break;
-      continue;
     }
-    const Step step = this->step(rest, now, events);
+    used += input_established(bytes.subspan(used), now, events);
+    if (up()) break;
+  }
+  return used;
+}
+
+// Skips what is no greeting. What follows the greeting that establishes the session is the
+// caller's.
+size_t SessionV2::input_waiting(std::span<const std::byte> bytes, Instant now, Events& events) {
+  size_t used = 0;
+  for (;;) {
+    const HelloSearch search = find_hello(bytes.subspan(used));
+    if (!search.hello) return used + search.skip;
+    used += search.at + kHelloSize;
+    greeted(*search.hello, now, events);
+    if (up()) return used;
+  }
+}
+
+void SessionV2::greeted(const Hello& hello, Instant now, Events& events) {
+  if (!speaks_our_version(hello)) {
+    events.push_back({.kind = Event::Kind::kNoVersion, .fault = Fault::kNoCommonVersion});
+  } else if (greeting_.on_hello(hello, now)) {
+    establish(now, events);
+  }
+}
+
+size_t SessionV2::input_established(std::span<const std::byte> bytes, Instant now, Events& events) {
+  size_t used = 0;
+  while (up() && used < bytes.size()) {
+    const Step step = this->step(bytes.subspan(used), now, events);
     used += step.used;
     if (step.fault != Fault::kNone) {
       fail(step, now, events);
@@ -29,24 +56,7 @@ size_t Session::input(std::span<const std::byte> bytes, Instant now, Events& eve
   return used;
 }
 
-// Skips what is no greeting. What follows the greeting that establishes the session is the
-// caller's.
-size_t Session::input_waiting(std::span<const std::byte> bytes, Instant now, Events& events) {
-  size_t used = 0;
-  for (;;) {
-    const HelloSearch search = find_hello(bytes.subspan(used));
-    if (!search.hello) return used + search.skip;
-    used += search.at + kHelloSize;
-    if (!speaks_our_version(*search.hello)) {
-      events.push_back({.kind = Event::Kind::kNoVersion, .fault = Fault::kNoCommonVersion});
-    } else if (greeting_.on_hello(*search.hello, now)) {
-      establish(now, events);
-      return used;
-    }
-  }
-}
-
-Session::Step Session::step(std::span<const std::byte> bytes, Instant now, Events& events) {
+SessionV2::Step SessionV2::step(std::span<const std::byte> bytes, Instant now, Events& events) {
   if (arriving_.left > 0) return step_payload(bytes, events);
   if (bytes[0] == std::byte{1}) return step_hello(bytes, now);
   if (bytes.size() < kHeaderSize) return {};
@@ -76,7 +86,7 @@ Session::Step Session::step(std::span<const std::byte> bytes, Instant now, Event
   return {.used = size};
 }
 
-Session::Step Session::step_hello(std::span<const std::byte> bytes, Instant now) {
+SessionV2::Step SessionV2::step_hello(std::span<const std::byte> bytes, Instant now) {
   if (!may_begin_hello(bytes)) return {.fault = Fault::kBadHello};
   if (bytes.size() < kHelloSize) return {};
   const auto hello = decode_hello(bytes.data());
@@ -93,7 +103,7 @@ Session::Step Session::step_hello(std::span<const std::byte> bytes, Instant now)
 }
 
 // Payload of a frame whose header was judged already.
-Session::Step Session::step_payload(std::span<const std::byte> bytes, Events& events) {
+SessionV2::Step SessionV2::step_payload(std::span<const std::byte> bytes, Events& events) {
   const auto payload = bytes.first(std::min<size_t>(bytes.size(), arriving_.left));
   const StreamKey key = arriving_.stream;
   if (count_payload(static_cast<uint32_t>(payload.size()))) {
@@ -102,13 +112,13 @@ Session::Step Session::step_payload(std::span<const std::byte> bytes, Events& ev
   return {.used = payload.size()};
 }
 
-void Session::passed(uint32_t bytes) {
+void SessionV2::passed(uint32_t bytes) {
   const bool alive = count_payload(bytes);
   VP_ASSERT(alive);
 }
 
 // Counts payload of the arriving frame; false when its stream is gone.
-bool Session::count_payload(uint32_t bytes) {
+bool SessionV2::count_payload(uint32_t bytes) {
   VP_ASSERT(bytes <= arriving_.left);
   arriving_.left -= bytes;
   bytes_received_ += bytes;
@@ -121,7 +131,7 @@ bool Session::count_payload(uint32_t bytes) {
 
 // The end of this frame is missing: it is on its way, or its sender died while writing it and what
 // follows the break is a greeting.
-Session::Step Session::step_unfinished(std::span<const std::byte> frame, Instant now) {
+SessionV2::Step SessionV2::step_unfinished(std::span<const std::byte> frame, Instant now) {
   if (trailer_ == TrailerKind::kChecksum && contains_ping(frame)) {
     return {.fault = Fault::kFrameLost};
   }
@@ -146,7 +156,7 @@ Session::Step Session::step_unfinished(std::span<const std::byte> frame, Instant
 
 // Whether a ping of this session lies inside an unfinished frame: then bytes of that frame were
 // lost, and waiting for its end would swallow what comes next. No payload can forge the check.
-bool Session::contains_ping(std::span<const std::byte> frame) {
+bool SessionV2::contains_ping(std::span<const std::byte> frame) {
   static constexpr std::array<std::byte, 12> kBeginning{std::byte{0x16}};
   static_assert(kBeginning[0] == static_cast<std::byte>(FrameType::kPing));
   const std::string_view haystack(reinterpret_cast<const char*>(frame.data()), frame.size());
@@ -170,7 +180,7 @@ bool Session::contains_ping(std::span<const std::byte> frame) {
 }
 
 // What can be said of a frame by its header alone. `stream` is set for frames of an open stream.
-Fault Session::check_frame(const FrameHeader& header, Stream*& stream) {
+Fault SessionV2::check_frame(const FrameHeader& header, Stream*& stream) {
   const bool of_session = header.type == FrameType::kPing || header.type == FrameType::kPong ||
                           header.type == FrameType::kAck || header.type == FrameType::kGoingAway;
   const bool has_payload = header.type == FrameType::kOpen || header.type == FrameType::kData;
@@ -200,7 +210,7 @@ Fault Session::check_frame(const FrameHeader& header, Stream*& stream) {
   return header.type == FrameType::kData ? check_data(header, *stream) : Fault::kNone;
 }
 
-Fault Session::check_data(const FrameHeader& header, const Stream& stream) const {
+Fault SessionV2::check_data(const FrameHeader& header, const Stream& stream) const {
   if (stream.dead()) return Fault::kNone;
   if (stream.end_received) return Fault::kDataAfterEnd;
   if (header.argument != stream.received) return Fault::kBadOffset;
@@ -208,8 +218,8 @@ Fault Session::check_data(const FrameHeader& header, const Stream& stream) const
   return Fault::kNone;
 }
 
-Fault Session::dispatch(const FrameHeader& header, std::span<const std::byte> payload,
-                        Stream* stream, Instant now, Events& events) {
+Fault SessionV2::dispatch(const FrameHeader& header, std::span<const std::byte> payload,
+                          Stream* stream, Instant now, Events& events) {
   switch (header.type) {
     case FrameType::kOpen:
       return on_open(header, payload, events);
@@ -252,8 +262,8 @@ Fault Session::dispatch(const FrameHeader& header, std::span<const std::byte> pa
   return fault;
 }
 
-Fault Session::on_open(const FrameHeader& header, std::span<const std::byte> payload,
-                       Events& events) {
+Fault SessionV2::on_open(const FrameHeader& header, std::span<const std::byte> payload,
+                         Events& events) {
   const auto priority = load_le<uint8_t>(payload.data());
   const auto service_size = load_le<uint8_t>(payload.data() + 1);
   const auto metadata_size = load_le<uint8_t>(payload.data() + 2);
@@ -280,14 +290,14 @@ Fault Session::on_open(const FrameHeader& header, std::span<const std::byte> pay
   return Fault::kNone;
 }
 
-void Session::on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload,
-                      Events& events) {
+void SessionV2::on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload,
+                        Events& events) {
   stream.received += payload.size();
   VP_ASSERT(stream.received <= stream.granted);
   events.push_back({.kind = Event::Kind::kData, .stream = key, .bytes = payload});
 }
 
-Fault Session::on_end(const FrameHeader& header, uint32_t local, Events& events) {
+Fault SessionV2::on_end(const FrameHeader& header, uint32_t local, Events& events) {
   Stream& stream = streams_.at(local);
   if (stream.end_received) return Fault::kDataAfterEnd;
   if (stream.dead()) {
@@ -306,7 +316,7 @@ Fault Session::on_end(const FrameHeader& header, uint32_t local, Events& events)
   return Fault::kNone;
 }
 
-Fault Session::on_done(const FrameHeader& header, Stream& stream) {
+Fault SessionV2::on_done(const FrameHeader& header, Stream& stream) {
   if (stream.done_received) return Fault::kBadOffset;
   if (!stream.dead() && (!stream.end_sent || header.argument != stream.sent)) {
     return Fault::kBadOffset;
@@ -315,7 +325,7 @@ Fault Session::on_done(const FrameHeader& header, Stream& stream) {
   return Fault::kNone;
 }
 
-void Session::on_reset(const FrameHeader& header, uint32_t local, Events& events) {
+void SessionV2::on_reset(const FrameHeader& header, uint32_t local, Events& events) {
   Stream& stream = streams_.at(local);
   const Fault fault = fault_from_reset_code(header.argument);
   if (!stream.dead()) {
@@ -329,7 +339,7 @@ void Session::on_reset(const FrameHeader& header, uint32_t local, Events& events
   schedule(local);
 }
 
-Fault Session::on_credit(const FrameHeader& header, uint32_t local, Events& events) {
+Fault SessionV2::on_credit(const FrameHeader& header, uint32_t local, Events& events) {
   Stream& stream = streams_.at(local);
   if (stream.dead()) return Fault::kNone;
   const bool sane = header.argument >= stream.send_limit &&

@@ -1,4 +1,4 @@
-#include "core/session.h"
+#include "core/session_v2.h"
 
 #include <algorithm>
 #include <cstring>
@@ -57,7 +57,7 @@ uint64_t fund_of(const SessionLimits& limits) {
 
 }  // namespace
 
-Session::Session(const SessionConfig& config)
+SessionV2::SessionV2(const SessionConfig& config)
     : config_(config),
       greeting_(identity_of(config), config.secret),
       budget_(fund_of(config.limits)),
@@ -65,25 +65,25 @@ Session::Session(const SessionConfig& config)
 
 // --- the link ---------------------------------------------------------------------------------
 
-void Session::want_features(uint64_t features) {
+void SessionV2::want_features(uint64_t features) {
   VP_ASSERT(greeting_.state() == Greeting::State::kDown);
   config_.wanted_features = features;
   greeting_.set_identity(identity_of(config_));
 }
 
-void Session::link_up(Instant now, Duration patience) {
+void SessionV2::link_up(Instant now, Duration patience) {
   VP_ASSERT(greeting_.state() == Greeting::State::kDown);
   greeting_.start(now, patience);
 }
 
-void Session::link_down(Events& events) {
+void SessionV2::link_down(Events& events) {
   const bool was_up = up();
   greeting_.stop();
   forget_streams();
   if (was_up) events.push_back({.kind = Event::Kind::kDown, .fault = Fault::kLinkLost});
 }
 
-void Session::establish(Instant now, Events& events) {
+void SessionV2::establish(Instant now, Events& events) {
   const Hello& peer = greeting_.peer();
   send_key_ = direction_key(greeting_.epoch(), peer.epoch);
   receive_key_ = direction_key(peer.epoch, greeting_.epoch());
@@ -109,7 +109,7 @@ void Session::establish(Instant now, Events& events) {
   events.push_back({.kind = Event::Kind::kUp});
 }
 
-void Session::fail(const Step& step, Instant now, Events& events) {
+void SessionV2::fail(const Step& step, Instant now, Events& events) {
   VP_ASSERT(fault_row(step.fault).scope == FaultScope::kSession);
   forget_streams();
   events.push_back({.kind = Event::Kind::kDown, .fault = step.fault});
@@ -128,7 +128,12 @@ void Session::fail(const Step& step, Instant now, Events& events) {
   greeting_.restart(now, patience, step.successor);
 }
 
-void Session::forget_streams() {
+void SessionV2::forgive(Instant now) {
+  faults_in_row_ = 0;
+  greeting_.end_patience(now);
+}
+
+void SessionV2::forget_streams() {
   streams_.for_each([this](StreamKey key, Stream& stream) {
     scheduler_.remove(streams_, key.slot);
     if (stream.control_link.linked) control_.erase(streams_, key.slot);
@@ -141,7 +146,8 @@ void Session::forget_streams() {
 
 // --- streams ----------------------------------------------------------------------------------
 
-StreamKey Session::add_stream(uint32_t number, bool ours, Priority priority, uint64_t send_limit) {
+StreamKey SessionV2::add_stream(uint32_t number, bool ours, Priority priority,
+                                uint64_t send_limit) {
   Stream stream;
   stream.number = number;
   stream.ours = ours;
@@ -155,8 +161,8 @@ StreamKey Session::add_stream(uint32_t number, bool ours, Priority priority, uin
   return key;
 }
 
-std::optional<StreamKey> Session::open(std::string_view service, Priority priority,
-                                       std::span<const std::byte> metadata) {
+std::optional<StreamKey> SessionV2::open(std::string_view service, Priority priority,
+                                         std::span<const std::byte> metadata) {
   VP_ASSERT(!service.empty() && service.size() <= limit::kMaxService);
   VP_ASSERT(metadata.size() <= limit::kMaxMetadata);
   if (!up() || peer_going_away_ || live_ >= config_.limits.max_streams) return std::nullopt;
@@ -182,24 +188,24 @@ std::optional<StreamKey> Session::open(std::string_view service, Priority priori
 
 // The stream, or nullptr when it is over or dead: the peer may have ended it by something that came
 // in one piece with what the driver acts on now.
-Stream* Session::attached(StreamKey key) {
+Stream* SessionV2::attached(StreamKey key) {
   Stream* stream = streams_.find(key);
   return stream != nullptr && !stream->dead() ? stream : nullptr;
 }
 
-void Session::schedule(uint32_t slot) {
+void SessionV2::schedule(uint32_t slot) {
   Stream& stream = streams_.at(slot);
   if (stream.control_pending() && !stream.control_link.linked) control_.push_back(streams_, slot);
 }
 
-uint64_t Session::credit(StreamKey key) {
+uint64_t SessionV2::credit(StreamKey key) {
   Stream* stream = attached(key);
   if (stream == nullptr || stream->end_due || stream->end_sent) return 0;
   stream->wants_credit = stream->credit_left() == 0;
   return stream->credit_left();
 }
 
-void Session::queue(StreamKey key, uint64_t bytes) {
+void SessionV2::queue(StreamKey key, uint64_t bytes) {
   Stream* stream = attached(key);
   if (stream == nullptr) return;
   VP_ASSERT(bytes > 0 && bytes <= stream->credit_left());
@@ -208,7 +214,7 @@ void Session::queue(StreamKey key, uint64_t bytes) {
   scheduler_.add(streams_, key.slot);
 }
 
-void Session::end(StreamKey key) {
+void SessionV2::end(StreamKey key) {
   Stream* stream = attached(key);
   if (stream == nullptr) return;
   VP_ASSERT(!stream->end_due && !stream->end_sent);
@@ -216,7 +222,7 @@ void Session::end(StreamKey key) {
   schedule(key.slot);
 }
 
-void Session::reset(StreamKey key, Fault fault, Events& events) {
+void SessionV2::reset(StreamKey key, Fault fault, Events& events) {
   Stream* stream = attached(key);
   VP_ASSERT(fault != Fault::kNone && fault_row(fault).scope == FaultScope::kStream);
   if (stream == nullptr) return;
@@ -236,7 +242,7 @@ void Session::reset(StreamKey key, Fault fault, Events& events) {
 }
 
 // The stream carries nothing any more: what is queued is dropped, its loan is paid back.
-void Session::kill(uint32_t slot) {
+void SessionV2::kill(uint32_t slot) {
   Stream& stream = streams_.at(slot);
   VP_ASSERT(!stream.dead());
   budget_.change_loan(stream.loan(config_.limits.initial_window), 0);
@@ -247,7 +253,7 @@ void Session::kill(uint32_t slot) {
   stream.open_due = stream.credit_due = stream.end_due = stream.done_due = false;
 }
 
-void Session::taken(StreamKey key, uint64_t bytes) {
+void SessionV2::taken(StreamKey key, uint64_t bytes) {
   Stream* stream = attached(key);
   if (stream == nullptr) return;
   VP_ASSERT(bytes <= stream->held());
@@ -258,7 +264,7 @@ void Session::taken(StreamKey key, uint64_t bytes) {
   schedule(key.slot);
 }
 
-void Session::delivered(StreamKey key, Events& events) {
+void SessionV2::delivered(StreamKey key, Events& events) {
   Stream* stream = attached(key);
   if (stream == nullptr) return;
   VP_ASSERT(stream->end_received && stream->held() == 0 && !stream->done_due && !stream->done_sent);
@@ -269,7 +275,7 @@ void Session::delivered(StreamKey key, Events& events) {
 
 // Renews a stream's credit once half of its window is used up. The window doubles while the
 // stream's reader keeps pace, up to the stream's share of the memory.
-void Session::grant(Stream& stream) {
+void SessionV2::grant(Stream& stream) {
   if (stream.end_received) return;
   if (stream.granted - stream.taken > stream.window / 2) return;
   const uint32_t initial = config_.limits.initial_window;
@@ -281,7 +287,7 @@ void Session::grant(Stream& stream) {
   set_grant(stream, stream.taken + stream.window);
 }
 
-void Session::set_grant(Stream& stream, uint64_t limit) {
+void SessionV2::set_grant(Stream& stream, uint64_t limit) {
   if (limit <= stream.granted) return;
   const uint64_t before = stream.loan(config_.limits.initial_window);
   stream.granted = limit;
@@ -289,7 +295,7 @@ void Session::set_grant(Stream& stream, uint64_t limit) {
   budget_.change_loan(before, stream.loan(config_.limits.initial_window));
 }
 
-void Session::release_if_over(uint32_t slot, Events& events) {
+void SessionV2::release_if_over(uint32_t slot, Events& events) {
   Stream& stream = streams_.at(slot);
   if (!stream.over()) return;
   if (!stream.dead()) {
@@ -301,7 +307,7 @@ void Session::release_if_over(uint32_t slot, Events& events) {
   erase_stream(slot);
 }
 
-void Session::erase_stream(uint32_t slot) {
+void SessionV2::erase_stream(uint32_t slot) {
   Stream& stream = streams_.at(slot);
   if (!stream.dead()) {
     budget_.change_loan(stream.loan(config_.limits.initial_window), 0);
@@ -310,11 +316,11 @@ void Session::erase_stream(uint32_t slot) {
   streams_.erase(streams_.key_at(slot));
 }
 
-void Session::go_away() { going_away_ = true; }
+void SessionV2::go_away() { going_away_ = true; }
 
 // --- time -------------------------------------------------------------------------------------
 
-std::optional<Instant> Session::deadline() const {
+std::optional<Instant> SessionV2::deadline() const {
   std::optional<Instant> at = greeting_.due_at();
   if (up() && ping_at_ && !ping_due_ && streams_.size() > 0) {
     at = at ? std::min(*at, *ping_at_) : *ping_at_;
@@ -322,14 +328,14 @@ std::optional<Instant> Session::deadline() const {
   return at;
 }
 
-void Session::tick(Instant now) {
+void SessionV2::tick(Instant now, Events&) {
   if (up() && ping_at_ && *ping_at_ <= now && streams_.size() > 0) {
     ping_due_ = true;
     ping_at_ = now + kPingInterval;
   }
 }
 
-Session::Figures Session::figures() {
+Session::Figures SessionV2::figures() {
   Figures figures;
   figures.lent = budget_.lent();
   figures.under_way = flight_.under_way();

@@ -1,0 +1,35 @@
+// What a peer of version 1 can do against the protocol, and what becomes of it: one table. None of
+// this ends the session or touches a stream that it does not name.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace virtproxy {
+
+enum class Oddity : uint8_t {
+  kNone,
+  kBytesSkipped,     // the boundary between packets was lost, and found again
+  kUnknownType,      // a packet that is no CONTROL, CLIENT or SERVER
+  kUnknownMessage,   // a CONTROL that is no INIT, ACK or CLOSE, and no greeting
+  kBadBytes,         // data with a number of bytes outside 1 to 1024
+  kUnknownNumber,    // data or CLOSE for a number not in use; also what was late
+  kDataBeforeAck,    // data for a stream whose ACK was not sent
+  kUnknownAck,       // ACK for a client that is gone, or was never there
+  kSecondAck,        // ACK for a client that has one already
+  kBadClientNumber,  // INIT with a negative number
+  kBadServiceName,   // INIT whose name is empty or does not end
+  kClientAgain,      // INIT for a client number that is in use
+  kTooManyAnswers,   // more to be refused than there is room to say
+};
+
+struct OddityRow {
+  Oddity oddity;
+  std::string_view text;     // of the log
+  std::string_view outcome;  // …
+  bool expected;             // a faithful peer does that too: not worth a warning
+};
+
+const OddityRow& oddity_row(Oddity oddity);
+
+}  // namespace virtproxy

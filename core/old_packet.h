@@ -1,0 +1,76 @@
+// Packets of version 1, the protocol of 2010: 1044 bytes each, little-endian, no length in front.
+//
+//   0       4            8          12         16                  1040
+//   +-------+------------+----------+----------+-------------------+-------+
+//   | type  | message    | client   | server   | zero              | magic |  CONTROL ACK, CLOSE
+//   |       | INIT       | client   | service, 32 bytes | zero     |       |  CONTROL INIT
+//   |       | client     | server   | bytes    | data, 1024 bytes  |       |  CLIENT, SERVER
+//   +-------+------------+----------+----------+-------------------+-------+
+//
+// Nothing but the magic at its end tells where a packet is. A boundary counts as proven where a
+// sane packet has its magic in place and either the packet before it or the one after it has too,
+// or where it is a CONTROL packet whose unused bytes are all zero.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+namespace virtproxy {
+
+inline constexpr size_t kOldPacketSize = 1044;
+inline constexpr size_t kOldDataHead = 16;
+inline constexpr uint32_t kOldMostData = 1024;
+inline constexpr size_t kOldMagicSize = 4;
+
+enum class OldType : uint32_t { kControl = 1, kClient = 2, kServer = 3 };
+enum class OldMessage : uint32_t { kInit = 1, kAck = 2, kClose = 3 };
+
+// The first 16 bytes of a packet, whose meaning its type decides.
+struct OldHead {
+  uint32_t type = 0;
+  std::array<uint32_t, 3> word{};
+
+  bool is_data() const {
+    return type == static_cast<uint32_t>(OldType::kClient) ||
+           type == static_cast<uint32_t>(OldType::kServer);
+  }
+  bool is_control() const { return type == static_cast<uint32_t>(OldType::kControl); }
+  // CONTROL
+  uint32_t message() const { return word[0]; }
+  int32_t control_client() const { return static_cast<int32_t>(word[1]); }
+  int32_t control_server() const { return static_cast<int32_t>(word[2]); }
+  // CLIENT, SERVER
+  int32_t data_client() const { return static_cast<int32_t>(word[0]); }
+  int32_t data_server() const { return static_cast<int32_t>(word[1]); }
+  int32_t bytes() const { return static_cast<int32_t>(word[2]); }
+};
+
+OldHead decode_old_head(const std::byte* packet);
+bool has_old_magic(const std::byte* packet);
+// The name in an INIT; nothing when it is empty or has no end.
+std::optional<std::string_view> old_service(const std::byte* packet);
+
+void encode_old_init(int32_t client, std::string_view service, std::byte* packet);
+// ACK or CLOSE.
+void encode_old_control(OldMessage message, int32_t client, int32_t server, std::byte* packet);
+// What goes before the data, and after it: zeros and the magic, old_tail_size() bytes.
+void encode_old_data_head(OldType type, int32_t client, int32_t server, uint32_t bytes,
+                          std::byte* head);
+constexpr size_t old_tail_size(uint32_t bytes) { return kOldPacketSize - kOldDataHead - bytes; }
+void encode_old_tail(std::span<std::byte> tail);
+
+struct OldSearch {
+  bool found = false;
+  size_t at = 0;  // where the packet starts, if found; else how many bytes are before any boundary
+};
+
+// Finds the first proven boundary in `bytes`. Keeps at most kOldSearchKeeps bytes when there is
+// none yet.
+OldSearch find_old_packet(std::span<const std::byte> bytes);
+inline constexpr size_t kOldSearchKeeps = 2 * kOldPacketSize + kOldMagicSize;
+
+}  // namespace virtproxy

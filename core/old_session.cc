@@ -1,0 +1,365 @@
+#include "core/old_session.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/assert.h"
+
+namespace virtproxy {
+namespace {
+
+// Keys of this session differ from those of a SessionV2 beside it.
+constexpr uint32_t kFirstGeneration = 1u << 31;
+
+// Data a stream may have ready to be sent, bytes.
+constexpr uint64_t kMostQueued = 256 * 1024;
+
+// Answers to a peer that asks for more than it listens to.
+constexpr size_t kSpareAnswers = 64;
+
+// A stall shorter than this part of the stall timeout is not held against a stream.
+constexpr int kForgivenPart = 10;
+
+}  // namespace
+
+OldSession::OldSession(const SessionConfig& config)
+    : config_(config),
+      next_number_(kFirstNumber + static_cast<int32_t>((config.secret * 0x9e3779b97f4a7c15 >> 33) %
+                                                       static_cast<uint64_t>(kNumbers))),
+      fund_(config.limits.receive_budget -
+            uint64_t{config.limits.initial_window} * config.limits.max_streams),
+      streams_(kFirstGeneration),
+      scheduler_(config.quantum) {
+  VP_ASSERT(config.old.hold > 0 && config.old.stall_timeout > Duration::zero());
+}
+
+void OldSession::begin(Events& events) {
+  VP_ASSERT(!up_);
+  up_ = true;
+  in_step_ = true;
+  skipped_ = 0;
+  ++sessions_;
+  events.push_back({.kind = Event::Kind::kUp});
+}
+
+void OldSession::finish(Fault fault, Events& events) {
+  if (!up_) return;
+  up_ = false;
+  streams_.for_each([this](StreamKey key, OldStream&) {
+    detach(key.slot);
+    erase_stream(key.slot);
+  });
+  closes_.clear();
+  greeting_.reset();
+  VP_ASSERT(held_ == 0 && lent_ == 0 && ours_.empty() && clients_.empty() && control_.empty());
+  VP_ASSERT(over_.empty() && scheduler_.empty());
+  events.push_back({.kind = Event::Kind::kDown, .fault = fault});
+}
+
+// --- streams ----------------------------------------------------------------------------------
+
+// Counts up through all numbers before one comes again.
+int32_t OldSession::draw_number() {
+  do {
+    next_number_ = next_number_ + 1 < kFirstNumber + kNumbers ? next_number_ + 1 : kFirstNumber;
+  } while (ours_.contains(next_number_));
+  return next_number_;
+}
+
+OldStream* OldSession::find_ours(int32_t number, bool opener, uint32_t& slot) {
+  const auto found = ours_.find(number);
+  if (found == ours_.end()) return nullptr;
+  OldStream& stream = streams_.at(found->second);
+  if (stream.opener != opener) return nullptr;
+  // Not said yet, so it is a guess.
+  if (stream.state != State::kOpen && stream.state != State::kInitSent) return nullptr;
+  slot = found->second;
+  return &stream;
+}
+
+StreamKey OldSession::add_stream(bool opener, Priority priority) {
+  OldStream stream;
+  stream.ours = draw_number();
+  stream.opener = opener;
+  stream.priority = priority;
+  stream.state = opener ? State::kInitDue : State::kDialing;
+  const StreamKey key = streams_.insert(stream);
+  ours_[stream.ours] = key.slot;
+  return key;
+}
+
+std::optional<StreamKey> OldSession::open(std::string_view service, Priority priority,
+                                          std::span<const std::byte>) {
+  VP_ASSERT(!service.empty() && service.size() <= limit::kMaxService);
+  if (!up_ || streams_.size() >= config_.limits.max_streams) return std::nullopt;
+  const StreamKey key = add_stream(true, priority);
+  OldStream& stream = streams_.at(key.slot);
+  std::memcpy(stream.service.data(), service.data(), service.size());
+  stream.service_size = static_cast<uint8_t>(service.size());
+  schedule(key.slot);
+  return key;
+}
+
+void OldSession::accepted(StreamKey key) {
+  OldStream* stream = streams_.find(key);
+  if (stream == nullptr || stream->state != State::kDialing) return;
+  stream->state = State::kAckDue;
+  schedule(key.slot);
+}
+
+void OldSession::schedule(uint32_t slot) {
+  OldStream& stream = streams_.at(slot);
+  if (stream.control_pending() && !stream.control_link.linked) control_.push_back(streams_, slot);
+}
+
+// Before the ACK nobody may send. An ACK that is due goes before the data.
+uint64_t OldSession::credit(StreamKey key) {
+  OldStream* stream = streams_.find(key);
+  if (stream == nullptr || stream->input_ended) return 0;
+  const bool may_send = stream->state == State::kOpen || stream->state == State::kAckDue;
+  const uint64_t credit = may_send ? kMostQueued - stream->queued : 0;
+  stream->wants_credit = credit == 0 && stream->state != State::kClosed;
+  return credit;
+}
+
+// What the driver had asked its socket for before the stream was closed may still come in: it has
+// nowhere to go.
+void OldSession::queue(StreamKey key, uint64_t bytes) {
+  OldStream* stream = streams_.find(key);
+  if (stream == nullptr || stream->state == State::kClosed) return;
+  VP_ASSERT(bytes > 0 && bytes <= kMostQueued - stream->queued && !stream->input_ended);
+  VP_ASSERT(stream->state == State::kOpen || stream->state == State::kAckDue);
+  stream->queued += bytes;
+  stream->spoke = true;
+  stream->peer_spoke_last = false;
+  scheduler_.add(streams_, key.slot);
+}
+
+void OldSession::end(StreamKey key) {
+  OldStream* stream = streams_.find(key);
+  if (stream == nullptr) return;
+  VP_ASSERT(!stream->input_ended);
+  stream->input_ended = true;
+  schedule(key.slot);
+}
+
+void OldSession::reset(StreamKey key, Fault fault, Events&) {
+  OldStream* stream = streams_.find(key);
+  VP_ASSERT(fault != Fault::kNone && fault_row(fault).scope == FaultScope::kStream);
+  if (stream == nullptr) return;
+  if (stream->state != State::kClosed) say_close(*stream);
+  detach(key.slot);
+  erase_stream(key.slot);
+}
+
+void OldSession::taken(StreamKey key, uint64_t bytes) {
+  OldStream* stream = streams_.find(key);
+  if (stream == nullptr) return;
+  VP_ASSERT(bytes <= stream->held() && bytes <= held_);
+  lent_ -= loan(*stream);
+  stream->taken += bytes;
+  lent_ += loan(*stream);
+  held_ -= bytes;
+}
+
+void OldSession::delivered(StreamKey key, Events& events) {
+  OldStream* stream = streams_.find(key);
+  if (stream == nullptr) return;
+  VP_ASSERT(stream->state == State::kClosed && stream->held() == 0);
+  events.push_back({.kind = Event::Kind::kClosed, .stream = key});
+  erase_stream(key.slot);
+}
+
+// --- the end of a stream ----------------------------------------------------------------------
+
+// Names the number that the peer has to close. What it has not heard of needs no closing, and what
+// it has not answered is closed when the answer comes.
+void OldSession::say_close(const OldStream& stream) {
+  if (!stream.opener) {
+    closes_.push_back({stream.theirs, -1});
+  } else if (stream.state == State::kOpen) {
+    closes_.push_back({-1, stream.theirs});
+  }
+}
+
+bool OldSession::may_answer() const {
+  return closes_.size() < config_.limits.max_streams + kSpareAnswers;
+}
+
+void OldSession::answer_close(int32_t client, int32_t server, Events& events) {
+  if (!may_answer()) return odd(Oddity::kTooManyAnswers, client >= 0 ? client : server, events);
+  closes_.push_back({client, server});
+}
+
+// Takes a stream off every list and out of every look-up.
+void OldSession::detach(uint32_t slot) {
+  OldStream& stream = streams_.at(slot);
+  scheduler_.remove(streams_, slot);
+  if (stream.control_link.linked) control_.erase(streams_, slot);
+  clear_wait(slot);
+  end_over(slot);
+  stream.queued = 0;
+  const auto ours = ours_.find(stream.ours);
+  if (ours != ours_.end() && ours->second == slot) ours_.erase(ours);
+  if (stream.opener) return;
+  const auto client = clients_.find(stream.theirs);
+  if (client != clients_.end() && client->second == slot) clients_.erase(client);
+}
+
+// Both directions are over, and the peer knows or will be told: what was received is delivered.
+void OldSession::close_stream(uint32_t slot, Events& events) {
+  detach(slot);
+  streams_.at(slot).state = State::kClosed;
+  events.push_back({.kind = Event::Kind::kEnd, .stream = streams_.key_at(slot)});
+}
+
+void OldSession::abort_stream(uint32_t slot, Fault fault, Events& events) {
+  events.push_back({.kind = Event::Kind::kReset,
+                    .fault = fault,
+                    .stream = streams_.key_at(slot),
+                    .count = streams_.at(slot).theirs});
+  detach(slot);
+  erase_stream(slot);
+}
+
+void OldSession::erase_stream(uint32_t slot) {
+  held_ -= streams_.at(slot).held();
+  lent_ -= loan(streams_.at(slot));
+  streams_.erase(streams_.key_at(slot));
+}
+
+void OldSession::odd(Oddity oddity, int64_t count, Events& events) {
+  events.push_back({.kind = Event::Kind::kOddity, .oddity = oddity, .count = count});
+}
+
+// --- holding back -----------------------------------------------------------------------------
+
+// What a stream holds beyond its promised window it borrows, as in version 2; no stream may borrow
+// more than what is left for others.
+bool OldSession::is_over(const OldStream& stream) const {
+  return stream.held() > config_.old.hold || loan(stream) > fund_ - std::min(fund_, lent_);
+}
+
+uint64_t OldSession::loan(const OldStream& stream) const {
+  const uint64_t promised = config_.limits.initial_window;
+  return stream.held() > promised ? stream.held() - promised : 0;
+}
+
+// Who is to blame when memory runs short is not who came last but who borrowed most.
+void OldSession::check_over(uint32_t slot, Instant now) {
+  OldStream& stream = streams_.at(slot);
+  if (!is_over(stream) || stream.over_link.linked) return;
+  if (stream.held() > config_.old.hold) return begin_over(slot, now);
+  if (!over_.empty()) return;
+  streams_.for_each([&](StreamKey key, const OldStream& other) {
+    if (loan(other) > loan(streams_.at(slot))) slot = key.slot;
+  });
+  begin_over(slot, now);
+}
+
+void OldSession::begin_over(uint32_t slot, Instant now) {
+  OldStream& stream = streams_.at(slot);
+  over_.push_back(streams_, slot);
+  stream.over_since = now;
+  stream.over_taken = stream.taken;
+  stream.blame -= std::min(stream.blame, now - stream.blame_at);
+}
+
+void OldSession::end_over(uint32_t slot) {
+  if (streams_.at(slot).over_link.linked) over_.erase(streams_, slot);
+}
+
+Instant OldSession::over_until(const OldStream& stream) const {
+  const Duration most = config_.old.stall_timeout;
+  return stream.over_since + std::max(most / kForgivenPart, most - stream.blame);
+}
+
+bool OldSession::wants_input(Instant now) {
+  for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
+    OldStream& stream = streams_.at(slot);
+    const uint32_t next = stream.over_link.next;
+    if (!is_over(stream)) {
+      const Duration time = now - stream.over_since;
+      const bool alone = streams_.size() == 1;
+      if (!alone && time > config_.old.stall_timeout / kForgivenPart) stream.blame += time;
+      stream.blame_at = now;
+      end_over(slot);
+    }
+    slot = next;
+  }
+  return over_.empty();
+}
+
+// --- time -------------------------------------------------------------------------------------
+
+void OldSession::set_wait(uint32_t slot, Wait wait, Instant until) {
+  clear_wait(slot);
+  OldStream& stream = streams_.at(slot);
+  stream.wait = wait;
+  stream.wait_until = until;
+  list_of(wait).push_back(streams_, slot);
+}
+
+void OldSession::clear_wait(uint32_t slot) {
+  OldStream& stream = streams_.at(slot);
+  if (stream.wait == Wait::kNothing) return;
+  list_of(stream.wait).erase(streams_, slot);
+  stream.wait = Wait::kNothing;
+}
+
+std::optional<Instant> OldSession::deadline() const {
+  std::optional<Instant> at;
+  const auto consider = [&at](Instant other) { at = at ? std::min(*at, other) : other; };
+  for (const WaitList& list : waits_) {
+    if (!list.empty()) consider(streams_.at(list.front()).wait_until);
+  }
+  for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
+    const OldStream& stream = streams_.at(slot);
+    consider(over_until(stream));
+    slot = stream.over_link.next;
+  }
+  return at;
+}
+
+void OldSession::tick(Instant now, Events& events) {
+  if (!up_) return;
+  for (WaitList& list : waits_) {
+    while (!list.empty() && streams_.at(list.front()).wait_until <= now) {
+      const uint32_t slot = list.front();
+      if (streams_.at(slot).wait == Wait::kAck) {
+        abort_stream(slot, Fault::kTimedOut, events);
+      } else {
+        say_close(streams_.at(slot));
+        close_stream(slot, events);
+      }
+    }
+  }
+  if (wants_input(now)) return;
+  for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
+    OldStream& stream = streams_.at(slot);
+    const uint32_t next = stream.over_link.next;
+    if (over_until(stream) <= now) {
+      const bool alone = streams_.size() == 1;
+      if (alone && stream.taken > stream.over_taken) {
+        stream.over_since = now;
+        stream.over_taken = stream.taken;
+      } else {
+        if (stream.state != State::kClosed) say_close(stream);
+        abort_stream(slot, Fault::kStalled, events);
+      }
+    }
+    slot = next;
+  }
+}
+
+Session::Figures OldSession::figures() {
+  Figures figures;
+  figures.lent = lent_;
+  figures.held = held_;
+  figures.streams = streams_.size();
+  figures.sessions = sessions_;
+  streams_.for_each([&](StreamKey, OldStream& stream) { figures.queued += stream.queued; });
+  return figures;
+}
+
+}  // namespace virtproxy

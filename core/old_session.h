@@ -1,0 +1,160 @@
+// One end of a session of version 1, the protocol of 2010, see session.h. PROTOCOL.md, chapter 18,
+// says what an end does where that protocol leaves it open.
+//
+// There is no credit: what the peer sends arrives, whether its reader keeps up or not. A stream may
+// hold `hold` bytes for a slow socket, less where many do. Past that wants_input() is false and the
+// channel is not read, for as long as the stream may stop it (stall_timeout); then that stream is
+// closed. A stream that is alone may take its time as long as it moves. Writing never waits for any
+// of this, so two ends cannot wait for each other.
+//
+// There is no half-close: CLOSE ends both directions. An application that has sent its last byte
+// may be waiting for an answer, so CLOSE is held back while the peer still speaks (see
+// finish_input).
+//
+// Numbers are drawn from one counter for clients and servers, far above what a peer of that age
+// gives out, so that none of ours is used twice and none is mistaken for another. A number from the
+// wire is looked up; one that is not in use never touches anything.
+#pragma once
+
+#include <deque>
+#include <unordered_map>
+
+#include "core/hello.h"
+#include "core/old_packet.h"
+#include "core/old_stream.h"
+#include "core/scheduler.h"
+#include "core/session.h"
+
+namespace virtproxy {
+
+class OldSession final : public Session {
+ public:
+  static constexpr int32_t kFirstNumber = 1'000'000;
+  static constexpr int32_t kNumbers = 1 << 30;
+  // How long an application that has ended its side, and spoke last, gets for the answer. Each
+  // packet of it gives as much again.
+  static constexpr Duration kAnswerTime = std::chrono::seconds(3);
+  // One that has been answered has probably closed altogether, but the other one may be in the
+  // middle of something.
+  static constexpr Duration kQuietTime = std::chrono::milliseconds(100);
+
+  explicit OldSession(const SessionConfig& config);
+
+  // A session begins at once; there is nothing to agree on.
+  void begin(Events& events);
+  // It is over, with or without its link.
+  void finish(Fault fault, Events& events);
+
+  bool up() const override { return up_; }
+  bool uses_trailers() const override { return false; }
+
+  // input() stops after a greeting of version 2; this returns it, once.
+  std::optional<Hello> take_greeting() { return std::exchange(greeting_, std::nullopt); }
+
+  bool wants_input(Instant now) override;
+  size_t input(std::span<const std::byte> bytes, Instant now, Events& events) override;
+  bool wants_to_write(Instant now) const override;
+  const Batch& plan(uint64_t bytes, Instant now, Events& events) override;
+  uint64_t seal(std::span<const std::byte>) const override { return 0; }
+  uint32_t largest_payload() const override { return kOldMostData; }
+  uint64_t most_batch() const override { return UINT64_MAX; }
+
+  std::optional<StreamKey> open(std::string_view service, Priority priority,
+                                std::span<const std::byte> metadata) override;
+  void accepted(StreamKey stream) override;
+  uint64_t credit(StreamKey stream) override;
+  void queue(StreamKey stream, uint64_t bytes) override;
+  void end(StreamKey stream) override;
+  void reset(StreamKey stream, Fault fault, Events& events) override;
+  void taken(StreamKey stream, uint64_t bytes) override;
+  void delivered(StreamKey stream, Events& events) override;
+  void go_away() override { going_away_ = true; }
+
+  std::optional<Instant> deadline() const override;
+  void tick(Instant now, Events& events) override;
+
+  Figures figures() override;
+
+ private:
+  using State = OldStream::State;
+  using Wait = OldStream::Wait;
+  using WaitList = IndexList<OldStream, &OldStream::wait_link>;
+
+  // old_session_input.cc
+  void on_packet(std::span<const std::byte> packet, Instant now, Events& events);
+  void on_control(const OldHead& head, const std::byte* packet, Events& events);
+  void on_init(int32_t client, const std::byte* packet, Events& events);
+  void on_ack(int32_t client, int32_t server, Events& events);
+  void on_close(const OldHead& head, Events& events);
+  void on_data(const OldHead& head, std::span<const std::byte> packet, Instant now, Events& events);
+  void on_boundary_found(Events& events);
+  OldStream* named_by(const OldHead& head, uint32_t& slot);
+
+  // old_session_output.cc
+  std::byte* put_head(size_t size);
+  void put_control(OldMessage message, int32_t client, int32_t server);
+  void put_stream_facts(uint32_t slot, Instant now, Events& events);
+  void put_data_packets(uint64_t bytes, Instant now, Events& events);
+  void put_data(uint32_t slot, uint32_t size);
+  void close_piece(StreamKey stream, uint32_t payload);
+  void finish_input(uint32_t slot, Instant now, Events& events);
+
+  // old_session.cc
+  int32_t draw_number();
+  OldStream* find_ours(int32_t number, bool opener, uint32_t& slot);
+  StreamKey add_stream(bool opener, Priority priority);
+  void schedule(uint32_t slot);
+  void set_wait(uint32_t slot, Wait wait, Instant until);
+  void clear_wait(uint32_t slot);
+  WaitList& list_of(Wait wait) { return waits_[static_cast<size_t>(wait)]; }
+  bool may_answer() const;
+  void answer_close(int32_t client, int32_t server, Events& events);
+  void say_close(const OldStream& stream);
+  void detach(uint32_t slot);
+  void close_stream(uint32_t slot, Events& events);
+  void abort_stream(uint32_t slot, Fault fault, Events& events);
+  void erase_stream(uint32_t slot);
+  void odd(Oddity oddity, int64_t count, Events& events);
+
+  bool is_over(const OldStream& stream) const;
+  uint64_t loan(const OldStream& stream) const;
+  void check_over(uint32_t slot, Instant now);
+  void begin_over(uint32_t slot, Instant now);
+  void end_over(uint32_t slot);
+  Instant over_until(const OldStream& stream) const;
+
+  SessionConfig config_;
+  bool up_ = false;
+  bool going_away_ = false;
+  uint64_t sessions_ = 0;
+  int32_t next_number_;
+  const uint64_t fund_;  // what all streams together may borrow, bytes
+  uint64_t lent_ = 0;
+  uint64_t held_ = 0;
+
+  Slab<OldStream> streams_;
+  std::unordered_map<int32_t, uint32_t> ours_;     // slots, by our number
+  std::unordered_map<int32_t, uint32_t> clients_;  // … of streams the peer opened, by its number
+  Scheduler<OldStream> scheduler_;
+  IndexList<OldStream, &OldStream::control_link> control_;
+  std::array<WaitList, 4> waits_;  // each in order of time, since all of one kind wait equally long
+  IndexList<OldStream, &OldStream::over_link> over_;
+
+  // CLOSE packets to be sent, for streams that need nothing else any more.
+  struct Close {
+    int32_t client;
+    int32_t server;
+  };
+  std::deque<Close> closes_;
+
+  // Where packets are: in step, or what was skipped since that was lost.
+  bool in_step_ = true;
+  uint64_t skipped_ = 0;
+  std::array<std::byte, kOldDataHead> lost_head_{};  // of the packet that had no magic
+  std::optional<Hello> greeting_;
+
+  Batch batch_;
+  uint32_t head_at_ = 0;  // where the heads of the next piece begin
+};
+
+}  // namespace virtproxy

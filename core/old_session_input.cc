@@ -1,0 +1,185 @@
+#include <algorithm>
+#include <cstring>
+
+#include "core/assert.h"
+#include "core/old_session.h"
+
+namespace virtproxy {
+namespace {
+
+// More than this between two packets that are in order cannot have been put there: then packets are
+// missing.
+constexpr uint64_t kMostStray = 16;
+
+}  // namespace
+
+size_t OldSession::input(std::span<const std::byte> bytes, Instant now, Events& events) {
+  VP_ASSERT(up_ && !greeting_);
+  size_t used = 0;
+  while (!greeting_) {
+    const auto rest = bytes.subspan(used);
+    if (!in_step_) {
+      const OldSearch search = find_old_packet(rest);
+      used += search.at;
+      skipped_ += search.at;
+      if (!search.found) break;
+      in_step_ = true;
+      on_boundary_found(events);
+      continue;
+    }
+    if (rest.size() < kOldPacketSize) break;
+    if (has_old_magic(rest.data())) {
+      used += kOldPacketSize;
+      on_packet(rest.first(kOldPacketSize), now, events);
+    } else {
+      in_step_ = false;
+      skipped_ = 0;
+      std::memcpy(lost_head_.data(), rest.data(), lost_head_.size());
+    }
+  }
+  return used;
+}
+
+// Bytes arrive complete and in order, or their stream is closed. One damaged packet in its place
+// says whose bytes it had; after anything larger nobody can tell.
+void OldSession::on_boundary_found(Events& events) {
+  odd(Oddity::kBytesSkipped, static_cast<int64_t>(skipped_), events);
+  if (skipped_ <= kMostStray) return;
+  const bool one = skipped_ >= kOldPacketSize && skipped_ <= kOldPacketSize + kMostStray;
+  const OldHead head = decode_old_head(lost_head_.data());
+  if (one && (head.is_control() || head.is_data())) {
+    uint32_t slot = 0;
+    OldStream* stream = named_by(head, slot);
+    if (stream == nullptr || stream->state != State::kOpen) return;
+    say_close(*stream);
+    return abort_stream(slot, Fault::kAborted, events);
+  }
+  streams_.for_each([&](StreamKey key, OldStream& stream) {
+    if (stream.state != State::kOpen) return;
+    say_close(stream);
+    abort_stream(key.slot, Fault::kAborted, events);
+  });
+}
+
+// The stream of ours that a packet is about, by the field that its type says.
+OldStream* OldSession::named_by(const OldHead& head, uint32_t& slot) {
+  if (head.type == static_cast<uint32_t>(OldType::kServer)) {
+    return find_ours(head.data_client(), true, slot);
+  }
+  if (head.type == static_cast<uint32_t>(OldType::kClient)) {
+    return find_ours(head.data_server(), false, slot);
+  }
+  OldStream* stream = find_ours(head.control_client(), true, slot);
+  return stream != nullptr ? stream : find_ours(head.control_server(), false, slot);
+}
+
+void OldSession::on_packet(std::span<const std::byte> packet, Instant now, Events& events) {
+  const OldHead head = decode_old_head(packet.data());
+  if (head.is_data()) return on_data(head, packet, now, events);
+  if (head.is_control()) return on_control(head, packet.data(), events);
+  odd(Oddity::kUnknownType, head.type, events);
+}
+
+void OldSession::on_control(const OldHead& head, const std::byte* packet, Events& events) {
+  switch (static_cast<OldMessage>(head.message())) {
+    case OldMessage::kInit:
+      return on_init(head.control_client(), packet, events);
+    case OldMessage::kAck:
+      return on_ack(head.control_client(), head.control_server(), events);
+    case OldMessage::kClose:
+      return on_close(head, events);
+  }
+  greeting_ = decode_hello(packet);
+  if (!greeting_) odd(Oddity::kUnknownMessage, head.message(), events);
+}
+
+void OldSession::on_init(int32_t client, const std::byte* packet, Events& events) {
+  if (client < 0) return odd(Oddity::kBadClientNumber, client, events);
+  const auto again = clients_.find(client);
+  if (again != clients_.end()) {
+    // The peer gave the number out anew, so it has forgotten its old bearer. Nothing is said: CLOSE
+    // would hit the new one.
+    odd(Oddity::kClientAgain, client, events);
+    abort_stream(again->second, Fault::kAborted, events);
+  }
+  const auto service = old_service(packet);
+  if (!service) {
+    odd(Oddity::kBadServiceName, client, events);
+    return answer_close(client, -1, events);
+  }
+  if (going_away_ || streams_.size() >= config_.limits.max_streams) {
+    return answer_close(client, -1, events);
+  }
+  if (!may_answer()) return odd(Oddity::kTooManyAnswers, client, events);
+  const StreamKey key = add_stream(false, Priority::kNormal);
+  streams_.at(key.slot).theirs = client;
+  clients_[client] = key.slot;
+  events.push_back({.kind = Event::Kind::kOpened, .stream = key, .service = *service});
+}
+
+void OldSession::on_ack(int32_t client, int32_t server, Events& events) {
+  uint32_t slot = 0;
+  OldStream* stream = find_ours(client, true, slot);
+  if (stream == nullptr) {
+    if (server <= 0) return;
+    odd(Oddity::kUnknownAck, client, events);
+    return answer_close(-1, server, events);
+  }
+  if (stream->state == State::kOpen) {
+    odd(Oddity::kSecondAck, client, events);
+    if (server > 0 && server != stream->theirs) answer_close(-1, server, events);
+    return;
+  }
+  if (server <= 0) return abort_stream(slot, Fault::kRefused, events);
+  clear_wait(slot);
+  stream->theirs = server;
+  stream->state = State::kOpen;
+  schedule(slot);
+  if (stream->wants_credit) {
+    stream->wants_credit = false;
+    events.push_back({.kind = Event::Kind::kCredit, .stream = streams_.key_at(slot)});
+  }
+}
+
+void OldSession::on_close(const OldHead& head, Events& events) {
+  uint32_t slot = 0;
+  const OldStream* stream = named_by(head, slot);
+  if (stream == nullptr) return odd(Oddity::kUnknownNumber, head.control_client(), events);
+  if (stream->state == State::kOpen) return close_stream(slot, events);
+  abort_stream(slot, Fault::kRefused, events);
+}
+
+void OldSession::on_data(const OldHead& head, std::span<const std::byte> packet, Instant now,
+                         Events& events) {
+  uint32_t slot = 0;
+  OldStream* stream = named_by(head, slot);
+  if (stream == nullptr || stream->state != State::kOpen) {
+    const bool to_client = head.type == static_cast<uint32_t>(OldType::kServer);
+    const auto early = to_client ? clients_.end() : clients_.find(head.data_client());
+    if (early == clients_.end() || streams_.at(early->second).state == State::kOpen) {
+      return odd(Oddity::kUnknownNumber, to_client ? head.data_client() : head.data_server(),
+                 events);
+    }
+    odd(Oddity::kDataBeforeAck, head.data_client(), events);
+    say_close(streams_.at(early->second));
+    return abort_stream(early->second, Fault::kAborted, events);
+  }
+  if (head.bytes() < 1 || head.bytes() > static_cast<int32_t>(kOldMostData)) {
+    odd(Oddity::kBadBytes, head.bytes(), events);
+    say_close(*stream);
+    return abort_stream(slot, Fault::kAborted, events);
+  }
+  const auto size = static_cast<size_t>(head.bytes());
+  lent_ -= loan(*stream);
+  stream->received += size;
+  lent_ += loan(*stream);
+  held_ += size;
+  stream->peer_spoke_last = true;
+  events.push_back({.kind = Event::Kind::kData,
+                    .stream = streams_.key_at(slot),
+                    .bytes = packet.subspan(kOldDataHead, size)});
+  if (stream->wait != Wait::kNothing) set_wait(slot, Wait::kAnswer, now + kAnswerTime);
+  check_over(slot, now);
+}
+
+}  // namespace virtproxy
