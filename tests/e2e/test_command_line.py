@@ -42,7 +42,7 @@ def test_help_explains_every_option_and_succeeds(scene: Scene, program: str, fla
     text = run(scene, program, flag, expect=0).stdout()
     for option in (
         *("--channel", "--oforward", "--iforward", "--verbose", "--help", "--version"),
-        *("--threads", "--max-streams", "--memory", "--window", "--log-level"),
+        *("--protocol", "--threads", "--max-streams", "--memory", "--window", "--log-level"),
     ):
         assert option in text, option
     for method in (

@@ -163,6 +163,11 @@ const std::vector<BadCase> kBadCases = {
     {{"-c", kChannel, "--dial-timeout", "soon"}, "'soon' is not a time", "500ms"},
     {{"-c", kChannel, "--dial-timeout", "nan"}, "'nan' is not a time", "500ms"},
     {{"-c", kChannel, "--dial-timeout", "2h"}, "'2h' is not a time", "0.1 to 3600"},
+    {{"-c", kChannel, "--protocol", "3"}, "--protocol 3", "auto, 1 or 2"},
+    {{"-c", kChannel, "--protocol", ""}, "--protocol", "auto, 1 or 2"},
+    {{"-c", kChannel, "--hold", "63K"}, "--hold 63K is out of range", "64K to 1G"},
+    {{"-c", kChannel, "--stall-timeout", "0"}, "--stall-timeout 0 is out of range", "0.01 to 3600"},
+    {{"-c", kChannel, "--ack-timeout", "1h"}, "'1h' is not a time", "0.1 to 3600"},
     {{"-c", kChannel, "--drain-timeout", "3601"}, "out of range", "0 to 3600"},
     {{"-c", kChannel, "--log-level", "loud"}, "'loud' is not a level", "error, warn, info"},
     {{"-c", kChannel, "--disable", "a b"}, "--disable 'a b'", "--features"},
@@ -252,6 +257,10 @@ TEST(OptionsTest, Defaults) {
   EXPECT_EQ(options.memory, 256U << 20);
   EXPECT_EQ(options.window, 1U << 20);
   EXPECT_EQ(options.dial_timeout, 10.0);
+  EXPECT_EQ(options.protocol, ProtocolMode::kAuto);
+  EXPECT_EQ(options.hold, 1U << 20);
+  EXPECT_EQ(options.stall_timeout, 0.5);
+  EXPECT_EQ(options.ack_timeout, 15.0);
   EXPECT_EQ(options.drain_timeout, 5.0);
   EXPECT_EQ(options.log_level, LogLevel::kInfo);
   EXPECT_EQ(options.disabled, "");
@@ -451,6 +460,17 @@ TEST(SecondsTest, Units) {
   for (const char* bad : {"", "s", "1h", "1e3", "inf", "nan", "1 s", "+1", "0x1"}) {
     EXPECT_FALSE(parse_seconds(bad)) << bad;
   }
+}
+
+TEST(Options, ProtocolAndItsLimits) {
+  const Options one = parse_ok({"-c", kChannel, "--protocol", "1", "--hold", "128K",
+                                "--stall-timeout", "2s", "--ack-timeout=500ms"});
+  EXPECT_EQ(one.protocol, ProtocolMode::kOld);
+  EXPECT_EQ(one.hold, 128U << 10);
+  EXPECT_EQ(one.stall_timeout, 2.0);
+  EXPECT_EQ(one.ack_timeout, 0.5);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--protocol=2"}).protocol, ProtocolMode::kNew);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--protocol=auto"}).protocol, ProtocolMode::kAuto);
 }
 
 }  // namespace
