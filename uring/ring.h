@@ -16,6 +16,8 @@
 //                     no buffer. The buffer ring is registered memory shared with the kernel.
 //   poll-first        a receive that expects to wait does not try in vain first
 //   multishot-accept  one request accepts any number of clients
+//   restrictions      the ring takes the operations below and no others, whoever asks: system call
+//                     filters do not see what goes through a ring
 // Fixed buffers (READ_FIXED) are not used: sockets and character devices copy from and to user
 // memory either way, so that nothing is gained beyond what a provided buffer gains already.
 #pragma once
@@ -69,6 +71,7 @@ struct RingFeatures {
   bool provided_buffers = true;
   bool poll_first = true;
   bool multishot_accept = true;
+  bool restrictions = true;
 
   struct Name {
     std::string_view name;
@@ -126,6 +129,7 @@ class Ring {
 
  private:
   Ring() = default;
+  bool restrict_operations();
   io_uring_sqe* next();
   io_uring_sqe* prepare(Op& op, File file);
   io_uring_sqe* prepare_accept(Op& op, int fd);
