@@ -83,7 +83,7 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       config_(config),
       session_(session_config(config)),
       pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group),
-      link_(loop, resolution, config_.spec, this),
+      link_(loop, resolution, config_.spec, config_.peers, this),
       reader_(loop, this),
       writer_(loop, session_, pool_, this),
       timer_(loop.timers(), this),
@@ -91,19 +91,19 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
 
 Channel::~Channel() { VP_ASSERT(idle()); }
 
-tl::expected<void, std::string> Channel::start() {
+void Channel::start(ChannelDoors doors) {
+  VP_ASSERT(doors.forwards.size() == config_.oforwards.size());
   Listener::Client* const client = this;
-  for (const ForwardSpec& forward : config_.oforwards) {
-    const auto sockets = listen_on(forward.endpoint);
-    if (!sockets) return tl::unexpected(sockets.error());
-    bound_.emplace_back(forward.endpoint);
-    for (const int fd : *sockets) {
+  for (size_t i = 0; i < doors.forwards.size(); ++i) {
+    const ForwardSpec& forward = config_.oforwards[i];
+    bound_.push_back(std::move(doors.forwards[i].path));
+    for (const int fd : doors.forwards[i].sockets) {
       listeners_.push_back(std::make_unique<Listener>(loop_, forward, fd, client));
     }
     log_info("channel {}: listening on {} for service {}", id(), forward.endpoint.to_string(),
              forward.service);
   }
-  return link_.start();
+  link_.start(std::move(doors.link));
 }
 
 void Channel::wake() {
@@ -322,6 +322,15 @@ void Channel::on_opened(const Event& event) {
 void Channel::accepted(int fd, const ForwardSpec& forward) {
   std::optional<StreamKey> stream;
   const Origin origin = origin_of(fd);
+  if (!config_.clients.admits(fd)) {
+    close_with_reset(fd);
+    if (const auto hidden = strangers_.allow(log_time(loop_.now()))) {
+      log_warn("channel {}: service {}: client refused: {} is not on the list (--allow-…){}", id(),
+               forward.service, describe(origin),
+               *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+    }
+    return;
+  }
   std::byte metadata[kMaxOriginSize];
   const size_t size = encode_origin(origin, metadata);
   if (!draining_) stream = session_.open(forward.service, forward.priority, {metadata, size});

@@ -1,8 +1,8 @@
 // The command line: which channels there are, which services are offered, within which limits.
 //
-// parse_options() is a pure function of its arguments (it reads /etc/services for port names and
-// interface names for IPv6 scopes, nothing else): it opens nothing, prints nothing and looks at no
-// environment variable. It either gives Options in which everything that can be known without the
+// parse_options() is a pure function of its arguments (it reads /etc/services for port names,
+// interface names for IPv6 scopes and /etc/passwd and /etc/group for users, nothing else): it opens
+// nothing, prints nothing and looks at no environment variable. It either gives Options in which everything that can be known without the
 // kernel has been checked, or says what to print where and with which code to exit.
 #pragma once
 
@@ -16,6 +16,7 @@
 #include "core/limits.h"
 #include "core/stream.h"
 #include "uring/address.h"
+#include "uring/containment.h"
 #include "uring/log.h"
 
 namespace virtproxy {
@@ -109,6 +110,7 @@ struct Options {
   uint64_t window = limits::kDefaultWindow;             // bytes a stream may have in flight at most
   double dial_timeout = limits::kDefaultDialTimeout;    // seconds
   double drain_timeout = limits::kDefaultDrainTimeout;  // seconds
+  Containment containment;
   LogLevel log_level = LogLevel::kInfo;
   std::string disabled;  // ring features to do without, separated by commas; names not checked
   bool show_features = false;  // print the ring features and exit; there may be no channel then
