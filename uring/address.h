@@ -39,6 +39,9 @@ struct SocketAddress {
   static SocketAddress from(const sockaddr* address, socklen_t length);
 
   int family() const { return length == 0 ? AF_UNSPEC : storage.ss_family; }
+  // Whether only this machine reaches it, going by the address alone: 127.0.0.0/8, ::1, and the
+  // first as IPv4-mapped IPv6.
+  bool is_loopback() const;
   const sockaddr* data() const { return reinterpret_cast<const sockaddr*>(&storage); }
   // For people and logs: 127.0.0.1:80, [::1]:80, /run/x.sock, @name, vsock:2:5000. Bytes of a
   // peer's unix path that do not print come out as \xNN.

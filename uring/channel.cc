@@ -92,7 +92,7 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       choice_(session_config(config), config.protocol),
       pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group),
       pipes_(kMostPipes),
-      link_(loop, resolution, config_.spec, this),
+      link_(loop, resolution, config_.spec, config_.peers, this),
       reader_(loop, this),
       writer_(loop, choice_, pool_, pipes_, this),
       timer_(loop.timers(), this),
@@ -100,19 +100,19 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
 
 Channel::~Channel() { VP_ASSERT(idle()); }
 
-tl::expected<void, std::string> Channel::start() {
+void Channel::start(ChannelDoors doors) {
+  VP_ASSERT(doors.forwards.size() == config_.oforwards.size());
   Listener::Client* const client = this;
-  for (const ForwardSpec& forward : config_.oforwards) {
-    const auto sockets = listen_on(forward.endpoint);
-    if (!sockets) return tl::unexpected(sockets.error());
-    bound_.emplace_back(forward.endpoint);
-    for (const int fd : *sockets) {
+  for (size_t i = 0; i < doors.forwards.size(); ++i) {
+    const ForwardSpec& forward = config_.oforwards[i];
+    bound_.push_back(std::move(doors.forwards[i].path));
+    for (const int fd : doors.forwards[i].sockets) {
       listeners_.push_back(std::make_unique<Listener>(loop_, forward, fd, client));
     }
     log_info("channel {}: listening on {} for service {}", id(), forward.endpoint.to_string(),
              forward.service);
   }
-  return link_.start();
+  link_.start(std::move(doors.link));
 }
 
 void Channel::wake() {
@@ -404,6 +404,15 @@ void Channel::admit_held() {
 
 void Channel::admit(int fd, const ForwardSpec& forward) {
   const Origin origin = origin_of(fd);
+  if (!config_.clients.admits(fd)) {
+    close_with_reset(fd);
+    if (const auto hidden = strangers_.allow(log_time(loop_.now()))) {
+      log_warn("channel {}: service {}: client refused: {} is not on the list (--allow-…){}", id(),
+               forward.service, describe(origin),
+               *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+    }
+    return;
+  }
   std::byte metadata[kMaxOriginSize];
   const size_t size = encode_origin(origin, metadata);
   std::optional<StreamKey> stream;

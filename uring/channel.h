@@ -39,6 +39,8 @@ struct ChannelConfig {
   ChannelSpec spec;
   std::vector<ForwardSpec> oforwards;
   std::vector<ForwardSpec> iforwards;
+  AccessList clients;   // of the -o listeners
+  AccessList peers;     // of the channel's own listener
   uint64_t memory = 0;  // bytes, for everything that grows with traffic
   uint32_t max_streams = 0;
   uint32_t window = 0;
@@ -49,6 +51,12 @@ struct ChannelConfig {
   uint64_t secret = 0;
   uint16_t first_buffer_group = 0;
   void (*release_memory)() = nullptr;  // returns the allocator's free memory to the system
+};
+
+// The listeners of one channel, bound by whoever had the privileges for it.
+struct ChannelDoors {
+  std::vector<Listening> forwards;  // in the order of ChannelConfig::oforwards
+  Listening link;                   // of a method that listens
 };
 
 class Channel final : private Link::Client,
@@ -65,8 +73,8 @@ class Channel final : private Link::Client,
   Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config);
   ~Channel();
 
-  // Binds and begins to connect. An error is one the user has to mend.
-  tl::expected<void, std::string> start();
+  // Accepts on what was bound, and begins to connect.
+  void start(ChannelDoors doors);
   // No new streams; those that are open go on.
   void drain();
   bool drained() const { return open_connections_ == 0 && closing_.empty(); }
@@ -185,6 +193,7 @@ class Channel final : private Link::Client,
   bool busy_ = false;  // since the last trim
   bool draining_ = false;
   RateLimit refusals_{2};
+  RateLimit strangers_{2};
   RateLimit dial_failures_{10};
   RateLimit downs_{2};
   RateLimit oddities_{5};

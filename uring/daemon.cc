@@ -19,6 +19,8 @@
 #include "core/limits.h"
 #include "uring/allocator.h"
 #include "uring/log.h"
+#include "uring/privileges.h"
+#include "uring/sandbox.h"
 #include "uring/worker.h"
 
 namespace virtproxy {
@@ -48,14 +50,27 @@ void raise_descriptor_limit(const Options& options) {
   }
 }
 
-size_t open_descriptors() {
-  DIR* directory = opendir("/proc/self/fd");
-  if (directory == nullptr) return 0;
-  size_t count = 0;
-  while (readdir(directory) != nullptr) ++count;
-  closedir(directory);
-  return count - 3;  // ".", ".." and the directory itself
-}
+// The list of our own descriptors, opened once: a sandbox need not allow it later.
+class DescriptorList {
+ public:
+  DescriptorList() : directory_(opendir("/proc/self/fd")) {}
+  ~DescriptorList() {
+    if (directory_ != nullptr) closedir(directory_);
+  }
+  DescriptorList(const DescriptorList&) = delete;
+  DescriptorList& operator=(const DescriptorList&) = delete;
+
+  size_t count() {
+    if (directory_ == nullptr) return 0;
+    rewinddir(directory_);
+    size_t entries = 0;
+    while (readdir(directory_) != nullptr) ++entries;
+    return entries - 2;  // "." and ".."
+  }
+
+ private:
+  DIR* directory_;
+};
 
 ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
   ChannelConfig config;
@@ -65,6 +80,8 @@ ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
                std::back_inserter(config.oforwards), of_this);
   std::copy_if(options.iforwards.begin(), options.iforwards.end(),
                std::back_inserter(config.iforwards), of_this);
+  config.clients = options.containment.clients;
+  config.peers = options.containment.peers;
   config.memory = options.memory / options.channels.size();
   config.max_streams = options.max_streams;
   config.window = static_cast<uint32_t>(options.window);
@@ -95,6 +112,26 @@ std::vector<WorkerConfig> worker_configs(const Options& options, const RingFeatu
   return workers;
 }
 
+// Everything that is listened on, while there are privileges for it.
+tl::expected<void, std::string> bind_doors(std::vector<WorkerConfig>& workers,
+                                           const ListenRules& rules) {
+  for (WorkerConfig& worker : workers) {
+    for (const ChannelConfig& channel : worker.channels) {
+      ChannelDoors& doors = worker.doors.emplace_back();
+      for (const ForwardSpec& forward : channel.oforwards) {
+        auto listening = listen_on(forward.endpoint, rules);
+        if (!listening) return tl::unexpected(listening.error());
+        doors.forwards.push_back(*std::move(listening));
+      }
+      if (!method_listens(channel.spec.method)) continue;
+      auto listening = listen_on(channel.spec.endpoint, rules);
+      if (!listening) return tl::unexpected(listening.error());
+      doors.link = *std::move(listening);
+    }
+  }
+  return {};
+}
+
 class Daemon {
  public:
   Daemon() : ended_(eventfd(0, EFD_CLOEXEC)) {}
@@ -122,19 +159,53 @@ class Daemon {
       log_error("{}", checked.error());
       return 1;
     }
+    if (const auto prepared = prepare(options, configs); !prepared) {
+      log_error("{}", prepared.error());
+      return 1;
+    }
     bool good = start(std::move(configs));
     if (good) {
+      enter_sandbox(options);
       log_info("ready");
-      good = wait_for_end();
     } else {
       request_drain();
     }
+    for (const auto& worker : workers_) worker->go();
+    if (good) good = wait_for_end();
     for (const auto& worker : workers_) worker->join();
     if (good) log_info("stopped");
     return good ? 0 : 1;
   }
 
  private:
+  // What needs privileges, and then the end of them. No other thread runs yet.
+  tl::expected<void, std::string> prepare(const Options& options,
+                                          std::vector<WorkerConfig>& configs) {
+    prepare_log();
+    keep_lockable_memory();
+    for (const std::string& line : unguarded(options)) log_warn("{}", line);
+    if (auto bound = bind_doors(configs, options.containment.listen); !bound) return bound;
+    const auto left = give_up_privileges(options);
+    if (!left) return tl::unexpected(left.error());
+    log_debug("running with {}", *left);
+    return check_devices(options);
+  }
+
+  // All threads are there and nothing from outside was read.
+  void enter_sandbox(const Options& options) {
+    if (!options.containment.sandbox) {
+      log_info("system calls are not filtered: --sandbox off");
+      return;
+    }
+    if (!Sandbox::available()) {
+      log_info("system calls are not filtered: this build has sanitizers");
+      return;
+    }
+    if (const auto entered = sandbox_.enter(options); !entered) {
+      log_warn("system calls are not filtered: {}", entered.error());
+    }
+  }
+
   bool start(std::vector<WorkerConfig> configs) {
     bool good = true;
     std::vector<std::future<Worker::Started>> starting;
@@ -163,8 +234,9 @@ class Daemon {
   bool wait_for_end() {
     bool good = true;
     for (size_t running = workers_.size(); running > 0;) {
-      pollfd waits[] = {{signals_, POLLIN, 0}, {ended_, POLLIN, 0}};
-      if (poll(waits, 2, -1) < 0) continue;
+      pollfd waits[] = {{signals_, POLLIN, 0}, {ended_, POLLIN, 0}, {sandbox_.alarm(), POLLIN, 0}};
+      if (poll(waits, std::size(waits), -1) < 0) continue;
+      if ((waits[2].revents & POLLIN) != 0) sandbox_.report();
       uint64_t ended = 0;
       if ((waits[1].revents & POLLIN) != 0 && read(ended_, &ended, sizeof ended) > 0) {
         running -= ended;
@@ -185,7 +257,7 @@ class Daemon {
   void on_signal(uint32_t number) {
     if (number == SIGUSR1) {
       for (const auto& worker : workers_) worker->request_figures();
-      log_info("stats process descriptors={} log_lines_dropped={}", open_descriptors(),
+      log_info("stats process descriptors={} log_lines_dropped={}", descriptors_.count(),
                log_lines_dropped());
       return;
     }
@@ -197,6 +269,8 @@ class Daemon {
   int ended_;
   int signals_ = -1;
   bool stopping_ = false;
+  DescriptorList descriptors_;
+  Sandbox sandbox_;
   std::vector<std::unique_ptr<Worker>> workers_;
 };
 

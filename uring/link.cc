@@ -13,6 +13,7 @@
 
 #include "core/assert.h"
 #include "uring/log.h"
+#include "uring/origin.h"
 #include "uring/sockets.h"
 
 namespace virtproxy {
@@ -65,9 +66,11 @@ bool make_raw(int fd, uint32_t baud) {
 
 }  // namespace
 
-Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, Client* client)
+Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, const AccessList& peers,
+           Client* client)
     : loop_(loop),
       spec_(spec),
+      peers_(peers),
       client_(client),
       accept_(this),
       retry_(loop.timers(), this),
@@ -80,18 +83,15 @@ Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, Client* 
 
 Link::~Link() { stop(); }
 
-tl::expected<void, std::string> Link::start() {
-  if (method_listens(spec_.method)) {
-    const auto sockets = listen_on(spec_.endpoint);
-    if (!sockets) return tl::unexpected(sockets.error());
+void Link::start(Listening listening) {
+  if (!listening.sockets.empty()) {
     // One peer at a time, so one socket: of a name with several addresses the first.
-    listener_ = sockets->front();
-    bound_ = BoundPath(spec_.endpoint);
-    std::for_each(sockets->begin() + 1, sockets->end(), close);
+    listener_ = listening.sockets.front();
+    bound_ = std::move(listening.path);
+    std::for_each(listening.sockets.begin() + 1, listening.sockets.end(), close);
     log_info("channel {}: listening on {}", spec_.id, spec_.endpoint.to_string());
   }
   acquire();
-  return {};
 }
 
 void Link::acquire() {
@@ -116,7 +116,20 @@ void Link::complete(Op&, int result, uint32_t) {
     close(result);
     return;
   }
+  if (!peers_.admits(result)) {
+    turn_away(result);
+    return acquire();
+  }
   ready(result, Kind::kSocket);
+}
+
+void Link::turn_away(int fd) {
+  const std::string who = describe(origin_of(fd));
+  close(fd);
+  if (const auto hidden = strangers_.allow(std::chrono::steady_clock::now())) {
+    log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.id, who,
+             *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+  }
 }
 
 void Link::open_device() {

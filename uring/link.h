@@ -11,7 +11,9 @@
 #include <memory>
 #include <string>
 
+#include "uring/access.h"
 #include "uring/dial.h"
+#include "uring/log.h"
 #include "uring/loop.h"
 #include "uring/options.h"
 #include "uring/sockets.h"
@@ -35,11 +37,13 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
     ~Client() = default;
   };
 
-  Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, Client* client);
+  // `spec` and `peers`, who may be the other end of a listener, must outlive the Link.
+  Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, const AccessList& peers,
+       Client* client);
   ~Link();
 
-  // Binds a listener, or begins to connect. An error is one the user has to mend.
-  tl::expected<void, std::string> start();
+  // Accepts on `listening`, which only a listen method has, or begins to connect.
+  void start(Listening listening);
   // The descriptor is of no use any more: no operation on it may be pending. Gets another one,
   // after `patience` if the peer misbehaved.
   void lost(Duration patience);
@@ -53,6 +57,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   void dial_failed(Fault fault, const std::string& reason) override;
 
   void acquire();
+  void turn_away(int fd);
   void hang_up();
   void open_device();
   void try_later(const std::string& reason);
@@ -60,6 +65,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
 
   Loop& loop_;
   const ChannelSpec& spec_;
+  const AccessList& peers_;
   Client* client_;
   Op accept_;
   Timer retry_;
@@ -68,6 +74,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   BoundPath bound_;
   int fd_ = -1;
   Duration backoff_;
+  RateLimit strangers_{2};
   std::string last_reason_;
   bool stopped_ = false;
 };

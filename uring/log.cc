@@ -18,6 +18,7 @@
 #include <charconv>
 #include <csignal>
 #include <cstdlib>
+#include <ctime>
 #include <mutex>
 #include <string>
 
@@ -73,6 +74,14 @@ class Writer {
       action.sa_handler = SIG_IGN;
       sigaction(SIGPIPE, &action, nullptr);
     }
+  }
+
+  void prepare() {
+    const std::lock_guard lock(mutex_);
+    tzset();
+    struct stat status {};
+    if (fstat(STDERR_FILENO, &status) != 0) return;
+    if (S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode)) nonblocking_stderr(status);
   }
 
   void write(LogLevel level, std::string_view message) {
@@ -154,7 +163,8 @@ class Writer {
   // O_NONBLOCK belongs to the open file description, which others share: the shell, for one. So a
   // pipe or terminal is opened once more. Falls back to standard error itself.
   int nonblocking_stderr(const struct stat& status) {
-    const bool same = own_fd_ >= 0 && status.st_dev == own_device_ && status.st_ino == own_inode_;
+    // One try for each: what may not be opened now may not be opened for the next line either.
+    const bool same = status.st_dev == own_device_ && status.st_ino == own_inode_;
     if (!same) {
       if (own_fd_ >= 0) close(own_fd_);
       own_fd_ = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -229,6 +239,8 @@ std::optional<LogLevel> parse_log_level(std::string_view name) {
 void set_log_level(LogLevel level) {
   log_internal::max_level.store(static_cast<int>(level), std::memory_order_relaxed);
 }
+
+void prepare_log() { writer().prepare(); }
 
 uint64_t log_lines_dropped() { return dropped.load(std::memory_order_relaxed); }
 

@@ -43,6 +43,10 @@ inline bool log_enabled(LogLevel level) {
   return static_cast<int>(level) <= log_internal::max_level.load(std::memory_order_relaxed);
 }
 
+// Opens now what the first line would open: afterwards a line takes no more than writing, with
+// whatever privileges are left.
+void prepare_log();
+
 // Lines dropped since the start because standard error could not take them.
 uint64_t log_lines_dropped();
 

@@ -12,7 +12,8 @@ void Loop::update_clock() {
 
 int Loop::turn() {
   std::optional<Duration> timeout;
-  if (hurried_) {
+  // Somebody may have asked before the first turn: a device that was there at the start.
+  if (hurried_ || !finishers_.empty()) {
     timeout = Duration::zero();
   } else if (const auto next = timers_.next()) {
     update_clock();
@@ -28,7 +29,6 @@ int Loop::turn() {
   std::swap(finishing_, finishers_);
   for (Finisher* finisher : finishing_) finisher->finish_turn();
   finishing_.clear();
-  if (!finishers_.empty()) hurry();
   return 0;
 }
 

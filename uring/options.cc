@@ -107,6 +107,7 @@ struct Raw {
   std::optional<std::string> stall_timeout;
   std::optional<std::string> ack_timeout;
   std::optional<std::string> log_level;
+  RawContainment containment;
   unsigned verbose = 0;
   bool show_features = false;
   bool help = false;
@@ -131,7 +132,8 @@ std::string help_footer(const std::string& program) {
          "  HOST:PORT    name or IPv4 address, and number or service name: 127.0.0.1:9080, "
          "localhost:http\n"
          "  [IPv6]:PORT  [::1]:9080\n"
-         "  *:PORT       listeners only: every local address, as does an empty host\n"
+         "  *:PORT       listeners only: every local address, as does an empty host; needs "
+         "--allow-remote\n"
          "  PATH:-       a unix socket; @NAME:- one in the abstract namespace\n"
          "  :ID          after any of these: the number of the channel. Channels without one get "
          "0, 1, 2\n"
@@ -265,6 +267,7 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
                format_seconds(limits::kDefaultAckTimeout)),
       "SECONDS")
       ->group(old);
+  declare_containment(app, raw.containment);
 
   const std::string logging = "Log (on standard error)";
   one("--log-level", raw.log_level, "error, warn, info, debug or trace (default info)", "LEVEL")
@@ -380,6 +383,7 @@ std::optional<std::string> interpret(const Raw& raw, Options& options) {
   }
   if (auto missing = check_channel_ids(options)) return missing;
   if (auto clash = check_exclusive(options)) return clash;
+  if (auto unsafe = interpret_containment(raw.containment, options)) return unsafe;
   if (!raw.max_streams) options.max_streams = streams_that_fit(options);
   for (const std::string& priority : raw.priorities) {
     if (auto wrong = apply_priority(priority, options.oforwards)) return wrong;

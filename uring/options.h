@@ -1,9 +1,10 @@
 // The command line: which channels there are, which services are offered, within which limits.
 //
-// parse_options() is a pure function of its arguments (it reads /etc/services for port names and
-// interface names for IPv6 scopes, nothing else): it opens nothing, prints nothing and looks at no
-// environment variable. It either gives Options in which everything that can be known without the
-// kernel has been checked, or says what to print where and with which code to exit.
+// parse_options() is a pure function of its arguments (it reads /etc/services for port names,
+// interface names for IPv6 scopes and /etc/passwd and /etc/group for users, nothing else): it opens
+// nothing, prints nothing and looks at no environment variable. It either gives Options in which
+// everything that can be known without the kernel has been checked, or says what to print where and
+// with which code to exit.
 #pragma once
 
 #include <cstddef>
@@ -17,6 +18,7 @@
 #include "core/priority.h"
 #include "core/protocol_choice.h"
 #include "uring/address.h"
+#include "uring/containment.h"
 #include "uring/log.h"
 
 namespace virtproxy {
@@ -128,6 +130,7 @@ struct Options {
   uint64_t hold = limits::kDefaultHold;                 // bytes
   double stall_timeout = limits::kDefaultStallTimeout;  // seconds
   double ack_timeout = limits::kDefaultAckTimeout;      // seconds
+  Containment containment;
   LogLevel log_level = LogLevel::kInfo;
   std::string disabled;  // ring features to do without, separated by commas; names not checked
   bool show_features = false;  // print the ring features and exit; there may be no channel then

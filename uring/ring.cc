@@ -1,6 +1,8 @@
 #include "uring/ring.h"
 
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -20,8 +22,9 @@ constexpr unsigned kRegisteredFiles = 256;
 std::string advice_for(int error) {
   switch (error) {
     case EPERM:
-      return "io_uring is forbidden here: set sysctl kernel.io_uring_disabled=0, or allow "
-             "io_uring_setup in the container's seccomp profile";
+      return "io_uring is forbidden here: set sysctl kernel.io_uring_disabled=0, or 1 and "
+             "kernel.io_uring_group to the daemon's group, or allow io_uring_setup in the "
+             "container's seccomp profile";
     case ENOSYS:
       return "this kernel has no io_uring: Linux 5.19 or later is needed";
     case ENOMEM:
@@ -41,7 +44,26 @@ unsigned setup_flags(const RingFeatures& features) {
   if (features.single_issuer) flags |= IORING_SETUP_SINGLE_ISSUER;
   if (features.coop_taskrun) flags |= IORING_SETUP_COOP_TASKRUN;
   if (features.defer_taskrun && features.single_issuer) flags |= IORING_SETUP_DEFER_TASKRUN;
+  if (features.restrictions) flags |= IORING_SETUP_R_DISABLED;
   return flags;
+}
+
+// What the requests below ask for, and nothing else.
+constexpr uint8_t kOperations[] = {
+    IORING_OP_RECV,    IORING_OP_READ,     IORING_OP_WRITE,  IORING_OP_SEND,
+    IORING_OP_SENDMSG, IORING_OP_POLL_ADD, IORING_OP_ACCEPT, IORING_OP_ASYNC_CANCEL,
+};
+constexpr uint8_t kRegistrations[] = {
+    IORING_REGISTER_FILES_UPDATE,
+    IORING_REGISTER_PBUF_RING,
+    IORING_UNREGISTER_PBUF_RING,
+    IORING_UNREGISTER_RING_FDS,
+};
+constexpr uint8_t kRequestFlags = IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT;
+
+// liburing declares functions for both uses of this, but its shared library lacks them.
+int register_with(int ring_fd, unsigned what, const void* argument, unsigned count) {
+  return static_cast<int>(syscall(__NR_io_uring_register, ring_fd, what, argument, count));
 }
 
 }  // namespace
@@ -57,6 +79,7 @@ const std::vector<RingFeatures::Name>& RingFeatures::names() {
       {"poll-first", &RingFeatures::poll_first},
       {"multishot-accept", &RingFeatures::multishot_accept},
       {"splice", &RingFeatures::splice},
+      {"restrictions", &RingFeatures::restrictions},
   };
   return names;
 }
@@ -134,8 +157,34 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
       refuse(&RingFeatures::registered_files, "registered-files");
     }
   }
+  if (features.restrictions) {
+    if (!ring->restrict_operations()) refuse(&RingFeatures::restrictions, "restrictions");
+    // Made disabled; this thread becomes the only one that may submit.
+    if (register_with(ring->ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) != 0) {
+      return tl::unexpected(advice_for(errno) + " (" + std::strerror(errno) + ")");
+    }
+  }
   ring->features_ = features;
   return ring;
+}
+
+bool Ring::restrict_operations() {
+  std::vector<io_uring_restriction> allowed;
+  for (const uint8_t operation : kOperations) {
+    io_uring_restriction& rule = allowed.emplace_back();
+    rule.opcode = IORING_RESTRICTION_SQE_OP;
+    rule.sqe_op = operation;
+  }
+  for (const uint8_t registration : kRegistrations) {
+    io_uring_restriction& rule = allowed.emplace_back();
+    rule.opcode = IORING_RESTRICTION_REGISTER_OP;
+    rule.register_op = registration;
+  }
+  io_uring_restriction& flags = allowed.emplace_back();
+  flags.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+  flags.sqe_flags = kRequestFlags;
+  return register_with(ring_.ring_fd, IORING_REGISTER_RESTRICTIONS, allowed.data(),
+                       static_cast<unsigned>(allowed.size())) == 0;
 }
 
 Ring::~Ring() {

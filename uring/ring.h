@@ -18,6 +18,8 @@
 //   multishot-accept  one request accepts any number of clients
 //   splice            bulk payload passes from socket to socket by way of pipes (pipes.h); not the
 //                     ring's own, but optional like the others
+//   restrictions      the ring takes the operations below and no others, whoever asks: system call
+//                     filters do not see what goes through a ring
 // Fixed buffers (READ_FIXED) are not used: sockets and character devices copy from and to user
 // memory either way, so that nothing is gained beyond what a provided buffer gains already.
 #pragma once
@@ -72,6 +74,7 @@ struct RingFeatures {
   bool poll_first = true;
   bool multishot_accept = true;
   bool splice = true;
+  bool restrictions = true;
 
   struct Name {
     std::string_view name;
@@ -129,6 +132,7 @@ class Ring {
 
  private:
   Ring() = default;
+  bool restrict_operations();
   io_uring_sqe* next();
   io_uring_sqe* prepare(Op& op, File file);
   io_uring_sqe* prepare_accept(Op& op, int fd);

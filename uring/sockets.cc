@@ -1,17 +1,20 @@
 #include "uring/sockets.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <thread>
 #include <utility>
 
+#include "uring/log.h"
 #include "uring/resolver.h"
 
 namespace virtproxy {
@@ -103,25 +106,56 @@ void set_option(int fd, int level, int option, int value) {
 }
 
 bool peer_is_on_loopback(int fd) {
-  sockaddr_storage peer{};
-  socklen_t size = sizeof peer;
-  if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size) != 0) return false;
-  if (peer.ss_family == AF_INET6) {
-    const auto& address = reinterpret_cast<const sockaddr_in6&>(peer).sin6_addr;
-    if (!IN6_IS_ADDR_V4MAPPED(&address)) return IN6_IS_ADDR_LOOPBACK(&address);
-    return address.s6_addr[12] == IN_LOOPBACKNET;
+  SocketAddress peer;
+  peer.length = sizeof peer.storage;
+  auto* address = reinterpret_cast<sockaddr*>(&peer.storage);
+  return getpeername(fd, address, &peer.length) == 0 && peer.is_loopback();
+}
+
+// Gives what was just bound its owner. Nobody can connect yet: that takes listen(2). The path may
+// lie where others can replace it, so it is opened without following links, and changed only if it
+// is a socket of ours under no other name.
+bool give_away(const std::string& path, const ListenRules& rules) {
+  if (!rules.owner && !rules.group) return true;
+  const int fd = open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return false;
+  struct stat status {};
+  bool good = fstat(fd, &status) == 0;
+  if (good && !(S_ISSOCK(status.st_mode) && status.st_uid == geteuid() && status.st_nlink == 1)) {
+    errno = EEXIST;
+    good = false;
   }
-  const auto& address = reinterpret_cast<const sockaddr_in&>(peer).sin_addr;
-  return ntohl(address.s_addr) >> IN_CLASSA_NSHIFT == IN_LOOPBACKNET;
+  good = good && fchownat(fd, "", rules.owner.value_or(static_cast<uid_t>(-1)),
+                          rules.group.value_or(static_cast<gid_t>(-1)), AT_EMPTY_PATH) == 0;
+  const int error = errno;
+  close(fd);
+  errno = error;
+  return good;
+}
+
+// The path has its mode from the moment it exists.
+bool bind_to(int fd, const SocketAddress& address, const ListenRules& rules) {
+  const bool masked = address.family() == AF_UNIX && rules.mode;
+  const mode_t before = masked ? umask(~*rules.mode & 0777) : 0;
+  const bool bound = bind(fd, address.data(), address.length) == 0;
+  const int error = errno;
+  if (masked) umask(before);
+  errno = error;
+  return bound;
+}
+
+tl::expected<int, std::string> give_up(int fd, const std::string& message) {
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  errno = error;
+  return tl::unexpected(message);
 }
 
 tl::expected<int, std::string> try_to_listen_at(const Endpoint& endpoint,
-                                                const SocketAddress& address) {
+                                                const SocketAddress& address,
+                                                const ListenRules& rules, BoundPath& path) {
   if (address.family() == AF_UNIX && !clear_stale_path(endpoint, address)) {
-    const int error = errno;
-    auto message = tl::unexpected(failure(endpoint, "listen on", advice_for(error)));
-    errno = error;
-    return message;
+    return give_up(-1, failure(endpoint, "listen on", advice_for(errno)));
   }
   const int fd = socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return tl::unexpected(failure(endpoint, "listen on", advice_for(errno)));
@@ -129,21 +163,27 @@ tl::expected<int, std::string> try_to_listen_at(const Endpoint& endpoint,
   if (address.family() == AF_INET6) {
     set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, endpoint.is_wildcard() ? 0 : 1);
   }
-  if (bind(fd, address.data(), address.length) != 0 || listen(fd, kBacklog) != 0) {
-    const int error = errno;
-    auto message = tl::unexpected(failure(endpoint, "listen on", advice_for(error)));
-    close(fd);
-    errno = error;
-    return message;
+  if (!bind_to(fd, address, rules)) {
+    return give_up(fd, failure(endpoint, "listen on", advice_for(errno)));
+  }
+  path = BoundPath(endpoint);
+  const bool in_file_system = address.family() == AF_UNIX && !endpoint.host.starts_with('@');
+  if (in_file_system && !give_away(endpoint.host, rules)) {
+    return give_up(
+        fd, failure(endpoint, "change the owner of", " (--socket-owner, or --user, needs root)"));
+  }
+  if (listen(fd, kBacklog) != 0) {
+    return give_up(fd, failure(endpoint, "listen on", advice_for(errno)));
   }
   return fd;
 }
 
-tl::expected<int, std::string> listen_at(const Endpoint& endpoint, const SocketAddress& address) {
-  const auto give_up = std::chrono::steady_clock::now() + kAddressPatience;
+tl::expected<int, std::string> listen_at(const Endpoint& endpoint, const SocketAddress& address,
+                                         const ListenRules& rules, BoundPath& path) {
+  const auto patience_ends = std::chrono::steady_clock::now() + kAddressPatience;
   for (;;) {
-    auto fd = try_to_listen_at(endpoint, address);
-    if (fd || errno != EADDRINUSE || std::chrono::steady_clock::now() > give_up) return fd;
+    auto fd = try_to_listen_at(endpoint, address, rules, path);
+    if (fd || errno != EADDRINUSE || std::chrono::steady_clock::now() > patience_ends) return fd;
     std::this_thread::sleep_for(kAddressInterval);
   }
 }
@@ -160,23 +200,37 @@ tl::expected<std::vector<SocketAddress>, std::string> addresses_of(const Endpoin
   return std::vector{*address};
 }
 
+bool reaches_far(const SocketAddress& address) {
+  const bool tcp = address.family() == AF_INET || address.family() == AF_INET6;
+  return tcp && !address.is_loopback();
+}
+
 }  // namespace
 
-tl::expected<std::vector<int>, std::string> listen_on(const Endpoint& endpoint) {
+std::string remote_fault(const Endpoint& endpoint) {
+  return "listens where other machines can connect (" + endpoint.to_string() +
+         "): give --allow-remote if that is meant, or listen on 127.0.0.1 or [::1]";
+}
+
+tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const ListenRules& rules) {
   const auto addresses = addresses_of(endpoint);
   if (!addresses) return tl::unexpected(addresses.error());
-  std::vector<int> sockets;
+  // One address too far is enough: which of them others use is not ours to say.
+  if (!rules.allow_remote && std::any_of(addresses->begin(), addresses->end(), reaches_far)) {
+    return tl::unexpected("the listener " + remote_fault(endpoint));
+  }
+  Listening listening;
   std::string first_error;
   for (const SocketAddress& address : *addresses) {
-    if (const auto fd = listen_at(endpoint, address)) {
-      sockets.push_back(*fd);
+    if (const auto fd = listen_at(endpoint, address, rules, listening.path)) {
+      listening.sockets.push_back(*fd);
       if (endpoint.is_wildcard()) break;
     } else if (first_error.empty()) {
       first_error = fd.error();
     }
   }
-  if (sockets.empty()) return tl::unexpected(first_error);
-  return sockets;
+  if (listening.sockets.empty()) return tl::unexpected(first_error);
+  return listening;
 }
 
 BoundPath::BoundPath(const Endpoint& endpoint) {
@@ -188,11 +242,25 @@ BoundPath::BoundPath(const Endpoint& endpoint) {
   inode_ = status.st_ino;
 }
 
+BoundPath::BoundPath(BoundPath&& other) noexcept
+    : path_(std::exchange(other.path_, {})), device_(other.device_), inode_(other.inode_) {}
+
+BoundPath& BoundPath::operator=(BoundPath&& other) noexcept {
+  remove();
+  path_ = std::exchange(other.path_, {});
+  device_ = other.device_;
+  inode_ = other.inode_;
+  return *this;
+}
+
 void BoundPath::remove() {
   struct stat status {};
   const bool ours = !path_.empty() && lstat(path_.c_str(), &status) == 0 &&
                     status.st_dev == device_ && status.st_ino == inode_;
-  if (ours) unlink(path_.c_str());
+  if (ours && unlink(path_.c_str()) != 0) {
+    log_info("{} stays behind ({}): the next daemon that listens there takes it over",
+             printable(path_), std::strerror(errno));
+  }
   path_.clear();
 }
 

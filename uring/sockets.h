@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 #include <tl/expected.hpp>
 #include <vector>
@@ -11,27 +12,48 @@
 
 namespace virtproxy {
 
-// Listening sockets for an endpoint: one, or for a host name one for each of its addresses that
-// this machine has. Looks names up and waits for the answer: for start-up only. The sockets are
-// left blocking: with O_NONBLOCK some kernels let an accept through the ring fail instead of wait.
-// A unix path that nobody listens on any more is unlinked first; one that somebody does listen on
-// is an error.
-tl::expected<std::vector<int>, std::string> listen_on(const Endpoint& endpoint);
+// What a listener's unix path gets, and how far a TCP listener may be seen.
+struct ListenRules {
+  std::optional<mode_t> mode;  // else as the umask says
+  std::optional<uid_t> owner;  // else whoever runs this
+  std::optional<gid_t> group;
+  bool allow_remote = false;  // TCP addresses that are not loopback
+};
 
-// What listen_on() left in the file system: made right after it, removed only while it is still
-// that.
+// The path of a bound unix socket; empty for any other. Removed with this object, but only while it
+// is still the socket that was bound.
 class BoundPath {
  public:
   BoundPath() = default;
+  // Right after bind(2).
   explicit BoundPath(const Endpoint& endpoint);
+  BoundPath(BoundPath&& other) noexcept;
+  BoundPath& operator=(BoundPath&& other) noexcept;
+  ~BoundPath() { remove(); }
   // Before the socket is closed: whoever finds a path that nobody listens on takes it over.
   void remove();
 
  private:
-  std::string path_;  // empty: none
+  std::string path_;
   dev_t device_ = 0;
   ino_t inode_ = 0;
 };
+
+// Listening sockets for one endpoint. Whoever takes them closes them.
+struct Listening {
+  std::vector<int> sockets;
+  BoundPath path;
+};
+
+// Binds: one socket, or for a host name one for each of its addresses that this machine has. Looks
+// names up and waits for the answer: for start-up only, and before other threads run, because the
+// umask is the process's. The sockets are left blocking: with O_NONBLOCK some kernels let an accept
+// through the ring fail instead of wait. A unix path that nobody listens on any more is unlinked
+// first; one that somebody does listen on is an error.
+tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const ListenRules& rules);
+
+// What is wrong with a listener on an address that is not loopback, and what to do.
+std::string remote_fault(const Endpoint& endpoint);
 
 // Small writes leave at once; a vanished TCP peer is noticed within about a minute.
 void prepare_connection(int fd, int family);

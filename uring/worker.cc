@@ -50,6 +50,7 @@ void Worker::run(std::promise<Started> started) {
   Started result = try_to_set_up();
   const bool good = result.has_value();
   started.set_value(std::move(result));
+  go_.get_future().wait();
   try {
     if (good) serve();
     if (!broken_) drain();
@@ -109,9 +110,9 @@ Worker::Started Worker::set_up() {
   resolution_ = std::make_unique<Resolution>(*loop_);
   Timer::Owner* const owner = this;
   limit_ = std::make_unique<Timer>(loop_->timers(), owner);
-  for (const ChannelConfig& config : config_.channels) {
-    channels_.push_back(std::make_unique<Channel>(*loop_, *resolution_, config));
-    if (auto started = channels_.back()->start(); !started) return started;
+  for (size_t i = 0; i < config_.channels.size(); ++i) {
+    channels_.push_back(std::make_unique<Channel>(*loop_, *resolution_, config_.channels[i]));
+    channels_.back()->start(std::move(config_.doors[i]));
   }
   loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
   return {};

@@ -18,6 +18,7 @@ namespace virtproxy {
 struct WorkerConfig {
   RingFeatures features;
   std::vector<ChannelConfig> channels;
+  std::vector<ChannelDoors> doors;  // of each of them
   Duration drain_timeout{};
 };
 
@@ -27,8 +28,10 @@ class Worker final : private Completion, private Timer::Owner {
   ~Worker();
 
   using Started = tl::expected<void, std::string>;
-  // Starts the thread; the future says whether everything is bound and ready.
+  // Starts the thread; the future says whether everything is ready. No byte of a peer or client is
+  // read before go(), which every worker that was started needs.
   std::future<Started> start();
+  void go() { go_.set_value(); }
 
   // From any thread.
   void request_drain() { request(kDrain); }
@@ -57,6 +60,7 @@ class Worker final : private Completion, private Timer::Owner {
   WorkerConfig config_;
   std::atomic<unsigned> requests_{0};
   std::atomic<bool> failed_{false};
+  std::promise<void> go_;
   int wake_fd_;
   int end_signal_ = -1;
   uint64_t wake_count_ = 0;

@@ -154,9 +154,12 @@ def test_little_lockable_memory_degrades_but_serves(scene: Scene, lockable: int)
 
 
 def test_without_io_uring_it_says_what_to_do(scene: Scene) -> None:
-    script = Path(__file__).with_name("without_io_uring.py")
+    script = Path(__file__).with_name("without_call.py")
     channel = scene.addresses.unix()
-    command = [sys.executable, script, BIN / "virtproxy", "-c", f"unix-listen:{channel.spec}"]
+    command = [
+        *(sys.executable, script, "io_uring_setup", BIN / "virtproxy"),
+        *("-c", f"unix-listen:{channel.spec}"),
+    ]
     complaint = scene.run(command, timeout=10, expect=1).stderr()
     assert "io_uring" in complaint, complaint
     assert len(complaint.splitlines()) <= 5, complaint

@@ -307,7 +307,9 @@ TEST(OptionsTest, EveryMethod) {
   for (const auto& [arg, method, name] : methods) {
     for (const Args& args : {Args{"-c", arg}, Args{"-c" + arg}, Args{"--channel", arg},
                              Args{"--channel=" + arg}, Args{"-c", arg + ":5"}}) {
-      const Options options = parse_ok(args);
+      Args with_flag = args;
+      with_flag.push_back("--allow-remote");
+      const Options options = parse_ok(with_flag);
       ASSERT_EQ(options.channels.size(), 1U) << arg;
       EXPECT_EQ(options.channels[0].method, method) << arg;
       EXPECT_EQ(method_name(options.channels[0].method), name);

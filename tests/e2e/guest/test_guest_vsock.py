@@ -24,24 +24,26 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 class Couple:
     """The listening daemon has the services, the connecting one the doors."""
 
-    def __init__(self, scene: Scene, guest: Guest, cid: str) -> None:
+    def __init__(self, scene: Scene, guest: Guest, cid: str, *listen_args: str,
+                 wait: bool = True) -> None:
         self.scene, self.guest = scene, guest
         self.door = f"127.0.0.1:{Line.guest_port()}"
         self._listen_args = ["-c", f"vsock-listen:any:{CHANNEL}", "-i", f"http:127.0.0.1:{HTTP}",
                              "-i", f"echo:127.0.0.1:{ECHO}"]
         self._connect_args = ["-c", f"vsock-connect:{cid}:{CHANNEL}", "-o", f"http:{self.door}"]
         self.connecting = self._start(self._connect_args, "connecting daemon")
-        self.listening = self._start(self._listen_args, "listening daemon")
-        self.connecting.wait_up()
-        self.listening.wait_up()
+        self.restart_listening(*listen_args)
+        if wait:
+            self.connecting.wait_up()
+            self.listening.wait_up()
 
     def _start(self, args: list[str], name: str) -> GuestDaemon:
         daemon = GuestDaemon(self.guest, args, name)
         self.scene.processes.append(daemon)
         return daemon
 
-    def restart_listening(self) -> None:
-        self.listening = self._start(self._listen_args, "listening daemon")
+    def restart_listening(self, *more: str) -> None:
+        self.listening = self._start([*self._listen_args, *more], "listening daemon")
 
     def restart_connecting(self) -> None:
         self.connecting = self._start(self._connect_args, "connecting daemon")
@@ -80,3 +82,14 @@ def test_the_end_of_a_daemon_is_seen_at_once(scene: Scene, guest: Guest) -> None
     seconds = (float(times[1]) - float(times[0])) % 60
     assert seconds < 0.7, f"{seconds:.3f} s"
     couple.listening.terminate()
+
+
+def test_only_listed_cids_get_the_channel(scene: Scene, guest: Guest) -> None:
+    """The loopback's CID is 1."""
+    couple = Couple(scene, guest, "local", "--channel-allow-cid", "3,7", wait=False)
+    couple.listening.wait_for_log(r"peer refused: vsock 1:\d+ is not on the list")
+    assert not [line for line in couple.connecting.lines() if "channel 0: up" in line]
+    couple.listening.terminate()
+    couple.restart_listening("--channel-allow-cid", "3,local")
+    couple.connecting.wait_up()
+    wget(guest, couple.door, PAGE)

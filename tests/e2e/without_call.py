@@ -1,6 +1,6 @@
-"""Runs a program in which io_uring_setup fails with EPERM, as in many containers.
+"""Runs a program in which one system call fails with EPERM, as in many containers.
 
-    without_io_uring.py PROGRAM ARGUMENT...
+    without_call.py io_uring_setup|seccomp PROGRAM ARGUMENT...
 """
 
 from __future__ import annotations
@@ -8,11 +8,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import struct
 import sys
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-SYS_IO_URING_SETUP = 425  # The same number on every architecture.
+NUMBERS = {
+    "io_uring_setup": 425,  # The same on every architecture.
+    "seccomp": 317 if platform.machine() == "x86_64" else 277,
+}
 LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 RET_ALLOW, RET_ERRNO = 0x7FFF0000, 0x00050000
 
@@ -23,10 +27,10 @@ class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def forbid() -> None:
+def forbid(number: int) -> None:
     instructions = [
         (LOAD_WORD, 0, 0, 0),
-        (JUMP_IF_EQUAL, 0, 1, SYS_IO_URING_SETUP),
+        (JUMP_IF_EQUAL, 0, 1, number),
         (RETURN, 0, 0, RET_ERRNO | errno.EPERM),
         (RETURN, 0, 0, RET_ALLOW),
     ]
@@ -40,5 +44,5 @@ def forbid() -> None:
 
 
 if __name__ == "__main__":
-    forbid()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    forbid(NUMBERS[sys.argv[1]])
+    os.execvp(sys.argv[2], sys.argv[2:])

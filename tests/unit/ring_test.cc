@@ -1,0 +1,123 @@
+#include "uring/ring.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+namespace virtproxy {
+namespace {
+
+// Submits one request, which need not be one that a Ring makes, and returns its result.
+int result_of(Ring& ring, const io_uring_sqe& request) {
+  io_uring_sqe* entry = io_uring_get_sqe(ring.raw());
+  *entry = request;
+  EXPECT_GE(io_uring_submit(ring.raw()), 0);
+  io_uring_cqe* completion = nullptr;
+  EXPECT_EQ(io_uring_wait_cqe(ring.raw(), &completion), 0);
+  const int result = completion->res;
+  io_uring_cqe_seen(ring.raw(), completion);
+  return result;
+}
+
+io_uring_sqe request(uint8_t opcode) {
+  io_uring_sqe entry{};
+  entry.opcode = opcode;
+  return entry;
+}
+
+io_uring_sqe open_request() {
+  io_uring_sqe entry = request(IORING_OP_OPENAT);
+  entry.fd = AT_FDCWD;
+  entry.addr = reinterpret_cast<uintptr_t>("/etc/passwd");
+  entry.open_flags = O_RDONLY | O_CLOEXEC;
+  return entry;
+}
+
+int register_with(Ring& ring, unsigned what, const void* argument, unsigned count) {
+  const auto result = syscall(__NR_io_uring_register, ring.raw()->ring_fd, what, argument, count);
+  return result < 0 ? -errno : static_cast<int>(result);
+}
+
+class RingRestrictions : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto opened = Ring::open(1, RingFeatures{});
+    ASSERT_TRUE(opened) << opened.error();
+    ring_ = *std::move(opened);
+    if (!ring_->features().restrictions) GTEST_SKIP() << "this kernel refuses restrictions";
+  }
+
+  std::unique_ptr<Ring> ring_;
+};
+
+TEST_F(RingRestrictions, AnOpenThroughTheRingIsDenied) {
+  EXPECT_EQ(result_of(*ring_, open_request()), -EACCES);
+}
+
+TEST_F(RingRestrictions, WithoutThemItIsNot) {
+  RingFeatures features;
+  ASSERT_TRUE(features.disable("restrictions"));
+  const auto open = Ring::open(1, features);
+  ASSERT_TRUE(open);
+  const int fd = result_of(**open, open_request());
+  EXPECT_GE(fd, 0);
+  close(fd);
+}
+
+TEST_F(RingRestrictions, EveryOperationThatIsNotUsedIsDenied) {
+  constexpr std::array kUsed{IORING_OP_RECV,   IORING_OP_READ,        IORING_OP_WRITE,
+                             IORING_OP_SEND,   IORING_OP_SENDMSG,     IORING_OP_POLL_ADD,
+                             IORING_OP_ACCEPT, IORING_OP_ASYNC_CANCEL};
+  for (int opcode = 0; opcode < IORING_OP_LAST; ++opcode) {
+    if (std::find(kUsed.begin(), kUsed.end(), opcode) != kUsed.end()) continue;
+    io_uring_sqe entry = request(static_cast<uint8_t>(opcode));
+    entry.fd = -1;
+    EXPECT_EQ(result_of(*ring_, entry), -EACCES) << opcode;
+  }
+}
+
+TEST_F(RingRestrictions, AFlagThatIsNotUsedIsDenied) {
+  for (const unsigned flag : {IOSQE_IO_DRAIN, IOSQE_IO_LINK, IOSQE_IO_HARDLINK, IOSQE_ASYNC}) {
+    io_uring_sqe entry = request(IORING_OP_POLL_ADD);
+    entry.fd = -1;
+    entry.flags = static_cast<uint8_t>(flag);
+    EXPECT_EQ(result_of(*ring_, entry), -EACCES) << flag;
+  }
+}
+
+TEST_F(RingRestrictions, ARegistrationThatIsNotUsedIsDenied) {
+  for (const unsigned what :
+       {IORING_REGISTER_PERSONALITY, IORING_REGISTER_EVENTFD, IORING_REGISTER_PROBE,
+        IORING_REGISTER_RESTRICTIONS, IORING_REGISTER_IOWQ_AFF}) {
+    EXPECT_EQ(register_with(*ring_, what, nullptr, 0), -EACCES) << what;
+  }
+}
+
+// What the daemon does all day still works: descriptors registered later, bytes both ways.
+TEST_F(RingRestrictions, WhatIsUsedGoesOn) {
+  struct Sink final : Completion {
+    void complete(Op&, int outcome, uint32_t) override { result = outcome; }
+    int result = 0;
+  } sink;
+  Op op(&sink);
+  int pair[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+  File file = ring_->add_file(pair[0]);
+  EXPECT_GE(file.index, 0);
+  ring_->send(op, file, "ring", 4, 0);
+  while (op.pending) {
+    ASSERT_EQ(ring_->wait(std::nullopt), 0);
+    ring_->dispatch();
+  }
+  EXPECT_EQ(sink.result, 4);
+  ring_->remove_file(file);
+  for (const int fd : pair) close(fd);
+}
+
+}  // namespace
+}  // namespace virtproxy
