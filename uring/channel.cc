@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/assert.h"
+#include "uring/address.h"
 #include "uring/origin.h"
 #include "uring/sockets.h"
 
@@ -298,8 +299,9 @@ void Channel::on_opened(const Event& event) {
                    [&](const ForwardSpec& f) { return f.service == event.service; });
   if (forward == config_.iforwards.end()) {
     if (refusals_.allow(log_time(loop_.now()))) {
+      const std::string service = printable(event.service);
       log_warn("channel {}: the other end asks for service {}, which is not offered here (-i {}:…)",
-               id(), event.service, event.service);
+               id(), service, service);
     }
     session_.reset(event.stream, Fault::kUnknownService, events_);
     return;
