@@ -35,11 +35,19 @@ constexpr Duration kTrimInterval = seconds(1);
 
 // Dials in progress hold a descriptor and little else.
 constexpr unsigned kMostDials = 4096;
+// Begun before the other channels have their turn again.
+constexpr unsigned kDialsPerTurn = 64;
+constexpr unsigned kResetsPerTurn = 64;
 
 // A peer that breaks the protocol on a link of its own gets the next link ever later.
 constexpr Duration kFirstPatience = milliseconds(100);
 constexpr unsigned kMostDoublings = 6;
 constexpr Duration kGoodConduct = seconds(10);
+
+// So does one that does nothing but come and go, though not by much.
+constexpr Duration kShortLink = seconds(1);
+constexpr unsigned kFreeShortLinks = 8;
+constexpr Duration kShortLinkPatience = milliseconds(50);
 
 constexpr Duration kBlockedInterval = milliseconds(100);
 
@@ -88,7 +96,8 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       reader_(loop, this),
       writer_(loop, session_, pool_, this),
       timer_(loop.timers(), this),
-      trim_timer_(loop.timers(), this) {}
+      trim_timer_(loop.timers(), this),
+      presence_(loop, id()) {}
 
 Channel::~Channel() { VP_ASSERT(idle()); }
 
@@ -118,6 +127,8 @@ void Channel::finish_turn() {
   busy_ = true;
   if (!trim_timer_.armed()) trim_timer_.set(loop_.now() + kTrimInterval);
   handle_events(nullptr);
+  close_doomed();
+  start_dials();
   hand_out_buffers();
   for (size_t i = 0; i < flushing_.size(); ++i) {
     flushing_[i]->flush_wanted = false;
@@ -161,6 +172,7 @@ void Channel::link_ready(int fd, Link::Kind kind) {
   VP_ASSERT(link_state_ == LinkState::kNone);
   link_state_ = LinkState::kInUse;
   link_kind_ = kind;
+  link_since_ = loop_.now();
   // A device is not registered: it could not be opened again until the ring lets go of it, and it
   // cannot be shut down (see Link::hang_up).
   file_ = kind == Link::Kind::kSocket ? loop_.ring().add_file(fd) : File{fd, -1};
@@ -198,14 +210,15 @@ void Channel::end_session(const std::string& reason) {
   // The only event a lost link brings is the end of the session.
   std::erase_if(events_, [](const Event& event) { return event.kind == Event::Kind::kDown; });
   abort_all();
-  if (was_up) log_info("channel {}: down: {}", id(), reason);
+  if (was_up) presence_.changed("down: " + reason);
   wake();
 }
 
 void Channel::channel_failed(const std::string& reason) {
   if (link_state_ != LinkState::kInUse) return;
   log_debug("channel {}: link lost: {}", id(), reason);
-  link_patience_ = Duration::zero();
+  if (loop_.now() - link_since_ > kShortLink) short_links_ = 0;
+  link_patience_ = ++short_links_ > kFreeShortLinks ? kShortLinkPatience : Duration::zero();
   let_go_of_link();
   end_session(reason);
 }
@@ -247,7 +260,7 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
       log_info("channel {}: the other end is going away", id());
       return;
     case Event::Kind::kNoVersion:
-      if (downs_.allow(log_time(loop_.now()))) {
+      if (versions_.allow(log_time(loop_.now()))) {
         log_error("channel {}: {}", id(), fault_text(event.fault));
       }
       return;
@@ -275,14 +288,12 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
 
 void Channel::on_up() {
   up_since_ = loop_.now();
-  log_info("channel {}: up, protocol 2{}", id(), session_.uses_trailers() ? ", frames sealed" : "");
+  presence_.changed(std::string("up, protocol 2") +
+                    (session_.uses_trailers() ? ", frames sealed" : ""));
 }
 
 void Channel::on_down(Fault fault) {
-  if (const auto hidden = downs_.allow(log_time(loop_.now()))) {
-    log_info("channel {}: down: {}{}", id(), fault_text(fault),
-             *hidden > 0 ? " (and " + std::to_string(*hidden) + " times before)" : "");
-  }
+  presence_.changed("down: " + std::string(fault_text(fault)));
   abort_all();
   if (fault == Fault::kPeerRestarted || session_.uses_trailers()) return;
   // On a link that tells when a peer goes, a broken peer is rid of by dropping the link.
@@ -306,7 +317,7 @@ void Channel::on_opened(const Event& event) {
     session_.reset(event.stream, Fault::kUnknownService, events_);
     return;
   }
-  if (dials_ >= kMostDials) {
+  if (dials_ + dials_due_.size() >= kMostDials) {
     session_.reset(event.stream, Fault::kTooManyStreams, events_);
     return;
   }
@@ -314,9 +325,22 @@ void Channel::on_opened(const Event& event) {
     log_debug("channel {}: stream to service {} from {}", id(), event.service,
               describe(decode_origin(event.bytes).value_or(Origin{})));
   }
-  Connection& connection = add(event.stream, event.service);
-  ++dials_;
-  connection.dial(forward->endpoint, config_.dial_timeout);
+  add(event.stream, event.service);
+  dials_due_.push_back({event.stream, &*forward});
+}
+
+// A peer may open thousands of streams in one breath, and reset them in the next.
+void Channel::start_dials() {
+  for (unsigned started = 0; started < kDialsPerTurn && !dials_due_.empty();) {
+    const DialDue due = dials_due_.front();
+    dials_due_.pop_front();
+    Connection* connection = find(due.stream);
+    if (connection == nullptr) continue;
+    ++dials_;
+    ++started;
+    connection->dial(due.forward->endpoint, config_.dial_timeout);
+  }
+  if (!dials_due_.empty()) wake();
 }
 
 // --- connections ------------------------------------------------------------------------------
@@ -378,6 +402,27 @@ void Channel::closing(Connection* connection) {
   closing_.push_back(std::move(place));
   --open_connections_;
   wake();
+}
+
+// Of thousands at once, some each turn: a reset costs the kernel as much as a message.
+void Channel::close_with_reset(int fd) {
+  if (resets_in_turn_ < kResetsPerTurn) {
+    ++resets_in_turn_;
+    virtproxy::close_with_reset(fd);
+  } else {
+    doomed_.push_back(fd);
+    wake();
+  }
+}
+
+void Channel::close_doomed() {
+  resets_in_turn_ = 0;
+  while (!doomed_.empty() && resets_in_turn_ < kResetsPerTurn) {
+    const int fd = doomed_.back();
+    doomed_.pop_back();
+    close_with_reset(fd);
+  }
+  if (!doomed_.empty()) wake();
 }
 
 void Channel::abort_all() {
@@ -466,8 +511,8 @@ void Channel::disconnect() {
 }
 
 bool Channel::idle() const {
-  return closing_.empty() && open_connections_ == 0 && reader_.idle() && writer_.idle() &&
-         link_.idle() && link_state_ == LinkState::kNone &&
+  return closing_.empty() && doomed_.empty() && open_connections_ == 0 && reader_.idle() &&
+         writer_.idle() && link_.idle() && link_state_ == LinkState::kNone &&
          std::all_of(listeners_.begin(), listeners_.end(),
                      [](const auto& listener) { return listener->idle(); });
 }

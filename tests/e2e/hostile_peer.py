@@ -6,6 +6,7 @@ Nothing here keeps a rule: frames have right checks unless asked otherwise, and 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import time
@@ -177,16 +178,18 @@ class HostilePeer:
         self.sock.sendall(data)
 
     def send_what_goes(self, data: bytes, until: float) -> int:
-        """Sends for as long as the daemon takes it; returns how much went."""
+        """Sends for as long as the daemon takes it, and drops what comes; returns how much went."""
         sent = 0
         view = memoryview(data)
-        self.sock.settimeout(0.1)
+        timeout = self.sock.gettimeout()
+        self.sock.setblocking(False)
         while sent < len(data) and time.monotonic() < until:
+            self._drop()
             try:
                 sent += self.sock.send(view[sent : sent + (1 << 18)])
-            except TimeoutError:
-                pass
-            self.drop_input()
+            except BlockingIOError:
+                select.select([self.sock], [self.sock], [], 0.1)
+        self.sock.settimeout(timeout)
         return sent
 
     # --- reading -----------------------------------------------------------------------------
@@ -222,15 +225,21 @@ class HostilePeer:
     def wait_for(self, kind: int, stream: int) -> Frame:
         return next(one for one in self.frames() if (one.kind, one.stream) == (kind, stream))
 
-    def drop_input(self) -> int:
+    def drop_input(self) -> None:
         """Throws away what has arrived."""
-        dropped = 0
+        timeout = self.sock.gettimeout()
+        self.sock.setblocking(False)
+        self._drop()
+        self.sock.settimeout(timeout)
+
+    def _drop(self) -> None:
+        self._inbox = b""
         try:
-            while piece := self.sock.recv(1 << 18, socket.MSG_DONTWAIT):
-                dropped += len(piece)
+            while self.sock.recv(1 << 18):
+                pass
         except BlockingIOError:
-            pass
-        return dropped
+            return
+        raise EOFError("the daemon closed the channel")
 
     def wait_gone(self) -> None:
         """Until the daemon has closed this connection."""
