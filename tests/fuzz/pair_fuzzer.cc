@@ -127,7 +127,7 @@ class End {
     for (uint32_t i = 0; i < piece.payload; ++i) out.push_back(content(talk.id, talk.written++));
     VP_ASSERT(talk.written <= talk.queued);
 #ifdef VIRTPROXY_CANARY
-    if (piece.payload == 7 && talk.written > 4096 && !piece.sealed) out.back() ^= std::byte{1};
+    if (piece.payload == 7 && talk.written > 1024 && !piece.sealed) out.back() ^= std::byte{1};
 #endif
     if (!piece.sealed) return;
     const uint64_t trailer = session.seal(std::span(out).last(kHeaderSize + piece.payload));
