@@ -66,7 +66,7 @@ class Reader {
   Bytes pending_;
 };
 
-Bytes compose(Input& in, const Reader& reader, uint64_t features) {
+Bytes compose(Input& in, Reader& reader, uint64_t features) {
   Bytes all;
   while (!in.empty() && all.size() < 2 * kFrame) {
     const uint64_t what = in.number(1);
@@ -99,9 +99,12 @@ void check_header(Input in) {
   const Fault fault = decode_header(bytes.data(), key, again);
   VP_ASSERT(fault == (type >= 0x10 && type <= 0x19 ? Fault::kNone : Fault::kUnknownFrame));
   if (fault == Fault::kNone) VP_ASSERT(header == again);
-  const size_t at = in.number(1) % kHeaderSize;
-  bytes[at] ^= static_cast<std::byte>(1 + in.number(1) % 255);
-  VP_ASSERT(decode_header(bytes.data(), key, again) == Fault::kBadHeader);
+  const auto change = static_cast<std::byte>(1 + in.number(1) % 255);
+  for (std::byte& byte : bytes) {
+    byte ^= change;
+    VP_ASSERT(decode_header(bytes.data(), key, again) == Fault::kBadHeader);
+    byte ^= change;
+  }
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 // right and whose contents are anything, and raw bytes.
 #pragma once
 
+#include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/assert.h"
@@ -16,7 +18,7 @@ namespace virtproxy::fuzz {
 
 using Bytes = std::vector<std::byte>;
 
-inline constexpr uint64_t kBudget = 1u << 20;
+inline constexpr uint64_t kBudget = 64 << 10;
 inline constexpr uint32_t kStreams = 16;
 inline constexpr uint32_t kFrame = 1024;
 
@@ -69,8 +71,9 @@ class Peer {
     return say(hello);
   }
 
-  // Any frame with a right check, and mostly a right trailer.
-  Bytes frame(Input& in, bool sealed, bool checksum) const {
+  // Any frame with a right check and trailer. Unless the input says otherwise, its argument is one
+  // that makes sense.
+  Bytes frame(Input& in, bool sealed, bool checksum) {
     FrameHeader header;
     const uint64_t what = in.number(1);
     header.type = static_cast<FrameType>(0x10 + (what & 15));
@@ -79,8 +82,9 @@ class Peer {
     header.stream =
         stream_number(static_cast<uint32_t>(number % 4), static_cast<uint32_t>(number / 4 % 16));
     if ((what & 32) != 0) header.length = static_cast<uint32_t>(in.number(2) % (kFrame + 100));
-    if ((what & 64) != 0) header.argument = in.number(1 + in.number(1) % 8);
     if (header.type == FrameType::kOpen) header.length = 5 + static_cast<uint32_t>(number / 64);
+    header.argument = argument_of(header);
+    if ((what & 64) != 0) header.argument = in.number(1 + in.number(1) % 8);
     Bytes bytes(kHeaderSize + header.length);
     encode_header(header, key_, bytes.data());
     if (header.type == FrameType::kOpen) {
@@ -101,6 +105,27 @@ class Peer {
   }
 
  private:
+  uint64_t argument_of(const FrameHeader& header) {
+    const std::pair stream{header.opened_by_sender, header.stream};
+    ++frames_;
+    switch (header.type) {
+      case FrameType::kOpen:
+        said_[stream] = 0;
+        return 4096;
+      case FrameType::kData:
+        said_[stream] += header.length;
+        return said_[stream] - header.length;
+      case FrameType::kEnd:
+        return said_[stream];
+      case FrameType::kCredit:
+        return 8192;
+      case FrameType::kPing:
+        return frames_ - 1;
+      default:
+        return 0;
+    }
+  }
+
   Hello greeting() const {
     Hello hello;
     hello.epoch = epoch_;
@@ -112,6 +137,10 @@ class Peer {
   }
   Bytes say(const Hello& hello) {
     if (theirs_) key_ = direction_key(hello.epoch, theirs_->epoch);
+    if (!hello.joined && !hello.probe) {
+      frames_ = 0;
+      said_.clear();
+    }
     Bytes bytes(kHelloSize);
     encode_hello(hello, bytes.data());
     return bytes;
@@ -121,6 +150,8 @@ class Peer {
   std::optional<Hello> theirs_;
   std::optional<Hello> probe_;
   DirectionKey key_;
+  uint64_t frames_ = 0;
+  std::map<std::pair<bool, uint32_t>, uint64_t> said_;  // bytes
 };
 
 }  // namespace virtproxy::fuzz
