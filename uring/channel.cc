@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/assert.h"
+#include "uring/address.h"
 #include "uring/origin.h"
 #include "uring/sockets.h"
 
@@ -35,6 +36,9 @@ constexpr Duration kTrimInterval = seconds(1);
 
 // Dials in progress hold a descriptor and little else.
 constexpr unsigned kMostDials = 4096;
+// Begun before the other channels have their turn again.
+constexpr unsigned kDialsPerTurn = 64;
+constexpr unsigned kResetsPerTurn = 64;
 
 // A peer that breaks the protocol on a link of its own gets the next link ever later.
 constexpr Duration kFirstPatience = milliseconds(100);
@@ -43,6 +47,11 @@ constexpr Duration kGoodConduct = seconds(10);
 
 // Pipes hold bytes only while a socket is slow or a batch is being written: a few are enough.
 constexpr size_t kMostPipes = 32;
+
+// So does one that does nothing but come and go, though not by much.
+constexpr Duration kShortLink = seconds(1);
+constexpr unsigned kFreeShortLinks = 8;
+constexpr Duration kShortLinkPatience = milliseconds(50);
 
 constexpr Duration kBlockedInterval = milliseconds(100);
 
@@ -96,7 +105,8 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       reader_(loop, this),
       writer_(loop, choice_, pool_, pipes_, this),
       timer_(loop.timers(), this),
-      trim_timer_(loop.timers(), this) {}
+      trim_timer_(loop.timers(), this),
+      presence_(loop, id()) {}
 
 Channel::~Channel() { VP_ASSERT(idle()); }
 
@@ -126,6 +136,8 @@ void Channel::finish_turn() {
   busy_ = true;
   if (!trim_timer_.armed()) trim_timer_.set(loop_.now() + kTrimInterval);
   handle_events(nullptr);
+  close_doomed();
+  start_dials();
   hand_out_buffers();
   flush_connections();
   handle_events(nullptr);
@@ -173,6 +185,7 @@ void Channel::link_ready(int fd, Link::Kind kind) {
   VP_ASSERT(link_state_ == LinkState::kNone);
   link_state_ = LinkState::kInUse;
   link_kind_ = kind;
+  link_since_ = loop_.now();
   // A device is not registered: it could not be opened again until the ring lets go of it, and it
   // cannot be shut down (see Link::hang_up).
   file_ = kind == Link::Kind::kSocket ? loop_.ring().add_file(fd) : File{fd, -1};
@@ -213,14 +226,15 @@ void Channel::end_session(const std::string& reason) {
   for (const HeldClient& client : std::exchange(held_clients_, {})) {
     refuse(client.fd, *client.forward);
   }
-  if (was_up) log_info("channel {}: down: {}", id(), reason);
+  if (was_up) presence_.changed("down: " + reason);
   wake();
 }
 
 void Channel::channel_failed(const std::string& reason) {
   if (link_state_ != LinkState::kInUse) return;
   log_debug("channel {}: link lost: {}", id(), reason);
-  link_patience_ = Duration::zero();
+  if (loop_.now() - link_since_ > kShortLink) short_links_ = 0;
+  link_patience_ = ++short_links_ > kFreeShortLinks ? kShortLinkPatience : Duration::zero();
   let_go_of_link();
   end_session(reason);
 }
@@ -281,7 +295,7 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
     case Event::Kind::kOddity:
       return on_oddity(event);
     case Event::Kind::kNoVersion:
-      if (downs_.allow(log_time(loop_.now()))) {
+      if (versions_.allow(log_time(loop_.now()))) {
         log_error("channel {}: {}", id(), fault_text(event.fault));
       }
       return;
@@ -311,7 +325,7 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
 
 void Channel::on_up() {
   up_since_ = loop_.now();
-  log_info("channel {}: up, protocol {}{}", id(), choice_.protocol(), choice_.description());
+  presence_.changed(fmt::format("up, protocol {}{}", choice_.protocol(), choice_.description()));
   admit_held();
 }
 
@@ -334,10 +348,7 @@ void Channel::on_oddity(const Event& event) {
 }
 
 void Channel::on_down(Fault fault) {
-  if (const auto hidden = downs_.allow(log_time(loop_.now()))) {
-    log_info("channel {}: down: {}{}", id(), fault_text(fault),
-             *hidden > 0 ? " (and " + std::to_string(*hidden) + " times before)" : "");
-  }
+  presence_.changed("down: " + std::string(fault_text(fault)));
   if (fault == Fault::kUpgraded) hold_unanswered();
   abort_all();
   const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
@@ -356,13 +367,14 @@ void Channel::on_opened(const Event& event) {
                    [&](const ForwardSpec& f) { return f.service == event.service; });
   if (forward == config_.iforwards.end()) {
     if (refusals_.allow(log_time(loop_.now()))) {
+      const std::string service = printable(event.service);
       log_warn("channel {}: the other end asks for service {}, which is not offered here (-i {}:…)",
-               id(), event.service, event.service);
+               id(), service, service);
     }
     session().reset(event.stream, Fault::kUnknownService, events_);
     return;
   }
-  if (dials_ >= kMostDials) {
+  if (dials_ + dials_due_.size() >= kMostDials) {
     session().reset(event.stream, Fault::kTooManyStreams, events_);
     return;
   }
@@ -370,9 +382,22 @@ void Channel::on_opened(const Event& event) {
     log_debug("channel {}: stream to service {} from {}", id(), event.service,
               describe(decode_origin(event.bytes).value_or(Origin{})));
   }
-  Connection& connection = add(event.stream, event.service);
-  ++dials_;
-  connection.dial(forward->endpoint, config_.dial_timeout);
+  add(event.stream, event.service);
+  dials_due_.push_back({event.stream, &*forward});
+}
+
+// A peer may open thousands of streams in one breath, and reset them in the next.
+void Channel::start_dials() {
+  for (unsigned started = 0; started < kDialsPerTurn && !dials_due_.empty();) {
+    const DialDue due = dials_due_.front();
+    dials_due_.pop_front();
+    Connection* connection = find(due.stream);
+    if (connection == nullptr) continue;
+    ++dials_;
+    ++started;
+    connection->dial(due.forward->endpoint, config_.dial_timeout);
+  }
+  if (!dials_due_.empty()) wake();
 }
 
 // --- connections ------------------------------------------------------------------------------
@@ -471,6 +496,27 @@ void Channel::closing(Connection* connection) {
   wake();
 }
 
+// Of thousands at once, some each turn: a reset costs the kernel as much as a message.
+void Channel::close_with_reset(int fd) {
+  if (resets_in_turn_ < kResetsPerTurn) {
+    ++resets_in_turn_;
+    virtproxy::close_with_reset(fd);
+  } else {
+    doomed_.push_back(fd);
+    wake();
+  }
+}
+
+void Channel::close_doomed() {
+  resets_in_turn_ = 0;
+  while (!doomed_.empty() && resets_in_turn_ < kResetsPerTurn) {
+    const int fd = doomed_.back();
+    doomed_.pop_back();
+    close_with_reset(fd);
+  }
+  if (!doomed_.empty()) wake();
+}
+
 void Channel::abort_all() {
   for (size_t slot = 0; slot < connections_.size(); ++slot) {
     if (connections_[slot]) connections_[slot]->abort();
@@ -560,8 +606,8 @@ void Channel::disconnect() {
 }
 
 bool Channel::idle() const {
-  return closing_.empty() && open_connections_ == 0 && reader_.idle() && writer_.idle() &&
-         link_.idle() && link_state_ == LinkState::kNone &&
+  return closing_.empty() && doomed_.empty() && open_connections_ == 0 && reader_.idle() &&
+         writer_.idle() && link_.idle() && link_state_ == LinkState::kNone &&
          std::all_of(listeners_.begin(), listeners_.end(),
                      [](const auto& listener) { return listener->idle(); });
 }

@@ -29,6 +29,7 @@
 #include "uring/loop.h"
 #include "uring/options.h"
 #include "uring/pipes.h"
+#include "uring/presence.h"
 #include "uring/receive_pool.h"
 #include "uring/slices.h"
 #include "uring/sockets.h"
@@ -77,7 +78,7 @@ class Channel final : private Link::Client,
   void start(ChannelDoors doors);
   // No new streams; those that are open go on.
   void drain();
-  bool drained() const { return open_connections_ == 0 && closing_.empty(); }
+  bool drained() const { return open_connections_ == 0 && closing_.empty() && doomed_.empty(); }
   // Resets what is left and says so to the peer, as far as the channel takes it at once.
   void stop();
   // Whether everything there was to say has left.
@@ -103,6 +104,7 @@ class Channel final : private Link::Client,
   void want_write() { wake(); }
   void want_flush(Connection* connection);
   void wait_for_buffer(Connection* connection);
+  void close_with_reset(int fd);
   void dial_ended() { --dials_; }
   void dial_failed(std::string_view service, const std::string& reason);
   void closing(Connection* connection);
@@ -146,6 +148,8 @@ class Channel final : private Link::Client,
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
   void abort_all();
+  void close_doomed();
+  void start_dials();
   void hand_out_buffers();
   void flush_connections();
   void reap();
@@ -171,6 +175,8 @@ class Channel final : private Link::Client,
   std::vector<std::unique_ptr<Connection>> connections_;
   size_t open_connections_ = 0;
   std::vector<std::unique_ptr<Connection>> closing_;
+  std::vector<int> doomed_;  // sockets still to be reset
+  unsigned resets_in_turn_ = 0;
   std::vector<Connection*> flushing_;
   // Clients that came while the protocol is being chosen.
   struct HeldClient {
@@ -180,7 +186,12 @@ class Channel final : private Link::Client,
   std::vector<HeldClient> held_clients_;
   // For a receive buffer of one of the sizes, first come first served.
   std::array<std::deque<Connection*>, 2> waiting_;
-  unsigned dials_ = 0;
+  struct DialDue {
+    StreamKey stream;
+    const ForwardSpec* forward;
+  };
+  std::deque<DialDue> dials_due_;
+  unsigned dials_ = 0;  // in progress
 
   enum class LinkState : uint8_t { kNone, kInUse, kLetGo };
   LinkState link_state_ = LinkState::kNone;
@@ -189,13 +200,16 @@ class Channel final : private Link::Client,
   Duration link_patience_{};
   unsigned bad_links_ = 0;  // in a row that ended in a fault of the peer
   Instant up_since_{};
+  unsigned short_links_ = 0;  // in a row that the peer closed at once
+  Instant link_since_{};
+  Presence presence_;
   bool awake_ = false;
   bool busy_ = false;  // since the last trim
   bool draining_ = false;
   RateLimit refusals_{2};
   RateLimit strangers_{2};
   RateLimit dial_failures_{10};
-  RateLimit downs_{2};
+  RateLimit versions_{2};
   RateLimit oddities_{5};
 };
 

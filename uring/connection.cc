@@ -502,7 +502,7 @@ void Connection::fail(Fault fault) {
 }
 
 void Connection::abort() {
-  if (file_.fd >= 0) close_with_reset(std::exchange(file_.fd, -1));
+  if (file_.fd >= 0) channel_.close_with_reset(std::exchange(file_.fd, -1));
   begin_closing();
 }
 

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "core/assert.h"
 #include "uring/log.h"
@@ -98,19 +99,36 @@ void Link::acquire() {
   if (stopped_) return;
   VP_ASSERT(fd_ < 0);
   if (listener_ >= 0) {
+    hold_place();
     if (!accept_.pending) loop_.ring().accept_one(accept_, listener_);
-  } else if (dial_) {
-    dial_->start(spec_.endpoint, kDialTimeout);
   } else {
-    open_device();
+    give_place();
+    dial_ ? dial_->start(spec_.endpoint, kDialTimeout) : open_device();
   }
+}
+
+void Link::hold_place() {
+  if (place_ < 0) place_ = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+}
+
+void Link::give_place() {
+  if (place_ >= 0) close(std::exchange(place_, -1));
+}
+
+// With every other descriptor in use: called directly, so that nobody takes the place in between.
+void Link::accept_at_last_resort(int error) {
+  give_place();
+  const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd >= 0) return ready(fd, Kind::kSocket);
+  hold_place();
+  try_later(std::string("accept: ") + std::strerror(error));
 }
 
 void Link::complete(Op&, int result, uint32_t) {
   if (result < 0) {
     if (stopped_) return;
     if (result == -ECANCELED || result == -EINTR || result == -ECONNABORTED) return acquire();
-    return try_later(std::string("accept: ") + std::strerror(-result));
+    return accept_at_last_resort(-result);
   }
   if (stopped_) {
     close(result);
@@ -164,6 +182,7 @@ void Link::dialed(int fd) { ready(fd, Kind::kSocket); }
 void Link::dial_failed(Fault, const std::string& reason) { try_later(reason); }
 
 void Link::ready(int fd, Kind kind) {
+  give_place();
   fd_ = fd;
   backoff_ = kFirstBackoff;
   last_reason_.clear();
@@ -178,6 +197,7 @@ void Link::ready(int fd, Kind kind) {
 
 // Says why once, not on every attempt.
 void Link::try_later(const std::string& reason) {
+  hold_place();
   if (reason != last_reason_) {
     log_warn("channel {}: {}: {}; trying again", spec_.id, method_name(spec_.method), reason);
     last_reason_ = reason;
@@ -193,7 +213,12 @@ void Link::expired(Timer&) { acquire(); }
 void Link::hang_up() {
   if (fd_ < 0) return;
   shutdown(fd_, SHUT_RDWR);
-  close(fd_);
+  // The number changes its meaning in one step.
+  if (!stopped_ && dup3(STDERR_FILENO, fd_, O_CLOEXEC) == fd_) {
+    place_ = fd_;
+  } else {
+    close(fd_);
+  }
   fd_ = -1;
 }
 
@@ -213,6 +238,7 @@ void Link::lost(Duration patience) {
 void Link::stop() {
   if (stopped_) return;
   stopped_ = true;
+  give_place();
   retry_.clear();
   loop_.ring().cancel(accept_);
   if (dial_) dial_->cancel();

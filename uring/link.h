@@ -4,6 +4,9 @@
 //   listen methods    one peer at a time; the next one waits in the backlog until this one goes
 //   device methods    open a character device, a tty in raw mode; try again until it is there
 //
+// A Link keeps one descriptor for itself at all times: its connection, or a placeholder. So when
+// clients have taken all others, a channel still comes back.
+//
 // A Link has no opinion on bytes: it hands out a descriptor and is told when that is of no use any
 // more.
 #pragma once
@@ -58,6 +61,9 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
 
   void acquire();
   void turn_away(int fd);
+  void accept_at_last_resort(int error);
+  void hold_place();
+  void give_place();
   void hang_up();
   void open_device();
   void try_later(const std::string& reason);
@@ -73,6 +79,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   int listener_ = -1;
   BoundPath bound_;
   int fd_ = -1;
+  int place_ = -1;  // the placeholder
   Duration backoff_;
   RateLimit strangers_{2};
   std::string last_reason_;

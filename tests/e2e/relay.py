@@ -5,6 +5,8 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
+from collections.abc import Callable
 
 from addresses import Address
 
@@ -20,7 +22,10 @@ def _shut(*socks: socket.socket) -> None:
 
 
 class Relay:
-    """Carries connections to a target; can cut one, or flip a bit, at an exact byte."""
+    """Carries connections to a target; can cut one, or flip a bit, at an exact byte.
+
+    `spoil` may change whatever is carried; `delay` are seconds that each piece takes.
+    """
 
     def __init__(self, address: Address, target: Address) -> None:
         self._target = target
@@ -33,6 +38,8 @@ class Relay:
         self._life = 0  # Leftovers of a connection that was cut do not count.
         self.accepted = 0
         self.cuts = 0
+        self.spoil: Callable[[bytes], bytes] | None = None
+        self.delay = 0.0
         self._listener.settimeout(0.2)
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -114,6 +121,10 @@ class Relay:
             while data := source.recv(1 << 16):
                 with self._lock:
                     data, cut = self._alter(direction, data, life)
+                if self.spoil:
+                    data = self.spoil(data)
+                if self.delay:
+                    time.sleep(self.delay)
                 sink.sendall(data)
                 if cut:
                     _shut(source, sink)

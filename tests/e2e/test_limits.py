@@ -192,3 +192,34 @@ def test_a_thousand_streams_opened_and_closed_leave_no_descriptor(scene: Scene) 
         for client in clients:
             client.close()
     pair.wait_at_rest(descriptors)
+
+
+@pytest.mark.parametrize("method", ["listen", "connect"])
+def test_a_channel_comes_back_while_clients_hold_every_descriptor(scene: Scene, method: str) -> None:
+    """The clients are another channel's: they must not keep this one's peer out."""
+    doors = [scene.addresses.tcp(), scene.addresses.tcp()]
+    channels = [scene.addresses.unix(), scene.addresses.unix()]
+    service = scene.echo_service()
+    other = {"listen": "connect", "connect": "listen"}[method]
+    near_args = ["-c", f"unix-listen:{channels[0].spec}:0"]
+    near_args += ["-c", f"unix-{method}:{channels[1].spec}:1"]
+    near_args += [*out("echo", doors[0], 0), *out("echo", doors[1], 1)]
+    far_args = ["-c", f"unix-{other}:{channels[1].spec}", *into("echo", service)]
+    near = scene.daemon(*near_args, name="near", channels=(0, 1), limits={resource.RLIMIT_NOFILE: FEW})
+    scene.daemon("-c", f"unix-connect:{channels[0].spec}", *into("echo", service), name="crowded")
+    far = scene.daemon(*far_args, name="far")
+    near.wait_up(0)
+    near.wait_up(1)
+    mark = near.mark()
+    clients = crowd(doors[0], MANY)
+    near.wait_for_log(DESCRIPTORS, since=mark)
+    for _ in range(3):
+        mark = near.mark()
+        far.kill9()
+        near.wait_down(1, since=mark)
+        time.sleep(0.5 * PATIENCE)  # in which whoever waits for a descriptor asks for one again
+        far = scene.daemon(*far_args, name="far again")
+        near.wait_up(1, since=mark)
+    for client in clients:
+        client.close()
+    wait_for_echo(doors[1])

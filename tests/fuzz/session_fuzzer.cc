@@ -1,40 +1,19 @@
 // A peer that has greeted and then says anything: frames with a right check and arbitrary content,
-// raw bytes, and whatever the driver may do in between. Oracles are the assertions of the core, the
-// credit that the session granted, and the sanitizers.
+// greetings, raw bytes, and whatever the driver may do in between. Oracles are the assertions of
+// the core, the bytes that the session may make its driver hold, and the sanitizers.
 
-#include <cstdint>
+#include <algorithm>
 #include <map>
-#include <vector>
 
-#include "core/assert.h"
-#include "core/hello.h"
-#include "core/session_v2.h"
+#include "tests/fuzz/peer.h"
 
 using namespace virtproxy;
+using namespace virtproxy::fuzz;
 
 namespace {
 
-constexpr uint64_t kPeerEpoch = 0x1234567890abcdef;
-constexpr uint64_t kBudget = 1u << 20;
-
-class Input {
- public:
-  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-  bool empty() const { return size_ == 0; }
-  uint64_t number(size_t bytes) {
-    uint64_t value = 0;
-    for (size_t i = 0; i < bytes && size_ > 0; ++i, ++data_, --size_) {
-      value |= uint64_t{*data_} << (8 * i);
-    }
-    return value;
-  }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-};
-
 struct Held {
+  StreamKey key;
   uint64_t bytes = 0;
   bool ended = false;
   bool finished = false;
@@ -42,110 +21,81 @@ struct Held {
 
 class World {
  public:
-  World() : session_(config()) {
+  explicit World(Input& in) : features_(in.number(1)), session_(small_config(features_)) {
     session_.link_up(now_);
     greet();
   }
 
   void step(Input& in) {
     now_ += Duration(1000 * in.number(1));
-    switch (in.number(1) % 8) {
+    switch (in.number(1) % 12) {
       case 0:
       case 1:
       case 2:
-        return send_frame(in);
       case 3:
-        return send_raw(in);
-      case 4:
-        return drive(in);
+        return give(peer_.frame(in, session_.uses_trailers(), (features_ & 2) != 0));
+      case 4: {
+        const auto raw = in.bytes(in.number(1));
+        return give(raw);
+      }
       case 5:
-        session_.plan(1 + in.number(2), now_, events_);
-        return react();
       case 6:
+        return drive(in);
+      case 7:
+      case 8:
+        write(1 + in.number(2));
+        return;
+      case 9:
         session_.tick(now_, events_);
-        return react();
+        return;
+      case 10:
+        return give(peer_.greeting(in));
       default:
+        now_ += std::chrono::milliseconds(100 * in.number(1));
+        session_.tick(now_, events_);
         if (!session_.up()) greet();
     }
   }
 
  private:
-  static SessionConfig config() {
-    SessionConfig config;
-    config.limits = derive_limits(kBudget, 16, 65536, 4096);
-    config.secret = 1;
-    return config;
+  void write(uint64_t bytes) {
+    peer_.hear(session_.plan(bytes, now_, events_));
+    react();
   }
 
-  // Reads the session's greeting from what it writes and answers it.
   void greet() {
-    const std::optional<Instant> due = session_.deadline();
-    if (due) now_ = std::max(now_, *due);
-    const Batch& batch = session_.plan(65536, now_, events_);
-    if (batch.heads.size() < kHelloSize) return;
-    const auto theirs = decode_hello(batch.heads.data());
-    VP_ASSERT(theirs);
-    Hello hello;
-    hello.epoch = kPeerEpoch + ++greetings_;
-    hello.echo = theirs->epoch;
-    hello.max_streams = 16;
-    hello.initial_window = 4096;
-    hello.max_frame = 4096;
-    key_ = direction_key(hello.epoch, theirs->epoch);
-    std::byte bytes[kHelloSize];
-    encode_hello(hello, bytes);
-    give(bytes);
-  }
-
-  void send_frame(Input& in) {
-    FrameHeader header;
-    header.type = static_cast<FrameType>(0x10 + in.number(1) % 10);
-    header.opened_by_sender = in.number(1) % 2 == 0;
-    header.stream = stream_number(static_cast<uint32_t>(in.number(1) % 4),
-                                  static_cast<uint32_t>(in.number(1) % 4));
-    header.length = static_cast<uint32_t>(in.number(2) % 5000);
-    header.argument = in.number(1 + in.number(1) % 8);
-    std::vector<std::byte> bytes(kHeaderSize + header.length);
-    encode_header(header, key_, bytes.data());
-    if (header.type == FrameType::kOpen && header.length > 8) {
-      bytes[kHeaderSize + 1] = static_cast<std::byte>(4);
-      bytes[kHeaderSize + 2] = static_cast<std::byte>(header.length - 8);
-    }
-    give(bytes);
-  }
-
-  void send_raw(Input& in) {
-    std::vector<std::byte> bytes(in.number(1));
-    for (std::byte& byte : bytes) byte = static_cast<std::byte>(in.number(1));
-    give(bytes);
+    if (const auto due = session_.deadline()) now_ = std::max(now_, *due);
+    write(65536);
+    if (peer_.heard()) give(peer_.greet());
   }
 
   void drive(Input& in) {
-    const uint64_t what = in.number(1) % 6;
+    const uint64_t what = in.number(1) % 8;
     if (what == 0) {
-      if (const auto key = session_.open("service", Priority::kNormal, {}))
-        streams_[key->slot] = {*key, {}};
+      const auto priority = static_cast<Priority>(in.number(1) % kPriorities);
+      if (const auto key = session_.open("service", priority, {})) streams_[key->slot] = {*key};
       return;
     }
+    if (what == 1 && in.number(1) == 7) return session_.go_away();
     if (streams_.empty()) return;
     auto at = streams_.begin();
     std::advance(at, static_cast<long>(in.number(1) % streams_.size()));
-    auto& [key, held] = at->second;
-    const StreamKey stream = key;
-    if (what == 1 && !held.finished) {
+    Held& held = at->second;
+    const StreamKey stream = held.key;
+    if (what <= 2 && !held.finished) {
       const uint64_t bytes = std::min<uint64_t>(in.number(2), session_.credit(stream));
       if (bytes > 0) session_.queue(stream, bytes);
-    } else if (what == 2 && !held.finished) {
+    } else if (what == 3 && !held.finished) {
       held.finished = true;
       session_.end(stream);
-    } else if (what == 3) {
+    } else if (what == 4) {
       streams_.erase(at);
       session_.reset(stream, Fault::kAborted, events_);
-    } else if (what == 4 && held.bytes > 0) {
+    } else if (what <= 6 && held.bytes > 0) {
       const uint64_t bytes = 1 + in.number(2) % held.bytes;
       held.bytes -= bytes;
       session_.taken(stream, bytes);
-    } else if (what == 5 && held.ended && held.bytes == 0) {
+    } else if (what == 7 && held.ended && held.bytes == 0) {
       held.ended = false;
       session_.delivered(stream, events_);
     }
@@ -158,25 +108,28 @@ class World {
     VP_ASSERT(used <= pending_.size());
     react();
     pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(used));
-    VP_ASSERT(pending_.size() <= kHelloSize + 4096 + 64);
+    VP_ASSERT(pending_.size() <= kHelloSize + kFrame + 64);
   }
 
   void react() {
     for (const Event& event : events_) {
       const auto at = streams_.find(event.stream.slot);
-      const bool known = at != streams_.end() && at->second.first == event.stream;
+      const bool known = at != streams_.end() && at->second.key == event.stream;
       switch (event.kind) {
         case Event::Kind::kDown:
           streams_.clear();
           break;
         case Event::Kind::kOpened:
-          streams_[event.stream.slot] = {event.stream, {}};
+          VP_ASSERT(!event.service.empty() && event.bytes.size() <= limit::kMaxMetadata);
+          streams_[event.stream.slot] = {event.stream};
           break;
         case Event::Kind::kData:
-          if (known) at->second.second.bytes += event.bytes.size();
+          if (!known) break;
+          VP_ASSERT(!at->second.ended && !event.bytes.empty());
+          at->second.bytes += event.bytes.size();
           break;
         case Event::Kind::kEnd:
-          if (known) at->second.second.ended = true;
+          if (known) at->second.ended = true;
           break;
         case Event::Kind::kReset:
         case Event::Kind::kClosed:
@@ -188,25 +141,27 @@ class World {
     }
     events_.clear();
     uint64_t held = 0;
-    for (const auto& [slot, stream] : streams_) held += stream.second.bytes;
+    for (const auto& [slot, stream] : streams_) held += stream.bytes;
     VP_ASSERT(held <= kBudget);
-    VP_ASSERT(streams_.size() <= 16);
+    VP_ASSERT(streams_.size() <= kStreams);
+    VP_ASSERT(session_.figures().held == held);
+    VP_ASSERT(session_.figures().lent <= kBudget / 2);
   }
 
+  uint64_t features_;
   Instant now_{1};
   SessionV2 session_;
   Events events_;
-  DirectionKey key_;
-  uint64_t greetings_ = 0;
-  std::vector<std::byte> pending_;
-  std::map<uint32_t, std::pair<StreamKey, Held>> streams_;
+  Peer peer_;
+  Bytes pending_;
+  std::map<uint32_t, Held> streams_;
 };
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Input in(data, size);
-  World world;
+  World world(in);
   while (!in.empty()) world.step(in);
   return 0;
 }

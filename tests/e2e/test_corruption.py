@@ -1,0 +1,99 @@
+"""Lines that change, lose, double and make up bytes: with checksums none of it reaches an application.
+
+Many channels at a time in one pair of daemons, each with faults of its own: an end waits longer after
+each fault in a row, so that one channel alone would see few of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+
+import pytest
+
+from harness import Daemon, Scene, into, out, scaled
+from load import Load
+from relay import Relay
+from spoiler import PtyLine, Spoiler
+from stage import eventually, wait_for_echo
+
+SEED = int(os.environ.get("VIRTPROXY_SEED") or 20261122)
+CHANNELS = 16
+FAULTS = scaled(100, 20)  # in all, at least
+EACH = 3  # of every kind, at least
+SAID = re.compile(
+    r"channel \d+: (?:down: (?:a frame header failed its check|a frame trailer failed its check"
+    r"|a greeting is malformed|frames were lost on the channel|the other end started anew)|up)\b"
+)
+
+
+def sealed_channels(scene: Scene, kind: str) -> tuple[list[Spoiler], list[str], list[str]]:
+    """The lines, and what either daemon is told of them."""
+    spoilers = [Spoiler(f"{SEED}/{index}", 60_000) for index in range(CHANNELS)]
+    near: list[str] = []
+    far: list[str] = []
+    for index, spoiler in enumerate(spoilers):
+        if kind == "pty":
+            line = PtyLine(spoiler)
+            scene.cleanup(line.close)
+            near += ["-c", f"isa-serial:{line.paths[0]}:-:{index}"]
+            far += ["-c", f"isa-serial:{line.paths[1]}:-:{index}"]
+        else:
+            inner, outer = scene.addresses.of_kind(kind), scene.addresses.of_kind(kind)
+            relay = Relay(outer, inner)
+            relay.spoil = spoiler
+            scene.cleanup(relay.close)
+            near += ["-c", f"unix-listen:{inner.spec}:{index}"]
+            far += ["-c", f"unix-connect:{outer.spec}:{index}"]
+    if kind != "pty":
+        near += ["--seal", "checksum"]
+    return spoilers, near, far
+
+
+def said(daemon: Daemon) -> Counter[str]:
+    lines = daemon.err.lines()
+    return Counter(match.group(0).split(": ", 1)[1] for line in lines if (match := SAID.search(line)))
+
+
+@pytest.mark.parametrize("kind", ["unix", "pty"])
+def test_no_spoilt_byte_reaches_an_application(scene: Scene, kind: str) -> None:
+    spoilers, near_args, far_args = sealed_channels(scene, kind)
+    echo = scene.echo_service()
+    doors = [scene.addresses.tcp() for _ in spoilers]
+    for index, door in enumerate(doors):
+        near_args += out("echo", door, index)
+        far_args += into("echo", echo, index)
+    channels = tuple(range(CHANNELS))
+    near = scene.daemon(*near_args, name="near", channels=channels)
+    far = scene.daemon(*far_args, name="far", channels=channels)
+    for door in doors:
+        wait_for_echo(door)
+    descriptors = near.fds(), far.fds()
+    loads = [Load(door, 1, SEED + index, 100_000) for index, door in enumerate(doors)]
+    for spoiler in spoilers:
+        spoiler.on = True
+
+    def enough() -> bool:
+        faults = sum((spoiler.faults for spoiler in spoilers), Counter())
+        every = all(faults[what] >= EACH for what in Spoiler.KINDS)
+        return every and faults.total() >= FAULTS
+
+    eventually("enough faults", enough, 60)
+    for spoiler in spoilers:
+        spoiler.on = False
+    faults = sum((spoiler.faults for spoiler in spoilers), Counter())
+    for door in doors:
+        wait_for_echo(door, 60)
+    tallies = [load.stop() for load in loads]
+    near_said, far_said = said(near), said(far)
+    print(f"seed {SEED}: {dict(faults)}")
+    print(f"complete {sum(t.complete for t in tallies)}, cut {sum(t.cut for t in tallies)},", end=" ")
+    print(f"{sum(t.bytes for t in tallies) >> 10} KiB right; near {dict(near_said)}, far {dict(far_said)}")
+    assert all(tally.complete > 0 for tally in tallies), tallies
+    assert sum(tally.cut for tally in tallies) > 0, tallies
+    for reasons in (near_said, far_said):
+        detected = sum(count for reason, count in reasons.items() if reason != "up")
+        assert detected >= FAULTS // 4, reasons
+    for daemon, few in zip((near, far), descriptors, strict=True):
+        daemon.wait_at_rest(few, timeout=30)

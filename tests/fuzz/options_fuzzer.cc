@@ -1,0 +1,120 @@
+// Any command line: it is either understood, and then within every limit, or refused with exactly
+// one line. What was understood is understood again from its own words.
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/assert.h"
+#include "uring/options.h"
+#include "uring/specs.h"
+
+using namespace virtproxy;
+
+namespace {
+
+ParseResult parse(const std::vector<std::string>& args) {
+  std::vector<const char*> argv{"virtproxy"};
+  for (const std::string& arg : args) argv.push_back(arg.c_str());
+  argv.push_back(nullptr);
+  return parse_options(static_cast<int>(argv.size()) - 1, argv.data());
+}
+
+// Words that it would take long to guess, one byte each; the others stand for themselves.
+const std::vector<std::string> kWords = {
+    "-c",
+    "-o",
+    "-i",
+    "unix-connect:",
+    "unix-listen:",
+    "tcp-connect:",
+    "tcp-listen:",
+    "virtio-serial:",
+    "isa-serial:",
+    "vsock-connect:",
+    "vsock-listen:",
+    "--memory",
+    "--window",
+    "--max-streams",
+    "--threads",
+    "--priority",
+    "--seal",
+    "--dial-timeout",
+    "--drain-timeout",
+    "--log-level",
+    "--disable",
+    "127.0.0.1:",
+    "[::1]:",
+    "localhost:",
+    "/x:-",
+    "@x:-",
+    "interactive",
+    "bulk",
+    "checksum",
+    "debug",
+};
+
+std::vector<std::string> split(const uint8_t* data, size_t size) {
+  std::vector<std::string> args(1);
+  for (size_t i = 0; i < size; ++i) {
+    if (data[i] == 0 || data[i] == '\n') {
+      args.emplace_back();
+    } else if (data[i] >= 128 && data[i] - 128u < kWords.size()) {
+      args.back() += kWords[data[i] - 128u];
+    } else {
+      args.back() += static_cast<char>(data[i]);
+    }
+  }
+  return args;
+}
+
+void check_refusal(const ParseExit& exit) {
+  VP_ASSERT(!exit.text.empty() && exit.text.back() == '\n');
+  if (exit.code == 0) return;
+  VP_ASSERT(exit.code == 1 && exit.to_stderr);
+  VP_ASSERT(exit.text.find('\n') == exit.text.size() - 1);
+  for (const char c : exit.text) VP_ASSERT(c == '\n' || (c >= ' ' && c <= '~') || c < 0);
+}
+
+void check_forwards(const std::vector<ForwardSpec>& forwards, const std::set<unsigned>& ids) {
+  VP_ASSERT(forwards.size() <= limits::kMaxForwards);
+  for (const ForwardSpec& forward : forwards) {
+    VP_ASSERT(ids.contains(forward.id));
+    VP_ASSERT(!forward.service.empty() && forward.service.size() <= limits::kMaxServiceName);
+  }
+}
+
+void check(const Options& options) {
+  if (options.show_features) return;
+  VP_ASSERT(!options.channels.empty() && options.channels.size() <= limits::kMaxChannels);
+  std::set<unsigned> ids;
+  for (const ChannelSpec& channel : options.channels) {
+    VP_ASSERT(ids.insert(channel.id).second && channel.id <= kMaxChannelId);
+    if (channel.text.find('\\') != std::string::npos) continue;  // made printable
+    const auto again = parse_channels({channel.text});
+    VP_ASSERT(again && again->front().endpoint == channel.endpoint);
+    VP_ASSERT(again->front().method == channel.method);
+  }
+  check_forwards(options.oforwards, ids);
+  check_forwards(options.iforwards, ids);
+  VP_ASSERT(options.threads >= limits::kMinThreads && options.threads <= limits::kMaxThreads);
+  VP_ASSERT(options.max_streams >= 1 && options.max_streams <= limits::kMaxStreams);
+  VP_ASSERT(options.memory >= limits::kMinMemory && options.memory <= limits::kMaxMemory);
+  VP_ASSERT(options.window >= limits::kMinWindow && options.window <= options.memory);
+  VP_ASSERT(options.dial_timeout >= limits::kMinDialTimeout);
+  VP_ASSERT(options.dial_timeout <= limits::kMaxDialTimeout);
+  VP_ASSERT(options.drain_timeout >= limits::kMinDrainTimeout);
+  VP_ASSERT(options.drain_timeout <= limits::kMaxDrainTimeout);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const ParseResult parsed = parse(split(data, size));
+  if (parsed) {
+    check(*parsed);
+  } else {
+    check_refusal(parsed.error());
+  }
+  return 0;
+}

@@ -1,0 +1,24 @@
+#include "uring/presence.h"
+
+#include <utility>
+
+namespace virtproxy {
+
+void Presence::changed(std::string state) {
+  state_ = std::move(state);
+  const RateLimit::TimePoint now(
+      std::chrono::duration_cast<RateLimit::TimePoint::duration>(loop_.now()));
+  if (summary_.armed() || !limit_.allow(now)) {
+    ++hidden_;
+    if (!summary_.armed()) summary_.set(loop_.now() + std::chrono::seconds(1));
+    return;
+  }
+  log_info("channel {}: {}", channel_, state_);
+}
+
+void Presence::expired(Timer&) {
+  log_info("channel {}: {} (and {} changes before)", channel_, state_,
+           std::exchange(hidden_, 0) - 1);
+}
+
+}  // namespace virtproxy
