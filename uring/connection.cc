@@ -335,14 +335,16 @@ void Connection::fail(Fault fault) {
 }
 
 void Connection::abort() {
-  if (file_.fd >= 0) close_with_reset(std::exchange(file_.fd, -1));
+  const int fd = std::exchange(file_.fd, -1);
   begin_closing();
+  if (fd >= 0) close_with_reset(fd);
 }
 
 void Connection::finish() {
   VP_ASSERT(input_ended_ && end_told_);
-  if (file_.fd >= 0) close(std::exchange(file_.fd, -1));
+  const int fd = std::exchange(file_.fd, -1);
   begin_closing();
+  if (fd >= 0) close(fd);
 }
 
 void Connection::begin_closing() {
