@@ -155,6 +155,10 @@ void Connection::on_readable(int result) {
   }
   const int error = errno;
   pool.release(buffer);
+  // The result of a send that was told of a reset may be waiting behind this one.
+  if (got == 0 && !is_unix_ && send_op_.pending && was_reset(file_.fd)) {
+    return fail(Fault::kAborted);
+  }
   on_received(got == 0 ? 0 : -error, 0);
 }
 
