@@ -159,6 +159,8 @@ class Session {
   };
   Figures figures();
   const Hello& peer() const { return greeting_.peer(); }
+  uint64_t epoch() const { return greeting_.epoch(); }
+  const Slab<Stream>& streams() const { return streams_; }
 
  private:
   // session_input.cc
@@ -234,6 +236,7 @@ class Session {
   uint64_t bytes_acknowledged_ = 0;
   uint64_t ack_interval_ = 0;  // bytes between two ACKs of ours
   std::optional<Instant> ping_at_;
+  bool uncounted_ = false;  // frames went out since the last PING
 
   // The DATA frame whose payload is arriving, in sessions without trailers.
   struct Arriving {

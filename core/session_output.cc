@@ -91,6 +91,8 @@ void Session::put_frame(const FrameHeader& header, std::span<const std::byte> pa
   }
   batch_.size += batch_.heads.size() - at;
   ++frames_sent_;
+  // Counting what only counts would go on for ever.
+  uncounted_ |= header.type != FrameType::kPing && header.type != FrameType::kPong;
 }
 
 void Session::close_piece(StreamKey stream, uint32_t payload, bool sealed) {
@@ -130,7 +132,7 @@ void Session::put_session_facts() {
   }
   if (ping_due_) {
     put_frame({FrameType::kPing, false, 0, 0, frames_sent_}, {});
-    ping_due_ = false;
+    ping_due_ = uncounted_ = false;
   }
 }
 
