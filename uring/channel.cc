@@ -470,18 +470,28 @@ bool Channel::idle() const {
                      [](const auto& listener) { return listener->idle(); });
 }
 
-void Channel::log_figures() {
-  const Session::Figures figures = session_.figures();
-  size_t held = 0;
+Channel::Figures Channel::figures() {
+  Figures figures;
+  figures.session = session_.figures();
+  figures.connections = open_connections_;
+  figures.closing = closing_.size();
+  figures.dials = dials_;
+  figures.send_buffers = pool_.in_use();
   for (const auto& connection : connections_) {
-    if (connection) held += connection->held();
+    if (connection) figures.held += connection->held();
   }
+  figures.waiting = waiting_[0].size() + waiting_[1].size();
+  return figures;
+}
+
+void Channel::log_figures() {
+  const Figures now = figures();
   log_info(
       "stats channel={} up={} streams={} connections={} closing={} dials={} send_buffers={} "
       "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} under_way={}",
-      id(), session_.up() ? 1 : 0, figures.streams, open_connections_, closing_.size(), dials_,
-      pool_.in_use(), figures.queued, held, figures.lent, waiting_[0].size() + waiting_[1].size(),
-      figures.sessions, figures.under_way);
+      id(), session_.up() ? 1 : 0, now.session.streams, now.connections, now.closing, now.dials,
+      now.send_buffers, now.session.queued, now.held, now.session.lent, now.waiting,
+      now.session.sessions, now.session.under_way);
 }
 
 }  // namespace virtproxy
