@@ -101,6 +101,7 @@ void SessionV2::establish(Instant now, Events& events) {
   pong_due_.reset();
   ping_due_ = false;
   ping_at_.reset();
+  uncounted_ = false;
   if (trailer_ == TrailerKind::kChecksum) ping_at_ = now + kPingInterval;
   established_at_ = now;
   arriving_ = {};
@@ -322,14 +323,14 @@ void SessionV2::go_away() { going_away_ = true; }
 
 std::optional<Instant> SessionV2::deadline() const {
   std::optional<Instant> at = greeting_.due_at();
-  if (up() && ping_at_ && !ping_due_ && streams_.size() > 0) {
+  if (up() && ping_at_ && !ping_due_ && (streams_.size() > 0 || uncounted_)) {
     at = at ? std::min(*at, *ping_at_) : *ping_at_;
   }
   return at;
 }
 
 void SessionV2::tick(Instant now, Events&) {
-  if (up() && ping_at_ && *ping_at_ <= now && streams_.size() > 0) {
+  if (up() && ping_at_ && *ping_at_ <= now && (streams_.size() > 0 || uncounted_)) {
     ping_due_ = true;
     ping_at_ = now + kPingInterval;
   }

@@ -71,6 +71,7 @@ class SessionV2 final : public Session {
 
   Figures figures() override;
   const Hello& peer() const { return greeting_.peer(); }
+  const Slab<Stream>& streams() const { return streams_; }
 
  private:
   // session_input.cc
@@ -148,6 +149,7 @@ class SessionV2 final : public Session {
   uint64_t bytes_acknowledged_ = 0;
   uint64_t ack_interval_ = 0;  // bytes between two ACKs of ours
   std::optional<Instant> ping_at_;
+  bool uncounted_ = false;  // frames went out since the last PING
 
   Arriving arriving_;  // in sessions without trailers
   // Bytes of an unfinished frame that were searched already.

@@ -85,6 +85,8 @@ void SessionV2::put_frame(const FrameHeader& header, std::span<const std::byte> 
   }
   batch_.size += batch_.heads.size() - at;
   ++frames_sent_;
+  // Counting what only counts would go on for ever.
+  uncounted_ |= header.type != FrameType::kPing && header.type != FrameType::kPong;
 }
 
 void SessionV2::close_piece(StreamKey stream, uint32_t payload, bool sealed) {
@@ -124,7 +126,7 @@ void SessionV2::put_session_facts() {
   }
   if (ping_due_) {
     put_frame({FrameType::kPing, false, 0, 0, frames_sent_}, {});
-    ping_due_ = false;
+    ping_due_ = uncounted_ = false;
   }
 }
 

@@ -85,6 +85,14 @@ class Slab {
     }
   }
 
+  template <typename Visit>
+  void for_each(Visit&& visit) const {
+    for (uint32_t slot = 0; slot < entries_.size(); ++slot) {
+      if (entries_[slot].used)
+        visit(SlabKey{slot, entries_[slot].generation}, entries_[slot].value);
+    }
+  }
+
   size_t size() const { return size_; }
 
  private:

@@ -612,20 +612,30 @@ bool Channel::idle() const {
                      [](const auto& listener) { return listener->idle(); });
 }
 
-void Channel::log_figures() {
-  const Session::Figures figures = choice_.figures();
-  size_t held = 0;
+Channel::Figures Channel::figures() {
+  Figures figures;
+  figures.session = choice_.figures();
+  figures.connections = open_connections_;
+  figures.closing = closing_.size();
+  figures.dials = dials_;
+  figures.send_buffers = pool_.in_use();
   for (const auto& connection : connections_) {
-    if (connection) held += connection->held();
+    if (connection) figures.held += connection->held();
   }
+  figures.waiting = waiting_[0].size() + waiting_[1].size();
+  figures.pipes = pipes_.in_use();
+  return figures;
+}
+
+void Channel::log_figures() {
+  const Figures now = figures();
   log_info(
       "stats channel={} up={} protocol={} streams={} connections={} closing={} dials={} "
-      "send_buffers={} "
-      "send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} under_way={} pipes={}",
-      id(), choice_.up() ? 1 : 0, choice_.up() ? choice_.protocol() : 0, figures.streams,
-      open_connections_, closing_.size(), dials_, pool_.in_use(), figures.queued, held,
-      figures.lent, waiting_[0].size() + waiting_[1].size(), figures.sessions, figures.under_way,
-      pipes_.in_use());
+      "send_buffers={} send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} "
+      "under_way={} pipes={}",
+      id(), choice_.up() ? 1 : 0, choice_.up() ? choice_.protocol() : 0, now.session.streams,
+      now.connections, now.closing, now.dials, now.send_buffers, now.session.queued, now.held,
+      now.session.lent, now.waiting, now.session.sessions, now.session.under_way, now.pipes);
 }
 
 }  // namespace virtproxy

@@ -86,6 +86,18 @@ class Channel final : private Link::Client,
   void disconnect();
   // Nothing of the channel is known to the kernel any more.
   bool idle() const;
+
+  struct Figures {
+    Session::Figures session;
+    size_t connections = 0;
+    size_t closing = 0;
+    unsigned dials = 0;
+    size_t send_buffers = 0;  // holding bytes for the channel
+    size_t held = 0;          // bytes copied out for sockets that were full
+    size_t waiting = 0;       // connections without a receive buffer
+    size_t pipes = 0;         // in use
+  };
+  Figures figures();
   void log_figures();
 
   unsigned id() const { return config_.spec.id; }

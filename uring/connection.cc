@@ -184,6 +184,10 @@ void Connection::on_readable(int result) {
   }
   const int error = errno;
   pool.release(buffer);
+  // The result of a send that was told of a reset may be waiting behind this one.
+  if (got == 0 && !is_unix_ && send_op_.pending && was_reset(file_.fd)) {
+    return fail(Fault::kAborted);
+  }
   on_received(got == 0 ? 0 : -error, 0);
 }
 
@@ -502,8 +506,9 @@ void Connection::fail(Fault fault) {
 }
 
 void Connection::abort() {
-  if (file_.fd >= 0) channel_.close_with_reset(std::exchange(file_.fd, -1));
+  const int fd = std::exchange(file_.fd, -1);
   begin_closing();
+  if (fd >= 0) channel_.close_with_reset(fd);
 }
 
 int Connection::give_back() {
@@ -515,8 +520,9 @@ int Connection::give_back() {
 
 void Connection::finish() {
   VP_ASSERT(end_told_);
-  if (file_.fd >= 0) close(std::exchange(file_.fd, -1));
+  const int fd = std::exchange(file_.fd, -1);
   begin_closing();
+  if (fd >= 0) close(fd);
 }
 
 void Connection::begin_closing() {

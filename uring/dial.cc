@@ -9,6 +9,8 @@
 #include <cstring>
 #include <utility>
 
+#include "uring/sockets.h"
+
 namespace virtproxy {
 namespace {
 
@@ -87,14 +89,14 @@ void Dial::cancel() {
   deadline_.clear();
   retry_.clear();
   close_socket();
-  if (connected_ >= 0) close(connected_);
-  connected_ = -1;
+  if (connected_ >= 0) close_with_reset(std::exchange(connected_, -1));
 }
 
 void Dial::close_socket() {
   if (fd_ < 0) return;
   loop_.ring().cancel(poll_);
-  close(fd_);
+  // It may be connected by now, and the service must not take this for an orderly end.
+  close_with_reset(fd_);
   fd_ = -1;
   in_progress_ = false;
   ++attempt_;

@@ -204,6 +204,7 @@ io_uring_sqe* Ring::prepare(Op& op, File file) {
   VP_ASSERT(!op.pending);
   op.pending = true;
   io_uring_sqe* entry = next();
+  op.place = ring_.sq.sqe_tail - 1;
   std::memset(entry, 0, sizeof *entry);
   entry->fd = file.index >= 0 ? file.index : file.fd;
   if (file.index >= 0) entry->flags = IOSQE_FIXED_FILE;
@@ -288,6 +289,12 @@ void Ring::accept_one(Op& op, int fd) { prepare_accept(op, fd); }
 
 void Ring::cancel(Op& op) {
   if (!op.pending) return;
+  if (ring_.sq.sqe_tail - op.place <= io_uring_sq_ready(&ring_)) {
+    io_uring_sqe& queued = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
+    queued.fd = -1;
+    queued.flags &= static_cast<uint8_t>(~IOSQE_FIXED_FILE);
+    return;
+  }
   io_uring_sqe* entry = next();
   std::memset(entry, 0, sizeof *entry);
   entry->opcode = IORING_OP_ASYNC_CANCEL;

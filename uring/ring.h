@@ -56,6 +56,7 @@ struct Op {
 
   Completion* owner;
   bool pending = false;
+  unsigned place = 0;  // in the order of everything that was queued
 };
 
 // A descriptor, and its index in the registered file table where it has one.
@@ -112,7 +113,9 @@ class Ring {
   // Accepts connections one after another; with multishot-accept the Op stays pending in between.
   void accept(Op& op, int fd);
   void accept_one(Op& op, int fd);
-  // Asks for the end of a pending operation; its completion still comes.
+  // Asks for the end of a pending operation; its completion still comes. One that the kernel has
+  // not seen yet will not touch its descriptor any more, which may be closed, and given to somebody
+  // else, before the kernel sees it.
   void cancel(Op& op);
 
   // Registers a descriptor; the File falls back to the bare descriptor where the table is full or

@@ -275,6 +275,11 @@ void prepare_connection(int fd, int family) {
   set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
+bool was_reset(int fd) {
+  pollfd state{fd, 0, 0};
+  return poll(&state, 1, 0) == 1 && (state.revents & (POLLHUP | POLLERR)) != 0;
+}
+
 void close_with_reset(int fd) {
   const linger now{1, 0};
   (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);

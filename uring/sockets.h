@@ -58,6 +58,10 @@ std::string remote_fault(const Endpoint& endpoint);
 // Small writes leave at once; a vanished TCP peer is noticed within about a minute.
 void prepare_connection(int fd, int family);
 
+// Whether the connection is gone in both directions, so that what reads as its end is none: a reset
+// is told once, and a send may have been told.
+bool was_reset(int fd);
+
 // Makes close(2) send a reset where the transport has one (TCP, vsock). A unix socket has none: its
 // peer sees ECONNRESET if it had sent bytes that were not read, else the end of the stream and
 // EPIPE.

@@ -1,10 +1,12 @@
-// Timers of one thread, ordered by expiry. A timer belongs to its owner, which is told when it is
-// due; setting it again moves it, destroying it disarms it.
+// Timers of one thread, ordered by expiry; those due at one time in the order in which they were
+// set. A timer belongs to its owner, which is told when it is due; setting it again moves it,
+// destroying it disarms it.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <set>
-#include <utility>
+#include <tuple>
 
 #include "core/time.h"
 
@@ -36,18 +38,19 @@ class Timer {
   Timers& timers_;
   Owner* owner_;
   std::optional<Instant> at_;
+  uint64_t order_ = 0;
 };
 
 class Timers {
  public:
   std::optional<Instant> next() const {
     if (armed_.empty()) return std::nullopt;
-    return armed_.begin()->first;
+    return std::get<Instant>(*armed_.begin());
   }
 
   void expire(Instant now) {
-    while (!armed_.empty() && armed_.begin()->first <= now) {
-      Timer& timer = *armed_.begin()->second;
+    while (!armed_.empty() && std::get<Instant>(*armed_.begin()) <= now) {
+      Timer& timer = *std::get<Timer*>(*armed_.begin());
       timer.clear();
       timer.owner_->expired(timer);
     }
@@ -55,18 +58,20 @@ class Timers {
 
  private:
   friend class Timer;
-  std::set<std::pair<Instant, Timer*>> armed_;
+  std::set<std::tuple<Instant, uint64_t, Timer*>> armed_;
+  uint64_t set_ = 0;
 };
 
 inline void Timer::set(Instant at) {
   clear();
   at_ = at;
-  timers_.armed_.emplace(at, this);
+  order_ = timers_.set_++;
+  timers_.armed_.emplace(at, order_, this);
 }
 
 inline void Timer::clear() {
   if (!at_) return;
-  timers_.armed_.erase({*at_, this});
+  timers_.armed_.erase({*at_, order_, this});
   at_.reset();
 }
 

@@ -1,6 +1,8 @@
 // Every session fault, provoked by a frame written by hand; and what must not be one.
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "tests/unit/core/puppet.h"
 
 namespace virtproxy::test {
@@ -300,6 +302,39 @@ TEST(Ping, CountsFramesAndFindsALostTail) {
   EXPECT_EQ(pair.a.at(id).fate, Fate::kLost);
   pair.run_for(seconds(3));
   EXPECT_TRUE(pair.a.session.up() && pair.b.session.up());
+}
+
+TEST(Ping, FindsALostFrameWhenItsSenderHasNoStreamLeft) {
+  Pair pair(config_with(1, feature::kChecksumTrailer));
+  pair.connect();
+  const uint64_t id = *pair.a.open();
+  pair.a.end(id);
+  pair.settle();
+  pair.b.end(id);
+  pair.b.write(1 << 20, pair.now);
+  pair.a.read(std::exchange(pair.b.out, {}), pair.now);
+  pair.a.write(1 << 20, pair.now);
+  pair.a.out.clear();  // the DONE is lost, after which the stream is over for its sender
+  ASSERT_EQ(pair.a.session.open_streams(), 0u);
+  ASSERT_EQ(pair.b.session.open_streams(), 1u);
+  pair.run_for(seconds(3));
+  ASSERT_EQ(pair.b.downs.size(), 1u);
+  EXPECT_EQ(pair.b.downs[0], Fault::kFrameLost);
+  EXPECT_EQ(pair.b.session.open_streams(), 0u);
+}
+
+TEST(Ping, FallsSilentWhenEverythingIsCounted) {
+  Pair pair(config_with(1, feature::kChecksumTrailer));
+  pair.connect();
+  pair.a.reset(*pair.a.open());
+  const uint64_t id = *pair.a.open();
+  pair.settle();
+  pair.a.reset(id);
+  pair.run_for(seconds(5));
+  pair.a.out.clear();
+  pair.b.out.clear();
+  EXPECT_FALSE(pair.a.session.deadline());
+  EXPECT_FALSE(pair.b.session.deadline());
 }
 
 TEST(Ping, FindsAGapInAFrameThatWouldOtherwiseWaitForEver) {

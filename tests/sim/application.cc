@@ -1,0 +1,332 @@
+#include "tests/sim/application.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+namespace virtproxy::sim {
+namespace {
+
+constexpr uint64_t kNumberSize = 8;
+constexpr uint64_t kNumberMark = 0x5eed000000000000;
+
+std::byte content(uint64_t number, uint64_t at) {
+  const uint64_t word = at < kNumberSize ? number : mix(number ^ (at / 8 * 0x9e3779b97f4a7c15));
+  return static_cast<std::byte>(word >> (8 * (at % 8)));
+}
+
+void write_content(uint64_t number, uint64_t at, std::span<std::byte> to) {
+  size_t done = 0;
+  for (; done < to.size() && (at + done) % 8 != 0; ++done) to[done] = content(number, at + done);
+  for (; done + 8 <= to.size(); done += 8) {
+    const uint64_t from = at + done;
+    const uint64_t word =
+        from < kNumberSize ? number : mix(number ^ (from / 8 * 0x9e3779b97f4a7c15));
+    std::memcpy(to.data() + done, &word, 8);
+  }
+  for (; done < to.size(); ++done) to[done] = content(number, at + done);
+}
+
+constexpr size_t kMostAtOnce = 65536;
+
+}  // namespace
+
+Application::Application(Exchange& exchange, uint64_t number, Role role, std::string service,
+                         std::shared_ptr<Socket> socket, const Plan& plan)
+    : exchange_(exchange),
+      number_(number),
+      role_(role),
+      service_(std::move(service)),
+      socket_(std::move(socket)),
+      plan_(plan),
+      began_(World::current().now()),
+      forgiven_(exchange.forgives_failed_connections && !World::current().healed()),
+      willing_since_(began_),
+      last_progress_(began_) {
+  socket_->add_waiter(this);
+  act_later(began_);
+}
+
+Application::~Application() {
+  if (socket_) socket_->remove_waiter(this);
+}
+
+void Application::file_changed() {
+  if (!over()) act_later(World::current().now() + microseconds(5));
+}
+
+void Application::act_later(Instant when) {
+  if (scheduled_ && scheduled_for_ <= when) return;
+  scheduled_ = true;
+  scheduled_for_ = when;
+  // Applications live as long as their world.
+  World::current().at(when, [this, turn = ++schedule_] {
+    if (turn != schedule_ || over()) return;
+    scheduled_ = false;
+    act();
+  });
+}
+
+void Application::act() {
+  if (!receiving_over_) receive();
+  if (!over() && !sending_over_) send();
+  if (!over() && receiving_over_ && sending_over_) leave();
+}
+
+void Application::receive() {
+  World& world = World::current();
+  if (world.now() < read_not_before_) return act_later(read_not_before_);
+  std::array<std::byte, kMostAtOnce> bytes;
+  const int64_t got =
+      socket_->read(std::span(bytes).first(std::min(plan_.read_piece, bytes.size())));
+  if (got == -EAGAIN) return;
+  if (got < 0) return on_error(static_cast<int>(-got));
+  if (got == 0) return on_end();
+  hear(std::span(bytes).first(static_cast<size_t>(got)));
+  last_progress_ = world.now();
+  if (received_ >= plan_.stall_at) {
+    plan_.stall_at = UINT64_MAX;
+    read_not_before_ = plan_.stall_until;
+  } else {
+    read_not_before_ = world.now() + plan_.read_pause;
+  }
+  willing_since_ = std::max(willing_since_, read_not_before_);
+  act_later(std::max(read_not_before_, world.now() + microseconds(1)));
+}
+
+void Application::hear(std::span<const std::byte> bytes) {
+  World& world = World::current();
+  while (received_ < kNumberSize && !bytes.empty()) {
+    partner_number_ |= static_cast<uint64_t>(bytes.front()) << (8 * received_++);
+    bytes = bytes.subspan(1);
+    if (received_ < kNumberSize) continue;
+    Application* partner = exchange_.find(partner_number_);
+    if (partner == nullptr || partner->role_ == role_ || partner->service_ != service_ ||
+        (partner->partner_ != nullptr && partner->partner_ != this) ||
+        (partner_ != nullptr && partner_ != partner)) {
+      world.fail("bytes", fmt::format("{}: hears somebody it is not connected to ({:x})",
+                                      describe(), partner_number_));
+    }
+    partner_ = partner;
+    partner->partner_ = this;
+  }
+  if (bytes.empty()) return;
+  static thread_local std::vector<std::byte> expected;
+  expected.resize(bytes.size());
+  write_content(partner_number_, received_, expected);
+  if (!std::equal(bytes.begin(), bytes.end(), expected.begin())) {
+    const auto wrong = std::mismatch(bytes.begin(), bytes.end(), expected.begin()).first;
+    world.fail("bytes", fmt::format("{}: byte {} is wrong", describe(),
+                                    received_ + static_cast<uint64_t>(wrong - bytes.begin())));
+  }
+  received_ += bytes.size();
+  if (received_ > partner_->sent_) {
+    world.fail("bytes", describe() + ": received more than was sent");
+  }
+}
+
+void Application::on_end() {
+  receiving_over_ = true;
+  World& world = World::current();
+  world.trace("end", number_ & 0xffff, received_);
+  complete_ = partner_ != nullptr && partner_->end_at_ == received_;
+  if (complete_) return;
+  // Bytes are missing: then this must be a connection that is gone, not an end like any other.
+  const bool told = failed_to_send_ || (socket_->family() == Family::kUnix ? socket_->peer_gone()
+                                                                           : socket_->peer_killed);
+  if (!told) world.fail("fate", describe() + ": sees an end though bytes are missing");
+  on_error(0);
+}
+
+void Application::on_error(int error) {
+  World::current().trace("error", number_ & 0xffff, error, received_);
+  if (!abnormal_at_) abnormal_at_ = World::current().now();
+  receiving_over_ = sending_over_ = true;
+}
+
+void Application::send() {
+  World& world = World::current();
+  if (world.now() < write_not_before_) return act_later(write_not_before_);
+  const uint64_t limit = plan_.ending == Plan::Ending::kHalfClose ? plan_.total : plan_.ending_at;
+  if (sent_ < limit) {
+    std::array<std::byte, kMostAtOnce> bytes;
+    const auto piece = std::span(bytes).first(
+        std::min<uint64_t>({limit - sent_, plan_.write_piece, bytes.size()}));
+    write_content(number_, sent_, piece);
+    const int64_t put = socket_->write(piece);
+    if (put == -EAGAIN) return;
+    if (put < 0) {
+      // What was sent to it may still be read.
+      world.trace("unsendable", number_ & 0xffff, put);
+      failed_to_send_ = true;
+      sending_over_ = true;
+      if (!abnormal_at_) abnormal_at_ = world.now();
+      return;
+    }
+    sent_ += static_cast<uint64_t>(put);
+    write_not_before_ = world.now() + plan_.write_pause;
+    if (sent_ < limit) {
+      return act_later(std::max(write_not_before_, world.now() + microseconds(1)));
+    }
+  }
+  if (plan_.ending != Plan::Ending::kHalfClose) return end_abruptly();
+  sending_over_ = true;
+  if (socket_->shutdown(false, true) == 0) {
+    end_at_ = sent_;
+    if (!receiving_over_) world.count(Mishap::kHalfClose);
+  }
+}
+
+void Application::end_abruptly() {
+  World& world = World::current();
+  abrupt_ = true;
+  receiving_over_ = sending_over_ = true;
+  if (plan_.ending == Plan::Ending::kReset) {
+    world.count(Mishap::kApplicationResets);
+    socket_->set_linger();
+  } else {
+    world.count(Mishap::kApplicationVanishes);
+  }
+  const bool reset = socket_->leaves_bytes_unread() ||
+                     (socket_->family() == Family::kTcp && plan_.ending == Plan::Ending::kReset);
+  if (!reset) end_at_ = sent_;
+  leave();
+}
+
+void Application::leave() {
+  World& world = World::current();
+  left_at_ = world.now();
+  peer_faulted_ = socket_->peer_faulted;
+  peer_killed_ = socket_->peer_killed;
+  socket_->remove_waiter(this);
+  socket_.reset();
+  world.trace("left", number_ & 0xffff, sent_, received_, abnormal());
+  exchange_.one_left();
+}
+
+void Application::hurry() {
+  plan_.read_pause = plan_.write_pause = {};
+  plan_.stall_at = UINT64_MAX;
+  read_not_before_ = write_not_before_ = {};
+  plan_.read_piece = std::max<size_t>(plan_.read_piece, 4096);
+  plan_.write_piece = std::max<size_t>(plan_.write_piece, 4096);
+  willing_since_ = std::max(began_, World::current().now());
+  if (!over()) act_later(World::current().now());
+}
+
+// A stream with a willing sender and a willing receiver moves.
+void Application::check_progress(Instant now, Duration patience) const {
+  if (over() || receiving_over_ || partner_ == nullptr) return;
+  if (now < read_not_before_) return;
+  const bool more =
+      partner_->sent_ > received_ || partner_->end_at_ ||
+      (!partner_->over() && !partner_->sending_over_ && now >= partner_->write_not_before_);
+  if (!more) return;
+  const Instant since =
+      std::max({last_progress_, willing_since_, partner_->write_not_before_, partner_->began_,
+                World::current().last_disturbance(), World::current().last_hindrance()});
+  if (now - since <= patience) return;
+  World::current().fail("independence",
+                        fmt::format("nothing has moved for {:.3f} s between {} and {}",
+                                    std::chrono::duration<double>(now - since).count(),
+                                    partner_->describe(), describe()));
+}
+
+// Whether something explains that this conversation did not end in an orderly way.
+bool Application::excused() const {
+  const World& world = World::current();
+  if (world.disturbed() && world.last_disturbance() + Exchange::kAftermath >= began_) return true;
+  if (abrupt_ || peer_faulted_ || peer_killed_) return true;
+  if (partner_ == nullptr) return forgiven_ || exchange_.somebody_left_unheard(service_, role_);
+  return partner_->abrupt_ || partner_->peer_faulted_ || partner_->peer_killed_;
+}
+
+void Application::check_end() const {
+  World& world = World::current();
+  if (!over()) world.fail("liveness", describe() + " has not ended");
+  if (!abnormal()) {
+    if (!abrupt_ && !complete_) world.fail("fate", describe() + ": neither end nor reset");
+    return;
+  }
+  if (!excused()) world.fail("fate", describe() + ": reset for no reason");
+}
+
+std::string Application::describe() const {
+  std::string text =
+      fmt::format("{} {} of {} ({}, sent {} of {}, received {}",
+                  role_ == Role::kClient ? "client" : "service", number_ & 0xffff, service_,
+                  over()                               ? "gone"
+                  : socket_->family() == Family::kUnix ? "unix"
+                                                       : "tcp",
+                  sent_, plan_.total, received_);
+  if (partner_ != nullptr) text += fmt::format(", partner {}", partner_->number_ & 0xffff);
+  if (plan_.ending == Plan::Ending::kReset) text += ", resets";
+  if (plan_.ending == Plan::Ending::kVanish) text += ", vanishes";
+  if (sending_over_) text += ", said all";
+  if (complete_) text += ", heard all";
+  if (abnormal_at_) {
+    text += fmt::format(", broken at {:.6f}", std::chrono::duration<double>(*abnormal_at_).count());
+  }
+  if (left_at_) {
+    text += fmt::format(", left at {:.6f}", std::chrono::duration<double>(*left_at_).count());
+  }
+  return text + ")";
+}
+
+Application& Exchange::add(Application::Role role, std::string service,
+                           std::shared_ptr<Socket> socket, const Plan& plan) {
+  ++running_;
+  const uint64_t number = kNumberMark | (applications_.size() + 1);
+  applications_.push_back(std::make_unique<Application>(*this, number, role, std::move(service),
+                                                        std::move(socket), plan));
+  return *applications_.back();
+}
+
+bool Exchange::somebody_left_unheard(const std::string& service, Application::Role role) const {
+  return std::any_of(applications_.begin(), applications_.end(), [&](const auto& application) {
+    return application->abrupt_ && application->partner_ == nullptr &&
+           application->service_ == service && application->role_ != role;
+  });
+}
+
+Application* Exchange::find(uint64_t number) {
+  const uint64_t at = (number & ~kNumberMark) - 1;
+  const bool known = (number & kNumberMark) == kNumberMark && at < applications_.size();
+  return known ? applications_[at].get() : nullptr;
+}
+
+void Exchange::hurry() {
+  for (const auto& application : applications_) application->hurry();
+}
+
+void Exchange::check_progress(Duration patience) const {
+  const Instant now = World::current().now();
+  for (const auto& application : applications_) application->check_progress(now, patience);
+}
+
+void Exchange::check_ends() const {
+  for (const auto& application : applications_) application->check_end();
+}
+
+std::string Exchange::describe_running() const {
+  std::string text;
+  for (const auto& application : applications_) {
+    if (!application->over()) text += "  running: " + application->describe() + "\n";
+  }
+  return text;
+}
+
+Exchange::Totals Exchange::totals() const {
+  Totals totals;
+  for (const auto& application : applications_) {
+    totals.complete += application->complete_ ? 1 : 0;
+    totals.abnormal += application->abnormal() ? 1 : 0;
+    totals.bytes += application->received_;
+  }
+  return totals;
+}
+
+}  // namespace virtproxy::sim

@@ -1,0 +1,144 @@
+// The programs on the outside: clients and services, each following a plan that was drawn for it,
+// and the oracle that compares what each of them sees with what the other one did.
+//
+// What an application sends begins with its number; every later byte follows from that number and
+// the byte's position. So whoever receives it knows which application it hears, and what must come.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tests/sim/socket.h"
+
+namespace virtproxy::sim {
+
+struct Plan {
+  enum class Ending : uint8_t {
+    kHalfClose,  // says everything, hears everything
+    kReset,
+    kVanish,  // the process dies: the kernel closes its socket
+  };
+
+  uint64_t total = 8;  // bytes to send, the number included
+  Ending ending = Ending::kHalfClose;
+  uint64_t ending_at = 0;  // … after so many bytes
+  size_t write_piece = 4096;
+  size_t read_piece = 4096;
+  Duration write_pause{};
+  Duration read_pause{};
+  uint64_t stall_at = UINT64_MAX;  // bytes received
+  Instant stall_until{};
+};
+
+class Exchange;
+
+class Application final : private File::Waiter {
+ public:
+  enum class Role : uint8_t { kClient, kService };
+
+  Application(Exchange& exchange, uint64_t number, Role role, std::string service,
+              std::shared_ptr<Socket> socket, const Plan& plan);
+  ~Application();
+
+  uint64_t number() const { return number_; }
+  bool over() const { return socket_ == nullptr; }
+  bool abnormal() const { return abnormal_at_.has_value(); }
+  std::string describe() const;
+
+  void act_now() { act(); }
+  // No more pauses and stalls.
+  void hurry();
+
+  // Oracles.
+  void check_progress(Instant now, Duration patience) const;
+  void check_end() const;
+
+ private:
+  friend class Exchange;
+
+  void file_changed() override;
+  void act();
+  void act_later(Instant when);
+  void receive();
+  void send();
+  void hear(std::span<const std::byte> bytes);
+  void on_end();
+  void on_error(int error);
+  void end_abruptly();
+  void leave();
+  bool excused() const;
+  bool ended_abruptly() const { return abrupt_; }
+
+  Exchange& exchange_;
+  const uint64_t number_;
+  const Role role_;
+  const std::string service_;
+  std::shared_ptr<Socket> socket_;
+  Plan plan_;
+  Application* partner_ = nullptr;
+  const Instant began_;
+  const bool forgiven_;  // may fail to connect
+
+  uint64_t sent_ = 0;
+  std::optional<uint64_t> end_at_;  // the kernel has told the other side that no more will come
+  bool sending_over_ = false;
+  Instant write_not_before_{};
+
+  uint64_t received_ = 0;
+  uint64_t partner_number_ = 0;
+  bool receiving_over_ = false;
+  bool complete_ = false;  // everything the partner said was received, and its end
+  Instant read_not_before_{};
+  Instant willing_since_;
+  Instant last_progress_;
+
+  bool abrupt_ = false;
+  bool failed_to_send_ = false;
+  std::optional<Instant> abnormal_at_;
+  std::optional<Instant> left_at_;
+  bool peer_faulted_ = false;
+  bool peer_killed_ = false;
+
+  bool scheduled_ = false;
+  Instant scheduled_for_{};
+  uint64_t schedule_ = 0;
+};
+
+// All applications of a world.
+class Exchange {
+ public:
+  Application& add(Application::Role role, std::string service, std::shared_ptr<Socket> socket,
+                   const Plan& plan);
+  Application* find(uint64_t number);
+  // Whether some partner of this role ended abruptly before it could say who it is.
+  bool somebody_left_unheard(const std::string& service, Application::Role role) const;
+
+  bool all_over() const { return running_ == 0; }
+  size_t running() const { return running_; }
+  void one_left() { --running_; }
+  // Applications that began before this moment need not be told why they failed to connect.
+  bool forgives_failed_connections = false;
+  // An end that this recent disturbance explains.
+  static constexpr Duration kAftermath = seconds(15);
+
+  void hurry();
+  void check_progress(Duration patience) const;
+  void check_ends() const;
+  std::string describe_running() const;
+  struct Totals {
+    uint64_t complete = 0;
+    uint64_t abnormal = 0;
+    uint64_t bytes = 0;
+  };
+  Totals totals() const;
+  const std::vector<std::unique_ptr<Application>>& all() const { return applications_; }
+
+ private:
+  std::vector<std::unique_ptr<Application>> applications_;
+  size_t running_ = 0;
+};
+
+}  // namespace virtproxy::sim

@@ -1,0 +1,237 @@
+#include "tests/sim/daemon.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace virtproxy::sim {
+namespace {
+
+// As in uring/worker.cc.
+constexpr Duration kLastWordsLimit = milliseconds(200);
+constexpr Duration kLetGoLimit = milliseconds(1000);
+
+constexpr unsigned kOperations = 1024;
+
+}  // namespace
+
+Daemon::Daemon(Network& network, unsigned number, const DaemonConfig& config)
+    : config_(config), process_(network, number) {}
+
+Daemon::~Daemon() = default;
+
+template <typename Holds>
+bool Daemon::all(Holds holds) const {
+  return std::all_of(channels_.begin(), channels_.end(), holds);
+}
+
+bool Daemon::start() {
+  const Process::Running running(process_);
+  World& world = World::current();
+  world.trace("start", process_.number());
+  loop_ = std::make_unique<Loop>(*Ring::open(kOperations, config_.features));
+  ring_ = process_.ring_of(loop_->ring().raw());
+  resolution_ = std::make_unique<Resolution>(*loop_);
+  for (const ChannelConfig& config : config_.channels) {
+    channels_.push_back(std::make_unique<Channel>(*loop_, *resolution_, config));
+    if (channels_.back()->start()) continue;
+    phase_ = Phase::kServing;
+    stop();
+    return false;
+  }
+  return true;
+}
+
+bool Daemon::runnable() const {
+  if (over()) return false;
+  const Instant now = World::current().now();
+  return busy_until_ <= now &&
+         (ring_->ready() || (phase_ != Phase::kServing && phase_ends_ <= now));
+}
+
+void Daemon::turn() {
+  const Process::Running running(process_);
+  World& world = World::current();
+  const int result = loop_->turn();
+  if (result != 0) world.fail("ring", fmt::format("the loop gave up: {}", result));
+  busy_until_ = world.now() + world.random().duration(microseconds(2), microseconds(40));
+  world.at(busy_until_, [] {});
+  check_bounds();
+  if (phase_ != Phase::kServing) advance();
+}
+
+void Daemon::enter(Phase phase, Duration limit) {
+  World& world = World::current();
+  phase_ = phase;
+  phase_ends_ = world.now() + limit;
+  world.at(phase_ends_, [] {});
+}
+
+void Daemon::stop() {
+  const Process::Running running(process_);
+  World::current().trace("stop", process_.number());
+  for (const auto& channel : channels_) channel->drain();
+  enter(Phase::kDraining, config_.drain_timeout);
+}
+
+void Daemon::kill() {
+  const Process::Running running(process_);
+  World::current().trace("kill", process_.number());
+  process_.kill();
+  for (const auto& channel : channels_) channel->stop();
+  for (const auto& channel : channels_) channel->disconnect();
+  enter(Phase::kLettingGo, seconds(2));
+}
+
+void Daemon::advance() {
+  const bool late = phase_ends_ <= World::current().now();
+  if (phase_ == Phase::kDraining &&
+      (late || all([](const auto& channel) { return channel->drained(); }))) {
+    for (const auto& channel : channels_) channel->stop();
+    enter(Phase::kLastWords, kLastWordsLimit);
+  } else if (phase_ == Phase::kLastWords &&
+             (late || all([](const auto& channel) { return channel->said(); }))) {
+    for (const auto& channel : channels_) channel->disconnect();
+    enter(Phase::kLettingGo, kLetGoLimit);
+  } else if (phase_ == Phase::kLettingGo) {
+    if (all([](const auto& channel) { return channel->idle(); })) return destroy();
+    if (late) World::current().fail("letting go", "a daemon cannot end: " + describe());
+  }
+}
+
+void Daemon::destroy() {
+  World& world = World::current();
+  world.trace("gone", process_.number());
+  channels_.clear();
+  resolution_.reset();
+  if (ring_->pending() > 0) {
+    world.fail("operations", fmt::format("{}: {} requests left", config_.name, ring_->pending()));
+  }
+  loop_.reset();
+  ring_ = nullptr;
+  phase_ = Phase::kOver;
+  if (process_.open_files() > 0) {
+    world.fail("descriptors",
+               fmt::format("{}: {} descriptors left", config_.name, process_.open_files()));
+  }
+}
+
+Channel* Daemon::channel(unsigned id) {
+  if (process_.dead()) return nullptr;
+  for (const auto& channel : channels_) {
+    if (channel->id() == id) return channel.get();
+  }
+  return nullptr;
+}
+
+std::shared_ptr<Socket> Daemon::channel_socket() const {
+  return process_.find_socket(
+      [](const Socket& socket) { return socket.carries_channel && socket.connected(); });
+}
+
+void Daemon::check_bounds() {
+  for (size_t i = 0; i < channels_.size(); ++i) {
+    const Channel::Figures figures = channels_[i]->figures();
+    const ChannelConfig& config = config_.channels[i];
+    World& world = World::current();
+    const uint64_t receive = limits::receive_share(config.memory);
+    // Connections that are closing may hold bytes that streams of today were granted anew.
+    if (figures.closing == 0 && figures.held > receive) {
+      world.fail("memory",
+                 fmt::format("{}: {} bytes held of {}", config_.name, figures.held, receive));
+    }
+    uint64_t granted = 0;
+    channels_[i]->session().streams().for_each([&](StreamKey, const Stream& stream) {
+      if (!stream.dead()) granted += stream.granted - stream.taken;
+    });
+    if (granted > receive) {
+      world.fail("memory",
+                 fmt::format("{}: {} bytes granted of {}", config_.name, granted, receive));
+    }
+    if (figures.session.streams < figures.connections) {
+      world.fail("slots", fmt::format("{}: {} connections for {} streams", config_.name,
+                                      figures.connections, figures.session.streams));
+    }
+  }
+}
+
+void Daemon::check_idle() {
+  World& world = World::current();
+  for (const auto& channel : channels_) {
+    const Channel::Figures figures = channel->figures();
+    if (!channel->session().up()) world.fail("liveness", config_.name + ": channel is down");
+    const bool clean = figures.session.streams == 0 && figures.session.lent == 0 &&
+                       figures.session.held == 0 && figures.session.queued == 0 &&
+                       figures.connections == 0 && figures.closing == 0 && figures.dials == 0 &&
+                       figures.send_buffers == 0 && figures.held == 0 && figures.waiting == 0;
+    if (!clean) world.fail("leak", "not idle: " + describe());
+  }
+  // The channels, the listeners, and nothing else.
+  size_t expected = 0;
+  for (const ChannelConfig& config : config_.channels) {
+    expected += config.oforwards.size() + (method_listens(config.spec.method) ? 2 : 1);
+  }
+  if (process_.open_files() != expected) {
+    world.fail("descriptors", fmt::format("{}: {} descriptors, expected {}", config_.name,
+                                          process_.open_files(), expected));
+  }
+}
+
+std::string Daemon::describe() {
+  std::string text = fmt::format("{} (process {}, phase {}, {} descriptors, {} requests)",
+                                 config_.name, process_.number(), static_cast<int>(phase_),
+                                 process_.open_files(), ring_ == nullptr ? 0 : ring_->pending());
+  for (const auto& channel : channels_) {
+    const Channel::Figures f = channel->figures();
+    text += fmt::format(
+        "\n    channel {}: up={} idle={} streams={} connections={} closing={} dials={} buffers={} "
+        "held={} waiting={} lent={} queued={} under_way={}/{}",
+        channel->id(), channel->session().up(), channel->idle(), f.session.streams, f.connections,
+        f.closing, f.dials, f.send_buffers, f.held, f.waiting, f.session.lent, f.session.queued,
+        f.session.under_way, f.session.flight_limit);
+    channel->session().streams().for_each([&](StreamKey, const Stream& s) {
+      text += fmt::format(
+          "\n      stream {:x}{}: sent {}+{} of {}, taken {} received {} granted {}{}{}{}{}{}",
+          s.number, s.ours ? " ours" : "", s.sent, s.queued, s.send_limit, s.taken, s.received,
+          s.granted, s.end_sent ? " end>" : "", s.end_received ? " <end" : "",
+          s.done_sent ? " done>" : "", s.done_received ? " <done" : "", s.dead() ? " dead" : "");
+    });
+  }
+  return text;
+}
+
+bool paired(Session& one, Session& other) {
+  return one.up() && other.up() && one.peer().epoch == other.epoch() &&
+         other.peer().epoch == one.epoch();
+}
+
+void check_pair(Session& one, Session& other) {
+  if (!paired(one, other)) return;
+  std::unordered_map<uint64_t, const Stream*> known;
+  const auto key = [](const Stream& stream, bool ours) {
+    return uint64_t{stream.number} << 1 | (ours ? 1 : 0);
+  };
+  other.streams().for_each(
+      [&](StreamKey, const Stream& stream) { known[key(stream, !stream.ours)] = &stream; });
+  one.streams().for_each([&](StreamKey, const Stream& stream) {
+    const auto found = known.find(key(stream, stream.ours));
+    if (found == known.end() || stream.dead() || found->second->dead()) return;
+    for (const auto& [sender, receiver] :
+         {std::pair(&stream, found->second), std::pair(found->second, &stream)}) {
+      const bool kept = sender->sent + sender->queued <= sender->send_limit &&
+                        receiver->received <= sender->sent &&
+                        receiver->taken <= receiver->received &&
+                        (receiver->end_received || sender->send_limit <= receiver->granted);
+      if (!kept) {
+        World::current().fail(
+            "credit", fmt::format("stream {:x}: sent {} queued {} limit {}, received {} taken {} "
+                                  "granted {}",
+                                  stream.number, sender->sent, sender->queued, sender->send_limit,
+                                  receiver->received, receiver->taken, receiver->granted));
+      }
+    }
+  });
+}
+
+}  // namespace virtproxy::sim

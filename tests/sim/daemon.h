@@ -1,0 +1,79 @@
+// One simulated daemon: the real loop, channels and sessions in a simulated process, from its start
+// to its end or its death, and what must hold of it after every turn.
+//
+// What uring/worker.cc does with a thread is done here with calls: set up, turn after turn, drain.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/sim/process.h"
+#include "uring/channel.h"
+#include "uring/loop.h"
+#include "uring/resolution.h"
+
+namespace virtproxy::sim {
+
+struct DaemonConfig {
+  std::string name;
+  RingFeatures features;
+  std::vector<ChannelConfig> channels;
+  Duration drain_timeout{};
+};
+
+class Daemon {
+ public:
+  // `number` is of its process: each life of a daemon has another one.
+  Daemon(Network& network, unsigned number, const DaemonConfig& config);
+  ~Daemon();
+
+  // False when an address is still in use; then this life is over.
+  bool start();
+  bool runnable() const;
+  void turn();
+
+  void stop();  // as SIGTERM does
+  void kill();  // as SIGKILL does
+  bool working() const { return phase_ == Phase::kServing; }
+  bool over() const { return phase_ == Phase::kOver; }
+
+  const DaemonConfig& config() const { return config_; }
+  Process& process() { return process_; }
+  // Null when the daemon is not there to be asked.
+  Channel* channel(unsigned id);
+  // The socket that its only channel runs over, if it runs over one now.
+  std::shared_ptr<Socket> channel_socket() const;
+
+  // Nothing is left of any stream.
+  void check_idle();
+  std::string describe();
+
+ private:
+  enum class Phase : uint8_t { kServing, kDraining, kLastWords, kLettingGo, kOver };
+
+  template <typename Holds>
+  bool all(Holds holds) const;
+  void enter(Phase phase, Duration limit);
+  void advance();
+  void destroy();
+  void check_bounds();
+
+  const DaemonConfig config_;
+  Process process_;
+  Phase phase_ = Phase::kServing;
+  Instant phase_ends_{};
+  Instant busy_until_{};
+  KernelRing* ring_ = nullptr;
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Resolution> resolution_;
+  std::vector<std::unique_ptr<Channel>> channels_;
+};
+
+// Whether these are the two ends of one session.
+bool paired(Session& one, Session& other);
+
+// What must hold between the two sessions of one channel, at any time.
+void check_pair(Session& one, Session& other);
+
+}  // namespace virtproxy::sim

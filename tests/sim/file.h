@@ -1,0 +1,80 @@
+// Open files of the simulated kernel: what a descriptor, a request of a ring or an application
+// refers to. A file is released when the last of them lets go.
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "tests/sim/world.h"
+
+namespace virtproxy::sim {
+
+class File {
+ public:
+  class Waiter {
+   public:
+    // poll() may answer differently now. Only a note is wanted: nothing may be done to the file.
+    virtual void file_changed() = 0;
+
+   protected:
+    ~Waiter() = default;
+  };
+
+  virtual ~File() = default;
+
+  // What the system calls return on a file that does not block; a negative errno.
+  virtual int64_t read(std::span<std::byte>) { return -EINVAL; }
+  virtual int64_t write(std::span<const std::byte>) { return -EINVAL; }
+  virtual uint32_t poll() const = 0;
+
+  void add_waiter(Waiter* waiter) { waiters_.push_back(waiter); }
+  void remove_waiter(Waiter* waiter) { std::erase(waiters_, waiter); }
+  void changed() {
+    for (size_t i = 0; i < waiters_.size(); ++i) waiters_[i]->file_changed();
+  }
+
+  Instant last_completion{};  // of a ring's request on it: these keep their order
+  bool carries_channel = false;
+  unsigned number = 0;  // for the trace
+
+ private:
+  std::vector<Waiter*> waiters_;
+};
+
+using FileRef = std::shared_ptr<File>;
+
+// First in, first out.
+class Fifo {
+ public:
+  size_t size() const { return bytes_.size() - begin_; }
+  void append(std::span<const std::byte> bytes) {
+    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+  }
+  std::span<std::byte> contents() { return std::span(bytes_).subspan(begin_); }
+  void consume(size_t count) {
+    begin_ += count;
+    if (begin_ == bytes_.size()) {
+      bytes_.clear();
+      begin_ = 0;
+    } else if (begin_ > 65536 && begin_ > bytes_.size() / 2) {
+      bytes_.erase(bytes_.begin(), bytes_.begin() + static_cast<std::ptrdiff_t>(begin_));
+      begin_ = 0;
+    }
+  }
+  // Forgets all but the first `count` bytes.
+  void truncate(size_t count) { bytes_.resize(begin_ + count); }
+  void erase(size_t at) { bytes_.erase(bytes_.begin() + static_cast<std::ptrdiff_t>(begin_ + at)); }
+  void insert(size_t at, std::byte value) {
+    bytes_.insert(bytes_.begin() + static_cast<std::ptrdiff_t>(begin_ + at), value);
+  }
+
+ private:
+  std::vector<std::byte> bytes_;
+  size_t begin_ = 0;
+};
+
+}  // namespace virtproxy::sim

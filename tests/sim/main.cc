@@ -1,0 +1,153 @@
+// virtproxy-sim: runs simulated worlds, one for each seed.
+#include <time.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "tests/sim/scenario.h"
+#include "uring/log.h"
+
+namespace virtproxy::sim {
+namespace {
+
+struct Options {
+  std::optional<uint64_t> seed;
+  std::string seeds;
+  double seconds = 0;
+  bool trace = false;
+  bool twice = false;
+  bool every_mishap = false;
+  std::string canary = "none";
+};
+
+const std::map<std::string, Canary> kCanaries{
+    {"none", Canary::kNone},
+    {"drop-byte", Canary::kDropByte},
+    {"swap-bytes", Canary::kSwapBytes},
+    {"leak-descriptor", Canary::kLeakDescriptor},
+    {"keep-credit", Canary::kKeepCredit},
+    {"block-reader", Canary::kBlockReader},
+    {"lose-reset", Canary::kLoseReset},
+    {"lose-completion", Canary::kLoseCompletion},
+};
+
+struct Tally {
+  uint64_t seeds = 0;
+  uint64_t turns = 0;
+  Exchange::Totals totals;
+  MishapCounts mishaps{};
+  Duration simulated{};
+};
+
+// The simulation has its own clock; this is the real one.
+double real_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+uint64_t run_seed(uint64_t seed, const Options& options, Tally& tally) {
+  World world(seed, options.trace, kCanaries.at(options.canary));
+  const Instant began = world.now();
+  uint64_t hash = 0;
+  {
+    Scenario scenario(world);
+    scenario.run();
+    hash = world.hash();
+    ++tally.seeds;
+    tally.turns += scenario.turns();
+    const Exchange::Totals totals = scenario.totals();
+    tally.totals.complete += totals.complete;
+    tally.totals.abnormal += totals.abnormal;
+    tally.totals.bytes += totals.bytes;
+    for (size_t i = 0; i < kMishaps; ++i) tally.mishaps[i] += world.counts()[i];
+    tally.simulated += world.now() - began;
+  }
+  return hash;
+}
+
+void report(const Tally& tally, double elapsed) {
+  std::printf("%llu seeds in %.1f s (%.0f a second), %.0f s simulated, %llu turns\n",
+              static_cast<unsigned long long>(tally.seeds), elapsed,
+              static_cast<double>(tally.seeds) / elapsed,
+              std::chrono::duration<double>(tally.simulated).count(),
+              static_cast<unsigned long long>(tally.turns));
+  std::printf("%llu directions complete, %llu broken, %llu bytes checked\n",
+              static_cast<unsigned long long>(tally.totals.complete),
+              static_cast<unsigned long long>(tally.totals.abnormal),
+              static_cast<unsigned long long>(tally.totals.bytes));
+  for (size_t i = 0; i < kMishaps; ++i) {
+    std::printf("  %-22s %llu\n", std::string(mishap_name(static_cast<Mishap>(i))).c_str(),
+                static_cast<unsigned long long>(tally.mishaps[i]));
+  }
+}
+
+int run(const Options& options) {
+  uint64_t first = 1;
+  uint64_t last = UINT64_MAX;
+  if (options.seed) {
+    first = last = *options.seed;
+  } else if (!options.seeds.empty()) {
+    const size_t dots = options.seeds.find("..");
+    first = std::stoull(options.seeds);
+    last = dots == std::string::npos ? first : std::stoull(options.seeds.substr(dots + 2));
+  }
+  Tally tally;
+  const double began = real_seconds();
+  double said = began;
+  for (uint64_t seed = first;; ++seed) {
+    const uint64_t hash = run_seed(seed, options, tally);
+    if (options.twice && run_seed(seed, options, tally) != hash) {
+      std::fprintf(stderr, "FAILED seed %llu, oracle trace: the same seed ran differently\n",
+                   static_cast<unsigned long long>(seed));
+      return 1;
+    }
+    if (options.seed) {
+      std::printf("seed %llu trace %016llx\n", static_cast<unsigned long long>(seed),
+                  static_cast<unsigned long long>(hash));
+    }
+    const double now = real_seconds();
+    if (seed == last || (options.seconds > 0 && now - began > options.seconds)) break;
+    if (now - said > 60) {
+      said = now;
+      std::printf("seed %llu, %.0f seeds a second\n", static_cast<unsigned long long>(seed),
+                  static_cast<double>(tally.seeds) / (now - began));
+      std::fflush(stdout);
+    }
+  }
+  report(tally, real_seconds() - began);
+  if (!options.every_mishap) return 0;
+  int missing = 0;
+  for (size_t i = 0; i < kMishaps; ++i) {
+    if (tally.mishaps[i] > 0) continue;
+    std::fprintf(stderr, "FAILED: %s has never happened\n",
+                 std::string(mishap_name(static_cast<Mishap>(i))).c_str());
+    ++missing;
+  }
+  return missing == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace virtproxy::sim
+
+int main(int argc, char** argv) {
+  virtproxy::sim::Options options;
+  CLI::App app("Runs the daemons in simulated worlds, each drawn from a seed.", "virtproxy-sim");
+  app.add_option("--seed", options.seed, "replay this one");
+  app.add_option("--seeds", options.seeds, "from A to B, written A..B; without it, on and on");
+  app.add_option("--seconds", options.seconds, "stop after so many seconds");
+  app.add_flag("--trace", options.trace, "print what happens, with virtual time");
+  app.add_flag("--twice", options.twice, "run every seed twice and compare the traces");
+  app.add_flag("--every-mishap", options.every_mishap, "fail when a kind of mishap never happened");
+  std::vector<std::string> names;
+  for (const auto& [name, canary] : virtproxy::sim::kCanaries) names.push_back(name);
+  app.add_option("--canary", options.canary, "break the world on purpose")
+      ->check(CLI::IsMember(names));
+  CLI11_PARSE(app, argc, argv);
+  virtproxy::set_log_level(options.trace ? virtproxy::LogLevel::kDebug
+                                         : virtproxy::LogLevel::kInfo);
+  return virtproxy::sim::run(options);
+}

@@ -1,0 +1,57 @@
+// Everything that can go wrong in the simulated world. Each kind has its own probability, drawn
+// from the seed, and its own counter: over a set of seeds every one of them must have happened.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace virtproxy::sim {
+
+enum class Mishap : uint8_t {
+  kShortRead,
+  kShortWrite,
+  kLateCompletion,
+  kOvertaking,     // a completion is seen before an earlier one of another descriptor
+  kSpuriousWake,   // the ring's wait returns early
+  kInterrupted,    // EINTR, EAGAIN
+  kReceiveError,   // of an application's socket
+  kSendError,      // of an application's socket
+  kNoMemory,       // ENOMEM, ENOBUFS from an operation
+  kChannelError,   // an operation on the channel fails
+  kNoBuffers,      // no receive buffer is left
+  kClosedBefore,   // a request reaches the kernel after its descriptor was closed
+  kHastyService,   // answers in the very moment it is connected to
+  kAcceptFails,    // EMFILE, ENFILE, ENOMEM, ECONNABORTED
+  kSocketFails,    // EMFILE when a service is dialed
+  kServiceAbsent,  // refused, no such path
+  kServiceSilent,  // the connection is never established
+  kBacklogFull,
+  kAddressInUse,  // for a moment after a restart
+  kLateRelease,   // the kernel keeps a registered file for a while
+  kChannelCut,    // between two frames or in the middle of one
+  kChannelTorn,   // … and bytes on their way were lost
+  kChannelStalls,
+  kDeviceAbsent,  // opening the device fails
+  kHostLeaves,    // the emulator loses its host side
+  kStaleBytes,    // a device holds bytes of an earlier life when a daemon opens it
+  kByteFlipped,   // on a line that may corrupt
+  kByteLost,
+  kByteInserted,
+  kDaemonKilled,
+  kDaemonStopped,  // asked to end, drains
+  kApplicationResets,
+  kApplicationVanishes,
+  kApplicationStalls,
+  kApplicationCrawls,
+  kHalfClose,
+  kCount,
+};
+inline constexpr size_t kMishaps = static_cast<size_t>(Mishap::kCount);
+
+std::string_view mishap_name(Mishap mishap);
+
+using MishapCounts = std::array<uint64_t, kMishaps>;
+
+}  // namespace virtproxy::sim

@@ -1,0 +1,118 @@
+#include "tests/sim/process.h"
+
+#include <algorithm>
+
+#include "tests/sim/device.h"
+
+namespace virtproxy::sim {
+namespace {
+
+std::vector<Process*> processes;  // by number
+Process* running = nullptr;
+
+}  // namespace
+
+void Network::bind(const std::string& name, const std::shared_ptr<Socket>& socket) {
+  bound_[name] = {socket, ++inodes_};
+}
+
+std::shared_ptr<Socket> Network::find(const std::string& name) const {
+  const auto found = bound_.find(name);
+  return found == bound_.end() ? nullptr : found->second.socket.lock();
+}
+
+uint64_t Network::inode(const std::string& path) const {
+  const auto found = bound_.find(path);
+  return found == bound_.end() ? 0 : found->second.inode;
+}
+
+bool Network::unlink(const std::string& path) { return bound_.erase(path) == 1; }
+
+void Network::add_device(Device* device) { devices_[device->path()] = device; }
+
+Device* Network::device(const std::string& path) const {
+  const auto found = devices_.find(path);
+  return found == devices_.end() ? nullptr : found->second;
+}
+
+void Network::set_path(const std::string& name, const Path& path) { paths_[name] = path; }
+
+Path Network::path(const std::string& name) const {
+  const auto found = paths_.find(name);
+  return found == paths_.end() ? Path{} : found->second;
+}
+
+Process::Process(Network& network, unsigned number) : network_(network), number_(number) {
+  if (processes.size() <= number) processes.resize(number + 1);
+  processes[number] = this;
+}
+
+Process::~Process() { processes[number_] = nullptr; }
+
+Process* Process::current() { return running; }
+
+Process* Process::owner_of(int fd) {
+  if (fd < kFirstDescriptor) return nullptr;
+  const auto number = static_cast<size_t>(fd / kFirstDescriptor - 1);
+  return number < processes.size() ? processes[number] : nullptr;
+}
+
+Process::Running::Running(Process& process) : before_(running) { running = &process; }
+Process::Running::~Running() { running = before_; }
+
+// The lowest free number, as the kernel does: a number that was closed comes back at once.
+int Process::add(FileRef file) {
+  const auto free = std::find(files_.begin(), files_.end(), nullptr);
+  const auto at = static_cast<size_t>(free - files_.begin());
+  if (at == files_.size()) {
+    files_.push_back(std::move(file));
+  } else {
+    *free = std::move(file);
+  }
+  return first() + static_cast<int>(at);
+}
+
+FileRef Process::get(int fd) const {
+  const auto at = static_cast<size_t>(fd - first());
+  return fd >= first() && at < files_.size() ? files_[at] : nullptr;
+}
+
+bool Process::close(int fd) {
+  if (dead_) return true;
+  const FileRef file = get(fd);
+  if (!file) return false;
+  if (World::current().canary_strikes(Canary::kLeakDescriptor, 0.02)) return true;
+  files_[static_cast<size_t>(fd - first())] = nullptr;
+  return true;
+}
+
+size_t Process::open_files() const {
+  return files_.size() - static_cast<size_t>(std::count(files_.begin(), files_.end(), nullptr));
+}
+
+KernelRing& Process::open_ring(io_uring* ring, unsigned submissions, unsigned completions) {
+  rings_.push_back(std::make_unique<KernelRing>(*this, ring, submissions, completions));
+  return *rings_.back();
+}
+
+KernelRing* Process::ring_of(const io_uring* ring) {
+  for (const auto& known : rings_) {
+    if (known->handle() == ring) return known.get();
+  }
+  return nullptr;
+}
+
+void Process::close_ring(const io_uring* ring) {
+  std::erase_if(rings_, [&](const auto& known) { return known->handle() == ring; });
+}
+
+void Process::kill() {
+  dead_ = true;
+  for (const FileRef& file : files_) {
+    if (auto* socket = dynamic_cast<Socket*>(file.get())) socket->killed = true;
+  }
+  for (const auto& ring : rings_) ring->kill();
+  for (FileRef& file : files_) file.reset();
+}
+
+}  // namespace virtproxy::sim

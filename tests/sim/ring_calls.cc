@@ -1,0 +1,67 @@
+// What uring/ring.cc and uring/receive_pool.cc call of liburing, redirected here by the linker. The
+// inline parts of liburing work on the queues of a KernelRing as they do on the kernel's.
+#include <liburing.h>
+
+#include <optional>
+
+#include "core/time.h"
+#include "tests/sim/process.h"
+
+using virtproxy::Duration;
+using virtproxy::sim::KernelRing;
+using virtproxy::sim::Process;
+
+namespace {
+
+KernelRing& kernel_of(io_uring* ring) {
+  KernelRing* found = Process::current()->ring_of(ring);
+  if (found == nullptr) virtproxy::sim::World::current().fail("rings", "no such ring");
+  return *found;
+}
+
+}  // namespace
+
+extern "C" {
+
+int __wrap_io_uring_queue_init_params(unsigned entries, io_uring* ring, io_uring_params* params) {
+  Process::current()->open_ring(ring, entries, params->cq_entries);
+  return 0;
+}
+
+void __wrap_io_uring_queue_exit(io_uring* ring) { Process::current()->close_ring(ring); }
+
+int __wrap_io_uring_register_ring_fd(io_uring*) { return 1; }
+
+int __wrap_io_uring_register_files_sparse(io_uring* ring, unsigned count) {
+  return kernel_of(ring).register_files(count);
+}
+
+int __wrap_io_uring_register_files_update(io_uring* ring, unsigned at, int* files, unsigned) {
+  return kernel_of(ring).update_file(at, *files);
+}
+
+int __wrap_io_uring_register_buf_ring(io_uring* ring, io_uring_buf_reg* registration, unsigned) {
+  return kernel_of(ring).register_buffers(*registration);
+}
+
+int __wrap_io_uring_unregister_buf_ring(io_uring* ring, int group) {
+  return kernel_of(ring).unregister_buffers(group);
+}
+
+int __wrap_io_uring_submit(io_uring* ring) { return kernel_of(ring).submit(); }
+
+int __wrap_io_uring_submit_and_wait(io_uring* ring, unsigned) {
+  return kernel_of(ring).wait(std::nullopt);
+}
+
+int __wrap_io_uring_submit_and_wait_timeout(io_uring* ring, io_uring_cqe**, unsigned,
+                                            __kernel_timespec* limit, sigset_t*) {
+  return kernel_of(ring).wait(std::chrono::seconds(limit->tv_sec) +
+                              std::chrono::nanoseconds(limit->tv_nsec));
+}
+
+unsigned __wrap_io_uring_peek_batch_cqe(io_uring* ring, io_uring_cqe** entries, unsigned count) {
+  return kernel_of(ring).peek(entries, count);
+}
+
+}  // extern "C"

@@ -1,0 +1,399 @@
+#include "tests/sim/scenario.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace virtproxy::sim {
+namespace {
+
+constexpr uint64_t kMostSteps = 20'000'000;
+constexpr Duration kToMeet = seconds(20);
+constexpr Duration kToFinish = seconds(120);
+constexpr Duration kToProbe = seconds(60);
+constexpr Duration kToEnd = seconds(20);
+constexpr Duration kCheckInterval = milliseconds(200);
+constexpr Duration kPatience = milliseconds(1500);
+
+// The highest probability of each mishap; a seed draws which of them it knows, and how often.
+struct Row {
+  Mishap mishap;
+  double most;
+};
+constexpr Row kRates[] = {
+    {Mishap::kShortRead, 0.9},      {Mishap::kShortWrite, 0.9},    {Mishap::kLateCompletion, 0.3},
+    {Mishap::kSpuriousWake, 0.2},   {Mishap::kInterrupted, 0.1},   {Mishap::kHastyService, 0.9},
+    {Mishap::kReceiveError, 0.01},  {Mishap::kSendError, 0.01},    {Mishap::kNoMemory, 0.02},
+    {Mishap::kChannelError, 0.002}, {Mishap::kAcceptFails, 0.3},   {Mishap::kSocketFails, 0.3},
+    {Mishap::kServiceAbsent, 0.3},  {Mishap::kServiceSilent, 0.3}, {Mishap::kBacklogFull, 0.5},
+    {Mishap::kAddressInUse, 0.8},   {Mishap::kLateRelease, 1.0},   {Mishap::kDeviceAbsent, 0.5},
+    {Mishap::kByteFlipped, 0.002},  {Mishap::kByteLost, 0.002},    {Mishap::kByteInserted, 0.002},
+};
+
+}  // namespace
+
+Scenario::Scenario(World& world) : world_(world), random_(world.random()) {
+  world_.set_describer([this] { return describe(); });
+  draw_mishaps();
+  draw_topology();
+}
+
+Scenario::~Scenario() { world_.set_describer({}); }
+
+void Scenario::draw_mishaps() {
+  const double share = random_.chance(0.15) ? 0 : random_.chance(0.1) ? 0.9 : 0.25;
+  for (const Row& row : kRates) {
+    if (!random_.chance(share)) continue;
+    const double tame = 1.0 / static_cast<double>(random_.magnitude(1, 64));
+    world_.set_rate(row.mishap, row.most * tame);
+  }
+  cutting_ = random_.chance(share);
+  killing_ = random_.chance(share);
+  stalling_ = random_.chance(share);
+  unruly_ = random_.chance(0.7);
+}
+
+RingFeatures Scenario::draw_features() {
+  RingFeatures features;
+  if (random_.chance(0.15)) features.provided_buffers = false;
+  if (random_.chance(0.15)) features.poll_first = false;
+  if (random_.chance(0.15)) features.multishot_accept = false;
+  if (random_.chance(0.15)) features.registered_files = false;
+  return features;
+}
+
+ChannelConfig Scenario::draw_channel(unsigned index) {
+  ChannelConfig config;
+  config.memory = random_.magnitude(512 << 10, 8 << 20);
+  config.max_streams = static_cast<uint32_t>(random_.magnitude(8, 128));
+  config.window = static_cast<uint32_t>(random_.magnitude(4096, 1 << 20));
+  config.dial_timeout = random_.duration(milliseconds(300), seconds(3));
+  config.secret = random_.next();
+  config.first_buffer_group = static_cast<uint16_t>(2 * index);
+  return config;
+}
+
+void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig& guest) {
+  const size_t count = random_.between(1, 4);
+  for (size_t i = 0; i < count; ++i) {
+    Route route;
+    const size_t number = routes_.size();
+    route.service = fmt::format("s{}", number);
+    route.from_host = random_.chance(0.5);
+    const auto port = static_cast<uint16_t>(8000 + number);
+    route.client_end = random_.chance(0.5) ? unix_endpoint(fmt::format("/sim/client{}", number))
+                                           : tcp_endpoint(static_cast<uint16_t>(port + 1000));
+    route.service_end = random_.chance(0.5) ? unix_endpoint(fmt::format("/sim/service{}", number))
+                                            : tcp_endpoint(port);
+    const auto path_of = [this](const Endpoint& endpoint) {
+      Path path;
+      path.capacity = static_cast<size_t>(random_.magnitude(1024, 256 << 10));
+      if (endpoint.kind == Endpoint::Kind::kTcp) {
+        path.latency = Duration(static_cast<Duration::rep>(random_.magnitude(1'000, 10'000'000)));
+      }
+      return path;
+    };
+    network_.set_path(network_name(route.client_end), path_of(route.client_end));
+    services_.push_back(std::make_unique<Service>(
+        network_, exchange_, route, path_of(route.service_end), [this] { return draw_plan(); }));
+    ForwardSpec forward;
+    forward.service = route.service;
+    forward.id = link.id();
+    forward.priority = static_cast<Priority>(random_.below(kPriorities));
+    forward.endpoint = route.client_end;
+    (route.from_host ? host : guest).channels.back().oforwards.push_back(forward);
+    forward.endpoint = route.service_end;
+    (route.from_host ? guest : host).channels.back().iforwards.push_back(forward);
+    routes_.push_back(std::move(route));
+  }
+}
+
+void Scenario::draw_topology() {
+  const size_t guests = random_.chance(0.8) ? 1 : 2;
+  places_.resize(1 + guests);
+  DaemonConfig& host = places_[0].config;
+  host.name = "host";
+  for (size_t i = 0; i < guests; ++i) {
+    const auto kind = static_cast<LinkKind>(random_.below(kLinkKinds));
+    const auto id = static_cast<unsigned>(i + 1);
+    links_.push_back(std::make_unique<SimulatedLink>(network_, id, kind));
+    DaemonConfig& guest = places_[1 + i].config;
+    guest.name = fmt::format("guest {}", id);
+    host.channels.push_back(draw_channel(static_cast<unsigned>(i)));
+    host.channels.back().spec = links_.back()->host_spec();
+    guest.channels.push_back(draw_channel(0));
+    guest.channels.back().spec = links_.back()->guest_spec();
+    if (!links_.back()->hides() && random_.chance(0.3)) {
+      host.channels.back().seal = random_.chance(0.5) ? Seal::kCommit : Seal::kChecksum;
+    }
+    draw_routes(*links_.back(), host, guest);
+  }
+  for (Place& place : places_) {
+    place.config.features = draw_features();
+    place.config.drain_timeout = random_.duration({}, seconds(2));
+    place.restarts_left = static_cast<unsigned>(random_.between(1, 4));
+  }
+}
+
+Plan Scenario::polite_plan() {
+  Plan plan;
+  plan.total = 8 + random_.magnitude(1, 20'000);
+  plan.write_piece = static_cast<size_t>(random_.magnitude(512, 65536));
+  plan.read_piece = static_cast<size_t>(random_.magnitude(512, 65536));
+  return plan;
+}
+
+Plan Scenario::draw_plan() {
+  if (world_.healed()) return polite_plan();
+  Plan plan;
+  plan.total =
+      8 + (random_.chance(0.1) ? random_.magnitude(1, 400'000) : random_.magnitude(1, 30'000));
+  plan.write_piece = static_cast<size_t>(random_.magnitude(64, 65536));
+  plan.read_piece = static_cast<size_t>(random_.magnitude(64, 65536));
+  if (random_.chance(0.3)) {
+    plan.write_pause = Duration(static_cast<Duration::rep>(random_.magnitude(1000, 5'000'000)));
+  }
+  if (random_.chance(0.3)) {
+    plan.read_pause = Duration(static_cast<Duration::rep>(random_.magnitude(1000, 5'000'000)));
+  }
+  if (!unruly_) return plan;
+  if (random_.chance(0.15)) {
+    world_.count(Mishap::kApplicationCrawls);
+    plan.read_piece = static_cast<size_t>(random_.between(1, 16));
+    plan.read_pause = random_.duration(milliseconds(1), milliseconds(20));
+  }
+  if (random_.chance(0.2)) {
+    world_.count(Mishap::kApplicationStalls);
+    plan.stall_at = random_.magnitude(8, 30'000);
+    plan.stall_until = random_.chance(0.5)
+                           ? heals_at_
+                           : world_.now() + random_.duration(milliseconds(10), seconds(3));
+  }
+  if (random_.chance(0.25)) {
+    plan.ending = random_.chance(0.5) ? Plan::Ending::kReset : Plan::Ending::kVanish;
+    plan.ending_at = random_.between(8, plan.total);
+  }
+  return plan;
+}
+
+void Scenario::draw_clients(Instant until) {
+  const size_t count = random_.magnitude(4, 120);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t route = random_.below(routes_.size());
+    world_.at(world_.now() + random_.duration({}, until - world_.now()),
+              [this, route] { connect_client(route, false); });
+  }
+}
+
+void Scenario::connect_client(size_t index, bool polite) {
+  const Route& route = routes_[index];
+  const std::string name = network_name(route.client_end);
+  const auto listener = network_.find(name);
+  if (!listener || listener->backlog_full()) return;
+  const auto socket = std::make_shared<Socket>(listener->family());
+  socket->connect_to(listener, network_.path(name));
+  exchange_.add(Application::Role::kClient, route.service, socket,
+                polite ? polite_plan() : draw_plan());
+}
+
+// --- what happens to daemons and channels -----------------------------------------------------
+
+void Scenario::draw_misfortunes(Instant until) {
+  if (!cutting_ && !killing_ && !stalling_) return;
+  const size_t count = random_.between(1, 6);
+  for (size_t i = 0; i < count; ++i) {
+    world_.at(world_.now() + random_.duration({}, until - world_.now()), [this] { misfortune(); });
+  }
+}
+
+void Scenario::misfortune() {
+  if (world_.healed()) return;
+  const size_t which = random_.below(links_.size());
+  SimulatedLink& link = *links_[which];
+  if (cutting_ && random_.chance(0.4)) return link.cut(guest_of(which), random_.chance(0.6));
+  if (stalling_ && random_.chance(0.4)) {
+    return link.stall(guest_of(which), random_.duration(milliseconds(1), seconds(2)));
+  }
+  if (!killing_) return;
+  Place& place = random_.pick(places_);
+  if (!place.daemon || place.restarts_left == 0) return;
+  --place.restarts_left;
+  end_life(place, random_.chance(0.7),
+           Duration(static_cast<Duration::rep>(random_.magnitude(1000, 2'000'000'000))));
+}
+
+void Scenario::end_life(Place& place, bool killed, Duration pause) {
+  world_.disturb();
+  if (killed) {
+    world_.count(Mishap::kDaemonKilled);
+    place.daemon->kill();
+  } else {
+    world_.count(Mishap::kDaemonStopped);
+    place.daemon->stop();
+  }
+  leaving_.push_back(std::move(place.daemon));
+  // A daemon that was told to end keeps its addresses until it has.
+  const Duration least = killed ? Duration{} : Duration(place.config.drain_timeout + seconds(2));
+  world_.after(std::max(pause, least), [this, &place] { start(place); });
+}
+
+void Scenario::start(Place& place) {
+  if (!place.wanted) return;
+  world_.disturb();
+  DaemonConfig config = place.config;
+  for (ChannelConfig& channel : config.channels) channel.secret = random_.next();
+  auto daemon = std::make_unique<Daemon>(network_, processes_++, config);
+  if (daemon->start()) {
+    place.daemon = std::move(daemon);
+    return;
+  }
+  leaving_.push_back(std::move(daemon));
+  world_.after(seconds(3), [this, &place] { start(place); });
+}
+
+// --- running ----------------------------------------------------------------------------------
+
+bool Scenario::run_once() {
+  bool ran = false;
+  const auto turn = [&](Daemon& daemon) {
+    if (!daemon.runnable()) return;
+    daemon.turn();
+    ++turns_;
+    ran = true;
+  };
+  const size_t first = random_.below(places_.size());
+  for (size_t i = 0; i < places_.size(); ++i) {
+    auto& daemon = places_[(first + i) % places_.size()].daemon;
+    if (daemon) turn(*daemon);
+  }
+  for (const auto& daemon : leaving_) turn(*daemon);
+  std::erase_if(leaving_, [](const auto& daemon) { return daemon->over(); });
+  if (ran) check_sessions();
+  if (turns_ + world_.steps() > kMostSteps) world_.fail("livelock", "too many steps");
+  return ran || world_.step();
+}
+
+template <typename Done>
+bool Scenario::run_until(Instant limit, Done done) {
+  world_.at(limit, [] {});
+  while (world_.now() < limit) {
+    if (done()) return true;
+    if (!run_once()) return done();
+  }
+  return done();
+}
+
+Session* Scenario::session_of(Place& place, const SimulatedLink& link) {
+  Channel* channel = place.daemon ? place.daemon->channel(link.id()) : nullptr;
+  return channel == nullptr ? nullptr : &channel->session();
+}
+
+bool Scenario::everything_up() {
+  for (size_t i = 0; i < links_.size(); ++i) {
+    Session* one = session_of(places_[0], *links_[i]);
+    Session* other = session_of(places_[1 + i], *links_[i]);
+    if (one == nullptr || other == nullptr || !paired(*one, *other)) return false;
+  }
+  return true;
+}
+
+void Scenario::check_sessions() {
+  for (size_t i = 0; i < links_.size(); ++i) {
+    Session* one = session_of(places_[0], *links_[i]);
+    Session* other = session_of(places_[1 + i], *links_[i]);
+    if (one != nullptr && other != nullptr) check_pair(*one, *other);
+  }
+}
+
+void Scenario::check_soon() {
+  world_.after(kCheckInterval, [this] {
+    Duration patience = kPatience;
+    for (const auto& link : links_) {
+      if (link->speed() == 0) continue;
+      // Streams take turns of 64 KiB.
+      patience += Duration(static_cast<Duration::rep>(static_cast<double>(exchange_.running()) *
+                                                      80'000.0 / link->speed() * 1e9));
+    }
+    // An end that is away, or that does not know yet that the other one is a new one.
+    if (!everything_up()) world_.hinder(world_.now());
+    exchange_.check_progress(patience);
+    check_soon();
+  });
+}
+
+void Scenario::run() {
+  for (Place& place : places_) {
+    world_.after(random_.duration({}, milliseconds(500)), [this, &place] { start(place); });
+  }
+  const auto up = [this] { return everything_up(); };
+  if (!run_until(world_.now() + kToMeet, up)) {
+    world_.calm(true);
+    if (!run_until(world_.now() + kToMeet, up)) {
+      world_.fail("liveness", "the daemons do not find each other");
+    }
+    world_.calm(false);
+  }
+  check_soon();
+  exchange_.forgives_failed_connections = true;
+  const Instant begin = world_.now();
+  heals_at_ = begin + (random_.chance(0.2) ? random_.duration(seconds(5), seconds(15))
+                                           : random_.duration(milliseconds(200), seconds(3)));
+  draw_clients(heals_at_);
+  draw_misfortunes(heals_at_);
+  run_until(heals_at_, [] { return false; });
+
+  world_.heal();
+  world_.trace("healed");
+  exchange_.hurry();
+  if (!run_until(world_.now() + kToFinish,
+                 [this] { return exchange_.all_over() && everything_up(); })) {
+    world_.fail("liveness", "not everything has ended after the world healed");
+  }
+
+  run_until(world_.now() + Exchange::kAftermath + seconds(2), [] { return false; });
+  for (size_t round = 0; round < 2; ++round) {
+    const size_t before = exchange_.all().size();
+    for (size_t route = 0; route < routes_.size(); ++route) connect_client(route, true);
+    if (!run_until(world_.now() + kToProbe, [this] { return exchange_.all_over(); })) {
+      world_.fail("liveness", "late clients are not served");
+    }
+    if (exchange_.all().size() != before + 2 * routes_.size()) {
+      world_.fail("liveness", "late clients were not let in");
+    }
+  }
+  exchange_.check_ends();
+
+  run_until(world_.now() + seconds(3), [] { return false; });
+  for (const Place& place : places_) place.daemon->check_idle();
+  for (Place& place : places_) {
+    place.wanted = false;
+    place.daemon->stop();
+    leaving_.push_back(std::move(place.daemon));
+    if (random_.chance(0.5)) {
+      run_until(world_.now() + random_.duration({}, seconds(5)), [] { return false; });
+    }
+  }
+  if (!run_until(world_.now() + kToEnd, [this] { return leaving_.empty(); })) {
+    world_.fail("letting go", "a daemon does not end");
+  }
+}
+
+std::string Scenario::describe() {
+  std::string text;
+  for (const auto& link : links_) {
+    text += fmt::format("  link {}: kind {}, speed {}\n", link->id(),
+                        static_cast<int>(link->kind()), link->speed());
+  }
+  for (const Place& place : places_) {
+    if (place.daemon) text += "  " + place.daemon->describe() + "\n";
+  }
+  for (const auto& daemon : leaving_) text += "  leaving: " + daemon->describe() + "\n";
+  text += exchange_.describe_running();
+  for (size_t i = 0; i < kMishaps; ++i) {
+    if (world_.counts()[i] == 0) continue;
+    text += fmt::format("  {} {}\n", mishap_name(static_cast<Mishap>(i)), world_.counts()[i]);
+  }
+  return text;
+}
+
+}  // namespace virtproxy::sim

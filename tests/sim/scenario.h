@@ -1,0 +1,83 @@
+// A whole simulated history, drawn from one seed.
+//
+//   1. the daemons start and find each other
+//   2. clients come and go while everything that this seed allows goes wrong
+//   3. the world heals: every application and every stream must come to its end
+//   4. new clients, for whom nothing may go wrong any more
+//   5. nothing is left; the daemons are asked to end, and nothing is left of them
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "tests/sim/application.h"
+#include "tests/sim/daemon.h"
+#include "tests/sim/link.h"
+
+namespace virtproxy::sim {
+
+class Scenario {
+ public:
+  explicit Scenario(World& world);
+  ~Scenario();
+
+  void run();
+  Exchange::Totals totals() const { return exchange_.totals(); }
+  uint64_t turns() const { return turns_; }
+
+ private:
+  // A daemon's place: who is there changes when it is killed or stopped.
+  struct Place {
+    DaemonConfig config;
+    std::unique_ptr<Daemon> daemon;
+    unsigned restarts_left = 0;
+    bool wanted = true;
+  };
+
+  void draw_mishaps();
+  void draw_topology();
+  void draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig& guest);
+  RingFeatures draw_features();
+  ChannelConfig draw_channel(unsigned index);
+  Plan draw_plan();
+  Plan polite_plan();
+  void draw_clients(Instant until);
+  void draw_misfortunes(Instant until);
+
+  void start(Place& place);
+  void misfortune();
+  void end_life(Place& place, bool killed, Duration pause);
+  void connect_client(size_t route, bool polite);
+
+  // Runs until `done` holds or time is up.
+  template <typename Done>
+  bool run_until(Instant limit, Done done);
+  bool run_once();
+  static Session* session_of(Place& place, const SimulatedLink& link);
+  // Every two ends are in one session.
+  bool everything_up();
+  void check_sessions();
+  void check_soon();
+  std::string describe();
+  Daemon* guest_of(size_t link) { return places_[1 + link].daemon.get(); }
+
+  World& world_;
+  Random& random_;
+  Network network_;
+  Exchange exchange_;
+  std::vector<std::unique_ptr<SimulatedLink>> links_;
+  std::vector<Route> routes_;
+  std::vector<std::unique_ptr<Service>> services_;
+  std::vector<Place> places_;                     // the host, then one guest for each link
+  std::vector<std::unique_ptr<Daemon>> leaving_;  // dead or told to end, not gone yet
+  unsigned processes_ = 0;
+  uint64_t turns_ = 0;
+  bool misfortunes_ = false;
+  bool killing_ = false;
+  bool cutting_ = false;
+  bool stalling_ = false;
+  bool unruly_ = false;  // applications misbehave
+  Instant heals_at_{};
+};
+
+}  // namespace virtproxy::sim

@@ -1,0 +1,101 @@
+// Stream sockets: unix ones, whose bytes are there at once, and TCP ones, with a way to go.
+//
+// What is modelled is what applications can tell apart: half-close, the end of the stream against a
+// reset, what becomes of unread bytes, and which error a write gets (see af_unix.c and tcp.c).
+#pragma once
+
+#include <deque>
+#include <string>
+
+#include "tests/sim/file.h"
+
+namespace virtproxy::sim {
+
+enum class Family : uint8_t { kUnix, kTcp };
+
+// How bytes travel over one connection.
+struct Path {
+  size_t capacity = 65536;  // bytes under way or unread, each direction
+  Duration latency{};
+  double bytes_per_nanosecond = 0;  // 0: as fast as anybody reads
+};
+
+class Socket final : public File, public std::enable_shared_from_this<Socket> {
+ public:
+  explicit Socket(Family family) : family_(family) {}
+  ~Socket() override;
+
+  Family family() const { return family_; }
+
+  void listen(size_t backlog) {
+    listening_ = true;
+    backlog_limit_ = backlog;
+  }
+  bool listening() const { return listening_; }
+  bool backlog_full() const { return backlog_.size() >= backlog_limit_; }
+  // A connection to this listener; it waits there to be accepted.
+  void connect_to(const std::shared_ptr<Socket>& listener, const Path& path);
+  void begin_connecting() { connecting_ = true; }
+  void refuse(int error);
+  std::shared_ptr<Socket> accept();
+
+  int64_t read(std::span<std::byte> to) override;
+  int64_t write(std::span<const std::byte> from) override;
+  uint32_t poll() const override;
+  int shutdown(bool reading, bool writing);
+  int take_error();
+  void set_linger() { linger_ = true; }
+
+  bool connected() const { return connected_; }
+  std::shared_ptr<Socket> peer() const { return peer_.lock(); }
+  bool leaves_bytes_unread() const { return incoming_.size() > 0; }
+  size_t room() const;
+
+  // The machine in between breaks the connection; of the bytes under way each way some are lost
+  // when it is torn.
+  void cut(bool torn);
+  // Nothing arrives on either side before `until`.
+  void freeze(Instant until);
+
+  // For the oracles.
+  bool faulted = false;       // an operation on it was made to fail
+  bool killed = false;        // its process was killed while it was open
+  bool peer_faulted = false;  // the same of the other side, once that is closed
+  bool peer_killed = false;
+  bool peer_gone() const { return connected_ && peer_.expired(); }
+  bool reset() const { return reset_; }
+
+ private:
+  void send_end();
+  void send_reset();
+  void on_reset();
+  // Runs `what` at this socket once everything sent to it before has arrived.
+  template <typename What>
+  void arrive(Duration latency, What what);
+
+  const Family family_;
+  bool listening_ = false;
+  size_t backlog_limit_ = 0;
+  std::deque<std::shared_ptr<Socket>> backlog_;
+
+  bool connecting_ = false;
+  bool connected_ = false;
+  Path path_;
+  std::weak_ptr<Socket> peer_;
+
+  // Towards this socket.
+  Fifo incoming_;
+  size_t arrived_ = 0;
+  Instant last_arrival_{};
+  Instant frozen_until_{};
+  bool end_arrived_ = false;
+  bool end_lost_ = false;
+
+  bool shut_for_writing_ = false;
+  bool shut_for_reading_ = false;
+  bool linger_ = false;
+  bool reset_ = false;
+  int error_ = 0;
+};
+
+}  // namespace virtproxy::sim

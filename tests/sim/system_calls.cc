@@ -1,0 +1,306 @@
+// The system calls and library functions that the endpoint code makes, redirected here by the
+// linker (--wrap). Descriptors of simulated processes are numbers that real ones never reach; all
+// others go to the real functions.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <termios.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdarg>
+#include <cstring>
+
+#include "core/assert.h"
+#include "tests/sim/device.h"
+#include "tests/sim/process.h"
+#include "tests/sim/socket.h"
+
+using virtproxy::Duration;
+using virtproxy::sim::Canary;
+using virtproxy::sim::Device;
+using virtproxy::sim::Family;
+using virtproxy::sim::File;
+using virtproxy::sim::FileRef;
+using virtproxy::sim::Mishap;
+using virtproxy::sim::Path;
+using virtproxy::sim::Process;
+using virtproxy::sim::Socket;
+using virtproxy::sim::World;
+
+namespace {
+
+constexpr char kSimulatedPaths[] = "/sim/";
+
+int failed(int error) {
+  errno = error;
+  return -1;
+}
+
+// unix sockets by path or @name, TCP ones by port: every address is this machine's.
+std::string name_of(const sockaddr* address, socklen_t size) {
+  if (address->sa_family == AF_UNIX) {
+    const auto* un = reinterpret_cast<const sockaddr_un*>(address);
+    const size_t length = size - offsetof(sockaddr_un, sun_path);
+    if (length > 0 && un->sun_path[0] == '\0') {
+      return "@" + std::string(un->sun_path + 1, length - 1);
+    }
+    return std::string(un->sun_path, strnlen(un->sun_path, length));
+  }
+  return "tcp:" + std::to_string(ntohs(reinterpret_cast<const sockaddr_in*>(address)->sin_port));
+}
+
+std::shared_ptr<Socket> socket_of(int fd) {
+  Process* process = Process::owner_of(fd);
+  return process == nullptr ? nullptr : std::dynamic_pointer_cast<Socket>(process->get(fd));
+}
+
+bool simulated(const char* path) { return std::strncmp(path, kSimulatedPaths, 5) == 0; }
+
+}  // namespace
+
+extern "C" {
+
+int __real_close(int fd);
+int __real_open(const char* path, int flags, ...);
+ssize_t __real_read(int fd, void* to, size_t size);
+int __real_fstat(int fd, struct stat* status);
+int __real_lstat(const char* path, struct stat* status);
+int __real_isatty(int fd);
+int __real_poll(pollfd* polls, nfds_t count, int timeout);
+
+int __wrap_socket(int domain, int, int) {
+  Process* process = Process::current();
+  World& world = World::current();
+  if (process->dead() || world.happens(Mishap::kSocketFails)) return failed(EMFILE);
+  return process->add(std::make_shared<Socket>(domain == AF_UNIX ? Family::kUnix : Family::kTcp));
+}
+
+int __wrap_bind(int fd, const sockaddr* address, socklen_t size) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  auto& network = Process::owner_of(fd)->network();
+  const std::string name = name_of(address, size);
+  const bool taken =
+      socket->family() == Family::kUnix ? network.inode(name) != 0 : network.find(name) != nullptr;
+  if (taken || World::current().happens(Mishap::kAddressInUse)) return failed(EADDRINUSE);
+  socket->carries_channel = name.find("channel") != std::string::npos || name.starts_with("tcp:7");
+  network.bind(name, socket);
+  return 0;
+}
+
+int __wrap_listen(int fd, int backlog) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  socket->listen(static_cast<size_t>(backlog));
+  return 0;
+}
+
+int __wrap_connect(int fd, const sockaddr* address, socklen_t size) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  auto& network = Process::owner_of(fd)->network();
+  World& world = World::current();
+  const std::string name = name_of(address, size);
+  const auto listener = network.find(name);
+  const bool unix_socket = socket->family() == Family::kUnix;
+  const Path path = network.path(name);
+  const bool absent = world.happens(Mishap::kServiceAbsent);
+  if (absent || !listener || !listener->listening()) {
+    if (unix_socket) {
+      return failed(absent || network.inode(name) != 0 ? ECONNREFUSED : ENOENT);
+    }
+    socket->begin_connecting();
+    world.after(path.latency, [weak = std::weak_ptr(socket)] {
+      if (const auto held = weak.lock()) held->refuse(ECONNREFUSED);
+    });
+    return failed(EINPROGRESS);
+  }
+  if (unix_socket) {
+    if (listener->backlog_full() || world.happens(Mishap::kBacklogFull)) return failed(EAGAIN);
+    socket->connect_to(listener, path);
+    return 0;
+  }
+  socket->begin_connecting();
+  if (world.happens(Mishap::kServiceSilent)) return failed(EINPROGRESS);
+  world.after(2 * path.latency, [weak = std::weak_ptr(socket), to = std::weak_ptr(listener), path] {
+    const auto held = weak.lock();
+    if (!held) return;
+    if (const auto there = to.lock()) return held->connect_to(there, path);
+    held->refuse(ECONNREFUSED);
+  });
+  return failed(EINPROGRESS);
+}
+
+int __wrap_close(int fd) {
+  Process* process = Process::owner_of(fd);
+  if (process == nullptr) return __real_close(fd);
+  World::current().trace("close", fd);
+  return process->close(fd) ? 0 : failed(EBADF);
+}
+
+int __wrap_shutdown(int fd, int how) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  const int error = socket->shutdown(how != SHUT_WR, how != SHUT_RD);
+  return error == 0 ? 0 : failed(error);
+}
+
+int __wrap_getsockname(int fd, sockaddr* address, socklen_t* size) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  const auto family =
+      static_cast<sa_family_t>(socket->family() == Family::kUnix ? AF_UNIX : AF_INET);
+  std::memset(address, 0, *size);
+  address->sa_family = family;
+  *size = family == AF_UNIX ? sizeof(sa_family_t) : sizeof(sockaddr_in);
+  return 0;
+}
+
+int __wrap_getpeername(int fd, sockaddr* address, socklen_t* size) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  return socket->connected() ? __wrap_getsockname(fd, address, size) : failed(ENOTCONN);
+}
+
+int __wrap_getsockopt(int fd, int level, int option, void* value, socklen_t* size) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  if (level != SOL_SOCKET) return failed(ENOPROTOOPT);
+  if (option == SO_ERROR) {
+    const int error = socket->take_error();
+    World::current().trace("error of", fd, error);
+    std::memcpy(value, &error, sizeof error);
+    return 0;
+  }
+  if (option == SO_PEERCRED && *size >= sizeof(ucred)) {
+    const ucred nobody{1, 1000, 1000};
+    std::memcpy(value, &nobody, sizeof nobody);
+    return 0;
+  }
+  return failed(ENOPROTOOPT);
+}
+
+int __wrap_setsockopt(int fd, int level, int option, const void*, socklen_t) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  if (level == SOL_SOCKET && option == SO_LINGER) socket->set_linger();
+  return 0;
+}
+
+ssize_t __wrap_recv(int fd, void* to, size_t size, int) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  const int64_t got = socket->read({static_cast<std::byte*>(to), size});
+  World::current().trace("recv", fd, got);
+  return got >= 0 ? got : failed(static_cast<int>(-got));
+}
+
+ssize_t __wrap_read(int fd, void* to, size_t size) {
+  Process* process = Process::owner_of(fd);
+  if (process == nullptr) return __real_read(fd, to, size);
+  const FileRef file = process->get(fd);
+  if (!file) return failed(EBADF);
+  const int64_t got = file->read({static_cast<std::byte*>(to), size});
+  return got >= 0 ? got : failed(static_cast<int>(-got));
+}
+
+int __wrap_poll(pollfd* polls, nfds_t count, int timeout) {
+  if (count == 0 || Process::owner_of(polls->fd) == nullptr) {
+    return __real_poll(polls, count, timeout);
+  }
+  int ready = 0;
+  for (nfds_t i = 0; i < count; ++i) {
+    const FileRef file = Process::owner_of(polls[i].fd)->get(polls[i].fd);
+    const auto wanted = static_cast<uint32_t>(polls[i].events) | POLLERR | POLLHUP;
+    polls[i].revents = static_cast<short>(file ? file->poll() & wanted : uint32_t{POLLNVAL});
+    ready += polls[i].revents != 0 ? 1 : 0;
+  }
+  return ready;
+}
+
+int __wrap_open(const char* path, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = (flags & O_CREAT) != 0 ? va_arg(arguments, mode_t) : 0;
+  va_end(arguments);
+  if (!simulated(path)) return __real_open(path, flags, mode);
+  Process* process = Process::current();
+  Device* device = process->network().device(path);
+  if (device == nullptr || process->dead()) return failed(ENOENT);
+  int error = 0;
+  FileRef file = device->open(error);
+  return file ? process->add(std::move(file)) : failed(error);
+}
+
+int __wrap_fstat(int fd, struct stat* status) {
+  if (Process::owner_of(fd) == nullptr) return __real_fstat(fd, status);
+  std::memset(status, 0, sizeof *status);
+  status->st_mode = S_IFCHR;
+  return 0;
+}
+
+int __wrap_lstat(const char* path, struct stat* status) {
+  if (!simulated(path)) return __real_lstat(path, status);
+  const uint64_t inode = Process::current()->network().inode(path);
+  if (inode == 0) return failed(ENOENT);
+  std::memset(status, 0, sizeof *status);
+  status->st_mode = S_IFSOCK;
+  status->st_ino = inode;
+  return 0;
+}
+
+int __wrap_unlink(const char* path) {
+  Process* process = Process::current();
+  if (process->dead()) return failed(ENOENT);
+  return process->network().unlink(path) ? 0 : failed(ENOENT);
+}
+
+int __wrap_isatty(int fd) {
+  Process* process = Process::owner_of(fd);
+  if (process == nullptr) return __real_isatty(fd);
+  return Device::of(process->get(fd))->kind() == Device::Kind::kTty ? 1 : 0;
+}
+
+int __wrap_tcgetattr(int, termios* settings) {
+  std::memset(settings, 0, sizeof *settings);
+  return 0;
+}
+
+int __wrap_tcsetattr(int, int, const termios*) { return 0; }
+
+int __wrap_tcflush(int fd, int) {
+  Device::of(Process::owner_of(fd)->get(fd))->flush();
+  return 0;
+}
+
+int __wrap_ioctl(int, unsigned long, ...) { return 0; }
+
+int __wrap_nanosleep(const timespec* time, timespec*) {
+  World::current().skip(std::chrono::seconds(time->tv_sec) +
+                        std::chrono::nanoseconds(time->tv_nsec));
+  return 0;
+}
+
+// std::chrono::steady_clock::now()
+std::chrono::steady_clock::time_point __real__ZNSt6chrono3_V212steady_clock3nowEv();
+std::chrono::steady_clock::time_point __wrap__ZNSt6chrono3_V212steady_clock3nowEv() {
+  const World* world = World::current_or_null();
+  if (world == nullptr) return __real__ZNSt6chrono3_V212steady_clock3nowEv();
+  return std::chrono::steady_clock::time_point(world->now());
+}
+
+// virtproxy::assertion_failed()
+void __wrap__ZN9virtproxy16assertion_failedEPKcS1_i(const char* expression, const char* file,
+                                                    int line) {
+  World::current().fail("assertion",
+                        std::string(expression) + " at " + file + ":" + std::to_string(line));
+}
+
+}  // extern "C"

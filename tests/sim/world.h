@@ -1,0 +1,137 @@
+// Virtual time, chance and the record of what happened: what everything simulated has in common.
+//
+// Events run in the order of their time, and at one time in the order in which they were asked for.
+// Whatever happens is traced: a hash of the trace tells whether two runs were the same.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/time.h"
+#include "tests/sim/mishap.h"
+#include "tests/sim/random.h"
+
+namespace virtproxy::sim {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// Deliberate defects of the simulated world: the oracles must see each.
+enum class Canary : uint8_t {
+  kNone,
+  kDropByte,        // a socket loses one byte
+  kSwapBytes,       // a socket delivers two bytes in the wrong order
+  kLeakDescriptor,  // one close(2) has no effect
+  kKeepCredit,      // a session hears no more that one stream's bytes were taken
+  kBlockReader,     // the channel's reader waits while any socket is full
+  kLoseReset,       // an application is never told of a reset
+  kLoseCompletion,  // the ring forgets one operation
+};
+
+class World {
+ public:
+  World(uint64_t seed, bool printing, Canary canary);
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  // The world that this thread's system calls go to.
+  static World& current();
+  static World* current_or_null();
+
+  uint64_t seed() const { return seed_; }
+  Random& random() { return random_; }
+  Canary canary() const { return canary_; }
+  // True once, for the defect asked for, at a random opportunity.
+  bool canary_strikes(Canary which, double probability);
+
+  Instant now() const { return now_; }
+  void at(Instant when, std::function<void()> what);
+  void after(Duration delay, std::function<void()> what) { at(now_ + delay, std::move(what)); }
+  // Lets time pass without running anything: a process slept.
+  void skip(Duration time) { now_ += time; }
+  // Runs the next event. False when there is none.
+  bool step();
+  uint64_t steps() const { return steps_; }
+
+  // Chance of a mishap; counted when it is true. Never after heal().
+  bool happens(Mishap mishap);
+  void count(Mishap mishap) { ++counts_[static_cast<size_t>(mishap)]; }
+  void set_rate(Mishap mishap, double probability) {
+    rates_[static_cast<size_t>(mishap)] = probability;
+  }
+  double rate(Mishap mishap) const {
+    return healed_ || calm_ ? 0 : rates_[static_cast<size_t>(mishap)];
+  }
+  // No mishaps for now, and for ever.
+  void calm(bool calm) { calm_ = calm; }
+  void heal() { healed_ = true; }
+  bool healed() const { return healed_; }
+  const MishapCounts& counts() const { return counts_; }
+
+  // Something happened to a channel or a daemon: streams may be reset for it.
+  void disturb() {
+    last_disturbance_ = now_;
+    disturbed_ = true;
+  }
+  // Something slows a channel down: nothing may move for a while.
+  void hinder(Instant until) { last_hindrance_ = std::max(last_hindrance_, until); }
+  Instant last_hindrance() const { return last_hindrance_; }
+  bool disturbed() const { return disturbed_; }
+  Instant last_disturbance() const { return last_disturbance_; }
+
+  bool printing() const { return printing_; }
+  template <typename... Args>
+  void trace(std::string_view what, Args... numbers) {
+    hash_ = mix(hash_ ^ static_cast<uint64_t>(now_.count()));
+    for (const char c : what) hash_ = hash_ * 0x100000001b3 ^ static_cast<unsigned char>(c);
+    ((hash_ = mix(hash_ ^ static_cast<uint64_t>(numbers))), ...);
+    if (printing_) {
+      std::string line(what);
+      ((line += ' ' + std::to_string(numbers)), ...);
+      print(line);
+    }
+  }
+  void print(const std::string& line);
+  uint64_t hash() const { return hash_; }
+
+  // Says which seed, which oracle and when, and ends the process.
+  [[noreturn]] void fail(std::string_view oracle, const std::string& what);
+  // Lines for the report of a failure.
+  void set_describer(std::function<std::string()> describer) { describer_ = std::move(describer); }
+
+ private:
+  struct Event {
+    Instant when;
+    uint64_t order;
+    std::function<void()> what;
+    bool operator>(const Event& other) const {
+      return when != other.when ? when > other.when : order > other.order;
+    }
+  };
+
+  const uint64_t seed_;
+  const bool printing_;
+  const Canary canary_;
+  bool canary_struck_ = false;
+  Random random_;
+  Instant now_;
+  std::vector<Event> events_;  // a heap
+  uint64_t ordered_ = 0;
+  uint64_t steps_ = 0;
+  uint64_t hash_ = 0;
+  bool healed_ = false;
+  bool calm_ = false;
+  bool disturbed_ = false;
+  Instant last_disturbance_{};
+  Instant last_hindrance_{};
+  std::array<double, kMishaps> rates_{};
+  MishapCounts counts_{};
+  std::function<std::string()> describer_;
+};
+
+}  // namespace virtproxy::sim
