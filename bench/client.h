@@ -50,6 +50,7 @@ class Client {
   void close_drained_streams();
   int64_t next_timeout() const;
   void open_more();
+  const Address& address_of(const Connection& connection) const;
   void begin_connect(Connection& connection);
   void connect_failed(Connection& connection, int error);
   void count_opened();

@@ -260,7 +260,7 @@ void Client::receive_stream(Connection& connection) {
   if (!tail && plan_.bytes != 0) {
     asked = std::min<uint64_t>(asked, plan_.bytes - connection.received);
   }
-  const bool discard = !tail && !plan_.verify && !plan_.connect.is_unix();
+  const bool discard = !tail && !plan_.verify && !address_of(connection).is_unix();
   const int fd = connection.fd.get();
   const Transfer transfer = discard ? discard_some(fd, receive_buffer_.data(), asked)
                                     : receive_some(fd, receive_buffer_.data(), asked);

@@ -43,7 +43,7 @@ Enum lookup(const std::map<std::string, Enum>& names, const std::string& name, c
 struct Raw {
   std::string mode;
   std::string direction = "up";
-  std::string connect;
+  std::vector<std::string> connect;
   std::vector<std::string> listen;
   bool no_sink = false;
   bool no_half_close = false;
@@ -64,7 +64,11 @@ void add_sockets(CLI::App& app, Raw& raw) {
 void add_run(CLI::App& run, Raw& raw) {
   Plan& plan = raw.plan;
   run.add_option("mode", raw.mode, "bulk, ping-pong, one-way, mixed, churn or idle")->required();
-  run.add_option("--connect", raw.connect, "where client ends connect to")->required();
+  run.add_option("--connect", raw.connect,
+                 "where client ends connect to; given several times, they take turns")
+      ->required()
+      ->expected(1)
+      ->take_all();
   run.add_option("--listen", raw.listen, "where sinks listen; the same address: the baseline");
   run.add_flag("--no-sink", raw.no_sink, "the sink runs elsewhere (virtproxy-bench serve)");
   run.add_option("-n,--connections", plan.connections, "connections; churn: at a time (1)");
@@ -154,7 +158,7 @@ Plan make_plan(Raw& raw, const CLI::App& run) {
   require(plan.bytes % plan.size == 0 || plan.mode == Mode::kBulk,
           "--bytes must be a multiple of --size");
   check_cpus(plan.cpus);
-  plan.connect = parse_address(raw.connect);
+  for (const std::string& text : raw.connect) plan.connect.push_back(parse_address(text));
   if (!raw.listen.empty()) plan.listen = parse_address(raw.listen.front());
   plan.progress = plan.progress || ::isatty(STDERR_FILENO) == 1;
   plan.seed = std::random_device{}() | (uint64_t{std::random_device{}()} << 32);

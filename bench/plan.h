@@ -20,7 +20,7 @@ const char* direction_name(Role role);
 
 struct Plan {
   Mode mode = Mode::kBulk;
-  Address connect;
+  std::vector<Address> connect;   // at least one; connections take turns among them
   std::optional<Address> listen;  // none: the sink runs elsewhere
   SocketOptions sockets;
 

@@ -15,7 +15,8 @@ using Json = nlohmann::ordered_json;
 
 Json plan_json(const Plan& plan) {
   Json json = {
-      {"connect", plan.connect.text},
+      {"connect", plan.connect.front().text},
+      {"connect_addresses", plan.connect.size()},
       {"listen", plan.listen ? Json(plan.listen->text) : Json(nullptr)},
       {"connections", plan.connections},
       {"size", plan.size},
