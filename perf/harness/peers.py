@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from processes import Address, Failed, Stage, find_program
+from processes import PATIENCE, Address, Failed, Stage, find_program
 
 TOP = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("VIRTPROXY_BIN") or TOP / "build/release/bin")
@@ -133,7 +133,7 @@ class Socat(Peer):
         middle = stage.unix("middle")
         for name, listen, connect in (("far", middle, outlet), ("near", inlet, middle)):
             # -t: how long the second direction may last after the first has ended.
-            stage.spawn(f"socat-{name}", [socat, "-b", str(BUFFER), "-t", "30",
+            stage.spawn(f"socat-{name}", [socat, "-b", "65536", "-t", "30",
                                           self._listen(listen), self._connect(connect)])
             stage.await_listening(listen)
 
@@ -168,7 +168,6 @@ global
     tune.bufsize 65536
 defaults
     mode tcp
-    option splice-auto
     timeout connect 10s
     timeout client 1h
     timeout server 1h
@@ -231,6 +230,7 @@ stream {{
 class SocketProxyd(Peer):
     name = "socket-proxyd"
     title = "systemd-socket-proxyd"
+    half_close = False
 
     PROGRAM = "/lib/systemd/systemd-socket-proxyd"
 
@@ -251,8 +251,8 @@ class SocketProxyd(Peer):
             to = connect.place if connect.unix else f"{connect.place}:{connect.port}"
             fd = listener.fileno()
             # Its listening socket is handed to it as systemd would: number 3, named by the
-            # environment of the very process.
-            script = (f'exec 3<&{fd}; LISTEN_FDS=1 LISTEN_PID=$$ exec {self.PROGRAM} '
+            # environment of the very process, and with SIGPIPE ignored.
+            script = (f'trap "" PIPE; exec 3<&{fd}; LISTEN_FDS=1 LISTEN_PID=$$ exec {self.PROGRAM} '
                       f'--connections-max={MANY} "$0"')
             stage.spawn(f"socket-proxyd-{name}", ["/bin/sh", "-c", script, to], pass_fds=[fd])
             listener.close()
@@ -286,13 +286,16 @@ KbdInteractiveAuthentication no
 AllowStreamLocalForwarding yes
 AllowTcpForwarding yes
 """)
-        # The channel is a unix socket like everybody's: the server has one end of a pair as its
-        # standard input, as under inetd, and the client is given the other one.
-        near, far = socket.socketpair()
-        stage.spawn("sshd", [sshd, "-i", "-e", "-f", config], stdin=far, stdout=far)
-        far.close()
-        proxy = (f"{sys.executable} -c 'import socket; one = socket.socket(fileno=1); "
-                 f"socket.send_fds(one, [bytes(1)], [{near.fileno()}])'")
+        # The channel is a unix socket like everybody's: the client has it made by a helper, the
+        # server is given the other end as its standard input, as under inetd.
+        channel = stage.path("channel")
+        connect = stage.write("connect.py", f"""
+import socket
+channel = socket.socket(socket.AF_UNIX)
+channel.connect({channel!r})
+socket.send_fds(socket.socket(fileno=1), [bytes(1)], [channel.fileno()])
+""")
+        proxy = f"{sys.executable} {connect}"
         options = ["ProxyUseFdpass=yes", f"ProxyCommand={proxy}", "StrictHostKeyChecking=no",
                    "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR",
                    "IdentitiesOnly=yes", "ExitOnForwardFailure=yes", "Compression=no"]
@@ -300,9 +303,14 @@ AllowTcpForwarding yes
         for option in options:
             command += ["-o", option]
         forward = f"{self._at(inlet)}:{self._at(outlet)}"
-        stage.spawn("ssh", [*command, "-L", forward, f"{getpass.getuser()}@channel"],
-                    pass_fds=[near.fileno()])
-        near.close()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(channel)
+            listener.listen()
+            listener.settimeout(PATIENCE)
+            stage.spawn("ssh", [*command, "-L", forward, f"{getpass.getuser()}@channel"])
+            end = listener.accept()[0]
+        with end:
+            stage.spawn("sshd", [sshd, "-i", "-e", "-f", config], stdin=end, stdout=end)
         stage.await_listening(inlet)
 
     @staticmethod

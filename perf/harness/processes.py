@@ -76,8 +76,10 @@ def listening(address: Address) -> bool:
     """Whether somebody listens there, as /proc says: connecting would be traffic."""
     if address.unix:
         text = Path("/proc/net/unix").read_text(errors="replace")
-        return any(line.split()[3] == "00010000" and line.endswith(" " + address.place)
-                   for line in text.splitlines()[1:])
+        # HAProxy binds to a name with a suffix and renames the file afterwards.
+        return os.path.exists(address.place) and any(
+            fields[3] == "00010000" and fields[-1].startswith(address.place)
+            for fields in map(str.split, text.splitlines()[1:]))
     port = f":{address.port:04X}"
     text = Path("/proc/net/tcp").read_text()
     return any(fields[1].endswith(port) and fields[3] == "0A"
