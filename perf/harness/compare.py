@@ -65,7 +65,7 @@ def build_go_peer() -> None:
 class Options:
     rounds: int
     seconds: float
-    placements: list[str]
+    patience: int  # how often a noisy run is taken
 
 
 def check_peers(peers: Sequence[Peer], tcp: bool) -> dict[str, str | None]:
@@ -86,13 +86,13 @@ def check_peers(peers: Sequence[Peer], tcp: bool) -> dict[str, str | None]:
 
 
 def measure_once(load: Load, contestant: Contestant, placement: str, number: int,
-                 seconds: float) -> Run:
-    """One run; a noisy one is taken once more, and the second reading stands."""
+                 options: Options) -> Run:
+    """One run. A noisy one is taken again, and the last reading stands."""
     result = Run(load.name, placement, contestant.name, number, {}, [])
-    for _ in range(2):
+    for _ in range(options.patience):
         try:
             with Stage(PLACEMENTS[placement]) as stage:
-                measured: Measured = contestant.run(stage, seconds)
+                measured: Measured = contestant.run(stage, options.seconds)
             result.figures, result.noise = measured.figures, measured.noise
             result.failure = None
         except (Failed, OSError, subprocess.SubprocessError) as failure:
@@ -112,7 +112,7 @@ def measure_load(load: Load, contestants: Sequence[Contestant], placement: str,
         for contestant in [*contestants[turn:], *contestants[:turn]]:
             if contestant.name in failed:
                 continue
-            run = measure_once(load, contestant, placement, number, options.seconds)
+            run = measure_once(load, contestant, placement, number, options)
             if run.failure is not None:
                 failed[contestant.name] = run
             say(f"   {number + 1}/{options.rounds} {contestant.name}: {report.brief(load, run)}")
@@ -184,7 +184,8 @@ def main(arguments: Sequence[str]) -> int:
             say(f"\n== {load.title} ({placement})")
             contestants = load.contestants(able)
             runs += measure_load(load, contestants, placement,
-                                 Options(options.rounds, options.seconds, placements))
+                                 Options(options.rounds, options.seconds,
+                                         1 if options.quick else 2))
     results = {
         "format": 1,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
