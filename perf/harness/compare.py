@@ -21,7 +21,7 @@ import plot
 import report
 from figures import Run
 from loads import Contestant, Load, Measured, every_load, verify
-from peers import BIN, TOP, Peer, every_peer
+from peers import BIN, TOP, GoMux, Peer, every_peer
 from processes import Failed, Stage
 
 RESULTS = TOP / "perf/results"
@@ -171,7 +171,8 @@ def main(arguments: Sequence[str]) -> int:
     placements = [name for name in PLACEMENTS
                   if getattr(options, name) or not (options.pinned or options.free)]
 
-    build_go_peer()
+    if any(isinstance(peer, GoMux) for peer in peers):
+        build_go_peer()
     say("== every byte is compared first")
     state = check_peers(peers, any(load.tcp for load in loads))
     if state[subject.name] is not None:
