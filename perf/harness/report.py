@@ -167,3 +167,33 @@ def markdown(results: Mapping, loads: Sequence[Load]) -> str:
     parts += ["## Who took part\n", table(["", "version", "carries", "left out because"], peers,
                                           right=99)]
     return "\n".join(parts)
+
+
+def guest_markdown(results: Mapping, loads: Sequence[Load]) -> str:
+    """One table for all that went through the port: a row a load."""
+    machine = results["machine"]
+    rows = []
+    for load in loads:
+        figure = FIGURES[load.figures[0]]
+        mine = {row["contestant"]: row for row in results["summary"] if row["load"] == load.name}
+        cells = [load.title, figure.title]
+        for peer in results["peers"]:
+            row = mine.get(peer["name"], {"figures": {}, "failure": "not measured"})
+            spread = row["figures"].get(figure.name)
+            cells.append(spread_text(Spread.from_json(spread), 0 if spread["median"] > 1000 else 1)
+                         if spread else f"failed: {row['failure']}")
+        verdict = next((each for each in results["goals"] if each["load"] == load.name), None)
+        cells.append(spread_text(Spread.from_json(verdict["value"]), 2) if verdict else "")
+        cells.append(("yes" if verdict["met"] else "no") if verdict else "")
+        rows.append(cells)
+    heads = ["", "", *(peer["title"] for peer in results["peers"]), "ratio", "≥ 0.9"]
+    return "\n".join([
+        "# virtproxy through a real guest, beside the bare port\n",
+        f"{results['date']}, a virtio-serial port of a QEMU guest with one emulated processor "
+        f"(TCG), on {'a virtual machine' if machine['virtual'] else 'a machine'} with "
+        f"{machine['cpus']} CPUs ({machine['cpu']}), Linux {machine['kernel']}. "
+        f"{results['rounds']} rounds of {results['seconds']:g} s in turn; medians, with the least "
+        "and the most.\n",
+        PLOTS_HERE,
+        table(heads, rows, right=2),
+    ])

@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMPARE = Path(__file__).resolve().parents[1] / "compare.py"
+HARNESS = Path(__file__).resolve().parents[1]
 
 
 def test_the_floor_is_compared_and_written_down(tmp_path):
     out = tmp_path / "out.json"
     done = subprocess.run(
-        [sys.executable, "-B", str(COMPARE), "--quick", "--floor", "--rounds", "1", "--seconds", "0.2",
+        [sys.executable, "-B", str(HARNESS / "compare.py"), "--quick", "--floor", "--rounds", "1", "--seconds", "0.2",
          "--free", "--load", "bulk-1", "--load", "ping-pong-1", "--load", "open-streams", "--load",
          "channels", "--json", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=240, check=False)
@@ -37,3 +37,20 @@ def test_the_floor_is_compared_and_written_down(tmp_path):
     ratios = [row for row in results["summary"] if row["ratios"]]
     assert len(ratios) == 2 * len(relays) + 2
     assert "## bulk, 1 stream, free" in said
+
+
+def test_a_real_guest_is_measured(tmp_path):
+    out = tmp_path / "out.json"
+    done = subprocess.run(
+        [sys.executable, "-B", str(HARNESS / "through_guest.py"), "--rounds", "1", "--seconds",
+         "0.2", "--load", "guest-64kib", "--load", "host-64kib", "--load", "guest-lines", "--json",
+         str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=240, check=False)
+    said = done.stdout.decode()
+    assert done.returncode == 0, said
+    results = json.loads(out.read_text())
+    assert len(results["runs"]) == 6
+    for run in results["runs"]:
+        assert run["failure"] is None, run
+        assert all(value > 0 for value in run["figures"].values()), run
+    assert len(results["goals"]) == 3
