@@ -100,7 +100,7 @@ class PeerLoad(Load):
     def __init__(self, name: str, title: str, arguments: Sequence[str], figures: Sequence[str],
                  goals: Sequence[Goal] = (), tcp: bool = False, both_ways: bool = False) -> None:
         super().__init__(name, title, figures, goals)
-        self._arguments = list(arguments)
+        self.arguments = list(arguments)
         self.tcp = tcp
         self._both_ways = both_ways
 
@@ -118,7 +118,7 @@ class PeerLoad(Load):
 
     def measure(self, stage: Stage, ends: list[str], seconds: float) -> Measured:
         stage.await_rest()
-        report = bench(stage, [*self._arguments, *ends, *timed(seconds)], seconds, stage.pids())
+        report = bench(stage, [*self.arguments, *ends, *timed(seconds)], seconds, stage.pids())
         return Measured(figures_of(report), report["noise"]["reasons"])
 
 
