@@ -25,6 +25,7 @@ from peers import BIN, TOP, GoMux, Peer, every_peer
 from processes import Failed, Stage
 
 RESULTS = TOP / "perf/results"
+SET_UP = 1.2  # seconds beside each measurement, about
 PINNED = frozenset({0})
 PLACEMENTS: dict[str, frozenset[int] | None] = {"pinned": PINNED, "free": None}
 
@@ -179,6 +180,9 @@ def main(arguments: Sequence[str]) -> int:
         say("virtproxy itself failed: nothing is measured")
         return 1
     able = [peer for peer in peers if state[peer.name] is None]
+    turns = sum(len(load.contestants(able)) for load in loads) * len(placements) * options.rounds
+    say(f"== {turns} measurements, about {turns * (options.seconds + SET_UP) / 60:.0f} minutes; "
+        "longer where noise makes them be repeated")
     runs: list[Run] = []
     for load in loads:
         for placement in placements:

@@ -16,7 +16,7 @@ Folded = dict[Stack, int]
 
 WIDTH = 1200
 ROW = 16
-LEAST = 0.5  # narrower than so many pixels is not drawn
+LEAST = 1.0  # narrower than so many pixels is not drawn
 LETTER = 6.3  # pixels
 _FRAME = re.compile(r"^\s+[0-9a-f]+ (.*) \((\S+)\)$")
 _OFFSET = re.compile(r"\+0x[0-9a-f]+$")

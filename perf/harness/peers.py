@@ -298,7 +298,8 @@ socket.send_fds(socket.socket(fileno=1), [bytes(1)], [channel.fileno()])
         proxy = f"{sys.executable} {connect}"
         options = ["ProxyUseFdpass=yes", f"ProxyCommand={proxy}", "StrictHostKeyChecking=no",
                    "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR",
-                   "IdentitiesOnly=yes", "ExitOnForwardFailure=yes", "Compression=no"]
+                   "IdentitiesOnly=yes", "ExitOnForwardFailure=yes", "Compression=no",
+                   "Ciphers=aes128-gcm@openssh.com"]
         command = [ssh, "-F", "none", "-N", "-i", stage.path("user_key")]
         for option in options:
             command += ["-o", option]
