@@ -216,7 +216,7 @@ void Client::begin_connect(Connection& connection) {
   if (status == 0) {
     connection.writable = true;
     poller_.add(connection.fd.get(), &connection, Poller::kRead);
-    send_request(connection);
+    greet(connection);
   } else if (errno == EINPROGRESS) {
     connection.asks_writable = true;
     poller_.add(connection.fd.get(), &connection, Poller::kReadWrite);

@@ -65,6 +65,8 @@ class Client {
   // client_io.cc: what a connection does in its turn
   void step(Connection& connection);
   void complete_connect(Connection& connection);
+  void greet(Connection& connection);
+  void receive_tunnel(Connection& connection);
   void send_request(Connection& connection);
   void receive_greeting(Connection& connection);
   bool send_go(Connection& connection);

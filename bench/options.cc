@@ -47,6 +47,7 @@ struct Raw {
   std::vector<std::string> listen;
   bool no_sink = false;
   bool no_half_close = false;
+  bool http_connect = false;
   uint64_t send_buffer = 0;
   uint64_t receive_buffer = 0;
   double serve_duration = 0;
@@ -55,6 +56,8 @@ struct Raw {
 };
 
 void add_sockets(CLI::App& app, Raw& raw) {
+  app.add_flag("--http-connect", raw.http_connect,
+               "for HTTP proxies: connections begin with CONNECT, which the sink answers");
   app.add_option("--sndbuf", raw.send_buffer, "SO_SNDBUF of every socket (default: the kernel's)")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--rcvbuf", raw.receive_buffer, "SO_RCVBUF of every socket")
@@ -129,6 +132,7 @@ Plan make_plan(Raw& raw, const CLI::App& run) {
   if (plan.mode == Mode::kOneWay) plan.direction = Role::kStreamUp;
   if (plan.mode == Mode::kIdle) plan.size = 1;
   plan.half_close = !raw.no_half_close;
+  plan.http_connect = raw.http_connect;
   plan.sockets = socket_options(raw);
   const bool timed = run.count("--duration") > 0;
   const bool warmed = run.count("--warmup") > 0;
@@ -168,6 +172,7 @@ Plan make_plan(Raw& raw, const CLI::App& run) {
 ServeOptions make_serve(const Raw& raw) {
   ServeOptions options;
   options.sockets = socket_options(raw);
+  options.http_connect = raw.http_connect;
   options.duration = raw.serve_duration;
   options.cpus = raw.serve_cpus;
   check_cpus(options.cpus);

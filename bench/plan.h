@@ -35,6 +35,7 @@ struct Plan {
   double rate = 0;  // messages per second over all connections; 0: closed loop
   bool verify = false;
   bool half_close = true;
+  bool http_connect = false;
   uint64_t seed = 1;
 
   std::vector<pid_t> pids;

@@ -28,6 +28,7 @@ Json plan_json(const Plan& plan) {
       {"rate", plan.rate},
       {"verify", plan.verify},
       {"half_close", plan.half_close},
+      {"http_connect", plan.http_connect},
       {"pin", plan.cpus},
       {"process_trees", plan.process_trees},
   };

@@ -56,7 +56,8 @@ class Supervisor {
  public:
   explicit Supervisor(const Plan& plan)
       : plan_(plan),
-        sink_(plan.listen ? std::make_unique<Sink>(std::vector{*plan.listen}, plan.sockets)
+        sink_(plan.listen ? std::make_unique<Sink>(std::vector{*plan.listen}, plan.sockets,
+                                                   plan.http_connect)
                           : nullptr),
         client_(plan, state_, sink_ ? &sink_->counters() : nullptr),
         line_(plan, plan.progress) {}

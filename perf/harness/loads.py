@@ -139,7 +139,11 @@ def start(stage: Stage, peer: Peer, tcp: bool) -> list[str]:
     inlet, outlet = (stage.tcp(), stage.tcp()) if tcp else (stage.unix("in"), stage.unix("out"))
     peer.start(stage, inlet, outlet)
     ends = ["--connect", inlet.url, "--listen", outlet.url]
-    return ends if peer.half_close else [*ends, "--no-half-close"]
+    if not peer.half_close:
+        ends.append("--no-half-close")
+    if peer.http_connect:
+        ends.append("--http-connect")
+    return ends
 
 
 def verify(stage: Stage, peer: Peer, tcp: bool) -> None:

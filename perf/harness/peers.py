@@ -47,6 +47,7 @@ class Peer:
     title = ""
     kind = "relay"  # relay: a connection a stream; multiplexer: one channel for all
     half_close = True
+    http_connect = False  # an HTTP proxy: connections begin with CONNECT
     floor = False
     both_ways = True  # False: known to lock up when both directions are full
 
@@ -343,6 +344,41 @@ class GoMux(Peer):
         return version_of(["dpkg-query", "-W", "-f=${Version}", self._package])
 
 
+class Nghttpx(Peer):
+    name = "nghttpx"
+    title = "nghttpx, HTTP/2"
+    kind = "multiplexer"
+    half_close = False
+    http_connect = True
+
+    def start(self, stage: Stage, inlet: Address, outlet: Address) -> None:
+        program = find_program("nghttpx")
+        channel = stage.unix("channel")
+        for name, listen, connect, protocol in (("far", channel, outlet, "http/1.1"),
+                                                ("near", inlet, channel, "h2")):
+            log = stage.path(f"nghttpx-{name}.log")
+            stage.spawn(f"nghttpx-{name}", [
+                program, "--conf=/dev/null", "--http2-proxy", "--workers=1", "--no-ocsp", "--no-via",
+                f"--errorlog-file={log}", "--accesslog-file=/dev/null", f"--pid-file={log}.pid",
+                f"--frontend={self._at(listen)};no-tls",
+                f"--backend={self._at(connect)};;proto={protocol}",
+                f"--backend-connections-per-host={MANY}", f"--backend-connections-per-frontend={MANY}",
+                f"--rlimit-nofile={MANY}", "--backend-http2-max-concurrent-streams=10000",
+                "--frontend-http2-max-concurrent-streams=10000",
+                "--frontend-http2-window-size=1M", "--backend-http2-window-size=1M",
+                "--frontend-http2-connection-window-size=16M",
+                "--backend-http2-connection-window-size=16M", "--frontend-read-timeout=1h",
+                "--stream-read-timeout=1h", "--stream-write-timeout=1h", "--backend-read-timeout=1h"])
+            stage.await_listening(listen)
+
+    @staticmethod
+    def _at(address: Address) -> str:
+        return f"unix:{address.place}" if address.unix else f"{address.place},{address.port}"
+
+    def version(self) -> str:
+        return version_of([find_program("nghttpx"), "--version"])
+
+
 def every_peer() -> list[Peer]:
     """In the order of tables; virtproxy, which all are compared with, is the first."""
     floor = [Relay(kind, title, big)
@@ -351,4 +387,4 @@ def every_peer() -> list[Peer]:
              for big in (False, True)]
     return [Virtproxy(), *floor, SocketProxyd(), HAProxy(), Nginx(), Socat(),
             GoMux("yamux", "golang-github-hashicorp-yamux-dev"),
-            GoMux("smux", "golang-github-xtaci-smux-dev"), Ssh(), OldPeer()]
+            GoMux("smux", "golang-github-xtaci-smux-dev"), Nghttpx(), Ssh(), OldPeer()]
