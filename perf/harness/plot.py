@@ -15,6 +15,7 @@ GAP = 28
 LABELS = 150  # width of the names
 ROW = 17
 HEAD = 44
+CAP = 2.5  # times the middle bar, or ours: what is longer is cut
 FONT = "font-family='DejaVu Sans, Verdana, sans-serif'"
 OURS, MULTIPLEXER, RELAY, FLOOR = "#c8452d", "#6b7fa3", "#9aa7b8", "#c9ced6"
 
@@ -43,22 +44,32 @@ def short(value: float) -> str:
     return f"{value:.{min(digits, 4)}f}"
 
 
+def axis(bars: Sequence[tuple[str, Spread, str]]) -> float:
+    """The longest bar that is drawn whole: a few that are far off must not hide the others."""
+    medians = sorted(spread.median for _, spread, _ in bars)
+    ours = max((spread.median for _, spread, colour in bars if colour == OURS), default=0)
+    return min(medians[-1], CAP * max(ours, medians[len(medians) // 2])) or 1
+
+
 def panel(x: float, y: float, width: float, heading: str, note: str,
           bars: Sequence[tuple[str, Spread, str]]) -> str:
     parts = [text(x, y + 14, heading, 13, weight="bold"), text(x, y + 30, note, 10, colour="#666")]
     room = width - LABELS - 64
-    most = max((spread.median for _, spread, _ in bars), default=1) or 1
+    most = axis(bars)
+    scale = room / most
     for at, (name, spread, colour) in enumerate(bars):
         top = y + HEAD + at * ROW
         middle = top + (ROW - 4) / 2
-        scale = room / most
         parts.append(text(x + LABELS - 6, top + 10, name, 11, "end",
                           weight="bold" if colour == OURS else "normal"))
-        parts.append(rectangle(x + LABELS, top, spread.median * scale, ROW - 4, colour))
-        end = min(spread.most, most * 1.04)
-        parts.append(line(x + LABELS + spread.least * scale, middle, x + LABELS + end * scale,
-                          middle))
-        parts.append(text(x + LABELS + max(spread.median, end) * scale + 5, top + 10,
+        shown, end = min(spread.median, most), min(spread.most, most * 1.04)
+        parts.append(rectangle(x + LABELS, top, shown * scale, ROW - 4, colour))
+        if spread.median > most:  # does not fit: a gap says so
+            parts.append(rectangle(x + LABELS + room * 0.9, top, 4, ROW - 4, "white"))
+        else:
+            parts.append(line(x + LABELS + spread.least * scale, middle, x + LABELS + end * scale,
+                              middle))
+        parts.append(text(x + LABELS + max(shown, end) * scale + 5, top + 10,
                           short(spread.median), 10, colour="#444"))
     return "".join(parts)
 
@@ -92,7 +103,7 @@ def compare(results: Mapping, loads: Sequence[Load], placement: str) -> str:
     ]
     for at, (words, colour) in enumerate((("virtproxy", OURS), ("other multiplexers", MULTIPLEXER),
                                           ("relays", RELAY), ("minimal relays", FLOOR))):
-        left = WIDTH - GAP - 480 + at * 130
+        left = WIDTH - GAP - 540 + at * 145
         parts += [rectangle(left, 20, 10, 10, colour), text(left + 15, 29, words, 11)]
     for load in loads:
         figure = FIGURES[load.figures[0]]

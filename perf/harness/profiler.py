@@ -36,7 +36,7 @@ ACTIVITIES = [
     ("memory for packets", r"(alloc|kfree|kmem|slab|skb_release|skb_free|free_unref|__free_page"
                            r"|get_page|put_page|page_frag|memset|clear_page|mod_.*state|charge"
                            r"|obj_cgroup|folio|consume_skb|sock_wfree|rmqueue|zone|rcu_all_qs)"),
-    ("waking and switching", r"(wake|schedule|switch|sched|enqueue|dequeue|select_task|pick_next"
+    ("waking and switching", r"(wake|sock_def_readable|write_space|schedule|switch|sched|enqueue|dequeue|select_task|pick_next"
                              r"|update_curr|update_load|cfs|eevdf|finish_task|resched|idle|hrtimer"
                              r"|cpuacct|__futex|prepare_to_wait|finish_wait|psi_|ttwu|task_rq)"),
     ("entering the kernel", r"(entry_|syscall|exit_to_user|sysret|swapgs|irqentry|asm_|__cfi"

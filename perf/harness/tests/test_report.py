@@ -4,7 +4,7 @@ import xml.etree.ElementTree
 
 import plot
 import report
-from figures import Run, Runs
+from figures import Run, Runs, Spread
 from loads import Goal, PeerLoad, balance
 
 LOAD = PeerLoad("bulk-1", "bulk, 1 stream", ["bulk"], ["cpu_per_gb", "gb_per_s"],
@@ -74,6 +74,13 @@ def test_the_plot_is_xml_with_a_bar_for_each_that_was_measured():
     words = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert {"virtproxy", "near", "far", "bulk, 1 stream"} <= set(words)
     assert "dead" not in words
+
+
+def test_a_bar_far_off_does_not_hide_the_others():
+    bars = [(name, Spread(median, median, median, 1), colour)
+            for name, median, colour in (("ours", 2, plot.OURS), ("a", 1, ""), ("far", 100, ""))]
+    assert plot.axis(bars) == plot.CAP * 2
+    assert plot.axis(bars[:2]) == 2
 
 
 def test_short_numbers_keep_three_digits():
