@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import processes
 from figures import figures_of
 from peers import Peer, Virtproxy, own
-from processes import Address, Failed, Stage, await_that, descendants
+from processes import Failed, Stage, await_that, thread_seconds
 
 WARM_UP = 0.3  # seconds before each measurement
 STALL = 5  # seconds without a byte that end a run
@@ -77,10 +76,11 @@ def timed(seconds: float) -> list[str]:
 class Load:
     """One table. `figures`: its columns; the first one is what the plots show."""
 
-    def __init__(self, name: str, title: str, figures: Sequence[str],
+    def __init__(self, name: str, title: str, arguments: Sequence[str], figures: Sequence[str],
                  goals: Sequence[Goal] = ()) -> None:
         self.name = name
         self.title = title
+        self.arguments = list(arguments)  # of the load generator
         self.figures = tuple(figures)
         self.goals = tuple(goals)
         self.subject = "virtproxy"  # whose ratios to the others are shown
@@ -93,33 +93,38 @@ class Load:
         """Of contestants that are no peers."""
         return {}
 
+    def prepare(self, stage: Stage, peer: Peer) -> list[str]:
+        """Starts the peer; the load generator's arguments that lead through it."""
+        raise NotImplementedError
+
+    def measure(self, stage: Stage, ends: list[str], seconds: float) -> Measured:
+        stage.await_rest()
+        report = bench(stage, [*self.arguments, *ends, *timed(seconds)], seconds, stage.pids())
+        return Measured(figures_of(report), report["noise"]["reasons"])
+
 
 class PeerLoad(Load):
     """The same load on every peer."""
 
     def __init__(self, name: str, title: str, arguments: Sequence[str], figures: Sequence[str],
                  goals: Sequence[Goal] = (), tcp: bool = False, both_ways: bool = False) -> None:
-        super().__init__(name, title, figures, goals)
-        self.arguments = list(arguments)
+        super().__init__(name, title, arguments, figures, goals)
         self.tcp = tcp
         self._both_ways = both_ways
 
     def contestants(self, peers: Sequence[Peer]) -> list[Contestant]:
         return [Contestant(peer.name, self._runner(peer)) for peer in peers]
 
+    def prepare(self, stage: Stage, peer: Peer) -> list[str]:
+        return start(stage, peer, self.tcp)
+
     def _runner(self, peer: Peer) -> Callable[[Stage, float], Measured]:
         def run(stage: Stage, seconds: float) -> Measured:
             if self._both_ways and not peer.both_ways:
                 raise Failed("locks up when both directions are full, by its design")
-            ends = start(stage, peer, self.tcp)
-            return self.measure(stage, ends, seconds)
+            return self.measure(stage, self.prepare(stage, peer), seconds)
 
         return run
-
-    def measure(self, stage: Stage, ends: list[str], seconds: float) -> Measured:
-        stage.await_rest()
-        report = bench(stage, [*self.arguments, *ends, *timed(seconds)], seconds, stage.pids())
-        return Measured(figures_of(report), report["noise"]["reasons"])
 
 
 class Mixed(PeerLoad):
@@ -155,108 +160,107 @@ def verify(stage: Stage, peer: Peer, tcp: bool) -> None:
         bench(stage, [*arguments, "--verify", "--wait", "5", *ends], 10, stage.pids())
 
 
-class OpenStreams(Load):
-    """What a message costs while others are open and idle."""
+class Scaling(Load):
+    """virtproxy beside itself, with much of something and with little."""
 
-    ACTIVE = 16
-
-    def __init__(self, open_streams: int = 10000) -> None:
-        super().__init__(
-            "open-streams", f"one-way 256 B on {self.ACTIVE} streams, of so many that are open",
-            ["cpu_us_per_message", "messages_per_s"],
-            [Goal("cpu_us_per_message", 1.10, True, ("16-open",))])
-        self._counts = [open_streams, self.ACTIVE]
-        self.subject = f"{open_streams}-open"
+    def __init__(self, name: str, title: str, arguments: Sequence[str], figures: Sequence[str],
+                 goals: Sequence[Goal], counts: Mapping[str, int], words: str) -> None:
+        super().__init__(name, title, arguments, figures, goals)
+        self._counts = dict(counts)
+        self._words = words
+        self.subject = next(iter(counts))
 
     def titles(self) -> dict[str, str]:
-        return {f"{count}-open": f"virtproxy, {count:,} open" for count in self._counts}
-
-    def contestants(self, peers: Sequence[Peer]) -> list[Contestant]:
-        peer = next((peer for peer in peers if isinstance(peer, Virtproxy)), None)
-        if peer is None:
-            return []
-        return [Contestant(f"{count}-open", self._runner(peer, count)) for count in self._counts]
-
-    def _runner(self, peer: Peer, count: int) -> Callable[[Stage, float], Measured]:
-        def run(stage: Stage, seconds: float) -> Measured:
-            inlet, outlet = stage.unix("in"), stage.unix("out")
-            serve = start_sink(stage, outlet)
-            peer.start(stage, inlet, outlet)
-            ends = ["--connect", inlet.url, "--no-sink"]
-            if count > self.ACTIVE:
-                idle = count - self.ACTIVE
-                stage.spawn("idle", [own("virtproxy-bench"), "run", "idle", "-n", str(idle), *ends,
-                                     "--duration", "3600", "--quiet"], measured=False)
-                watched = Path(f"/proc/{serve.pid}/fd")
-                await_that(f"{idle} streams are open", lambda: len(os.listdir(watched)) >= idle, 60)
-            stage.await_rest()
-            report = bench(stage, ["one-way", "--size", "256", "-n", str(self.ACTIVE), *ends,
-                                   *timed(seconds)], seconds, stage.pids())
-            return Measured(figures_of(report), report["noise"]["reasons"])
-
-        return run
-
-
-class Channels(Load):
-    """The same number of bulk streams over one channel and over many in the same two processes."""
-
-    STREAMS = 64
-    THREADS = 2
-
-    def __init__(self, channels: int = 64) -> None:
-        super().__init__(
-            "channels", f"bulk, {self.STREAMS} streams over so many channels of one process with "
-            f"{self.THREADS} threads", ["cpu_per_gb", "gb_per_s", "thread_balance"],
-            [Goal("cpu_per_gb", 1.10, True, ("1-channel",)),
-             Goal("thread_balance", 0.5, False)])
-        self._counts = {f"{channels}-channels": channels, "1-channel": 1}
-        self.subject = f"{channels}-channels"
-
-    def titles(self) -> dict[str, str]:
-        return {name: f"virtproxy, {count} channel{'s' if count > 1 else ''}"
+        return {name: f"virtproxy, {self._words.format(count)}"
                 for name, count in self._counts.items()}
 
     def contestants(self, peers: Sequence[Peer]) -> list[Contestant]:
         peer = next((peer for peer in peers if isinstance(peer, Virtproxy)), None)
         if peer is None:
             return []
-        return [Contestant(name, self._runner(peer, count))
-                for name, count in self._counts.items()]
+        return [Contestant(name, self._runner(peer, count)) for name, count in self._counts.items()]
 
-    def _runner(self, peer: Virtproxy, count: int) -> Callable[[Stage, float], Measured]:
-        def run(stage: Stage, seconds: float) -> Measured:
-            inlets = [stage.unix(f"in-{channel}") for channel in range(count)]
-            outlet = stage.unix("out")
-            peer.start_many(stage, inlets, outlet, self.THREADS)
-            ends = ["--listen", outlet.url]
-            for inlet in inlets:
-                ends += ["--connect", inlet.url]
-            stage.await_rest()
-            before = [processes.thread_seconds(pid) for pid in stage.pids()]
-            report = bench(stage, ["bulk", "-n", str(self.STREAMS), *ends, *timed(seconds)],
-                           seconds, stage.pids())
-            after = [processes.thread_seconds(pid) for pid in stage.pids()]
-            figures = figures_of(report)
-            if count > 1:
-                figures["thread_balance"] = min(
-                    balance([to - since for to, since in zip(*pair)], self.THREADS)
-                    for pair in zip(after, before))
-            return Measured(figures, report["noise"]["reasons"])
+    def prepare(self, stage: Stage, peer: Peer) -> list[str]:
+        return self.prepare_for(stage, peer, self._counts[self.subject])
 
-        return run
+    def prepare_for(self, stage: Stage, peer: Peer, count: int) -> list[str]:
+        raise NotImplementedError
+
+    def _runner(self, peer: Peer, count: int) -> Callable[[Stage, float], Measured]:
+        return lambda stage, seconds: self.measure(stage, self.prepare_for(stage, peer, count),
+                                                   seconds)
+
+
+class OpenStreams(Scaling):
+    """What a message costs while other streams are open and idle."""
+
+    ACTIVE = 16
+
+    def __init__(self, most: int = 10000) -> None:
+        few = f"{self.ACTIVE}-open"
+        super().__init__(
+            "open-streams", f"one-way 256 B on {self.ACTIVE} streams, of so many that are open",
+            ["one-way", "--size", "256", "-n", str(self.ACTIVE)],
+            ["cpu_us_per_message", "messages_per_s"],
+            [Goal("cpu_us_per_message", 1.10, True, (few,))],
+            {f"{most}-open": most, few: self.ACTIVE}, "{:,} open")
+
+    def prepare_for(self, stage: Stage, peer: Peer, count: int) -> list[str]:
+        inlet, outlet = stage.unix("in"), stage.unix("out")
+        sink = stage.spawn("sink", [own("virtproxy-bench"), "serve", "--listen", outlet.url],
+                           measured=False)
+        stage.await_listening(outlet)
+        peer.start(stage, inlet, outlet)
+        ends = ["--connect", inlet.url, "--no-sink"]
+        idle = count - self.ACTIVE
+        if idle > 0:
+            stage.spawn("idle", [own("virtproxy-bench"), "run", "idle", "-n", str(idle), *ends,
+                                 "--duration", "3600", "--quiet"], measured=False)
+            watched = Path(f"/proc/{sink.pid}/fd")
+            await_that(f"{idle} streams are open", lambda: len(os.listdir(watched)) >= idle, 60)
+        return ends
+
+
+class Channels(Scaling):
+    """The same number of bulk streams over one channel and over many in the same two processes."""
+
+    STREAMS = 64
+    THREADS = 2
+
+    def __init__(self, most: int = 64) -> None:
+        super().__init__(
+            "channels", f"bulk, {self.STREAMS} streams over so many channels of one process with "
+            f"{self.THREADS} threads", ["bulk", "-n", str(self.STREAMS)],
+            ["cpu_per_gb", "gb_per_s", "thread_balance"],
+            [Goal("cpu_per_gb", 1.10, True, ("1-channel",)), Goal("thread_balance", 0.5, False)],
+            {f"{most}-channels": most, "1-channel": 1}, "channels: {}")
+
+    def prepare_for(self, stage: Stage, peer: Peer, count: int) -> list[str]:
+        if not isinstance(peer, Virtproxy):
+            raise Failed(f"{peer.name} has one channel")
+        inlets = [stage.unix(f"in-{channel}") for channel in range(count)]
+        outlet = stage.unix("out")
+        peer.start_many(stage, inlets, outlet, self.THREADS)
+        ends = ["--listen", outlet.url]
+        for inlet in inlets:
+            ends += ["--connect", inlet.url]
+        return ends
+
+    def measure(self, stage: Stage, ends: list[str], seconds: float) -> Measured:
+        before = [thread_seconds(pid) for pid in stage.pids()]
+        measured = super().measure(stage, ends, seconds)
+        after = [thread_seconds(pid) for pid in stage.pids()]
+        if ends.count("--connect") > 1:
+            measured.figures["thread_balance"] = min(
+                balance([to - since for to, since in zip(*pair)], self.THREADS)
+                for pair in zip(after, before))
+        return measured
 
 
 def balance(used: Sequence[float], threads: int) -> float:
     """CPU of the least busy of the working threads, as a share of the busiest one's."""
     working = sorted(used, reverse=True)[:threads]
     return working[-1] / working[0] if len(working) == threads and working[0] > 0 else 0.0
-
-
-def start_sink(stage: Stage, outlet: Address) -> processes.Process:
-    sink = stage.spawn("sink", [own("virtproxy-bench"), "serve", "--listen", outlet.url],
-                       measured=False)
-    stage.await_listening(outlet)
-    return sink
 
 
 SPLICE = ("splice", "splice-big")

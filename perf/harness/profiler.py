@@ -21,7 +21,7 @@ import flame
 import report
 from compare import PLACEMENTS, RESULTS, chosen, machine, say
 from figures import FIGURES, figures_of
-from loads import WARM_UP, PeerLoad, every_load, start
+from loads import WARM_UP, Load, every_load
 from peers import Peer, every_peer, own
 from processes import Failed, Stage, descendants, find_program
 
@@ -76,7 +76,7 @@ def kernel_activity(frames: Sequence[str]) -> str:
     return "the rest of the kernel"
 
 
-def record(stage: Stage, load: PeerLoad, ends: Sequence[str], seconds: float,
+def record(stage: Stage, load: Load, ends: Sequence[str], seconds: float,
            ) -> tuple[flame.Folded, Mapping]:
     """Samples under load, and the load generator's report of the same time."""
     perf = find_program("perf")
@@ -116,7 +116,7 @@ def record(stage: Stage, load: PeerLoad, ends: Sequence[str], seconds: float,
         return folded, json.load(file)
 
 
-def system_calls(stage: Stage, load: PeerLoad, ends: Sequence[str]) -> list[list[str]]:
+def system_calls(stage: Stage, load: Load, ends: Sequence[str]) -> list[list[str]]:
     """Which system calls, how many for each message or MB, counted by strace in a run of its own."""
     if shutil.which("strace") is None:
         return []
@@ -157,7 +157,7 @@ def parse_strace(text: str) -> list[list[str]]:
             if count / total >= 0.005]
 
 
-def describe(load: PeerLoad, peer: Peer, placement: str, folded: flame.Folded, measured: Mapping,
+def describe(load: Load, peer: Peer, placement: str, folded: flame.Folded, measured: Mapping,
              calls: Sequence[Sequence[str]]) -> str:
     """Tables of one load."""
     figures = figures_of(measured)
@@ -197,8 +197,7 @@ def main(arguments: Sequence[str]) -> int:
                         help="write tables and flame graphs to perf/results, not only to the screen")
     parser.add_argument("--folded", metavar="FILE", help="write the stacks of the last load there")
     options = parser.parse_args(arguments)
-    loads = [load for load in every_load() if isinstance(load, PeerLoad)]
-    loads = chosen("load", loads, options.load or DEFAULT_LOADS)
+    loads = chosen("load", every_load(), options.load or DEFAULT_LOADS)
     peer = chosen("peer", every_peer(), [options.peer])[0]
     placement = "free" if options.free else "pinned"
     about = machine()
@@ -211,10 +210,10 @@ def main(arguments: Sequence[str]) -> int:
         say(f"== {load.title}")
         try:
             with Stage(PLACEMENTS[placement]) as stage:
-                ends = start(stage, peer, load.tcp)
+                ends = load.prepare(stage, peer)
                 folded, measured = record(stage, load, ends, options.seconds)
             with Stage(PLACEMENTS[placement]) as stage:
-                calls = system_calls(stage, load, start(stage, peer, load.tcp))
+                calls = system_calls(stage, load, load.prepare(stage, peer))
         except (Failed, subprocess.SubprocessError) as failure:
             say(f"   FAILED: {failure}")
             return 1

@@ -115,7 +115,7 @@ class PortLoad(Load):
         figure = "lines_per_s" if lines else "mb_per_s"
         super().__init__(f"{source}-{words.replace(' ', '').lower()}",
                          f"{way}, " + (f"lines of {size} B" if lines else f"writes of {words}"),
-                         [figure], [Goal(figure, 0.9, False, (BARE,))])
+                         [], [figure], [Goal(figure, 0.9, False, (BARE,))])
         self.source = source
         self.size = size
 
