@@ -23,10 +23,11 @@ from compare import PLACEMENTS, RESULTS, chosen, machine, say
 from figures import FIGURES, figures_of
 from loads import WARM_UP, Load, every_load
 from peers import Peer, every_peer, own
-from processes import Failed, Stage, descendants, find_program
+from processes import Failed, Stage, await_that, cpu_seconds, descendants, find_program
 
 FREQUENCY = 2999  # samples a second; odd, so as not to keep step with anything
 TOP_FUNCTIONS = 25
+BUSY = 0.05  # seconds of CPU by which a load has begun
 DEFAULT_LOADS = ("bulk-1", "bulk-16", "ping-pong-1", "ping-pong-64", "one-way", "churn")
 
 # What a function at the top of a stack is doing; the first that matches it.
@@ -82,14 +83,18 @@ def record(stage: Stage, load: Load, ends: Sequence[str], seconds: float,
     perf = find_program("perf")
     out = stage.path("report.json")
     command = [own("virtproxy-bench"), "run", *load.arguments, *ends, "--duration",
-               f"{seconds + 0.5:g}", "--warmup", f"{WARM_UP:g}", "--wait", "5", "--quiet", "--tree",
+               f"{seconds + 1:g}", "--warmup", f"{WARM_UP:g}", "--wait", "5", "--quiet", "--tree",
                "--json", out]
     for pid in stage.pids():
         command += ["--pid", str(pid)]
     if stage.cpus is not None:
         command += ["--pin", str(min(stage.cpus))]
     bench = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    time.sleep(WARM_UP + 0.2)  # samples of the start are no part of it
+    idle = cpu_seconds(stage.pids())
+    # Samples of the start are no part of it.
+    await_that("the load begins", lambda: bench.poll() is not None
+               or cpu_seconds(stage.pids()) > idle + BUSY)
+    time.sleep(WARM_UP)
     data = stage.path("perf.data")
     # Of whole CPUs: a clock of the processes' own would be set anew at every switch between them,
     # which costs more than the switch does.
