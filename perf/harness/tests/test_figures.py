@@ -14,10 +14,10 @@ def test_a_spread_is_median_least_and_most():
 
 
 def test_a_ratio_is_taken_round_by_round():
-    # The machine was three times slower in round 1, for both.
     runs = Runs([run("a", 0, cpu_per_gb=1), run("b", 0, cpu_per_gb=2),
-                 run("a", 1, cpu_per_gb=3), run("b", 1, cpu_per_gb=6)])
-    assert runs.ratio("a", "b", "cpu_per_gb") == Spread(0.5, 0.5, 0.5, 2)
+                 run("a", 1, cpu_per_gb=3), run("b", 1, cpu_per_gb=12),
+                 run("b", 2, cpu_per_gb=8), run("a", 2, cpu_per_gb=8)])
+    assert runs.ratio("a", "b", "cpu_per_gb") == Spread(0.5, 0.25, 1, 3)
 
 
 def test_a_round_that_one_of_them_lacks_is_left_out():
