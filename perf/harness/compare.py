@@ -21,7 +21,7 @@ import plot
 import report
 from figures import Run
 from loads import Contestant, Load, Measured, every_load, verify
-from peers import BIN, TOP, GoMux, Peer, every_peer
+from peers import BIN, TOP, GoMux, Peer, Virtproxy, every_peer
 from processes import Failed, Stage
 
 RESULTS = TOP / "perf/results"
@@ -127,6 +127,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                         help="only this one beside virtproxy; may be repeated")
     parser.add_argument("--load", action="append", metavar="NAME", default=[],
                         help="only this one; may be repeated")
+    parser.add_argument("--other-build", metavar="DIRECTORY", type=Path,
+                        help="with another build of virtproxy as a peer, from its bin directory")
     parser.add_argument("--floor", action="store_true", help="only the minimal relays as peers")
     parser.add_argument("--rounds", type=int, help="times everybody has a turn (5)")
     parser.add_argument("--seconds", type=float, help="of each measurement (1.5)")
@@ -168,6 +170,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.floor:
         others = [peer for peer in others if peer.floor]
     peers = [subject, *chosen("peer", others, options.peer)]
+    if options.other_build:
+        other = Virtproxy("other-build", options.other_build.resolve())
+        peers = [subject, other, *(peers[1:] if options.peer else [])]
     loads = chosen("load", loads, options.load)
     placements = [name for name in PLACEMENTS
                   if getattr(options, name) or not (options.pinned or options.free)]

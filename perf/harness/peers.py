@@ -59,9 +59,11 @@ class Peer:
 
 
 class Virtproxy(Peer):
-    name = "virtproxy"
-    title = "virtproxy"
     kind = "multiplexer"
+
+    def __init__(self, name: str = "virtproxy", directory: Path = BIN) -> None:
+        self.name = self.title = name
+        self._program = directory / "virtproxy"
 
     def start(self, stage: Stage, inlet: Address, outlet: Address) -> None:
         self.start_many(stage, [inlet], outlet)
@@ -77,7 +79,7 @@ class Virtproxy(Peer):
             far += ["-c", f"unix-connect:{at}:-:{channel}", "-i", f"bench:{outlet.spec}:{channel}"]
         for name, forwards in (("near", near), ("far", far)):
             process = stage.spawn(f"virtproxy-{name}",
-                                  [own("virtproxy"), "--threads", str(threads), *forwards])
+                                  [str(self._program), "--threads", str(threads), *forwards])
             if name == "near":
                 process.await_text("ready")
         for process in stage.measured[-2:]:
@@ -85,7 +87,7 @@ class Virtproxy(Peer):
                 process.await_text(f"channel {channel}: up")
 
     def version(self) -> str:
-        return version_of([own("virtproxy"), "--version"])
+        return version_of([str(self._program), "--version"])
 
 
 class OldPeer(Peer):

@@ -149,8 +149,8 @@ def markdown(results: Mapping, loads: Sequence[Load]) -> str:
     ]
     if noisy:
         loud = "**Do not believe these figures**: " if noisy * 2 > taken else ""
-        parts.append(f"{loud}{noisy} of {taken} runs were noisy even when repeated. ~ marks rows of "
-                     "which most were.\n")
+        parts.append(f"{loud}{noisy} of {taken} runs were noisy. ~ marks rows of which most "
+                     "were.\n")
     parts.append(PLOTS_HERE)
     verdicts = results["goals"]
     if verdicts:
