@@ -114,6 +114,38 @@ def cpu_of_thread(task: Path) -> float:
     return int((task / "schedstat").read_text().split()[0]) / 1e9
 
 
+def parse_cpu_line(text: str) -> tuple[float, float]:
+    """Seconds that all CPUs were busy, and that were stolen from them, of /proc/stat."""
+    fields = [int(field) / os.sysconf("SC_CLK_TCK") for field in text.split("\n", 1)[0].split()[1:]]
+    user, nice, system, _, _, interrupts, soft, stolen = fields[:8]
+    return user + nice + system + interrupts + soft, stolen
+
+
+class Neighbours:
+    """How much of the machine others used since this was made, as reasons not to believe a run."""
+
+    MOST = 0.10  # of all CPUs; of time stolen: a fifth of that
+
+    def __init__(self) -> None:
+        self._since = self._sample()
+
+    def reasons(self) -> list[str]:
+        at, busy, stolen, ours = (now - then for now, then in zip(self._sample(), self._since))
+        room = at * (os.cpu_count() or 1)
+        found = []
+        if (others := (busy - ours) / room) > self.MOST:
+            found.append(f"other processes used {others:.1%} of the machine")
+        if (steal := stolen / room) > self.MOST / 5:
+            found.append(f"steal {steal:.1%}")
+        return found
+
+    @staticmethod
+    def _sample() -> tuple[float, float, float, float]:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours = cpu_seconds(descendants(os.getpid())) + ended.ru_utime + ended.ru_stime
+        return time.monotonic(), *parse_cpu_line(Path("/proc/stat").read_text()), ours
+
+
 class Process:
     def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name

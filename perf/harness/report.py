@@ -129,14 +129,20 @@ def goal_table(verdicts: Sequence[Mapping], loads: Mapping[str, Load],
     return table(["load", "figure", "goal", "", "measured", "met"], rows, right=99)
 
 
+def noise_text(runs: Sequence[Mapping]) -> list[str]:
+    noisy = sum(bool(run["noise"]) for run in runs)
+    if noisy == 0:
+        return []
+    loud = "**Do not believe these figures**: " if noisy * 2 > len(runs) else ""
+    return [f"{loud}{noisy} of {len(runs)} runs were noisy. ~ marks rows of which most were.\n"]
+
+
 def markdown(results: Mapping, loads: Sequence[Load]) -> str:
     machine = results["machine"]
     titles = {peer["name"]: peer["title"] for peer in results["peers"]}
     for load in loads:
         titles.update(load.titles())
     kind = "a virtual machine" if machine["virtual"] else "a machine"
-    noisy = sum(bool(run["noise"]) for run in results["runs"])
-    taken = len(results["runs"])
     parts = [
         "# virtproxy beside what people would use instead\n",
         f"{results['date']}, {kind} with {machine['cpus']} CPUs ({machine['cpu']}), "
@@ -147,10 +153,7 @@ def markdown(results: Mapping, loads: Sequence[Load]) -> str:
         "*pinned*: load, pair and sinks on one CPU; the pinned figures decide. *free*: nothing is "
         "pinned.\n",
     ]
-    if noisy:
-        loud = "**Do not believe these figures**: " if noisy * 2 > taken else ""
-        parts.append(f"{loud}{noisy} of {taken} runs were noisy. ~ marks rows of which most "
-                     "were.\n")
+    parts += noise_text(results["runs"])
     parts.append(PLOTS_HERE)
     verdicts = results["goals"]
     if verdicts:
@@ -176,7 +179,8 @@ def guest_markdown(results: Mapping, loads: Sequence[Load]) -> str:
     for load in loads:
         figure = FIGURES[load.figures[0]]
         mine = {row["contestant"]: row for row in results["summary"] if row["load"] == load.name}
-        cells = [load.title, figure.title]
+        noisy = [row for row in mine.values() if row["noisy"] * 2 > row["runs"]]
+        cells = [load.title + (" ~" if noisy else ""), figure.title]
         for peer in results["peers"]:
             row = mine.get(peer["name"], {"figures": {}, "failure": "not measured"})
             spread = row["figures"].get(figure.name)
@@ -194,6 +198,7 @@ def guest_markdown(results: Mapping, loads: Sequence[Load]) -> str:
         f"{machine['cpus']} CPUs ({machine['cpu']}), Linux {machine['kernel']}. "
         f"{results['rounds']} rounds of {results['seconds']:g} s in turn; medians, with the least "
         "and the most.\n",
+        *noise_text(results["runs"]),
         PLOTS_HERE,
         table(heads, rows, right=2),
     ])

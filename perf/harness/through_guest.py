@@ -20,7 +20,7 @@ from compare import RESULTS, machine, say
 from figures import Run
 from loads import Contestant, Goal, Load, Measured
 from peers import TOP, own
-from processes import Failed, Process, Stage
+from processes import Failed, Neighbours, Process, Stage
 
 sys.path.insert(0, str(TOP / "tests/e2e"))
 from guest.machine import Guest, GuestError  # noqa: E402
@@ -120,9 +120,10 @@ class PortLoad(Load):
         self.size = size
 
     def measure(self, ends: Ends, contestant: str, seconds: float) -> Measured:
+        neighbours = Neighbours()
         rate = ends.pour(contestant, self.source, self.size, seconds)
         unit = self.size if self.figures[0] == "lines_per_s" else 1e6
-        return Measured({self.figures[0]: rate / unit}, [])
+        return Measured({self.figures[0]: rate / unit}, neighbours.reasons())
 
     def contestants(self, peers: Sequence) -> list[Contestant]:
         raise NotImplementedError("a guest is shared by all runs")
@@ -145,7 +146,8 @@ def measure_all(ends: Ends, loads: Sequence[PortLoad], rounds: int, seconds: flo
                     continue
                 run = Run(load.name, "guest", contestant, number, {}, [])
                 try:
-                    run.figures = load.measure(ends, contestant, seconds).figures
+                    measured = load.measure(ends, contestant, seconds)
+                    run.figures, run.noise = measured.figures, measured.noise
                 except (Failed, GuestError) as failure:
                     run.failure = str(failure).splitlines()[0]
                     failed.add(contestant)

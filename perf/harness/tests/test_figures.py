@@ -1,6 +1,7 @@
 """Medians, spreads and ratios."""
 
 from figures import Run, Runs, Spread, figures_of
+from processes import parse_cpu_line
 
 
 def run(contestant, number, failure=None, noise=(), **figures):
@@ -52,3 +53,8 @@ def test_figures_come_from_the_load_generators_report():
                 "latency_ns": {"p50": 50_000, "p99": 90_000}}
     assert figures_of(exchange) == {"messages_per_s": 100, "cpu_us_per_message": 7, "p50_us": 50,
                                     "p99_us": 90}
+
+
+def test_busy_time_leaves_out_idling_and_waiting_and_theft():
+    ticks = "cpu  100 200 300 4000 5000 10 20 700 0 0\ncpu0 1 2 3\n"
+    assert parse_cpu_line(ticks) == (6.3, 7.0)
