@@ -3,9 +3,9 @@
     bench/instructions.py PROGRAM            compares with bench/instructions.json
     bench/instructions.py PROGRAM --renew    writes that file anew
 
-PROGRAM is virtproxy-instructions of a release build. Every case runs twice under callgrind, with two
-counts; the difference is the work alone. The counts do not depend on how busy the machine is. They
-do depend on the compiler: figures of another one are held to a wider bound, and it says so.
+PROGRAM is virtproxy-instructions of a release build. Every case runs twice under callgrind, with
+two counts; the difference is the work alone. The counts do not depend on how busy the machine
+is. They do depend on the compiler: figures of another one are held to a wider bound, and it says so.
 
 Exit status: 0 nothing grew beyond its bound, 1 something did, 2 it could not be measured.
 """

@@ -1,8 +1,9 @@
 """What people would use instead of virtproxy, and the floor below all of it.
 
-A peer is a pair of processes in a row: clients connect to the inlet, the two talk to each other over
-a unix socket, and the second one connects to the outlet. Each is set up as somebody would who wants
-it fast: buffers, limits and time-outs are chosen for the load and not left at cautious defaults.
+A peer is a pair of processes in a row: clients connect to the inlet, the two talk to each other
+over a unix socket, and the second one connects to the outlet. Each is set up as somebody
+would who wants it fast: buffers, limits and time-outs are chosen for the load and not left at
+cautious defaults.
 """
 
 from __future__ import annotations
@@ -219,7 +220,8 @@ stream {{
     server {{ listen {self._at(listen)} backlog=4096; proxy_pass {self._at(connect)}; }}
 }}
 """)
-            stage.spawn(f"nginx-{name}", [program, "-p", stage.path(""), "-c", config, "-e", "stderr"])
+            stage.spawn(f"nginx-{name}",
+                        [program, "-p", stage.path(""), "-c", config, "-e", "stderr"])
             stage.await_listening(listen)
 
     @staticmethod
@@ -360,17 +362,20 @@ class Nghttpx(Peer):
                                                 ("near", inlet, channel, "h2")):
             log = stage.path(f"nghttpx-{name}.log")
             stage.spawn(f"nghttpx-{name}", [
-                program, "--conf=/dev/null", "--http2-proxy", "--workers=1", "--no-ocsp", "--no-via",
-                f"--errorlog-file={log}", "--accesslog-file=/dev/null", f"--pid-file={log}.pid",
+                program, "--conf=/dev/null", "--http2-proxy", "--workers=1", "--no-ocsp",
+                "--no-via", f"--errorlog-file={log}", "--accesslog-file=/dev/null",
+                f"--pid-file={log}.pid",
                 f"--frontend={self._at(listen)};no-tls",
                 f"--backend={self._at(connect)};;proto={protocol}",
-                f"--backend-connections-per-host={MANY}", f"--backend-connections-per-frontend={MANY}",
+                f"--backend-connections-per-host={MANY}",
+                f"--backend-connections-per-frontend={MANY}",
                 f"--rlimit-nofile={MANY}", "--backend-http2-max-concurrent-streams=10000",
                 "--frontend-http2-max-concurrent-streams=10000",
                 "--frontend-http2-window-size=1M", "--backend-http2-window-size=1M",
                 "--frontend-http2-connection-window-size=16M",
                 "--backend-http2-connection-window-size=16M", "--frontend-read-timeout=1h",
-                "--stream-read-timeout=1h", "--stream-write-timeout=1h", "--backend-read-timeout=1h"])
+                "--stream-read-timeout=1h", "--stream-write-timeout=1h",
+                "--backend-read-timeout=1h"])
             stage.await_listening(listen)
 
     @staticmethod

@@ -32,26 +32,31 @@ DEFAULT_LOADS = ("bulk-1", "bulk-16", "ping-pong-1", "ping-pong-64", "one-way", 
 
 # What a function at the top of a stack is doing; the first that matches it.
 ACTIVITIES = [
-    ("copying bytes", r"^(_?copy_(to|from)|copy_page|copyin|copyout|rep_movs|__memcpy|memcpy|memmove"
-                      r"|__memmove|_copy_|copy_user|copy_to_iter|skb_copy_datagram|simple_copy)"),
-    ("memory for packets", r"(alloc|kfree|kmem|slab|skb_release|skb_free|free_unref|__free_page"
-                           r"|get_page|put_page|page_frag|memset|clear_page|mod_.*state|charge"
-                           r"|obj_cgroup|folio|consume_skb|sock_wfree|rmqueue|zone|rcu_all_qs)"),
-    ("waking and switching", r"(wake|sock_def_readable|write_space|schedule|switch|sched|enqueue|dequeue|select_task|pick_next"
-                             r"|update_curr|update_load|cfs|eevdf|finish_task|resched|idle|hrtimer"
-                             r"|cpuacct|__futex|prepare_to_wait|finish_wait|psi_|ttwu|task_rq)"),
-    ("entering the kernel", r"(entry_|syscall|exit_to_user|sysret|swapgs|irqentry|asm_|__cfi"
-                            r"|io_uring_enter|fdget|fput|fget|__io_uring_register|clock_gettime"
-                            r"|ktime_get|read_tsc)"),
+    ("copying bytes",
+     r"^(_?copy_(to|from)|copy_page|copyin|copyout|rep_movs|__memcpy|memcpy|memmove|__memmove"
+     r"|_copy_|copy_user|copy_to_iter|skb_copy_datagram|simple_copy)"),
+    ("memory for packets",
+     r"(alloc|kfree|kmem|slab|skb_release|skb_free|free_unref|__free_page|get_page|put_page"
+     r"|page_frag|memset|clear_page|mod_.*state|charge|obj_cgroup|folio|consume_skb|sock_wfree"
+     r"|rmqueue|zone|rcu_all_qs)"),
+    ("waking and switching",
+     r"(wake|sock_def_readable|write_space|schedule|switch|sched|enqueue|dequeue|select_task"
+     r"|pick_next|update_curr|update_load|cfs|eevdf|finish_task|resched|idle|hrtimer|cpuacct"
+     r"|__futex|prepare_to_wait|finish_wait|psi_|ttwu|task_rq)"),
+    ("entering the kernel",
+     r"(entry_|syscall|exit_to_user|sysret|swapgs|irqentry|asm_|__cfi|io_uring_enter|fdget|fput"
+     r"|fget|__io_uring_register|clock_gettime|ktime_get|read_tsc)"),
     ("io_uring", r"^(_*io_|__se_sys_io|ctx_flush|req_|tctx_|llist_)"),
     ("locks", r"(spin_(un)?lock|mutex|raw_spin|queued_spin|lock_sock|release_sock|rcu_read)"),
-    ("unix and TCP sockets", r"(unix_|sock_|skb_|tcp_|ip_|inet|__sys_|____sys|recv|send|sk_|net_"
-                             r"|import_iovec|scm_|security_|aa_|apparmor|netif|loopback|nf_|wait_for)"),
+    ("unix and TCP sockets",
+     r"(unix_|sock_|skb_|tcp_|ip_|inet|__sys_|____sys|recv|send|sk_|net_|import_iovec|scm_"
+     r"|security_|aa_|apparmor|netif|loopback|nf_|wait_for)"),
     ("pipes and splice", r"(splice|pipe_|_pipe)"),
     ("poll and epoll", r"(poll|ep_)"),
 ]
-OWN_CORE = re.compile(r"^(Session|Scheduler|Greeting|Budget|Flight|Slab|StreamNumbers|IndexList|Batch"
-                      r"|encode_header|decode_header|frame_trailer|XXH)")
+OWN_CORE = re.compile(
+    r"^(Session|Scheduler|Greeting|Budget|Flight|Slab|StreamNumbers|IndexList|Batch|encode_header"
+    r"|decode_header|frame_trailer|XXH)")
 
 
 def activity(stack: flame.Stack) -> str:
@@ -64,7 +69,8 @@ def activity(stack: flame.Stack) -> str:
         if re.search(r"::|^(main|run)$", name):
             return "virtproxy: the driver"
         return "other code in user space"
-    return kernel_activity([frame.removesuffix("_[k]") for frame in stack if frame.endswith("_[k]")])
+    in_kernel = [frame for frame in stack if frame.endswith("_[k]")]
+    return kernel_activity([frame.removesuffix("_[k]") for frame in in_kernel])
 
 
 def kernel_activity(frames: Sequence[str]) -> str:
@@ -122,7 +128,7 @@ def record(stage: Stage, load: Load, ends: Sequence[str], seconds: float,
 
 
 def system_calls(stage: Stage, load: Load, ends: Sequence[str]) -> list[list[str]]:
-    """Which system calls, how many for each message or MB, counted by strace in a run of its own."""
+    """Which system calls and in what proportion, counted by strace in a run of its own."""
     if shutil.which("strace") is None:
         return []
     bench = subprocess.Popen([own("virtproxy-bench"), "run", *load.arguments, *ends, "--duration",
@@ -199,7 +205,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=3, help="of each sampling (3)")
     parser.add_argument("--free", action="store_true", help="not everything on one CPU")
     parser.add_argument("--save", action="store_true",
-                        help="write tables and flame graphs to perf/results, not only to the screen")
+                        help="write tables and flame graphs to perf/results")
     parser.add_argument("--folded", metavar="FILE", help="write the stacks of the last load there")
     options = parser.parse_args(arguments)
     loads = chosen("load", every_load(), options.load or DEFAULT_LOADS)
@@ -209,8 +215,8 @@ def main(arguments: Sequence[str]) -> int:
     prefix = "profile" if peer.name == "virtproxy" else f"profile-of-{peer.name}"
     parts = [f"# Where the time goes: {peer.title}, {placement}\n",
              f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, "
-             f"{about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}. Samples by the clock, "
-             f"{FREQUENCY} a second of CPU, of both processes.\n"]
+             f"{about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}. Samples by the "
+             f"clock, {FREQUENCY} a second of CPU, of both processes.\n"]
     for load in loads:
         say(f"== {load.title}")
         try:
@@ -230,7 +236,8 @@ def main(arguments: Sequence[str]) -> int:
         if options.save:
             RESULTS.mkdir(exist_ok=True)
             name = f"{prefix}-{load.name}.svg"
-            (RESULTS / name).write_text(flame.draw(folded, f"{peer.title}, {load.title}, {placement}"))
+            heading = f"{peer.title}, {load.title}, {placement}"
+            (RESULTS / name).write_text(flame.draw(folded, heading))
             tables += f"\n![flame graph]({name})\n"
         parts.append(tables)
     if options.save:

@@ -209,7 +209,8 @@ def main(arguments: Sequence[str]) -> int:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "guest.json").write_text(json.dumps(results, indent=1) + "\n")
         (RESULTS / "guest.svg").write_text(plot.compare(results, loads, "guest"))
-        (RESULTS / "guest.md").write_text(text.replace(report.PLOTS_HERE, "![guest](guest.svg)\n\n"))
+        text = text.replace(report.PLOTS_HERE, "![guest](guest.svg)\n\n")
+        (RESULTS / "guest.md").write_text(text)
         say("written: perf/results/guest.md, guest.json, guest.svg")
     return 0
 
