@@ -197,20 +197,26 @@ void Client::open_more() {
   }
 }
 
+const Address& Client::address_of(const Connection& connection) const {
+  return plan_
+      .connect[static_cast<size_t>(&connection - connections_.data()) % plan_.connect.size()];
+}
+
 void Client::begin_connect(Connection& connection) {
   if (connection.state == State::kDone) return;
   connection.rewind();
   set_state(connection, State::kConnecting);
-  connection.fd = open_socket(plan_.connect, plan_.sockets);
+  const Address& to = address_of(connection);
+  connection.fd = open_socket(to, plan_.sockets);
   if (!connection.fd.valid()) {
     connect_failed(connection, errno);
     return;
   }
-  const int status = ::connect(connection.fd.get(), plan_.connect.data(), plan_.connect.length);
+  const int status = ::connect(connection.fd.get(), to.data(), to.length);
   if (status == 0) {
     connection.writable = true;
     poller_.add(connection.fd.get(), &connection, Poller::kRead);
-    send_request(connection);
+    greet(connection);
   } else if (errno == EINPROGRESS) {
     connection.asks_writable = true;
     poller_.add(connection.fd.get(), &connection, Poller::kReadWrite);
@@ -230,7 +236,7 @@ void Client::connect_failed(Connection& connection, int error) {
     return;
   }
   fail(connection, Outcome::kConnectFailed,
-       fmt::format("cannot connect to {}: {}", plan_.connect.text, std::strerror(error)));
+       fmt::format("cannot connect to {}: {}", address_of(connection).text, std::strerror(error)));
 }
 
 void Client::count_opened() {

@@ -50,6 +50,7 @@ class Client {
   void close_drained_streams();
   int64_t next_timeout() const;
   void open_more();
+  const Address& address_of(const Connection& connection) const;
   void begin_connect(Connection& connection);
   void connect_failed(Connection& connection, int error);
   void count_opened();
@@ -64,6 +65,8 @@ class Client {
   // client_io.cc: what a connection does in its turn
   void step(Connection& connection);
   void complete_connect(Connection& connection);
+  void greet(Connection& connection);
+  void receive_tunnel(Connection& connection);
   void send_request(Connection& connection);
   void receive_greeting(Connection& connection);
   bool send_go(Connection& connection);

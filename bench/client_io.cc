@@ -14,6 +14,9 @@ void Client::step(Connection& connection) {
     case State::kConnecting:
       if (connection.writable && connection.fd.valid()) complete_connect(connection);
       return;
+    case State::kTunnelling:
+      if (connection.readable) receive_tunnel(connection);
+      return;
     case State::kGreeting:
       if (connection.readable) receive_greeting(connection);
       return;
@@ -45,6 +48,34 @@ void Client::complete_connect(Connection& connection) {
     connection.readable = connection.writable = false;
     connect_failed(connection, error);
   } else {
+    greet(connection);
+  }
+}
+
+// The first bytes on a new connection.
+void Client::greet(Connection& connection) {
+  if (!plan_.http_connect) {
+    send_request(connection);
+    return;
+  }
+  set_state(connection, State::kTunnelling);
+  const Transfer transfer =
+      send_some(connection.fd.get(), kConnectRequest.data(), kConnectRequest.size());
+  if (!settle(connection, transfer, "sending CONNECT")) return;
+  if (connection.readable) enqueue(connection);
+}
+
+void Client::receive_tunnel(Connection& connection) {
+  // Nothing can follow the answer: the sink has not been asked anything yet.
+  const Transfer transfer =
+      receive_some(connection.fd.get(), receive_buffer_.data(), receive_buffer_.size());
+  if (!settle(connection, transfer, "waiting for the answer to CONNECT")) return;
+  note_drained(connection, transfer.bytes, receive_buffer_.size());
+  if (connection.answer.take(receive_buffer_.data(), transfer.bytes) != transfer.bytes) {
+    fail(connection, Outcome::kCorrupted, "more than an answer to CONNECT came back");
+  } else if (connection.answer.complete() && !connection.answer.agrees()) {
+    fail(connection, Outcome::kConnectFailed, "the proxy refused CONNECT");
+  } else if (connection.answer.complete()) {
     send_request(connection);
   }
 }
@@ -260,7 +291,7 @@ void Client::receive_stream(Connection& connection) {
   if (!tail && plan_.bytes != 0) {
     asked = std::min<uint64_t>(asked, plan_.bytes - connection.received);
   }
-  const bool discard = !tail && !plan_.verify && !plan_.connect.is_unix();
+  const bool discard = !tail && !plan_.verify && !address_of(connection).is_unix();
   const int fd = connection.fd.get();
   const Transfer transfer = discard ? discard_some(fd, receive_buffer_.data(), asked)
                                     : receive_some(fd, receive_buffer_.data(), asked);

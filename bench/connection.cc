@@ -15,6 +15,7 @@ void Connection::keep_tail(const std::byte* data, size_t size) {
 void Connection::rewind() {
   fd.reset();
   readable = writable = hangup = asks_writable = write_closed = false;
+  answer = HttpHead{};
   greeting_have = 0;
   sent = send_goal = received = receive_goal = 0;
   first_mismatch = UINT64_MAX;

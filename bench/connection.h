@@ -3,6 +3,7 @@
 //   kUnopened → kConnecting → kGreeting → kParked ⇄ kExchanging            (exchanges)
 //                                       → kParked ⇄ kStreaming → kEnding   (streams)
 //   kParked → kConnecting → kExchanging → kEnding → kParked                (churn)
+//   kConnecting → kTunnelling → as after kConnecting                       (--http-connect)
 //   any → kDone
 #pragma once
 
@@ -10,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "http_head.h"
 #include "unique_fd.h"
 #include "wire.h"
 
@@ -19,6 +21,7 @@ struct Connection {
   enum class State : uint8_t {
     kUnopened,
     kConnecting,
+    kTunnelling,  // the proxy's answer to CONNECT is awaited
     kGreeting,
     kParked,      // open (or, in churn, closed) with nothing under way
     kExchanging,  // a message is being sent, or its answer is awaited
@@ -36,6 +39,7 @@ struct Connection {
   bool hangup = false;
   bool asks_writable = false;
   bool write_closed = false;
+  HttpHead answer;
   size_t greeting_have = 0;
 
   uint64_t unit = 0;  // bytes of a message or of a write

@@ -26,7 +26,8 @@ Outcome execute(const Plan& plan) {
 }
 
 Outcome execute(const ServeOptions& options) {
-  return serve(options.listen, options.sockets, options.duration, options.cpus);
+  return serve(options.listen, options.sockets, options.http_connect, options.duration,
+               options.cpus);
 }
 
 Outcome execute(const HelpText& help) {

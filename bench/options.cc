@@ -43,10 +43,11 @@ Enum lookup(const std::map<std::string, Enum>& names, const std::string& name, c
 struct Raw {
   std::string mode;
   std::string direction = "up";
-  std::string connect;
+  std::vector<std::string> connect;
   std::vector<std::string> listen;
   bool no_sink = false;
   bool no_half_close = false;
+  bool http_connect = false;
   uint64_t send_buffer = 0;
   uint64_t receive_buffer = 0;
   double serve_duration = 0;
@@ -55,6 +56,8 @@ struct Raw {
 };
 
 void add_sockets(CLI::App& app, Raw& raw) {
+  app.add_flag("--http-connect", raw.http_connect,
+               "for HTTP proxies: connections begin with CONNECT, which the sink answers");
   app.add_option("--sndbuf", raw.send_buffer, "SO_SNDBUF of every socket (default: the kernel's)")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--rcvbuf", raw.receive_buffer, "SO_RCVBUF of every socket")
@@ -64,7 +67,11 @@ void add_sockets(CLI::App& app, Raw& raw) {
 void add_run(CLI::App& run, Raw& raw) {
   Plan& plan = raw.plan;
   run.add_option("mode", raw.mode, "bulk, ping-pong, one-way, mixed, churn or idle")->required();
-  run.add_option("--connect", raw.connect, "where client ends connect to")->required();
+  run.add_option("--connect", raw.connect,
+                 "where client ends connect to; given several times, they take turns")
+      ->required()
+      ->expected(1)
+      ->take_all();
   run.add_option("--listen", raw.listen, "where sinks listen; the same address: the baseline");
   run.add_flag("--no-sink", raw.no_sink, "the sink runs elsewhere (virtproxy-bench serve)");
   run.add_option("-n,--connections", plan.connections, "connections; churn: at a time (1)");
@@ -125,6 +132,7 @@ Plan make_plan(Raw& raw, const CLI::App& run) {
   if (plan.mode == Mode::kOneWay) plan.direction = Role::kStreamUp;
   if (plan.mode == Mode::kIdle) plan.size = 1;
   plan.half_close = !raw.no_half_close;
+  plan.http_connect = raw.http_connect;
   plan.sockets = socket_options(raw);
   const bool timed = run.count("--duration") > 0;
   const bool warmed = run.count("--warmup") > 0;
@@ -154,7 +162,7 @@ Plan make_plan(Raw& raw, const CLI::App& run) {
   require(plan.bytes % plan.size == 0 || plan.mode == Mode::kBulk,
           "--bytes must be a multiple of --size");
   check_cpus(plan.cpus);
-  plan.connect = parse_address(raw.connect);
+  for (const std::string& text : raw.connect) plan.connect.push_back(parse_address(text));
   if (!raw.listen.empty()) plan.listen = parse_address(raw.listen.front());
   plan.progress = plan.progress || ::isatty(STDERR_FILENO) == 1;
   plan.seed = std::random_device{}() | (uint64_t{std::random_device{}()} << 32);
@@ -164,6 +172,7 @@ Plan make_plan(Raw& raw, const CLI::App& run) {
 ServeOptions make_serve(const Raw& raw) {
   ServeOptions options;
   options.sockets = socket_options(raw);
+  options.http_connect = raw.http_connect;
   options.duration = raw.serve_duration;
   options.cpus = raw.serve_cpus;
   check_cpus(options.cpus);

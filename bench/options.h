@@ -11,6 +11,7 @@ namespace virtproxy::bench {
 struct ServeOptions {
   std::vector<Address> listen;
   SocketOptions sockets;
+  bool http_connect = false;
   double duration = 0;
   std::vector<int> cpus;
 };

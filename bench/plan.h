@@ -20,7 +20,7 @@ const char* direction_name(Role role);
 
 struct Plan {
   Mode mode = Mode::kBulk;
-  Address connect;
+  std::vector<Address> connect;   // at least one; connections take turns among them
   std::optional<Address> listen;  // none: the sink runs elsewhere
   SocketOptions sockets;
 
@@ -35,6 +35,7 @@ struct Plan {
   double rate = 0;  // messages per second over all connections; 0: closed loop
   bool verify = false;
   bool half_close = true;
+  bool http_connect = false;
   uint64_t seed = 1;
 
   std::vector<pid_t> pids;

@@ -147,9 +147,13 @@ std::string format_table(const Plan& plan, const RunResult& result) {
   std::string out;
   out += fmt::format("{}: {}{}\n", mode_name(plan.mode), describe_load(plan),
                      plan.verify ? ", verified" : "");
-  line(out, "way",
-       fmt::format("{} -> {}", plan.connect.text,
-                   plan.listen ? plan.listen->text : "(sink elsewhere)"));
+  line(
+      out, "way",
+      fmt::format(
+          "{} -> {}",
+          plan.connect.front().text +
+              (plan.connect.size() > 1 ? fmt::format(" and {} more", plan.connect.size() - 1) : ""),
+          plan.listen ? plan.listen->text : "(sink elsewhere)"));
   line(out, "measured",
        fmt::format("{:.2f} s after {:g} s of warm-up", result.seconds, plan.warmup));
   add_load(plan, result, out);

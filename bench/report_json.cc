@@ -15,7 +15,8 @@ using Json = nlohmann::ordered_json;
 
 Json plan_json(const Plan& plan) {
   Json json = {
-      {"connect", plan.connect.text},
+      {"connect", plan.connect.front().text},
+      {"connect_addresses", plan.connect.size()},
       {"listen", plan.listen ? Json(plan.listen->text) : Json(nullptr)},
       {"connections", plan.connections},
       {"size", plan.size},
@@ -27,6 +28,7 @@ Json plan_json(const Plan& plan) {
       {"rate", plan.rate},
       {"verify", plan.verify},
       {"half_close", plan.half_close},
+      {"http_connect", plan.http_connect},
       {"pin", plan.cpus},
       {"process_trees", plan.process_trees},
   };

@@ -56,7 +56,8 @@ class Supervisor {
  public:
   explicit Supervisor(const Plan& plan)
       : plan_(plan),
-        sink_(plan.listen ? std::make_unique<Sink>(std::vector{*plan.listen}, plan.sockets)
+        sink_(plan.listen ? std::make_unique<Sink>(std::vector{*plan.listen}, plan.sockets,
+                                                   plan.http_connect)
                           : nullptr),
         client_(plan, state_, sink_ ? &sink_->counters() : nullptr),
         line_(plan, plan.progress) {}
@@ -220,7 +221,7 @@ void Supervisor::collect_window(const Snapshot& from, const Snapshot& to) {
     const double busy = to.machine.busy - from.machine.busy;
     noise.foreign = std::max(0.0, busy - r.own_cpu - r.processes_cpu()) / total;
   }
-  const bool direct = plan_.listen && plan_.listen->text == plan_.connect.text;
+  const bool direct = plan_.listen && plan_.listen->text == plan_.connect.front().text;
   noise.foreign_known = r.seconds >= NoiseResult::kMinSeconds && (direct || !r.processes.empty());
   noise.involuntary = static_cast<double>(r.own_involuntary) / std::max(r.seconds, 1e-9);
   judge_noise(ticks_, !noise.foreign_known && plan_.cpus.empty(), noise);

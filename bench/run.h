@@ -12,7 +12,7 @@ namespace virtproxy::bench {
 RunResult run_plan(const Plan& plan);
 
 // The sink alone, until SIGINT, SIGTERM or `duration` (0: none) seconds.
-Outcome serve(const std::vector<Address>& addresses, const SocketOptions& options, double duration,
-              const std::vector<int>& cpus);
+Outcome serve(const std::vector<Address>& addresses, const SocketOptions& options,
+              bool http_connect, double duration, const std::vector<int>& cpus);
 
 }  // namespace virtproxy::bench

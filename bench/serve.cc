@@ -7,10 +7,10 @@
 
 namespace virtproxy::bench {
 
-Outcome serve(const std::vector<Address>& addresses, const SocketOptions& options, double duration,
-              const std::vector<int>& cpus) {
+Outcome serve(const std::vector<Address>& addresses, const SocketOptions& options,
+              bool http_connect, double duration, const std::vector<int>& cpus) {
   allow_descriptors(1024);
-  Sink sink(addresses, options);
+  Sink sink(addresses, options, http_connect);
   install_signals(&sink);
   pin_thread(cpus, 0);
   if (duration > 0) {

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "clock.h"
+#include "http_head.h"
 #include "pattern.h"
 #include "transfer.h"
 
@@ -35,6 +36,7 @@ struct Sink::Connection {
   bool may_stream = false;
   bool ended = false;  // the client's end of stream was seen
   bool discards = false;
+  HttpHead head{};  // where the proxy asks for a tunnel first
   size_t request_have = 0;
   size_t greeting_sent = 0;
   size_t trailer_sent = 0;
@@ -64,8 +66,9 @@ struct Sink::Connection {
   }
 };
 
-Sink::Sink(const std::vector<Address>& addresses, const SocketOptions& options)
+Sink::Sink(const std::vector<Address>& addresses, const SocketOptions& options, bool http_connect)
     : options_(options),
+      http_connect_(http_connect),
       receive_buffer_(kReceiveBuffer),
       send_buffer_(kSendBuffer),
       pattern_buffer_(kSendBuffer) {
@@ -188,7 +191,25 @@ void Sink::receive(Connection& connection) {
   }
 }
 
+// Answers CONNECT. `used` is how many of the bytes were its. False when the tunnel is not open yet.
+bool Sink::open_tunnel(Connection& connection, const std::byte* data, size_t size, size_t& used) {
+  used = connection.head.take(data, size);
+  if (!connection.head.complete()) return false;
+  const Transfer transfer =
+      send_some(connection.fd.get(), kConnectAnswer.data(), kConnectAnswer.size());
+  if (transfer.moved() && transfer.bytes == kConnectAnswer.size()) return true;
+  close(connection);
+  return false;
+}
+
 void Sink::take(Connection& connection, std::byte* data, size_t size) {
+  if (http_connect_ && !connection.head.complete()) {
+    size_t used = 0;
+    if (!open_tunnel(connection, data, size, used)) return;
+    data += used;
+    size -= used;
+    if (size == 0) return;
+  }
   if (!connection.requested()) {
     const size_t part = std::min(size, sizeof(Request) - connection.request_have);
     std::memcpy(reinterpret_cast<std::byte*>(&connection.request) + connection.request_have, data,

@@ -19,7 +19,8 @@ namespace virtproxy::bench {
 class Sink {
  public:
   // Throws Failure when an address cannot be listened on.
-  Sink(const std::vector<Address>& addresses, const SocketOptions& options);
+  // `http_connect`: a CONNECT comes first on each connection, and is answered.
+  Sink(const std::vector<Address>& addresses, const SocketOptions& options, bool http_connect);
   ~Sink();
 
   void run();   // until stop()
@@ -40,6 +41,7 @@ class Sink {
   void enqueue(Connection& connection);
   void step(Connection& connection);
   void receive(Connection& connection);
+  bool open_tunnel(Connection& connection, const std::byte* data, size_t size, size_t& used);
   void take(Connection& connection, std::byte* data, size_t size);
   void start_streaming(Connection& connection);
   bool parse_request(Connection& connection);
@@ -51,6 +53,7 @@ class Sink {
   void close(Connection& connection);
 
   const SocketOptions options_;
+  const bool http_connect_;
   Poller poller_;
   std::vector<Listener> listeners_;
   RingQueue<Connection*> runnable_;

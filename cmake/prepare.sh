@@ -5,21 +5,20 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '\n== %s\n' "$*"; }
 
-install_packages() {
-  local wanted missing=()
-  wanted=$(sed 's/#.*//' cmake/packages.txt)
-  for package in $wanted; do
+# missing_of LIST: the packages of the list that are not installed
+missing_of() {
+  local package
+  for package in $(sed 's/#.*//' "$1"); do
     dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
-      missing+=("$package")
+      echo "$package"
   done
-  if [ ${#missing[@]} -eq 0 ]; then
-    say "packages: all of cmake/packages.txt are installed"
-    return
-  fi
-  say "packages: installing ${missing[*]}"
+}
+
+# apt_install PACKAGE...
+apt_install() {
   if [ "$(id -u)" -ne 0 ]; then
-    echo "not root: run this once as root, or: apt-get install ${missing[*]}" >&2
-    exit 1
+    echo "not root: run this once as root, or: apt-get install $*" >&2
+    return 1
   fi
   # Packages that start a daemon when installed must not do so here.
   local policy=/usr/sbin/policy-rc.d made_policy=
@@ -28,9 +27,35 @@ install_packages() {
   fi
   export DEBIAN_FRONTEND=noninteractive
   local status=0
-  { apt-get update -q && apt-get install -q -y --no-install-recommends "${missing[@]}"; } || status=$?
+  { apt-get update -q && apt-get install -q -y --no-install-recommends "$@"; } || status=$?
   if [ -n "$made_policy" ]; then rm -f "$policy"; fi
   return $status
+}
+
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_of cmake/packages.txt)
+  if [ ${#missing[@]} -eq 0 ]; then
+    say "packages: all of cmake/packages.txt are installed"
+    return
+  fi
+  say "packages: installing ${missing[*]}"
+  apt_install "${missing[@]}"
+}
+
+# install_wanted LIST: one that cannot be had is named, and done without
+install_wanted() {
+  local missing package
+  mapfile -t missing < <(missing_of "$1")
+  if [ ${#missing[@]} -eq 0 ]; then
+    say "packages: all of $1 are installed"
+    return
+  fi
+  say "packages: installing ${missing[*]}"
+  apt_install "${missing[@]}" && return
+  for package in "${missing[@]}"; do
+    apt_install "$package" || say "packages: WITHOUT $package, which cannot be installed"
+  done
 }
 
 # build PRESET [TARGET...]

@@ -1,13 +1,17 @@
-// What the protocol itself costs, without a kernel: codec, scheduler, and two sessions back to back.
+// What the protocol itself costs, without a kernel: codec, credit, scheduler, and two sessions back
+// to back.
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
+#include "bench/micro/session_pair.h"
+#include "core/budget.h"
+#include "core/flight.h"
 #include "core/frame.h"
-#include "core/session_v2.h"
+#include "core/hello.h"
+#include "core/scheduler.h"
 
 namespace virtproxy {
 namespace {
@@ -36,96 +40,133 @@ void BM_DecodeHeader(benchmark::State& state) {
 }
 BENCHMARK(BM_DecodeHeader);
 
-// Two sessions whose batches are handed over in memory. Payload is not written: the core does not
-// look at it.
-class Wire {
- public:
-  Wire() : near_(config(1)), far_(config(2)) {
-    near_.link_up(now_);
-    far_.link_up(now_);
-    while (!near_.up() || !far_.up() || near_.wants_to_write(now_) || far_.wants_to_write(now_)) {
-      exchange();
+// Argument: bytes of payload.
+void BM_Trailer(benchmark::State& state, TrailerKind kind) {
+  const std::vector<std::byte> frame(kHeaderSize + static_cast<size_t>(state.range(0)));
+  const DirectionKey key = direction_key(1, 2);
+  for (auto _ : state) benchmark::DoNotOptimize(frame_trailer(kind, frame, key));
+  state.SetBytesProcessed(state.iterations() * state.range(0));
+}
+BENCHMARK_CAPTURE(BM_Trailer, commit, TrailerKind::kCommit)->Arg(4096);
+BENCHMARK_CAPTURE(BM_Trailer, checksum, TrailerKind::kChecksum)->Arg(64)->Arg(4096)->Arg(65536);
+
+// A loan that grows and shrinks with a stream's traffic.
+void BM_CreditLoan(benchmark::State& state) {
+  Budget budget(32u << 20);
+  uint64_t loan = 0;
+  for (auto _ : state) {
+    const uint64_t wanted = std::min<uint64_t>(loan + 65536, budget.share(loan));
+    budget.change_loan(loan, wanted);
+    loan = wanted > 1u << 20 ? 0 : wanted;
+    budget.change_loan(wanted, loan);
+    benchmark::DoNotOptimize(loan);
+  }
+}
+BENCHMARK(BM_CreditLoan);
+
+// What bounds the bytes under way: one batch sent, one report of what arrived.
+void BM_Flight(benchmark::State& state) {
+  Flight flight(1u << 20);
+  Instant now{1};
+  uint64_t sent = 0;
+  for (auto _ : state) {
+    now += std::chrono::microseconds(10);
+    flight.sent(65536, now);
+    sent += 65536;
+    benchmark::DoNotOptimize(flight.acknowledge(sent, now));
+    benchmark::DoNotOptimize(flight.room());
+  }
+}
+BENCHMARK(BM_Flight);
+
+// Every frame uses up a window's half, so that each is answered by CREDIT.
+void BM_SessionCredit(benchmark::State& state) {
+  constexpr uint64_t kPiece = 16384;
+  SessionPair pair(0, 2 * kPiece);
+  const StreamKey stream = pair.open();
+  int64_t frames = 0;
+  for (auto _ : state) {
+    if (pair.near().credit(stream) >= kPiece) {
+      pair.near().queue(stream, kPiece);
+      ++frames;
+    }
+    pair.exchange();
+  }
+  state.SetItemsProcessed(frames);
+}
+BENCHMARK(BM_SessionCredit);
+
+// Argument: streams, all of them always ready.
+void BM_SchedulerTurn(benchmark::State& state) {
+  Slab<Stream> streams;
+  Scheduler<Stream> scheduler(65536);
+  for (int64_t i = 0; i < state.range(0); ++i) {
+    scheduler.add(streams, streams.insert(Stream{}).slot);
+  }
+  int64_t turns = 0;
+  for (auto _ : state) {
+    scheduler.begin(256 * 1024);
+    for (Scheduler<Stream>::Turn turn = scheduler.next(streams); turn.slot != IndexLink::kNone;
+         turn = scheduler.next(streams)) {
+      scheduler.sent(streams, turn.slot, std::min(turn.bytes, 4096u), kHeaderSize, true);
+      ++turns;
     }
   }
+  state.SetItemsProcessed(turns);
+}
+BENCHMARK(BM_SchedulerTurn)->Arg(1)->Arg(64)->Arg(10000);
 
-  StreamKey open() {
-    const StreamKey stream = *near_.open("echo", Priority::kNormal, {});
-    exchange();
-    return stream;
-  }
-
-  Session& near() { return near_; }
-
-  // One batch each way; whatever arrives is taken at once.
-  void exchange() {
-    carry(near_, far_);
-    carry(far_, near_);
-    now_ += std::chrono::microseconds(10);
-  }
-
- private:
-  static SessionConfig config(uint64_t secret) {
-    SessionConfig config;
-    config.limits = derive_limits(64u << 20, 1024, 1u << 20, 65536);
-    config.secret = secret;
-    return config;
-  }
-
-  void carry(Session& from, Session& to) {
-    if (!from.wants_to_write(now_)) return;
-    const Batch& batch = from.plan(256 * 1024, now_, events_);
-    size_t size = 0;
-    for (const Piece& piece : batch.pieces) {
-      const auto head = batch.head(piece);
-      if (bytes_.size() < size + head.size() + piece.payload) {
-        bytes_.resize(size + head.size() + piece.payload);
-      }
-      std::memcpy(bytes_.data() + size, head.data(), head.size());
-      size += head.size() + piece.payload;
-    }
-    events_.clear();
-    to.input({bytes_.data(), size}, now_, events_);
-    for (const Event& event : events_) {
-      if (event.kind == Event::Kind::kData) to.taken(event.stream, event.bytes.size());
-    }
-    events_.clear();
-  }
-
-  Instant now_{1};
-  SessionV2 near_;
-  SessionV2 far_;
-  Events events_;
-  std::vector<std::byte> bytes_;
-};
-
-// Argument 0: bytes a frame. Argument 1: streams that take turns.
-void BM_SessionFrames(benchmark::State& state) {
-  Wire wire;
+// Arguments: bytes a frame; streams that take turns.
+void BM_SessionFrames(benchmark::State& state, uint64_t features) {
+  SessionPair pair(features);
   const auto size = static_cast<uint64_t>(state.range(0));
   std::vector<StreamKey> streams;
-  for (int64_t i = 0; i < state.range(1); ++i) streams.push_back(wire.open());
+  for (int64_t i = 0; i < state.range(1); ++i) streams.push_back(pair.open());
   uint64_t frames = 0;
   uint64_t bytes = 0;
   for (auto _ : state) {
     for (const StreamKey stream : streams) {
-      const uint64_t piece = std::min(size, wire.near().credit(stream));
+      const uint64_t piece = std::min(size, pair.near().credit(stream));
       if (piece == 0) continue;
-      wire.near().queue(stream, piece);
+      pair.near().queue(stream, piece);
       bytes += piece;
       ++frames;
     }
-    wire.exchange();
+    pair.exchange();
   }
   state.SetItemsProcessed(static_cast<int64_t>(frames));
   state.SetBytesProcessed(static_cast<int64_t>(bytes));
 }
-BENCHMARK(BM_SessionFrames)
+BENCHMARK_CAPTURE(BM_SessionFrames, plain, 0)
     ->ArgNames({"bytes", "streams"})
     ->Args({64, 1})
     ->Args({64, 64})
     ->Args({64, 1000})
     ->Args({4096, 16})
     ->Args({65536, 1});
+BENCHMARK_CAPTURE(BM_SessionFrames, commit, feature::kCommitTrailer)
+    ->ArgNames({"bytes", "streams"})
+    ->Args({64, 64})
+    ->Args({65536, 1});
+BENCHMARK_CAPTURE(BM_SessionFrames, checksum, feature::kChecksumTrailer)
+    ->ArgNames({"bytes", "streams"})
+    ->Args({64, 64})
+    ->Args({65536, 1});
+
+// A stream's whole life: OPEN, 64 bytes, both ends, both DONEs.
+void BM_SessionShortStream(benchmark::State& state) {
+  SessionPair pair;
+  for (auto _ : state) {
+    const StreamKey stream = pair.open();
+    pair.near().queue(stream, 64);
+    pair.near().end(stream);
+    do {
+      pair.exchange();
+    } while (pair.near().open_streams() > 0);
+  }
+  state.SetItemsProcessed(state.iterations());
+}
+BENCHMARK(BM_SessionShortStream);
 
 }  // namespace
 }  // namespace virtproxy
