@@ -162,7 +162,7 @@ void BM_SessionShortStream(benchmark::State& state) {
     pair.near().end(stream);
     do {
       pair.exchange();
-    } while (pair.near().open_streams() > 0);
+    } while (pair.near().figures().streams > 0);
   }
   state.SetItemsProcessed(state.iterations());
 }

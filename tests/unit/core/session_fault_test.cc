@@ -315,12 +315,12 @@ TEST(Ping, FindsALostFrameWhenItsSenderHasNoStreamLeft) {
   pair.a.read(std::exchange(pair.b.out, {}), pair.now);
   pair.a.write(1 << 20, pair.now);
   pair.a.out.clear();  // the DONE is lost, after which the stream is over for its sender
-  ASSERT_EQ(pair.a.session.open_streams(), 0u);
-  ASSERT_EQ(pair.b.session.open_streams(), 1u);
+  ASSERT_EQ(pair.a.session.figures().streams, 0u);
+  ASSERT_EQ(pair.b.session.figures().streams, 1u);
   pair.run_for(seconds(3));
   ASSERT_EQ(pair.b.downs.size(), 1u);
   EXPECT_EQ(pair.b.downs[0], Fault::kFrameLost);
-  EXPECT_EQ(pair.b.session.open_streams(), 0u);
+  EXPECT_EQ(pair.b.session.figures().streams, 0u);
 }
 
 TEST(Ping, FallsSilentWhenEverythingIsCounted) {
