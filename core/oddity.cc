@@ -9,8 +9,11 @@ namespace {
 
 constexpr std::array kTable{
     OddityRow{Oddity::kNone, "nothing", "nothing", true},
-    OddityRow{Oddity::kBytesSkipped, "lost the boundary between packets",
-              "found again; streams that may have lost bytes are closed", false},
+    OddityRow{
+        Oddity::kBytesSkipped, "bytes that are no packet",
+        "skipped; the boundary between packets is found again, streams that may have lost bytes "
+        "are closed",
+        false},
     OddityRow{Oddity::kUnknownType, "a packet of unknown type", "dropped", false},
     OddityRow{Oddity::kUnknownMessage, "an unknown control message", "dropped", false},
     OddityRow{Oddity::kBadBytes, "a data packet with an impossible number of bytes",

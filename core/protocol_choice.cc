@@ -9,8 +9,8 @@ using std::chrono::seconds;
 
 // While an old packet may be followed by a greeting, this much is kept of what follows it, bytes.
 constexpr size_t kMostKept = 64 * 1024;
-// A peer that spoke version 2 on this link a moment ago gets more time to greet anew: it may be
-// slowing down, as this end does after faults.
+// A peer that greeted or spoke version 2 on this link a moment ago gets more time to greet again:
+// it may be slow, or slowing down, as this end does after faults.
 constexpr Duration kAfterSession = seconds(2);
 // Greetings that lead nowhere put the choice off at most this many times the grace.
 constexpr int kMostGraces = 10;
@@ -79,7 +79,8 @@ bool ProtocolChoice::is_news(const Hello& hello) const {
 
 void ProtocolChoice::hear(const Hello& hello, Instant now, Events& events) {
   if (is_news(hello)) {
-    grace_ends_ = old_grace_ends_ = std::min(now + grace_, grace_ends_at_last_);
+    grace_ends_ = std::min(now + std::max(grace_, kAfterSession), grace_ends_at_last_);
+    old_grace_ends_ = std::min(now + grace_, grace_ends_at_last_);
   }
   new_.greeted(hello, now, events);
   if (new_.up()) state_ = State::kNew;

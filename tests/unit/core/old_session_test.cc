@@ -293,7 +293,9 @@ class OldPuppetTest : public testing::Test {
   // A service of ours for the peer's client; our number is returned.
   int32_t open_service(uint64_t id, int32_t client) {
     say(init(client, "s" + std::to_string(id)));
-    return decode_old_head(hear().at(0).data()).control_server();
+    const auto heard = hear();
+    EXPECT_EQ(heard.size(), 1u) << "the ACK and nothing else";
+    return decode_old_head(heard.at(0).data()).control_server();
   }
   void expect_heard(std::vector<Bytes> expected) { EXPECT_EQ(hear(), expected); }
 
