@@ -224,7 +224,8 @@ def main(arguments: Sequence[str]) -> int:
     parts = [f"# Where the time goes: {peer.title}, {placement}\n",
              f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, "
              f"{about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}. Samples by "
-             f"{sampling_event(find_program('perf'))}, {FREQUENCY} a second of CPU, of both processes.\n"]
+             f"{sampling_event(find_program('perf'))}, {FREQUENCY} a second of CPU, of both "
+             "processes.\n"]
     for load in loads:
         say(f"== {load.title}")
         try:
