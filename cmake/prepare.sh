@@ -27,7 +27,8 @@ apt_install() {
   fi
   export DEBIAN_FRONTEND=noninteractive
   local status=0
-  { apt-get update -q && apt-get install -q -y --no-install-recommends "$@"; } || status=$?
+  { apt-get update -q && apt-get install -q -y -o DPkg::Lock::Timeout=300 \
+    --no-install-recommends "$@"; } || status=$?
   if [ -n "$made_policy" ]; then rm -f "$policy"; fi
   return $status
 }

@@ -41,9 +41,14 @@ def machine() -> dict:
         "cpu": cpu.group(1) if cpu else platform.machine(),
         "cpus": os.cpu_count(),
         "memory_gib": round(int(memory.group(1)) / 1024**2) if memory else None,
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "virtual": "hypervisor" in Path("/proc/cpuinfo").read_text(),
     }
+
+
+def told(failure: BaseException) -> str:
+    """The reason, without the name of the directory that is gone by now."""
+    return re.sub(r"\S*/vp-perf-\w+/", "", str(failure))
 
 
 def build_go_peer() -> None:
@@ -81,7 +86,7 @@ def check_peers(peers: Sequence[Peer], tcp: bool) -> dict[str, str | None]:
                     verify(stage, peer, True)
             found[peer.name] = None
         except (Failed, OSError, subprocess.SubprocessError) as failure:
-            found[peer.name] = str(failure)
+            found[peer.name] = told(failure)
         say(f"   {peer.name}: {found[peer.name] or 'carries every byte'}")
     return found
 
@@ -97,7 +102,7 @@ def measure_once(load: Load, contestant: Contestant, placement: str, number: int
             result.figures, result.noise = measured.figures, measured.noise
             result.failure = None
         except (Failed, OSError, subprocess.SubprocessError) as failure:
-            result.failure = str(failure)
+            result.failure = told(failure)
             return result
         if not result.noise:
             return result

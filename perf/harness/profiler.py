@@ -1,7 +1,7 @@
 """Where the time of a pair goes: sampled call stacks under load. See perf/README.md.
 
-Called by perf/profile, which installs and builds first. Counters of the processor are not needed:
-the samples are taken by the clock, whenever one of the two processes runs.
+Called by perf/profile, which installs and builds first. Where the processor counts cycles, samples
+are taken by them; elsewhere, as in most virtual machines, by a clock.
 """
 
 from __future__ import annotations
@@ -83,6 +83,14 @@ def kernel_activity(frames: Sequence[str]) -> str:
     return "the rest of the kernel"
 
 
+def sampling_event(perf: str) -> str:
+    counted = subprocess.run([perf, "stat", "-x,", "-e", "cycles", "true"], text=True,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE, check=False)
+    countable = counted.returncode == 0 and counted.stderr.split(",", 1)[0].strip().isdigit()
+    return "cycles" if countable else "cpu-clock"
+
+
 def record(stage: Stage, load: Load, ends: Sequence[str], seconds: float,
            ) -> tuple[flame.Folded, Mapping]:
     """Samples under load, and the load generator's report of the same time."""
@@ -106,8 +114,8 @@ def record(stage: Stage, load: Load, ends: Sequence[str], seconds: float,
     # which costs more than the switch does.
     cpus = [] if stage.cpus is None else ["-C", ",".join(map(str, sorted(stage.cpus)))]
     sampled = subprocess.run(
-        [perf, "record", "-q", "-a", *cpus, "-e", "cpu-clock", "-F", str(FREQUENCY), "--call-graph",
-         "dwarf,8192", "-o", data, "--", "sleep", f"{seconds:g}"],
+        [perf, "record", "-q", "-a", *cpus, "-e", sampling_event(perf), "-F", str(FREQUENCY),
+         "--call-graph", "dwarf,8192", "-o", data, "--", "sleep", f"{seconds:g}"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     said = bench.communicate(timeout=seconds + 60)[1].decode(errors="replace").strip()
     if bench.returncode != 0:
@@ -215,8 +223,9 @@ def main(arguments: Sequence[str]) -> int:
     prefix = "profile" if peer.name == "virtproxy" else f"profile-of-{peer.name}"
     parts = [f"# Where the time goes: {peer.title}, {placement}\n",
              f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, "
-             f"{about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}. Samples by the "
-             f"clock, {FREQUENCY} a second of CPU, of both processes.\n"]
+             f"{about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}. Samples by "
+             f"{sampling_event(find_program('perf'))}, {FREQUENCY} a second of CPU, of both "
+             "processes.\n"]
     for load in loads:
         say(f"== {load.title}")
         try:

@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree
 
+import compare
 import plot
 import report
 from figures import Run, Runs, Spread
@@ -92,3 +93,7 @@ def test_the_balance_of_threads_is_of_those_that_work():
     assert balance([0.0, 2.0, 1.0], 2) == 0.5
     assert balance([2.0], 2) == 0
     assert balance([0.0, 0.0], 2) == 0
+
+
+def test_a_failure_names_no_directory_of_ours():
+    assert compare.told(OSError("nobody at unix:/tmp/vp-perf-ab_1/in yet")) == "nobody at in yet"
