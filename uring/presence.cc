@@ -17,8 +17,9 @@ void Presence::changed(std::string state) {
 }
 
 void Presence::expired(Timer&) {
-  log_info("channel {}: {} (and {} changes before)", channel_, state_,
-           std::exchange(hidden_, 0) - 1);
+  const uint64_t before = std::exchange(hidden_, 0) - 1;
+  log_info("channel {}: {}{}", channel_, state_,
+           before > 0 ? " (and " + std::to_string(before) + " changes before)" : "");
 }
 
 }  // namespace virtproxy

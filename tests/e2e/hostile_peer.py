@@ -1,4 +1,4 @@
-"""A peer written from core/PROTOCOL.md alone, which greets well and then says whatever it is told to.
+"""A peer written from core/PROTOCOL.md alone: it greets well and then says whatever it is told to.
 
 Nothing here keeps a rule: frames have right checks unless asked otherwise, and any contents.
 """

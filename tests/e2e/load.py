@@ -1,7 +1,7 @@
-"""Clients of an echo service that check every byte, for worlds in which streams may be cut at any time.
+"""Clients of an echo service that check every byte, where streams may be cut at any time.
 
-A stream ends in one of two ways: complete, both directions to their last byte, or in a reset that the
-client sees. Anything else (a wrong byte, an end too early) is a violation.
+A stream ends in one of two ways: complete, both directions to their last byte, or in a reset that
+the client sees. Anything else (a wrong byte, an end too early) is a violation.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Load:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, args=(random.Random(f"{seed}/{index}"),), daemon=True)
-            for index in range(clients)
+            threading.Thread(target=self._run, args=(draw,), daemon=True)
+            for draw in (random.Random(f"{seed}/{index}") for index in range(clients))
         ]
         for thread in self._threads:
             thread.start()

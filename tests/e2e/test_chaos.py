@@ -1,4 +1,4 @@
-"""Anything at any time: channels cut, slowed and spoilt, daemons paused, killed and replaced, under load.
+"""Anything at any time: channels cut, slowed, spoilt, daemons paused, killed, replaced, under load.
 
 Everything is drawn from a seed, which a failure shows: VIRTPROXY_SEED=N plays it again.
 VIRTPROXY_CHAOS_SECONDS makes it longer than in the usual run.
@@ -130,8 +130,8 @@ def test_whatever_happens_no_byte_is_wrong_and_nothing_is_left(scene: Scene) -> 
     loads = [Load(door, CLIENTS, SEED + index) for index, door in enumerate(world.doors)]
     world.loads = loads
     events: dict[Callable[[], None], int] = {
-        world.cut: 3, world.cut_twice: 2, world.spoil: 2, world.slow: 2, world.freeze: 3, world.kill: 2,
-        world.restart: 1,
+        world.cut: 3, world.cut_twice: 2, world.spoil: 2, world.slow: 2,
+        world.freeze: 3, world.kill: 2, world.restart: 1,
     }  # fmt: skip
     world.live(time.monotonic() + SECONDS, events)
     while missing := [event for event in events if not world.happened[event.__name__]]:

@@ -1,7 +1,7 @@
-"""Lines that change, lose, double and make up bytes: with checksums none of it reaches an application.
+"""Lines that change, lose, double, make up bytes: with checksums none of it reaches an application.
 
-Many channels at a time in one pair of daemons, each with faults of its own: an end waits longer after
-each fault in a row, so that one channel alone would see few of them.
+Many channels at a time in one pair of daemons, each with faults of its own: an end waits longer
+after each fault in a row, so that one channel alone would see few of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def sealed_channels(scene: Scene, kind: str) -> tuple[list[Spoiler], list[str], 
 
 def said(daemon: Daemon) -> Counter[str]:
     lines = daemon.err.lines()
-    return Counter(match.group(0).split(": ", 1)[1] for line in lines if (match := SAID.search(line)))
+    matches = filter(None, map(SAID.search, lines))
+    return Counter(match.group(0).split(": ", 1)[1] for match in matches)
 
 
 @pytest.mark.parametrize("kind", ["unix", "pty"])
@@ -88,8 +89,9 @@ def test_no_spoilt_byte_reaches_an_application(scene: Scene, kind: str) -> None:
     tallies = [load.stop() for load in loads]
     near_said, far_said = said(near), said(far)
     print(f"seed {SEED}: {dict(faults)}")
-    print(f"complete {sum(t.complete for t in tallies)}, cut {sum(t.cut for t in tallies)},", end=" ")
-    print(f"{sum(t.bytes for t in tallies) >> 10} KiB right; near {dict(near_said)}, far {dict(far_said)}")
+    complete, cut = (sum(t.complete for t in tallies), sum(t.cut for t in tallies))
+    print(f"complete {complete}, cut {cut}, {sum(t.bytes for t in tallies) >> 10} KiB right")
+    print(f"near {dict(near_said)}, far {dict(far_said)}")
     assert all(tally.complete > 0 for tally in tallies), tallies
     assert sum(tally.cut for tally in tallies) > 0, tallies
     for reasons in (near_said, far_said):

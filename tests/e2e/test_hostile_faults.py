@@ -1,7 +1,7 @@
 """Every fault of the protocol, committed by an independent peer against a living daemon.
 
-Each gets a channel of its own in one process. The daemon must name the fault, end that session and no
-other, and take the next peer; an honest stream on one more channel runs through it all.
+Each gets a channel of its own in one process. The daemon must name the fault, end that session and
+no other, and take the next peer; an honest stream on one more channel runs through it all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stage import echo, echo_once, eventually, expect_reset, wait_for_echo
 
 STREAMS = 64
 SEED = 20261122
-MIB = 1 << 20
+TOO_MUCH = wire.MOST_WINDOW + 1
 
 Crime = Callable[[HostilePeer], bytes]
 
@@ -64,6 +64,14 @@ def more_than_granted(peer: HostilePeer) -> bytes:
     return crime
 
 
+def reset_with_payload(peer: HostilePeer) -> bytes:
+    return opened(peer) + peer.frame(wire.RESET, number(0), payload=b"x", mine=True)
+
+
+def torn_then_ping(peer: HostilePeer) -> bytes:
+    return opened(peer) + data(peer, b"x" * 99)[:60] + peer.frame(wire.PING, 0, 2)
+
+
 def joined(peer: HostilePeer, frames: int) -> bytes:
     hello = wire.replace(peer.mine, flags=wire.JOINED, frames=frames)
     return hello.encode()
@@ -97,7 +105,7 @@ CRIMES: list[tuple[str, str, Crime]] = [
     ("wrong-check", HEADER, lambda p: with_byte(p.frame(wire.PONG), 12, 0)),
     ("reserved-flag", HEADER, session_frame(wire.PONG, flags=2)),
     ("reserved-bytes", HEADER, session_frame(wire.PONG, reserved=7)),
-    ("frame-of-another-session", HEADER, lambda p: HostilePeer.frame(p, wire.PONG)[:12] + bytes(12)),
+    ("frame-of-another-session", HEADER, lambda p: p.frame(wire.PONG)[:12] + bytes(12)),
     ("greeting-cut", HELLO, lambda p: joined(p, 0)[:700] + joined(p, 0)),
     ("greeting-changed", HELLO, lambda p: with_byte(joined(p, 0), 500, 9)),
     ("greeting-that-is-none", HELLO, lambda p: b"\1" * 2000),
@@ -110,7 +118,7 @@ CRIMES: list[tuple[str, str, Crime]] = [
     ("data-longest", LENGTH, lambda p: opened(p) + data(p, b"", length=0xFFFFFFFF)),
     ("open-of-nothing", LENGTH, lambda p: open_with(p, b"")),
     ("open-too-long", LENGTH, lambda p: open_with(p, b"x" * 164)),
-    ("reset-with-payload", LENGTH, lambda p: opened(p) + p.frame(wire.RESET, number(0), payload=b"x", mine=True)),
+    ("reset-with-payload", LENGTH, reset_with_payload),
     ("ping-of-a-stream", STREAM_ID, lambda p: p.frame(wire.PING, stream=1)),
     ("ack-by-an-opener", STREAM_ID, lambda p: p.frame(wire.ACK, mine=True)),
     ("open-in-our-space", STREAM_ID, lambda p: p.frame(wire.OPEN, number(0), 1, b"\1\1\0\0h")),
@@ -133,11 +141,11 @@ CRIMES: list[tuple[str, str, Crime]] = [
     ("metadata-too-long", BAD_OPEN, lambda p: open_with(p, b"\1\1\x81\0" + b"s" * 130)),
     ("lengths-disagree", BAD_OPEN, lambda p: open_with(p, b"\1\4\5\0hole")),
     ("open-reserved-byte", BAD_OPEN, lambda p: open_with(p, b"\1\4\0\1hole")),
-    ("open-credit-too-high", BAD_OPEN, lambda p: p.open_frame(0, "hole", credit=wire.MOST_WINDOW + 1)),
+    ("open-credit-too-high", BAD_OPEN, lambda p: p.open_frame(0, "h", credit=TOO_MUCH)),
     ("credit-exceeded", CREDIT, more_than_granted),
     ("credit-shrunk", SHRUNK, of_stream(wire.CREDIT, 65535)),
     ("credit-zero", SHRUNK, of_stream(wire.CREDIT, 0)),
-    ("credit-too-high", SHRUNK, of_stream(wire.CREDIT, wire.MOST_WINDOW + 1)),
+    ("credit-too-high", SHRUNK, of_stream(wire.CREDIT, TOO_MUCH)),
     ("credit-overflows", SHRUNK, of_stream(wire.CREDIT, 2**64 - 1)),
     ("data-at-wrong-offset", OFFSET, lambda p: opened(p) + data(p, b"x", 1)),
     ("data-at-huge-offset", OFFSET, lambda p: opened(p) + data(p, b"x", 2**64 - 1)),
@@ -159,7 +167,7 @@ SEALED_CRIMES: list[tuple[str, str, Crime]] = [
     ("payload-changed", TRAILER, lambda p: opened(p) + with_byte(data(p, b"x" * 99), 60, 0)),
     ("byte-missing", TRAILER, lambda p: opened(p) + data(p, b"x" * 99)[:-1] + p.frame(wire.PONG)),
     ("byte-doubled", HEADER, lambda p: opened(p) + b"\0" + p.frame(wire.PONG)),
-    ("payload-short-then-ping", LOST, lambda p: opened(p) + data(p, b"x" * 99)[:60] + p.frame(wire.PING, 0, 2)),
+    ("payload-short-then-ping", LOST, torn_then_ping),
 ]
 
 
@@ -291,9 +299,11 @@ def test_odd_but_lawful_words_are_borne(scene: Scene) -> None:
         hello = {"supported": 2**64 - 1, "padding": os.urandom(500), "max_frame": 256, "window": 1}
         peer.greet(**hello)
         speaker = Speaker(peer)
-        odd_metadata = (b"\1", b"\2\1\2", b"\x03" * 20, b"\xff" * 128, b"\4" + bytes(8), b"\x1b[2J\n")
+        odd_metadata = (b"\1", b"\2\1\2", b"\x03" * 20, b"\xff" * 128, bytes(9), b"\x1b[2J\n")
+        odd_name = b"\x1b]0;\xff\xc2\x9b31m\n"
         for slot, metadata in enumerate(odd_metadata, 1):
-            peer.send(peer.open_frame(slot, b"\x1b]0;\xff\xc2\x9b31m\n", metadata=metadata, priority=slot % 3))
+            opening = {"metadata": metadata, "priority": slot % 3}
+            peer.send(peer.open_frame(slot, odd_name, **opening))
             assert peer.wait_for(wire.RESET, number(slot)).argument == wire.UNKNOWN_SERVICE
             peer.send(peer.frame(wire.RESET, number(slot), 77, mine=True))
             # A second one meets a stream that is over.
@@ -393,7 +403,7 @@ def test_random_bytes_at_any_place_never_harm_the_daemon(scene: Scene) -> None:
         with HostilePeer(channel) as peer:
             try:
                 peer.greet(wanted=draw.randrange(4))
-                talk = peer.open_frame(0, "hole") + data(peer, draw.randbytes(draw.randrange(1, 9000)))
+                talk = opened(peer) + data(peer, draw.randbytes(draw.randrange(1, 9000)))
                 at = draw.randrange(len(talk))
                 talk = talk[:at] + draw.randbytes(draw.randrange(1, 300)) + talk[at:]
                 peer.send(talk + draw.randbytes(draw.randrange(1, 70_000)))

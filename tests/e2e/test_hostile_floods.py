@@ -1,7 +1,7 @@
 """An independent peer that floods, crawls, hoards and comes back for ever, on one of two channels.
 
-The daemon must go on serving the honest channel beside it, in bounded memory, with bounded words in its
-log, and with a bounded share of a processor where the peer could be made to pay instead.
+The daemon must go on serving the honest channel beside it, in bounded memory, with bounded words in
+its log, and with a bounded share of a processor where the peer could be made to pay instead.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Siege:
         args += ["-c", f"unix-listen:{self.channel.spec}:0", "-c", f"unix-listen:{honest.spec}:1"]
         for name, address in services.items():
             args += into(name, address, 0)
-        self.daemon = scene.daemon(*args, *out("echo", self.door, 1), name="besieged", channels=(0, 1))
+        args += out("echo", self.door, 1)
+        self.daemon = scene.daemon(*args, name="besieged", channels=(0, 1))
         far = ["-c", f"unix-connect:{honest.spec}", *into("echo", echo)]
         scene.daemon(*far, name="honest")
         wait_for_echo(self.door)
@@ -94,8 +95,8 @@ class Siege:
         said = daemon.mark() - lines
         attacker.join(60 * PATIENCE)
         print(
-            f"{self.sent / 2**20:.0f} MiB, share {used:.2f}, {grown / 2**20:+.1f} MiB, {said} lines, echo {result['echo']['max_ms']:.1f} ms,"
-            f" open {result['open']['max_ms']:.1f} ms at most"
+            f"{self.sent / 2**20:.0f} MiB, share {used:.2f}, {grown / 2**20:+.1f} MiB, {said} lines,"
+            f" echo {result['echo']['max_ms']:.1f} ms, open {result['open']['max_ms']:.1f} ms at most"
         )
         assert not failures, failures
         assert not attacker.is_alive(), "the attack never ended"
@@ -153,7 +154,7 @@ def wait_resets(peer: HostilePeer, count: int) -> None:
 
 
 def open_and_reset(service: str) -> Assault:
-    """As many streams at a time as there may be, opened and reset in one breath, again and again."""
+    """As many streams as there may be, opened and reset in one breath, again and again."""
 
     def attack(siege: Siege, until: float) -> None:
         with siege.greeted() as peer:

@@ -195,7 +195,9 @@ def test_a_thousand_streams_opened_and_closed_leave_no_descriptor(scene: Scene) 
 
 
 @pytest.mark.parametrize("method", ["listen", "connect"])
-def test_a_channel_comes_back_while_clients_hold_every_descriptor(scene: Scene, method: str) -> None:
+def test_a_channel_comes_back_while_clients_hold_every_descriptor(
+    scene: Scene, method: str
+) -> None:
     """The clients are another channel's: they must not keep this one's peer out."""
     doors = [scene.addresses.tcp(), scene.addresses.tcp()]
     channels = [scene.addresses.unix(), scene.addresses.unix()]
@@ -205,7 +207,8 @@ def test_a_channel_comes_back_while_clients_hold_every_descriptor(scene: Scene, 
     near_args += ["-c", f"unix-{method}:{channels[1].spec}:1"]
     near_args += [*out("echo", doors[0], 0), *out("echo", doors[1], 1)]
     far_args = ["-c", f"unix-{other}:{channels[1].spec}", *into("echo", service)]
-    near = scene.daemon(*near_args, name="near", channels=(0, 1), limits={resource.RLIMIT_NOFILE: FEW})
+    few = {resource.RLIMIT_NOFILE: FEW}
+    near = scene.daemon(*near_args, name="near", channels=(0, 1), limits=few)
     scene.daemon("-c", f"unix-connect:{channels[0].spec}", *into("echo", service), name="crowded")
     far = scene.daemon(*far_args, name="far")
     near.wait_up(0)

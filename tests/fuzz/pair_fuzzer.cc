@@ -358,7 +358,7 @@ class World {
 
   bool at_rest() {
     return std::all_of(ends_.begin(), ends_.end(), [](End& end) {
-      return end.session.up() && end.talks.empty() && end.session.open_streams() == 0;
+      return end.session.up() && end.talks.empty() && end.session.figures().streams == 0;
     });
   }
 
