@@ -145,8 +145,13 @@ class Intruder:
 def intruder(pid: int, tid: int | None = None) -> Iterator[Intruder]:
     """In the thread, or in the last one, and out again unless it died."""
     inside = Intruder(pid, tid or threads(pid)[-1])
+    dead = False
     try:
         yield inside
-        inside.leave()
+    except Killed:
+        dead = True
+        raise
     finally:
+        if not dead:
+            inside.leave()
         inside.close()
