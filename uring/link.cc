@@ -119,7 +119,7 @@ void Link::give_place() {
 void Link::accept_at_last_resort(int error) {
   give_place();
   const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-  if (fd >= 0) return ready(fd, Kind::kSocket);
+  if (fd >= 0) return admit(fd);
   hold_place();
   try_later(std::string("accept: ") + std::strerror(error));
 }
@@ -134,11 +134,13 @@ void Link::complete(Op&, int result, uint32_t) {
     close(result);
     return;
   }
-  if (!peers_.admits(result)) {
-    turn_away(result);
-    return acquire();
-  }
-  ready(result, Kind::kSocket);
+  admit(result);
+}
+
+void Link::admit(int fd) {
+  if (peers_.admits(fd)) return ready(fd, Kind::kSocket);
+  turn_away(fd);
+  acquire();
 }
 
 void Link::turn_away(int fd) {
@@ -172,7 +174,8 @@ void Link::open_device() {
   if (tty) {
     // A tty can be opened by several at once, who would then steal each other's bytes.
     ioctl(fd, TIOCEXCL);
-    tcflush(fd, TCIOFLUSH);
+    // What we may have left in the output goes its way: dropped, it could tear a packet.
+    tcflush(fd, TCIFLUSH);
   }
   ready(fd, tty ? Kind::kTty : Kind::kPort);
 }

@@ -60,6 +60,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   void dial_failed(Fault fault, const std::string& reason) override;
 
   void acquire();
+  void admit(int fd);
   void turn_away(int fd);
   void accept_at_last_resort(int error);
   void hold_place();

@@ -238,8 +238,11 @@ void allow_memory(Filter& filter) {
   }
 }
 
-// See pipes.h.
-void allow_pipes(Filter& filter) {
+// What link.cc does where descriptors are scarce, and pipes.h.
+void allow_descriptors(Filter& filter) {
+  filter.allow_if(SCMP_SYS(fcntl), {equal(0, STDERR_FILENO), equal(1, F_DUPFD_CLOEXEC)});
+  filter.allow_if(SCMP_SYS(dup3), {equal(0, STDERR_FILENO)});
+  filter.add(SCMP_ACT_ALLOW, SCMP_SYS(accept4));
   filter.allow_if(SCMP_SYS(pipe2), {equal(1, O_NONBLOCK | O_CLOEXEC)});
   filter.allow_if(SCMP_SYS(fcntl), {equal(1, F_SETPIPE_SZ)});
   filter.allow_if(SCMP_SYS(ioctl), {equal(1, FIONREAD)});
@@ -374,7 +377,7 @@ tl::expected<void, std::string> Sandbox::enter(const Options& options) {
   allow_memory(filter);
   allow_sockets(filter, needs);
   allow_files(filter, needs);
-  allow_pipes(filter);
+  allow_descriptors(filter);
   filter.load();
   if (filter.error() != 0) return tl::unexpected(advice_for(-filter.error()));
   return {};
