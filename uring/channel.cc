@@ -22,7 +22,10 @@ using limits::memory_of_receive_share;
 using limits::outbound_share;
 using limits::receive_share;
 
-constexpr uint32_t kMaxFrame = 256 * 1024;
+// Spliced payload gains from large frames. A port's is copied, and a small message waits for it.
+constexpr uint32_t kSocketFrame = 256 * 1024;
+constexpr uint32_t kPortFrame = 64 * 1024;
+static_assert(kHeaderSize + kSocketFrame + kTrailerSize <= ChannelReader::kLargestFrame);
 // A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a
 // window.
 constexpr uint32_t kTtyFrame = 1024;
@@ -61,15 +64,15 @@ constexpr Duration kGrace = milliseconds(250);
 constexpr Duration kTtyGrace = milliseconds(1000);
 
 SessionConfig session_config(const ChannelConfig& config) {
-  const bool tty = config.spec.method == Method::kIsaSerial;
   SessionConfig session;
-  if (tty) {
+  if (config.spec.method == Method::kIsaSerial) {
     session.limits = derive_limits(std::min(receive_share(config.memory), kTtyMemory),
                                    std::min(config.max_streams, kTtyStreams),
                                    std::min(config.window, kTtyWindow), kTtyFrame);
   } else {
     session.limits =
-        derive_limits(receive_share(config.memory), config.max_streams, config.window, kMaxFrame);
+        derive_limits(receive_share(config.memory), config.max_streams, config.window,
+                      config.spec.method == Method::kVirtioSerial ? kPortFrame : kSocketFrame);
   }
   session.secret = config.secret;
   session.old = config.old;

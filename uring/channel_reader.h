@@ -22,6 +22,9 @@ namespace virtproxy {
 
 class ChannelReader final : private Completion, private Timer::Owner {
  public:
+  // A frame up to this size, header and trailer included, can be parsed in one piece.
+  static constexpr size_t kLargestFrame = 288 * 1024;
+
   class Client {
    public:
     // Whether to read on now.

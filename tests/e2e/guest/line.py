@@ -20,6 +20,7 @@ from harness import BIN, PATIENCE, Daemon, Scene, Stats, _pairs
 from processes import deadline_after
 from stage import eventually
 
+from .initramfs import GuestError
 from .machine import Guest, MissingPackage, Process
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -204,7 +205,11 @@ class GuestDaemon:
             self.kill9()
 
     def everything(self) -> str:
-        return f"{' '.join(self.command)} (pid {self.process.pid})\n{self.process.log()}"
+        try:
+            said = self.process.log()
+        except GuestError as error:
+            said = f"(what it said is lost: {error})"
+        return f"{' '.join(self.command)} (pid {self.process.pid})\n{said}"
 
 
 class Line:
