@@ -1,6 +1,5 @@
 #include "uring/loop.h"
 
-#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -11,16 +10,11 @@ void Loop::update_clock() {
 }
 
 int Loop::turn() {
-  std::optional<Duration> timeout;
+  std::optional<Instant> deadline = timers_.next();
   // Somebody may have asked before the first turn: a device that was there at the start.
-  if (hurried_ || !finishers_.empty()) {
-    timeout = Duration::zero();
-  } else if (const auto next = timers_.next()) {
-    update_clock();
-    timeout = std::max(*next - now_, Duration::zero());
-  }
+  if (hurried_ || !finishers_.empty() || (deadline && *deadline <= now_)) deadline = Ring::kNow;
   hurried_ = false;
-  const int result = ring_->wait(timeout);
+  const int result = ring_->wait(deadline);
   if (result < 0) return result;
   if (ring_->submitted()) arena_.reset();
   update_clock();

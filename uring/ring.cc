@@ -50,8 +50,9 @@ unsigned setup_flags(const RingFeatures& features) {
 
 // What the requests below ask for, and nothing else.
 constexpr uint8_t kOperations[] = {
-    IORING_OP_RECV,    IORING_OP_READ,     IORING_OP_WRITE,  IORING_OP_SEND,
-    IORING_OP_SENDMSG, IORING_OP_POLL_ADD, IORING_OP_ACCEPT, IORING_OP_ASYNC_CANCEL,
+    IORING_OP_RECV,    IORING_OP_READ,           IORING_OP_WRITE,  IORING_OP_SEND,
+    IORING_OP_SENDMSG, IORING_OP_POLL_ADD,       IORING_OP_ACCEPT, IORING_OP_ASYNC_CANCEL,
+    IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE,
 };
 constexpr uint8_t kRegistrations[] = {
     IORING_REGISTER_FILES_UPDATE,
@@ -320,20 +321,40 @@ void Ring::remove_file(File& file) {
   file.index = -1;
 }
 
-int Ring::wait(std::optional<Duration> timeout) {
-  io_uring_cqe* first = nullptr;
-  int result;
-  if (timeout) {
-    __kernel_timespec limit{};
-    limit.tv_sec = std::chrono::duration_cast<std::chrono::seconds>(*timeout).count();
-    limit.tv_nsec = (*timeout % std::chrono::seconds(1)).count();
-    result = io_uring_submit_and_wait_timeout(&ring_, &first, 1, &limit, nullptr);
+void Ring::set_alarm(Instant at) {
+  if (alarm_at_ && *alarm_at_ <= at) return;
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(at);
+  alarm_time_.tv_sec = seconds.count();
+  alarm_time_.tv_nsec = (at - seconds).count();
+  io_uring_sqe* entry = next();
+  std::memset(entry, 0, sizeof *entry);
+  entry->fd = -1;
+  if (alarm_at_) {
+    // Where it goes off before it can be moved, that is early enough.
+    entry->opcode = IORING_OP_TIMEOUT_REMOVE;
+    entry->addr = reinterpret_cast<uintptr_t>(&alarm_at_);
+    entry->off = reinterpret_cast<uintptr_t>(&alarm_time_);
+    entry->timeout_flags = IORING_TIMEOUT_UPDATE | IORING_TIMEOUT_ABS;
   } else {
+    entry->opcode = IORING_OP_TIMEOUT;
+    entry->addr = reinterpret_cast<uintptr_t>(&alarm_time_);
+    entry->len = 1;
+    entry->timeout_flags = IORING_TIMEOUT_ABS;
+    entry->user_data = reinterpret_cast<uintptr_t>(&alarm_at_);
+  }
+  alarm_at_ = at;
+}
+
+int Ring::wait(std::optional<Instant> deadline) {
+  int result;
+  if (deadline == kNow) {
+    result = io_uring_submit_and_get_events(&ring_);
+  } else {
+    if (deadline) set_alarm(*deadline);
     result = io_uring_submit_and_wait(&ring_, 1);
   }
   // EBUSY and EAGAIN: the kernel wants its completions collected first.
-  const bool usual =
-      result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY || result == -EAGAIN;
+  const bool usual = result >= 0 || result == -EINTR || result == -EBUSY || result == -EAGAIN;
   return usual ? 0 : result;
 }
 
@@ -343,7 +364,9 @@ void Ring::dispatch() {
     const unsigned count = io_uring_peek_batch_cqe(&ring_, entries, std::size(entries));
     if (count == 0) return;
     for (unsigned i = 0; i < count; ++i) {
-      auto* op = static_cast<Op*>(io_uring_cqe_get_data(entries[i]));
+      void* const data = io_uring_cqe_get_data(entries[i]);
+      if (data == &alarm_at_) alarm_at_.reset();
+      auto* op = static_cast<Op*>(data == &alarm_at_ ? nullptr : data);
       const int result = entries[i]->res;
       const uint32_t flags = entries[i]->flags;
       if (op == nullptr) continue;

@@ -72,9 +72,10 @@ TEST_F(RingRestrictions, WithoutThemItIsNot) {
 }
 
 TEST_F(RingRestrictions, EveryOperationThatIsNotUsedIsDenied) {
-  constexpr std::array kUsed{IORING_OP_RECV,   IORING_OP_READ,        IORING_OP_WRITE,
-                             IORING_OP_SEND,   IORING_OP_SENDMSG,     IORING_OP_POLL_ADD,
-                             IORING_OP_ACCEPT, IORING_OP_ASYNC_CANCEL};
+  constexpr std::array kUsed{IORING_OP_RECV,          IORING_OP_READ,         IORING_OP_WRITE,
+                             IORING_OP_SEND,          IORING_OP_SENDMSG,      IORING_OP_POLL_ADD,
+                             IORING_OP_ACCEPT,        IORING_OP_ASYNC_CANCEL, IORING_OP_TIMEOUT,
+                             IORING_OP_TIMEOUT_REMOVE};
   for (int opcode = 0; opcode < IORING_OP_LAST; ++opcode) {
     if (std::find(kUsed.begin(), kUsed.end(), opcode) != kUsed.end()) continue;
     io_uring_sqe entry = request(static_cast<uint8_t>(opcode));
@@ -121,12 +122,56 @@ TEST_F(RingRestrictions, WhatIsUsedGoesOn) {
   for (const int fd : pair) close(fd);
 }
 
+Instant in(Duration duration) {
+  return std::chrono::duration_cast<Instant>(std::chrono::steady_clock::now().time_since_epoch()) +
+         duration;
+}
+
 struct Waiting final : Completion {
   void complete(Op&, int value, uint32_t) override { result = value; }
 
   Op op{this};
   std::optional<int> result;
 };
+
+TEST(Ring, WaitsUntilItsDeadline) {
+  auto ring = Ring::open(64, {});
+  if (!ring) GTEST_SKIP() << ring.error();
+  for (int i = 0; i < 3; ++i) {
+    const Instant deadline = in(std::chrono::milliseconds(2));
+    while (in({}) < deadline) {
+      ASSERT_EQ((*ring)->wait(deadline), 0);
+      (*ring)->dispatch();
+    }
+  }
+}
+
+TEST(Ring, AnEarlierDeadlineOverridesALaterOne) {
+  auto ring = Ring::open(64, {});
+  if (!ring) GTEST_SKIP() << ring.error();
+  int pair[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+  Waiting waiting;
+  (*ring)->send(waiting.op, {pair[0], -1}, "x", 1, 0);
+  ASSERT_EQ((*ring)->wait(in(std::chrono::hours(24))), 0);
+  (*ring)->dispatch();
+  ASSERT_TRUE(waiting.result);
+  const Instant deadline = in(std::chrono::milliseconds(5));
+  while (in({}) < deadline) {
+    ASSERT_EQ((*ring)->wait(deadline), 0);
+    (*ring)->dispatch();
+  }
+  close(pair[0]);
+  close(pair[1]);
+}
+
+TEST(Ring, ADeadlineThatIsPastDoesNotWait) {
+  auto ring = Ring::open(64, {});
+  if (!ring) GTEST_SKIP() << ring.error();
+  ASSERT_EQ((*ring)->wait(Ring::kNow), 0);
+  ASSERT_EQ((*ring)->wait(in(std::chrono::seconds(-1))), 0);
+  ASSERT_EQ((*ring)->wait(Instant(0)), 0);
+}
 
 TEST(Ring, CancelledBeforeItWasSubmittedTouchesNoDescriptor) {
   auto ring = Ring::open(64, {});
@@ -143,7 +188,7 @@ TEST(Ring, CancelledBeforeItWasSubmittedTouchesNoDescriptor) {
   (*ring)->recv(waiting.op, {closed, -1}, stolen, sizeof stolen, false);
   (*ring)->cancel(waiting.op);
   while (!waiting.result) {
-    ASSERT_EQ((*ring)->wait(std::chrono::seconds(5)), 0);
+    ASSERT_EQ((*ring)->wait(in(std::chrono::seconds(5))), 0);
     (*ring)->dispatch();
   }
   EXPECT_LT(*waiting.result, 0);
@@ -161,12 +206,12 @@ TEST(Ring, CancelledAfterItWasSubmittedCompletes) {
   std::byte bytes[8];
   Waiting waiting;
   (*ring)->recv(waiting.op, {pair[0], -1}, bytes, sizeof bytes, true);
-  ASSERT_EQ((*ring)->wait(std::chrono::milliseconds(1)), 0);
+  ASSERT_EQ((*ring)->wait(Ring::kNow), 0);
   (*ring)->dispatch();
   ASSERT_TRUE(waiting.op.pending);
   (*ring)->cancel(waiting.op);
   while (!waiting.result) {
-    ASSERT_EQ((*ring)->wait(std::chrono::seconds(5)), 0);
+    ASSERT_EQ((*ring)->wait(in(std::chrono::seconds(5))), 0);
     (*ring)->dispatch();
   }
   EXPECT_EQ(*waiting.result, -ECANCELED);
