@@ -76,6 +76,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
   bool read_header();
   void read_normally();
   bool make_room();
+  size_t read_port(size_t count);
   void on_bytes(size_t count);
   void on_nothing();
 

@@ -1,6 +1,7 @@
 #include "uring/channel_writer.h"
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -18,9 +19,10 @@ using std::chrono::milliseconds;
 
 // One bulk batch bounds what a small message waits behind.
 constexpr uint64_t kSocketBatch = 256 * 1024;
-// virtio_console takes at most 32 KiB a write; what a batch may exceed its limit by fits below.
+// virtio_console takes at most 32 KiB a write. A batch is several: between two of them the guest's
+// processor would switch to the application and back.
 constexpr uint64_t kDeviceWrite = 32 * 1024;
-constexpr uint64_t kBatchSlack = 2048;
+constexpr uint64_t kPortBatch = 4 * kDeviceWrite;
 constexpr uint64_t kTtyBatch = 2048;
 // Below this many bytes a copy costs less than a vector of its own (measured: KERNEL.md's table of
 // batches on one socket; the crossing lies between 1 and 8 KiB).
@@ -78,7 +80,7 @@ uint64_t ChannelWriter::batch_limit() const {
       if (!choice_.up()) return kSocketBatch;
       return std::min(kSocketBatch, choice_.session().most_batch());
     case Link::Kind::kPort:
-      return kDeviceWrite - kBatchSlack;
+      return kPortBatch;
     case Link::Kind::kTty:
       return kTtyBatch;
   }
@@ -163,6 +165,9 @@ void ChannelWriter::submit() {
     ring.poll(op_, file_, POLLOUT);
   } else if (!cuts_.empty()) {
     push();
+  } else if (kind_ == Link::Kind::kPort && write_port()) {
+    release_buffers();
+    client_->channel_written();
   } else if (kind_ != Link::Kind::kSocket) {
     ring.write(op_, file_, staging_.data() + written_,
                std::min<size_t>(staged_ - written_, kDeviceWrite));
@@ -173,6 +178,18 @@ void ChannelWriter::submit() {
     message_.msg_iovlen = vectors_.size();
     ring.sendmsg(op_, file_, &message_, MSG_WAITALL);
   }
+}
+
+// Writes to a port for as long as it takes what it is given. False when something is left: what
+// stopped it, the request meets too.
+bool ChannelWriter::write_port() {
+  while (written_ < staged_) {
+    const ssize_t written = ::write(file_.fd, staging_.data() + written_,
+                                    std::min<size_t>(staged_ - written_, kDeviceWrite));
+    if (written <= 0) return false;
+    written_ += static_cast<size_t>(written);
+  }
+  return true;
 }
 
 void ChannelWriter::push() {

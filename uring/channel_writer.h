@@ -66,6 +66,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void reference(std::span<const std::byte> bytes, Buffer* buffer);
   void add_vector(const std::byte* data, size_t size);
   void submit();
+  bool write_port();
   void push();
   bool assembled() const { return cut_at_ == cuts_.size() && vector_at_ == vectors_.size(); }
   ssize_t assemble();
