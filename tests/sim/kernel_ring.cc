@@ -368,7 +368,8 @@ void KernelRing::put(const Result& result) {
 void KernelRing::kill() {
   dead_ = true;
   for (const auto& [id, request] : std::exchange(requests_, {})) {
-    push({request->sqe.user_data, -ECANCELED, 0});
+    // Behind what happened to the same descriptor before.
+    post(request->sqe.user_data, -ECANCELED, 0, request->file());
   }
   files_.clear();
 }

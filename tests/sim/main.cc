@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <map>
 #include <string>
@@ -130,8 +131,20 @@ int run(const Options& options) {
   return missing == 0 ? 0 : 1;
 }
 
+// Which seed it was that crashed.
+void say_seed() {
+  std::fflush(stdout);
+  if (const World* world = World::current_or_null()) {
+    std::fprintf(stderr, "FAILED seed %llu, oracle crash, step %llu\n",
+                 static_cast<unsigned long long>(world->seed()),
+                 static_cast<unsigned long long>(world->steps()));
+  }
+}
+
 }  // namespace
 }  // namespace virtproxy::sim
+
+extern "C" void __sanitizer_set_death_callback(void (*callback)()) __attribute__((weak));
 
 int main(int argc, char** argv) {
   virtproxy::sim::Options options;
@@ -147,6 +160,17 @@ int main(int argc, char** argv) {
   app.add_option("--canary", options.canary, "break the world on purpose")
       ->check(CLI::IsMember(names));
   CLI11_PARSE(app, argc, argv);
+  if (__sanitizer_set_death_callback != nullptr) {
+    __sanitizer_set_death_callback(virtproxy::sim::say_seed);
+  } else {
+    for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE}) {
+      std::signal(number, [](int caught) {
+        virtproxy::sim::say_seed();
+        std::signal(caught, SIG_DFL);
+        std::raise(caught);
+      });
+    }
+  }
   virtproxy::set_log_level(options.trace ? virtproxy::LogLevel::kDebug
                                          : virtproxy::LogLevel::kInfo);
   return virtproxy::sim::run(options);

@@ -310,9 +310,10 @@ void Scenario::check_soon() {
     Duration patience = kPatience;
     for (const auto& link : links_) {
       if (link->speed() == 0) continue;
-      // Streams take turns of 64 KiB.
+      // Streams take turns, and the lowest priority may be left a sixteenth of the line.
+      const double turn = link->kind() == LinkKind::kCable ? 5'000.0 : 70'000.0;
       patience += Duration(static_cast<Duration::rep>(static_cast<double>(exchange_.running()) *
-                                                      80'000.0 / link->speed() * 1e9));
+                                                      16 * turn / link->speed() * 1e9));
     }
     // An end that is away, or that does not know yet that the other one is a new one.
     if (!everything_up()) world_.hinder(world_.now());
