@@ -51,7 +51,6 @@ REFUSED_CALLS: list[tuple[str, tuple[int | bytes, ...]]] = [
     ("bind", (0, INET, 16)),
     ("listen", (0, 1)),
     ("accept", (0, 0, 0)),
-    ("accept4", (0, 0, 0, 0)),
     ("setsockopt", (0, socket.SOL_SOCKET, 26, 0, 0)),  # SO_ATTACH_FILTER
     ("ioctl", (0, 0x5412, b"x")),  # TIOCSTI
     ("dup2", (0, 1)),
