@@ -59,6 +59,7 @@ RingFeatures Scenario::draw_features() {
   if (random_.chance(0.15)) features.poll_first = false;
   if (random_.chance(0.15)) features.multishot_accept = false;
   if (random_.chance(0.15)) features.registered_files = false;
+  features.splice = features.restrictions = false;
   return features;
 }
 
@@ -69,6 +70,7 @@ ChannelConfig Scenario::draw_channel(unsigned index) {
   config.window = static_cast<uint32_t>(random_.magnitude(4096, 1 << 20));
   config.dial_timeout = random_.duration(milliseconds(300), seconds(3));
   config.secret = random_.next();
+  config.protocol = ProtocolMode::kNew;
   config.first_buffer_group = static_cast<uint16_t>(2 * index);
   return config;
 }
@@ -283,15 +285,14 @@ bool Scenario::run_until(Instant limit, Done done) {
   return done();
 }
 
-Session* Scenario::session_of(Place& place, const SimulatedLink& link) {
-  Channel* channel = place.daemon ? place.daemon->channel(link.id()) : nullptr;
-  return channel == nullptr ? nullptr : &channel->session();
+SessionV2* Scenario::session_of(Place& place, const SimulatedLink& link) {
+  return place.daemon ? place.daemon->session(link.id()) : nullptr;
 }
 
 bool Scenario::everything_up() {
   for (size_t i = 0; i < links_.size(); ++i) {
-    Session* one = session_of(places_[0], *links_[i]);
-    Session* other = session_of(places_[1 + i], *links_[i]);
+    SessionV2* one = session_of(places_[0], *links_[i]);
+    SessionV2* other = session_of(places_[1 + i], *links_[i]);
     if (one == nullptr || other == nullptr || !paired(*one, *other)) return false;
   }
   return true;
@@ -299,8 +300,8 @@ bool Scenario::everything_up() {
 
 void Scenario::check_sessions() {
   for (size_t i = 0; i < links_.size(); ++i) {
-    Session* one = session_of(places_[0], *links_[i]);
-    Session* other = session_of(places_[1 + i], *links_[i]);
+    SessionV2* one = session_of(places_[0], *links_[i]);
+    SessionV2* other = session_of(places_[1 + i], *links_[i]);
     if (one != nullptr && other != nullptr) check_pair(*one, *other);
   }
 }

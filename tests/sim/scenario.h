@@ -53,7 +53,7 @@ class Scenario {
   template <typename Done>
   bool run_until(Instant limit, Done done);
   bool run_once();
-  static Session* session_of(Place& place, const SimulatedLink& link);
+  static SessionV2* session_of(Place& place, const SimulatedLink& link);
   // Every two ends are in one session.
   bool everything_up();
   void check_sessions();

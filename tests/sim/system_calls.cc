@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <termios.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -32,6 +33,7 @@ using virtproxy::sim::Mishap;
 using virtproxy::sim::Path;
 using virtproxy::sim::Process;
 using virtproxy::sim::Socket;
+using virtproxy::sim::StandardError;
 using virtproxy::sim::World;
 
 namespace {
@@ -68,6 +70,7 @@ bool simulated(const char* path) { return std::strncmp(path, kSimulatedPaths, 5)
 extern "C" {
 
 int __real_close(int fd);
+int __real_fcntl(int fd, int command, ...);
 int __real_open(const char* path, int flags, ...);
 ssize_t __real_read(int fd, void* to, size_t size);
 int __real_fstat(int fd, struct stat* status);
@@ -136,6 +139,37 @@ int __wrap_connect(int fd, const sockaddr* address, socklen_t size) {
     held->refuse(ECONNREFUSED);
   });
   return failed(EINPROGRESS);
+}
+
+// Of listeners that block, as the daemon's do.
+int __wrap_accept4(int fd, sockaddr*, socklen_t*, int) {
+  const auto listener = socket_of(fd);
+  if (!listener) return failed(EBADF);
+  World& world = World::current();
+  if ((listener->poll() & POLLIN) == 0) world.fail("blocking", "accept4() with nobody to accept");
+  if (world.happens(Mishap::kAcceptFails)) return failed(EMFILE);
+  const int taken = Process::owner_of(fd)->add(listener->accept());
+  world.trace("accept4", fd, taken);
+  return taken;
+}
+
+// Spare descriptors.
+int __wrap_fcntl(int fd, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  const int argument = va_arg(arguments, int);
+  va_end(arguments);
+  Process* process = Process::current();
+  if (process == nullptr || fd != STDERR_FILENO || command != F_DUPFD_CLOEXEC) {
+    return __real_fcntl(fd, command, argument);
+  }
+  return process->dead() ? failed(EMFILE) : process->add(std::make_shared<StandardError>());
+}
+
+int __wrap_dup3(int, int to, int) {
+  Process* process = Process::owner_of(to);
+  World::current().trace("dup3", to);
+  return process->replace(to, std::make_shared<StandardError>()) ? to : failed(EBADF);
 }
 
 int __wrap_close(int fd) {
@@ -275,8 +309,9 @@ int __wrap_tcgetattr(int, termios* settings) {
 
 int __wrap_tcsetattr(int, int, const termios*) { return 0; }
 
-int __wrap_tcflush(int fd, int) {
-  Device::of(Process::owner_of(fd)->get(fd))->flush();
+int __wrap_tcflush(int fd, int queue) {
+  if (queue != TCIFLUSH) return failed(EINVAL);
+  Device::of(Process::owner_of(fd)->get(fd))->flush_input();
   return 0;
 }
 

@@ -26,7 +26,7 @@ enum class Canary : uint8_t {
   kDropByte,        // a socket loses one byte
   kSwapBytes,       // a socket delivers two bytes in the wrong order
   kLeakDescriptor,  // one close(2) has no effect
-  kKeepCredit,      // a session hears no more that one stream's bytes were taken
+  kKeepCredit,      // a connection hears no more that it may send again
   kBlockReader,     // the channel's reader waits while any socket is full
   kLoseReset,       // an application is never told of a reset
   kLoseCompletion,  // the ring forgets one operation
