@@ -160,6 +160,12 @@ SessionV2* Daemon::session(unsigned id) {
   return found == nullptr ? nullptr : v2_session(*found);
 }
 
+bool Daemon::speaks_old() const {
+  return !process_.dead() && std::any_of(channels_.begin(), channels_.end(), [](const auto& c) {
+    return c->session().up() && v2_session(*c) == nullptr;
+  });
+}
+
 std::shared_ptr<Socket> Daemon::channel_socket() const {
   return process_.find_socket(
       [](const Socket& socket) { return socket.carries_channel && socket.connected(); });

@@ -45,6 +45,8 @@ class Daemon {
   Channel* channel(unsigned id);
   // The same, and while it is one of version 2.
   SessionV2* session(unsigned id);
+  // Whether a session of version 1 is up.
+  bool speaks_old() const;
   // The socket that its only channel runs over, if it runs over one now.
   std::shared_ptr<Socket> channel_socket() const;
 

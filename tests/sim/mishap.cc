@@ -4,18 +4,16 @@ namespace virtproxy::sim {
 
 std::string_view mishap_name(Mishap mishap) {
   static constexpr std::array<std::string_view, kMishaps> kNames{
-      "short-read",         "short-write",        "late-completion",
-      "overtaking",         "spurious-wake",      "interrupted",
-      "receive-error",      "send-error",         "no-memory",
-      "channel-error",      "no-buffers",         "closed-before",
-      "hasty-service",      "accept-fails",       "socket-fails",
-      "service-absent",     "service-silent",     "backlog-full",
-      "address-in-use",     "late-release",       "channel-cut",
-      "channel-torn",       "channel-stalls",     "device-absent",
-      "host-leaves",        "stale-bytes",        "byte-flipped",
-      "byte-lost",          "byte-inserted",      "daemon-killed",
-      "daemon-stopped",     "application-resets", "application-vanishes",
-      "application-stalls", "application-crawls", "half-close",
+      "short-read",         "short-write",          "late-completion",    "overtaking",
+      "spurious-wake",      "interrupted",          "receive-error",      "send-error",
+      "no-memory",          "channel-error",        "no-buffers",         "closed-before",
+      "hasty-service",      "accept-fails",         "socket-fails",       "service-absent",
+      "service-silent",     "backlog-full",         "address-in-use",     "late-release",
+      "channel-cut",        "channel-torn",         "channel-stalls",     "device-absent",
+      "host-leaves",        "stale-bytes",          "byte-flipped",       "byte-lost",
+      "byte-inserted",      "old-protocol",         "daemon-killed",      "daemon-stopped",
+      "application-resets", "application-vanishes", "application-stalls", "application-crawls",
+      "half-close",
   };
   return kNames[static_cast<size_t>(mishap)];
 }

@@ -39,6 +39,7 @@ enum class Mishap : uint8_t {
   kByteFlipped,   // on a line that may corrupt
   kByteLost,
   kByteInserted,
+  kOldProtocol,  // an end that may speak protocol 1 believes that the other one does
   kDaemonKilled,
   kDaemonStopped,  // asked to end, drains
   kApplicationResets,

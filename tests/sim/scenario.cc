@@ -70,7 +70,7 @@ ChannelConfig Scenario::draw_channel(unsigned index) {
   config.window = static_cast<uint32_t>(random_.magnitude(4096, 1 << 20));
   config.dial_timeout = random_.duration(milliseconds(300), seconds(3));
   config.secret = random_.next();
-  config.protocol = ProtocolMode::kNew;
+  if (random_.chance(0.5)) config.protocol = ProtocolMode::kNew;
   config.first_buffer_group = static_cast<uint16_t>(2 * index);
   return config;
 }
@@ -299,6 +299,14 @@ bool Scenario::everything_up() {
 }
 
 void Scenario::check_sessions() {
+  const bool old = std::any_of(places_.begin(), places_.end(), [](const Place& place) {
+    return place.daemon && place.daemon->speaks_old();
+  });
+  if (old) {
+    if (!old_spoken_) world_.count(Mishap::kOldProtocol);
+    world_.speak_old();
+  }
+  old_spoken_ = old;
   for (size_t i = 0; i < links_.size(); ++i) {
     SessionV2* one = session_of(places_[0], *links_[i]);
     SessionV2* other = session_of(places_[1 + i], *links_[i]);

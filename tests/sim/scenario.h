@@ -76,7 +76,8 @@ class Scenario {
   bool killing_ = false;
   bool cutting_ = false;
   bool stalling_ = false;
-  bool unruly_ = false;  // applications misbehave
+  bool old_spoken_ = false;  // in the last turn
+  bool unruly_ = false;      // applications misbehave
   Instant heals_at_{};
 };
 

@@ -78,6 +78,12 @@ class World {
     last_disturbance_ = now_;
     disturbed_ = true;
   }
+  // A channel runs in protocol 1, which knows no half-close, no reset and no credit.
+  void speak_old() {
+    last_spoken_old_ = now_;
+    disturb();
+  }
+  Instant last_spoken_old() const { return last_spoken_old_; }
   // Something slows a channel down: nothing may move for a while.
   void hinder(Instant until) { last_hindrance_ = std::max(last_hindrance_, until); }
   Instant last_hindrance() const { return last_hindrance_; }
@@ -129,6 +135,7 @@ class World {
   bool disturbed_ = false;
   Instant last_disturbance_{};
   Instant last_hindrance_{};
+  Instant last_spoken_old_{};
   std::array<double, kMishaps> rates_{};
   MishapCounts counts_{};
   std::function<std::string()> describer_;
