@@ -273,19 +273,12 @@ void Ring::watch(Op& op, File file) {
   entry->len = IORING_POLL_ADD_MULTI;
 }
 
-io_uring_sqe* Ring::prepare_accept(Op& op, int fd) {
+void Ring::accept(Op& op, int fd) {
   io_uring_sqe* entry = prepare(op, {fd, -1});
   entry->opcode = IORING_OP_ACCEPT;
   entry->accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
-  return entry;
-}
-
-void Ring::accept(Op& op, int fd) {
-  io_uring_sqe* entry = prepare_accept(op, fd);
   if (features_.multishot_accept) entry->ioprio = IORING_ACCEPT_MULTISHOT;
 }
-
-void Ring::accept_one(Op& op, int fd) { prepare_accept(op, fd); }
 
 void Ring::cancel(Op& op) {
   if (!op.pending) return;

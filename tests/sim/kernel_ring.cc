@@ -184,6 +184,10 @@ std::optional<int> KernelRing::injected_error(const Request& request) {
   const bool sends = request.sqe.opcode == IORING_OP_SEND ||
                      request.sqe.opcode == IORING_OP_SENDMSG ||
                      request.sqe.opcode == IORING_OP_WRITE;
+  // The kernel takes a descriptor before it looks whether anybody is there.
+  if (request.sqe.opcode == IORING_OP_ACCEPT && world.happens(Mishap::kAcceptFails)) {
+    return world.random().chance(0.5) ? -EMFILE : -ENFILE;
+  }
   if (!receives && !sends) return std::nullopt;
   if (request.channel()) {
     if (receives && world.happens(Mishap::kInterrupted)) return -EINTR;
