@@ -22,7 +22,6 @@ using limits::memory_of_receive_share;
 using limits::outbound_share;
 using limits::receive_share;
 
-constexpr uint32_t kMaxFrame = 256 * 1024;
 // A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a
 // window.
 constexpr uint32_t kTtyFrame = 1024;
@@ -71,8 +70,8 @@ SessionConfig session_config(const ChannelConfig& config) {
                                    std::min(config.window, kTtyWindow), kTtyFrame);
     session.quantum = kTtyQuantum;
   } else {
-    session.limits =
-        derive_limits(receive_share(config.memory), config.max_streams, config.window, kMaxFrame);
+    session.limits = derive_limits(receive_share(config.memory), config.max_streams, config.window,
+                                   kMostPayload);
   }
   session.secret = config.secret;
   session.old = config.old;

@@ -17,9 +17,11 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr size_t kSlabs = 4;
-constexpr size_t kSlabBytes = 256 * 1024;
 constexpr size_t kLeastRead =
     16 * 1024;  // less room than this behind the leftover: take a new slab
+// A sealed frame is given to the session when all of it is there.
+constexpr size_t kSlabBytes = 288 * 1024;
+static_assert(kSlabBytes >= kHeaderSize + kMostPayload + kTrailerSize + kLeastRead);
 // In one turn, before the others have theirs.
 constexpr size_t kMostPassed = 512 * 1024;
 // Headers and small frames in a row after which bulk is over.

@@ -20,6 +20,9 @@
 
 namespace virtproxy {
 
+// DATA payload in one frame that this end takes, bytes.
+inline constexpr uint32_t kMostPayload = 256 * 1024;
+
 class ChannelReader final : private Completion, private Timer::Owner {
  public:
   class Client {
