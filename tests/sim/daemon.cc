@@ -207,7 +207,8 @@ void Daemon::check_idle() {
     const bool clean = figures.session.streams == 0 && figures.session.lent == 0 &&
                        figures.session.held == 0 && figures.session.queued == 0 &&
                        figures.connections == 0 && figures.closing == 0 && figures.dials == 0 &&
-                       figures.send_buffers == 0 && figures.held == 0 && figures.waiting == 0;
+                       figures.send_buffers == 0 && figures.held == 0 && figures.waiting == 0 &&
+                       figures.pipes == 0;
     if (!clean) world.fail("leak", "not idle: " + describe());
   }
   // The channels, the listeners, and nothing else.
@@ -229,10 +230,10 @@ std::string Daemon::describe() {
     const Channel::Figures f = channel->figures();
     text += fmt::format(
         "\n    channel {}: up={} idle={} streams={} connections={} closing={} dials={} buffers={} "
-        "held={} waiting={} lent={} queued={} under_way={}",
+        "held={} waiting={} pipes={} lent={} queued={} under_way={}",
         channel->id(), channel->session().up(), channel->idle(), f.session.streams, f.connections,
-        f.closing, f.dials, f.send_buffers, f.held, f.waiting, f.session.lent, f.session.queued,
-        f.session.under_way);
+        f.closing, f.dials, f.send_buffers, f.held, f.waiting, f.pipes, f.session.lent,
+        f.session.queued, f.session.under_way);
     const SessionV2* session = v2_session(*channel);
     if (session == nullptr) continue;
     session->streams().for_each([&](StreamKey, const Stream& s) {

@@ -178,7 +178,6 @@ void KernelRing::start(const Entry& entry) {
 // An operation that fails though nothing is wrong with its file.
 std::optional<int> KernelRing::injected_error(const Request& request) {
   World& world = World::current();
-  auto* socket = dynamic_cast<Socket*>(request.file());
   const bool receives =
       request.sqe.opcode == IORING_OP_RECV || request.sqe.opcode == IORING_OP_READ;
   const bool sends = request.sqe.opcode == IORING_OP_SEND ||
@@ -189,25 +188,12 @@ std::optional<int> KernelRing::injected_error(const Request& request) {
     return world.random().chance(0.5) ? -EMFILE : -ENFILE;
   }
   if (!receives && !sends) return std::nullopt;
-  if (request.channel()) {
-    if (receives && world.happens(Mishap::kInterrupted)) return -EINTR;
-    if (world.happens(Mishap::kChannelError)) {
-      world.disturb();
-      return world.random().chance(0.5) ? -ECONNRESET : -EIO;
-    }
-    return std::nullopt;
-  }
-  if (world.happens(Mishap::kInterrupted)) {
-    return receives && world.random().chance(0.5) ? -EAGAIN : -EINTR;
-  }
-  if (sends && world.happens(Mishap::kNoMemory)) return -ENOBUFS;
-  if (receives && world.happens(Mishap::kNoMemory)) {
-    if (socket != nullptr) socket->faulted = true;
+  if (!request.channel() && world.happens(Mishap::kNoMemory)) {
+    if (sends) return -ENOBUFS;
+    if (auto* socket = dynamic_cast<Socket*>(request.file())) socket->faulted = true;
     return -ENOMEM;
   }
-  if (!world.happens(receives ? Mishap::kReceiveError : Mishap::kSendError)) return std::nullopt;
-  if (socket != nullptr) socket->faulted = true;
-  return receives ? -ETIMEDOUT : -EHOSTUNREACH;
+  return sim::injected_error(*request.file(), receives);
 }
 
 void KernelRing::retry(uint64_t id) {

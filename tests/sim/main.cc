@@ -40,6 +40,7 @@ struct Tally {
   uint64_t turns = 0;
   Exchange::Totals totals;
   MishapCounts mishaps{};
+  uint64_t piped = 0;
   Duration simulated{};
 };
 
@@ -65,6 +66,7 @@ uint64_t run_seed(uint64_t seed, const Options& options, Tally& tally) {
     tally.totals.abnormal += totals.abnormal;
     tally.totals.bytes += totals.bytes;
     for (size_t i = 0; i < kMishaps; ++i) tally.mishaps[i] += world.counts()[i];
+    tally.piped += world.piped();
     tally.simulated += world.now() - began;
   }
   return hash;
@@ -76,10 +78,11 @@ void report(const Tally& tally, double elapsed) {
               static_cast<double>(tally.seeds) / elapsed,
               std::chrono::duration<double>(tally.simulated).count(),
               static_cast<unsigned long long>(tally.turns));
-  std::printf("%llu directions complete, %llu broken, %llu bytes checked\n",
+  std::printf("%llu directions complete, %llu broken, %llu bytes checked, %llu piped\n",
               static_cast<unsigned long long>(tally.totals.complete),
               static_cast<unsigned long long>(tally.totals.abnormal),
-              static_cast<unsigned long long>(tally.totals.bytes));
+              static_cast<unsigned long long>(tally.totals.bytes),
+              static_cast<unsigned long long>(tally.piped));
   for (size_t i = 0; i < kMishaps; ++i) {
     std::printf("  %-22s %llu\n", std::string(mishap_name(static_cast<Mishap>(i))).c_str(),
                 static_cast<unsigned long long>(tally.mishaps[i]));

@@ -72,6 +72,9 @@ class World {
   void heal() { healed_ = true; }
   bool healed() const { return healed_; }
   const MishapCounts& counts() const { return counts_; }
+  // Bytes that passed by way of pipes.
+  void count_piped(uint64_t bytes) { piped_ += bytes; }
+  uint64_t piped() const { return piped_; }
 
   // Something happened to a channel or a daemon: streams may be reset for it.
   void disturb() {
@@ -138,6 +141,7 @@ class World {
   Instant last_spoken_old_{};
   std::array<double, kMishaps> rates_{};
   MishapCounts counts_{};
+  uint64_t piped_ = 0;
   std::function<std::string()> describer_;
 };
 
