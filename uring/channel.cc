@@ -29,6 +29,8 @@ static_assert(kHeaderSize + kSocketFrame + kTrailerSize <= ChannelReader::kLarge
 // A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a
 // window.
 constexpr uint32_t kTtyFrame = 1024;
+// Nor must the turns of the streams before a small message.
+constexpr uint32_t kTtyQuantum = 4 * kTtyFrame;
 constexpr uint32_t kTtyWindow = 32 * 1024;
 // A guest's tty keeps about 1.25 MiB for a daemon that is slow to read and drops the rest unsaid.
 constexpr uint64_t kTtyMemory = 1024 * 1024;
@@ -69,6 +71,7 @@ SessionConfig session_config(const ChannelConfig& config) {
     session.limits = derive_limits(std::min(receive_share(config.memory), kTtyMemory),
                                    std::min(config.max_streams, kTtyStreams),
                                    std::min(config.window, kTtyWindow), kTtyFrame);
+    session.quantum = kTtyQuantum;
   } else {
     session.limits =
         derive_limits(receive_share(config.memory), config.max_streams, config.window,

@@ -1,6 +1,7 @@
 #include "uring/link.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -100,7 +101,7 @@ void Link::acquire() {
   VP_ASSERT(fd_ < 0);
   if (listener_ >= 0) {
     hold_place();
-    if (!accept_.pending) loop_.ring().accept_one(accept_, listener_);
+    if (!accept_.pending) loop_.ring().poll(accept_, {listener_, -1}, POLLIN);
   } else {
     give_place();
     dial_ ? dial_->start(spec_.endpoint, kDialTimeout) : open_device();
@@ -115,26 +116,17 @@ void Link::give_place() {
   if (place_ >= 0) close(std::exchange(place_, -1));
 }
 
-// With every other descriptor in use: called directly, so that nobody takes the place in between.
-void Link::accept_at_last_resort(int error) {
+// Called directly, so that nobody takes the place in between, and only when a peer is there: an
+// accept through the ring wants a descriptor before it waits, and the listener blocks.
+void Link::complete(Op&, int result, uint32_t) {
+  if (stopped_) return;
+  if (result == -ECANCELED || result == -EINTR) return acquire();
+  if (result < 0) return try_later(std::string("poll: ") + std::strerror(-result));
   give_place();
   const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd >= 0) return admit(fd);
-  hold_place();
-  try_later(std::string("accept: ") + std::strerror(error));
-}
-
-void Link::complete(Op&, int result, uint32_t) {
-  if (result < 0) {
-    if (stopped_) return;
-    if (result == -ECANCELED || result == -EINTR || result == -ECONNABORTED) return acquire();
-    return accept_at_last_resort(-result);
-  }
-  if (stopped_) {
-    close(result);
-    return;
-  }
-  admit(result);
+  if (errno == EINTR || errno == ECONNABORTED) return acquire();
+  try_later(std::string("accept: ") + std::strerror(errno));
 }
 
 void Link::admit(int fd) {

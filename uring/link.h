@@ -62,7 +62,6 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   void acquire();
   void admit(int fd);
   void turn_away(int fd);
-  void accept_at_last_resort(int error);
   void hold_place();
   void give_place();
   void hang_up();

@@ -60,7 +60,7 @@ constexpr uint8_t kRegistrations[] = {
     IORING_UNREGISTER_PBUF_RING,
     IORING_UNREGISTER_RING_FDS,
 };
-constexpr uint8_t kRequestFlags = IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT;
+constexpr uint8_t kRequestFlags = IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS;
 
 // liburing declares functions for both uses of this, but its shared library lacks them.
 int register_with(int ring_fd, unsigned what, const void* argument, unsigned count) {
@@ -274,19 +274,12 @@ void Ring::watch(Op& op, File file) {
   entry->len = IORING_POLL_ADD_MULTI;
 }
 
-io_uring_sqe* Ring::prepare_accept(Op& op, int fd) {
+void Ring::accept(Op& op, int fd) {
   io_uring_sqe* entry = prepare(op, {fd, -1});
   entry->opcode = IORING_OP_ACCEPT;
   entry->accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
-  return entry;
-}
-
-void Ring::accept(Op& op, int fd) {
-  io_uring_sqe* entry = prepare_accept(op, fd);
   if (features_.multishot_accept) entry->ioprio = IORING_ACCEPT_MULTISHOT;
 }
-
-void Ring::accept_one(Op& op, int fd) { prepare_accept(op, fd); }
 
 void Ring::cancel(Op& op) {
   if (!op.pending) return;
@@ -332,6 +325,7 @@ void Ring::set_alarm(Instant at) {
   if (alarm_at_) {
     // Where it goes off before it can be moved, that is early enough.
     entry->opcode = IORING_OP_TIMEOUT_REMOVE;
+    entry->flags = IOSQE_CQE_SKIP_SUCCESS;
     entry->addr = reinterpret_cast<uintptr_t>(&alarm_at_);
     entry->off = reinterpret_cast<uintptr_t>(&alarm_time_);
     entry->timeout_flags = IORING_TIMEOUT_UPDATE | IORING_TIMEOUT_ABS;

@@ -112,7 +112,6 @@ class Ring {
   void watch(Op& op, File file);
   // Accepts connections one after another; with multishot-accept the Op stays pending in between.
   void accept(Op& op, int fd);
-  void accept_one(Op& op, int fd);
   // Asks for the end of a pending operation; its completion still comes. One that the kernel has
   // not seen yet will not touch its descriptor any more, which may be closed, and given to somebody
   // else, before the kernel sees it.
@@ -140,7 +139,6 @@ class Ring {
   bool restrict_operations();
   io_uring_sqe* next();
   io_uring_sqe* prepare(Op& op, File file);
-  io_uring_sqe* prepare_accept(Op& op, int fd);
   void set_alarm(Instant at);
 
   io_uring ring_{};

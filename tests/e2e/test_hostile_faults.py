@@ -292,6 +292,30 @@ def test_every_stream_fault_travels_as_its_code(scene: Scene) -> None:
         daemon.check_exit()
 
 
+def test_the_largest_sealed_frame_is_taken(scene: Scene) -> None:
+    """It is kept until all of it is there, and who asks for the seal is the peer."""
+    scenes = Scenes(scene)
+    with HostilePeer(scenes.channel) as peer:
+        peer.greet(wanted=wire.CHECKSUM)
+        largest, limit, size = peer.theirs.max_frame, peer.theirs.window, 0
+        said, heard, read = b"", b"", 0
+        peer.send(peer.open_frame(0, "echo", credit=wire.MOST_WINDOW))
+        while size < largest:
+            size = min(limit - len(said), largest)
+            piece = os.urandom(size)
+            peer.send(peer.frame(wire.DATA, number(0), len(said), piece, mine=True))
+            said += piece
+            # What is taken in time brings more credit each time.
+            while len(heard) < len(said) or limit == len(said):
+                frame = next(peer.frames())
+                read += wire.HEADER_SIZE + (len(frame.payload) + 8 if frame.payload else 0)
+                peer.send(peer.frame(wire.ACK, 0, read))
+                heard += frame.payload if frame.kind == wire.DATA else b""
+                limit = frame.argument if frame.kind == wire.CREDIT else limit
+                assert frame.kind != wire.RESET
+        assert heard == said
+
+
 def test_odd_but_lawful_words_are_borne(scene: Scene) -> None:
     """Everything here is allowed, and an echo on the same channel goes on through all of it."""
     scenes = Scenes(scene)

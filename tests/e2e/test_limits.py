@@ -198,7 +198,8 @@ def test_a_thousand_streams_opened_and_closed_leave_no_descriptor(scene: Scene) 
 def test_a_channel_comes_back_while_clients_hold_every_descriptor(
     scene: Scene, method: str
 ) -> None:
-    """The clients are another channel's: they must not keep this one's peer out."""
+    """The clients are another channel's: they must not keep this one's peer out, nor wait
+    for it."""
     doors = [scene.addresses.tcp(), scene.addresses.tcp()]
     channels = [scene.addresses.unix(), scene.addresses.unix()]
     service = scene.echo_service()
@@ -216,11 +217,13 @@ def test_a_channel_comes_back_while_clients_hold_every_descriptor(
     mark = near.mark()
     clients = crowd(doors[0], MANY)
     near.wait_for_log(DESCRIPTORS, since=mark)
+    assert answered(clients[:1], 3) == 1
     for _ in range(3):
         mark = near.mark()
         far.kill9()
         near.wait_down(1, since=mark)
         time.sleep(0.5 * PATIENCE)  # in which whoever waits for a descriptor asks for one again
+        echo(clients[0], b"nobody waits for a peer that is away")
         far = scene.daemon(*far_args, name="far again")
         near.wait_up(1, since=mark)
     for client in clients:

@@ -1,10 +1,6 @@
 // Two defects that only the daemons' own code could have, for the canaries.
-#include <cstdint>
-
-#include "core/slab.h"
 #include "tests/sim/process.h"
 
-using virtproxy::SlabKey;
 using virtproxy::sim::Canary;
 using virtproxy::sim::Process;
 using virtproxy::sim::Socket;
@@ -12,21 +8,14 @@ using virtproxy::sim::World;
 
 extern "C" {
 
-// Session::taken()
-void __real__ZN9virtproxy7Session5takenENS_7SlabKeyEm(void* session, SlabKey stream,
-                                                      uint64_t bytes);
-void __wrap__ZN9virtproxy7Session5takenENS_7SlabKeyEm(void* session, SlabKey stream,
-                                                      uint64_t bytes) {
-  static void* keeping = nullptr;
-  static SlabKey kept;
-  if (World::current().canary_strikes(Canary::kKeepCredit, 0.01)) {
-    keeping = session;
-    kept = stream;
-  }
-  if (World::current().canary() == Canary::kKeepCredit && keeping == session && kept == stream) {
-    return;
-  }
-  __real__ZN9virtproxy7Session5takenENS_7SlabKeyEm(session, stream, bytes);
+// Connection::receive_more(), as the channel asks for it when there is credit
+void __real__ZN9virtproxy10Connection12receive_moreEv(void* connection);
+void __wrap__ZN9virtproxy10Connection12receive_moreEv(void* connection) {
+  static void* deaf = nullptr;
+  World& world = World::current();
+  if (world.canary_strikes(Canary::kKeepCredit, 0.01)) deaf = connection;
+  if (world.canary() == Canary::kKeepCredit && connection == deaf) return;
+  __real__ZN9virtproxy10Connection12receive_moreEv(connection);
 }
 
 // ChannelReader::read_on()

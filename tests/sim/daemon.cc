@@ -1,6 +1,7 @@
 #include "tests/sim/daemon.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <unordered_map>
@@ -14,6 +15,8 @@ constexpr Duration kLetGoLimit = milliseconds(1000);
 
 constexpr unsigned kOperations = 1024;
 
+SessionV2* v2_session(Channel& channel) { return dynamic_cast<SessionV2*>(&channel.session()); }
+
 }  // namespace
 
 Daemon::Daemon(Network& network, unsigned number, const DaemonConfig& config)
@@ -26,6 +29,31 @@ bool Daemon::all(Holds holds) const {
   return std::all_of(channels_.begin(), channels_.end(), holds);
 }
 
+std::optional<std::vector<ChannelDoors>> Daemon::bind_doors() {
+  std::vector<ChannelDoors> doors;
+  bool good = true;
+  const auto bind = [&](const Endpoint& endpoint) {
+    auto listening = listen_on(endpoint, {});
+    good = good && listening;
+    return listening ? *std::move(listening) : Listening{};
+  };
+  for (const ChannelConfig& channel : config_.channels) {
+    ChannelDoors& mine = doors.emplace_back();
+    for (const ForwardSpec& forward : channel.oforwards) {
+      mine.forwards.push_back(bind(forward.endpoint));
+    }
+    if (method_listens(channel.spec.method)) mine.link = bind(channel.spec.endpoint);
+  }
+  if (good) return doors;
+  for (const ChannelDoors& mine : doors) {
+    for (const Listening& forward : mine.forwards) {
+      std::for_each(forward.sockets.begin(), forward.sockets.end(), close);
+    }
+    std::for_each(mine.link.sockets.begin(), mine.link.sockets.end(), close);
+  }
+  return std::nullopt;
+}
+
 bool Daemon::start() {
   const Process::Running running(process_);
   World& world = World::current();
@@ -33,12 +61,14 @@ bool Daemon::start() {
   loop_ = std::make_unique<Loop>(*Ring::open(kOperations, config_.features));
   ring_ = process_.ring_of(loop_->ring().raw());
   resolution_ = std::make_unique<Resolution>(*loop_);
-  for (const ChannelConfig& config : config_.channels) {
-    channels_.push_back(std::make_unique<Channel>(*loop_, *resolution_, config));
-    if (channels_.back()->start()) continue;
-    phase_ = Phase::kServing;
-    stop();
+  auto doors = bind_doors();
+  if (!doors) {
+    destroy();
     return false;
+  }
+  for (size_t i = 0; i < config_.channels.size(); ++i) {
+    channels_.push_back(std::make_unique<Channel>(*loop_, *resolution_, config_.channels[i]));
+    channels_.back()->start(std::move((*doors)[i]));
   }
   return true;
 }
@@ -125,6 +155,17 @@ Channel* Daemon::channel(unsigned id) {
   return nullptr;
 }
 
+SessionV2* Daemon::session(unsigned id) {
+  Channel* found = channel(id);
+  return found == nullptr ? nullptr : v2_session(*found);
+}
+
+bool Daemon::speaks_old() const {
+  return !process_.dead() && std::any_of(channels_.begin(), channels_.end(), [](const auto& c) {
+    return c->session().up() && v2_session(*c) == nullptr;
+  });
+}
+
 std::shared_ptr<Socket> Daemon::channel_socket() const {
   return process_.find_socket(
       [](const Socket& socket) { return socket.carries_channel && socket.connected(); });
@@ -142,9 +183,11 @@ void Daemon::check_bounds() {
                  fmt::format("{}: {} bytes held of {}", config_.name, figures.held, receive));
     }
     uint64_t granted = 0;
-    channels_[i]->session().streams().for_each([&](StreamKey, const Stream& stream) {
-      if (!stream.dead()) granted += stream.granted - stream.taken;
-    });
+    if (const SessionV2* session = v2_session(*channels_[i])) {
+      session->streams().for_each([&](StreamKey, const Stream& stream) {
+        if (!stream.dead()) granted += stream.granted - stream.taken;
+      });
+    }
     if (granted > receive) {
       world.fail("memory",
                  fmt::format("{}: {} bytes granted of {}", config_.name, granted, receive));
@@ -164,7 +207,8 @@ void Daemon::check_idle() {
     const bool clean = figures.session.streams == 0 && figures.session.lent == 0 &&
                        figures.session.held == 0 && figures.session.queued == 0 &&
                        figures.connections == 0 && figures.closing == 0 && figures.dials == 0 &&
-                       figures.send_buffers == 0 && figures.held == 0 && figures.waiting == 0;
+                       figures.send_buffers == 0 && figures.held == 0 && figures.waiting == 0 &&
+                       figures.pipes == 0;
     if (!clean) world.fail("leak", "not idle: " + describe());
   }
   // The channels, the listeners, and nothing else.
@@ -186,11 +230,13 @@ std::string Daemon::describe() {
     const Channel::Figures f = channel->figures();
     text += fmt::format(
         "\n    channel {}: up={} idle={} streams={} connections={} closing={} dials={} buffers={} "
-        "held={} waiting={} lent={} queued={} under_way={}/{}",
+        "held={} waiting={} pipes={} lent={} queued={} under_way={}",
         channel->id(), channel->session().up(), channel->idle(), f.session.streams, f.connections,
-        f.closing, f.dials, f.send_buffers, f.held, f.waiting, f.session.lent, f.session.queued,
-        f.session.under_way, f.session.flight_limit);
-    channel->session().streams().for_each([&](StreamKey, const Stream& s) {
+        f.closing, f.dials, f.send_buffers, f.held, f.waiting, f.pipes, f.session.lent,
+        f.session.queued, f.session.under_way);
+    const SessionV2* session = v2_session(*channel);
+    if (session == nullptr) continue;
+    session->streams().for_each([&](StreamKey, const Stream& s) {
       text += fmt::format(
           "\n      stream {:x}{}: sent {}+{} of {}, taken {} received {} granted {}{}{}{}{}{}",
           s.number, s.ours ? " ours" : "", s.sent, s.queued, s.send_limit, s.taken, s.received,
@@ -201,12 +247,12 @@ std::string Daemon::describe() {
   return text;
 }
 
-bool paired(Session& one, Session& other) {
+bool paired(const SessionV2& one, const SessionV2& other) {
   return one.up() && other.up() && one.peer().epoch == other.epoch() &&
          other.peer().epoch == one.epoch();
 }
 
-void check_pair(Session& one, Session& other) {
+void check_pair(const SessionV2& one, const SessionV2& other) {
   if (!paired(one, other)) return;
   std::unordered_map<uint64_t, const Stream*> known;
   const auto key = [](const Stream& stream, bool ours) {

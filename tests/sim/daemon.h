@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,10 @@ class Daemon {
   Process& process() { return process_; }
   // Null when the daemon is not there to be asked.
   Channel* channel(unsigned id);
+  // The same, and while it is one of version 2.
+  SessionV2* session(unsigned id);
+  // Whether a session of version 1 is up.
+  bool speaks_old() const;
   // The socket that its only channel runs over, if it runs over one now.
   std::shared_ptr<Socket> channel_socket() const;
 
@@ -52,6 +57,8 @@ class Daemon {
  private:
   enum class Phase : uint8_t { kServing, kDraining, kLastWords, kLettingGo, kOver };
 
+  // What uring/daemon.cc does before it starts a worker. Nothing when an address is in use.
+  std::optional<std::vector<ChannelDoors>> bind_doors();
   template <typename Holds>
   bool all(Holds holds) const;
   void enter(Phase phase, Duration limit);
@@ -71,9 +78,9 @@ class Daemon {
 };
 
 // Whether these are the two ends of one session.
-bool paired(Session& one, Session& other);
+bool paired(const SessionV2& one, const SessionV2& other);
 
 // What must hold between the two sessions of one channel, at any time.
-void check_pair(Session& one, Session& other);
+void check_pair(const SessionV2& one, const SessionV2& other);
 
 }  // namespace virtproxy::sim

@@ -116,10 +116,7 @@ Device* Device::of(const FileRef& file) {
   return &std::dynamic_pointer_cast<Handle>(file)->device();
 }
 
-void Device::flush() {
-  to_daemon_.truncate(0);
-  from_daemon_.truncate(0);
-}
+void Device::flush_input() { to_daemon_.truncate(0); }
 
 void Device::set_host_connected(bool connected) {
   host_connected_ = connected;

@@ -29,7 +29,7 @@ class Device {
 
   // A file, or nullptr with `error` set.
   FileRef open(int& error);
-  void flush();  // tcflush(3)
+  void flush_input();  // tcflush(3)
 
   // The far side.
   Fifo& to_daemon() { return to_daemon_; }

@@ -47,6 +47,12 @@ class File {
 
 using FileRef = std::shared_ptr<File>;
 
+// The standard error, which a daemon's spare descriptors refer to.
+class StandardError final : public File {
+ public:
+  uint32_t poll() const override { return 0; }
+};
+
 // First in, first out.
 class Fifo {
  public:

@@ -76,30 +76,25 @@ int KernelRing::submit() {
   int count = 0;
   while (submitted_ != ring_->sq.sqe_tail) {
     const io_uring_sqe& entry = submissions_[submitted_++ & ring_->sq.ring_mask];
-    start({entry.opcode, entry.flags, entry.ioprio, entry.fd, entry.addr, entry.len,
+    start({entry.opcode, entry.flags, entry.ioprio, entry.fd, entry.addr, entry.off, entry.len,
            entry.msg_flags, entry.user_data, entry.buf_group});
     ++count;
   }
   return count;
 }
 
-int KernelRing::wait(std::optional<Duration> timeout) {
+int KernelRing::wait(bool for_completion) {
   submit();
   for (; !overflow_.empty() && cq_tail_ - cq_head_ < cq_size_; overflow_.pop_front()) {
     put(overflow_.front());
   }
-  asleep_ = cq_tail_ == cq_head_ && !(timeout && *timeout <= Duration::zero());
-  wake_at_.reset();
-  if (!asleep_) return 0;
-  if (timeout) wake_at_ = World::current().now() + *timeout;
-  if (World::current().happens(Mishap::kSpuriousWake)) asleep_ = false;
-  if (wake_at_) World::current().at(*wake_at_, [] {});
-  return -ETIME;
+  asleep_ =
+      cq_tail_ == cq_head_ && for_completion && !World::current().happens(Mishap::kSpuriousWake);
+  return cq_tail_ == cq_head_ ? -EINTR : 0;
 }
 
 bool KernelRing::ready() const {
-  if (!asleep_ || cq_tail_ != cq_head_ || submitted_ != ring_->sq.sqe_tail) return true;
-  return wake_at_ && *wake_at_ <= World::current().now();
+  return !asleep_ || cq_tail_ != cq_head_ || submitted_ != ring_->sq.sqe_tail;
 }
 
 unsigned KernelRing::peek(io_uring_cqe** entries, unsigned count) {
@@ -142,6 +137,11 @@ void KernelRing::start(const Entry& entry) {
     if (!dead_) cancel(entry.addr);
     return;
   }
+  if (entry.opcode == IORING_OP_TIMEOUT) return set_timer(entry.user_data, entry.addr);
+  if (entry.opcode == IORING_OP_TIMEOUT_REMOVE) {
+    if (!timers_.contains(entry.addr)) return post(entry.user_data, -ENOENT, 0, nullptr);
+    return set_timer(entry.addr, entry.off);
+  }
   if (dead_) return push({entry.user_data, -ECANCELED, 0});
   FileRef file;
   if ((entry.flags & IOSQE_FIXED_FILE) != 0) {
@@ -175,35 +175,38 @@ void KernelRing::start(const Entry& entry) {
   if (const auto outcome = attempt(*request)) finish(*request, *outcome);
 }
 
+void KernelRing::set_timer(uint64_t user_data, uint64_t time) {
+  const auto& at = *reinterpret_cast<const __kernel_timespec*>(time);
+  const uint64_t number = timers_[user_data] = ++timers_set_;
+  World::current().at(std::chrono::seconds(at.tv_sec) + std::chrono::nanoseconds(at.tv_nsec),
+                      [this, user_data, number, alive = std::weak_ptr(alive_)] {
+                        if (alive.expired()) return;
+                        const auto found = timers_.find(user_data);
+                        if (found == timers_.end() || found->second != number) return;
+                        timers_.erase(found);
+                        post(user_data, -ETIME, 0, nullptr);
+                      });
+}
+
 // An operation that fails though nothing is wrong with its file.
 std::optional<int> KernelRing::injected_error(const Request& request) {
   World& world = World::current();
-  auto* socket = dynamic_cast<Socket*>(request.file());
   const bool receives =
       request.sqe.opcode == IORING_OP_RECV || request.sqe.opcode == IORING_OP_READ;
   const bool sends = request.sqe.opcode == IORING_OP_SEND ||
                      request.sqe.opcode == IORING_OP_SENDMSG ||
                      request.sqe.opcode == IORING_OP_WRITE;
+  // The kernel takes a descriptor before it looks whether anybody is there.
+  if (request.sqe.opcode == IORING_OP_ACCEPT && world.happens(Mishap::kAcceptFails)) {
+    return world.random().chance(0.5) ? -EMFILE : -ENFILE;
+  }
   if (!receives && !sends) return std::nullopt;
-  if (request.channel()) {
-    if (receives && world.happens(Mishap::kInterrupted)) return -EINTR;
-    if (world.happens(Mishap::kChannelError)) {
-      world.disturb();
-      return world.random().chance(0.5) ? -ECONNRESET : -EIO;
-    }
-    return std::nullopt;
-  }
-  if (world.happens(Mishap::kInterrupted)) {
-    return receives && world.random().chance(0.5) ? -EAGAIN : -EINTR;
-  }
-  if (sends && world.happens(Mishap::kNoMemory)) return -ENOBUFS;
-  if (receives && world.happens(Mishap::kNoMemory)) {
-    if (socket != nullptr) socket->faulted = true;
+  if (!request.channel() && world.happens(Mishap::kNoMemory)) {
+    if (sends) return -ENOBUFS;
+    if (auto* socket = dynamic_cast<Socket*>(request.file())) socket->faulted = true;
     return -ENOMEM;
   }
-  if (!world.happens(receives ? Mishap::kReceiveError : Mishap::kSendError)) return std::nullopt;
-  if (socket != nullptr) socket->faulted = true;
-  return receives ? -ETIMEDOUT : -EHOSTUNREACH;
+  return sim::injected_error(*request.file(), receives);
 }
 
 void KernelRing::retry(uint64_t id) {
@@ -368,7 +371,8 @@ void KernelRing::put(const Result& result) {
 void KernelRing::kill() {
   dead_ = true;
   for (const auto& [id, request] : std::exchange(requests_, {})) {
-    push({request->sqe.user_data, -ECANCELED, 0});
+    // Behind what happened to the same descriptor before.
+    post(request->sqe.user_data, -ECANCELED, 0, request->file());
   }
   files_.clear();
 }

@@ -31,8 +31,8 @@ class KernelRing {
   const io_uring* handle() const { return ring_; }
 
   int submit();
-  // Submits, and notes for how long the process would have slept.
-  int wait(std::optional<Duration> timeout);
+  // Submits, and notes whether the process would have slept.
+  int wait(bool for_completion);
   unsigned peek(io_uring_cqe** entries, unsigned count);
 
   int register_files(unsigned count);
@@ -56,6 +56,7 @@ class KernelRing {
     uint16_t ioprio;
     int32_t fd;
     uint64_t addr;
+    uint64_t off;
     uint32_t len;
     uint32_t operation_flags;
     uint64_t user_data;
@@ -79,6 +80,7 @@ class KernelRing {
 
   void start(const Entry& entry);
   void cancel(uint64_t user_data);
+  void set_timer(uint64_t user_data, uint64_t time);
   void retry(uint64_t id);
   std::optional<Outcome> attempt(Request& request);
   std::optional<Outcome> receive(Request& request);
@@ -108,7 +110,8 @@ class KernelRing {
   uint64_t started_ = 0;
   uint64_t posted_ = 0;
   uint64_t latest_pushed_ = 0;
-  std::optional<Instant> wake_at_;
+  std::map<uint64_t, uint64_t> timers_;  // by user_data, which of those that were set
+  uint64_t timers_set_ = 0;
   bool asleep_ = false;
   bool dead_ = false;
   std::shared_ptr<int> alive_ = std::make_shared<int>();

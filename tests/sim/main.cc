@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <map>
 #include <string>
@@ -39,6 +40,7 @@ struct Tally {
   uint64_t turns = 0;
   Exchange::Totals totals;
   MishapCounts mishaps{};
+  uint64_t piped = 0;
   Duration simulated{};
 };
 
@@ -64,6 +66,7 @@ uint64_t run_seed(uint64_t seed, const Options& options, Tally& tally) {
     tally.totals.abnormal += totals.abnormal;
     tally.totals.bytes += totals.bytes;
     for (size_t i = 0; i < kMishaps; ++i) tally.mishaps[i] += world.counts()[i];
+    tally.piped += world.piped();
     tally.simulated += world.now() - began;
   }
   return hash;
@@ -75,10 +78,11 @@ void report(const Tally& tally, double elapsed) {
               static_cast<double>(tally.seeds) / elapsed,
               std::chrono::duration<double>(tally.simulated).count(),
               static_cast<unsigned long long>(tally.turns));
-  std::printf("%llu directions complete, %llu broken, %llu bytes checked\n",
+  std::printf("%llu directions complete, %llu broken, %llu bytes checked, %llu piped\n",
               static_cast<unsigned long long>(tally.totals.complete),
               static_cast<unsigned long long>(tally.totals.abnormal),
-              static_cast<unsigned long long>(tally.totals.bytes));
+              static_cast<unsigned long long>(tally.totals.bytes),
+              static_cast<unsigned long long>(tally.piped));
   for (size_t i = 0; i < kMishaps; ++i) {
     std::printf("  %-22s %llu\n", std::string(mishap_name(static_cast<Mishap>(i))).c_str(),
                 static_cast<unsigned long long>(tally.mishaps[i]));
@@ -130,8 +134,20 @@ int run(const Options& options) {
   return missing == 0 ? 0 : 1;
 }
 
+// Which seed it was that crashed.
+void say_seed() {
+  std::fflush(stdout);
+  if (const World* world = World::current_or_null()) {
+    std::fprintf(stderr, "FAILED seed %llu, oracle crash, step %llu\n",
+                 static_cast<unsigned long long>(world->seed()),
+                 static_cast<unsigned long long>(world->steps()));
+  }
+}
+
 }  // namespace
 }  // namespace virtproxy::sim
+
+extern "C" void __sanitizer_set_death_callback(void (*callback)()) __attribute__((weak));
 
 int main(int argc, char** argv) {
   virtproxy::sim::Options options;
@@ -147,6 +163,17 @@ int main(int argc, char** argv) {
   app.add_option("--canary", options.canary, "break the world on purpose")
       ->check(CLI::IsMember(names));
   CLI11_PARSE(app, argc, argv);
+  if (__sanitizer_set_death_callback != nullptr) {
+    __sanitizer_set_death_callback(virtproxy::sim::say_seed);
+  } else {
+    for (const int number : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE}) {
+      std::signal(number, [](int caught) {
+        virtproxy::sim::say_seed();
+        std::signal(caught, SIG_DFL);
+        std::raise(caught);
+      });
+    }
+  }
   virtproxy::set_log_level(options.trace ? virtproxy::LogLevel::kDebug
                                          : virtproxy::LogLevel::kInfo);
   return virtproxy::sim::run(options);

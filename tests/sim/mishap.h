@@ -21,6 +21,9 @@ enum class Mishap : uint8_t {
   kNoMemory,       // ENOMEM, ENOBUFS from an operation
   kChannelError,   // an operation on the channel fails
   kNoBuffers,      // no receive buffer is left
+  kPipeFull,       // every slot is taken
+  kPipeFails,      // EMFILE from pipe2
+  kPipeSmall,      // a pipe cannot be made larger
   kClosedBefore,   // a request reaches the kernel after its descriptor was closed
   kHastyService,   // answers in the very moment it is connected to
   kAcceptFails,    // EMFILE, ENFILE, ENOMEM, ECONNABORTED
@@ -39,6 +42,7 @@ enum class Mishap : uint8_t {
   kByteFlipped,   // on a line that may corrupt
   kByteLost,
   kByteInserted,
+  kOldProtocol,  // an end that may speak protocol 1 believes that the other one does
   kDaemonKilled,
   kDaemonStopped,  // asked to end, drains
   kApplicationResets,

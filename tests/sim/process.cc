@@ -86,6 +86,12 @@ bool Process::close(int fd) {
   return true;
 }
 
+bool Process::replace(int fd, FileRef file) {
+  if (!get(fd)) return false;
+  files_[static_cast<size_t>(fd - first())] = std::move(file);
+  return true;
+}
+
 size_t Process::open_files() const {
   return files_.size() - static_cast<size_t>(std::count(files_.begin(), files_.end(), nullptr));
 }

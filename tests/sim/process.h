@@ -72,6 +72,8 @@ class Process {
   int add(FileRef file);
   FileRef get(int fd) const;
   bool close(int fd);
+  // What dup3(2) does: the number means another file from now on. False when it is not in use.
+  bool replace(int fd, FileRef file);
   size_t open_files() const;
   // The first socket that `matches`.
   template <typename Matches>

@@ -50,15 +50,9 @@ int __wrap_io_uring_unregister_buf_ring(io_uring* ring, int group) {
 
 int __wrap_io_uring_submit(io_uring* ring) { return kernel_of(ring).submit(); }
 
-int __wrap_io_uring_submit_and_wait(io_uring* ring, unsigned) {
-  return kernel_of(ring).wait(std::nullopt);
-}
+int __wrap_io_uring_submit_and_wait(io_uring* ring, unsigned) { return kernel_of(ring).wait(true); }
 
-int __wrap_io_uring_submit_and_wait_timeout(io_uring* ring, io_uring_cqe**, unsigned,
-                                            __kernel_timespec* limit, sigset_t*) {
-  return kernel_of(ring).wait(std::chrono::seconds(limit->tv_sec) +
-                              std::chrono::nanoseconds(limit->tv_nsec));
-}
+int __wrap_io_uring_submit_and_get_events(io_uring* ring) { return kernel_of(ring).wait(false); }
 
 unsigned __wrap_io_uring_peek_batch_cqe(io_uring* ring, io_uring_cqe** entries, unsigned count) {
   return kernel_of(ring).peek(entries, count);

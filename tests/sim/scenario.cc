@@ -15,6 +15,9 @@ constexpr Duration kToEnd = seconds(20);
 constexpr Duration kCheckInterval = milliseconds(200);
 constexpr Duration kPatience = milliseconds(1500);
 
+// Below this many bytes a second bulk takes too long.
+constexpr double kFast = 50e6;
+
 // The highest probability of each mishap; a seed draws which of them it knows, and how often.
 struct Row {
   Mishap mishap;
@@ -28,6 +31,7 @@ constexpr Row kRates[] = {
     {Mishap::kServiceAbsent, 0.3},  {Mishap::kServiceSilent, 0.3}, {Mishap::kBacklogFull, 0.5},
     {Mishap::kAddressInUse, 0.8},   {Mishap::kLateRelease, 1.0},   {Mishap::kDeviceAbsent, 0.5},
     {Mishap::kByteFlipped, 0.002},  {Mishap::kByteLost, 0.002},    {Mishap::kByteInserted, 0.002},
+    {Mishap::kPipeFails, 0.3},      {Mishap::kPipeSmall, 1.0},
 };
 
 }  // namespace
@@ -51,6 +55,7 @@ void Scenario::draw_mishaps() {
   killing_ = random_.chance(share);
   stalling_ = random_.chance(share);
   unruly_ = random_.chance(0.7);
+  bulky_ = random_.chance(0.15);
 }
 
 RingFeatures Scenario::draw_features() {
@@ -59,16 +64,19 @@ RingFeatures Scenario::draw_features() {
   if (random_.chance(0.15)) features.poll_first = false;
   if (random_.chance(0.15)) features.multishot_accept = false;
   if (random_.chance(0.15)) features.registered_files = false;
+  if (random_.chance(0.15)) features.splice = false;
+  features.restrictions = false;  // the simulated ring is asked for nothing else
   return features;
 }
 
 ChannelConfig Scenario::draw_channel(unsigned index) {
   ChannelConfig config;
-  config.memory = random_.magnitude(512 << 10, 8 << 20);
+  config.memory = random_.magnitude(512 << 10, bulky_ ? 64 << 20 : 8 << 20);
   config.max_streams = static_cast<uint32_t>(random_.magnitude(8, 128));
-  config.window = static_cast<uint32_t>(random_.magnitude(4096, 1 << 20));
+  config.window = static_cast<uint32_t>(random_.magnitude(bulky_ ? 128 << 10 : 4096, 1 << 20));
   config.dial_timeout = random_.duration(milliseconds(300), seconds(3));
   config.secret = random_.next();
+  if (random_.chance(0.5)) config.protocol = ProtocolMode::kNew;
   config.first_buffer_group = static_cast<uint16_t>(2 * index);
   return config;
 }
@@ -87,7 +95,8 @@ void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig
                                             : tcp_endpoint(port);
     const auto path_of = [this](const Endpoint& endpoint) {
       Path path;
-      path.capacity = static_cast<size_t>(random_.magnitude(1024, 256 << 10));
+      path.capacity = static_cast<size_t>(bulky_ ? random_.magnitude(64 << 10, 1 << 20)
+                                                 : random_.magnitude(1024, 256 << 10));
       if (endpoint.kind == Endpoint::Kind::kTcp) {
         path.latency = Duration(static_cast<Duration::rep>(random_.magnitude(1'000, 10'000'000)));
       }
@@ -128,6 +137,9 @@ void Scenario::draw_topology() {
     }
     draw_routes(*links_.back(), host, guest);
   }
+  bulky_ = bulky_ && std::all_of(links_.begin(), links_.end(), [](const auto& link) {
+             return link->speed() == 0 || link->speed() >= kFast;
+           });
   for (Place& place : places_) {
     place.config.features = draw_features();
     place.config.drain_timeout = random_.duration({}, seconds(2));
@@ -156,6 +168,11 @@ Plan Scenario::draw_plan() {
   if (random_.chance(0.3)) {
     plan.read_pause = Duration(static_cast<Duration::rep>(random_.magnitude(1000, 5'000'000)));
   }
+  if (bulky_ && random_.chance(0.2)) {
+    plan.total = 8 + random_.magnitude(256 << 10, 4 << 20);
+    plan.write_piece = plan.read_piece = 65536;
+    plan.write_pause = plan.read_pause = {};
+  }
   if (!unruly_) return plan;
   if (random_.chance(0.15)) {
     world_.count(Mishap::kApplicationCrawls);
@@ -177,7 +194,7 @@ Plan Scenario::draw_plan() {
 }
 
 void Scenario::draw_clients(Instant until) {
-  const size_t count = random_.magnitude(4, 120);
+  const size_t count = random_.magnitude(4, bulky_ ? 30 : 120);
   for (size_t i = 0; i < count; ++i) {
     const size_t route = random_.below(routes_.size());
     world_.at(world_.now() + random_.duration({}, until - world_.now()),
@@ -283,24 +300,31 @@ bool Scenario::run_until(Instant limit, Done done) {
   return done();
 }
 
-Session* Scenario::session_of(Place& place, const SimulatedLink& link) {
-  Channel* channel = place.daemon ? place.daemon->channel(link.id()) : nullptr;
-  return channel == nullptr ? nullptr : &channel->session();
+SessionV2* Scenario::session_of(Place& place, const SimulatedLink& link) {
+  return place.daemon ? place.daemon->session(link.id()) : nullptr;
 }
 
 bool Scenario::everything_up() {
   for (size_t i = 0; i < links_.size(); ++i) {
-    Session* one = session_of(places_[0], *links_[i]);
-    Session* other = session_of(places_[1 + i], *links_[i]);
+    SessionV2* one = session_of(places_[0], *links_[i]);
+    SessionV2* other = session_of(places_[1 + i], *links_[i]);
     if (one == nullptr || other == nullptr || !paired(*one, *other)) return false;
   }
   return true;
 }
 
 void Scenario::check_sessions() {
+  const bool old = std::any_of(places_.begin(), places_.end(), [](const Place& place) {
+    return place.daemon && place.daemon->speaks_old();
+  });
+  if (old) {
+    if (!old_spoken_) world_.count(Mishap::kOldProtocol);
+    world_.speak_old();
+  }
+  old_spoken_ = old;
   for (size_t i = 0; i < links_.size(); ++i) {
-    Session* one = session_of(places_[0], *links_[i]);
-    Session* other = session_of(places_[1 + i], *links_[i]);
+    SessionV2* one = session_of(places_[0], *links_[i]);
+    SessionV2* other = session_of(places_[1 + i], *links_[i]);
     if (one != nullptr && other != nullptr) check_pair(*one, *other);
   }
 }
@@ -310,9 +334,10 @@ void Scenario::check_soon() {
     Duration patience = kPatience;
     for (const auto& link : links_) {
       if (link->speed() == 0) continue;
-      // Streams take turns of 64 KiB.
+      // Streams take turns, and the lowest priority may be left a sixteenth of the line.
+      const double turn = link->kind() == LinkKind::kCable ? 5'000.0 : 70'000.0;
       patience += Duration(static_cast<Duration::rep>(static_cast<double>(exchange_.running()) *
-                                                      80'000.0 / link->speed() * 1e9));
+                                                      16 * turn / link->speed() * 1e9));
     }
     // An end that is away, or that does not know yet that the other one is a new one.
     if (!everything_up()) world_.hinder(world_.now());

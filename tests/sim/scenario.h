@@ -53,7 +53,7 @@ class Scenario {
   template <typename Done>
   bool run_until(Instant limit, Done done);
   bool run_once();
-  static Session* session_of(Place& place, const SimulatedLink& link);
+  static SessionV2* session_of(Place& place, const SimulatedLink& link);
   // Every two ends are in one session.
   bool everything_up();
   void check_sessions();
@@ -76,7 +76,9 @@ class Scenario {
   bool killing_ = false;
   bool cutting_ = false;
   bool stalling_ = false;
-  bool unruly_ = false;  // applications misbehave
+  bool old_spoken_ = false;  // in the last turn
+  bool bulky_ = false;       // some applications have much to say
+  bool unruly_ = false;      // applications misbehave
   Instant heals_at_{};
 };
 

@@ -225,4 +225,20 @@ void Socket::freeze(Instant until) {
   if (const auto peer = peer_.lock()) peer->frozen_until_ = std::max(peer->frozen_until_, until);
 }
 
+std::optional<int> injected_error(File& file, bool receives) {
+  World& world = World::current();
+  if (file.carries_channel) {
+    if (receives && world.happens(Mishap::kInterrupted)) return -EINTR;
+    if (!world.happens(Mishap::kChannelError)) return std::nullopt;
+    world.disturb();
+    return world.random().chance(0.5) ? -ECONNRESET : -EIO;
+  }
+  if (world.happens(Mishap::kInterrupted)) {
+    return receives && world.random().chance(0.5) ? -EAGAIN : -EINTR;
+  }
+  if (!world.happens(receives ? Mishap::kReceiveError : Mishap::kSendError)) return std::nullopt;
+  if (auto* socket = dynamic_cast<Socket*>(&file)) socket->faulted = true;
+  return receives ? -ETIMEDOUT : -EHOSTUNREACH;
+}
+
 }  // namespace virtproxy::sim

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <deque>
+#include <optional>
 #include <string>
 
 #include "tests/sim/file.h"
@@ -50,6 +51,7 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   std::shared_ptr<Socket> peer() const { return peer_.lock(); }
   bool leaves_bytes_unread() const { return incoming_.size() > 0; }
   size_t room() const;
+  size_t unread() const { return arrived_; }
 
   // The machine in between breaks the connection; of the bytes under way each way some are lost
   // when it is torn.
@@ -97,5 +99,8 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   bool reset_ = false;
   int error_ = 0;
 };
+
+// An operation that fails though nothing is wrong with its file: a negative errno.
+std::optional<int> injected_error(File& file, bool receives);
 
 }  // namespace virtproxy::sim

@@ -5,20 +5,25 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdarg>
 #include <cstring>
+#include <span>
 
 #include "core/assert.h"
 #include "tests/sim/device.h"
+#include "tests/sim/pipe.h"
 #include "tests/sim/process.h"
 #include "tests/sim/socket.h"
 
@@ -28,10 +33,14 @@ using virtproxy::sim::Device;
 using virtproxy::sim::Family;
 using virtproxy::sim::File;
 using virtproxy::sim::FileRef;
+using virtproxy::sim::injected_error;
 using virtproxy::sim::Mishap;
 using virtproxy::sim::Path;
+using virtproxy::sim::Pipe;
+using virtproxy::sim::PipeEnd;
 using virtproxy::sim::Process;
 using virtproxy::sim::Socket;
+using virtproxy::sim::StandardError;
 using virtproxy::sim::World;
 
 namespace {
@@ -61,6 +70,18 @@ std::shared_ptr<Socket> socket_of(int fd) {
   return process == nullptr ? nullptr : std::dynamic_pointer_cast<Socket>(process->get(fd));
 }
 
+int64_t write_vectors(File& file, std::span<const iovec> vectors) {
+  int64_t written = 0;
+  for (const iovec& vector : vectors) {
+    const int64_t result =
+        file.write({static_cast<const std::byte*>(vector.iov_base), vector.iov_len});
+    if (result < 0) return written > 0 ? written : result;
+    written += result;
+    if (static_cast<size_t>(result) < vector.iov_len) break;
+  }
+  return written;
+}
+
 bool simulated(const char* path) { return std::strncmp(path, kSimulatedPaths, 5) == 0; }
 
 }  // namespace
@@ -68,7 +89,10 @@ bool simulated(const char* path) { return std::strncmp(path, kSimulatedPaths, 5)
 extern "C" {
 
 int __real_close(int fd);
+int __real_fcntl(int fd, int command, ...);
 int __real_open(const char* path, int flags, ...);
+ssize_t __real_write(int fd, const void* from, size_t size);
+ssize_t __real_writev(int fd, const iovec* vectors, int count);
 ssize_t __real_read(int fd, void* to, size_t size);
 int __real_fstat(int fd, struct stat* status);
 int __real_lstat(const char* path, struct stat* status);
@@ -136,6 +160,65 @@ int __wrap_connect(int fd, const sockaddr* address, socklen_t size) {
     held->refuse(ECONNREFUSED);
   });
   return failed(EINPROGRESS);
+}
+
+// Of listeners that block, as the daemon's do.
+int __wrap_accept4(int fd, sockaddr*, socklen_t*, int) {
+  const auto listener = socket_of(fd);
+  if (!listener) return failed(EBADF);
+  World& world = World::current();
+  if ((listener->poll() & POLLIN) == 0) world.fail("blocking", "accept4() with nobody to accept");
+  if (world.happens(Mishap::kAcceptFails)) return failed(EMFILE);
+  const int taken = Process::owner_of(fd)->add(listener->accept());
+  world.trace("accept4", fd, taken);
+  return taken;
+}
+
+// Spare descriptors, and the size of a pipe.
+int __wrap_fcntl(int fd, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  const int argument = va_arg(arguments, int);
+  va_end(arguments);
+  Process* process = Process::current();
+  if (Process::owner_of(fd) != nullptr && command == F_SETPIPE_SZ) {
+    auto* end = dynamic_cast<PipeEnd*>(process->get(fd).get());
+    if (end == nullptr) return failed(EBADF);
+    if (World::current().happens(Mishap::kPipeSmall)) return failed(EPERM);
+    end->pipe().set_slots(static_cast<size_t>(argument) / 4096);
+    return argument;
+  }
+  if (process == nullptr || fd != STDERR_FILENO || command != F_DUPFD_CLOEXEC) {
+    return __real_fcntl(fd, command, argument);
+  }
+  return process->dead() ? failed(EMFILE) : process->add(std::make_shared<StandardError>());
+}
+
+int __wrap_pipe2(int* ends, int flags) {
+  Process* process = Process::current();
+  World& world = World::current();
+  if ((flags & O_NONBLOCK) == 0) world.fail("blocking", "a pipe that blocks");
+  if (process->dead() || world.happens(Mishap::kPipeFails)) return failed(EMFILE);
+  const auto pipe = std::make_shared<Pipe>();
+  for (const size_t i : {0, 1}) ends[i] = process->add(std::make_shared<PipeEnd>(pipe));
+  return 0;
+}
+
+ssize_t __wrap_splice(int from, loff_t*, int to, loff_t*, size_t size, unsigned flags) {
+  Process* process = Process::current();
+  if ((flags & SPLICE_F_NONBLOCK) == 0) World::current().fail("blocking", "splice() that blocks");
+  const FileRef source = process->get(from);
+  const FileRef target = process->get(to);
+  const int64_t moved =
+      source && target ? virtproxy::sim::splice(*source, *target, size) : int64_t{-EBADF};
+  World::current().trace("splice", from, to, size, moved);
+  return moved >= 0 ? moved : failed(static_cast<int>(-moved));
+}
+
+int __wrap_dup3(int, int to, int) {
+  Process* process = Process::owner_of(to);
+  World::current().trace("dup3", to);
+  return process->replace(to, std::make_shared<StandardError>()) ? to : failed(EBADF);
 }
 
 int __wrap_close(int fd) {
@@ -211,6 +294,35 @@ ssize_t __wrap_read(int fd, void* to, size_t size) {
   return got >= 0 ? got : failed(static_cast<int>(-got));
 }
 
+ssize_t __wrap_write(int fd, const void* from, size_t size) {
+  Process* process = Process::owner_of(fd);
+  if (process == nullptr) return __real_write(fd, from, size);
+  const FileRef file = process->get(fd);
+  if (!file) return failed(EBADF);
+  const int64_t written = file->write({static_cast<const std::byte*>(from), size});
+  return written >= 0 ? written : failed(static_cast<int>(-written));
+}
+
+ssize_t __wrap_sendmsg(int fd, const msghdr* message, int flags) {
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  if ((flags & MSG_DONTWAIT) == 0) World::current().fail("blocking", "sendmsg() that blocks");
+  const auto error = injected_error(*socket, false);
+  const int64_t sent =
+      error ? *error : write_vectors(*socket, {message->msg_iov, message->msg_iovlen});
+  World::current().trace("sendmsg", fd, sent);
+  return sent >= 0 ? sent : failed(static_cast<int>(-sent));
+}
+
+ssize_t __wrap_writev(int fd, const iovec* vectors, int count) {
+  Process* process = Process::owner_of(fd);
+  if (process == nullptr) return __real_writev(fd, vectors, count);
+  const FileRef file = process->get(fd);
+  if (!file) return failed(EBADF);
+  const int64_t written = write_vectors(*file, {vectors, static_cast<size_t>(count)});
+  return written >= 0 ? written : failed(static_cast<int>(-written));
+}
+
 int __wrap_poll(pollfd* polls, nfds_t count, int timeout) {
   if (count == 0 || Process::owner_of(polls->fd) == nullptr) {
     return __real_poll(polls, count, timeout);
@@ -275,12 +387,23 @@ int __wrap_tcgetattr(int, termios* settings) {
 
 int __wrap_tcsetattr(int, int, const termios*) { return 0; }
 
-int __wrap_tcflush(int fd, int) {
-  Device::of(Process::owner_of(fd)->get(fd))->flush();
+int __wrap_tcflush(int fd, int queue) {
+  if (queue != TCIFLUSH) return failed(EINVAL);
+  Device::of(Process::owner_of(fd)->get(fd))->flush_input();
   return 0;
 }
 
-int __wrap_ioctl(int, unsigned long, ...) { return 0; }
+int __wrap_ioctl(int fd, unsigned long request, ...) {
+  if (request != FIONREAD) return 0;
+  va_list arguments;
+  va_start(arguments, request);
+  int* const bytes = va_arg(arguments, int*);
+  va_end(arguments);
+  const auto socket = socket_of(fd);
+  if (!socket) return failed(EBADF);
+  *bytes = static_cast<int>(socket->unread());
+  return 0;
+}
 
 int __wrap_nanosleep(const timespec* time, timespec*) {
   World::current().skip(std::chrono::seconds(time->tv_sec) +

@@ -26,7 +26,7 @@ enum class Canary : uint8_t {
   kDropByte,        // a socket loses one byte
   kSwapBytes,       // a socket delivers two bytes in the wrong order
   kLeakDescriptor,  // one close(2) has no effect
-  kKeepCredit,      // a session hears no more that one stream's bytes were taken
+  kKeepCredit,      // a connection hears no more that it may send again
   kBlockReader,     // the channel's reader waits while any socket is full
   kLoseReset,       // an application is never told of a reset
   kLoseCompletion,  // the ring forgets one operation
@@ -72,12 +72,21 @@ class World {
   void heal() { healed_ = true; }
   bool healed() const { return healed_; }
   const MishapCounts& counts() const { return counts_; }
+  // Bytes that passed by way of pipes.
+  void count_piped(uint64_t bytes) { piped_ += bytes; }
+  uint64_t piped() const { return piped_; }
 
   // Something happened to a channel or a daemon: streams may be reset for it.
   void disturb() {
     last_disturbance_ = now_;
     disturbed_ = true;
   }
+  // A channel runs in protocol 1, which knows no half-close, no reset and no credit.
+  void speak_old() {
+    last_spoken_old_ = now_;
+    disturb();
+  }
+  Instant last_spoken_old() const { return last_spoken_old_; }
   // Something slows a channel down: nothing may move for a while.
   void hinder(Instant until) { last_hindrance_ = std::max(last_hindrance_, until); }
   Instant last_hindrance() const { return last_hindrance_; }
@@ -129,8 +138,10 @@ class World {
   bool disturbed_ = false;
   Instant last_disturbance_{};
   Instant last_hindrance_{};
+  Instant last_spoken_old_{};
   std::array<double, kMishaps> rates_{};
   MishapCounts counts_{};
+  uint64_t piped_ = 0;
   std::function<std::string()> describer_;
 };
 
