@@ -318,6 +318,7 @@ void Scenario::check_sessions() {
     return place.daemon && place.daemon->speaks_old();
   });
   if (old) {
+    if (settled_) world_.fail("protocol", "protocol 1 though both ends speak protocol 2");
     if (!old_spoken_) world_.count(Mishap::kOldProtocol);
     world_.speak_old();
   }
@@ -375,6 +376,7 @@ void Scenario::run() {
     world_.fail("liveness", "not everything has ended after the world healed");
   }
 
+  settled_ = true;
   run_until(world_.now() + Exchange::kAftermath + seconds(2), [] { return false; });
   for (size_t round = 0; round < 2; ++round) {
     const size_t before = exchange_.all().size();
@@ -390,6 +392,7 @@ void Scenario::run() {
 
   run_until(world_.now() + seconds(3), [] { return false; });
   for (const Place& place : places_) place.daemon->check_idle();
+  settled_ = false;
   for (Place& place : places_) {
     place.wanted = false;
     place.daemon->stop();

@@ -77,6 +77,7 @@ class Scenario {
   bool cutting_ = false;
   bool stalling_ = false;
   bool old_spoken_ = false;  // in the last turn
+  bool settled_ = false;     // nothing goes wrong any more and every two ends have met
   bool bulky_ = false;       // some applications have much to say
   bool unruly_ = false;      // applications misbehave
   Instant heals_at_{};
