@@ -22,8 +22,8 @@
 
 namespace virtproxy {
 
-// Payloads below this many bytes are copied: two more system calls cost more than 16 KiB of
-// copying (measured, core/PROTOCOL.md does not depend on it).
+// Payloads below this many bytes are copied: two more system calls cost more than copying 16 KiB
+// does (measured).
 inline constexpr uint32_t kLeastSpliced = 16 * 1024;
 
 class Pipe {
