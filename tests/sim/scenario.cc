@@ -15,9 +15,6 @@ constexpr Duration kToEnd = seconds(20);
 constexpr Duration kCheckInterval = milliseconds(200);
 constexpr Duration kPatience = milliseconds(1500);
 
-// Below this many bytes a second bulk takes too long.
-constexpr double kFast = 50e6;
-
 // The highest probability of each mishap; a seed draws which of them it knows, and how often.
 struct Row {
   Mishap mishap;
