@@ -80,6 +80,10 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
         path.bytes_per_nanosecond = static_cast<double>(random.magnitude(1, 1000)) / 1000.0;
         speed_ = path.bytes_per_nanosecond * 1e9;
       }
+      // What is under way is bounded, too.
+      const double by_latency =
+          static_cast<double>(path.capacity) / (static_cast<double>(path.latency.count()) * 1e-9);
+      if (by_latency < kFast && (speed_ == 0 || by_latency < speed_)) speed_ = by_latency;
     }
     network.set_path(network_name(listener.endpoint), path);
     return;

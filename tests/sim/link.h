@@ -21,6 +21,9 @@ enum class LinkKind : uint8_t {
 };
 inline constexpr size_t kLinkKinds = 5;
 
+// A link that carries fewer bytes a second is slow.
+inline constexpr double kFast = 50e6;
+
 // A service on one side that clients reach on the other.
 struct Route {
   std::string service;

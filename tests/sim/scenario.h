@@ -48,6 +48,7 @@ class Scenario {
   void misfortune();
   void end_life(Place& place, bool killed, Duration pause);
   void connect_client(size_t route, bool polite);
+  void connect_polite_clients();  // one for each route
 
   // Runs until `done` holds or time is up.
   template <typename Done>

@@ -72,6 +72,12 @@ class World {
   void heal() { healed_ = true; }
   bool healed() const { return healed_; }
   const MishapCounts& counts() const { return counts_; }
+  // Whether a line changed what it carried.
+  bool spoilt() const {
+    return std::ranges::any_of(
+        std::array{Mishap::kByteFlipped, Mishap::kByteLost, Mishap::kByteInserted},
+        [this](Mishap mishap) { return counts_[static_cast<size_t>(mishap)] > 0; });
+  }
   // Bytes that passed by way of pipes.
   void count_piped(uint64_t bytes) { piped_ += bytes; }
   uint64_t piped() const { return piped_; }
