@@ -53,12 +53,10 @@ constexpr Duration kShortLink = seconds(1);
 constexpr unsigned kFreeShortLinks = 8;
 constexpr Duration kShortLinkPatience = milliseconds(50);
 
-constexpr Duration kBlockedInterval = milliseconds(100);
+// How long clients wait for the first link: most have nothing but a connect(2) before them.
+constexpr Duration kFirstLinkTime = kGrace;
 
-// How long a peer that greets may take to do so. A greeting costs a 115,200 baud line 90 ms, and
-// both ends may greet at once.
-constexpr Duration kGrace = milliseconds(250);
-constexpr Duration kTtyGrace = milliseconds(1000);
+constexpr Duration kBlockedInterval = milliseconds(100);
 
 SessionConfig session_config(const ChannelConfig& config) {
   const bool tty = config.spec.method == Method::kIsaSerial;
@@ -204,7 +202,8 @@ uint64_t Channel::wanted_features() const {
 }
 
 void Channel::begin_session() {
-  const Duration grace = link_kind_ == Link::Kind::kTty ? kTtyGrace : kGrace;
+  const Duration grace =
+      link_kind_ == Link::Kind::kTty ? grace_on_line(config_.spec.endpoint.port) : kGrace;
   choice_.link_up(loop_.now(), grace, wanted_features(), events_);
   wake();
 }
