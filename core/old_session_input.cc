@@ -156,7 +156,10 @@ void OldSession::on_data(const OldHead& head, std::span<const std::byte> packet,
   if (stream == nullptr || stream->state != State::kOpen) {
     const bool to_client = head.type == static_cast<uint32_t>(OldType::kServer);
     const auto early = to_client ? clients_.end() : clients_.find(head.data_client());
-    if (early == clients_.end() || streams_.at(early->second).state == State::kOpen) {
+    // Of an open stream, what has another number may be late; no server ever has 0 or less: that
+    // was written before our ACK was read.
+    if (early == clients_.end() ||
+        (streams_.at(early->second).state == State::kOpen && head.data_server() > 0)) {
       return odd(Oddity::kUnknownNumber, to_client ? head.data_client() : head.data_server(),
                  events);
     }
