@@ -19,7 +19,7 @@ enum class Oddity : uint8_t {
   kSecondAck,        // ACK for a client that has one already
   kBadClientNumber,  // INIT with a negative number
   kBadServiceName,   // INIT whose name is empty or does not end
-  kClientAgain,      // INIT for a client number that is in use
+  kNumberAgain,      // INIT or ACK with a number of the peer's that is in use
   kTooManyAnswers,   // more to be refused than there is room to say
 };
 
