@@ -104,6 +104,7 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       writer_(loop, choice_, pool_, pipes_, this),
       timer_(loop.timers(), this),
       trim_timer_(loop.timers(), this),
+      first_link_timer_(loop.timers(), this),
       presence_(loop, id()) {}
 
 Channel::~Channel() { VP_ASSERT(idle()); }
@@ -120,6 +121,7 @@ void Channel::start(ChannelDoors doors) {
     log_info("channel {}: listening on {} for service {}", id(), forward.endpoint.to_string(),
              forward.service);
   }
+  first_link_timer_.set(loop_.now() + kFirstLinkTime);
   link_.start(std::move(doors.link));
 }
 
@@ -173,6 +175,10 @@ void Channel::set_timer() {
 
 void Channel::expired(Timer& timer) {
   if (&timer == &trim_timer_) return trim();
+  if (&timer == &first_link_timer_) {
+    if (!choice_.choosing()) refuse_held();
+    return;
+  }
   if (choice_.tick(loop_.now(), events_)) reader_.offer_again();
   wake();
 }
@@ -192,6 +198,11 @@ void Channel::link_ready(int fd, Link::Kind kind) {
   reader_.attach(file_, kind);
   // A port is asked first whether anybody is on its other side.
   if (kind != Link::Kind::kPort) begin_session();
+}
+
+void Channel::link_failed() {
+  first_link_timer_.clear();
+  refuse_held();
 }
 
 // A device hides that the other end was replaced, and a tty may lose bytes besides.
@@ -222,9 +233,8 @@ void Channel::end_session(const std::string& reason) {
   // The only event a lost link brings is the end of the session.
   std::erase_if(events_, [](const Event& event) { return event.kind == Event::Kind::kDown; });
   abort_all();
-  for (const HeldClient& client : std::exchange(held_clients_, {})) {
-    refuse(client.fd, *client.forward);
-  }
+  first_link_timer_.clear();
+  refuse_held();
   if (was_up) presence_.changed("down: " + reason);
   wake();
 }
@@ -324,6 +334,7 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
 
 void Channel::on_up() {
   up_since_ = loop_.now();
+  first_link_timer_.clear();
   presence_.changed(fmt::format("up, protocol {}{}", choice_.protocol(), choice_.description()));
   admit_held();
 }
@@ -402,7 +413,7 @@ void Channel::start_dials() {
 // --- connections ------------------------------------------------------------------------------
 
 void Channel::accepted(int fd, const ForwardSpec& forward) {
-  const bool wait = choice_.choosing() && !draining_;
+  const bool wait = (choice_.choosing() || awaits_first_link()) && !draining_;
   if (!wait || held_clients_.size() >= config_.max_streams) return admit(fd, forward);
   held_clients_.push_back({fd, &forward});
 }
@@ -423,6 +434,12 @@ void Channel::hold_unanswered() {
 void Channel::admit_held() {
   for (const HeldClient& client : std::exchange(held_clients_, {})) {
     admit(client.fd, *client.forward);
+  }
+}
+
+void Channel::refuse_held() {
+  for (const HeldClient& client : std::exchange(held_clients_, {})) {
+    refuse(client.fd, *client.forward);
   }
 }
 
@@ -582,6 +599,7 @@ void Channel::drain() {
   for (BoundPath& path : bound_) path.remove();
   for (auto& listener : listeners_) listener->stop();
   choice_.go_away();
+  first_link_timer_.clear();
   for (const HeldClient& client : std::exchange(held_clients_, {})) close_with_reset(client.fd);
   wake();
 }
