@@ -26,8 +26,8 @@ constexpr std::array kTable{
     OddityRow{Oddity::kBadClientNumber, "an INIT with a negative number", "dropped", false},
     OddityRow{Oddity::kBadServiceName, "an INIT with a malformed service name",
               "refused with CLOSE", false},
-    OddityRow{Oddity::kClientAgain, "an INIT for a client number in use",
-              "the new client takes the number over, the old one is closed", false},
+    OddityRow{Oddity::kNumberAgain, "a number of its own that is in use, for a new connection",
+              "the stream that had it is closed", false},
     OddityRow{Oddity::kTooManyAnswers, "more refusals than the channel takes", "dropped", false},
 };
 

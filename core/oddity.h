@@ -14,12 +14,12 @@ enum class Oddity : uint8_t {
   kUnknownMessage,   // a CONTROL that is no INIT, ACK or CLOSE, and no greeting
   kBadBytes,         // data with a number of bytes outside 1 to 1024
   kUnknownNumber,    // data or CLOSE for a number not in use; also what was late
-  kDataBeforeAck,    // data for a stream whose ACK was not sent
+  kDataBeforeAck,    // data for a stream whose ACK was not sent, or not read yet
   kUnknownAck,       // ACK for a client that is gone, or was never there
   kSecondAck,        // ACK for a client that has one already
   kBadClientNumber,  // INIT with a negative number
   kBadServiceName,   // INIT whose name is empty or does not end
-  kClientAgain,      // INIT for a client number that is in use
+  kNumberAgain,      // INIT or ACK with a number of the peer's that is in use
   kTooManyAnswers,   // more to be refused than there is room to say
 };
 

@@ -29,9 +29,16 @@ bool is_sane(const std::byte* packet) {
   return head.message() >= 1 && head.message() <= static_cast<uint32_t>(OldMessage::kClose);
 }
 
-// A whole control packet that is nothing else by accident.
+// As many zeros in their place are no accident.
+constexpr size_t kProvingZeros = 64;
+
+// A whole packet that is nothing else by accident. One of data has to be short for that.
 bool proves_itself(const std::byte* packet) {
   const OldHead head = decode_old_head(packet);
+  if (head.is_data() && is_sane(packet)) {
+    const auto unused = kOldDataHead + static_cast<size_t>(head.bytes());
+    return kMagicAt - unused >= kProvingZeros && all_zero(packet + unused, packet + kMagicAt);
+  }
   if (!head.is_control()) return false;
   if (head.message() == static_cast<uint32_t>(OldMessage::kInit)) {
     const auto service = old_service(packet);

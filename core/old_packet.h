@@ -9,7 +9,7 @@
 //
 // Nothing but the magic at its end tells where a packet is. A boundary counts as proven where a
 // sane packet has its magic in place and either the packet before it or the one after it has too,
-// or where it is a CONTROL packet whose unused bytes are all zero.
+// or where its unused bytes are all zero and not few.
 #pragma once
 
 #include <array>

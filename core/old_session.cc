@@ -51,8 +51,8 @@ void OldSession::finish(Fault fault, Events& events) {
   });
   closes_.clear();
   greeting_.reset();
-  VP_ASSERT(held_ == 0 && lent_ == 0 && ours_.empty() && clients_.empty() && control_.empty());
-  VP_ASSERT(over_.empty() && scheduler_.empty());
+  VP_ASSERT(held_ == 0 && lent_ == 0 && ours_.empty() && clients_.empty() && servers_.empty());
+  VP_ASSERT(control_.empty() && over_.empty() && scheduler_.empty());
   events.push_back({.kind = Event::Kind::kDown, .fault = fault});
 }
 
@@ -201,9 +201,9 @@ void OldSession::detach(uint32_t slot) {
   stream.queued = 0;
   const auto ours = ours_.find(stream.ours);
   if (ours != ours_.end() && ours->second == slot) ours_.erase(ours);
-  if (stream.opener) return;
-  const auto client = clients_.find(stream.theirs);
-  if (client != clients_.end() && client->second == slot) clients_.erase(client);
+  auto& by_theirs = stream.opener ? servers_ : clients_;
+  const auto theirs = by_theirs.find(stream.theirs);
+  if (theirs != by_theirs.end() && theirs->second == slot) by_theirs.erase(theirs);
 }
 
 // Both directions are over, and the peer knows or will be told: what was received is delivered.

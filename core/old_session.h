@@ -89,6 +89,7 @@ class OldSession final : public Session {
   void on_data(const OldHead& head, std::span<const std::byte> packet, Instant now, Events& events);
   void on_boundary_found(Events& events);
   OldStream* named_by(const OldHead& head, uint32_t& slot);
+  void close_earlier_bearer(int32_t number, Events& events);
 
   // old_session_output.cc
   std::byte* put_head(size_t size);
@@ -133,8 +134,10 @@ class OldSession final : public Session {
   uint64_t held_ = 0;
 
   Slab<OldStream> streams_;
-  std::unordered_map<int32_t, uint32_t> ours_;     // slots, by our number
-  std::unordered_map<int32_t, uint32_t> clients_;  // … of streams the peer opened, by its number
+  std::unordered_map<int32_t, uint32_t> ours_;  // slots, by our number
+  // … by the peer's number: of streams that it opened, and of acknowledged ones that we opened.
+  std::unordered_map<int32_t, uint32_t> clients_;
+  std::unordered_map<int32_t, uint32_t> servers_;
   Scheduler<OldStream> scheduler_;
   IndexList<OldStream, &OldStream::control_link> control_;
   std::array<WaitList, 4> waits_;  // each in order of time, since all of one kind wait equally long

@@ -93,15 +93,21 @@ void OldSession::on_control(const OldHead& head, const std::byte* packet, Events
   if (!greeting_) odd(Oddity::kUnknownMessage, head.message(), events);
 }
 
+// The numbers of a peer are descriptors of one process, its clients' and its servers': when it
+// gives one out anew, whoever had it is gone. Nothing is said of that: CLOSE would hit the new
+// bearer.
+void OldSession::close_earlier_bearer(int32_t number, Events& events) {
+  for (const auto* bearers : {&clients_, &servers_}) {
+    const auto bearer = bearers->find(number);
+    if (bearer == bearers->end()) continue;
+    odd(Oddity::kNumberAgain, number, events);
+    abort_stream(bearer->second, Fault::kAborted, events);
+  }
+}
+
 void OldSession::on_init(int32_t client, const std::byte* packet, Events& events) {
   if (client < 0) return odd(Oddity::kBadClientNumber, client, events);
-  const auto again = clients_.find(client);
-  if (again != clients_.end()) {
-    // The peer gave the number out anew, so it has forgotten its old bearer. Nothing is said: CLOSE
-    // would hit the new one.
-    odd(Oddity::kClientAgain, client, events);
-    abort_stream(again->second, Fault::kAborted, events);
-  }
+  close_earlier_bearer(client, events);
   const auto service = old_service(packet);
   if (!service) {
     odd(Oddity::kBadServiceName, client, events);
@@ -120,12 +126,14 @@ void OldSession::on_init(int32_t client, const std::byte* packet, Events& events
 void OldSession::on_ack(int32_t client, int32_t server, Events& events) {
   uint32_t slot = 0;
   OldStream* stream = find_ours(client, true, slot);
+  const bool open = stream != nullptr && stream->state == State::kOpen;
+  if (server > 0 && !(open && server == stream->theirs)) close_earlier_bearer(server, events);
   if (stream == nullptr) {
     if (server <= 0) return;
     odd(Oddity::kUnknownAck, client, events);
     return answer_close(-1, server, events);
   }
-  if (stream->state == State::kOpen) {
+  if (open) {
     odd(Oddity::kSecondAck, client, events);
     if (server > 0 && server != stream->theirs) answer_close(-1, server, events);
     return;
@@ -133,6 +141,7 @@ void OldSession::on_ack(int32_t client, int32_t server, Events& events) {
   if (server <= 0) return abort_stream(slot, Fault::kRefused, events);
   clear_wait(slot);
   stream->theirs = server;
+  servers_[server] = slot;
   stream->state = State::kOpen;
   schedule(slot);
   if (stream->wants_credit) {
@@ -156,7 +165,10 @@ void OldSession::on_data(const OldHead& head, std::span<const std::byte> packet,
   if (stream == nullptr || stream->state != State::kOpen) {
     const bool to_client = head.type == static_cast<uint32_t>(OldType::kServer);
     const auto early = to_client ? clients_.end() : clients_.find(head.data_client());
-    if (early == clients_.end() || streams_.at(early->second).state == State::kOpen) {
+    // Of an open stream, what has another number may be late; no server ever has 0 or less: that
+    // was written before our ACK was read.
+    if (early == clients_.end() ||
+        (streams_.at(early->second).state == State::kOpen && head.data_server() > 0)) {
       return odd(Oddity::kUnknownNumber, to_client ? head.data_client() : head.data_server(),
                  events);
     }

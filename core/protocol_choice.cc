@@ -5,6 +5,7 @@
 namespace virtproxy {
 namespace {
 
+using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 // While an old packet may be followed by a greeting, this much is kept of what follows it, bytes.
@@ -17,7 +18,17 @@ constexpr int kMostGraces = 10;
 // In version 1 somebody may still have to hear our greeting.
 constexpr Duration kLongestInterval = seconds(10);
 
+// Enough for 115,200 baud, the slowest line that is likely to be used without telling its speed.
+constexpr Duration kGraceOnUnknownLine = milliseconds(500);
+constexpr uint64_t kBitsPerByte = 10;  // with those of start and stop
+
 }  // namespace
+
+// One greeting each way, one after the other: the other end may be waiting for ours.
+Duration grace_on_line(uint32_t baud) {
+  if (baud == 0) return kGraceOnUnknownLine;
+  return kGrace + Duration(seconds(2 * kHelloSize * kBitsPerByte)) / baud;
+}
 
 ProtocolChoice::ProtocolChoice(const SessionConfig& config, ProtocolMode mode)
     : mode_(mode), new_(config), old_(config), current_(&new_) {}

@@ -21,6 +21,11 @@ namespace virtproxy {
 
 enum class ProtocolMode : uint8_t { kAuto, kOld, kNew };
 
+// How long an end that greets may take to do so, on a link that is no serial line.
+inline constexpr Duration kGrace = std::chrono::milliseconds(250);
+// On a serial line, where greetings take time themselves; 0 for a speed that nobody told.
+Duration grace_on_line(uint32_t baud);
+
 class ProtocolChoice {
  public:
   ProtocolChoice(const SessionConfig& config, ProtocolMode mode);

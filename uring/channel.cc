@@ -58,12 +58,10 @@ constexpr Duration kShortLink = seconds(1);
 constexpr unsigned kFreeShortLinks = 8;
 constexpr Duration kShortLinkPatience = milliseconds(50);
 
-constexpr Duration kBlockedInterval = milliseconds(100);
+// How long clients wait for the first link: most have nothing but a connect(2) before them.
+constexpr Duration kFirstLinkTime = kGrace;
 
-// How long a peer that greets may take to do so. A greeting costs a 115,200 baud line 90 ms, and
-// both ends may greet at once.
-constexpr Duration kGrace = milliseconds(250);
-constexpr Duration kTtyGrace = milliseconds(1000);
+constexpr Duration kBlockedInterval = milliseconds(100);
 
 SessionConfig session_config(const ChannelConfig& config) {
   SessionConfig session;
@@ -112,6 +110,7 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       writer_(loop, choice_, pool_, pipes_, this),
       timer_(loop.timers(), this),
       trim_timer_(loop.timers(), this),
+      first_link_timer_(loop.timers(), this),
       presence_(loop, id()) {}
 
 Channel::~Channel() { VP_ASSERT(idle()); }
@@ -128,6 +127,7 @@ void Channel::start(ChannelDoors doors) {
     log_info("channel {}: listening on {} for service {}", id(), forward.endpoint.to_string(),
              forward.service);
   }
+  first_link_timer_.set(loop_.now() + kFirstLinkTime);
   link_.start(std::move(doors.link));
 }
 
@@ -181,6 +181,10 @@ void Channel::set_timer() {
 
 void Channel::expired(Timer& timer) {
   if (&timer == &trim_timer_) return trim();
+  if (&timer == &first_link_timer_) {
+    if (!choice_.choosing()) refuse_held();
+    return;
+  }
   if (choice_.tick(loop_.now(), events_)) reader_.offer_again();
   wake();
 }
@@ -202,6 +206,11 @@ void Channel::link_ready(int fd, Link::Kind kind) {
   if (kind != Link::Kind::kPort) begin_session();
 }
 
+void Channel::link_failed() {
+  first_link_timer_.clear();
+  refuse_held();
+}
+
 // A device hides that the other end was replaced, and a tty may lose bytes besides.
 uint64_t Channel::wanted_features() const {
   const bool checksum = link_kind_ == Link::Kind::kTty || config_.seal == Seal::kChecksum;
@@ -210,7 +219,8 @@ uint64_t Channel::wanted_features() const {
 }
 
 void Channel::begin_session() {
-  const Duration grace = link_kind_ == Link::Kind::kTty ? kTtyGrace : kGrace;
+  const Duration grace =
+      link_kind_ == Link::Kind::kTty ? grace_on_line(config_.spec.endpoint.port) : kGrace;
   choice_.link_up(loop_.now(), grace, wanted_features(), events_);
   wake();
 }
@@ -229,9 +239,8 @@ void Channel::end_session(const std::string& reason) {
   // The only event a lost link brings is the end of the session.
   std::erase_if(events_, [](const Event& event) { return event.kind == Event::Kind::kDown; });
   abort_all();
-  for (const HeldClient& client : std::exchange(held_clients_, {})) {
-    refuse(client.fd, *client.forward);
-  }
+  first_link_timer_.clear();
+  refuse_held();
   if (was_up) presence_.changed("down: " + reason);
   wake();
 }
@@ -331,6 +340,7 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
 
 void Channel::on_up() {
   up_since_ = loop_.now();
+  first_link_timer_.clear();
   presence_.changed(fmt::format("up, protocol {}{}", choice_.protocol(), choice_.description()));
   admit_held();
 }
@@ -409,7 +419,7 @@ void Channel::start_dials() {
 // --- connections ------------------------------------------------------------------------------
 
 void Channel::accepted(int fd, const ForwardSpec& forward) {
-  const bool wait = choice_.choosing() && !draining_;
+  const bool wait = (choice_.choosing() || awaits_first_link()) && !draining_;
   if (!wait || held_clients_.size() >= config_.max_streams) return admit(fd, forward);
   held_clients_.push_back({fd, &forward});
 }
@@ -430,6 +440,12 @@ void Channel::hold_unanswered() {
 void Channel::admit_held() {
   for (const HeldClient& client : std::exchange(held_clients_, {})) {
     admit(client.fd, *client.forward);
+  }
+}
+
+void Channel::refuse_held() {
+  for (const HeldClient& client : std::exchange(held_clients_, {})) {
+    refuse(client.fd, *client.forward);
   }
 }
 
@@ -589,6 +605,7 @@ void Channel::drain() {
   for (BoundPath& path : bound_) path.remove();
   for (auto& listener : listeners_) listener->stop();
   choice_.go_away();
+  first_link_timer_.clear();
   for (const HeldClient& client : std::exchange(held_clients_, {})) close_with_reset(client.fd);
   wake();
 }

@@ -5,9 +5,10 @@
 //                                                 └─────────┘
 //
 // The session decides, the others do. Which session it is, of which protocol, ProtocolChoice knows;
-// clients that come while it does not know yet are held until it does. Within a turn the parts only
-// note what has to be done; at its end the channel sends what was delivered, writes one batch and
-// asks for more bytes.
+// clients that come while it does not know yet are held until it does; so are, for a moment, those
+// that come before the link was tried for the first time. Within a turn the parts only note what
+// has to be done; at its end the channel sends what was delivered, writes one batch and asks for
+// more bytes.
 //
 // A channel owns all its memory: what another channel's clients or peer do cannot take it away.
 #pragma once
@@ -124,6 +125,7 @@ class Channel final : private Link::Client,
 
  private:
   void link_ready(int fd, Link::Kind kind) override;
+  void link_failed() override;
   void accepted(int fd, const ForwardSpec& forward) override;
   bool wants_input() override { return choice_.wants_input(loop_.now()); }
   size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
@@ -157,6 +159,8 @@ class Channel final : private Link::Client,
   void refuse(int fd, const ForwardSpec& forward);
   void hold_unanswered();
   void admit_held();
+  void refuse_held();
+  bool awaits_first_link() const { return first_link_timer_.armed(); }
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
   void abort_all();
@@ -179,6 +183,7 @@ class Channel final : private Link::Client,
   ChannelWriter writer_;
   Timer timer_;
   Timer trim_timer_;
+  Timer first_link_timer_;  // armed until the first session, or what stands in its way
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<BoundPath> bound_;
   Events events_;
@@ -190,7 +195,7 @@ class Channel final : private Link::Client,
   std::vector<int> doomed_;  // sockets still to be reset
   unsigned resets_in_turn_ = 0;
   std::vector<Connection*> flushing_;
-  // Clients that came while the protocol is being chosen.
+  // Clients that came before the first link, or while the protocol is being chosen.
   struct HeldClient {
     int fd;
     const ForwardSpec* forward;

@@ -198,6 +198,7 @@ void Link::try_later(const std::string& reason) {
     last_reason_ = reason;
   }
   retry_.set(loop_.now() + backoff_);
+  client_->link_failed();
   backoff_ = std::min(backoff_ * 2, Duration(kLastBackoff));
 }
 

@@ -35,6 +35,8 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
    public:
     // A new descriptor; it belongs to the Link, until lost() or close().
     virtual void link_ready(int fd, Kind kind) = 0;
+    // An attempt to get one has failed; there will be others.
+    virtual void link_failed() = 0;
 
    protected:
     ~Client() = default;

@@ -10,7 +10,7 @@ from harness import BIN, Scene
 
 
 def pytest_configure() -> None:
-    for program in ("virtproxy", "virtproxy-traffic"):
+    for program in ("virtproxy", "virtproxy-traffic", "virtproxy-oldpeer"):
         if not (BIN / program).exists():
             missing = f"{BIN / program} is missing: build first, or set VIRTPROXY_BIN"
             raise pytest.UsageError(missing)

@@ -103,6 +103,25 @@ TEST(OldSearch, GreetingIsProvenAlone) {
   EXPECT_EQ(search.at, 17u);
 }
 
+// Or a question after a stray byte would wait for whoever speaks next.
+TEST(OldSearch, ShortDataIsProvenByTheZerosAfterIt) {
+  const Bytes noise(100, std::byte{0x33});
+  const auto head = [](int bytes) {
+    return packet({2, 0, 0, 0, 5, 0, 0, 0, 9, 0, 0, 0, static_cast<uint8_t>(bytes),
+                   static_cast<uint8_t>(bytes >> 8), 0, 0});
+  };
+  for (const int bytes : {1, 500, 960}) {
+    const OldSearch search = find_old_packet(noise + head(bytes));
+    EXPECT_TRUE(search.found) << bytes;
+    EXPECT_EQ(search.at, 100u);
+  }
+  EXPECT_FALSE(find_old_packet(noise + head(961)).found) << "few zeros may be chance";
+  EXPECT_FALSE(find_old_packet(noise + head(0)).found);
+  Bytes odd = head(500);
+  odd[1039] = std::byte{1};
+  EXPECT_FALSE(find_old_packet(noise + odd).found);
+}
+
 TEST(OldSearch, DataNeedsAMagicBeforeOrASecondPacket) {
   const Bytes noise(100, std::byte{0x33});
   OldSearch search = find_old_packet(noise + kData);

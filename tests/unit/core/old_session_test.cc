@@ -364,7 +364,7 @@ TEST_F(OldPuppetTest, NumbersNotGivenOutTouchNothing) {
   for (const int32_t number :
        {-1, 0, 5, 44, 999'999, client - 1, server + 1, INT32_MAX, INT32_MIN}) {
     say(data(OldType::kServer, number, 44));
-    say(data(OldType::kClient, 5, number));
+    if (number > 0) say(data(OldType::kClient, 5, number));
     say(control(OldMessage::kClose, number, -1));
     say(control(OldMessage::kClose, -1, number));
   }
@@ -382,9 +382,9 @@ TEST_F(OldPuppetTest, NumbersNotGivenOutTouchNothing) {
 }
 
 TEST_F(OldPuppetTest, NumberOfBytesOutOfRangeClosesItsStreamAndNoOther) {
+  open_client(2, 45);
   for (const int32_t bytes : {0, -1, 1025, INT32_MAX, INT32_MIN}) {
     const int32_t client = open_client(1, 44);
-    open_client(2, 45);
     say(data(OldType::kServer, client, 44, 100, bytes));
     EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer) << bytes;
     EXPECT_TRUE(end.is_open(2));
@@ -432,10 +432,80 @@ TEST_F(OldPuppetTest, ClientNumberGivenOutAgainGoesToTheNewClient) {
   EXPECT_NE(first, second);
   EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
   EXPECT_TRUE(end.is_open(2));
-  EXPECT_TRUE(end.saw(Oddity::kClientAgain));
+  EXPECT_TRUE(end.saw(Oddity::kNumberAgain));
   expect_heard({});  // CLOSE(5, -1) would close the new one
   say(data(OldType::kClient, 5, second));
   EXPECT_EQ(end.at(2).received, 100u);
+}
+
+// A peer's numbers are descriptors of one process: a line that hides its restart shows it like
+// that.
+TEST_F(OldPuppetTest, ServerNumberGivenOutAgainGoesToTheNewStream) {
+  const int32_t first = open_client(1, 44);
+  const int32_t second = open_client(2, 44);
+  EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(2));
+  EXPECT_TRUE(end.saw(Oddity::kNumberAgain));
+  expect_heard({});  // CLOSE(-1, 44) would close the new one
+  say(data(OldType::kServer, first, 44));
+  say(data(OldType::kServer, second, 44));
+  EXPECT_EQ(end.at(2).received, 100u);
+  // That number is the second one's, whatever became of the first.
+  open_client(3, 44);
+  EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(3));
+}
+
+TEST_F(OldPuppetTest, ClientNumberThatWasAServersEndsThatStreamAndTheOtherWayRound) {
+  open_client(1, 9);
+  const int32_t server = open_service(2, 9);
+  EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(2));
+  say(data(OldType::kClient, 9, server));
+  EXPECT_EQ(end.at(2).received, 100u);
+  open_client(3, 9);
+  EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(3));
+  EXPECT_EQ(std::count(end.oddities.begin(), end.oddities.end(), Oddity::kNumberAgain), 2);
+  expect_heard({});
+}
+
+TEST_F(OldPuppetTest, AckThatLeadsNowhereStillEndsTheEarlierBearerOfItsNumber) {
+  const int32_t number = open_client(1, 9);
+  open_client(2, 10);
+  say(control(OldMessage::kAck, 17, 9));
+  EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
+  expect_heard({control(OldMessage::kClose, -1, 9)});
+  // The number is free again.
+  open_client(3, 9);
+  say(control(OldMessage::kAck, number + 1, 9));
+  EXPECT_EQ(end.at(3).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(2));
+  expect_heard({control(OldMessage::kClose, -1, 9)});
+}
+
+TEST_F(OldPuppetTest, ServerNumberOfAStreamThatIsOverIsFree) {
+  const int32_t first = open_client(1, 44);
+  say(control(OldMessage::kClose, first, -1));
+  open_client(2, 44);
+  EXPECT_EQ(end.at(1).fate, Fate::kClosed);
+  EXPECT_TRUE(end.is_open(2));
+  EXPECT_TRUE(end.oddities.empty());
+}
+
+TEST_F(OldPuppetTest, DataWrittenBeforeTheAckWasReadClosesItsStream) {
+  const int32_t server = open_service(1, 5);
+  say(data(OldType::kClient, 5, server - 1));  // late, of nobody
+  EXPECT_TRUE(end.is_open(1));
+  for (const int32_t unknown : {-1, 0, INT32_MIN}) {
+    SCOPED_TRACE(unknown);
+    open_service(2, 6);
+    say(data(OldType::kClient, 6, unknown));
+    EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer) << "or it would go on with a hole";
+    EXPECT_EQ(end.oddities.back(), Oddity::kDataBeforeAck);
+    expect_heard({control(OldMessage::kClose, 6, -1)});
+  }
+  EXPECT_TRUE(end.is_open(1));
 }
 
 TEST_F(OldPuppetTest, DataBeforeTheAckClosesItsStream) {

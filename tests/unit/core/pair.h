@@ -19,6 +19,7 @@
 
 namespace virtproxy::test {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using Bytes = std::vector<std::byte>;

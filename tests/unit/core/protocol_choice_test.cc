@@ -12,7 +12,6 @@ namespace {
 constexpr ProtocolMode kAuto = ProtocolMode::kAuto;
 constexpr ProtocolMode kOld = ProtocolMode::kOld;
 constexpr ProtocolMode kNew = ProtocolMode::kNew;
-constexpr Duration kGrace = milliseconds(250);
 
 Bytes old_init(int32_t client = 5, std::string_view service = "s900") {
   Bytes bytes(kOldPacketSize);
@@ -180,6 +179,14 @@ TEST(ProtocolChoice, SilentPeerIsTakenForAnOldOneAfterTheGrace) {
   EXPECT_EQ(end.protocol(), 1u);
   EXPECT_NE(end.choice->description().find("not greeted"), std::string_view::npos);
   EXPECT_TRUE(end.open(1));
+}
+
+// Two greetings, one after the other, and as long as any link has for the rest.
+TEST(ProtocolChoice, GraceOfASerialLineFollowsItsSpeed) {
+  EXPECT_EQ(grace_on_line(0), milliseconds(500));
+  EXPECT_EQ(grace_on_line(115'200), kGrace + milliseconds(181) + microseconds(250));
+  EXPECT_EQ(grace_on_line(1200), kGrace + milliseconds(17'400));
+  EXPECT_LT(grace_on_line(115'200), grace_on_line(0)) << "the slowest that needs no telling";
 }
 
 TEST(ProtocolChoice, WhatIsKeptIsBounded) {
