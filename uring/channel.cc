@@ -567,8 +567,7 @@ void Channel::hand_out_buffers() {
     for (size_t left = std::min(pool_.ready(size), waiting.size()); left > 0; --left) {
       Connection* connection = waiting.front();
       waiting.pop_front();
-      connection->waits_for_buffer = false;
-      connection->receive_more();
+      connection->buffer_came();
     }
   }
 }

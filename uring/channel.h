@@ -117,6 +117,9 @@ class Channel final : private Link::Client,
   void want_write() { wake(); }
   void want_flush(Connection* connection);
   void wait_for_buffer(Connection* connection);
+  bool buffers_are_short(BufferSize size) const {
+    return !waiting_[static_cast<size_t>(size)].empty();
+  }
   void close_with_reset(int fd);
   void dial_ended() { --dials_; }
   void dial_failed(std::string_view service, const std::string& reason);

@@ -105,7 +105,21 @@ void Connection::receive_more() {
   // What a pipe holds must leave before a buffer is filled behind it.
   if (outbound_pipe_ != nullptr) return;
   if (splices_ && splice_out(credit)) return;
+  // Nobody overtakes those who wait.
+  if (channel_.buffers_are_short(receive_size_)) return channel_.wait_for_buffer(this);
+  receive(credit);
+}
 
+void Connection::buffer_came() {
+  waits_for_buffer = false;
+  if (closing_ || file_.fd < 0 || input_ended_ || receive_op_.pending) return;
+  const uint64_t credit = channel_.session().credit(stream_);
+  if (credit == 0) return watch_for_hangup();
+  // Without provided buffers it was found readable, and a poll would let others take the buffer.
+  channel_.pool().provided() ? receive(credit) : on_readable(POLLIN);
+}
+
+void Connection::receive(uint64_t credit) {
   ReceivePool& pool = channel_.pool();
   Ring& ring = channel_.loop().ring();
   const auto size =

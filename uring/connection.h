@@ -69,8 +69,9 @@ class Connection final : private Completion, private Dial::Client {
 
   // At the end of a turn: sends what was delivered.
   void flush();
-  // Buffers may be there again.
   void receive_more();
+  // After wait_for_buffer(): it is this connection's turn.
+  void buffer_came();
 
   bool closing() const { return closing_; }
   bool idle() const;
@@ -92,6 +93,7 @@ class Connection final : private Completion, private Dial::Client {
   void dial_failed(Fault fault, const std::string& reason) override;
   void dial_settled() override;
 
+  void receive(uint64_t credit);
   void on_received(int result, uint32_t flags);
   void on_readable(int result);
   void on_sent(int result);
