@@ -1,16 +1,12 @@
 #include "uring/channel.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "core/assert.h"
 #include "uring/address.h"
-#include "uring/origin.h"
-#include "uring/sockets.h"
 
 namespace virtproxy {
 namespace {
@@ -38,12 +34,6 @@ constexpr uint32_t kTtyStreams = 1024;
 
 // Memory that was not needed for this long goes back to the system.
 constexpr Duration kTrimInterval = seconds(1);
-
-// Dials in progress hold a descriptor and little else.
-constexpr unsigned kMostDials = 4096;
-// Begun before the other channels have their turn again.
-constexpr unsigned kDialsPerTurn = 64;
-constexpr unsigned kResetsPerTurn = 64;
 
 // A peer that breaks the protocol on a link of its own gets the next link ever later.
 constexpr Duration kFirstPatience = milliseconds(100);
@@ -78,11 +68,6 @@ SessionConfig session_config(const ChannelConfig& config) {
   session.secret = config.secret;
   session.old = config.old;
   return session;
-}
-
-std::chrono::steady_clock::time_point log_time(Instant now) {
-  return std::chrono::steady_clock::time_point(
-      std::chrono::duration_cast<std::chrono::steady_clock::duration>(now));
 }
 
 }  // namespace
@@ -187,6 +172,18 @@ void Channel::expired(Timer& timer) {
   }
   if (choice_.tick(loop_.now(), events_)) reader_.offer_again();
   wake();
+}
+
+void Channel::trim() {
+  const bool busy = std::exchange(busy_, false);
+  const bool more = pool_.trim();
+  if (open_connections_ == 0) writer_.trim();
+  pipes_.trim();
+  if (!busy) {
+    reader_.trim();
+    if (config_.release_memory != nullptr) config_.release_memory();
+  }
+  if (busy || more) trim_timer_.set(loop_.now() + kTrimInterval);
 }
 
 // --- the link and the session -----------------------------------------------------------------
@@ -310,7 +307,7 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
     case Event::Kind::kOddity:
       return on_oddity(event);
     case Event::Kind::kNoVersion:
-      if (versions_.allow(log_time(loop_.now()))) {
+      if (versions_.allow(loop_.now())) {
         log_error("channel {}: {}", id(), fault_text(event.fault));
       }
       return;
@@ -357,7 +354,7 @@ void Channel::on_oddity(const Event& event) {
   if (row.expected) {
     log_debug("channel {}: the other end sent {} ({}): {}", id(), row.text, event.count,
               row.outcome);
-  } else if (const auto hidden = oddities_.allow(log_time(loop_.now()))) {
+  } else if (const auto hidden = oddities_.allow(loop_.now())) {
     log_warn("channel {}: the other end sent {} ({}): {}{}", id(), row.text, event.count,
              row.outcome, *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
   }
@@ -375,226 +372,6 @@ void Channel::on_down(Fault fault) {
   ++bad_links_;
   let_go_of_link();
   choice_.link_down(events_);
-}
-
-void Channel::on_opened(const Event& event) {
-  const auto forward =
-      std::find_if(config_.iforwards.begin(), config_.iforwards.end(),
-                   [&](const ForwardSpec& f) { return f.service == event.service; });
-  if (forward == config_.iforwards.end()) {
-    if (refusals_.allow(log_time(loop_.now()))) {
-      const std::string service = printable(event.service);
-      log_warn("channel {}: the other end asks for service {}, which is not offered here (-i {}:…)",
-               id(), service, service);
-    }
-    session().reset(event.stream, Fault::kUnknownService, events_);
-    return;
-  }
-  if (dials_ + dials_due_.size() >= kMostDials) {
-    session().reset(event.stream, Fault::kTooManyStreams, events_);
-    return;
-  }
-  if (log_enabled(LogLevel::kDebug)) {
-    log_debug("channel {}: stream to service {} from {}", id(), event.service,
-              describe(decode_origin(event.bytes).value_or(Origin{})));
-  }
-  add(event.stream, event.service);
-  dials_due_.push_back({event.stream, &*forward});
-}
-
-// A peer may open thousands of streams in one breath, and reset them in the next.
-void Channel::start_dials() {
-  for (unsigned started = 0; started < kDialsPerTurn && !dials_due_.empty();) {
-    const DialDue due = dials_due_.front();
-    dials_due_.pop_front();
-    Connection* connection = find(due.stream);
-    if (connection == nullptr) continue;
-    ++dials_;
-    ++started;
-    connection->dial(due.forward->endpoint, config_.dial_timeout);
-  }
-  if (!dials_due_.empty()) wake();
-}
-
-// --- connections ------------------------------------------------------------------------------
-
-void Channel::accepted(int fd, const ForwardSpec& forward) {
-  const bool wait = (choice_.choosing() || awaits_first_link()) && !draining_;
-  if (!wait || held_clients_.size() >= config_.max_streams) return admit(fd, forward);
-  held_clients_.push_back({fd, &forward});
-}
-
-// Clients whose INIT nobody answered have lost nothing: they can be asked for again in version 2.
-void Channel::hold_unanswered() {
-  for (size_t slot = 0; slot < connections_.size(); ++slot) {
-    if (!connections_[slot]) continue;
-    const auto forward = std::find_if(
-        config_.oforwards.begin(), config_.oforwards.end(),
-        [&](const ForwardSpec& f) { return f.service == connections_[slot]->service(); });
-    if (forward == config_.oforwards.end()) continue;
-    const int fd = connections_[slot]->give_back();
-    if (fd >= 0) held_clients_.push_back({fd, &*forward});
-  }
-}
-
-void Channel::admit_held() {
-  for (const HeldClient& client : std::exchange(held_clients_, {})) {
-    admit(client.fd, *client.forward);
-  }
-}
-
-void Channel::refuse_held() {
-  for (const HeldClient& client : std::exchange(held_clients_, {})) {
-    refuse(client.fd, *client.forward);
-  }
-}
-
-void Channel::admit(int fd, const ForwardSpec& forward) {
-  const Origin origin = origin_of(fd);
-  if (!config_.clients.admits(fd)) {
-    close_with_reset(fd);
-    if (const auto hidden = strangers_.allow(log_time(loop_.now()))) {
-      log_warn("channel {}: service {}: client refused: {} is not on the list (--allow-…){}", id(),
-               forward.service, describe(origin),
-               *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
-    }
-    return;
-  }
-  std::byte metadata[kMaxOriginSize];
-  const size_t size = encode_origin(origin, metadata);
-  std::optional<StreamKey> stream;
-  if (!draining_) stream = session().open(forward.service, forward.priority, {metadata, size});
-  if (!stream) return refuse(fd, forward);
-  if (log_enabled(LogLevel::kDebug)) {
-    log_debug("channel {}: client of service {} from {}", id(), forward.service, describe(origin));
-  }
-  add(*stream, forward.service).adopt(fd);
-  wake();
-}
-
-void Channel::refuse(int fd, const ForwardSpec& forward) {
-  close_with_reset(fd);
-  if (const auto hidden = refusals_.allow(log_time(loop_.now()))) {
-    log_warn("channel {}: service {}: client refused: {}{}", id(), forward.service,
-             choice_.up() ? "no more streams (--max-streams here or there, or going away)"
-                          : "the channel is down",
-             *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
-  }
-}
-
-Connection& Channel::add(StreamKey stream, std::string_view service) {
-  if (stream.slot >= connections_.size()) connections_.resize(stream.slot + 1);
-  auto& place = connections_[stream.slot];
-  VP_ASSERT(!place);
-  place = std::make_unique<Connection>(*this, stream, service);
-  ++open_connections_;
-  return *place;
-}
-
-Connection* Channel::find(StreamKey stream) {
-  if (stream.slot >= connections_.size()) return nullptr;
-  Connection* connection = connections_[stream.slot].get();
-  return connection != nullptr && connection->stream() == stream ? connection : nullptr;
-}
-
-Connection& Channel::connection_of(StreamKey stream) {
-  Connection* connection = find(stream);
-  VP_ASSERT(connection != nullptr);
-  return *connection;
-}
-
-void Channel::dial_failed(std::string_view service, const std::string& reason) {
-  const auto hidden = dial_failures_.allow(log_time(loop_.now()));
-  if (!hidden) return;
-  log_info("channel {}: service {}: {}{}", id(), service, reason,
-           *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
-}
-
-void Channel::closing(Connection* connection) {
-  auto& place = connections_[connection->stream().slot];
-  VP_ASSERT(place.get() == connection);
-  closing_.push_back(std::move(place));
-  --open_connections_;
-  wake();
-}
-
-// Of thousands at once, some each turn: a reset costs the kernel as much as a message.
-void Channel::close_with_reset(int fd) {
-  if (resets_in_turn_ < kResetsPerTurn) {
-    ++resets_in_turn_;
-    virtproxy::close_with_reset(fd);
-  } else {
-    doomed_.push_back(fd);
-    wake();
-  }
-}
-
-void Channel::close_doomed() {
-  resets_in_turn_ = 0;
-  while (!doomed_.empty() && resets_in_turn_ < kResetsPerTurn) {
-    const int fd = doomed_.back();
-    doomed_.pop_back();
-    close_with_reset(fd);
-  }
-  if (!doomed_.empty()) wake();
-}
-
-void Channel::abort_all() {
-  for (size_t slot = 0; slot < connections_.size(); ++slot) {
-    if (connections_[slot]) connections_[slot]->abort();
-  }
-}
-
-void Channel::want_flush(Connection* connection) {
-  if (connection->flush_wanted) return;
-  connection->flush_wanted = true;
-  flushing_.push_back(connection);
-  wake();
-}
-
-void Channel::wait_for_buffer(Connection* connection) {
-  VP_ASSERT(!connection->waits_for_buffer);
-  connection->waits_for_buffer = true;
-  waiting_[static_cast<size_t>(connection->receive_size())].push_back(connection);
-  wake();
-}
-
-// Buffers that came back go to those that wait, in the order in which they began to.
-void Channel::hand_out_buffers() {
-  pool_.replenish();
-  for (const BufferSize size : {BufferSize::kSmall, BufferSize::kLarge}) {
-    auto& waiting = waiting_[static_cast<size_t>(size)];
-    for (size_t left = std::min(pool_.ready(size), waiting.size()); left > 0; --left) {
-      Connection* connection = waiting.front();
-      waiting.pop_front();
-      connection->buffer_came();
-    }
-  }
-}
-
-void Channel::reap() {
-  if (closing_.empty()) return;
-  for (auto& waiting : waiting_) {
-    std::erase_if(waiting, [](Connection* c) {
-      if (!c->closing()) return false;
-      c->waits_for_buffer = false;
-      return true;
-    });
-  }
-  std::erase_if(closing_,
-                [](const std::unique_ptr<Connection>& c) { return c->idle() && !c->flush_wanted; });
-}
-
-void Channel::trim() {
-  const bool busy = std::exchange(busy_, false);
-  const bool more = pool_.trim();
-  if (open_connections_ == 0) writer_.trim();
-  pipes_.trim();
-  if (!busy) {
-    reader_.trim();
-    if (config_.release_memory != nullptr) config_.release_memory();
-  }
-  if (busy || more) trim_timer_.set(loop_.now() + kTrimInterval);
 }
 
 // --- the end ----------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ void Link::admit(int fd) {
 void Link::turn_away(int fd) {
   const std::string who = describe(origin_of(fd));
   close(fd);
-  if (const auto hidden = strangers_.allow(std::chrono::steady_clock::now())) {
+  if (const auto hidden = strangers_.allow(loop_.now())) {
     log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.id, who,
              *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
   }

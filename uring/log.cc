@@ -255,7 +255,7 @@ void open_standard_descriptors() {
   }
 }
 
-std::optional<uint64_t> RateLimit::allow(TimePoint now) {
+std::optional<uint64_t> RateLimit::allow(Instant now) {
   if (!window_start_ || now - *window_start_ >= std::chrono::seconds(1)) {
     window_start_ = now;
     used_ = 0;

@@ -21,6 +21,8 @@
 #include <optional>
 #include <string_view>
 
+#include "core/time.h"
+
 namespace virtproxy {
 
 enum class LogLevel : int { kError, kWarn, kInfo, kDebug, kTrace };
@@ -99,19 +101,17 @@ void log_trace(fmt::format_string<Args...> format, Args&&... args) {
 //   *hidden);
 class RateLimit {
  public:
-  using TimePoint = std::chrono::steady_clock::time_point;
-
   explicit RateLimit(unsigned lines_per_second) : limit_(lines_per_second) {}
 
   // Nothing: say nothing, it is counted. A number: say it, and that so many were held back since
   // the last line that was allowed.
-  std::optional<uint64_t> allow(TimePoint now);
+  std::optional<uint64_t> allow(Instant now);
 
  private:
   unsigned limit_;
   unsigned used_ = 0;
   uint64_t suppressed_ = 0;
-  std::optional<TimePoint> window_start_;
+  std::optional<Instant> window_start_;
 };
 
 }  // namespace virtproxy

@@ -6,9 +6,7 @@ namespace virtproxy {
 
 void Presence::changed(std::string state) {
   state_ = std::move(state);
-  const RateLimit::TimePoint now(
-      std::chrono::duration_cast<RateLimit::TimePoint::duration>(loop_.now()));
-  if (summary_.armed() || !limit_.allow(now)) {
+  if (summary_.armed() || !limit_.allow(loop_.now())) {
     ++hidden_;
     if (!summary_.armed()) summary_.set(loop_.now() + std::chrono::seconds(1));
     return;

@@ -195,7 +195,7 @@ TEST(LogTest, LevelNames) {
 
 TEST(RateLimitTest, CountsWhatItHolds) {
   RateLimit limit(2);
-  const RateLimit::TimePoint start{};
+  const Instant start{};
   EXPECT_EQ(limit.allow(start), 0U);
   EXPECT_EQ(limit.allow(start + 10ms), 0U);
   EXPECT_FALSE(limit.allow(start + 20ms));
