@@ -32,8 +32,7 @@ std::vector<gid_t> groups_of(int fd) {
 
 }  // namespace
 
-bool AccessList::admits(int fd) const {
-  const Origin origin = origin_of(fd);
+bool AccessList::admits(int fd, const Origin& origin) const {
   switch (origin.kind) {
     case Origin::Kind::kUnix: {
       if (!guards_unix() || lists(uids, origin.uid) || lists(gids, origin.gid)) return true;

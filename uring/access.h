@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "uring/origin.h"
+
 namespace virtproxy {
 
 struct AccessList {
@@ -19,7 +21,7 @@ struct AccessList {
 
   // Whether the other side of an accepted socket may stay. Where nothing is listed for its kind,
   // everybody may; where it cannot be told who it is and something is listed, nobody.
-  bool admits(int fd) const;
+  bool admits(int fd, const Origin& origin) const;
 };
 
 }  // namespace virtproxy

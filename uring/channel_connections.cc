@@ -94,7 +94,7 @@ void Channel::refuse_held() {
 
 void Channel::admit(int fd, const ForwardSpec& forward) {
   const Origin origin = origin_of(fd);
-  if (!config_.clients.admits(fd)) {
+  if (!config_.clients.admits(fd, origin)) {
     close_with_reset(fd);
     if (const auto hidden = strangers_.allow(loop_.now())) {
       log_warn("channel {}: service {}: client refused: {} is not on the list (--allow-…){}", id(),
@@ -111,7 +111,7 @@ void Channel::admit(int fd, const ForwardSpec& forward) {
   if (log_enabled(LogLevel::kDebug)) {
     log_debug("channel {}: client of service {} from {}", id(), forward.service, describe(origin));
   }
-  add(*stream, forward.service).adopt(fd);
+  add(*stream, forward.service).adopt(fd, origin.kind == Origin::Kind::kUnix);
   wake();
 }
 

@@ -51,20 +51,25 @@ Connection::~Connection() {
   if (file_.fd >= 0) close(file_.fd);
 }
 
-void Connection::adopt(int fd) {
+void Connection::adopt(int fd, bool is_unix) {
   file_ = {fd, -1};
-  sockaddr_storage local{};
-  socklen_t size = sizeof local;
-  getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size);
-  is_unix_ = local.ss_family == AF_UNIX;
-  prepare_connection(fd, local.ss_family);
+  is_unix_ = is_unix;
+  if (!is_unix) {
+    sockaddr_storage local{};
+    socklen_t size = sizeof local;
+    getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size);
+    is_unix_ = local.ss_family == AF_UNIX;
+    prepare_connection(fd, local.ss_family);
+  }
   receive_more();
 }
 
 void Connection::dial(const Endpoint& endpoint, Duration timeout) {
   Dial::Client* const client = this;
   dial_ = std::make_unique<Dial>(channel_.loop(), channel_.resolution(), client);
+  is_unix_ = endpoint.kind == Endpoint::Kind::kUnix;
   dial_->start(endpoint, timeout);
+  if (const int fd = dial_->take(); fd >= 0) dialed(fd);
 }
 
 void Connection::dialed(int fd) {
@@ -72,7 +77,7 @@ void Connection::dialed(int fd) {
   dialed_ = true;
   channel_.session().accepted(stream_);
   channel_.want_write();
-  adopt(fd);
+  adopt(fd, is_unix_);
   channel_.want_flush(this);
 }
 

@@ -35,8 +35,8 @@ class Connection final : private Completion, private Dial::Client {
   Connection(Channel& channel, StreamKey stream, std::string_view service);
   ~Connection();
 
-  // An accepted client.
-  void adopt(int fd);
+  // An accepted client; `is_unix` where that is known, to save asking.
+  void adopt(int fd, bool is_unix);
   // A service to connect to; bytes that arrive for it meanwhile are kept.
   void dial(const Endpoint& endpoint, Duration timeout);
 

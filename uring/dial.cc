@@ -82,6 +82,13 @@ void Dial::resolved(Resolver::Result result) {
   try_next();
 }
 
+int Dial::take() {
+  if (connected_ < 0) return -1;
+  deadline_.clear();
+  running_ = false;
+  return std::exchange(connected_, -1);
+}
+
 void Dial::cancel() {
   running_ = false;
   if (lookup_) resolution_.cancel(*lookup_);

@@ -36,6 +36,9 @@ class Dial final : private Completion, private Timer::Owner, private Resolution:
 
   // Tells the client before `timeout` is over, and never from inside start().
   void start(const Endpoint& endpoint, Duration timeout);
+  // After start(): the descriptor if it connected at once, for who need not be told in the next
+  // turn; else -1.
+  int take();
   // The client hears nothing more.
   void cancel();
   // The object may be destroyed: nothing of it is known to the kernel.
@@ -68,7 +71,7 @@ class Dial final : private Completion, private Timer::Owner, private Resolution:
   unsigned attempt_ = 0;  // counts sockets, so that a late completion is known for what it is
   unsigned polled_ = 0;   // the attempt that poll_ is about
   bool in_progress_ = false;
-  int connected_ = -1;  // handed to the client in the next turn
+  int connected_ = -1;  // for take(), or handed to the client in the next turn
   Duration backoff_{};
   Duration share_{};
   int last_error_ = 0;

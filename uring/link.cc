@@ -130,7 +130,7 @@ void Link::complete(Op&, int result, uint32_t) {
 }
 
 void Link::admit(int fd) {
-  if (peers_.admits(fd)) return ready(fd, Kind::kSocket);
+  if (peers_.admits(fd, origin_of(fd))) return ready(fd, Kind::kSocket);
   turn_away(fd);
   acquire();
 }

@@ -144,21 +144,21 @@ TEST(ContainmentTest, ListenersThatOthersReachNeedAFlag) {
 TEST(AccessListTest, UnixClientsByUserOrGroup) {
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-  EXPECT_TRUE(AccessList{}.admits(pair[0]));
-  EXPECT_TRUE((AccessList{{geteuid()}, {}, {}}.admits(pair[0])));
-  EXPECT_TRUE((AccessList{{}, {getegid()}, {}}.admits(pair[0])));
-  EXPECT_TRUE((AccessList{{geteuid() + 1}, {getegid()}, {}}.admits(pair[0])));
-  EXPECT_FALSE((AccessList{{geteuid() + 1}, {}, {}}.admits(pair[0])));
-  EXPECT_FALSE((AccessList{{geteuid() + 1}, {getegid() + 77777}, {}}.admits(pair[0])));
+  EXPECT_TRUE(AccessList{}.admits(pair[0], origin_of(pair[0])));
+  EXPECT_TRUE((AccessList{{geteuid()}, {}, {}}.admits(pair[0], origin_of(pair[0]))));
+  EXPECT_TRUE((AccessList{{}, {getegid()}, {}}.admits(pair[0], origin_of(pair[0]))));
+  EXPECT_TRUE((AccessList{{geteuid() + 1}, {getegid()}, {}}.admits(pair[0], origin_of(pair[0]))));
+  EXPECT_FALSE((AccessList{{geteuid() + 1}, {}, {}}.admits(pair[0], origin_of(pair[0]))));
+  EXPECT_FALSE((AccessList{{geteuid() + 1}, {getegid() + 77777}, {}}.admits(pair[0], origin_of(pair[0]))));
   for (const int fd : pair) close(fd);
 }
 
 TEST(AccessListTest, WhoCannotBeToldIsRefused) {
   int pair[2];
   ASSERT_EQ(pipe(pair), 0);
-  EXPECT_TRUE(AccessList{}.admits(pair[0]));
-  EXPECT_FALSE((AccessList{{geteuid()}, {}, {}}.admits(pair[0])));
-  EXPECT_FALSE((AccessList{{}, {}, {3}}.admits(pair[0])));
+  EXPECT_TRUE(AccessList{}.admits(pair[0], origin_of(pair[0])));
+  EXPECT_FALSE((AccessList{{geteuid()}, {}, {}}.admits(pair[0], origin_of(pair[0]))));
+  EXPECT_FALSE((AccessList{{}, {}, {3}}.admits(pair[0], origin_of(pair[0]))));
   for (const int fd : pair) close(fd);
 }
 
