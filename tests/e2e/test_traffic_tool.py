@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from addresses import Address
@@ -80,7 +82,9 @@ def test_a_stall_is_reported(scene: Scene) -> None:
     scene.serve("sink-never", never)
     command = [BIN / "virtproxy-traffic", "exchange", "--connect", never.traffic]
     run = scene.run([*command, "--streams", "2", "--stall-limit", "1"], expect=1)
-    assert "no progress" in run.stderr() and "stalled: stream=0 side=client" in run.stderr()
+    # The other one may have got its last bytes into the kernel a moment later.
+    assert "no progress" in run.stderr()
+    assert re.search(r"stalled: stream=[01] side=client", run.stderr())
 
 
 def test_probe_measures_a_direct_echo(scene: Scene) -> None:
