@@ -152,7 +152,8 @@ void BM_ReceivePoolTake(benchmark::State& state) {
   if (!ring) return;
   ReceivePool pool(*ring, 16u << 20, 0);
   for (auto _ : state) {
-    Buffer* buffer = pool.take(BufferSize::kLarge);
+    // const: what is not, the optimiser may take for changed.
+    Buffer* const buffer = pool.take(BufferSize::kLarge);
     benchmark::DoNotOptimize(buffer);
     if (buffer == nullptr) std::abort();
     pool.release(buffer);
