@@ -225,8 +225,9 @@ def test_a_receiver_that_is_slow_but_moves_is_not_closed(
     receiver, sender = open_stream(line, clients, service)
     mark = line.daemon.mark()
     content = random.Random(SEED).randbytes(size)
-    sending = in_background(lambda: (sender.sendall(content), sender.close()))
+    # Before the flood: it would have to wait for a receiver that does not read yet.
     pinger = Pinger(line, NEW) if company == "with-others" else None
+    sending = in_background(lambda: (sender.sendall(content), sender.close()))
     begin = time.monotonic()
     piece = 256 * 1024 if pinger else 512 * 1024
     for at in range(0, size, piece):
