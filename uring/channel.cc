@@ -356,7 +356,7 @@ void Channel::on_oddity(const Event& event) {
               row.outcome);
   } else if (const auto hidden = oddities_.allow(loop_.now())) {
     log_warn("channel {}: the other end sent {} ({}): {}{}", id(), row.text, event.count,
-             row.outcome, *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+             row.outcome, and_others(*hidden));
   }
 }
 

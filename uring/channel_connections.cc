@@ -98,8 +98,7 @@ void Channel::admit(int fd, const ForwardSpec& forward) {
     close_with_reset(fd);
     if (const auto hidden = strangers_.allow(loop_.now())) {
       log_warn("channel {}: service {}: client refused: {} is not on the list (--allow-…){}", id(),
-               forward.service, describe(origin),
-               *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+               forward.service, describe(origin), and_others(*hidden));
     }
     return;
   }
@@ -111,7 +110,7 @@ void Channel::admit(int fd, const ForwardSpec& forward) {
   if (log_enabled(LogLevel::kDebug)) {
     log_debug("channel {}: client of service {} from {}", id(), forward.service, describe(origin));
   }
-  add(*stream, forward.service).adopt(fd, origin.kind == Origin::Kind::kUnix);
+  add(*stream, forward.service).adopt(fd, forward.endpoint.kind);
   wake();
 }
 
@@ -121,7 +120,7 @@ void Channel::refuse(int fd, const ForwardSpec& forward) {
     log_warn("channel {}: service {}: client refused: {}{}", id(), forward.service,
              choice_.up() ? "no more streams (--max-streams here or there, or going away)"
                           : "the channel is down",
-             *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+             and_others(*hidden));
   }
 }
 
@@ -149,8 +148,7 @@ Connection& Channel::connection_of(StreamKey stream) {
 void Channel::dial_failed(std::string_view service, const std::string& reason) {
   const auto hidden = dial_failures_.allow(loop_.now());
   if (!hidden) return;
-  log_info("channel {}: service {}: {}{}", id(), service, reason,
-           *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+  log_info("channel {}: service {}: {}{}", id(), service, reason, and_others(*hidden));
 }
 
 void Channel::closing(Connection* connection) {

@@ -166,8 +166,7 @@ void ChannelWriter::submit() {
   } else if (!cuts_.empty()) {
     push();
   } else if (kind_ == Link::Kind::kPort && write_port()) {
-    release_buffers();
-    client_->channel_written();
+    batch_left();
   } else if (kind_ != Link::Kind::kSocket) {
     ring.write(op_, file_, staging_.data() + written_,
                std::min<size_t>(staged_ - written_, kDeviceWrite));
@@ -198,7 +197,7 @@ void ChannelWriter::push() {
     if (moved > 0) continue;
     // All there is, or as much as the pipe takes.
     if (moved == -EAGAIN && assembly_->held() > 0) {
-      moved = assembly_->drain(file_.fd, assembly_->held(), false);
+      moved = assembly_->drain(file_.fd, assembly_->held());
       if (moved == -EAGAIN) {
         polling_ = true;
         return submit();
@@ -209,8 +208,7 @@ void ChannelWriter::push() {
                                                : "write cut short");
     }
   }
-  release_buffers();
-  client_->channel_written();
+  batch_left();
 }
 
 // Moves the next vectors, or the next bytes of a pipe, to the assembly. Their number, or a negative
@@ -271,11 +269,15 @@ void ChannelWriter::complete(Op&, int result, uint32_t) {
     written_ += static_cast<size_t>(std::max(result, 0));
     if (written_ < staged_) return submit();
   }
-  release_buffers();
-  client_->channel_written();
+  batch_left();
 }
 
 void ChannelWriter::expired(Timer&) { submit(); }
+
+void ChannelWriter::batch_left() {
+  release_buffers();
+  client_->channel_written();
+}
 
 void ChannelWriter::release_buffers() {
   for (Buffer* buffer : buffers_) pool_.release(buffer);

@@ -70,6 +70,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void push();
   bool assembled() const { return cut_at_ == cuts_.size() && vector_at_ == vectors_.size(); }
   ssize_t assemble();
+  void batch_left();
   void release_buffers();
   void let_go();
   uint64_t batch_limit() const;

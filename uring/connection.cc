@@ -51,23 +51,17 @@ Connection::~Connection() {
   if (file_.fd >= 0) close(file_.fd);
 }
 
-void Connection::adopt(int fd, bool is_unix) {
+void Connection::adopt(int fd, Endpoint::Kind kind) {
   file_ = {fd, -1};
-  is_unix_ = is_unix;
-  if (!is_unix) {
-    sockaddr_storage local{};
-    socklen_t size = sizeof local;
-    getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size);
-    is_unix_ = local.ss_family == AF_UNIX;
-    prepare_connection(fd, local.ss_family);
-  }
+  kind_ = kind;
+  if (kind == Endpoint::Kind::kTcp) prepare_tcp(fd);
   receive_more();
 }
 
 void Connection::dial(const Endpoint& endpoint, Duration timeout) {
   Dial::Client* const client = this;
   dial_ = std::make_unique<Dial>(channel_.loop(), channel_.resolution(), client);
-  is_unix_ = endpoint.kind == Endpoint::Kind::kUnix;
+  kind_ = endpoint.kind;
   dial_->start(endpoint, timeout);
   if (const int fd = dial_->take(); fd >= 0) dialed(fd);
 }
@@ -77,7 +71,7 @@ void Connection::dialed(int fd) {
   dialed_ = true;
   channel_.session().accepted(stream_);
   channel_.want_write();
-  adopt(fd, is_unix_);
+  adopt(fd, kind_);
   channel_.want_flush(this);
 }
 
@@ -102,10 +96,9 @@ bool Connection::idle() const {
 // --- socket to channel ------------------------------------------------------------------------
 
 void Connection::receive_more() {
-  if (closing_ || file_.fd < 0 || input_ended_ || receive_op_.pending || waits_for_buffer) return;
-  if (outbound_buffers_ >= kMostOutboundBuffers) return;
-  const uint64_t credit = channel_.session().credit(stream_);
-  if (credit == 0) return watch_for_hangup();
+  if (waits_for_buffer || outbound_buffers_ >= kMostOutboundBuffers) return;
+  const uint64_t credit = receivable();
+  if (credit == 0) return;
   touched_ = true;
   // What a pipe holds must leave before a buffer is filled behind it.
   if (outbound_pipe_ != nullptr) return;
@@ -117,11 +110,18 @@ void Connection::receive_more() {
 
 void Connection::buffer_came() {
   waits_for_buffer = false;
-  if (closing_ || file_.fd < 0 || input_ended_ || receive_op_.pending) return;
-  const uint64_t credit = channel_.session().credit(stream_);
-  if (credit == 0) return watch_for_hangup();
+  const uint64_t credit = receivable();
+  if (credit == 0) return;
   // Without provided buffers it was found readable, and a poll would let others take the buffer.
   channel_.pool().provided() ? receive(credit) : on_readable(POLLIN);
+}
+
+// Bytes that may be received now, as far as the stream is concerned.
+uint64_t Connection::receivable() {
+  if (closing_ || file_.fd < 0 || input_ended_ || receive_op_.pending) return 0;
+  const uint64_t credit = channel_.session().credit(stream_);
+  if (credit == 0) watch_for_hangup();
+  return credit;
 }
 
 void Connection::receive(uint64_t credit) {
@@ -204,7 +204,7 @@ void Connection::on_readable(int result) {
   const int error = errno;
   pool.release(buffer);
   // The result of a send that was told of a reset may be waiting behind this one.
-  if (got == 0 && !is_unix_ && send_op_.pending && was_reset(file_.fd)) {
+  if (got == 0 && kind_ != Endpoint::Kind::kUnix && send_op_.pending && was_reset(file_.fd)) {
     return fail(Fault::kAborted);
   }
   on_received(got == 0 ? 0 : -error, 0);
@@ -315,7 +315,8 @@ void Connection::on_hangup(int result) {
   socklen_t size = sizeof error;
   getsockopt(file_.fd, SOL_SOCKET, SO_ERROR, &error, &size);
   // Otherwise closed in an orderly way: what it left is still to be read once there is credit.
-  if (error != 0 || (result > 0 && (result & POLLERR) != 0 && !is_unix_)) fail(Fault::kAborted);
+  if (error != 0 || (result > 0 && (result & POLLERR) != 0 && kind_ != Endpoint::Kind::kUnix))
+    fail(Fault::kAborted);
 }
 
 // --- channel to socket ------------------------------------------------------------------------
@@ -438,7 +439,7 @@ void Connection::read_pipe() {
 
 void Connection::drain_pipe() {
   Pipe* pipe = inbound_pipe_;
-  const ssize_t sent = pipe->drain(file_.fd, pipe->held(), false);
+  const ssize_t sent = pipe->drain(file_.fd, pipe->held());
   if (sent < 0 && sent != -EAGAIN && sent != -EINTR) return fail(Fault::kAborted);
   if (sent > 0) taken(static_cast<size_t>(sent));
   if (pipe->held() == 0) {

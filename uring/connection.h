@@ -35,8 +35,8 @@ class Connection final : private Completion, private Dial::Client {
   Connection(Channel& channel, StreamKey stream, std::string_view service);
   ~Connection();
 
-  // An accepted client; `is_unix` where that is known, to save asking.
-  void adopt(int fd, bool is_unix);
+  // An accepted client of a listener of this kind.
+  void adopt(int fd, Endpoint::Kind kind);
   // A service to connect to; bytes that arrive for it meanwhile are kept.
   void dial(const Endpoint& endpoint, Duration timeout);
 
@@ -93,6 +93,7 @@ class Connection final : private Completion, private Dial::Client {
   void dial_failed(Fault fault, const std::string& reason) override;
   void dial_settled() override;
 
+  uint64_t receivable();
   void receive(uint64_t credit);
   void on_received(int result, uint32_t flags);
   void on_readable(int result);
@@ -121,7 +122,7 @@ class Connection final : private Completion, private Dial::Client {
   File file_;
   std::unique_ptr<Dial> dial_;
   bool closing_ = false;
-  bool is_unix_ = false;
+  Endpoint::Kind kind_ = Endpoint::Kind::kTcp;
   bool dialed_ = false;   // a service, not a client
   bool touched_ = false;  // something may have been read from it, or written to it
 

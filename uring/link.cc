@@ -130,18 +130,14 @@ void Link::complete(Op&, int result, uint32_t) {
 }
 
 void Link::admit(int fd) {
-  if (peers_.admits(fd, origin_of(fd))) return ready(fd, Kind::kSocket);
-  turn_away(fd);
-  acquire();
-}
-
-void Link::turn_away(int fd) {
-  const std::string who = describe(origin_of(fd));
+  const Origin origin = origin_of(fd);
+  if (peers_.admits(fd, origin)) return ready(fd, Kind::kSocket);
   close(fd);
   if (const auto hidden = strangers_.allow(loop_.now())) {
-    log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.id, who,
-             *hidden > 0 ? " (and " + std::to_string(*hidden) + " others)" : "");
+    log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.id,
+             describe(origin), and_others(*hidden));
   }
+  acquire();
 }
 
 void Link::open_device() {
@@ -181,12 +177,7 @@ void Link::ready(int fd, Kind kind) {
   fd_ = fd;
   backoff_ = kFirstBackoff;
   last_reason_.clear();
-  if (kind == Kind::kSocket) {
-    sockaddr_storage local{};
-    socklen_t size = sizeof local;
-    getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size);
-    prepare_connection(fd, local.ss_family);
-  }
+  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) prepare_tcp(fd);
   client_->link_ready(fd, kind);
 }
 

@@ -63,7 +63,6 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
 
   void acquire();
   void admit(int fd);
-  void turn_away(int fd);
   void hold_place();
   void give_place();
   void hang_up();

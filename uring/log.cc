@@ -270,4 +270,8 @@ std::optional<uint64_t> RateLimit::allow(Instant now) {
   return hidden;
 }
 
+std::string and_others(uint64_t hidden) {
+  return hidden > 0 ? fmt::format(" (and {} others)", hidden) : "";
+}
+
 }  // namespace virtproxy

@@ -19,6 +19,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "core/time.h"
@@ -97,8 +98,7 @@ void log_trace(fmt::format_string<Args...> format, Args&&... args) {
 // Keeps one kind of line to at most N in any window of a second. Not thread-safe: one per thread
 // and kind.
 //
-//   if (const auto hidden = limit.allow(now)) log_warn("refused {} ({} more hidden)", peer,
-//   *hidden);
+//   if (const auto hidden = limit.allow(now)) log_warn("refused {}{}", peer, and_others(*hidden));
 class RateLimit {
  public:
   explicit RateLimit(unsigned lines_per_second) : limit_(lines_per_second) {}
@@ -113,5 +113,8 @@ class RateLimit {
   uint64_t suppressed_ = 0;
   std::optional<Instant> window_start_;
 };
+
+// " (and 7 others)", or nothing for none.
+std::string and_others(uint64_t hidden);
 
 }  // namespace virtproxy

@@ -16,8 +16,8 @@ namespace {
 // the user's share of pipe memory (fs.pipe-user-pages-soft) is used up, a pipe stays at 16 slots.
 constexpr int kPipeBytes = 512 * 1024;
 
-ssize_t move(int from, int to, size_t size, unsigned flags) {
-  const ssize_t moved = splice(from, nullptr, to, nullptr, size, SPLICE_F_NONBLOCK | flags);
+ssize_t move(int from, int to, size_t size) {
+  const ssize_t moved = splice(from, nullptr, to, nullptr, size, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
   return moved < 0 ? -errno : moved;
 }
 
@@ -29,22 +29,21 @@ Pipe::~Pipe() {
 }
 
 ssize_t Pipe::fill(int socket, size_t size) {
-  const ssize_t moved = move(socket, write_end_, size, SPLICE_F_MOVE);
+  const ssize_t moved = move(socket, write_end_, size);
   if (moved > 0) held_ += static_cast<size_t>(moved);
   return moved;
 }
 
-ssize_t Pipe::drain(int socket, size_t size, bool more_follows) {
+ssize_t Pipe::drain(int socket, size_t size) {
   VP_ASSERT(size > 0 && size <= held_);
-  const ssize_t moved =
-      move(read_end_, socket, size, SPLICE_F_MOVE | (more_follows ? SPLICE_F_MORE : 0));
+  const ssize_t moved = move(read_end_, socket, size);
   if (moved > 0) held_ -= static_cast<size_t>(moved);
   return moved;
 }
 
 ssize_t Pipe::pour(Pipe& to, size_t size) {
   VP_ASSERT(size > 0 && size <= held_);
-  const ssize_t moved = move(read_end_, to.write_end_, size, SPLICE_F_MOVE);
+  const ssize_t moved = move(read_end_, to.write_end_, size);
   if (moved > 0) {
     held_ -= static_cast<size_t>(moved);
     to.held_ += static_cast<size_t>(moved);

@@ -39,7 +39,7 @@ class Pipe {
   // stream, or a negative errno. -EAGAIN from fill(): the socket has nothing, or the pipe, if it
   // holds something already, is full.
   ssize_t fill(int socket, size_t size);
-  ssize_t drain(int socket, size_t size, bool more_follows);
+  ssize_t drain(int socket, size_t size);
   // The same from one pipe to another, and from memory.
   ssize_t pour(Pipe& to, size_t size);
   ssize_t write(std::span<const iovec> from);

@@ -264,8 +264,7 @@ void BoundPath::remove() {
   path_.clear();
 }
 
-void prepare_connection(int fd, int family) {
-  if (family != AF_INET && family != AF_INET6) return;
+void prepare_tcp(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kMostUnsent);
   if (peer_is_on_loopback(fd)) set_option(fd, SOL_SOCKET, SO_RCVBUF, kLoopbackReceiveBuffer);
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);

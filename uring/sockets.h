@@ -56,7 +56,7 @@ tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const L
 std::string remote_fault(const Endpoint& endpoint);
 
 // Small writes leave at once; a vanished TCP peer is noticed within about a minute.
-void prepare_connection(int fd, int family);
+void prepare_tcp(int fd);
 
 // Whether the connection is gone in both directions, so that what reads as its end is none: a reset
 // is told once, and a send may have been told.
