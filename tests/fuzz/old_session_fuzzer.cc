@@ -3,42 +3,20 @@
 // is held and kept, and the sanitizers.
 
 #include <cstdint>
-#include <map>
 #include <vector>
 
 #include "core/assert.h"
 #include "core/protocol_choice.h"
+#include "tests/fuzz/input.h"
+#include "tests/fuzz/streams.h"
 
 using namespace virtproxy;
+using namespace virtproxy::fuzz;
 
 namespace {
 
 constexpr uint64_t kBudget = 1u << 20;
 constexpr size_t kRead = 4096;
-
-class Input {
- public:
-  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-  bool empty() const { return size_ == 0; }
-  uint64_t number(size_t bytes) {
-    uint64_t value = 0;
-    for (size_t i = 0; i < bytes && size_ > 0; ++i, ++data_, --size_) {
-      value |= uint64_t{*data_} << (8 * i);
-    }
-    return value;
-  }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-};
-
-struct Held {
-  StreamKey key;
-  uint64_t bytes = 0;
-  bool input_ended = false;
-  bool ended = false;
-};
 
 class World {
  public:
@@ -137,20 +115,19 @@ class World {
     const uint64_t what = in.number(1) % 7;
     if (what == 0) {
       if (const auto key = session.open("service", Priority::kNormal, {})) {
-        streams_[key->slot] = {*key, 0, false, false};
+        streams_.add(*key);
       }
       return;
     }
     if (streams_.empty()) return;
-    auto at = streams_.begin();
-    std::advance(at, static_cast<long>(in.number(1) % streams_.size()));
+    const auto at = streams_.any(in);
     Held& held = at->second;
     const StreamKey stream = held.key;
-    if (what == 1 && !held.input_ended) {
+    if (what == 1 && !held.finished) {
       const uint64_t bytes = std::min<uint64_t>(in.number(2), session.credit(stream));
       if (bytes > 0) session.queue(stream, bytes);
-    } else if (what == 2 && !held.input_ended) {
-      held.input_ended = true;
+    } else if (what == 2 && !held.finished) {
+      held.finished = true;
       session.end(stream);
     } else if (what == 3) {
       streams_.erase(at);
@@ -181,33 +158,8 @@ class World {
   }
 
   void react() {
-    for (const Event& event : events_) {
-      const auto at = streams_.find(event.stream.slot);
-      const bool known = at != streams_.end() && at->second.key == event.stream;
-      switch (event.kind) {
-        case Event::Kind::kDown:
-          streams_.clear();
-          break;
-        case Event::Kind::kOpened:
-          streams_[event.stream.slot] = {event.stream, 0, false, false};
-          break;
-        case Event::Kind::kData:
-          if (known) at->second.bytes += event.bytes.size();
-          break;
-        case Event::Kind::kEnd:
-          if (known) at->second.ended = true;
-          break;
-        case Event::Kind::kReset:
-        case Event::Kind::kClosed:
-          if (known) streams_.erase(at);
-          break;
-        default:
-          break;
-      }
-    }
-    events_.clear();
-    uint64_t held = 0;
-    for (const auto& [slot, stream] : streams_) held += stream.bytes;
+    streams_.hear(events_);
+    const uint64_t held = streams_.held();
     VP_ASSERT(held <= kBudget + pending_.size() + kRead);
     VP_ASSERT(streams_.size() <= 16);
   }
@@ -217,7 +169,7 @@ class World {
   Events events_;
   std::vector<int32_t> numbers_;
   std::vector<std::byte> pending_;
-  std::map<uint32_t, Held> streams_;
+  Streams streams_;
 };
 
 }  // namespace

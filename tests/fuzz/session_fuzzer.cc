@@ -3,21 +3,14 @@
 // the core, the bytes that the session may make its driver hold, and the sanitizers.
 
 #include <algorithm>
-#include <map>
 
 #include "tests/fuzz/peer.h"
+#include "tests/fuzz/streams.h"
 
 using namespace virtproxy;
 using namespace virtproxy::fuzz;
 
 namespace {
-
-struct Held {
-  StreamKey key;
-  uint64_t bytes = 0;
-  bool ended = false;
-  bool finished = false;
-};
 
 class World {
  public:
@@ -73,13 +66,12 @@ class World {
     const uint64_t what = in.number(1) % 8;
     if (what == 0) {
       const auto priority = static_cast<Priority>(in.number(1) % kPriorities);
-      if (const auto key = session_.open("service", priority, {})) streams_[key->slot] = {*key};
+      if (const auto key = session_.open("service", priority, {})) streams_.add(*key);
       return;
     }
     if (what == 1 && in.number(1) == 7) return session_.go_away();
     if (streams_.empty()) return;
-    auto at = streams_.begin();
-    std::advance(at, static_cast<long>(in.number(1) % streams_.size()));
+    const auto at = streams_.any(in);
     Held& held = at->second;
     const StreamKey stream = held.key;
     if (what <= 2 && !held.finished) {
@@ -112,36 +104,8 @@ class World {
   }
 
   void react() {
-    for (const Event& event : events_) {
-      const auto at = streams_.find(event.stream.slot);
-      const bool known = at != streams_.end() && at->second.key == event.stream;
-      switch (event.kind) {
-        case Event::Kind::kDown:
-          streams_.clear();
-          break;
-        case Event::Kind::kOpened:
-          VP_ASSERT(!event.service.empty() && event.bytes.size() <= limit::kMaxMetadata);
-          streams_[event.stream.slot] = {event.stream};
-          break;
-        case Event::Kind::kData:
-          if (!known) break;
-          VP_ASSERT(!at->second.ended && !event.bytes.empty());
-          at->second.bytes += event.bytes.size();
-          break;
-        case Event::Kind::kEnd:
-          if (known) at->second.ended = true;
-          break;
-        case Event::Kind::kReset:
-        case Event::Kind::kClosed:
-          if (known) streams_.erase(at);
-          break;
-        default:
-          break;
-      }
-    }
-    events_.clear();
-    uint64_t held = 0;
-    for (const auto& [slot, stream] : streams_) held += stream.bytes;
+    streams_.hear(events_);
+    const uint64_t held = streams_.held();
     VP_ASSERT(held <= kBudget);
     VP_ASSERT(streams_.size() <= kStreams);
     VP_ASSERT(session_.figures().held == held);
@@ -154,7 +118,7 @@ class World {
   Events events_;
   Peer peer_;
   Bytes pending_;
-  std::map<uint32_t, Held> streams_;
+  Streams streams_;
 };
 
 }  // namespace
