@@ -58,8 +58,7 @@ Bytes frame(DirectionKey key, const FrameHeader& header, std::span<const std::by
 std::map<std::string, std::string> example() {
   std::map<std::string, std::string> blocks;
   const auto add_hello = [&](const std::string& name, const Hello& hello) {
-    Bytes bytes(kHelloSize);
-    encode_hello(hello, bytes.data());
+    const Bytes bytes = hello_bytes(hello);
     EXPECT_EQ(hex(std::span(bytes).subspan(80, 1032 - 80)), std::string(2 * (1032 - 80), '0'));
     blocks[name] = hex(std::span(bytes).first(80)) + hex(std::span(bytes).last(12));
   };

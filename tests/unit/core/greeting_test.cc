@@ -113,7 +113,7 @@ TEST(Greeting, RepeatedOnesOfTheSameSessionDisturbNothing) {
   Puppet puppet;
   puppet.establish();
   for (int i = 0; i < 20; ++i) {
-    puppet.say(Puppet::hello_bytes(puppet.mine));
+    puppet.say(hello_bytes(puppet.mine));
     EXPECT_TRUE(puppet.session.up());
     puppet.hellos.clear();
     puppet.hear();
@@ -122,7 +122,7 @@ TEST(Greeting, RepeatedOnesOfTheSameSessionDisturbNothing) {
     EXPECT_EQ(puppet.hellos[0].frames, 0u);
   }
   puppet.mine.joined = true;
-  puppet.say(Puppet::hello_bytes(puppet.mine));
+  puppet.say(hello_bytes(puppet.mine));
   puppet.hellos.clear();
   puppet.hear();
   EXPECT_TRUE(puppet.hellos.empty()) << "answers are not answered";
@@ -187,7 +187,7 @@ TEST(Greeting, EndThatMissedFramesDoesNotJoin) {
   puppet.mine.echo = puppet.hellos[0].epoch;
   puppet.mine.joined = true;
   puppet.mine.frames = 3;
-  puppet.say(Puppet::hello_bytes(puppet.mine));
+  puppet.say(hello_bytes(puppet.mine));
   EXPECT_FALSE(puppet.session.up());
   puppet.hear();
   EXPECT_NE(puppet.hellos.back().epoch, puppet.hellos[0].epoch);
@@ -200,10 +200,10 @@ TEST(Greeting, AnswerThatCountsMoreFramesThanArrivedEndsTheSession) {
   puppet.say(puppet.frame({FrameType::kPing, false, 0, 0, 0}));
   puppet.mine.joined = true;
   puppet.mine.frames = 1;
-  puppet.say(Puppet::hello_bytes(puppet.mine));
+  puppet.say(hello_bytes(puppet.mine));
   EXPECT_TRUE(puppet.session.up());
   puppet.mine.frames = 2;
-  puppet.say(Puppet::hello_bytes(puppet.mine));
+  puppet.say(hello_bytes(puppet.mine));
   EXPECT_EQ(puppet.fault(), Fault::kFrameLost);
 }
 
@@ -267,7 +267,7 @@ TEST(Greeting, PeerThatDoesNothingButRestartIsSlowedDown) {
   for (uint64_t i = 0; i < 10; ++i) {
     puppet.mine.epoch = 1000 + i;
     puppet.mine.echo = 0;
-    puppet.say(Puppet::hello_bytes(puppet.mine));
+    puppet.say(hello_bytes(puppet.mine));
     ASSERT_EQ(puppet.fault(), Fault::kPeerRestarted);
     if (*puppet.session.deadline() == puppet.now) ++at_once;
     puppet.now = *puppet.session.deadline();

@@ -96,9 +96,7 @@ TEST(OldSearch, GreetingIsProvenAlone) {
   hello.max_streams = 1;
   hello.initial_window = 4096;
   hello.max_frame = 4096;
-  Bytes greeting(kHelloSize);
-  encode_hello(hello, greeting.data());
-  const OldSearch search = find_old_packet(Bytes(17, std::byte{1}) + greeting);
+  const OldSearch search = find_old_packet(Bytes(17, std::byte{1}) + hello_bytes(hello));
   EXPECT_TRUE(search.found);
   EXPECT_EQ(search.at, 17u);
 }

@@ -33,6 +33,12 @@ inline std::byte content(uint64_t id, bool by_opener, uint64_t offset) {
   return static_cast<std::byte>(x * 0xc4ceb9fe1a85ec53 >> 56);
 }
 
+inline Bytes hello_bytes(const Hello& hello) {
+  Bytes bytes(kHelloSize);
+  encode_hello(hello, bytes.data());
+  return bytes;
+}
+
 enum class Fate { kOpen, kClosed, kResetHere, kResetByPeer, kLost };
 
 struct Conversation {

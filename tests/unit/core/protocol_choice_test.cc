@@ -31,9 +31,7 @@ Bytes stale_hello() {
   hello.max_streams = 16;
   hello.initial_window = 4096;
   hello.max_frame = 4096;
-  Bytes bytes(kHelloSize);
-  encode_hello(hello, bytes.data());
-  return bytes;
+  return hello_bytes(hello);
 }
 Bytes half(Bytes bytes) {
   bytes.resize(bytes.size() / 2);
@@ -333,8 +331,7 @@ TEST(ProtocolChoice, GreetingOfNoCommonVersionDoesNotWin) {
   hello.max_streams = 16;
   hello.initial_window = 4096;
   hello.max_frame = 4096;
-  Bytes bytes(kHelloSize);
-  encode_hello(hello, bytes.data());
+  const Bytes bytes = hello_bytes(hello);
   ChoosingEnd end(config_with(1), kAuto);
   end.link_up(seconds(1));
   end.read(bytes, seconds(1));

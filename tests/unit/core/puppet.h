@@ -35,12 +35,6 @@ class Puppet {
     receive_key = direction_key(echo, mine.epoch);
   }
 
-  static Bytes hello_bytes(const Hello& hello) {
-    Bytes bytes(kHelloSize);
-    encode_hello(hello, bytes.data());
-    return bytes;
-  }
-
   Bytes frame(const FrameHeader& header, std::span<const std::byte> payload = {}) const {
     Bytes bytes(kHeaderSize);
     encode_header(header, send_key, bytes.data());

@@ -124,12 +124,12 @@ class MidFrame : public testing::Test {
 
 TEST_F(MidFrame, GreetingInAnUnfinishedFrameIsAskedAndItsAnswerBeginsTheNextSession) {
   puppet.say(part(0, 3000));
-  puppet.say(Puppet::hello_bytes(greeting_of(5555)));
+  puppet.say(hello_bytes(greeting_of(5555)));
   EXPECT_TRUE(puppet.session.up());
   const auto asked = probe();
   ASSERT_TRUE(asked);
   EXPECT_EQ(asked->echo, 5555u);
-  puppet.say(Puppet::hello_bytes(greeting_of(5555, asked->epoch)));
+  puppet.say(hello_bytes(greeting_of(5555, asked->epoch)));
   EXPECT_EQ(puppet.fault(), Fault::kPeerRestarted);
   EXPECT_TRUE(puppet.session.up());
   EXPECT_TRUE(puppet.event(Event::Kind::kUp));
@@ -143,7 +143,7 @@ TEST_F(MidFrame, QuestionIsRepeatedWhenItsAnswerDoesNotCome) {
   puppet.say(part(0, 3000));
   int asked = 0;
   for (int i = 0; i < 6; ++i) {
-    puppet.say(Puppet::hello_bytes(greeting_of(5555)));
+    puppet.say(hello_bytes(greeting_of(5555)));
     if (probe()) ++asked;
     puppet.now += milliseconds(1000);
   }
@@ -152,7 +152,7 @@ TEST_F(MidFrame, QuestionIsRepeatedWhenItsAnswerDoesNotCome) {
 
 TEST_F(MidFrame, InnocentGreetingInAPayloadDisturbsNothing) {
   Bytes payload(16'000);
-  const Bytes innocent = Puppet::hello_bytes(greeting_of(5555));
+  const Bytes innocent = hello_bytes(greeting_of(5555));
   std::copy(innocent.begin(), innocent.end(), payload.begin() + 2000);
   const Bytes frame = puppet.frame(
       {FrameType::kData, true, kOne, static_cast<uint32_t>(payload.size()), 0}, payload);
@@ -169,7 +169,7 @@ TEST_F(MidFrame, InnocentGreetingInAPayloadDisturbsNothing) {
 TEST_F(MidFrame, ProbeIsIgnoredByAPeerThatDidNotRestart) {
   Hello probe = greeting_of(777, puppet.hellos[0].epoch);
   probe.probe = true;
-  puppet.say(Puppet::hello_bytes(probe));
+  puppet.say(hello_bytes(probe));
   EXPECT_TRUE(puppet.session.up());
   EXPECT_FALSE(puppet.session.wants_to_write(puppet.now));
 }
@@ -182,7 +182,7 @@ TEST_F(MidFrame, ForgedAnswersCannotEndTheSession) {
   for (int i = 0; i < 10; ++i) {
     Hello forged = greeting_of(below(random, 3) + 1, random());
     forged.probe = below(random, 4) == 0;
-    puppet.say(Puppet::hello_bytes(forged));
+    puppet.say(hello_bytes(forged));
     puppet.hear();
     puppet.now += milliseconds(500);
     ASSERT_EQ(puppet.fault(), Fault::kNone);
@@ -194,7 +194,7 @@ TEST_F(MidFrame, PayloadFullOfGreetingsCausesAtMostOneQuestionASecond) {
   puppet.say(part(0, 100));
   size_t probes = 0;
   for (uint64_t i = 0; i < 14; ++i) {
-    puppet.say(Puppet::hello_bytes(greeting_of(6000 + i)));
+    puppet.say(hello_bytes(greeting_of(6000 + i)));
     if (probe()) ++probes;
     puppet.now += milliseconds(100);
   }
@@ -203,7 +203,7 @@ TEST_F(MidFrame, PayloadFullOfGreetingsCausesAtMostOneQuestionASecond) {
 
 TEST_F(MidFrame, GreetingsThatFillTheUnfinishedFrameEndItByItsTrailer) {
   puppet.say(part(0, 15'000));
-  puppet.say(Puppet::hello_bytes(greeting_of(5555)));
+  puppet.say(hello_bytes(greeting_of(5555)));
   EXPECT_EQ(puppet.fault(), Fault::kBadTrailer);
   EXPECT_FALSE(puppet.session.up());
   puppet.now = *puppet.session.deadline();
@@ -213,7 +213,7 @@ TEST_F(MidFrame, GreetingsThatFillTheUnfinishedFrameEndItByItsTrailer) {
 
 TEST_F(MidFrame, FrameThatArrivesByteByByteIsSearchedOnce) {
   // 16,000 reads of a frame full of beginnings of greetings: quadratic work would take minutes.
-  const Bytes hello = Puppet::hello_bytes(greeting_of(5555));
+  const Bytes hello = hello_bytes(greeting_of(5555));
   Bytes payload(16'000);
   for (size_t i = 0; i + 16 <= payload.size(); i += 16) {
     std::copy_n(hello.begin(), 16, payload.begin() + static_cast<ptrdiff_t>(i));

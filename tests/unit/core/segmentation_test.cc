@@ -50,7 +50,7 @@ Bytes everything(uint64_t features, Puppet& puppet) {
   const auto add = [&](const Bytes& more) { bytes.insert(bytes.end(), more.begin(), more.end()); };
   const auto hello = [&](uint64_t echo) {
     puppet.mine.echo = echo;
-    add(Puppet::hello_bytes(puppet.mine));
+    add(hello_bytes(puppet.mine));
   };
   const auto frame = [&](FrameType type, uint32_t stream, uint64_t argument) {
     add(puppet.frame({type, stream != 0, stream, 0, argument}));

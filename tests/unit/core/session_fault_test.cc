@@ -212,7 +212,7 @@ TEST_F(FaultTest, BadHelloBetweenFramesIsSeenAtItsFirstBytes) {
   expect(Fault::kBadHello, Bytes{std::byte{1}, std::byte{7}});
 }
 TEST_F(FaultTest, BadHelloWhoseCheckFails) {
-  Bytes hello = Puppet::hello_bytes(puppet.mine);
+  Bytes hello = hello_bytes(puppet.mine);
   hello[500] = std::byte{1};
   expect(Fault::kBadHello, hello);
 }
@@ -241,7 +241,7 @@ TEST_F(FaultTest, BadAckCoversOneThatShrinks) {
 TEST_F(FaultTest, PeerRestarted) {
   puppet.mine.epoch = 99;
   puppet.mine.echo = 0;
-  expect(Fault::kPeerRestarted, Puppet::hello_bytes(puppet.mine));
+  expect(Fault::kPeerRestarted, hello_bytes(puppet.mine));
   puppet.hear();
   EXPECT_EQ(puppet.hellos.back().echo, 99u) << "the new life is answered without asking again";
 }

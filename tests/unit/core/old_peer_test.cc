@@ -1,0 +1,383 @@
+// Version 1: every hostile thing that its peer can say, packet by packet.
+#include <gtest/gtest.h>
+
+#include "tests/unit/core/old_pair.h"
+
+namespace virtproxy::test {
+namespace {
+
+// One session, and a peer whose every packet the test writes.
+class OldPuppetTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    end.link_up(now);
+    end.checks_content = false;
+  }
+  void say(const Bytes& bytes) { end.read(bytes, now); }
+  std::vector<Bytes> hear() {
+    while (end.write(1 << 20, now)) {
+    }
+    std::vector<Bytes> packets;
+    for (size_t at = 0; at < end.out.size(); at += kOldPacketSize) {
+      packets.emplace_back(end.out.begin() + static_cast<ptrdiff_t>(at),
+                           end.out.begin() + static_cast<ptrdiff_t>(at + kOldPacketSize));
+    }
+    end.out.clear();
+    return packets;
+  }
+  static Bytes control(OldMessage message, int32_t client, int32_t server) {
+    Bytes bytes(kOldPacketSize);
+    encode_old_control(message, client, server, bytes.data());
+    return bytes;
+  }
+  static Bytes init(int32_t client, std::string_view service) {
+    Bytes bytes(kOldPacketSize);
+    encode_old_init(client, service, bytes.data());
+    return bytes;
+  }
+  static Bytes data(OldType type, int32_t client, int32_t server, size_t size, int32_t bytes) {
+    Bytes packet(kOldPacketSize);
+    encode_old_data_head(type, client, server, static_cast<uint32_t>(bytes), packet.data());
+    encode_old_tail({packet.data() + kOldDataHead + size, old_tail_size(uint32_t(size))});
+    return packet;
+  }
+  static Bytes data(OldType type, int32_t client, int32_t server, size_t size = 100) {
+    return data(type, client, server, size, static_cast<int32_t>(size));
+  }
+  // A client of ours, acknowledged with the peer's number `server`; our number is returned.
+  int32_t open_client(uint64_t id, int32_t server) {
+    end.open(id);
+    const int32_t number = decode_old_head(hear().at(0).data()).control_client();
+    say(control(OldMessage::kAck, number, server));
+    return number;
+  }
+  // A service of ours for the peer's client; our number is returned.
+  int32_t open_service(uint64_t id, int32_t client) {
+    say(init(client, "s" + std::to_string(id)));
+    const auto heard = hear();
+    EXPECT_EQ(heard.size(), 1u) << "the ACK and nothing else";
+    return decode_old_head(heard.at(0).data()).control_server();
+  }
+  void expect_heard(std::vector<Bytes> expected) { EXPECT_EQ(hear(), expected); }
+
+  ChoosingEnd end{config_with(7), ProtocolMode::kOld};
+  Instant now = seconds(1);
+};
+
+TEST_F(OldPuppetTest, AckIsSaidOnlyOnceTheServiceIsThere) {
+  end.accepts_at_once = false;
+  say(init(5, "s1"));
+  expect_heard({});
+  end.accept(1);
+  const auto heard = hear();
+  ASSERT_EQ(heard.size(), 1u);
+  const OldHead head = decode_old_head(heard[0].data());
+  EXPECT_EQ(head.message(), 2u);
+  EXPECT_EQ(head.control_client(), 5);
+  EXPECT_GE(head.control_server(), 1'000'000);
+}
+
+TEST_F(OldPuppetTest, RefusalIsCloseOfTheClientAndNeverAnAck) {
+  end.refuses_with = Fault::kRefused;
+  say(init(5, "s1"));
+  expect_heard({control(OldMessage::kClose, 5, -1)});
+}
+
+TEST_F(OldPuppetTest, AckOfZeroOrLessRefusesTheClient) {
+  for (const int32_t server : {-1, 0, INT32_MIN}) {
+    end.open(1);
+    const int32_t number = decode_old_head(hear().at(0).data()).control_client();
+    say(control(OldMessage::kAck, number, server));
+    EXPECT_EQ(end.at(1).fault, Fault::kRefused);
+    expect_heard({});
+  }
+}
+
+TEST_F(OldPuppetTest, SecondAckIsIgnoredAndAnotherServerIsClosed) {
+  const int32_t number = open_client(1, 44);
+  say(control(OldMessage::kAck, number, 44));
+  expect_heard({});
+  say(control(OldMessage::kAck, number, 45));
+  expect_heard({control(OldMessage::kClose, -1, 45)});
+  say(control(OldMessage::kAck, number, -1));
+  expect_heard({});
+  EXPECT_TRUE(end.is_open(1));
+  say(data(OldType::kServer, number, 44));
+  EXPECT_EQ(end.at(1).received, 100u);
+}
+
+TEST_F(OldPuppetTest, AckForNobodyIsAnsweredWithClose) {
+  say(control(OldMessage::kAck, 17, 44));
+  expect_heard({control(OldMessage::kClose, -1, 44)});
+  say(control(OldMessage::kAck, 17, -44));
+  expect_heard({});
+  // An INIT that has not been written was never heard: its number is a guess.
+  const int32_t number = open_client(1, 3);
+  end.open(2);
+  say(control(OldMessage::kAck, number + 1, 45));
+  EXPECT_TRUE(end.is_open(2));
+  EXPECT_EQ(end.credit(2), 0u);
+}
+
+TEST_F(OldPuppetTest, NumbersNotGivenOutTouchNothing) {
+  const int32_t client = open_client(1, 44);
+  const int32_t server = open_service(2, 5);
+  for (const int32_t number :
+       {-1, 0, 5, 44, 999'999, client - 1, server + 1, INT32_MAX, INT32_MIN}) {
+    say(data(OldType::kServer, number, 44));
+    if (number > 0) say(data(OldType::kClient, 5, number));
+    say(control(OldMessage::kClose, number, -1));
+    say(control(OldMessage::kClose, -1, number));
+  }
+  // A client's number is no server's, and the other way round.
+  say(data(OldType::kServer, server, 44));
+  say(data(OldType::kClient, 5, client));
+  say(control(OldMessage::kClose, server, -1));
+  say(control(OldMessage::kClose, -1, client));
+  expect_heard({});
+  for (const uint64_t id : {1, 2}) {
+    EXPECT_TRUE(end.is_open(id));
+    EXPECT_EQ(end.at(id).received, 0u);
+  }
+  EXPECT_TRUE(end.saw(Oddity::kUnknownNumber));
+}
+
+TEST_F(OldPuppetTest, NumberOfBytesOutOfRangeClosesItsStreamAndNoOther) {
+  open_client(2, 45);
+  for (const int32_t bytes : {0, -1, 1025, INT32_MAX, INT32_MIN}) {
+    const int32_t client = open_client(1, 44);
+    say(data(OldType::kServer, client, 44, 100, bytes));
+    EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer) << bytes;
+    EXPECT_TRUE(end.is_open(2));
+    EXPECT_EQ(end.at(1).received, 0u);
+    expect_heard({control(OldMessage::kClose, -1, 44)});
+    EXPECT_EQ(end.oddities.back(), Oddity::kBadBytes);
+  }
+}
+
+TEST_F(OldPuppetTest, UnknownTypesAndMessagesAreDropped) {
+  const int32_t client = open_client(1, 44);
+  for (const uint32_t type : {0u, 4u, 0x10u, 0xffffffffu}) {
+    Bytes packet = data(OldType::kServer, client, 44);
+    store_le(packet.data(), type);
+    say(packet);
+    EXPECT_EQ(end.oddities.back(), Oddity::kUnknownType);
+  }
+  for (const uint32_t message : {0u, 4u, 0x32585056u, 0xffffffffu}) {
+    Bytes packet = control(OldMessage::kClose, client, -1);
+    store_le(packet.data() + 4, message);
+    say(packet);
+    EXPECT_EQ(end.oddities.back(), Oddity::kUnknownMessage);
+  }
+  EXPECT_TRUE(end.is_open(1));
+  expect_heard({});
+}
+
+TEST_F(OldPuppetTest, MalformedInitsAreDroppedOrRefused) {
+  say(init(-1, "s1"));
+  EXPECT_EQ(end.oddities.back(), Oddity::kBadClientNumber);
+  expect_heard({});
+  Bytes packet = init(5, std::string(31, 'n'));
+  packet[43] = std::byte{'n'};
+  say(packet);
+  EXPECT_EQ(end.oddities.back(), Oddity::kBadServiceName);
+  expect_heard({control(OldMessage::kClose, 5, -1)});
+  say(init(5, ""));
+  EXPECT_EQ(end.oddities.back(), Oddity::kBadServiceName);
+  expect_heard({control(OldMessage::kClose, 5, -1)});
+}
+
+TEST_F(OldPuppetTest, ClientNumberGivenOutAgainGoesToTheNewClient) {
+  const int32_t first = open_service(1, 5);
+  const int32_t second = open_service(2, 5);
+  EXPECT_NE(first, second);
+  EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(2));
+  EXPECT_TRUE(end.saw(Oddity::kNumberAgain));
+  expect_heard({});  // CLOSE(5, -1) would close the new one
+  say(data(OldType::kClient, 5, second));
+  EXPECT_EQ(end.at(2).received, 100u);
+}
+
+// A peer's numbers are descriptors of one process: a line that hides its restart shows it like
+// that.
+TEST_F(OldPuppetTest, ServerNumberGivenOutAgainGoesToTheNewStream) {
+  const int32_t first = open_client(1, 44);
+  const int32_t second = open_client(2, 44);
+  EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(2));
+  EXPECT_TRUE(end.saw(Oddity::kNumberAgain));
+  expect_heard({});  // CLOSE(-1, 44) would close the new one
+  say(data(OldType::kServer, first, 44));
+  say(data(OldType::kServer, second, 44));
+  EXPECT_EQ(end.at(2).received, 100u);
+  // That number is the second one's, whatever became of the first.
+  open_client(3, 44);
+  EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(3));
+}
+
+TEST_F(OldPuppetTest, ClientNumberThatWasAServersEndsThatStreamAndTheOtherWayRound) {
+  open_client(1, 9);
+  const int32_t server = open_service(2, 9);
+  EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(2));
+  say(data(OldType::kClient, 9, server));
+  EXPECT_EQ(end.at(2).received, 100u);
+  open_client(3, 9);
+  EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(3));
+  EXPECT_EQ(std::count(end.oddities.begin(), end.oddities.end(), Oddity::kNumberAgain), 2);
+  expect_heard({});
+}
+
+TEST_F(OldPuppetTest, AckThatLeadsNowhereStillEndsTheEarlierBearerOfItsNumber) {
+  const int32_t number = open_client(1, 9);
+  open_client(2, 10);
+  say(control(OldMessage::kAck, 17, 9));
+  EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
+  expect_heard({control(OldMessage::kClose, -1, 9)});
+  // The number is free again.
+  open_client(3, 9);
+  say(control(OldMessage::kAck, number + 1, 9));
+  EXPECT_EQ(end.at(3).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.is_open(2));
+  expect_heard({control(OldMessage::kClose, -1, 9)});
+}
+
+TEST_F(OldPuppetTest, ServerNumberOfAStreamThatIsOverIsFree) {
+  const int32_t first = open_client(1, 44);
+  say(control(OldMessage::kClose, first, -1));
+  open_client(2, 44);
+  EXPECT_EQ(end.at(1).fate, Fate::kClosed);
+  EXPECT_TRUE(end.is_open(2));
+  EXPECT_TRUE(end.oddities.empty());
+}
+
+TEST_F(OldPuppetTest, DataWrittenBeforeTheAckWasReadClosesItsStream) {
+  const int32_t server = open_service(1, 5);
+  say(data(OldType::kClient, 5, server - 1));  // late, of nobody
+  EXPECT_TRUE(end.is_open(1));
+  for (const int32_t unknown : {-1, 0, INT32_MIN}) {
+    SCOPED_TRACE(unknown);
+    open_service(2, 6);
+    say(data(OldType::kClient, 6, unknown));
+    EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer) << "or it would go on with a hole";
+    EXPECT_EQ(end.oddities.back(), Oddity::kDataBeforeAck);
+    expect_heard({control(OldMessage::kClose, 6, -1)});
+  }
+  EXPECT_TRUE(end.is_open(1));
+}
+
+TEST_F(OldPuppetTest, DataBeforeTheAckClosesItsStream) {
+  end.accepts_at_once = false;
+  say(init(5, "s1"));
+  say(data(OldType::kClient, 5, -1));
+  EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
+  EXPECT_TRUE(end.saw(Oddity::kDataBeforeAck));
+  expect_heard({control(OldMessage::kClose, 5, -1)});
+}
+
+TEST_F(OldPuppetTest, CloseThatNamesBothClosesTheOneThatIsOurs) {
+  const int32_t client = open_client(1, 44);
+  const int32_t server = open_service(2, 5);
+  say(control(OldMessage::kClose, 5, server));
+  EXPECT_EQ(end.at(2).fate, Fate::kClosed);
+  EXPECT_TRUE(end.is_open(1));
+  const int32_t again = open_service(3, 6);
+  say(control(OldMessage::kClose, client, again));
+  EXPECT_EQ(end.at(1).fate, Fate::kClosed) << "the client is looked at first";
+  EXPECT_TRUE(end.is_open(3));
+  expect_heard({});
+}
+
+TEST_F(OldPuppetTest, NothingIsSaidAfterClose) {
+  const int32_t client = open_client(1, 44);
+  end.queue(1, 5000);
+  say(control(OldMessage::kClose, client, -1));
+  expect_heard({});
+  say(data(OldType::kServer, client, 44));
+  EXPECT_EQ(end.at(1).received, 0u);
+}
+
+TEST_F(OldPuppetTest, StreamsAreLimitedAndSoAreRefusals) {
+  SessionConfig config = config_with(3);
+  config.limits.max_streams = 4;
+  end = ChoosingEnd(config, ProtocolMode::kOld);
+  end.link_up(now);
+  for (int32_t client = 0; client < 1000; ++client) say(init(client, "s" + std::to_string(client)));
+  EXPECT_EQ(end.choice->figures().streams, 4u);
+  EXPECT_TRUE(end.saw(Oddity::kTooManyAnswers));
+  const auto heard = hear();
+  EXPECT_LE(heard.size(), 4u + 4u + 64u);
+  EXPECT_GE(heard.size(), 64u);
+}
+
+// --- one stray byte -----------------------------------------------------------------------------
+
+TEST_F(OldPuppetTest, StrayByteAtEveryOffsetCostsAtMostTheStreamItHit) {
+  int survived = 0;
+  for (size_t offset = 0; offset <= kOldPacketSize; ++offset) {
+    end = ChoosingEnd(config_with(offset + 1), ProtocolMode::kOld);
+    end.link_up(now);
+    end.checks_content = false;
+    const int32_t hit = open_client(1, 44);
+    const int32_t other = open_client(2, 45);
+    Bytes torn = data(OldType::kServer, hit, 44, 1000);
+    torn.insert(torn.begin() + static_cast<ptrdiff_t>(offset), std::byte{0x42});
+    say(torn);
+    for (int i = 0; i < 3; ++i) say(data(OldType::kServer, other, 45, 1000));
+    ASSERT_TRUE(end.saw(Oddity::kBytesSkipped)) << offset;
+    say(control(OldMessage::kClose, other, -1));
+    if (offset < 16) {
+      // The head says no more whose bytes they were.
+      EXPECT_EQ(end.at(1).received, offset == 0 ? 1000u : 0u) << "nothing was lost";
+    } else if (offset < 1044) {
+      EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer) << offset;
+      EXPECT_EQ(end.at(2).received, 3000u) << offset;
+      EXPECT_EQ(end.at(2).fate, Fate::kClosed) << offset;
+    }
+    // Never a hole: what was received is a whole number of packets, and all or a reset.
+    EXPECT_TRUE(end.at(2).received == 3000 || end.at(2).fate == Fate::kResetByPeer) << offset;
+    survived += end.at(2).received == 3000;
+  }
+  EXPECT_GT(survived, 1000);
+}
+
+TEST_F(OldPuppetTest, BytesThatAreMissingCloseEveryStream) {
+  const int32_t one = open_client(1, 44);
+  open_client(2, 45);
+  Bytes bytes;
+  for (int i = 0; i < 6; ++i) {
+    const Bytes packet = data(OldType::kServer, one, 44, 1000);
+    bytes.insert(bytes.end(), packet.begin(), packet.end());
+  }
+  bytes.erase(bytes.begin() + 500, bytes.begin() + 2600);
+  say(bytes);
+  EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer);
+  EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer) << "it may have been in what is gone";
+  const auto heard = hear();
+  EXPECT_EQ(heard.size(), 2u);
+}
+
+TEST_F(OldPuppetTest, InitIsHeardThroughAnyAmountOfGarbage) {
+  Random random(9);
+  for (uint64_t id = 1; id <= 200; ++id) {
+    Bytes garbage(below(random, 6000));
+    for (std::byte& b : garbage) b = static_cast<std::byte>(random());
+    const Bytes packet = init(static_cast<int32_t>(id), "s" + std::to_string(id));
+    garbage.insert(garbage.end(), packet.begin(), packet.end());
+    for (size_t at = 0; at < garbage.size();) {
+      const size_t size = std::min<size_t>(garbage.size() - at, 1 + below(random, 2000));
+      say(Bytes(garbage.begin() + static_cast<ptrdiff_t>(at),
+                garbage.begin() + static_cast<ptrdiff_t>(at + size)));
+      at += size;
+    }
+    ASSERT_TRUE(end.is_open(id)) << id;
+    ASSERT_TRUE(end.inbox.empty());
+  }
+  EXPECT_LE(end.most_kept, kOldSearchKeeps);
+}
+
+}  // namespace
+}  // namespace virtproxy::test
