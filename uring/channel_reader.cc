@@ -50,6 +50,7 @@ void ChannelReader::attach(File file, Link::Kind kind) {
   attached_ = true;
   expect_wait_ = false;
   passing_ = false;
+  polling_ = readable_ = false;
   begin_ = end_ = 0;
   present_ = false;
   if (kind_ == Link::Kind::kPort) {
@@ -84,14 +85,16 @@ void ChannelReader::pass_on() {
       passed += static_cast<size_t>(moved);
       reads_in_row_ = 0;
       next_skips_ = 0;
-    } else if (moved == -EAGAIN || moved == -EINTR) {
+      readable_ = false;
+    } else if ((moved == -EAGAIN && !readable_) || moved == -EINTR) {
       polling_ = true;
       return loop_.ring().poll(op_, file_, POLLIN);
-    } else if (moved == -ENOBUFS) {
+    } else if (moved == 0 || moved == -EAGAIN || moved == -ENOBUFS || moved == -ENOMEM) {
+      // A receive knows what it is: the end, bytes that cannot be spliced (urgent ones, or those
+      // behind a pipe that is full), or nothing.
       return stop_passing();
     } else {
-      return client_->channel_failed(moved == 0 ? "closed by the other end"
-                                                : std::strerror(static_cast<int>(-moved)));
+      return client_->channel_failed(std::strerror(static_cast<int>(-moved)));
     }
   }
   client_->channel_readable();
@@ -119,7 +122,7 @@ bool ChannelReader::read_header() {
 }
 
 void ChannelReader::stop_passing() {
-  passing_ = false;
+  passing_ = readable_ = false;
   skips_ = next_skips_;
   next_skips_ = std::min(2 * next_skips_ + 1, kMostSkips);
   read_normally();
@@ -171,6 +174,7 @@ void ChannelReader::complete(Op&, int result, uint32_t) {
     if (result < 0 && result != -ECANCELED) {
       return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
     }
+    readable_ = result > 0;
     return read_on();
   }
   switch (result) {
@@ -203,6 +207,7 @@ size_t ChannelReader::read_port(size_t count) {
 void ChannelReader::on_bytes(size_t count) {
   // A read that fills what it was offered leaves more behind.
   if (count > 0) expect_wait_ = count < kSlabBytes - end_;
+  if (count > 0) readable_ = false;
   end_ += count;
   VP_ASSERT(end_ <= kSlabBytes);
   begin_ += client_->channel_input({slab_->data + begin_, end_ - begin_}, slab_);

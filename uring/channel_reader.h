@@ -92,6 +92,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
   Link::Kind kind_ = Link::Kind::kSocket;
   bool attached_ = false;
   bool polling_ = false;
+  bool readable_ = false;  // said a poll, and nothing was passed since
   bool expect_wait_ = false;
   bool present_ = false;
   bool passing_ = false;

@@ -189,7 +189,10 @@ void Connection::on_end() {
 void Connection::on_readable(int result) {
   if (closing_) return;
   if (result < 0) return fail(Fault::kAborted);
-  if (splices_) return receive_more();
+  if (splices_) {
+    readable_ = true;
+    return receive_more();
+  }
   ReceivePool& pool = channel_.pool();
   Buffer* buffer = pool.take(receive_size_);
   if (buffer == nullptr) return channel_.wait_for_buffer(this);
@@ -236,6 +239,7 @@ bool Connection::splice_out(uint64_t credit) {
   if (pipe == nullptr) return false;
   const ssize_t moved = pipe->fill(file_.fd, std::min(credit, kMostSpliced));
   if (moved > 0) {
+    readable_ = false;
     outbound_pipe_ = pipe;
     outbound_piped_ = static_cast<uint32_t>(moved);
     channel_.session().queue(stream_, outbound_piped_);
@@ -250,15 +254,20 @@ bool Connection::splice_out(uint64_t credit) {
     return true;
   }
   channel_.pipes().release(pipe);
-  if (moved == 0) {
-    on_end();
-  } else if (moved == -EAGAIN || moved == -EINTR) {
+  const bool readable = std::exchange(readable_, false);
+  if ((moved == -EAGAIN && !readable) || moved == -EINTR) {
     polling_ = true;
     channel_.loop().ring().poll(receive_op_, file_, POLLIN | POLLRDHUP);
-  } else {
-    fail(Fault::kAborted);
+    return true;
   }
-  return true;
+  if (moved < 0 && moved != -EAGAIN && moved != -ENOBUFS && moved != -ENOMEM) {
+    fail(Fault::kAborted);
+    return true;
+  }
+  // A receive knows what it is: the end, or bytes that cannot be spliced, such as urgent ones.
+  splices_ = false;
+  full_in_row_ = 0;
+  return false;
 }
 
 Connection::Part Connection::take(uint32_t bytes) {

@@ -129,6 +129,7 @@ class Connection final : private Completion, private Dial::Client {
   // Socket to channel.
   Op receive_op_;
   bool polling_ = false;     // receive_op_ waits for readiness only (no provided buffers)
+  bool readable_ = false;    // said a poll, and nothing was spliced since
   bool expect_wait_ = true;  // the last receive emptied the socket
   bool input_ended_ = false;
   BufferSize receive_size_ = BufferSize::kSmall;

@@ -75,6 +75,7 @@ constexpr int kAllowed[] = {
     SCMP_SYS(futex),
     SCMP_SYS(sched_yield),
     SCMP_SYS(sched_getaffinity),
+    SCMP_SYS(getcpu),
     SCMP_SYS(getpid),
     SCMP_SYS(gettid),
     SCMP_SYS(rt_sigaction),
@@ -132,9 +133,10 @@ struct SocketOption {
 };
 
 constexpr SocketOption kSocketOptions[] = {
-    {SOL_SOCKET, SO_LINGER},      {SOL_SOCKET, SO_KEEPALIVE}, {SOL_SOCKET, SO_SNDBUF},
-    {SOL_SOCKET, SO_RCVBUF},      {IPPROTO_TCP, TCP_NODELAY}, {IPPROTO_TCP, TCP_KEEPIDLE},
-    {IPPROTO_TCP, TCP_KEEPINTVL}, {IPPROTO_TCP, TCP_KEEPCNT}, {IPPROTO_TCP, TCP_NOTSENT_LOWAT},
+    {SOL_SOCKET, SO_LINGER},          {SOL_SOCKET, SO_KEEPALIVE},   {SOL_SOCKET, SO_SNDBUF},
+    {SOL_SOCKET, SO_RCVBUF},          {SOL_SOCKET, SO_OOBINLINE},   {IPPROTO_TCP, TCP_NODELAY},
+    {IPPROTO_TCP, TCP_KEEPIDLE},      {IPPROTO_TCP, TCP_KEEPINTVL}, {IPPROTO_TCP, TCP_KEEPCNT},
+    {IPPROTO_TCP, TCP_NOTSENT_LOWAT},
 };
 
 constexpr unsigned long kTerminalRequests[] = {TCGETS, TCSETS, TCFLSH, TIOCEXCL};

@@ -268,6 +268,9 @@ void prepare_tcp(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kMostUnsent);
   if (peer_is_on_loopback(fd)) set_option(fd, SOL_SOCKET, SO_RCVBUF, kLoopbackReceiveBuffer);
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  // What is sent as urgent keeps its place among the other bytes; that it was urgent is not
+  // carried.
+  set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1);
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 30);
   set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 10);

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import select
 import signal
 import socket
+import threading
 import time
 
 import pytest
 
 from harness import PATIENCE, Pair, Scene, into, out
-from stage import ListeningService, carry, close_hard, eventually, expect_client_reset, receive, wait_for_echo
+from stage import (
+    ListeningService,
+    carry,
+    close_hard,
+    eventually,
+    expect_client_reset,
+    receive,
+    receive_all,
+    wait_for_echo,
+)
 
 CHANNELS = 64
 CROWD = 9000
@@ -165,4 +176,34 @@ def test_refused_dials_do_not_flood_the_log(scene: Scene) -> None:
         expect_client_reset(doors["nobody"], 5)
     seconds = time.monotonic() - begin
     assert pair.far.mark() - mark < 20 * (seconds + 1)
+    pair.wait_at_rest()
+
+
+URGENT_AFTER = 8 << 20  # bytes: by then they are spliced
+REST = 1 << 20
+
+
+@pytest.mark.parametrize("sender", ["client", "service"])
+def test_an_urgent_byte_keeps_its_place_in_bulk(scene: Scene, kind: str, sender: str) -> None:
+    """The kernel splices up to it and then says that nothing is there, or that this is the end."""
+    service = ListeningService(scene)
+    pair, doors = carry(scene, kind, {"x": service.address})
+    content = random.Random(1).randbytes(URGENT_AFTER + 1 + REST)
+    with doors["x"].connect(30 * PATIENCE) as client, service.accept(30) as far_end:
+        source, sink = (client, far_end) if sender == "client" else (far_end, client)
+
+        def send() -> None:
+            source.sendall(content[:URGENT_AFTER])
+            source.send(content[URGENT_AFTER : URGENT_AFTER + 1], socket.MSG_OOB)
+            source.sendall(content[URGENT_AFTER + 1 :])
+            source.shutdown(socket.SHUT_WR)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        try:
+            got = receive_all(sink)
+        finally:
+            sending.join()
+        assert len(got) == len(content), f"{len(content) - len(got)} bytes are missing"
+        assert got == content
     pair.wait_at_rest()
