@@ -205,11 +205,16 @@ void Channel::hand_out_buffers() {
   pool_.replenish();
   for (const BufferSize size : {BufferSize::kSmall, BufferSize::kLarge}) {
     auto& waiting = waiting_[static_cast<size_t>(size)];
-    for (size_t left = std::min(pool_.ready(size), waiting.size()); left > 0; --left) {
+    size_t left = std::min(pool_.ready(size), waiting.size());
+    while (left > 0 && !waiting.empty()) {
       Connection* connection = waiting.front();
       waiting.pop_front();
+      if (!connection->closing()) --left;
       connection->buffer_came();
     }
+    // Those had their turn, whether bytes were there for them or not: if not, nothing else may come
+    // to give the others theirs.
+    if (!waiting.empty() && pool_.ready(size) > 0) wake();
   }
 }
 
