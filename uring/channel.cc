@@ -302,7 +302,9 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
     case Event::Kind::kOpened:
       return on_opened(event);
     case Event::Kind::kGoingAway:
-      log_info("channel {}: the other end is going away", id());
+      if (const auto hidden = departures_.allow(loop_.now())) {
+        log_info("channel {}: the other end is going away{}", id(), and_others(*hidden));
+      }
       return;
     case Event::Kind::kOddity:
       return on_oddity(event);
@@ -343,10 +345,12 @@ void Channel::on_up() {
 }
 
 void Channel::on_stalled(const Event& event, const Connection& connection) {
+  const auto hidden = stalls_.allow(loop_.now());
+  if (!hidden) return;
   log_warn(
       "channel {}: service {}: closed {}, stream {} of the other end: it reads too slowly and held "
-      "the channel back",
-      id(), connection.service(), connection.describe(), event.count);
+      "the channel back{}",
+      id(), connection.service(), connection.describe(), event.count, and_others(*hidden));
 }
 
 void Channel::on_oddity(const Event& event) {

@@ -231,6 +231,8 @@ class Channel final : private Link::Client,
   RateLimit dial_failures_{10};
   RateLimit versions_{2};
   RateLimit oddities_{5};
+  RateLimit departures_{2};
+  RateLimit stalls_{5};
 };
 
 }  // namespace virtproxy
