@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "uring/speeds.h"
+
 namespace virtproxy {
 namespace {
 
@@ -212,12 +214,6 @@ tl::expected<Endpoint, std::string> vsock_endpoint(const Fields& fields, Endpoin
   return Endpoint{Endpoint::Kind::kVsock, std::to_string(*cid), *port};
 }
 
-// Every speed the kernel's termios has a constant for, from 300 baud up.
-constexpr uint32_t kSpeeds[] = {300,     600,     1200,    1800,    2400,    4800,
-                                9600,    19200,   38400,   57600,   115200,  230400,
-                                460800,  500000,  576000,  921600,  1000000, 1152000,
-                                1500000, 2000000, 2500000, 3000000, 3500000, 4000000};
-
 tl::expected<Endpoint, std::string> device_endpoint(const Fields& fields) {
   if (fields.bracketed) return failure("brackets are for IPv6 addresses, not for a device");
   if (!fields.address.starts_with('/')) {
@@ -227,8 +223,7 @@ tl::expected<Endpoint, std::string> device_endpoint(const Fields& fields) {
   uint32_t speed = 0;
   if (fields.port != "-") {
     const auto number = to_number<uint32_t>(fields.port);
-    if (!number ||
-        std::find(std::begin(kSpeeds), std::end(kSpeeds), *number) == std::end(kSpeeds)) {
+    if (!number || !speed_of(*number)) {
       return failure("port " + quoted(fields.port) +
                      " of a device is neither - nor a usual speed such as 9600 or 115200");
     }

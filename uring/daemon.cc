@@ -45,8 +45,10 @@ void raise_descriptor_limit(const Options& options) {
   setrlimit(RLIMIT_NOFILE, &limit);
   const uint64_t wanted = uint64_t{options.max_streams} * options.channels.size();
   if (limit.rlim_cur < wanted) {
-    log_debug("{} descriptors for up to {} streams (raise it: ulimit -n, LimitNOFILE=)",
-              limit.rlim_cur, wanted);
+    // One channel harms only itself.
+    const LogLevel level = options.channels.size() > 1 ? LogLevel::kWarn : LogLevel::kDebug;
+    log_at(level, "{} descriptors for up to {} streams (raise it: ulimit -n, LimitNOFILE=)",
+           limit.rlim_cur, wanted);
   }
 }
 
@@ -155,9 +157,13 @@ class Daemon {
     }
     log_debug("memory comes from {}", allocator_in_use());
     std::vector<WorkerConfig> configs = worker_configs(options, features);
-    if (const auto checked = Channel::check(configs.front().channels.front()); !checked) {
-      log_error("{}", checked.error());
-      return 1;
+    for (const WorkerConfig& worker : configs) {
+      for (const ChannelConfig& channel : worker.channels) {
+        const auto checked = Channel::check(channel);
+        if (checked) continue;
+        log_error("{}", checked.error());
+        return 1;
+      }
     }
     if (const auto prepared = prepare(options, configs); !prepared) {
       log_error("{}", prepared.error());

@@ -17,6 +17,7 @@
 #include "uring/log.h"
 #include "uring/origin.h"
 #include "uring/sockets.h"
+#include "uring/speeds.h"
 
 namespace virtproxy {
 namespace {
@@ -28,23 +29,6 @@ constexpr Duration kFirstBackoff = milliseconds(50);
 constexpr Duration kLastBackoff = seconds(2);
 constexpr Duration kDialTimeout = seconds(10);
 
-speed_t speed_of(uint32_t baud) {
-  struct Row {
-    uint32_t baud;
-    speed_t speed;
-  };
-  static constexpr Row kRows[] = {
-      {1200, B1200},       {2400, B2400},       {4800, B4800},       {9600, B9600},
-      {19200, B19200},     {38400, B38400},     {57600, B57600},     {115200, B115200},
-      {230400, B230400},   {460800, B460800},   {500000, B500000},   {921600, B921600},
-      {1000000, B1000000}, {1500000, B1500000}, {2000000, B2000000}, {4000000, B4000000},
-  };
-  for (const Row& row : kRows) {
-    if (row.baud == baud) return row.speed;
-  }
-  return B0;
-}
-
 // Eight bits, no line discipline at work, no modem lines, no signals.
 bool make_raw(int fd, uint32_t baud) {
   termios settings{};
@@ -55,13 +39,13 @@ bool make_raw(int fd, uint32_t baud) {
   settings.c_cc[VMIN] = 1;
   settings.c_cc[VTIME] = 0;
   if (baud != 0) {
-    const speed_t speed = speed_of(baud);
-    if (speed == B0) {
+    const auto speed = speed_of(baud);
+    if (!speed) {
       errno = EINVAL;
       return false;
     }
-    cfsetispeed(&settings, speed);
-    cfsetospeed(&settings, speed);
+    cfsetispeed(&settings, *speed);
+    cfsetospeed(&settings, *speed);
   }
   return tcsetattr(fd, TCSANOW, &settings) == 0;
 }
@@ -74,7 +58,7 @@ Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, const Ac
       spec_(spec),
       peers_(peers),
       client_(client),
-      accept_(this),
+      arrival_(this),
       retry_(loop.timers(), this),
       backoff_(kFirstBackoff) {
   if (!method_listens(spec.method) && !method_is_device(spec.method)) {
@@ -89,6 +73,8 @@ void Link::start(Listening listening) {
   if (!listening.sockets.empty()) {
     // One peer at a time, so one socket: of a name with several addresses the first.
     listener_ = listening.sockets.front();
+    // A peer may be gone again between the poll and the accept.
+    fcntl(listener_, F_SETFL, O_NONBLOCK);
     bound_ = std::move(listening.path);
     std::for_each(listening.sockets.begin() + 1, listening.sockets.end(), close);
     log_info("channel {}: listening on {}", spec_.id, spec_.endpoint.to_string());
@@ -101,7 +87,7 @@ void Link::acquire() {
   VP_ASSERT(fd_ < 0);
   if (listener_ >= 0) {
     hold_place();
-    if (!accept_.pending) loop_.ring().poll(accept_, {listener_, -1}, POLLIN);
+    if (!arrival_.pending) loop_.ring().poll(arrival_, {listener_, -1}, POLLIN);
   } else {
     give_place();
     dial_ ? dial_->start(spec_.endpoint, kDialTimeout) : open_device();
@@ -117,7 +103,7 @@ void Link::give_place() {
 }
 
 // Called directly, so that nobody takes the place in between, and only when a peer is there: an
-// accept through the ring wants a descriptor before it waits, and the listener blocks.
+// accept through the ring wants a descriptor before it waits.
 void Link::complete(Op&, int result, uint32_t) {
   if (stopped_) return;
   if (result == -ECANCELED || result == -EINTR) return acquire();
@@ -125,7 +111,7 @@ void Link::complete(Op&, int result, uint32_t) {
   give_place();
   const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd >= 0) return admit(fd);
-  if (errno == EINTR || errno == ECONNABORTED) return acquire();
+  if (errno == EINTR || errno == EAGAIN || errno == ECONNABORTED) return acquire();
   try_later(std::string("accept: ") + std::strerror(errno));
 }
 
@@ -227,7 +213,7 @@ void Link::stop() {
   stopped_ = true;
   give_place();
   retry_.clear();
-  loop_.ring().cancel(accept_);
+  loop_.ring().cancel(arrival_);
   if (dial_) dial_->cancel();
   if (listener_ >= 0) {
     bound_.remove();

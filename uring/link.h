@@ -53,7 +53,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   // after `patience` if the peer misbehaved.
   void lost(Duration patience);
   void stop();
-  bool idle() const { return !accept_.pending && (!dial_ || dial_->idle()); }
+  bool idle() const { return !arrival_.pending && (!dial_ || dial_->idle()); }
 
  private:
   void complete(Op& op, int result, uint32_t flags) override;
@@ -74,7 +74,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   const ChannelSpec& spec_;
   const AccessList& peers_;
   Client* client_;
-  Op accept_;
+  Op arrival_;
   Timer retry_;
   std::unique_ptr<Dial> dial_;
   int listener_ = -1;

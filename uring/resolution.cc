@@ -85,8 +85,13 @@ void Resolution::update_watches() {
   for (const Resolver::Watch& watch : resolver_.watches()) {
     auto& watcher = watchers_[watch.key];
     if (!watcher) watcher = std::make_unique<Watcher>(*this, watch.key);
-    if (watcher->op.pending) continue;
     const uint32_t events = (watch.read ? POLLIN : 0u) | (watch.write ? POLLOUT : 0u);
+    if (watcher->op.pending) {
+      // Its completion asks for what is wanted now.
+      if (watcher->events != events) loop_.ring().cancel(watcher->op);
+      continue;
+    }
+    watcher->events = events;
     loop_.ring().poll(watcher->op, {watch.fd, -1}, events);
   }
 }

@@ -123,6 +123,14 @@ def test_a_bad_option_is_an_error(scene: Scene, program: str, args: list[str]) -
     assert args[-1] in complaint, complaint
 
 
+def test_memory_is_weighed_for_every_channel(scene: Scene, program: str) -> None:
+    """A serial line has a bound of its own on streams, so it may be content where others are not."""
+    line, other = scene.addresses.unix(), scene.addresses.unix()
+    channels = ["-c", f"isa-serial:{line.spec}", "-c", f"unix-connect:{other.spec}"]
+    complaint = fails(scene, program, *channels, "--memory", "8M", "--max-streams", "16384")
+    assert "too little memory" in complaint and "--memory" in complaint, complaint
+
+
 def test_all_the_old_ways_to_write_arguments_work(scene: Scene, program: str) -> None:
     """Short and long, joined and apart, a port by its service name, and a stale socket's path."""
     channel, door = scene.addresses.unix(), scene.addresses.unix()
