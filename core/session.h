@@ -158,6 +158,8 @@ class Session {
   virtual void end(StreamKey stream) = 0;
   virtual void reset(StreamKey stream, Fault fault, Events& events) = 0;
   virtual void taken(StreamKey stream, uint64_t bytes) = 0;
+  // Whether taken(stream, bytes) would lead to nothing now, so that it may as well be called later.
+  virtual bool rests(StreamKey, uint64_t /*bytes*/) { return false; }
   virtual void delivered(StreamKey stream, Events& events) = 0;
 
   // No new streams of the peer, from now on in every session.

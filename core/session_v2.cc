@@ -265,6 +265,11 @@ void SessionV2::taken(StreamKey key, uint64_t bytes) {
   schedule(key.slot);
 }
 
+bool SessionV2::rests(StreamKey key, uint64_t bytes) {
+  const Stream* stream = attached(key);
+  return stream != nullptr && !stream->end_received && !renews(*stream, stream->taken + bytes);
+}
+
 void SessionV2::delivered(StreamKey key, Events& events) {
   Stream* stream = attached(key);
   if (stream == nullptr) return;
@@ -274,11 +279,14 @@ void SessionV2::delivered(StreamKey key, Events& events) {
   release_if_over(key.slot, events);
 }
 
-// Renews a stream's credit once half of its window is used up. The window doubles while the
-// stream's reader keeps pace, up to the stream's share of the memory.
+// A stream's credit is renewed once half of its window is used up.
+bool SessionV2::renews(const Stream& stream, uint64_t taken) {
+  return !stream.end_received && stream.granted - taken <= stream.window / 2;
+}
+
+// The window doubles while the stream's reader keeps pace, up to the stream's share of the memory.
 void SessionV2::grant(Stream& stream) {
-  if (stream.end_received) return;
-  if (stream.granted - stream.taken > stream.window / 2) return;
+  if (!renews(stream, stream.taken)) return;
   const uint32_t initial = config_.limits.initial_window;
   uint64_t window = stream.window;
   if (stream.held() <= window / 4) window *= 2;

@@ -63,6 +63,7 @@ class SessionV2 final : public Session {
   void end(StreamKey stream) override;
   void reset(StreamKey stream, Fault fault, Events& events) override;
   void taken(StreamKey stream, uint64_t bytes) override;
+  bool rests(StreamKey stream, uint64_t bytes) override;
   void delivered(StreamKey stream, Events& events) override;
   void go_away() override;
 
@@ -74,7 +75,7 @@ class SessionV2 final : public Session {
   const Slab<Stream>& streams() const { return streams_; }
 
  private:
-  // session_input.cc
+  // session_v2_input.cc
   struct Step {
     size_t used = 0;  // 0: more bytes are needed
     Fault fault = Fault::kNone;
@@ -99,7 +100,7 @@ class SessionV2 final : public Session {
   void on_reset(const FrameHeader& header, uint32_t local, Events& events);
   Fault on_credit(const FrameHeader& header, uint32_t local, Events& events);
 
-  // session_output.cc
+  // session_v2_output.cc
   uint32_t send_frame_limit() const;
   void put_hello(const Hello& hello);
   void put_frame(const FrameHeader& header, std::span<const std::byte> payload);
@@ -111,7 +112,7 @@ class SessionV2 final : public Session {
   void put_stream_facts(uint32_t slot, Events& events);
   void close_piece(StreamKey stream, uint32_t payload, bool sealed);
 
-  // session.cc
+  // session_v2.cc
   void establish(Instant now, Events& events);
   void fail(const Step& step, Instant now, Events& events);
   void forget_streams();
@@ -119,6 +120,7 @@ class SessionV2 final : public Session {
   Stream* attached(StreamKey key);
   void schedule(uint32_t slot);
   void kill(uint32_t slot);
+  static bool renews(const Stream& stream, uint64_t taken);
   void grant(Stream& stream);
   void set_grant(Stream& stream, uint64_t limit);
   void release_if_over(uint32_t slot, Events& events);

@@ -133,7 +133,8 @@ void Channel::finish_turn() {
   flush_connections();
   handle_events(nullptr);
   if (link_state_ == LinkState::kInUse) {
-    writer_.write_on(events_);
+    writer_.write_on(events_, moved_ == Moved::kIn && !draining_ && nobody_waits());
+    if (!writer_.idle()) moved_ = Moved::kOut;
     handle_events(nullptr);
     reader_.read_on();
     set_timer();
@@ -150,11 +151,13 @@ void Channel::finish_turn() {
 }
 
 void Channel::flush_connections() {
+  if (flushing_.empty()) return;
   for (size_t i = 0; i < flushing_.size(); ++i) {
     flushing_[i]->flush_wanted = false;
-    flushing_[i]->flush();
+    flushing_[i]->flush(moved_ == Moved::kOut && flushing_.size() == 1);
   }
   flushing_.clear();
+  moved_ = Moved::kIn;
 }
 
 void Channel::set_timer() {

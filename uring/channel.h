@@ -170,6 +170,7 @@ class Channel final : private Link::Client,
   void close_doomed();
   void start_dials();
   void hand_out_buffers();
+  bool nobody_waits() const { return waiting_[0].empty() && waiting_[1].empty(); }
   void flush_connections();
   void reap();
   void trim();
@@ -223,6 +224,10 @@ class Channel final : private Link::Client,
   unsigned short_links_ = 0;  // in a row that the peer closed at once
   Instant link_since_{};
   Presence presence_;
+  // Which way bytes went last. Where that changes with every message, somebody waits for an answer,
+  // and quiet sends save a turn. Where it does not, the turn after a send finds more to send.
+  enum class Moved : uint8_t { kIn, kOut };
+  Moved moved_ = Moved::kIn;
   bool awake_ = false;
   bool busy_ = false;  // since the last trim
   bool draining_ = false;

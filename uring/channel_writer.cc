@@ -24,9 +24,11 @@ constexpr uint64_t kSocketBatch = 256 * 1024;
 constexpr uint64_t kDeviceWrite = 32 * 1024;
 constexpr uint64_t kPortBatch = 4 * kDeviceWrite;
 constexpr uint64_t kTtyBatch = 2048;
-// Below this many bytes a copy costs less than a vector of its own (measured: KERNEL.md's table of
-// batches on one socket; the crossing lies between 1 and 8 KiB).
+// Below this many bytes a copy costs less than a vector of its own (measured with batches on one
+// socket; the crossing lies between 1 and 8 KiB).
 constexpr size_t kCopyBelow = 2048;
+// A larger batch may find no room.
+constexpr uint64_t kMostQuiet = 16 * 1024;
 constexpr size_t kMostVectors = 1024;  // UIO_MAXIOV: one more is EMSGSIZE
 constexpr Duration kFullInterval = milliseconds(20);
 
@@ -49,7 +51,7 @@ void ChannelWriter::attach(File file, Link::Kind kind) {
   file_ = file;
   kind_ = kind;
   attached_ = true;
-  polling_ = false;
+  polling_ = quiet_ = false;
 }
 
 void ChannelWriter::detach() {
@@ -87,12 +89,15 @@ uint64_t ChannelWriter::batch_limit() const {
   return kTtyBatch;
 }
 
-void ChannelWriter::write_on(Events& events) {
+void ChannelWriter::write_on(Events& events, bool quietly) {
   if (!attached_ || op_.pending || retry_.armed()) return;
   if (!choice_.wants_to_write(loop_.now())) return;
   const Batch& batch = choice_.plan(batch_limit(), loop_.now(), events);
   if (batch.empty()) return;
+  quiet_ = quietly && batch.pieces.size() == 1 && batch.size <= kMostQuiet &&
+           kind_ == Link::Kind::kSocket && !choice_.wants_to_write(loop_.now());
   lay_out(batch);
+  quiet_ = quiet_ && vectors_.size() == 1 && cuts_.empty();
   submit();
 }
 
@@ -172,6 +177,7 @@ void ChannelWriter::submit() {
                std::min<size_t>(staged_ - written_, kDeviceWrite));
   } else if (vectors_.size() == 1) {
     ring.send(op_, file_, vectors_[0].iov_base, vectors_[0].iov_len, MSG_WAITALL);
+    if (quiet_) ring.hush(op_);
   } else {
     message_.msg_iov = vectors_.data();
     message_.msg_iovlen = vectors_.size();
@@ -251,9 +257,16 @@ void ChannelWriter::complete(Op&, int result, uint32_t) {
   if (kind_ == Link::Kind::kSocket) {
     size_t total = 0;
     for (const iovec& vector : vectors_) total += vector.iov_len;
-    if (result < 0) return client_->channel_failed(std::strerror(-result));
-    // MSG_WAITALL: short only when the connection broke.
-    if (static_cast<size_t>(result) < total) return client_->channel_failed("write cut short");
+    const bool short_of_room = std::exchange(quiet_, false) && (result == -EAGAIN || result > 0);
+    if (result < 0 && !short_of_room) return client_->channel_failed(std::strerror(-result));
+    const auto sent = static_cast<size_t>(std::max(result, 0));
+    if (sent < total) {
+      // MSG_WAITALL: short only when the connection broke, or when it was not to wait.
+      if (!short_of_room) return client_->channel_failed("write cut short");
+      vectors_[0].iov_base = static_cast<std::byte*>(vectors_[0].iov_base) + sent;
+      vectors_[0].iov_len -= sent;
+      return submit();
+    }
   } else {
     if (result == -EAGAIN || result == 0) {
       // A tty can be polled for room. A port whose other side is gone says it hung up, again and

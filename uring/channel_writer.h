@@ -54,8 +54,9 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   // Gives back what is not needed while no stream is open.
   void trim();
 
-  // Writes what the session has to say, unless a batch is still on its way.
-  void write_on(Events& events);
+  // Writes what the session has to say, unless a batch is still on its way. With `quietly`,
+  // nobody waits for it to have left.
+  void write_on(Events& events, bool quietly);
 
  private:
   void complete(Op& op, int result, uint32_t flags) override;
@@ -86,6 +87,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   Link::Kind kind_ = Link::Kind::kSocket;
   bool attached_ = false;
   bool polling_ = false;
+  bool quiet_ = false;  // the request, see Ring::hush()
 
   std::vector<std::byte> staging_;
   size_t staged_ = 0;

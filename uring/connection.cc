@@ -29,6 +29,9 @@ constexpr unsigned kFullBuffersOfBulk = 4;
 constexpr unsigned kSmallPiecesAfterBulk = 4;
 constexpr uint64_t kMostSpliced = 256 * 1024;
 
+// A larger send may find no room.
+constexpr size_t kMostQuiet = 16 * 1024;
+
 bool has_bytes(int socket) {
   int bytes = 0;
   return ioctl(socket, FIONREAD, &bytes) == 0 && bytes > 0;
@@ -347,32 +350,35 @@ void Connection::peer_ended() {
   channel_.want_flush(this);
 }
 
-void Connection::flush() {
+void Connection::flush(bool quietly) {
   if (closing_ || file_.fd < 0 || send_op_.pending) return;
   if (inbound_pipe_ != nullptr && !pipe_is_behind_) {
     drain_pipe();
   } else if (!rope_.empty()) {
     send_rope();
   } else if (!slices_.empty()) {
-    send_slices();
+    send_slices(quietly);
   } else if (peer_ended_ && !end_told_) {
     end_sending();
   }
 }
 
-void Connection::send_slices() {
+void Connection::send_slices(bool quietly) {
   SlicePool& pool = channel_.slices();
   Ring& ring = channel_.loop().ring();
   sending_ = Sending::kSlices;
   const Slice& first = pool.front(slices_);
   if (slices_.head == slices_.tail) {
     ring.send(send_op_, file_, first.bytes.data(), first.bytes.size(), MSG_DONTWAIT);
+    if (quietly) hush(first.bytes.size());
     return;
   }
   Arena& arena = channel_.loop().arena();
   auto* vectors = arena.allocate<iovec>(kMostVectors);
   size_t count = 0;
+  size_t bytes = 0;
   pool.for_each(slices_, [&](const Slice& slice) {
+    bytes += slice.bytes.size();
     vectors[count++] = {const_cast<std::byte*>(slice.bytes.data()), slice.bytes.size()};
     return count < kMostVectors;
   });
@@ -380,6 +386,13 @@ void Connection::send_slices() {
   message->msg_iov = vectors;
   message->msg_iovlen = count;
   ring.sendmsg(send_op_, file_, message, MSG_DONTWAIT);
+  if (quietly && count < kMostVectors) hush(bytes);
+}
+
+// Where nothing is to be done once these bytes are sent, that is no reason to wake.
+void Connection::hush(size_t bytes) {
+  if (bytes > kMostQuiet || peer_ended_ || !channel_.session().rests(stream_, bytes)) return;
+  channel_.loop().ring().hush(send_op_);
 }
 
 // The same at once, for bytes that a splice is to follow.

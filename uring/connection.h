@@ -67,8 +67,8 @@ class Connection final : private Completion, private Dial::Client {
   };
   Part take(uint32_t bytes);
 
-  // At the end of a turn: sends what was delivered.
-  void flush();
+  // At the end of a turn: sends what was delivered; quietly, where it can.
+  void flush(bool quietly);
   void receive_more();
   // After wait_for_buffer(): it is this connection's turn.
   void buffer_came();
@@ -103,7 +103,8 @@ class Connection final : private Completion, private Dial::Client {
   void queue(Buffer* buffer);
   bool splice_out(uint64_t credit);
   void watch_for_hangup();
-  void send_slices();
+  void send_slices(bool quietly);
+  void hush(size_t bytes);
   void send_slices_now();
   void send_rope();
   void drain_pipe();

@@ -8,6 +8,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "core/assert.h"
 
@@ -67,6 +68,16 @@ int register_with(int ring_fd, unsigned what, const void* argument, unsigned cou
   return static_cast<int>(syscall(__NR_io_uring_register, ring_fd, what, argument, count));
 }
 
+// Whether a send that is to take all or not wait, and could take some, says how much. Since Linux
+// 6.1, as the operation asked about is; before, the number was lost.
+bool reports_partial_sends(io_uring& ring) {
+  io_uring_probe* probe = io_uring_get_probe_ring(&ring);
+  const bool reports =
+      probe != nullptr && io_uring_opcode_supported(probe, IORING_OP_SENDMSG_ZC) != 0;
+  if (probe != nullptr) io_uring_free_probe(probe);
+  return reports;
+}
+
 }  // namespace
 
 const std::vector<RingFeatures::Name>& RingFeatures::names() {
@@ -79,6 +90,7 @@ const std::vector<RingFeatures::Name>& RingFeatures::names() {
       {"provided-buffers", &RingFeatures::provided_buffers},
       {"poll-first", &RingFeatures::poll_first},
       {"multishot-accept", &RingFeatures::multishot_accept},
+      {"quiet-sends", &RingFeatures::quiet_sends},
       {"splice", &RingFeatures::splice},
       {"restrictions", &RingFeatures::restrictions},
   };
@@ -157,6 +169,9 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
     } else {
       refuse(&RingFeatures::registered_files, "registered-files");
     }
+  }
+  if (features.quiet_sends && !reports_partial_sends(ring->ring_)) {
+    refuse(&RingFeatures::quiet_sends, "quiet-sends");
   }
   if (features.restrictions) {
     if (!ring->restrict_operations()) refuse(&RingFeatures::restrictions, "restrictions");
@@ -262,6 +277,23 @@ void Ring::sendmsg(Op& op, File file, const msghdr* message, int flags) {
   entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
 }
 
+void Ring::hush(Op& op) {
+  if (!features_.quiet_sends) return;
+  io_uring_sqe& entry = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
+  VP_ASSERT(op.pending && entry.user_data == reinterpret_cast<uintptr_t>(&op));
+  uint64_t bytes = entry.len;
+  if (entry.opcode == IORING_OP_SENDMSG) {
+    const auto* message = reinterpret_cast<const msghdr*>(entry.addr);
+    bytes = 0;
+    for (size_t i = 0; i < message->msg_iovlen; ++i) bytes += message->msg_iov[i].iov_len;
+  }
+  // With MSG_WAITALL less than all of it is a failure, and failures complete as ever.
+  entry.msg_flags |= MSG_DONTWAIT | MSG_WAITALL;
+  entry.flags |= IOSQE_CQE_SKIP_SUCCESS;
+  op.quiet = true;
+  quiet_.push_back({&op, static_cast<uint32_t>(bytes)});
+}
+
 void Ring::poll(Op& op, File file, uint32_t events) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_POLL_ADD;
@@ -352,18 +384,46 @@ int Ring::wait(std::optional<Instant> deadline) {
   return usual ? 0 : result;
 }
 
+// The quiet sends that the kernel has seen are done; all have succeeded but those that completed.
+void Ring::report_quiet() {
+  if (quiet_.empty() || !submitted()) return;
+  // Completions the kernel has no room for may be about them.
+  if ((IO_URING_READ_ONCE(*ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0) return;
+  unsigned head = 0;
+  io_uring_cqe* entry = nullptr;
+  io_uring_for_each_cqe(&ring_, head, entry) {
+    if (Op* op = op_of(*entry)) op->quiet = false;
+  }
+  std::swap(quiet_, reporting_);
+  for (const Quiet& sent : reporting_) {
+    if (!sent.op->quiet) continue;
+    sent.op->quiet = sent.op->pending = false;
+    sent.op->owner->complete(*sent.op, static_cast<int>(sent.bytes), 0);
+  }
+  reporting_.clear();
+}
+
+// Null for the ring's own requests.
+Op* Ring::op_of(const io_uring_cqe& entry) const {
+  void* const data = io_uring_cqe_get_data(&entry);
+  return data == &alarm_at_ ? nullptr : static_cast<Op*>(data);
+}
+
 void Ring::dispatch() {
+  report_quiet();
   io_uring_cqe* entries[128];
   for (;;) {
     const unsigned count = io_uring_peek_batch_cqe(&ring_, entries, std::size(entries));
     if (count == 0) return;
     for (unsigned i = 0; i < count; ++i) {
-      void* const data = io_uring_cqe_get_data(entries[i]);
-      if (data == &alarm_at_) alarm_at_.reset();
-      auto* op = static_cast<Op*>(data == &alarm_at_ ? nullptr : data);
+      if (io_uring_cqe_get_data(entries[i]) == &alarm_at_) alarm_at_.reset();
+      Op* op = op_of(*entries[i]);
       const int result = entries[i]->res;
       const uint32_t flags = entries[i]->flags;
       if (op == nullptr) continue;
+      if (std::exchange(op->quiet, false)) {
+        std::erase_if(quiet_, [op](const Quiet& failed) { return failed.op == op; });
+      }
       if ((flags & IORING_CQE_F_MORE) == 0) op->pending = false;
       op->owner->complete(*op, result, flags);
     }

@@ -16,6 +16,9 @@
 //                     no buffer. The buffer ring is registered memory shared with the kernel.
 //   poll-first        a receive that expects to wait does not try in vain first
 //   multishot-accept  one request accepts any number of clients
+//   quiet-sends       the success of a small send wakes nobody: nothing follows from it, and what
+//   it
+//                     held is noted whenever this thread wakes next. Half the turns of a message.
 //   splice            bulk payload passes from socket to socket by way of pipes (pipes.h); not the
 //                     ring's own, but optional like the others
 //   restrictions      the ring takes the operations below and no others, whoever asks: system call
@@ -56,6 +59,7 @@ struct Op {
 
   Completion* owner;
   bool pending = false;
+  bool quiet = false;  // see hush()
   unsigned place = 0;  // in the order of everything that was queued
 };
 
@@ -74,6 +78,7 @@ struct RingFeatures {
   bool provided_buffers = true;
   bool poll_first = true;
   bool multishot_accept = true;
+  bool quiet_sends = true;
   bool splice = true;
   bool restrictions = true;
 
@@ -106,6 +111,11 @@ class Ring {
   void write(Op& op, File file, const void* from, size_t size);
   void send(Op& op, File file, const void* from, size_t size, int flags);
   void sendmsg(Op& op, File file, const msghdr* message, int flags);
+  // Makes a send that was queued just now quiet, where the kernel can: it does not wait for room.
+  // If all of it leaves, that ends no wait() and is reported by the first dispatch() afterwards,
+  // before anything else. Anything less is reported like every completion. For a send whose success
+  // leads to nothing.
+  void hush(Op& op);
   void poll(Op& op, File file, uint32_t events);
   // Completes whenever the socket's other side has left further: shut its write side, closed, or
   // reset. The kernel says so of the first unasked, so the Op stays pending for the others.
@@ -137,6 +147,8 @@ class Ring {
  private:
   Ring() = default;
   bool restrict_operations();
+  void report_quiet();
+  Op* op_of(const io_uring_cqe& entry) const;
   io_uring_sqe* next();
   io_uring_sqe* prepare(Op& op, File file);
   void set_alarm(Instant at);
@@ -147,6 +159,12 @@ class Ring {
   std::string refused_;
   bool reduced_ = false;
   std::vector<int> free_files_;
+  struct Quiet {
+    Op* op;
+    uint32_t bytes;
+  };
+  std::vector<Quiet> quiet_;  // queued, or sent and not reported
+  std::vector<Quiet> reporting_;
 
   // One request wakes wait() at its deadline, or before. A time-out given to each wait would have
   // the kernel set its timer for every single one, which on a virtual machine costs more than the

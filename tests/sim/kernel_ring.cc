@@ -90,6 +90,9 @@ int KernelRing::wait(bool for_completion) {
   }
   asleep_ =
       cq_tail_ == cq_head_ && for_completion && !World::current().happens(Mishap::kSpuriousWake);
+  // The caller would not be back yet: to it, completions may be missing.
+  const bool incomplete = asleep_ || !overflow_.empty();
+  sq_flags_ = incomplete ? IORING_SQ_CQ_OVERFLOW : 0;
   return cq_tail_ == cq_head_ ? -EINTR : 0;
 }
 
@@ -152,6 +155,7 @@ void KernelRing::start(const Entry& entry) {
   }
   if (!file) {
     world.count(Mishap::kClosedBefore);
+    if ((entry.flags & IOSQE_CQE_SKIP_SUCCESS) != 0) return push({entry.user_data, -EBADF, 0});
     return post(entry.user_data, -EBADF, 0, nullptr);
   }
   auto request = std::make_shared<Request>(*this, ++started_, entry, std::move(file));
@@ -329,8 +333,16 @@ void KernelRing::finish(Request& request, Outcome outcome) {
   World::current().trace("done", process_.number(), request.sqe.opcode, request.file()->number,
                          outcome.result, outcome.flags);
   const auto file = request.file_reference();
+  const bool skips_success = (request.sqe.flags & IOSQE_CQE_SKIP_SUCCESS) != 0;
+  const uint64_t user_data = request.sqe.user_data;
+  const bool success = request.vectors.empty();
   if (!outcome.more) requests_.erase(request.id());
-  post(request.sqe.user_data, outcome.result, outcome.flags, file.get());
+  if (skips_success) {
+    // Within the submission, or never.
+    if (!success) push({user_data, outcome.result, outcome.flags});
+    return;
+  }
+  post(user_data, outcome.result, outcome.flags, file.get());
 }
 
 void KernelRing::post(uint64_t user_data, int result, uint32_t flags, File* file) {

@@ -2,6 +2,7 @@
 // inline parts of liburing work on the queues of a KernelRing as they do on the kernel's.
 #include <liburing.h>
 
+#include <cstdlib>
 #include <optional>
 
 #include "core/time.h"
@@ -29,6 +30,19 @@ int __wrap_io_uring_queue_init_params(unsigned entries, io_uring* ring, io_uring
 }
 
 void __wrap_io_uring_queue_exit(io_uring* ring) { Process::current()->close_ring(ring); }
+
+io_uring_probe* __wrap_io_uring_get_probe_ring(io_uring*) {
+  constexpr uint8_t kOperations = IORING_OP_SENDMSG_ZC + 1;
+  auto* probe = static_cast<io_uring_probe*>(
+      std::calloc(1, sizeof(io_uring_probe) + kOperations * sizeof(io_uring_probe_op)));
+  probe->last_op = kOperations - 1;
+  for (io_uring_probe_op* op = probe->ops; op != probe->ops + kOperations; ++op) {
+    op->flags = IO_URING_OP_SUPPORTED;
+  }
+  return probe;
+}
+
+void __wrap_io_uring_free_probe(io_uring_probe* probe) { std::free(probe); }
 
 int __wrap_io_uring_register_ring_fd(io_uring*) { return 1; }
 

@@ -207,10 +207,12 @@ TEST(Credit, IsRenewedOnlyWhenHalfAWindowIsUsedSoThatTinyReadsCostNoFrames) {
   const StreamKey key = puppet.event(Event::Kind::kOpened)->stream;
   for (uint64_t i = 0; i < 2047; ++i) {
     puppet.say(puppet.data(number, i, 1));
+    EXPECT_TRUE(puppet.session.rests(key, 1));
     puppet.session.taken(key, 1);
   }
   EXPECT_TRUE(puppet.hear().empty());
   puppet.say(puppet.data(number, 2047, 1));
+  EXPECT_FALSE(puppet.session.rests(key, 1));
   puppet.session.taken(key, 1);
   const auto frames = puppet.hear();
   ASSERT_EQ(frames.size(), 1u);

@@ -104,7 +104,12 @@ class End {
     if (c.fate != Fate::kOpen) return;
     bytes = std::min(bytes, c.received - c.taken);
     c.taken += bytes;
-    if (bytes > 0) session.taken(c.key, bytes);
+    if (bytes > 0) {
+      const bool rests = session.rests(c.key, bytes);
+      const bool had_to_write = session.wants_to_write({});
+      session.taken(c.key, bytes);
+      EXPECT_TRUE(!rests || session.wants_to_write({}) == had_to_write) << "it was to rest";
+    }
     deliver_if_done(c);
     act();
   }
