@@ -1,6 +1,7 @@
 // Any command line: it is either understood, and then within every limit, or refused with exactly
 // one line. What was understood is understood again from its own words.
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <vector>
@@ -52,6 +53,22 @@ const std::vector<std::string> kWords = {
     "bulk",
     "checksum",
     "debug",
+    "--user",
+    "--sandbox",
+    "--socket-mode",
+    "--socket-owner",
+    "--allow-uid",
+    "--allow-gid",
+    "--channel-allow-uid",
+    "--channel-allow-gid",
+    "--channel-allow-cid",
+    "--allow-remote",
+    "--hold",
+    "--stall-timeout",
+    "--ack-timeout",
+    "--protocol",
+    "root",
+    "0.0.0.0:",
 };
 
 std::vector<std::string> split(const uint8_t* data, size_t size) {
@@ -84,6 +101,32 @@ void check_forwards(const std::vector<ForwardSpec>& forwards, const std::set<uns
   }
 }
 
+bool takes_clients(const Options& options, Endpoint::Kind kind) {
+  return std::any_of(options.oforwards.begin(), options.oforwards.end(),
+                     [&](const ForwardSpec& forward) { return forward.endpoint.kind == kind; });
+}
+
+bool takes_peers(const Options& options, Endpoint::Kind kind) {
+  return std::any_of(options.channels.begin(), options.channels.end(),
+                     [&](const ChannelSpec& channel) {
+                       return method_listens(channel.method) && channel.endpoint.kind == kind;
+                     });
+}
+
+// What is said to be guarded is there, and what others can reach was asked for.
+void check_containment(const Options& options) {
+  const Containment& of = options.containment;
+  VP_ASSERT(!of.clients.guards_unix() || takes_clients(options, Endpoint::Kind::kUnix));
+  VP_ASSERT(!of.clients.guards_vsock());
+  VP_ASSERT(!of.peers.guards_unix() || takes_peers(options, Endpoint::Kind::kUnix));
+  VP_ASSERT(!of.peers.guards_vsock() || takes_peers(options, Endpoint::Kind::kVsock));
+  VP_ASSERT(!of.listen.mode || *of.listen.mode <= 0777);
+  if (of.listen.allow_remote) return;
+  for (const ForwardSpec& forward : options.oforwards) {
+    VP_ASSERT(forward.endpoint.kind != Endpoint::Kind::kTcp || forward.endpoint.host != "0.0.0.0");
+  }
+}
+
 void check(const Options& options) {
   if (options.show_features) return;
   VP_ASSERT(!options.channels.empty() && options.channels.size() <= limits::kMaxChannels);
@@ -105,6 +148,12 @@ void check(const Options& options) {
   VP_ASSERT(options.dial_timeout <= limits::kMaxDialTimeout);
   VP_ASSERT(options.drain_timeout >= limits::kMinDrainTimeout);
   VP_ASSERT(options.drain_timeout <= limits::kMaxDrainTimeout);
+  VP_ASSERT(options.hold >= limits::kMinHold && options.hold <= limits::kMaxHold);
+  VP_ASSERT(options.stall_timeout >= limits::kMinStallTimeout);
+  VP_ASSERT(options.stall_timeout <= limits::kMaxStallTimeout);
+  VP_ASSERT(options.ack_timeout >= limits::kMinAckTimeout);
+  VP_ASSERT(options.ack_timeout <= limits::kMaxAckTimeout);
+  check_containment(options);
 }
 
 }  // namespace
