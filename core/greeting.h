@@ -1,8 +1,7 @@
 // Agreeing on a session over a link that may hold bytes of earlier lives, and that need not tell
 // when the other end is replaced.
 //
-//   waiting      HELLO(mine, echo of what was last seen) goes out, and again with back-off;
-//   whatever
+//   waiting      HELLO(mine, echo of what was last seen) goes out, and again with back-off; what
 //                comes in is skipped up to a HELLO.
 //   established  a HELLO that echoes our epoch has been read: what follows it are frames. Ours goes
 //                out before our first frame if the last one sent did not echo the peer's epoch.

@@ -11,10 +11,6 @@
 
 #include "uring/specs.h"
 
-#ifndef VIRTPROXY_VERSION
-#define VIRTPROXY_VERSION "2.0.0"
-#endif
-
 namespace virtproxy {
 namespace {
 
@@ -156,9 +152,13 @@ std::string help_footer(const std::string& program) {
          " -c unix-connect:/run/vm1.sock:- -c unix-connect:/run/vm2.sock:- \\\n"
          "        -o ssh:127.0.0.1:9022:0 -o ssh:127.0.0.1:9023:1 --threads 2\n"
          "\n"
+         "Values:\n"
+         "  SIZE is in bytes, or with K, M, G or T; SECONDS may have ms, s or m\n"
+         "\n"
          "Exit codes:\n"
          "  0  stopped cleanly by SIGTERM or SIGINT, or help or version printed\n"
          "  1  every failure, with one line on standard error\n"
+         "  it dies by SIGABRT where its own logic is wrong, by SIGSYS in the sandbox\n"
          "\n"
          "Environment:\n"
          "  VIRTPROXY_DISABLE  ring features to do without, as --disable\n";

@@ -1,4 +1,4 @@
-"""The imitation of the 2010 daemon is faithful: its bytes, its habits, its faults (LEGACY.md)."""
+"""The imitation of the 2010 daemon is faithful: its bytes, its habits, its faults."""
 
 from __future__ import annotations
 

@@ -320,7 +320,7 @@ end:
 
 #endif
 
-/* Grants more when half the window is used up, as Session::grant() does. */
+/* Grants more when half the window is used up, as SessionV2::grant() does. */
 inline grant(d, from) {
   if
   :: !end_received[d] && DISTANCE(granted[d], from) <= WINDOW / 2 ->

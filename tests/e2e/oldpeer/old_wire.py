@@ -1,4 +1,4 @@
-"""The old format as shared/LEGACY.md tables it, by literal offsets; shares code with nothing."""
+"""The format of 2010 by literal offsets; shares code with nothing."""
 
 from __future__ import annotations
 
