@@ -206,8 +206,10 @@ size_t ChannelReader::read_port(size_t count) {
 
 void ChannelReader::on_bytes(size_t count) {
   // A read that fills what it was offered leaves more behind.
-  if (count > 0) expect_wait_ = count < kSlabBytes - end_;
-  if (count > 0) readable_ = false;
+  if (count > 0) {
+    expect_wait_ = count < kSlabBytes - end_;
+    readable_ = false;
+  }
   end_ += count;
   VP_ASSERT(end_ <= kSlabBytes);
   begin_ += client_->channel_input({slab_->data + begin_, end_ - begin_}, slab_);

@@ -16,9 +16,8 @@
 //                     no buffer. The buffer ring is registered memory shared with the kernel.
 //   poll-first        a receive that expects to wait does not try in vain first
 //   multishot-accept  one request accepts any number of clients
-//   quiet-sends       the success of a small send wakes nobody: nothing follows from it, and what
-//   it
-//                     held is noted whenever this thread wakes next. Half the turns of a message.
+//   quiet-sends       the success of a small send that nothing follows from wakes nobody; it is
+//                     noted when something else does. Saves half the turns of a message.
 //   splice            bulk payload passes from socket to socket by way of pipes (pipes.h); not the
 //                     ring's own, but optional like the others
 //   restrictions      the ring takes the operations below and no others, whoever asks: system call
