@@ -32,20 +32,28 @@ void write_content(uint64_t number, uint64_t at, std::span<std::byte> to) {
 
 constexpr size_t kMostAtOnce = 65536;
 
+// What was reset for a lost session is reset by then.
+constexpr Duration kAftermath = milliseconds(200);
+
 }  // namespace
 
-Application::Application(Exchange& exchange, uint64_t number, Role role, std::string service,
+std::string network_name(const Endpoint& endpoint) {
+  return endpoint.kind == Endpoint::Kind::kTcp ? fmt::format("tcp:{}", endpoint.port)
+                                               : endpoint.host;
+}
+
+Application::Application(Exchange& exchange, uint64_t number, Role role, const Route& route,
                          std::shared_ptr<Socket> socket, const Plan& plan)
     : exchange_(exchange),
       number_(number),
       role_(role),
-      service_(std::move(service)),
+      route_(route),
       socket_(std::move(socket)),
       plan_(plan),
       began_(World::current().now()),
-      forgiven_(exchange.forgives_failed_connections && !World::current().healed()),
       willing_since_(began_),
-      last_progress_(began_) {
+      last_progress_(began_),
+      faulted_(socket_->faulted) {
   socket_->add_waiter(this);
   act_later(began_);
 }
@@ -79,6 +87,10 @@ void Application::act() {
 void Application::receive() {
   World& world = World::current();
   if (world.now() < read_not_before_) return act_later(read_not_before_);
+  const Canary withholding = partner_ == nullptr ? Canary::kWithholdFirst : Canary::kWithhold;
+  if (world.canary() == withholding && exchange_.stands_beside_stalled(*this, world.now())) {
+    return act_later(world.now() + milliseconds(10));
+  }
   std::array<std::byte, kMostAtOnce> bytes;
   const int64_t got =
       socket_->read(std::span(bytes).first(std::min(plan_.read_piece, bytes.size())));
@@ -89,7 +101,8 @@ void Application::receive() {
   last_progress_ = world.now();
   if (received_ >= plan_.stall_at) {
     plan_.stall_at = UINT64_MAX;
-    read_not_before_ = plan_.stall_until;
+    read_not_before_ = stalled_until_ = plan_.stall_until;
+    stalled_since_ = world.now();
   } else {
     read_not_before_ = world.now() + plan_.read_pause;
   }
@@ -104,7 +117,7 @@ void Application::hear(std::span<const std::byte> bytes) {
     bytes = bytes.subspan(1);
     if (received_ < kNumberSize) continue;
     Application* partner = exchange_.find(partner_number_);
-    if (partner == nullptr || partner->role_ == role_ || partner->service_ != service_ ||
+    if (partner == nullptr || partner->role_ == role_ || &partner->route_ != &route_ ||
         (partner->partner_ != nullptr && partner->partner_ != this) ||
         (partner_ != nullptr && partner_ != partner)) {
       world.fail("bytes", fmt::format("{}: hears somebody it is not connected to ({:x})",
@@ -137,15 +150,21 @@ void Application::on_end() {
   // Bytes are missing: then this must be a connection that is gone, not an end like any other.
   const bool gone =
       socket_->family() == Family::kUnix ? socket_->peer_gone() : socket_->peer_killed;
-  const bool told = failed_to_send_ || gone || world.last_spoken_old() >= began_;
+  const bool told =
+      failed_to_send_ || gone || world.channel(route_.channel).last_spoken_old() >= began_;
   if (!told) world.fail("fate", describe() + ": sees an end though bytes are missing");
   on_error(0);
 }
 
 void Application::on_error(int error) {
   World::current().trace("error", number_ & 0xffff, error, received_);
-  if (!abnormal_at_) abnormal_at_ = World::current().now();
+  note_break();
   receiving_over_ = sending_over_ = true;
+}
+
+// It may have been too busy to look.
+void Application::note_break() {
+  if (!abnormal_at_) abnormal_at_ = socket_->peer_left_at.value_or(World::current().now());
 }
 
 void Application::send() {
@@ -164,7 +183,7 @@ void Application::send() {
       world.trace("unsendable", number_ & 0xffff, put);
       failed_to_send_ = true;
       sending_over_ = true;
-      if (!abnormal_at_) abnormal_at_ = world.now();
+      note_break();
       return;
     }
     sent_ += static_cast<uint64_t>(put);
@@ -200,8 +219,6 @@ void Application::end_abruptly() {
 void Application::leave() {
   World& world = World::current();
   left_at_ = world.now();
-  peer_faulted_ = socket_->peer_faulted;
-  peer_killed_ = socket_->peer_killed;
   socket_->remove_waiter(this);
   socket_.reset();
   world.trace("left", number_ & 0xffff, sent_, received_, abnormal());
@@ -212,37 +229,51 @@ void Application::hurry() {
   plan_.read_pause = plan_.write_pause = {};
   plan_.stall_at = UINT64_MAX;
   read_not_before_ = write_not_before_ = {};
+  stalled_until_ = std::min(stalled_until_, World::current().now());
   plan_.read_piece = std::max<size_t>(plan_.read_piece, 4096);
   plan_.write_piece = std::max<size_t>(plan_.write_piece, 4096);
   willing_since_ = std::max(began_, World::current().now());
   if (!over()) act_later(World::current().now());
 }
 
-// A stream with a willing sender and a willing receiver moves.
-void Application::check_progress(Instant now, Duration patience) const {
-  if (over() || receiving_over_ || partner_ == nullptr) return;
-  if (now < read_not_before_) return;
-  const bool more =
-      partner_->sent_ > received_ || partner_->end_at_ ||
-      (!partner_->over() && !partner_->sending_over_ && now >= partner_->write_not_before_);
-  if (!more) return;
-  const Instant since =
-      std::max({last_progress_, willing_since_, partner_->write_not_before_, partner_->began_,
-                World::current().last_disturbance(), World::current().last_hindrance()});
+// A stream with a willing sender and a willing receiver moves. A service speaks as soon as it is
+// connected to, so a client is owed something before it has heard anybody.
+void Application::check_progress(Instant now, Duration patience) {
+  if (over() || receiving_over_ || now < read_not_before_) return;
+  // Since when nobody but the daemons can have kept it waiting.
+  Instant owed = std::max(
+      {began_, stalled_until_, World::current().channel(route_.channel).undisturbed_since()});
+  Instant since = std::max({owed, last_progress_, willing_since_});
+  if (partner_ == nullptr) {
+    if (role_ == Role::kService || exchange_.explains_silence(*this)) return;
+  } else {
+    const bool more =
+        partner_->sent_ > received_ || partner_->end_at_ ||
+        (!partner_->over() && !partner_->sending_over_ && now >= partner_->write_not_before_);
+    if (!more) return;
+    owed = std::max(owed, partner_->began_);
+    since = std::max({since, owed, partner_->write_not_before_});
+  }
+  if (now - owed > patience) {
+    Exchange::Judgements& judgements = exchange_.judgements();
+    ++judgements.made;
+    if (exchange_.stands_beside_stalled(*this, now - patience)) ++judgements.beside_stalled;
+  }
   if (now - since <= patience) return;
-  World::current().fail("independence",
-                        fmt::format("nothing has moved for {:.3f} s between {} and {}",
-                                    std::chrono::duration<double>(now - since).count(),
-                                    partner_->describe(), describe()));
+  World::current().fail(
+      "independence",
+      fmt::format("nothing has moved for {:.3f} s between {} and {}",
+                  std::chrono::duration<double>(now - since).count(),
+                  partner_ == nullptr ? "nobody" : partner_->describe(), describe()));
 }
 
 // Whether something explains that this conversation did not end in an orderly way.
 bool Application::excused() const {
-  const World& world = World::current();
-  if (world.disturbed() && world.last_disturbance() + Exchange::kAftermath >= began_) return true;
-  if (abrupt_ || peer_faulted_ || peer_killed_) return true;
-  if (partner_ == nullptr) return forgiven_ || exchange_.somebody_left_unheard(service_, role_);
-  return partner_->abrupt_ || partner_->peer_faulted_ || partner_->peer_killed_;
+  const Instant when = *abnormal_at_;
+  if (World::current().channel(route_.channel).apart(when - kAftermath, when)) return true;
+  if (*faulted_) return true;
+  if (partner_ == nullptr) return exchange_.explains_silence(*this);
+  return *partner_->faulted_ || (partner_->abrupt_ && *partner_->left_at_ <= when);
 }
 
 void Application::check_end() const {
@@ -258,7 +289,7 @@ void Application::check_end() const {
 std::string Application::describe() const {
   std::string text =
       fmt::format("{} {} of {} ({}, sent {} of {}, received {}",
-                  role_ == Role::kClient ? "client" : "service", number_ & 0xffff, service_,
+                  role_ == Role::kClient ? "client" : "service", number_ & 0xffff, route_.service,
                   over()                               ? "gone"
                   : socket_->family() == Family::kUnix ? "unix"
                                                        : "tcp",
@@ -277,20 +308,52 @@ std::string Application::describe() const {
   return text + ")";
 }
 
-Application& Exchange::add(Application::Role role, std::string service,
+Application& Exchange::add(Application::Role role, const Route& route,
                            std::shared_ptr<Socket> socket, const Plan& plan) {
   ++running_;
   const uint64_t number = kNumberMark | (applications_.size() + 1);
-  applications_.push_back(std::make_unique<Application>(*this, number, role, std::move(service),
-                                                        std::move(socket), plan));
+  applications_.push_back(
+      std::make_unique<Application>(*this, number, role, route, std::move(socket), plan));
   return *applications_.back();
 }
 
-bool Exchange::somebody_left_unheard(const std::string& service, Application::Role role) const {
-  return std::any_of(applications_.begin(), applications_.end(), [&](const auto& application) {
-    return application->abrupt_ && application->partner_ == nullptr &&
-           application->service_ == service && application->role_ != role;
+bool Exchange::explains_silence(const Application& unheard) const {
+  World& world = World::current();
+  const Route& route = unheard.route_;
+  if (unheard.role_ == Application::Role::kClient &&
+      (world.refused_since(network_name(route.service_end), unheard.began_) ||
+       world.channel(route.channel).last_full() >= unheard.began_)) {
+    return true;
+  }
+  // Its partner may have gone before it could say who it is.
+  return std::any_of(applications_.begin(), applications_.end(), [&](const auto& other) {
+    if (&other->route_ != &route || other->role_ == unheard.role_ || other->partner_ != nullptr ||
+        !(other->abrupt_ || *other->faulted_)) {
+      return false;
+    }
+    const bool client_first = unheard.role_ == Application::Role::kClient
+                                  ? unheard.began_ <= other->began_
+                                  : other->began_ <= unheard.began_;
+    if (!client_first || *other->faulted_) return client_first;
+    return !unheard.abnormal_at_ || *other->left_at_ <= *unheard.abnormal_at_;
   });
+}
+
+bool Exchange::stands_beside_stalled(const Application& application, Instant since) const {
+  const Instant now = World::current().now();
+  return std::any_of(applications_.begin(), applications_.end(), [&](const auto& other) {
+    return other->stalled_until_ > now && other->stalled_since_ <= since && !other->over() &&
+           other->partner_ != nullptr && other->partner_->sent_ > other->received_ &&
+           other->route_.channel == application.route_.channel &&
+           other->on_host() == application.on_host();
+  });
+}
+
+size_t Exchange::running(unsigned channel) const {
+  return static_cast<size_t>(
+      std::count_if(applications_.begin(), applications_.end(), [&](const auto& application) {
+        return !application->over() && application->route_.channel == channel;
+      }));
 }
 
 Application* Exchange::find(uint64_t number) {
@@ -303,9 +366,11 @@ void Exchange::hurry() {
   for (const auto& application : applications_) application->hurry();
 }
 
-void Exchange::check_progress(Duration patience) const {
+void Exchange::check_progress(unsigned channel, Duration patience) {
   const Instant now = World::current().now();
-  for (const auto& application : applications_) application->check_progress(now, patience);
+  for (const auto& application : applications_) {
+    if (application->route_.channel == channel) application->check_progress(now, patience);
+  }
 }
 
 void Exchange::check_ends() const {

@@ -5,15 +5,27 @@
 // the byte's position. So whoever receives it knows which application it hears, and what must come.
 #pragma once
 
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "tests/sim/socket.h"
+#include "uring/options.h"
 
 namespace virtproxy::sim {
+
+// A service on one side of a channel that clients reach on the other.
+struct Route {
+  unsigned channel = 0;  // its id
+  std::string service;
+  bool from_host = true;  // the clients are on the host
+  Endpoint client_end;
+  Endpoint service_end;
+};
+
+// As the network knows it.
+std::string network_name(const Endpoint& endpoint);
 
 struct Plan {
   enum class Ending : uint8_t {
@@ -39,7 +51,7 @@ class Application final : private File::Waiter {
  public:
   enum class Role : uint8_t { kClient, kService };
 
-  Application(Exchange& exchange, uint64_t number, Role role, std::string service,
+  Application(Exchange& exchange, uint64_t number, Role role, const Route& route,
               std::shared_ptr<Socket> socket, const Plan& plan);
   ~Application();
 
@@ -53,7 +65,7 @@ class Application final : private File::Waiter {
   void hurry();
 
   // Oracles.
-  void check_progress(Instant now, Duration patience) const;
+  void check_progress(Instant now, Duration patience);
   void check_end() const;
 
  private:
@@ -69,18 +81,18 @@ class Application final : private File::Waiter {
   void on_error(int error);
   void end_abruptly();
   void leave();
+  void note_break();
+  bool on_host() const { return (role_ == Role::kClient) == route_.from_host; }
   bool excused() const;
-  bool ended_abruptly() const { return abrupt_; }
 
   Exchange& exchange_;
   const uint64_t number_;
   const Role role_;
-  const std::string service_;
+  const Route& route_;
   std::shared_ptr<Socket> socket_;
   Plan plan_;
   Application* partner_ = nullptr;
   const Instant began_;
-  const bool forgiven_;  // may fail to connect
 
   uint64_t sent_ = 0;
   std::optional<uint64_t> end_at_;  // the kernel has told the other side that no more will come
@@ -94,13 +106,14 @@ class Application final : private File::Waiter {
   Instant read_not_before_{};
   Instant willing_since_;
   Instant last_progress_;
+  Instant stalled_since_{};
+  Instant stalled_until_{};
 
   bool abrupt_ = false;
   bool failed_to_send_ = false;
-  std::optional<Instant> abnormal_at_;
+  std::optional<Instant> abnormal_at_;  // when the daemon let go of it
   std::optional<Instant> left_at_;
-  bool peer_faulted_ = false;
-  bool peer_killed_ = false;
+  const std::shared_ptr<const bool> faulted_;
 
   bool scheduled_ = false;
   Instant scheduled_for_{};
@@ -110,24 +123,35 @@ class Application final : private File::Waiter {
 // All applications of a world.
 class Exchange {
  public:
-  Application& add(Application::Role role, std::string service, std::shared_ptr<Socket> socket,
+  // `route` must outlive the exchange.
+  Application& add(Application::Role role, const Route& route, std::shared_ptr<Socket> socket,
                    const Plan& plan);
   Application* find(uint64_t number);
-  // Whether some partner of this role ended abruptly before it could say who it is.
-  bool somebody_left_unheard(const std::string& service, Application::Role role) const;
+  // Whether something explains that one that has heard nobody is not connected to anybody.
+  bool explains_silence(const Application& unheard) const;
+  // Whether one beside it, which receives from the same channel on the same side, has stood still
+  // since then though there is something for it to read.
+  bool stands_beside_stalled(const Application& application, Instant since) const;
 
   bool all_over() const { return running_ == 0; }
-  size_t running() const { return running_; }
+  size_t running(unsigned channel) const;
   void one_left() { --running_; }
-  // Applications that began before this moment need not be told why they failed to connect.
-  bool forgives_failed_connections = false;
-  // An end that this recent disturbance explains.
-  static constexpr Duration kAftermath = seconds(15);
 
   void hurry();
-  void check_progress(Duration patience) const;
+  // Of the applications of one channel.
+  void check_progress(unsigned channel, Duration patience);
+  // Instead, where no patience is long enough.
+  void skip_progress(unsigned channel) { judgements_.skipped += running(channel); }
   void check_ends() const;
   std::string describe_running() const;
+  // Of independence, on streams which only the daemons can have kept waiting.
+  struct Judgements {
+    uint64_t made = 0;
+    uint64_t beside_stalled = 0;
+    uint64_t skipped = 0;
+  };
+  Judgements& judgements() { return judgements_; }
+  const Judgements& judgements() const { return judgements_; }
   struct Totals {
     uint64_t complete = 0;
     uint64_t abnormal = 0;
@@ -139,6 +163,7 @@ class Exchange {
  private:
   std::vector<std::unique_ptr<Application>> applications_;
   size_t running_ = 0;
+  Judgements judgements_;
 };
 
 }  // namespace virtproxy::sim

@@ -160,10 +160,9 @@ SessionV2* Daemon::session(unsigned id) {
   return found == nullptr ? nullptr : v2_session(*found);
 }
 
-bool Daemon::speaks_old() const {
-  return !process_.dead() && std::any_of(channels_.begin(), channels_.end(), [](const auto& c) {
-    return c->session().up() && v2_session(*c) == nullptr;
-  });
+bool Daemon::speaks_old(unsigned id) {
+  Channel* found = channel(id);
+  return found != nullptr && found->session().up() && v2_session(*found) == nullptr;
 }
 
 std::shared_ptr<Socket> Daemon::channel_socket() const {
@@ -185,6 +184,9 @@ void Daemon::check_bounds() {
     uint64_t granted = 0;
     if (const SessionV2* session = v2_session(*channels_[i])) {
       session->streams().for_each([&](StreamKey, const Stream& stream) {
+        if (World::current().canary_strikes(Canary::kRaiseLimit, 0.001)) {
+          const_cast<Stream&>(stream).send_limit += 1 << 20;
+        }
         if (!stream.dead()) granted += stream.granted - stream.taken;
       });
     }

@@ -46,7 +46,7 @@ class Daemon {
   // The same, and while it is one of version 2.
   SessionV2* session(unsigned id);
   // Whether a session of version 1 is up.
-  bool speaks_old() const;
+  bool speaks_old(unsigned id);
   // The socket that its only channel runs over, if it runs over one now.
   std::shared_ptr<Socket> channel_socket() const;
 

@@ -17,7 +17,7 @@ constexpr Duration kToNotice = seconds(8);
 constexpr Duration kCableTick = milliseconds(2);
 
 // A line that may corrupt does so to one byte of a piece at most.
-void corrupt(Fifo& line, size_t from) {
+void corrupt(unsigned channel, Fifo& line, size_t from) {
   World& world = World::current();
   if (line.size() <= from) return;
   const size_t at = world.random().between(from, line.size() - 1);
@@ -30,15 +30,17 @@ void corrupt(Fifo& line, size_t from) {
   } else {
     return;
   }
-  world.disturb();
-  world.hinder(world.now() + kToNotice);
+  ChannelRecord& record = world.channel(channel);
+  record.spoil();
+  record.disturb(world.now());
+  record.hinder(world.now() + kToNotice);
 }
 
 }  // namespace
 
 class Device::Handle final : public File {
  public:
-  explicit Handle(Device& device) : device_(device) { carries_channel = true; }
+  explicit Handle(Device& device) : device_(device) { carries_channel = device.channel(); }
   ~Handle() override {
     // A port forgets what was not read; a tty flushes what was not sent only when asked to.
     if (device_.kind_ == Kind::kPort) device_.to_daemon_.truncate(0);
@@ -129,7 +131,7 @@ void Device::changed() {
 
 Emulator::Emulator(Network& network, Device& device, const std::string& name)
     : device_(device), listener_(std::make_shared<Socket>(Family::kUnix)) {
-  listener_->carries_channel = true;
+  listener_->carries_channel = device.channel();
   listener_->listen(1);
   listener_->add_waiter(this);
   network.bind(name, listener_);
@@ -163,7 +165,6 @@ void Emulator::lose_client() {
   // What the host side had sent and the guest did not take stays; what was on its way to the host
   // goes to whoever connects next.
   device_.set_host_connected(false);
-  World::current().disturb();
 }
 
 void Emulator::drop_client() {
@@ -211,7 +212,8 @@ void Emulator::move() {
     const size_t before = device_.to_daemon().size();
     device_.to_daemon().append(to_device_.contents().first(room));
     to_device_.consume(room);
-    if (device_.kind() == Device::Kind::kTty) corrupt(device_.to_daemon(), before);
+    if (device_.kind() == Device::Kind::kTty)
+      corrupt(device_.channel(), device_.to_daemon(), before);
     device_.changed();
     moved = true;
   }
@@ -222,7 +224,7 @@ void Emulator::move() {
     const size_t count = std::min(said.size(), kEmulatorPiece);
     if (client_) to_socket_.append(said.contents().first(count));
     said.consume(count);
-    if (client_ && device_.kind() == Device::Kind::kTty) corrupt(to_socket_, 0);
+    if (client_ && device_.kind() == Device::Kind::kTty) corrupt(device_.channel(), to_socket_, 0);
     device_.changed();
     moved = true;
   }
@@ -265,7 +267,10 @@ void Cable::lose() {
       if (line->size() == 0) continue;
       world.count(Mishap::kByteLost);
       line->truncate(world.random().between(0, line->size() - 1));
-      world.hinder(world.now() + kToNotice);
+      ChannelRecord& record = world.channel(device->channel());
+      record.spoil();
+      record.disturb(world.now());
+      record.hinder(world.now() + kToNotice);
     }
   }
 }
@@ -280,7 +285,7 @@ bool Cable::move(Device& from, Device& to) {
   const size_t before = to.to_daemon().size();
   to.to_daemon().append(said.contents().first(count));
   said.consume(count);
-  corrupt(to.to_daemon(), before);
+  corrupt(to.channel(), to.to_daemon(), before);
   from.changed();
   to.changed();
   return true;

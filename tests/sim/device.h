@@ -19,9 +19,10 @@ class Device {
  public:
   enum class Kind : uint8_t { kPort, kTty };
 
-  Device(std::string path, Kind kind, size_t capacity)
-      : path_(std::move(path)), kind_(kind), capacity_(capacity) {}
+  Device(unsigned channel, std::string path, Kind kind, size_t capacity)
+      : channel_(channel), path_(std::move(path)), kind_(kind), capacity_(capacity) {}
 
+  unsigned channel() const { return channel_; }  // the id of the one that runs over it
   const std::string& path() const { return path_; }
   Kind kind() const { return kind_; }
   // The device behind a file of one.
@@ -45,6 +46,7 @@ class Device {
  private:
   class Handle;
 
+  const unsigned channel_;
   const std::string path_;
   const Kind kind_;
   const size_t capacity_;

@@ -37,9 +37,9 @@ class File {
     for (size_t i = 0; i < waiters_.size(); ++i) waiters_[i]->file_changed();
   }
 
-  Instant last_completion{};  // of a ring's request on it: these keep their order
-  bool carries_channel = false;
-  unsigned number = 0;  // for the trace
+  Instant last_completion{};     // of a ring's request on it: these keep their order
+  unsigned carries_channel = 0;  // its id
+  unsigned number = 0;           // for the trace
 
  private:
   std::vector<Waiter*> waiters_;

@@ -207,7 +207,7 @@ std::optional<int> KernelRing::injected_error(const Request& request) {
   if (!receives && !sends) return std::nullopt;
   if (!request.channel() && world.happens(Mishap::kNoMemory)) {
     if (sends) return -ENOBUFS;
-    if (auto* socket = dynamic_cast<Socket*>(request.file())) socket->faulted = true;
+    if (auto* socket = dynamic_cast<Socket*>(request.file())) *socket->faulted = true;
     return -ENOMEM;
   }
   return sim::injected_error(*request.file(), receives);
@@ -311,6 +311,12 @@ std::optional<KernelRing::Outcome> KernelRing::accept(Request& request) {
 std::optional<KernelRing::Outcome> KernelRing::poll(Request& request) {
   const bool multi = (request.sqe.len & IORING_POLL_ADD_MULTI) != 0;
   const uint32_t wanted = request.sqe.operation_flags | POLLERR | POLLHUP;
+  if (World::current().canary() == Canary::kEarlyPoll) {
+    const auto* socket = dynamic_cast<Socket*>(request.file());
+    if (socket != nullptr && socket->listening() && (socket->poll() & POLLIN) == 0) {
+      return Outcome{POLLIN};
+    }
+  }
   const uint32_t events = request.file()->poll() & wanted;
   if (!multi) {
     if (events == 0) return std::nullopt;
@@ -325,6 +331,10 @@ void KernelRing::cancel(uint64_t user_data) {
   for (const auto& [id, request] : requests_) {
     if (request->sqe.user_data != user_data) continue;
     const auto held = request;
+    if (World::current().canary_strikes(Canary::kKeepRequest, 0.05)) {
+      const uint64_t kept = ++started_;
+      requests_.emplace(kept, std::make_shared<Request>(*this, kept, Entry{}, nullptr));
+    }
     return finish(*held, {held->sent > 0 ? static_cast<int>(held->sent) : -ECANCELED});
   }
 }

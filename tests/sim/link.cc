@@ -7,15 +7,10 @@ namespace virtproxy::sim {
 Endpoint unix_endpoint(const std::string& path) { return {Endpoint::Kind::kUnix, path, 0}; }
 Endpoint tcp_endpoint(uint16_t port) { return {Endpoint::Kind::kTcp, "127.0.0.1", port}; }
 
-std::string network_name(const Endpoint& endpoint) {
-  return endpoint.kind == Endpoint::Kind::kTcp ? fmt::format("tcp:{}", endpoint.port)
-                                               : endpoint.host;
-}
-
 Service::Service(Network& network, Exchange& exchange, const Route& route, const Path& path,
                  DrawPlan draw_plan)
     : exchange_(exchange),
-      name_(route.service),
+      route_(route),
       draw_plan_(std::move(draw_plan)),
       listener_(std::make_shared<Socket>(
           route.service_end.kind == Endpoint::Kind::kUnix ? Family::kUnix : Family::kTcp)) {
@@ -44,17 +39,19 @@ void Service::accept() {
   const auto socket = listener_->accept();
   if (!socket) return;
   Application& application =
-      exchange_.add(Application::Role::kService, name_, socket, draw_plan_());
+      exchange_.add(Application::Role::kService, route_, socket, draw_plan_());
   if (world.happens(Mishap::kHastyService)) application.act_now();
   file_changed();
 }
 
 SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_(id), kind_(kind) {
   Random& random = World::current().random();
+  World::current().channel(id).set_hides(hides());
   host_spec_.id = guest_spec_.id = id;
   const auto device = [&](const char* side, Device::Kind of) {
     const auto capacity = static_cast<size_t>(random.magnitude(8192, 1 << 20));
-    auto made = std::make_unique<Device>(fmt::format("/sim/channel{}-{}", id, side), of, capacity);
+    auto made =
+        std::make_unique<Device>(id, fmt::format("/sim/channel{}-{}", id, side), of, capacity);
     network.add_device(made.get());
     return made;
   };
@@ -64,6 +61,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
   };
   const std::string name = fmt::format("/sim/channel{}", id);
   Path path;
+  path.channel = id;
   path.capacity = static_cast<size_t>(random.magnitude(4096, 1 << 20));
   if (kind == LinkKind::kUnix || kind == LinkKind::kTcp) {
     const bool tcp = kind == LinkKind::kTcp;
@@ -108,10 +106,10 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
 
 void SimulatedLink::cut(Daemon* guest, bool torn) {
   World& world = World::current();
-  world.disturb();
   world.trace("cut", id_, torn);
   if (emulator_) {
     if (!emulator_->has_client()) return;
+    world.channel(id_).disturb(world.now());
     world.count(Mishap::kHostLeaves);
     emulator_->drop_client();
     return;
@@ -119,6 +117,7 @@ void SimulatedLink::cut(Daemon* guest, bool torn) {
   if (cable_) return cable_->lose();
   const auto socket = guest == nullptr ? nullptr : guest->channel_socket();
   if (!socket) return;
+  world.channel(id_).disturb(world.now());
   world.count(torn ? Mishap::kChannelTorn : Mishap::kChannelCut);
   socket->cut(torn);
 }
@@ -128,7 +127,7 @@ void SimulatedLink::stall(Daemon* guest, Duration time) {
   const Instant until = world.now() + time;
   world.trace("stall", id_, time.count());
   world.count(Mishap::kChannelStalls);
-  world.hinder(until);
+  world.channel(id_).hinder(until);
   if (emulator_) return emulator_->pause(until);
   if (cable_) return cable_->pause(until);
   if (const auto socket = guest == nullptr ? nullptr : guest->channel_socket()) {

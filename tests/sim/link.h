@@ -24,14 +24,6 @@ inline constexpr size_t kLinkKinds = 5;
 // A link that carries fewer bytes a second is slow.
 inline constexpr double kFast = 50e6;
 
-// A service on one side that clients reach on the other.
-struct Route {
-  std::string service;
-  bool from_host = true;  // the clients are on the host
-  Endpoint client_end;
-  Endpoint service_end;
-};
-
 // A listening service whose applications follow plans drawn by the scenario.
 class Service final : private File::Waiter {
  public:
@@ -45,7 +37,7 @@ class Service final : private File::Waiter {
   void accept();
 
   Exchange& exchange_;
-  const std::string name_;
+  const Route& route_;
   DrawPlan draw_plan_;
   std::shared_ptr<Socket> listener_;
   bool scheduled_ = false;
@@ -82,7 +74,5 @@ class SimulatedLink {
 
 Endpoint unix_endpoint(const std::string& path);
 Endpoint tcp_endpoint(uint16_t port);
-// As the network knows it.
-std::string network_name(const Endpoint& endpoint);
 
 }  // namespace virtproxy::sim

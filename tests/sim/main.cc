@@ -33,12 +33,23 @@ const std::map<std::string, Canary> kCanaries{
     {"block-reader", Canary::kBlockReader},
     {"lose-reset", Canary::kLoseReset},
     {"lose-completion", Canary::kLoseCompletion},
+    {"reset-stream", Canary::kResetStream},
+    {"end-session", Canary::kEndSession},
+    {"withhold", Canary::kWithhold},
+    {"withhold-first", Canary::kWithholdFirst},
+    {"raise-limit", Canary::kRaiseLimit},
+    {"overcommit", Canary::kOvercommit},
+    {"leak-buffer", Canary::kLeakBuffer},
+    {"leak-slot", Canary::kLeakSlot},
+    {"keep-request", Canary::kKeepRequest},
+    {"early-poll", Canary::kEarlyPoll},
 };
 
 struct Tally {
   uint64_t seeds = 0;
   uint64_t turns = 0;
   Exchange::Totals totals;
+  Exchange::Judgements judgements;
   MishapCounts mishaps{};
   uint64_t piped = 0;
   Duration simulated{};
@@ -65,6 +76,10 @@ uint64_t run_seed(uint64_t seed, const Options& options, Tally& tally) {
     tally.totals.complete += totals.complete;
     tally.totals.abnormal += totals.abnormal;
     tally.totals.bytes += totals.bytes;
+    const Exchange::Judgements& judgements = scenario.judgements();
+    tally.judgements.made += judgements.made;
+    tally.judgements.beside_stalled += judgements.beside_stalled;
+    tally.judgements.skipped += judgements.skipped;
     for (size_t i = 0; i < kMishaps; ++i) tally.mishaps[i] += world.counts()[i];
     tally.piped += world.piped();
     tally.simulated += world.now() - began;
@@ -83,6 +98,11 @@ void report(const Tally& tally, double elapsed) {
               static_cast<unsigned long long>(tally.totals.abnormal),
               static_cast<unsigned long long>(tally.totals.bytes),
               static_cast<unsigned long long>(tally.piped));
+  const Exchange::Judgements& judgements = tally.judgements;
+  std::printf("independence judged %llu times, %llu beside a stalled application, %llu skipped\n",
+              static_cast<unsigned long long>(judgements.made),
+              static_cast<unsigned long long>(judgements.beside_stalled),
+              static_cast<unsigned long long>(judgements.skipped));
   for (size_t i = 0; i < kMishaps; ++i) {
     std::printf("  %-22s %llu\n", std::string(mishap_name(static_cast<Mishap>(i))).c_str(),
                 static_cast<unsigned long long>(tally.mishaps[i]));
@@ -131,6 +151,10 @@ int run(const Options& options) {
                  std::string(mishap_name(static_cast<Mishap>(i))).c_str());
     ++missing;
   }
+  if (tally.judgements.beside_stalled == 0) {
+    std::fprintf(stderr, "FAILED: independence was never judged beside a stalled application\n");
+    ++missing;
+  }
   return missing == 0 ? 0 : 1;
 }
 
@@ -157,7 +181,8 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", options.seconds, "stop after so many seconds");
   app.add_flag("--trace", options.trace, "print what happens, with virtual time");
   app.add_flag("--twice", options.twice, "run every seed twice and compare the traces");
-  app.add_flag("--every-mishap", options.every_mishap, "fail when a kind of mishap never happened");
+  app.add_flag("--every-mishap", options.every_mishap,
+               "fail when a kind of mishap or judgement never happened");
   std::vector<std::string> names;
   for (const auto& [name, canary] : virtproxy::sim::kCanaries) names.push_back(name);
   app.add_option("--canary", options.canary, "break the world on purpose")

@@ -7,6 +7,7 @@
 //   5. nothing is left; the daemons are asked to end, and nothing is left of them
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -23,6 +24,7 @@ class Scenario {
 
   void run();
   Exchange::Totals totals() const { return exchange_.totals(); }
+  const Exchange::Judgements& judgements() const { return exchange_.judgements(); }
   uint64_t turns() const { return turns_; }
 
  private:
@@ -30,6 +32,7 @@ class Scenario {
   struct Place {
     DaemonConfig config;
     std::unique_ptr<Daemon> daemon;
+    std::vector<unsigned> channels;  // ids of those that end here
     unsigned restarts_left = 0;
     bool wanted = true;
   };
@@ -55,6 +58,8 @@ class Scenario {
   bool run_until(Instant limit, Done done);
   bool run_once();
   static SessionV2* session_of(Place& place, const SimulatedLink& link);
+  // The one that both ends of a link are in, 0 if they are in none.
+  uint64_t session_on(size_t link);
   // Every two ends are in one session.
   bool everything_up();
   void check_sessions();
@@ -67,7 +72,7 @@ class Scenario {
   Network network_;
   Exchange exchange_;
   std::vector<std::unique_ptr<SimulatedLink>> links_;
-  std::vector<Route> routes_;
+  std::deque<Route> routes_;  // services refer to them
   std::vector<std::unique_ptr<Service>> services_;
   std::vector<Place> places_;                     // the host, then one guest for each link
   std::vector<std::unique_ptr<Daemon>> leaving_;  // dead or told to end, not gone yet

@@ -16,8 +16,8 @@ Socket::~Socket() {
   if (!connected_) return;
   const auto peer = peer_.lock();
   if (!peer) return;
-  peer->peer_faulted = faulted;
   peer->peer_killed = killed;
+  peer->peer_left_at = World::current().now();
   if (family_ == Family::kUnix) {
     if (incoming_.size() > 0 && !World::current().canary_strikes(Canary::kLoseReset, 0.1)) {
       peer->error_ = ECONNRESET;
@@ -54,6 +54,7 @@ void Socket::connect_to(const std::shared_ptr<Socket>& listener, const Path& pat
   served->connected_ = connected_ = true;
   served->carries_channel = carries_channel = listener->carries_channel;
   served->peer_ = weak_from_this();
+  served->faulted = faulted;
   peer_ = served;
   connecting_ = false;
   listener->backlog_.push_back(std::move(served));
@@ -118,18 +119,21 @@ int64_t Socket::write(std::span<const std::byte> from) {
   size_t count = std::min(from.size(), room());
   if (count == 0) return -EAGAIN;
   if (count > 1 && world.happens(Mishap::kShortWrite)) count = world.random().between(1, count - 1);
-  size_t carried = count;
-  if (!carries_channel && count > 1 && world.canary_strikes(Canary::kDropByte, 0.01)) --carried;
-  peer->incoming_.append(from.first(carried));
+  auto carried = from.first(count);
+  // The first of several, so that the others are in the wrong place.
+  if (!carries_channel && count > 1 && world.canary_strikes(Canary::kDropByte, 0.01)) {
+    carried = carried.subspan(1);
+  }
+  peer->incoming_.append(carried);
   Duration way = path_.latency;
   if (path_.bytes_per_nanosecond > 0) {
     const auto time = Duration(
         static_cast<Duration::rep>(static_cast<double>(count) / path_.bytes_per_nanosecond));
     way = std::max(way, peer->last_arrival_ - world.now() + time);
   }
-  peer->arrive(way, [carried](Socket& self) {
+  peer->arrive(way, [size = carried.size()](Socket& self) {
     // Less may be there when the connection was torn meanwhile.
-    self.arrived_ = std::min(self.arrived_ + carried, self.incoming_.size());
+    self.arrived_ = std::min(self.arrived_ + size, self.incoming_.size());
   });
   return static_cast<int64_t>(count);
 }
@@ -229,15 +233,19 @@ std::optional<int> injected_error(File& file, bool receives) {
   World& world = World::current();
   if (file.carries_channel) {
     if (receives && world.happens(Mishap::kInterrupted)) return -EINTR;
+    if (world.canary_strikes(Canary::kEndSession, 0.001)) return -EIO;
     if (!world.happens(Mishap::kChannelError)) return std::nullopt;
-    world.disturb();
+    world.channel(file.carries_channel).disturb(world.now());
     return world.random().chance(0.5) ? -ECONNRESET : -EIO;
   }
   if (world.happens(Mishap::kInterrupted)) {
     return receives && world.random().chance(0.5) ? -EAGAIN : -EINTR;
   }
+  if (world.canary_strikes(Canary::kResetStream, 0.001)) {
+    return receives ? -ETIMEDOUT : -EHOSTUNREACH;
+  }
   if (!world.happens(receives ? Mishap::kReceiveError : Mishap::kSendError)) return std::nullopt;
-  if (auto* socket = dynamic_cast<Socket*>(&file)) socket->faulted = true;
+  if (auto* socket = dynamic_cast<Socket*>(&file)) *socket->faulted = true;
   return receives ? -ETIMEDOUT : -EHOSTUNREACH;
 }
 

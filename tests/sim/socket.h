@@ -19,6 +19,7 @@ struct Path {
   size_t capacity = 65536;  // bytes under way or unread, each direction
   Duration latency{};
   double bytes_per_nanosecond = 0;  // 0: as fast as anybody reads
+  unsigned channel = 0;             // the id of the one whose bytes these are
 };
 
 class Socket final : public File, public std::enable_shared_from_this<Socket> {
@@ -60,10 +61,11 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   void freeze(Instant until);
 
   // For the oracles.
-  bool faulted = false;       // an operation on it was made to fail
-  bool killed = false;        // its process was killed while it was open
-  bool peer_faulted = false;  // the same of the other side, once that is closed
-  bool peer_killed = false;
+  // Whether an operation on the daemon's end was made to fail; both ends know, whoever is left.
+  std::shared_ptr<bool> faulted = std::make_shared<bool>(false);
+  bool killed = false;       // its process was killed while it was open
+  bool peer_killed = false;  // the same of the other side, once that is closed
+  std::optional<Instant> peer_left_at;
   bool peer_gone() const { return connected_ && peer_.expired(); }
   bool reset() const { return reset_; }
 

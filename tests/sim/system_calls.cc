@@ -102,7 +102,11 @@ int __real_poll(pollfd* polls, nfds_t count, int timeout);
 int __wrap_socket(int domain, int, int) {
   Process* process = Process::current();
   World& world = World::current();
-  if (process->dead() || world.happens(Mishap::kSocketFails)) return failed(EMFILE);
+  if (process->dead()) return failed(EMFILE);
+  if (world.happens(Mishap::kSocketFails)) {
+    world.refuse({});
+    return failed(EMFILE);
+  }
   return process->add(std::make_shared<Socket>(domain == AF_UNIX ? Family::kUnix : Family::kTcp));
 }
 
@@ -114,7 +118,7 @@ int __wrap_bind(int fd, const sockaddr* address, socklen_t size) {
   const bool taken =
       socket->family() == Family::kUnix ? network.inode(name) != 0 : network.find(name) != nullptr;
   if (taken || World::current().happens(Mishap::kAddressInUse)) return failed(EADDRINUSE);
-  socket->carries_channel = name.find("channel") != std::string::npos || name.starts_with("tcp:7");
+  socket->carries_channel = network.path(name).channel;
   network.bind(name, socket);
   return 0;
 }
@@ -137,6 +141,7 @@ int __wrap_connect(int fd, const sockaddr* address, socklen_t size) {
   const Path path = network.path(name);
   const bool absent = world.happens(Mishap::kServiceAbsent);
   if (absent || !listener || !listener->listening()) {
+    world.refuse(name);
     if (unix_socket) {
       return failed(absent || network.inode(name) != 0 ? ECONNREFUSED : ENOENT);
     }
@@ -147,12 +152,18 @@ int __wrap_connect(int fd, const sockaddr* address, socklen_t size) {
     return failed(EINPROGRESS);
   }
   if (unix_socket) {
-    if (listener->backlog_full() || world.happens(Mishap::kBacklogFull)) return failed(EAGAIN);
+    if (listener->backlog_full() || world.happens(Mishap::kBacklogFull)) {
+      world.refuse(name);
+      return failed(EAGAIN);
+    }
     socket->connect_to(listener, path);
     return 0;
   }
   socket->begin_connecting();
-  if (world.happens(Mishap::kServiceSilent)) return failed(EINPROGRESS);
+  if (world.happens(Mishap::kServiceSilent)) {
+    world.refuse(name);
+    return failed(EINPROGRESS);
+  }
   world.after(2 * path.latency, [weak = std::weak_ptr(socket), to = std::weak_ptr(listener), path] {
     const auto held = weak.lock();
     if (!held) return;

@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/time.h"
+#include "tests/sim/channel_record.h"
 #include "tests/sim/mishap.h"
 #include "tests/sim/random.h"
 
@@ -30,6 +32,16 @@ enum class Canary : uint8_t {
   kBlockReader,     // the channel's reader waits while any socket is full
   kLoseReset,       // an application is never told of a reset
   kLoseCompletion,  // the ring forgets one operation
+  kResetStream,     // an operation on an application's socket fails, and nobody takes it down
+  kEndSession,      // … on a channel
+  kWithhold,        // nobody gets anything more while another application stands still
+  kWithholdFirst,   // nobody gets anything at all
+  kRaiseLimit,      // a stream may send more than was granted
+  kOvercommit,      // a channel grants sixteen times the memory it has
+  kLeakBuffer,      // one buffer is not released
+  kLeakSlot,        // a connection outlives its stream
+  kKeepRequest,     // the ring keeps a request that was cancelled
+  kEarlyPoll,       // the ring says that somebody is there to be accepted
 };
 
 class World {
@@ -72,32 +84,21 @@ class World {
   void heal() { healed_ = true; }
   bool healed() const { return healed_; }
   const MishapCounts& counts() const { return counts_; }
-  // Whether a line changed what it carried.
-  bool spoilt() const {
-    return std::ranges::any_of(
-        std::array{Mishap::kByteFlipped, Mishap::kByteLost, Mishap::kByteInserted},
-        [this](Mishap mishap) { return counts_[static_cast<size_t>(mishap)] > 0; });
-  }
   // Bytes that passed by way of pipes.
   void count_piped(uint64_t bytes) { piped_ += bytes; }
   uint64_t piped() const { return piped_; }
 
-  // Something happened to a channel or a daemon: streams may be reset for it.
-  void disturb() {
-    last_disturbance_ = now_;
-    disturbed_ = true;
+  // By its id.
+  ChannelRecord& channel(unsigned id) { return channels_[id]; }
+  // Something went wrong with connecting to this name; to any, if it is empty.
+  void refuse(const std::string& name) { refusals_[name] = now_; }
+  bool refused_since(const std::string& name, Instant when) const {
+    const auto since = [&](const std::string& key) {
+      const auto found = refusals_.find(key);
+      return found != refusals_.end() && found->second >= when;
+    };
+    return since(name) || since({});
   }
-  // A channel runs in protocol 1, which knows no half-close, no reset and no credit.
-  void speak_old() {
-    last_spoken_old_ = now_;
-    disturb();
-  }
-  Instant last_spoken_old() const { return last_spoken_old_; }
-  // Something slows a channel down: nothing may move for a while.
-  void hinder(Instant until) { last_hindrance_ = std::max(last_hindrance_, until); }
-  Instant last_hindrance() const { return last_hindrance_; }
-  bool disturbed() const { return disturbed_; }
-  Instant last_disturbance() const { return last_disturbance_; }
 
   bool printing() const { return printing_; }
   template <typename... Args>
@@ -141,10 +142,8 @@ class World {
   uint64_t hash_ = 0;
   bool healed_ = false;
   bool calm_ = false;
-  bool disturbed_ = false;
-  Instant last_disturbance_{};
-  Instant last_hindrance_{};
-  Instant last_spoken_old_{};
+  std::map<unsigned, ChannelRecord> channels_;
+  std::map<std::string, Instant> refusals_;
   std::array<double, kMishaps> rates_{};
   MishapCounts counts_{};
   uint64_t piped_ = 0;

@@ -1,0 +1,83 @@
+// What the oracles remember of one channel: when its two ends were in one session, and whether
+// something explains that they are not any more.
+//
+// A stream may be reset because its channel has no session, and a session may end because something
+// happened to the channel. The two are judged apart: so a session that ends for no reason excuses
+// nothing.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "core/time.h"
+
+namespace virtproxy::sim {
+
+class ChannelRecord {
+ public:
+  // After every turn of a daemon: which session both ends are in, 0 for none. False when one has
+  // ended for no reason.
+  bool note_session(uint64_t session, Instant now) {
+    if (session == session_) return true;
+    const bool explained = session_ == 0 || now <= explained_until_;
+    if (session_ == 0) {
+      apart_.back().to = now;
+    } else {
+      apart_.push_back({now, session == 0 ? Instant::max() : now});
+    }
+    session_ = session;
+    since_ = now;
+    return explained;
+  }
+  // There has never been anything but the present session.
+  void begin() { apart_.clear(); }
+  bool apart(Instant from, Instant to) const {
+    return std::any_of(apart_.rbegin(), apart_.rend(), [&](const Interval& interval) {
+      return interval.from <= to && from <= interval.to;
+    });
+  }
+  // Since when nothing about the channel has kept a stream from moving.
+  Instant undisturbed_since() const {
+    return session_ == 0 ? Instant::max() : std::max(since_, hindered_until_);
+  }
+
+  // A device hides that the other end was replaced, and that bytes are missing.
+  void set_hides(bool hides) { hides_ = hides; }
+  // Something happened for which the session may end.
+  void disturb(Instant now) {
+    explain(std::max(now, hindered_until_) +
+            (hides_ ? std::chrono::seconds(15) : std::chrono::seconds(3)));
+  }
+  void explain(Instant until) { explained_until_ = std::max(explained_until_, until); }
+  // Nothing may move for a while.
+  void hinder(Instant until) { hindered_until_ = std::max(hindered_until_, until); }
+  // The line changed what it carried.
+  void spoil() { spoilt_ = true; }
+  bool spoilt() const { return spoilt_; }
+
+  // An end speaks protocol 1, which knows no half-close, no reset and no credit.
+  void speak_old(Instant now) { last_spoken_old_ = now; }
+  Instant last_spoken_old() const { return last_spoken_old_; }
+  // There is no room for one more stream.
+  void fill(Instant now) { last_full_ = now; }
+  Instant last_full() const { return last_full_; }
+
+ private:
+  struct Interval {
+    Instant from;
+    Instant to;
+  };
+
+  bool hides_ = false;
+  uint64_t session_ = 0;
+  Instant since_{};
+  std::vector<Interval> apart_{{Instant{}, Instant::max()}};
+  Instant explained_until_{};
+  Instant hindered_until_{};
+  Instant last_spoken_old_{};
+  Instant last_full_{};
+  bool spoilt_ = false;
+};
+
+}  // namespace virtproxy::sim
