@@ -5,9 +5,17 @@
 
 namespace virtproxy {
 
-void Loop::update_clock() {
-  now_ = std::chrono::duration_cast<Instant>(std::chrono::steady_clock::now().time_since_epoch());
+namespace {
+
+Instant read_clock() {
+  return std::chrono::duration_cast<Instant>(std::chrono::steady_clock::now().time_since_epoch());
 }
+
+}  // namespace
+
+void Loop::update_clock() { now_ = read_clock(); }
+
+Duration Loop::spent() const { return read_clock() - now_; }
 
 int Loop::turn() {
   std::optional<Instant> deadline = timers_.next();

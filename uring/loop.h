@@ -36,6 +36,9 @@ class Loop {
   // Monotonic time at the start of this turn's second step.
   Instant now() const { return now_; }
 
+  // What this turn has taken so far, the wait for it left out. Reads the clock.
+  Duration spent() const;
+
   // Runs the finisher in this turn, or in the next one when called from a finisher. Asking twice is
   // the finisher's to avoid.
   void finish_later(Finisher* finisher) { finishers_.push_back(finisher); }

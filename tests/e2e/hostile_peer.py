@@ -95,10 +95,11 @@ class Frame:
 
 
 class HostilePeer:
-    """One connection to a channel of the daemon under attack."""
+    """One connection to a channel of the daemon under attack: made here, or by the daemon."""
 
-    def __init__(self, address: Address, timeout: float = 10) -> None:
-        self.sock = address.connect(timeout * PATIENCE)
+    def __init__(self, channel: Address | socket.socket, timeout: float = 10) -> None:
+        made = isinstance(channel, socket.socket)
+        self.sock = channel if made else channel.connect(timeout * PATIENCE)
         self.sock.settimeout(timeout * PATIENCE)
         self.mine = Hello(int.from_bytes(os.urandom(8), "little") | 1)
         self.theirs = Hello(0)

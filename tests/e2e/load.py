@@ -30,10 +30,16 @@ class Tally:
 class Load:
     """Some clients at a time, one after the other, until told to stop."""
 
-    STUCK = 60.0  # seconds without a byte, which no fault here explains
-
-    def __init__(self, door: Address, clients: int, seed: int, most_bytes: int = 400_000) -> None:
+    def __init__(
+        self,
+        door: Address,
+        clients: int,
+        seed: int,
+        most_bytes: int = 400_000,
+        stuck: float = 60.0,  # seconds without a byte, which no fault here explains
+    ) -> None:
         self.tally = Tally()
+        self._stuck = stuck
         # How often the daemon at the door was killed: then the kernel may end its connections in an
         # orderly way, and nobody can help it.
         self.kills = 0
@@ -49,19 +55,23 @@ class Load:
             thread.start()
 
     def stop(self) -> Tally:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(2 * self.STUCK * PATIENCE)
-            assert not thread.is_alive(), "a client never came to its end"
+        """Lets them finish; none may have seen a violation."""
+        self.finish()
         assert not self.tally.violations, self.tally.violations
         return self.tally
+
+    def finish(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(2 * self._stuck * PATIENCE)
+            assert not thread.is_alive(), "a client never came to its end"
 
     def _run(self, draw: random.Random) -> None:
         while not self._stop.is_set():
             content = draw.randbytes(draw.randrange(1, self._most))
             kills = self.kills
             try:
-                sock = self._door.connect(self.STUCK * PATIENCE)
+                sock = self._door.connect(self._stuck * PATIENCE)
             except OSError:
                 with self._lock:
                     self.tally.refused += 1

@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 
+from addresses import Address
 from harness import Daemon, Scene, into, out, scaled
 from load import Load
 from relay import Relay
@@ -28,8 +29,10 @@ SAID = re.compile(
 )
 
 
-def sealed_channels(scene: Scene, kind: str) -> tuple[list[Spoiler], list[str], list[str]]:
-    """The lines, and what either daemon is told of them."""
+def spoilt_channels(
+    scene: Scene, kind: str, seal: str | None = "checksum"
+) -> tuple[list[Spoiler], list[str], list[str]]:
+    """The lines, and what either daemon is told of them. A tty needs no telling to seal."""
     spoilers = [Spoiler(f"{SEED}/{index}", 60_000) for index in range(CHANNELS)]
     near: list[str] = []
     far: list[str] = []
@@ -46,8 +49,8 @@ def sealed_channels(scene: Scene, kind: str) -> tuple[list[Spoiler], list[str], 
             scene.cleanup(relay.close)
             near += ["-c", f"unix-listen:{inner.spec}:{index}"]
             far += ["-c", f"unix-connect:{outer.spec}:{index}"]
-    if kind != "pty":
-        near += ["--seal", "checksum"]
+    if kind != "pty" and seal:
+        near += ["--seal", seal]
     return spoilers, near, far
 
 
@@ -57,9 +60,10 @@ def said(daemon: Daemon) -> Counter[str]:
     return Counter(match.group(0).split(": ", 1)[1] for match in matches)
 
 
-@pytest.mark.parametrize("kind", ["unix", "pty"])
-def test_no_spoilt_byte_reaches_an_application(scene: Scene, kind: str) -> None:
-    spoilers, near_args, far_args = sealed_channels(scene, kind)
+def carry_echo(
+    scene: Scene, spoilers: list[Spoiler], near_args: list[str], far_args: list[str]
+) -> tuple[Daemon, Daemon, list[Address]]:
+    """A pair over the lines, with a door to an echo service through each of them."""
     echo = scene.echo_service()
     doors = [scene.addresses.tcp() for _ in spoilers]
     for index, door in enumerate(doors):
@@ -70,6 +74,13 @@ def test_no_spoilt_byte_reaches_an_application(scene: Scene, kind: str) -> None:
     far = scene.daemon(*far_args, name="far", channels=channels)
     for door in doors:
         wait_for_echo(door)
+    return near, far, doors
+
+
+@pytest.mark.parametrize("kind", ["unix", "pty"])
+def test_no_spoilt_byte_reaches_an_application(scene: Scene, kind: str) -> None:
+    spoilers, *args = spoilt_channels(scene, kind)
+    near, far, doors = carry_echo(scene, spoilers, *args)
     descriptors = near.fds(), far.fds()
     loads = [Load(door, 1, SEED + index, 100_000) for index, door in enumerate(doors)]
     for spoiler in spoilers:
@@ -99,3 +110,25 @@ def test_no_spoilt_byte_reaches_an_application(scene: Scene, kind: str) -> None:
         assert detected >= FAULTS // 4, reasons
     for daemon, few in zip((near, far), descriptors, strict=True):
         daemon.wait_at_rest(few, timeout=30)
+
+
+@pytest.mark.parametrize("seal", [None, "commit"])
+def test_without_checksums_the_same_faults_are_seen_by_the_applications(
+    scene: Scene, seal: str | None
+) -> None:
+    """So the clients of the tests above look, and those lines do spoil what they carry."""
+    spoilers, *args = spoilt_channels(scene, "unix", seal)
+    _, _, doors = carry_echo(scene, spoilers, *args)
+    # A byte that is lost may leave a client waiting.
+    loads = [Load(door, 1, SEED + index, 100_000, stuck=5) for index, door in enumerate(doors)]
+    for spoiler in spoilers:
+        spoiler.on = True
+    wrong = [load.tally.violations for load in loads]
+    eventually("wrong bytes", lambda: sum(map(len, wrong)) >= EACH, 60)
+    for spoiler in spoilers:
+        spoiler.on = False
+    for load in loads:
+        load.finish()
+    seen = [what for violations in wrong for what in violations]
+    print(f"seed {SEED}: {len(seen)} violations, the first {seen[:EACH]}")
+    assert any(what.startswith("wrong bytes") for what in seen), seen

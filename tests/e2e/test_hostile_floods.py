@@ -1,137 +1,51 @@
 """An independent peer that floods, crawls, hoards and comes back for ever, on one of two channels.
 
 The daemon must go on serving the honest channel beside it, in bounded memory, with bounded words in
-its log, and with a bounded share of a processor where the peer could be made to pay instead.
+its log, and with a bounded share of a processor where the peer could be made to pay instead. What
+it sends may cost no more than honest traffic does, or a stated multiple.
 """
 
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import pytest
 
 import hostile_peer as wire
-from harness import PATIENCE, SANITIZED, Scene, into, out
+from harness import PATIENCE, SANITIZED, Scene
 from hostile_peer import HostilePeer, number
-from stage import echo_once, eventually, limit_ms, wait_for_echo
+from siege import (
+    ANSWER_MS,
+    BULK_BESIDE_DIALS,
+    BULK_BESIDE_PACKETS,
+    BULK_BESIDE_WORDS,
+    SECONDS,
+    Assault,
+    Attack,
+    Siege,
+)
+from stage import eventually, limit_ms
 from test_hostile_faults import Speaker
 
 SEED = 20261122
-SECONDS = 1.5
-ANSWER_MS = 200.0  # of an honest stream beside the attack, at worst
-STREAMS = 256
 MANY = 4096
-MEMORY = 64 << 20  # both channels
-SLACK = 16 << 20  # of the process, beside --memory
-LINES_PER_SECOND = 25
-MOST_OF_A_PROCESSOR = 1.05
-
-
-Assault = Callable[["Siege", float], "int | None"]  # may return the bytes that it has sent
-
-
-@dataclass(frozen=True)
-class Attack:
-    run: Assault
-    share: float = MOST_OF_A_PROCESSOR
-    streams: int = STREAMS
-    answer_ms: float = ANSWER_MS
-
-
-class Siege:
-    """A daemon with a channel for the hostile peer (0) and one for an honest daemon (1)."""
-
-    def __init__(self, scene: Scene, streams: int = STREAMS) -> None:
-        self.scene = scene
-        self.streams = streams
-        self.sent = 0
-        self.channel, honest = scene.addresses.unix(), scene.addresses.unix()
-        self.door, echo = scene.addresses.unix(), scene.addresses.unix()
-        scene.serve("echo", echo)
-        services = {"closed": scene.addresses.tcp()}
-        for name, role in (("echo", "echo"), ("sink", "sink-never"), ("pour", "pour")):
-            services[name] = scene.addresses.tcp()
-            scene.serve(role, services[name])
-        args = ["--memory", str(MEMORY), "--max-streams", str(streams)]
-        args += ["-c", f"unix-listen:{self.channel.spec}:0", "-c", f"unix-listen:{honest.spec}:1"]
-        for name, address in services.items():
-            args += into(name, address, 0)
-        args += out("echo", self.door, 1)
-        self.daemon = scene.daemon(*args, name="besieged", channels=(0, 1))
-        far = ["-c", f"unix-connect:{honest.spec}", *into("echo", echo)]
-        scene.daemon(*far, name="honest")
-        wait_for_echo(self.door)
-
-    def greeted(self, **fields) -> HostilePeer:
-        """A peer in a session; the daemon may make it wait for one."""
-        peer = HostilePeer(self.channel, timeout=20)
-        return peer.greet(**fields)
-
-    def endure(self, attack: Attack) -> None:
-        daemon = self.daemon
-        before = daemon.rss()
-        lines, cpu, begin = daemon.mark(), daemon.cpu_seconds(), time.monotonic()
-        ping = ("--ping-interval-us", 2000, "--open-interval-us", 10000)
-        args = ("--connect", self.door.traffic, "--seconds", SECONDS, *ping)
-        probe = self.scene.start_traffic("probe", *args)
-        failures: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                self.sent = attack.run(self, begin + SECONDS) or 0
-            except BaseException as error:
-                failures.append(error)
-
-        attacker = threading.Thread(target=run)
-        attacker.start()
-        result = probe.result(60 * PATIENCE)
-        seconds = time.monotonic() - begin
-        used = (daemon.cpu_seconds() - cpu) / seconds
-        grown = daemon.rss() - before
-        said = daemon.mark() - lines
-        attacker.join(60 * PATIENCE)
-        print(
-            f"{self.sent / 2**20:.0f} MiB, share {used:.2f}, {grown / 2**20:+.1f} MiB, {said} lines,"
-            f" echo {result['echo']['max_ms']:.1f} ms, open {result['open']['max_ms']:.1f} ms at most"
-        )
-        assert not failures, failures
-        assert not attacker.is_alive(), "the attack never ended"
-        assert result["echo"]["count"] > 20 and result["open"]["count"] > 10, result
-        assert result["echo"]["max_ms"] < limit_ms(attack.answer_ms), result
-        assert result["open"]["max_ms"] < limit_ms(attack.answer_ms), result
-        assert said < LINES_PER_SECOND * (seconds + 1), daemon.err.lines()[lines : lines + 20]
-        assert used < attack.share * (PATIENCE if SANITIZED else 1), f"{used:.2f} of a processor"
-        if not SANITIZED:
-            assert grown < MEMORY + SLACK, f"{grown >> 20} MiB more"
-        daemon.wait_at_rest(timeout=30)
-        echo_once(self.door)
-        assert not any("channel 1: down" in line for line in daemon.err.lines())
-
-
-def repeat(peer: HostilePeer, block: bytes, until: float) -> int:
-    """The same bytes for as long as there is time; what comes back is thrown away."""
-    block *= max(1, (1 << 18) // len(block))
-    sent = 0
-    while time.monotonic() < until:
-        sent += peer.send_what_goes(block, until)
-    return sent
+WORD = wire.HEADER_SIZE + 1  # the smallest frame of data
+GREETING = wire.HELLO_SIZE
 
 
 def repeated(make: Callable[[HostilePeer], bytes], first: str = "") -> Assault:
     """An attack that says one thing for ever."""
 
-    def attack(siege: Siege, until: float) -> int:
+    def attack(siege: Siege, until: float) -> None:
         with siege.greeted() as peer:
             if first:
                 peer.send(peer.open_frame(0, first))
                 if first == "no-such":
                     peer.wait_for(wire.RESET, number(0))
                     peer.send(peer.frame(wire.RESET, number(0), 1, mine=True))
-            return repeat(peer, make(peer), until)
+            siege.repeat(peer, make(peer), until)
 
     return attack
 
@@ -140,7 +54,7 @@ def count_pings(siege: Siege, until: float) -> None:
     with siege.greeted() as peer:
         while time.monotonic() < until:
             pings = [peer.frame(wire.PING, 0, peer.frames_sent) for _ in range(20_000)]
-            peer.send_what_goes(b"".join(pings), until)
+            siege.pour_in(peer, b"".join(pings), until)
 
 
 def wait_resets(peer: HostilePeer, count: int) -> None:
@@ -167,6 +81,7 @@ def open_and_reset(service: str) -> Assault:
                     block += peer.frame(wire.RESET, number(slot, generation), 1, mine=True)
                 peer.send(block)
                 wait_resets(peer, siege.streams)
+                siege.sent += siege.streams
 
     return attack
 
@@ -203,7 +118,7 @@ def single_bytes(siege: Siege, until: float) -> None:
             for slot in range(streams):
                 for at in range(offset, min(offset + 500, window)):
                     block += peer.frame(wire.DATA, number(slot), at, b"x", mine=True)
-            peer.send_what_goes(block, until)
+            siege.pour_in(peer, block, until)
 
 
 def full_windows(siege: Siege, until: float) -> None:
@@ -259,14 +174,15 @@ def credit_in_bytes(siege: Siege, until: float) -> None:
             for _ in range(2000):
                 limit += 1
                 block += peer.frame(wire.CREDIT, number(0), limit, mine=True)
-            peer.send_what_goes(block, until)
+            siege.pour_in(peer, block, until)
 
 
 def reconnect(farewell: Callable[[HostilePeer], None]) -> Assault:
     def attack(siege: Siege, until: float) -> None:
+        siege.begun.set()
         while time.monotonic() < until:
             try:
-                with HostilePeer(siege.channel, timeout=SECONDS / PATIENCE) as peer:
+                with siege.peer(timeout=SECONDS / PATIENCE) as peer:
                     farewell(peer)
             except (OSError, EOFError):
                 pass
@@ -284,15 +200,15 @@ def greet_and_break(peer: HostilePeer) -> None:
     peer.wait_gone()
 
 
-def only_garbage(siege: Siege, until: float) -> int:
-    with HostilePeer(siege.channel) as peer:
-        return repeat(peer, random.Random(SEED).randbytes(1 << 20), until)
+def only_garbage(siege: Siege, until: float) -> None:
+    with siege.peer() as peer:
+        siege.repeat(peer, random.Random(SEED).randbytes(1 << 20), until)
 
 
-def almost_greetings(siege: Siege, until: float) -> int:
+def almost_greetings(siege: Siege, until: float) -> None:
     """What looks most like greetings: each 32 bytes make the reader compute a check."""
-    with HostilePeer(siege.channel) as peer:
-        return repeat(peer, wire.PREFIX + wire.MAGIC + bytes(12), until)
+    with siege.peer() as peer:
+        siege.repeat(peer, wire.PREFIX + wire.MAGIC + bytes(12), until)
 
 
 def start_anew(siege: Siege, until: float) -> None:
@@ -303,12 +219,13 @@ def start_anew(siege: Siege, until: float) -> None:
             for _ in range(200):
                 peer.mine = wire.replace(peer.mine, epoch=peer.mine.epoch + 2)
                 lives += peer.mine.encode()
-            peer.send_what_goes(lives, until)
+            siege.pour_in(peer, lives, until)
 
 
 def break_and_stay(siege: Siege, until: float) -> None:
     """With trailers the daemon keeps the connection after a fault: greet well and break again."""
-    with HostilePeer(siege.channel, timeout=SECONDS) as peer:
+    with siege.peer(timeout=SECONDS / PATIENCE) as peer:
+        siege.begun.set()
         while time.monotonic() < until:
             try:
                 peer.greet(wanted=wire.COMMIT, echo=0)
@@ -318,35 +235,51 @@ def break_and_stay(siege: Siege, until: float) -> None:
             peer.mine = wire.replace(peer.mine, epoch=peer.mine.epoch + 2)
 
 
+def words(run: Assault, hoards: bool = False) -> Attack:
+    return Attack(run, hoards=hoards, bulk=BULK_BESIDE_WORDS, times=1.5, shape=WORD)
+
+
+def greetings(run: Assault) -> Attack:
+    return Attack(run, bulk=BULK_BESIDE_PACKETS, times=1, shape=GREETING)
+
+
+def streams(service: str) -> Attack:
+    return Attack(open_and_reset(service), streams=MANY, bulk=0.15, times=0.5, shape="streams")
+
+
 ATTACKS = {
-    "pongs": Attack(repeated(lambda p: p.frame(wire.PONG, 0, 7))),
-    "pings": Attack(count_pings),
-    "acknowledgements-of-nothing": Attack(repeated(lambda p: p.frame(wire.ACK))),
-    "farewells": Attack(repeated(lambda p: p.frame(wire.GOING_AWAY))),
-    "credit-that-says-nothing-new": Attack(
+    "pongs": words(repeated(lambda p: p.frame(wire.PONG, 0, 7))),
+    "pings": words(count_pings),
+    "acknowledgements-of-nothing": words(repeated(lambda p: p.frame(wire.ACK))),
+    "farewells": words(repeated(lambda p: p.frame(wire.GOING_AWAY))),
+    "credit-that-says-nothing-new": words(
         repeated(lambda p: p.frame(wire.CREDIT, number(0), 65536, mine=True), "sink")
     ),
-    "credit-byte-by-byte": Attack(credit_in_bytes),
-    "resets-of-what-is-over": Attack(
+    "credit-byte-by-byte": words(credit_in_bytes, hoards=True),
+    "resets-of-what-is-over": words(
         repeated(lambda p: p.frame(wire.RESET, number(0), 1, mine=True), "no-such")
     ),
-    "greetings": Attack(repeated(lambda p: p.mine.encode())),
-    "greetings-of-new-lives": Attack(start_anew),
-    "greetings-that-ask": Attack(
+    "greetings": greetings(repeated(lambda p: p.mine.encode())),
+    "greetings-of-new-lives": greetings(start_anew),
+    "greetings-that-ask": greetings(
         repeated(lambda p: wire.replace(p.mine, flags=wire.PROBE, epoch=99).encode())
     ),
-    "streams-reset-at-once": Attack(open_and_reset("echo"), streams=MANY),
-    "streams-to-nobody": Attack(open_and_reset("no-such"), streams=MANY),
-    "streams-that-are-refused": Attack(open_and_reset("closed"), streams=MANY),
-    "streams-left-behind": Attack(leave_behind, streams=MANY, answer_ms=2 * ANSWER_MS),
+    "streams-reset-at-once": streams("echo"),
+    "streams-to-nobody": streams("no-such"),
+    "streams-that-are-refused": streams("closed"),
+    "streams-left-behind": Attack(
+        leave_behind, streams=MANY, answer_ms=2 * ANSWER_MS, bulk=BULK_BESIDE_DIALS
+    ),
     "streams-half-open": Attack(open_half, 0.3),
-    "data-byte-by-byte": Attack(single_bytes),
-    "data-that-nobody-takes": Attack(full_windows, 0.5),
-    "a-reader-that-never-reads": Attack(never_read, 0.5),
-    "a-reader-that-crawls": Attack(read_slowly, 0.5),
+    "data-byte-by-byte": Attack(single_bytes, hoards=True),
+    "data-that-nobody-takes": Attack(full_windows, 0.5, hoards=True),
+    "a-reader-that-never-reads": Attack(never_read, 0.5, hoards=True),
+    "a-reader-that-crawls": Attack(read_slowly, 0.5, hoards=True),
     "a-frame-byte-by-byte": Attack(frame_in_bytes),
-    "garbage": Attack(only_garbage),
-    "almost-greetings": Attack(almost_greetings),
+    "garbage": greetings(only_garbage),
+    "almost-greetings": Attack(
+        almost_greetings, bulk=BULK_BESIDE_DIALS, times=6, shape=GREETING
+    ),
     "connections": Attack(reconnect(lambda peer: None), 0.1),
     "connections-that-greet": Attack(reconnect(greet_and_go), 0.1),
     "connections-that-break": Attack(reconnect(greet_and_break), 0.1),
