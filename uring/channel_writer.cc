@@ -27,8 +27,6 @@ constexpr uint64_t kTtyBatch = 2048;
 // Below this many bytes a copy costs less than a vector of its own (measured with batches on one
 // socket; the crossing lies between 1 and 8 KiB).
 constexpr size_t kCopyBelow = 2048;
-// A larger batch may find no room.
-constexpr uint64_t kMostQuiet = 16 * 1024;
 constexpr size_t kMostVectors = 1024;  // UIO_MAXIOV: one more is EMSGSIZE
 constexpr Duration kFullInterval = milliseconds(20);
 
@@ -94,7 +92,7 @@ void ChannelWriter::write_on(Events& events, bool quietly) {
   if (!choice_.wants_to_write(loop_.now())) return;
   const Batch& batch = choice_.plan(batch_limit(), loop_.now(), events);
   if (batch.empty()) return;
-  quiet_ = quietly && batch.pieces.size() == 1 && batch.size <= kMostQuiet &&
+  quiet_ = quietly && batch.pieces.size() == 1 && batch.size <= Ring::kMostQuiet &&
            kind_ == Link::Kind::kSocket && !choice_.wants_to_write(loop_.now());
   lay_out(batch);
   quiet_ = quiet_ && vectors_.size() == 1 && cuts_.empty();

@@ -29,9 +29,6 @@ constexpr unsigned kFullBuffersOfBulk = 4;
 constexpr unsigned kSmallPiecesAfterBulk = 4;
 constexpr uint64_t kMostSpliced = 256 * 1024;
 
-// A larger send may find no room.
-constexpr size_t kMostQuiet = 16 * 1024;
-
 bool has_bytes(int socket) {
   int bytes = 0;
   return ioctl(socket, FIONREAD, &bytes) == 0 && bytes > 0;
@@ -391,7 +388,7 @@ void Connection::send_slices(bool quietly) {
 
 // Where nothing is to be done once these bytes are sent, that is no reason to wake.
 void Connection::hush(size_t bytes) {
-  if (bytes > kMostQuiet || peer_ended_ || !channel_.session().rests(stream_, bytes)) return;
+  if (bytes > Ring::kMostQuiet || peer_ended_ || !channel_.session().rests(stream_, bytes)) return;
   channel_.loop().ring().hush(send_op_);
 }
 

@@ -113,7 +113,8 @@ class Ring {
   // Makes a send that was queued just now quiet, where the kernel can: it does not wait for room.
   // If all of it leaves, that ends no wait() and is reported by the first dispatch() afterwards,
   // before anything else. Anything less is reported like every completion. For a send whose success
-  // leads to nothing.
+  // leads to nothing, of at most kMostQuiet bytes: a larger one may find no room.
+  static constexpr size_t kMostQuiet = 16 * 1024;
   void hush(Op& op);
   void poll(Op& op, File file, uint32_t events);
   // Completes whenever the socket's other side has left further: shut its write side, closed, or

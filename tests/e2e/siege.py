@@ -234,12 +234,12 @@ class Siege:
         echo_once(self.door)
         daemon.reset_peak_rss()
         before, lines = daemon.rss(), daemon.mark()
-        begin, cpu, sent = time.monotonic(), daemon.cpu_time(), self.sent
+        begin, cpu, sent = time.monotonic(), daemon.cpu_seconds(), self.sent
         attacker = Attacker(self, attack, seconds)
         ping = ("--ping-interval-us", 2000, "--open-interval-us", 10000)
         args = ("--connect", self.door.traffic, "--seconds", seconds, *ping)
         result = self.scene.start_traffic("probe", *args).result(60 * PATIENCE)
-        used, sent = daemon.cpu_time() - cpu, self.sent - sent
+        used, sent = daemon.cpu_seconds() - cpu, self.sent - sent
         share = used / (time.monotonic() - begin)
         attacker.join()
         grown = daemon.peak_rss() - before
@@ -294,9 +294,9 @@ class Siege:
                 send = self._open_streams
             else:
                 send = partial(self._send_frames, shape)
-            cpu = self.daemon.cpu_time()
+            cpu = self.daemon.cpu_seconds()
             amount = send()
-            self._honest_costs[shape] = (self.daemon.cpu_time() - cpu) / amount
+            self._honest_costs[shape] = (self.daemon.cpu_seconds() - cpu) / amount
             self.begun.clear()
             self.daemon.wait_down(0)
             self.daemon.wait_at_rest()

@@ -34,12 +34,18 @@ def limit_ms(milliseconds: float) -> float:
     return milliseconds * PATIENCE
 
 
-def eventually(what: str, good: Callable[[], bool], timeout: float = 15) -> None:
-    """Asks again and again until it is so."""
+def comes_true(good: Callable[[], bool], timeout: float) -> bool:
+    """Asks again and again until it is so, or there is no more time."""
     deadline = deadline_after(timeout * PATIENCE)
     while not good():
-        assert time.monotonic() < deadline, f"never came true: {what}"
+        if time.monotonic() >= deadline:
+            return False
         time.sleep(0.05)
+    return True
+
+
+def eventually(what: str, good: Callable[[], bool], timeout: float = 15) -> None:
+    assert comes_true(good, timeout), f"never came true: {what}"
 
 
 def receive(sock: socket.socket, count: int) -> bytes:

@@ -9,14 +9,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from addresses import Address
 from harness import PATIENCE, SANITIZED, Daemon, Pair, Scene, Stats, scaled
 from processes import deadline_after
-from stage import ListeningService, carry, receive
+from stage import ListeningService, carry, comes_true, receive
 
 MIB = 1024 * 1024
 STREAMS = 200
@@ -132,15 +131,6 @@ def test_the_same_traffic_again_needs_no_more_memory(run: Run) -> None:
     if not SANITIZED:
         for daemon, before in zip(run.pair.both(), rounds[2], strict=True):
             resident_within(daemon, before, 6 * MIB)
-
-
-def comes_true(good: Callable[[], bool], timeout: float) -> bool:
-    deadline = time.monotonic() + timeout * PATIENCE
-    while not good():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.mark.parametrize("seal", ["commit", "checksum"])
