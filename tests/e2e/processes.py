@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import select
 import signal
 import subprocess
 import threading
@@ -24,32 +25,52 @@ def deadline_after(seconds: float) -> float:
 
 
 class Lines:
-    """The lines a process has written so far, read by a thread of their own."""
+    """The lines a process has written so far.
+
+    A thread reads them as they come, so that the process never waits; whoever asks gets all that
+    was written before.
+    """
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._name = name
+        self._stream = stream
         self._lines: list[str] = []
+        self._unfinished = b""
         self._ended = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        os.set_blocking(stream.fileno(), False)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def _read(self, stream: IO[bytes]) -> None:
-        with stream:
-            for line in stream:
+    def _read(self) -> None:
+        with self._stream:
+            poll = select.poll()
+            poll.register(self._stream, select.POLLIN)
+            while not self._ended:
+                poll.poll()
                 with self._changed:
-                    self._lines.append(line.decode("utf-8", "replace").rstrip("\n"))
+                    self._read_what_is_there()
                     self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+
+    def _read_what_is_there(self) -> None:
+        while not self._ended:
+            try:
+                piece = os.read(self._stream.fileno(), 1 << 16)
+            except BlockingIOError:
+                return
+            self._ended = not piece
+            *whole, self._unfinished = (self._unfinished + piece).split(b"\n")
+            if self._ended and self._unfinished:
+                whole.append(self._unfinished)
+            self._lines += [line.decode("utf-8", "replace") for line in whole]
 
     def count(self) -> int:
-        with self._changed:
-            return len(self._lines)
+        return len(self.lines())
 
     def lines(self, since: int = 0) -> list[str]:
         with self._changed:
+            self._read_what_is_there()
+            self._changed.notify_all()
             return self._lines[since:]
 
     def wait_end(self, timeout: float = 5) -> None:
