@@ -17,10 +17,10 @@ namespace {
 // Dials in progress hold a descriptor and little else.
 constexpr unsigned kMostDials = 4096;
 // Begun before the other channels have their turn again.
-constexpr unsigned kDialsPerTurn = 64;
+constexpr unsigned kDialsPerTurn = 16;
 // The kernel takes a hundred times as long for a connect(2) where its ports are nearly used up:
 // then fewer.
-constexpr Duration kDialTimePerTurn = std::chrono::milliseconds(2);
+constexpr Duration kDialTimePerTurn = std::chrono::microseconds(200);
 constexpr unsigned kResetsPerTurn = 64;
 
 }  // namespace
@@ -52,6 +52,8 @@ void Channel::on_opened(const Event& event) {
 
 // A peer may open thousands of streams in one breath, and reset them in the next.
 void Channel::start_dials() {
+  if (dials_due_.empty()) return;
+  const Duration begun = loop_.spent();
   for (unsigned started = 0; started < kDialsPerTurn && !dials_due_.empty();) {
     const DialDue due = dials_due_.front();
     dials_due_.pop_front();
@@ -60,7 +62,7 @@ void Channel::start_dials() {
     ++dials_;
     ++started;
     connection->dial(due.forward->endpoint, config_.dial_timeout);
-    if (loop_.spent() > kDialTimePerTurn) break;
+    if (loop_.spent() - begun > kDialTimePerTurn) break;
   }
   if (!dials_due_.empty()) wake();
 }

@@ -14,6 +14,7 @@
 namespace virtproxy {
 namespace {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
 constexpr size_t kSlabs = 4;
@@ -33,6 +34,10 @@ constexpr unsigned kReadsAfterBulk = 8;
 constexpr size_t kLargeRead = 64 * 1024;
 constexpr unsigned kMostSkips = 63;
 constexpr Duration kAbsenceInterval = milliseconds(100);
+// What was read is parsed in pieces, each twice as large as the one before, until one ends later
+// than this: 4 ns for a byte of bulk, but 500 ns for an empty frame.
+constexpr size_t kFirstPiece = 8 * 1024;
+constexpr Duration kParseTimePerTurn = microseconds(100);
 
 }  // namespace
 
@@ -51,7 +56,8 @@ void ChannelReader::attach(File file, Link::Kind kind) {
   expect_wait_ = false;
   passing_ = false;
   polling_ = readable_ = false;
-  begin_ = end_ = 0;
+  begin_ = end_ = offered_ = 0;
+  unparsed_ = false;
   present_ = false;
   if (kind_ == Link::Kind::kPort) {
     absence_.set(loop_.now());
@@ -69,6 +75,10 @@ void ChannelReader::detach() {
 
 void ChannelReader::read_on() {
   if (!attached_ || op_.pending || absence_.armed() || !client_->wants_input()) return;
+  if (unparsed_) {
+    parse();
+    if (unparsed_ || !attached_ || !client_->wants_input()) return;
+  }
   if (!passing_) return read_normally();
   pass_on();
   client_->channel_passed();
@@ -110,7 +120,7 @@ bool ChannelReader::read_header() {
   const ssize_t got = recv(file_.fd, slab_->data + end_, size, MSG_DONTWAIT);
   if (got > 0) {
     on_bytes(static_cast<size_t>(got));
-    return attached_;
+    return attached_ && !unparsed_;
   }
   if (got == 0) {
     client_->channel_failed("closed by the other end");
@@ -147,7 +157,7 @@ void ChannelReader::read_normally() {
 bool ChannelReader::make_room() {
   if (slab_ == nullptr) {
     slab_ = slabs_.take();
-    begin_ = end_ = 0;
+    begin_ = end_ = offered_ = 0;
     return slab_ != nullptr;
   }
   const bool unshared = slab_->references == 1;
@@ -212,8 +222,7 @@ void ChannelReader::on_bytes(size_t count) {
   }
   end_ += count;
   VP_ASSERT(end_ <= kSlabBytes);
-  begin_ += client_->channel_input({slab_->data + begin_, end_ - begin_}, slab_);
-  VP_ASSERT(begin_ <= end_);
+  parse();
   if (passing_ || count < kLargeRead || begin_ != end_ || !attached_ || !client_->splices()) return;
   if (skips_ > 0) {
     --skips_;
@@ -223,14 +232,35 @@ void ChannelReader::on_bytes(size_t count) {
   }
 }
 
+void ChannelReader::parse() {
+  if (unparsed_ && parsed_at_ == loop_.now()) return client_->channel_readable();
+  unparsed_ = false;
+  const bool at_once = end_ - begin_ - offered_ <= kFirstPiece;
+  const Duration begun = at_once ? Duration::zero() : loop_.spent();
+  for (size_t piece = kFirstPiece; attached_; piece *= 2) {
+    const size_t size = std::min(offered_ + piece, end_ - begin_);
+    const size_t used = client_->channel_input({slab_->data + begin_, size}, slab_);
+    VP_ASSERT(used <= size);
+    begin_ += used;
+    offered_ = size - used;
+    if (begin_ + offered_ == end_) return;
+    if (loop_.spent() - begun > kParseTimePerTurn) {
+      unparsed_ = true;
+      parsed_at_ = loop_.now();
+      return client_->channel_readable();
+    }
+  }
+}
+
 void ChannelReader::offer_again() {
-  if (attached_ && slab_ != nullptr && begin_ < end_) on_bytes(0);
+  if (attached_ && slab_ != nullptr && begin_ < end_) parse();
 }
 
 void ChannelReader::on_nothing() {
   if (kind_ != Link::Kind::kPort) return client_->channel_failed("closed by the other end");
   absence_.set(loop_.now() + kAbsenceInterval);
-  begin_ = end_ = 0;
+  VP_ASSERT(!unparsed_);
+  begin_ = end_ = offered_ = 0;
   if (std::exchange(present_, false)) client_->port_present(false);
 }
 

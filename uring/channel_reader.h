@@ -2,7 +2,9 @@
 //
 // Bytes are read into slabs and parsed where they lie. What the session cannot use yet (the front
 // of a frame whose end is missing) stays in place while the slab has room behind it, and moves to
-// the front of the next slab when it has not.
+// the front of the next slab when it has not. Small frames take long to parse: where much was read,
+// the rest waits in its slab for the next turn once this one has had its time, so that other
+// channels have theirs.
 //
 // While bulk arrives, payload passes from the channel's socket to the application's without being
 // read: then only the headers between are, each by itself.
@@ -78,6 +80,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
   bool make_room();
   size_t read_port(size_t count);
   void on_bytes(size_t count);
+  void parse();
   void on_nothing();
 
   Loop& loop_;
@@ -88,6 +91,9 @@ class ChannelReader final : private Completion, private Timer::Owner {
   ReadSlab* slab_ = nullptr;
   size_t begin_ = 0;  // first byte not used yet
   size_t end_ = 0;
+  size_t offered_ = 0;     // from there on: bytes the client has seen and could not use
+  bool unparsed_ = false;  // there are more that it has not seen
+  Instant parsed_at_{};    // the turn that left something unparsed
   File file_;
   Link::Kind kind_ = Link::Kind::kSocket;
   bool attached_ = false;

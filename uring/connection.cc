@@ -472,8 +472,12 @@ void Connection::drain_pipe() {
 
 void Connection::send_rope() {
   sending_ = Sending::kRope;
-  const auto front = rope_.front();
-  channel_.loop().ring().send(send_op_, file_, front.data(), front.size(), 0);
+  Arena& arena = channel_.loop().arena();
+  auto* vectors = arena.allocate<iovec>(kMostVectors);
+  auto* message = arena.allocate<msghdr>(1);
+  message->msg_iov = vectors;
+  message->msg_iovlen = rope_.front({vectors, kMostVectors});
+  channel_.loop().ring().sendmsg(send_op_, file_, message, 0);
 }
 
 void Connection::on_sent(int result) {

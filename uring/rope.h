@@ -2,6 +2,8 @@
 // of the channel's read buffer, so that a slow reader pins its own window and nothing else.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -19,8 +21,9 @@ class Rope {
   size_t size() const { return size_; }
 
   void append(std::span<const std::byte> bytes);
-  // The first bytes, contiguous; they stay where they are until consume().
-  std::span<const std::byte> front() const;
+  // Where the first bytes lie, in so many pieces, and how many of those there are. They stay there
+  // until consume().
+  size_t front(std::span<iovec> pieces) const;
   void consume(size_t bytes);
   void clear();
 

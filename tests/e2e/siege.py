@@ -38,12 +38,11 @@ LINES_PER_SECOND = 25
 # Of its undisturbed rate, what a bulk stream beside an attack keeps: the thread goes round its
 # channels, and the attacker's process takes a part of the machine besides.
 BULK_SHARE = 0.25
-# A turn is as long as what was read in it takes, and 200 KiB of small words take twenty times as
-# long as a turn of bulk: so beside them bulk keeps little, and even less where each 32 bytes want a
-# check, or the turn is spent on dials. That little, at least.
-BULK_BESIDE_WORDS = 0.008
-BULK_BESIDE_DIALS = 0.002
-BULK_BESIDE_PACKETS = 0.03
+# Beside words and dials the thread's time is shared, but a turn of bulk moves no more than what
+# fits into a socket, and a turn of the attack is longer than that. That much, at least.
+BULK_BESIDE_WORDS = 0.06
+BULK_BESIDE_DIALS = 0.03
+BULK_BESIDE_PACKETS = 0.1
 # What attacks may grow it by that are granted nothing: tables of streams, read buffers.
 GROWTH = 12 << 20
 # What those may hold that are: all that their channel was promised, and the above.
