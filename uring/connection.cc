@@ -1,7 +1,6 @@
 #include "uring/connection.h"
 
 #include <poll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -29,11 +28,6 @@ constexpr unsigned kFullBuffersOfBulk = 4;
 constexpr unsigned kSmallPiecesAfterBulk = 4;
 constexpr uint64_t kMostSpliced = 256 * 1024;
 
-bool has_bytes(int socket) {
-  int bytes = 0;
-  return ioctl(socket, FIONREAD, &bytes) == 0 && bytes > 0;
-}
-
 }  // namespace
 
 Connection::Connection(Channel& channel, StreamKey stream, std::string_view service)
@@ -42,7 +36,8 @@ Connection::Connection(Channel& channel, StreamKey stream, std::string_view serv
       service_(service),
       receive_op_(this),
       hangup_op_(this),
-      send_op_(this) {}
+      send_op_(this),
+      backlog_(channel.pipes()) {}
 
 Connection::~Connection() {
   VP_ASSERT(idle());
@@ -332,12 +327,7 @@ void Connection::on_hangup(int result) {
 
 void Connection::deliver(std::span<const std::byte> bytes, ReadSlab* slab) {
   VP_ASSERT(!closing_ && !peer_ended_);
-  const bool waiting = send_op_.pending && sending_ != Sending::kSlices;
-  if (file_.fd < 0 || waiting || inbound_pipe_ != nullptr || !rope_.empty()) {
-    if (inbound_pipe_ != nullptr && pipe_is_behind_) read_pipe();
-    rope_.append(bytes);
-    return;
-  }
+  if (file_.fd < 0 || !backlog_.empty()) return backlog_.append(bytes);
   channel_.slices().push(slices_, bytes, slab);
   channel_.want_flush(this);
 }
@@ -349,10 +339,8 @@ void Connection::peer_ended() {
 
 void Connection::flush(bool quietly) {
   if (closing_ || file_.fd < 0 || send_op_.pending) return;
-  if (inbound_pipe_ != nullptr && !pipe_is_behind_) {
-    drain_pipe();
-  } else if (!rope_.empty()) {
-    send_rope();
+  if (!backlog_.empty()) {
+    send_backlog();
   } else if (!slices_.empty()) {
     send_slices(quietly);
   } else if (peer_ended_ && !end_told_) {
@@ -405,7 +393,7 @@ void Connection::send_slices_now() {
     });
     const ssize_t sent = sendmsg(file_.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0) {
-      // Any other error is found again by the request that sends the rope.
+      // Any other error is found again by the request that sends the backlog.
       park_slices();
       channel_.want_flush(this);
       return;
@@ -416,74 +404,49 @@ void Connection::send_slices_now() {
 
 bool Connection::can_splice(uint32_t bytes) {
   if (closing_ || file_.fd < 0) return false;
-  // Small pieces are copied, unless that would have to wait for what a pipe holds.
-  if (bytes < kLeastSpliced && inbound_pipe_ == nullptr) return false;
+  // Small pieces are copied, unless that would break up what a pipe holds.
+  if (bytes < kLeastSpliced && !backlog_.ends_in_pipe()) return false;
   if (!slices_.empty() && !send_op_.pending) send_slices_now();
-  if (!slices_.empty()) return false;
-  return inbound_pipe_ == nullptr || pipe_is_behind_ || rope_.empty();
+  return slices_.empty();
 }
 
 ssize_t Connection::splice_from(int channel, uint32_t bytes) {
-  VP_ASSERT(!closing_ && !peer_ended_);
-  PipePool& pool = channel_.pipes();
-  const bool first = inbound_pipe_ == nullptr;
-  Pipe* pipe = first ? pool.take() : inbound_pipe_;
-  if (pipe == nullptr) return -ENOBUFS;
-  ssize_t moved = pipe->fill(channel, bytes);
-  if (moved == -EAGAIN && !first && has_bytes(channel)) {
-    // A full pipe says what an empty socket says; or the bytes have just come.
-    moved = pipe->fill(channel, bytes);
-    if (moved == -EAGAIN) return -ENOBUFS;
-  }
-  if (moved <= 0) {
-    if (first) pool.release(pipe);
-    return moved;
-  }
+  VP_ASSERT(!closing_ && !peer_ended_ && slices_.empty());
+  const ssize_t moved = backlog_.splice_from(channel, bytes);
+  if (moved <= 0) return moved;
   channel_.session().passed(static_cast<uint32_t>(moved));
-  if (first) {
-    inbound_pipe_ = pipe;
-    pipe_is_behind_ = !rope_.empty();
-  }
   // At the end of the turn, with all that came in it: each write wakes the application.
-  if (!pipe_is_behind_ && !send_op_.pending) channel_.want_flush(this);
+  if (!send_op_.pending) channel_.want_flush(this);
   return moved;
 }
 
-// Bytes that cannot pass are to follow those in the pipe.
-void Connection::read_pipe() {
-  std::byte piece[16 * 1024];
-  while (inbound_pipe_->held() > 0) rope_.append(inbound_pipe_->read(piece));
-  channel_.pipes().release(std::exchange(inbound_pipe_, nullptr));
-}
-
-void Connection::drain_pipe() {
-  Pipe* pipe = inbound_pipe_;
-  const ssize_t sent = pipe->drain(file_.fd, pipe->held());
-  if (sent < 0 && sent != -EAGAIN && sent != -EINTR) return fail(Fault::kAborted);
-  if (sent > 0) taken(static_cast<size_t>(sent));
-  if (pipe->held() == 0) {
-    channel_.pipes().release(std::exchange(inbound_pipe_, nullptr));
-    if (!rope_.empty() || peer_ended_) channel_.want_flush(this);
-    return;
+void Connection::send_backlog() {
+  Ring& ring = channel_.loop().ring();
+  if (backlog_.begins_with_pipe()) {
+    const ssize_t sent = backlog_.splice_to(file_.fd);
+    const bool later = sent == -EAGAIN || sent == -EINTR || sent == -ENOBUFS || sent == -ENOMEM;
+    if (sent < 0 && !later) return fail(Fault::kAborted);
+    if (sent > 0) taken(static_cast<size_t>(sent));
+    if (!backlog_.begins_with_pipe()) {
+      if (!backlog_.empty() || peer_ended_) channel_.want_flush(this);
+      return;
+    }
+    sending_ = Sending::kNothing;
+    return ring.poll(send_op_, file_, POLLOUT);
   }
-  sending_ = Sending::kPipe;
-  channel_.loop().ring().poll(send_op_, file_, POLLOUT);
-}
-
-void Connection::send_rope() {
-  sending_ = Sending::kRope;
+  sending_ = Sending::kBacklog;
   Arena& arena = channel_.loop().arena();
   auto* vectors = arena.allocate<iovec>(kMostVectors);
   auto* message = arena.allocate<msghdr>(1);
   message->msg_iov = vectors;
-  message->msg_iovlen = rope_.front({vectors, kMostVectors});
-  channel_.loop().ring().sendmsg(send_op_, file_, message, 0);
+  message->msg_iovlen = backlog_.front({vectors, kMostVectors});
+  ring.sendmsg(send_op_, file_, message, 0);
 }
 
 void Connection::on_sent(int result) {
   if (closing_) {
     channel_.slices().clear(slices_);
-    rope_.clear();
+    backlog_.clear();
     return;
   }
   const bool full = result == -EAGAIN || result == -EINTR || result == -ENOBUFS;
@@ -494,15 +457,14 @@ void Connection::on_sent(int result) {
       slices_sent(sent);
       park_slices();
       break;
-    case Sending::kPipe:  // there is room
-      return drain_pipe();
-    case Sending::kRope:
-      rope_.consume(sent);
+    case Sending::kBacklog:
+      backlog_.consume(sent);
       taken(sent);
-      if (rope_.empty()) pipe_is_behind_ = false;
       break;
+    case Sending::kNothing:
+      return send_backlog();
   }
-  if (inbound_pipe_ != nullptr || !rope_.empty() || peer_ended_) channel_.want_flush(this);
+  if (!backlog_.empty() || peer_ended_) channel_.want_flush(this);
 }
 
 void Connection::taken(size_t bytes) {
@@ -527,7 +489,7 @@ void Connection::slices_sent(size_t bytes) {
 void Connection::park_slices() {
   SlicePool& pool = channel_.slices();
   while (!slices_.empty()) {
-    rope_.append(pool.front(slices_).bytes);
+    backlog_.append(pool.front(slices_).bytes);
     pool.pop(slices_);
   }
 }
@@ -581,9 +543,8 @@ void Connection::begin_closing() {
   ring.cancel(send_op_);
   if (!send_op_.pending) {
     channel_.slices().clear(slices_);
-    rope_.clear();
+    backlog_.clear();
   }
-  if (inbound_pipe_ != nullptr) channel_.pipes().release(std::exchange(inbound_pipe_, nullptr));
   drop_outbound();
   channel_.closing(this);
 }

@@ -1,15 +1,15 @@
 // One application's socket and the stream it belongs to.
 //
 //   socket ── receive ──▶ outbound buffers ── take() ──▶ channel
-//   socket ◀── send ───── slices of a read slab, or the rope ◀── deliver() ── channel
+//   socket ◀── send ───── slices of a read slab, or the backlog ◀── deliver() ── channel
 //   socket ── splice ───▶ pipe ── take(), splice ─▶ channel      bulk, see pipes.h
-//   socket ◀── splice ─── pipe ◀── splice_from() ── channel
+//   socket ◀── splice ─── pipes of the backlog ◀── splice_from() ── channel
 //
 // Receiving is asked for only while the stream has credit and holds few buffers: what is received
 // can always be sent to the peer. Sending first tries the bytes where they lie, in the slab that
 // the channel was read into, without waiting (MSG_DONTWAIT: the kernel answers within the
-// submission). What the socket does not take is copied to a rope, and the slab is free; the rope is
-// sent with a request that waits. So the channel's reader never depends on a socket.
+// submission). What the socket does not take is copied to the backlog, and the slab is free; the
+// backlog is sent with a request that waits. So the channel's reader never depends on a socket.
 //
 // Life: made with a descriptor, or dialing one; reset or closed by either side; then closing(),
 // until no operation is pending and the channel destroys it.
@@ -18,12 +18,12 @@
 #include <span>
 
 #include "core/session.h"
+#include "uring/backlog.h"
 #include "uring/dial.h"
 #include "uring/loop.h"
 #include "uring/pipes.h"
 #include "uring/read_slabs.h"
 #include "uring/receive_pool.h"
-#include "uring/rope.h"
 #include "uring/slices.h"
 
 namespace virtproxy {
@@ -52,8 +52,7 @@ class Connection final : private Completion, private Dial::Client {
 
   // Whether so many bytes of payload are best moved from the channel to the socket by a pipe.
   bool can_splice(uint32_t bytes);
-  // Moves up to `bytes` of payload that lie in the channel's socket; bytes moved, 0 at its end, or
-  // a negative errno (-EAGAIN: nothing is there now, or the pipe is full).
+  // Moves up to `bytes` of payload that lie in the channel's socket, see Backlog.
   ssize_t splice_from(int channel, uint32_t bytes);
 
   // From the channel's writer: the next `bytes` of what was received, in order, one part at a time:
@@ -80,7 +79,7 @@ class Connection final : private Completion, private Dial::Client {
   std::string_view service() const { return service_; }
   // Which application it is, for the log.
   std::string describe() const;
-  size_t held() const { return rope_.size() + (inbound_pipe_ ? inbound_pipe_->held() : 0); }
+  size_t held() const { return backlog_.size(); }
   BufferSize receive_size() const { return receive_size_; }
 
   // Links in the channel's lists.
@@ -106,9 +105,7 @@ class Connection final : private Completion, private Dial::Client {
   void send_slices(bool quietly);
   void hush(size_t bytes);
   void send_slices_now();
-  void send_rope();
-  void drain_pipe();
-  void read_pipe();
+  void send_backlog();
   void slices_sent(size_t bytes);
   void taken(size_t bytes);
   void park_slices();
@@ -146,13 +143,11 @@ class Connection final : private Completion, private Dial::Client {
   bool hangup_seen_ = false;
 
   // Channel to socket.
-  enum class Sending : uint8_t { kSlices, kPipe, kRope };
+  enum class Sending : uint8_t { kSlices, kBacklog, kNothing };  // nothing: it waits for room
   Op send_op_;
   Sending sending_ = Sending::kSlices;
   SliceList slices_;
-  Pipe* inbound_pipe_ = nullptr;
-  bool pipe_is_behind_ = false;  // what it holds comes after the rope, not before
-  Rope rope_;
+  Backlog backlog_;
   bool peer_ended_ = false;
   bool end_told_ = false;  // the socket's write side is shut
 };

@@ -41,10 +41,13 @@ void Rope::append(std::span<const std::byte> bytes) {
   }
 }
 
-size_t Rope::front(std::span<iovec> pieces) const {
+size_t Rope::front(std::span<iovec> pieces, size_t size) const {
+  VP_ASSERT(size <= size_);
   size_t count = 0;
-  for (Chunk* chunk = head_; chunk != nullptr && count < pieces.size(); chunk = chunk->next) {
-    pieces[count++] = {chunk->data() + chunk->begin, chunk->end - chunk->begin};
+  for (Chunk* chunk = head_; size > 0 && count < pieces.size(); chunk = chunk->next) {
+    const size_t part = std::min<size_t>(size, chunk->end - chunk->begin);
+    pieces[count++] = {chunk->data() + chunk->begin, part};
+    size -= part;
   }
   return count;
 }

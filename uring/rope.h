@@ -1,5 +1,4 @@
-// Bytes that came over the channel for a socket which does not take them now. They are copied out
-// of the channel's read buffer, so that a slow reader pins its own window and nothing else.
+// A queue of bytes in chunks of their own, see backlog.h.
 #pragma once
 
 #include <sys/uio.h>
@@ -21,9 +20,8 @@ class Rope {
   size_t size() const { return size_; }
 
   void append(std::span<const std::byte> bytes);
-  // Where the first bytes lie, in so many pieces, and how many of those there are. They stay there
-  // until consume().
-  size_t front(std::span<iovec> pieces) const;
+  // Where the first `size` bytes lie, or as many as fit into so many pieces; the number of these.
+  size_t front(std::span<iovec> pieces, size_t size) const;
   void consume(size_t bytes);
   void clear();
 
