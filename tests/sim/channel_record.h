@@ -20,7 +20,7 @@ class ChannelRecord {
   // ended for no reason.
   bool note_session(uint64_t session, Instant now) {
     if (session == session_) return true;
-    const bool explained = session_ == 0 || now <= explained_until_;
+    const bool explained = session_ == 0 || explains(now);
     if (session_ == 0) {
       apart_.back().to = now;
     } else {
@@ -49,6 +49,9 @@ class ChannelRecord {
     explain(std::max(now, hindered_until_) +
             (hides_ ? std::chrono::seconds(15) : std::chrono::seconds(3)));
   }
+  // Whether the end of a session now would have a reason.
+  bool explains(Instant now) const { return now <= explained_until_; }
+  bool hides() const { return hides_; }
   void explain(Instant until) { explained_until_ = std::max(explained_until_, until); }
   // Nothing may move for a while.
   void hinder(Instant until) { hindered_until_ = std::max(hindered_until_, until); }

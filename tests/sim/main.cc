@@ -43,6 +43,11 @@ const std::map<std::string, Canary> kCanaries{
     {"leak-slot", Canary::kLeakSlot},
     {"keep-request", Canary::kKeepRequest},
     {"early-poll", Canary::kEarlyPoll},
+    {"forget-link", Canary::kForgetLink},
+    {"keep-listening", Canary::kKeepListening},
+    {"wrong-done", Canary::kWrongDone},
+    {"release-twice", Canary::kReleaseTwice},
+    {"read-clock", Canary::kReadClock},
 };
 
 struct Tally {
@@ -125,7 +130,7 @@ int run(const Options& options) {
   for (uint64_t seed = first;; ++seed) {
     const uint64_t hash = run_seed(seed, options, tally);
     if (options.twice && run_seed(seed, options, tally) != hash) {
-      std::fprintf(stderr, "FAILED seed %llu, oracle trace: the same seed ran differently\n",
+      std::fprintf(stderr, "FAILED seed %llu, oracle trace, the same seed ran differently\n",
                    static_cast<unsigned long long>(seed));
       return 1;
     }

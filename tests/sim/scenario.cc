@@ -332,7 +332,27 @@ bool Scenario::everything_up() {
   return true;
 }
 
+// What arrives is what the other end wrote in this session, unless the line lost or changed
+// something, or hides that there is another end: then a fault is a defect of one of the two.
+void Scenario::check_faults() {
+  for (const auto& [process, fault] : world_.take_faults()) {
+    if (fault == Fault::kPeerRestarted || fault == Fault::kUpgraded) continue;
+    const auto place = std::find_if(places_.begin(), places_.end(), [&](const Place& candidate) {
+      return candidate.daemon && candidate.daemon->process().number() == process;
+    });
+    if (place == places_.end()) continue;
+    const bool explained =
+        std::any_of(place->channels.begin(), place->channels.end(), [this](unsigned id) {
+          return world_.channel(id).hides() && world_.channel(id).explains(world_.now());
+        });
+    if (explained) continue;
+    world_.fail("protocol",
+                fmt::format("{}: a session has ended: {}", place->config.name, fault_text(fault)));
+  }
+}
+
 void Scenario::check_sessions() {
+  check_faults();
   bool old = false;
   for (size_t i = 0; i < links_.size(); ++i) {
     const unsigned id = links_[i]->id();

@@ -63,6 +63,7 @@ class Scenario {
   // Every two ends are in one session.
   bool everything_up();
   void check_sessions();
+  void check_faults();
   void check_soon();
   std::string describe();
   Daemon* guest_of(size_t link) { return places_[1 + link].daemon.get(); }

@@ -9,8 +9,10 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "core/fault.h"
 #include "core/time.h"
 #include "tests/sim/channel_record.h"
 #include "tests/sim/mishap.h"
@@ -42,6 +44,11 @@ enum class Canary : uint8_t {
   kLeakSlot,        // a connection outlives its stream
   kKeepRequest,     // the ring keeps a request that was cancelled
   kEarlyPoll,       // the ring says that somebody is there to be accepted
+  kForgetLink,      // a channel that has lost its link does not look for another one
+  kKeepListening,   // a listener goes on when its daemon ends
+  kWrongDone,       // DONE has another number than the bytes that were received
+  kReleaseTwice,    // a buffer is released twice
+  kReadClock,       // the daemons' clock runs with the real one
 };
 
 class World {
@@ -100,6 +107,14 @@ class World {
     return since(name) || since({});
   }
 
+  // A session of the process, by number, has ended of this.
+  struct SessionFault {
+    unsigned process;
+    Fault fault;
+  };
+  void note_fault(unsigned process, Fault fault) { faults_.push_back({process, fault}); }
+  std::vector<SessionFault> take_faults() { return std::exchange(faults_, {}); }
+
   bool printing() const { return printing_; }
   template <typename... Args>
   void trace(std::string_view what, Args... numbers) {
@@ -144,6 +159,7 @@ class World {
   bool calm_ = false;
   std::map<unsigned, ChannelRecord> channels_;
   std::map<std::string, Instant> refusals_;
+  std::vector<SessionFault> faults_;
   std::array<double, kMishaps> rates_{};
   MishapCounts counts_{};
   uint64_t piped_ = 0;
