@@ -84,6 +84,12 @@ class Application final : private File::Waiter {
   void note_break();
   bool on_host() const { return (role_ == Role::kClient) == route_.from_host; }
   bool excused() const;
+  // What of the life of this one was of protocol 1.
+  bool spoken_old() const;
+  bool excused_of_old() const;
+  bool half_closed() const;
+  bool lost_touch(Instant when) const;
+  bool line_lied() const;
 
   Exchange& exchange_;
   const uint64_t number_;
@@ -96,6 +102,7 @@ class Application final : private File::Waiter {
 
   uint64_t sent_ = 0;
   std::optional<uint64_t> end_at_;  // the kernel has told the other side that no more will come
+  std::optional<Instant> ended_at_;
   bool sending_over_ = false;
   Instant write_not_before_{};
 
@@ -103,12 +110,17 @@ class Application final : private File::Waiter {
   uint64_t partner_number_ = 0;
   bool receiving_over_ = false;
   bool complete_ = false;  // everything the partner said was received, and its end
+  bool garbled_ = false;   // what came is not from anybody, and nobody could know
   Instant read_not_before_{};
   Instant willing_since_;
   Instant last_progress_;
   Instant stalled_since_{};
   Instant stalled_until_{};
 
+  const Family socket_family_;
+  const bool slow_;  // to read, or may become so
+  bool reset_ = false;
+  bool abandoned_full_ = false;  // the daemon let go while there was something to be read
   bool abrupt_ = false;
   bool failed_to_send_ = false;
   std::optional<Instant> abnormal_at_;  // when the daemon let go of it
@@ -135,6 +147,8 @@ class Exchange {
 
   bool all_over() const { return running_ == 0; }
   size_t running(unsigned channel) const;
+  // Those that took part since then and read, or were sent to, slowly.
+  size_t slow(unsigned channel, Instant since) const;
   void one_left() { --running_; }
 
   void hurry();

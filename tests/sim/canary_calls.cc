@@ -1,6 +1,7 @@
 // Defects that only the daemons' own code could have, for the canaries.
 #include "core/frame.h"
 #include "core/limits.h"
+#include "core/old_packet.h"
 #include "tests/sim/process.h"
 #include "uring/receive_pool.h"
 
@@ -93,6 +94,16 @@ void __wrap__ZN9virtproxy13encode_headerERKNS_11FrameHeaderENS_12DirectionKeyEPS
   }
   __real__ZN9virtproxy13encode_headerERKNS_11FrameHeaderENS_12DirectionKeyEPSt4byte(written, key,
                                                                                     out);
+}
+
+// encode_old_data_head()
+void __real__ZN9virtproxy20encode_old_data_headENS_7OldTypeEiijPSt4byte(
+    virtproxy::OldType type, int32_t client, int32_t server, uint32_t bytes, std::byte* head);
+void __wrap__ZN9virtproxy20encode_old_data_headENS_7OldTypeEiijPSt4byte(
+    virtproxy::OldType type, int32_t client, int32_t server, uint32_t bytes, std::byte* head) {
+  const int32_t off = World::current().canary_strikes(Canary::kMisdirect, 0.01) ? 1 << 20 : 0;
+  __real__ZN9virtproxy20encode_old_data_headENS_7OldTypeEiijPSt4byte(type, client + off,
+                                                                     server + off, bytes, head);
 }
 
 }  // extern "C"

@@ -30,6 +30,7 @@ class ChannelRecord {
     since_ = now;
     return explained;
   }
+  uint64_t session() const { return session_; }
   // There has never been anything but the present session.
   void begin() { apart_.clear(); }
   bool apart(Instant from, Instant to) const {
@@ -56,9 +57,19 @@ class ChannelRecord {
   // Nothing may move for a while.
   void hinder(Instant until) { hindered_until_ = std::max(hindered_until_, until); }
   // The line changed what it carried.
-  void spoil() { spoilt_ = true; }
-  bool spoilt() const { return spoilt_; }
+  void spoil(Instant now) { spoilt_at_ = now; }
+  bool spoilt() const { return spoilt_at_ != Instant{}; }
+  bool spoilt_since(Instant when) const { return spoilt_at_ >= when; }
+  // … in a way that protocol 1 has no means to notice.
+  void falsify(Instant now) { falsified_at_ = now; }
+  bool falsified_since(Instant when) const { return falsified_at_ >= when; }
 
+  // An end is told to speak protocol 1 alone.
+  void set_old(bool old) { old_ = old; }
+  bool old() const { return old_; }
+  // No stream but one is open at one of its ends.
+  void note_alone(Instant now) { last_alone_ = now; }
+  Instant last_alone() const { return last_alone_; }
   // An end speaks protocol 1, which knows no half-close, no reset and no credit.
   void speak_old(Instant now) { last_spoken_old_ = now; }
   Instant last_spoken_old() const { return last_spoken_old_; }
@@ -80,7 +91,10 @@ class ChannelRecord {
   Instant hindered_until_{};
   Instant last_spoken_old_{};
   Instant last_full_{};
-  bool spoilt_ = false;
+  Instant last_alone_{};
+  Instant spoilt_at_{};
+  Instant falsified_at_{};
+  bool old_ = false;
 };
 
 }  // namespace virtproxy::sim

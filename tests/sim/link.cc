@@ -110,7 +110,7 @@ void SimulatedLink::cut(Daemon* guest, bool torn) {
   if (emulator_) {
     if (!emulator_->has_client()) return;
     world.channel(id_).disturb(world.now());
-    world.count(Mishap::kHostLeaves);
+    world.count(Mishap::kHostLeaves, id_);
     emulator_->drop_client();
     return;
   }
@@ -118,7 +118,7 @@ void SimulatedLink::cut(Daemon* guest, bool torn) {
   const auto socket = guest == nullptr ? nullptr : guest->channel_socket();
   if (!socket) return;
   world.channel(id_).disturb(world.now());
-  world.count(torn ? Mishap::kChannelTorn : Mishap::kChannelCut);
+  world.count(torn ? Mishap::kChannelTorn : Mishap::kChannelCut, id_);
   socket->cut(torn);
 }
 
@@ -126,7 +126,7 @@ void SimulatedLink::stall(Daemon* guest, Duration time) {
   World& world = World::current();
   const Instant until = world.now() + time;
   world.trace("stall", id_, time.count());
-  world.count(Mishap::kChannelStalls);
+  world.count(Mishap::kChannelStalls, id_);
   world.channel(id_).hinder(until);
   if (emulator_) return emulator_->pause(until);
   if (cable_) return cable_->pause(until);

@@ -15,6 +15,10 @@ __wrap__ZN9virtproxy12log_internal5writeENS_8LogLevelEN3fmt2v917basic_string_vie
   const Process* process = Process::current();
   const int number = process == nullptr ? -1 : static_cast<int>(process->number());
   world.trace("log", number);
+  if (std::string_view(format.data(), format.size()).find("held the channel back") !=
+      std::string_view::npos) {
+    world.count(virtproxy::sim::Mishap::kStreamStalls);
+  }
   if (world.printing()) {
     world.print(fmt::format("  {}: {}", number, fmt::vformat(format, arguments)));
   }

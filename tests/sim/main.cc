@@ -48,6 +48,8 @@ const std::map<std::string, Canary> kCanaries{
     {"wrong-done", Canary::kWrongDone},
     {"release-twice", Canary::kReleaseTwice},
     {"read-clock", Canary::kReadClock},
+    {"hold-back", Canary::kHoldBack},
+    {"misdirect", Canary::kMisdirect},
 };
 
 struct Tally {
@@ -56,6 +58,7 @@ struct Tally {
   Exchange::Totals totals;
   Exchange::Judgements judgements;
   MishapCounts mishaps{};
+  MishapCounts old_mishaps{};
   uint64_t piped = 0;
   Duration simulated{};
 };
@@ -85,7 +88,10 @@ uint64_t run_seed(uint64_t seed, const Options& options, Tally& tally) {
     tally.judgements.made += judgements.made;
     tally.judgements.beside_stalled += judgements.beside_stalled;
     tally.judgements.skipped += judgements.skipped;
-    for (size_t i = 0; i < kMishaps; ++i) tally.mishaps[i] += world.counts()[i];
+    for (size_t i = 0; i < kMishaps; ++i) {
+      tally.mishaps[i] += world.counts()[i];
+      tally.old_mishaps[i] += world.old_counts()[i];
+    }
     tally.piped += world.piped();
     tally.simulated += world.now() - began;
   }
@@ -109,8 +115,13 @@ void report(const Tally& tally, double elapsed) {
               static_cast<unsigned long long>(judgements.beside_stalled),
               static_cast<unsigned long long>(judgements.skipped));
   for (size_t i = 0; i < kMishaps; ++i) {
-    std::printf("  %-22s %llu\n", std::string(mishap_name(static_cast<Mishap>(i))).c_str(),
+    const auto mishap = static_cast<Mishap>(i);
+    std::printf("  %-22s %llu", std::string(mishap_name(mishap)).c_str(),
                 static_cast<unsigned long long>(tally.mishaps[i]));
+    if (is_of_channel(mishap)) {
+      std::printf(", of protocol 1 %llu", static_cast<unsigned long long>(tally.old_mishaps[i]));
+    }
+    std::printf("\n");
   }
 }
 
@@ -151,9 +162,11 @@ int run(const Options& options) {
   if (!options.every_mishap) return 0;
   int missing = 0;
   for (size_t i = 0; i < kMishaps; ++i) {
-    if (tally.mishaps[i] > 0) continue;
-    std::fprintf(stderr, "FAILED: %s has never happened\n",
-                 std::string(mishap_name(static_cast<Mishap>(i))).c_str());
+    const auto mishap = static_cast<Mishap>(i);
+    const bool old = is_of_channel(mishap) && tally.mishaps[i] > 0;
+    if ((old ? tally.old_mishaps : tally.mishaps)[i] > 0) continue;
+    std::fprintf(stderr, "FAILED: %s has never happened%s\n",
+                 std::string(mishap_name(mishap)).c_str(), old ? " with protocol 1" : "");
     ++missing;
   }
   if (tally.judgements.beside_stalled == 0) {

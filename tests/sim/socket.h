@@ -66,6 +66,7 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   bool killed = false;       // its process was killed while it was open
   bool peer_killed = false;  // the same of the other side, once that is closed
   std::optional<Instant> peer_left_at;
+  bool left_full = false;  // bytes for this side had not been read when the other one went
   bool peer_gone() const { return connected_ && peer_.expired(); }
   bool reset() const { return reset_; }
 

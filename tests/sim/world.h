@@ -49,6 +49,8 @@ enum class Canary : uint8_t {
   kWrongDone,       // DONE has another number than the bytes that were received
   kReleaseTwice,    // a buffer is released twice
   kReadClock,       // the daemons' clock runs with the real one
+  kHoldBack,        // a stream of protocol 1 may hold its channel back for a minute
+  kMisdirect,       // a packet of protocol 1 has another number than that of its stream
 };
 
 class World {
@@ -78,8 +80,9 @@ class World {
   uint64_t steps() const { return steps_; }
 
   // Chance of a mishap; counted when it is true. Never after heal().
-  bool happens(Mishap mishap);
-  void count(Mishap mishap) { ++counts_[static_cast<size_t>(mishap)]; }
+  bool happens(Mishap mishap, unsigned channel = 0);
+  // … to this channel, by its id.
+  void count(Mishap mishap, unsigned channel = 0);
   void set_rate(Mishap mishap, double probability) {
     rates_[static_cast<size_t>(mishap)] = probability;
   }
@@ -91,6 +94,8 @@ class World {
   void heal() { healed_ = true; }
   bool healed() const { return healed_; }
   const MishapCounts& counts() const { return counts_; }
+  // Of those, what happened to channels that an end speaks protocol 1 on, being told to.
+  const MishapCounts& old_counts() const { return old_counts_; }
   // Bytes that passed by way of pipes.
   void count_piped(uint64_t bytes) { piped_ += bytes; }
   uint64_t piped() const { return piped_; }
@@ -162,6 +167,7 @@ class World {
   std::vector<SessionFault> faults_;
   std::array<double, kMishaps> rates_{};
   MishapCounts counts_{};
+  MishapCounts old_counts_{};
   uint64_t piped_ = 0;
   std::function<std::string()> describer_;
 };
