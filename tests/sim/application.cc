@@ -60,9 +60,7 @@ Application::Application(Exchange& exchange, uint64_t number, Role role, const R
       began_(World::current().now()),
       willing_since_(began_),
       last_progress_(began_),
-      socket_family_(socket_->family()),
-      slow_(plan.stall_at != UINT64_MAX || plan.read_pause > Duration{} ||
-            socket_->family() == Family::kTcp),
+      family_(socket_->family()),
       faulted_(socket_->faulted) {
   socket_->add_waiter(this);
   act_later(began_);
@@ -175,7 +173,7 @@ void Application::on_end() {
 
 void Application::on_error(int error) {
   World::current().trace("error", number_ & 0xffff, error, received_);
-  reset_ = error != 0;
+  reset_ = reset_ || error != 0;
   note_break();
   receiving_over_ = sending_over_ = true;
 }
@@ -201,12 +199,13 @@ void Application::send() {
     if (put < 0) {
       // What was sent to it may still be read.
       world.trace("unsendable", number_ & 0xffff, put);
-      failed_to_send_ = true;
+      failed_to_send_ = reset_ = true;
       sending_over_ = true;
       note_break();
       return;
     }
     sent_ += static_cast<uint64_t>(put);
+    last_said_ = world.now();
     write_not_before_ = world.now() + plan_.write_pause;
     if (sent_ < limit) {
       return act_later(std::max(write_not_before_, world.now() + microseconds(1)));
@@ -233,7 +232,10 @@ void Application::end_abruptly() {
   }
   const bool reset = socket_->leaves_bytes_unread() ||
                      (socket_->family() == Family::kTcp && plan_.ending == Plan::Ending::kReset);
-  if (!reset) end_at_ = sent_;
+  if (!reset) {
+    end_at_ = sent_;
+    ended_at_ = world.now();
+  }
   leave();
 }
 
@@ -275,10 +277,14 @@ void Application::check_progress(Instant now, Duration patience) {
     if (!more) return;
     owed = std::max(owed, partner_->began_);
     since = std::max({since, owed, partner_->write_not_before_});
+    if (spoken_old() && partner_->ended_at_ && partner_->sent_ == received_) {
+      since = std::max({since, *partner_->ended_at_ + kAnswerTime, last_said_ + kAnswerTime});
+    }
   }
   if (now - owed > patience) {
     Exchange::Judgements& judgements = exchange_.judgements();
     ++judgements.made;
+    if (spoken_old()) ++judgements.old;
     if (exchange_.stands_beside_stalled(*this, now - patience)) ++judgements.beside_stalled;
   }
   if (now - since <= patience) return;
@@ -319,24 +325,36 @@ bool Application::lost_touch(Instant when) const {
   return record.apart(from, when) || record.spoilt_since(began_ - kInTransit);
 }
 
+bool Application::held_back() const {
+  return abandoned_full_ && World::current().channel(route_.channel).stalled_at(*abnormal_at_);
+}
+
 // What protocol 1 cannot do better.
 bool Application::excused_of_old() const {
   const Instant when = *abnormal_at_;
   if (garbled_ || half_closed() || lost_touch(when)) return true;
   // Closed for holding the channel back.
-  if (abandoned_full_ || (partner_ != nullptr && partner_->abandoned_full_)) return true;
+  if (held_back() || (partner_ != nullptr && partner_->held_back())) return true;
   // The answer is behind too much.
   return role_ == Role::kClient && partner_ == nullptr && when - began_ >= kAckTimeout;
+}
+
+bool Application::heard_out(const Application& other) const {
+  return other.ended_at_ && *other.ended_at_ <= *abnormal_at_ && received_ == other.sent_;
+}
+
+// A TCP connection that is closed while something was still said to it is reset, and that overtakes
+// its last words.
+bool Application::missed_words_of(const Application& other) const {
+  return spoken_old() && reset_ && family_ == Family::kTcp && other.ended_at_ &&
+         *other.ended_at_ <= *abnormal_at_;
 }
 
 // An end of either side ends both directions. Before that, everything which the side that ended
 // first had said is heard, by whoever has not ended; and whoever has is given time for the answer.
 bool Application::half_closed() const {
   const Instant when = *abnormal_at_;
-  if (partner_ != nullptr && partner_->ended_at_ && *partner_->ended_at_ <= when) {
-    const bool lost_on_the_way = reset_ && socket_family_ == Family::kTcp;
-    if (received_ == partner_->sent_ || lost_on_the_way) return true;
-  }
+  if (partner_ != nullptr && (missed_words_of(*partner_) || heard_out(*partner_))) return true;
   if (!ended_at_ || *ended_at_ > when) return false;
   if (role_ == Role::kService) return true;
   return when - *ended_at_ >= (received_ == 0 ? kAnswerTime : kQuietTime);
@@ -393,10 +411,11 @@ bool Exchange::explains_silence(const Application& unheard) const {
   }
   // Its partner may have gone before it could say who it is.
   return std::any_of(applications_.begin(), applications_.end(), [&](const auto& other) {
-    if (&other->route_ != &route || other->role_ == unheard.role_ || other->partner_ != nullptr ||
-        !(other->abrupt_ || *other->faulted_)) {
+    if (&other->route_ != &route || other->role_ == unheard.role_ || other->partner_ != nullptr) {
       return false;
     }
+    if (unheard.missed_words_of(*other)) return true;
+    if (!other->abrupt_ && !*other->faulted_) return false;
     const bool client_first = unheard.role_ == Application::Role::kClient
                                   ? unheard.began_ <= other->began_
                                   : other->began_ <= unheard.began_;
@@ -419,14 +438,6 @@ size_t Exchange::running(unsigned channel) const {
   return static_cast<size_t>(
       std::count_if(applications_.begin(), applications_.end(), [&](const auto& application) {
         return !application->over() && application->route_.channel == channel;
-      }));
-}
-
-size_t Exchange::slow(unsigned channel, Instant since) const {
-  return static_cast<size_t>(
-      std::count_if(applications_.begin(), applications_.end(), [&](const auto& application) {
-        return application->slow_ && application->route_.channel == channel &&
-               (!application->over() || *application->left_at_ >= since);
       }));
 }
 

@@ -88,6 +88,9 @@ class Application final : private File::Waiter {
   bool spoken_old() const;
   bool excused_of_old() const;
   bool half_closed() const;
+  bool held_back() const;
+  bool heard_out(const Application& other) const;
+  bool missed_words_of(const Application& other) const;
   bool lost_touch(Instant when) const;
   bool line_lied() const;
 
@@ -105,6 +108,7 @@ class Application final : private File::Waiter {
   std::optional<Instant> ended_at_;
   bool sending_over_ = false;
   Instant write_not_before_{};
+  Instant last_said_{};
 
   uint64_t received_ = 0;
   uint64_t partner_number_ = 0;
@@ -117,8 +121,7 @@ class Application final : private File::Waiter {
   Instant stalled_since_{};
   Instant stalled_until_{};
 
-  const Family socket_family_;
-  const bool slow_;  // to read, or may become so
+  const Family family_;
   bool reset_ = false;
   bool abandoned_full_ = false;  // the daemon let go while there was something to be read
   bool abrupt_ = false;
@@ -147,8 +150,6 @@ class Exchange {
 
   bool all_over() const { return running_ == 0; }
   size_t running(unsigned channel) const;
-  // Those that took part since then and read, or were sent to, slowly.
-  size_t slow(unsigned channel, Instant since) const;
   void one_left() { --running_; }
 
   void hurry();
@@ -163,6 +164,7 @@ class Exchange {
     uint64_t made = 0;
     uint64_t beside_stalled = 0;
     uint64_t skipped = 0;
+    uint64_t old = 0;  // made with protocol 1
   };
   Judgements& judgements() { return judgements_; }
   const Judgements& judgements() const { return judgements_; }

@@ -67,9 +67,13 @@ class ChannelRecord {
   // An end is told to speak protocol 1 alone.
   void set_old(bool old) { old_ = old; }
   bool old() const { return old_; }
-  // No stream but one is open at one of its ends.
-  void note_alone(Instant now) { last_alone_ = now; }
-  Instant last_alone() const { return last_alone_; }
+  // A stream was closed for holding the channel back. Not every one is told of.
+  void note_stall(Instant now) { stalls_.push_back(now); }
+  bool stalled_at(Instant when) const {
+    return std::any_of(stalls_.begin(), stalls_.end(), [when](Instant at) {
+      return at <= when && when - at <= std::chrono::seconds(1);
+    });
+  }
   // An end speaks protocol 1, which knows no half-close, no reset and no credit.
   void speak_old(Instant now) { last_spoken_old_ = now; }
   Instant last_spoken_old() const { return last_spoken_old_; }
@@ -91,8 +95,8 @@ class ChannelRecord {
   Instant hindered_until_{};
   Instant last_spoken_old_{};
   Instant last_full_{};
-  Instant last_alone_{};
   Instant spoilt_at_{};
+  std::vector<Instant> stalls_;
   Instant falsified_at_{};
   bool old_ = false;
 };

@@ -185,10 +185,14 @@ void Daemon::check_held_back(unsigned id) {
     const auto* socket = dynamic_cast<const Socket*>(&candidate);
     return candidate.carries_channel == id && (socket == nullptr || socket->connected());
   });
-  const bool waits = file && speaks_old(id) && (file->poll() & POLLIN) != 0 &&
-                     channel(id)->session().figures().streams > 1;
+  const bool waits = file && speaks_old(id) && (file->poll() & POLLIN) != 0;
   if (!waits || file->reads != waiting.reads) {
     waiting = {file ? file->reads : 0, world.now()};
+    return;
+  }
+  world.channel(id).hinder(world.now());
+  if (channel(id)->session().figures().streams <= 1) {
+    waiting.since = world.now();
     return;
   }
   const auto config = std::find_if(config_.channels.begin(), config_.channels.end(),

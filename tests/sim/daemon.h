@@ -51,7 +51,7 @@ class Daemon {
   // Which of all such sessions it is, 0 if none is up.
   uint64_t old_session(unsigned id);
   // While a session of version 1 is up, no stream may keep the channel from being read for longer
-  // than the stall timeout, unless it is alone there.
+  // than the stall timeout, unless it is alone there. Meanwhile nobody is owed anything.
   void check_held_back(unsigned id);
   // The socket that its only channel runs over, if it runs over one now.
   std::shared_ptr<Socket> channel_socket() const;

@@ -47,7 +47,7 @@ class Device::Handle final : public File {
   explicit Handle(Device& device) : device_(device) { carries_channel = device.channel(); }
   ~Handle() override {
     // A port forgets what was not read; a tty flushes what was not sent only when asked to.
-    if (device_.kind_ == Kind::kPort) device_.to_daemon_.truncate(0);
+    if (device_.kind_ == Kind::kPort) device_.flush_input();
   }
 
   int64_t read(std::span<std::byte> to) override {
@@ -123,7 +123,11 @@ Device* Device::of(const FileRef& file) {
   return &std::dynamic_pointer_cast<Handle>(file)->device();
 }
 
-void Device::flush_input() { to_daemon_.truncate(0); }
+// There is room now for what waited on the far side.
+void Device::flush_input() {
+  to_daemon_.truncate(0);
+  if (far_side_ != nullptr) far_side_->file_changed();
+}
 
 void Device::set_host_connected(bool connected) {
   host_connected_ = connected;

@@ -17,7 +17,9 @@ __wrap__ZN9virtproxy12log_internal5writeENS_8LogLevelEN3fmt2v917basic_string_vie
   world.trace("log", number);
   if (std::string_view(format.data(), format.size()).find("held the channel back") !=
       std::string_view::npos) {
+    const auto id = fmt::vformat("{}", arguments);
     world.count(virtproxy::sim::Mishap::kStreamStalls);
+    world.channel(static_cast<unsigned>(std::stoul(id))).note_stall(world.now());
   }
   if (world.printing()) {
     world.print(fmt::format("  {}: {}", number, fmt::vformat(format, arguments)));

@@ -88,6 +88,7 @@ uint64_t run_seed(uint64_t seed, const Options& options, Tally& tally) {
     tally.judgements.made += judgements.made;
     tally.judgements.beside_stalled += judgements.beside_stalled;
     tally.judgements.skipped += judgements.skipped;
+    tally.judgements.old += judgements.old;
     for (size_t i = 0; i < kMishaps; ++i) {
       tally.mishaps[i] += world.counts()[i];
       tally.old_mishaps[i] += world.old_counts()[i];
@@ -110,10 +111,13 @@ void report(const Tally& tally, double elapsed) {
               static_cast<unsigned long long>(tally.totals.bytes),
               static_cast<unsigned long long>(tally.piped));
   const Exchange::Judgements& judgements = tally.judgements;
-  std::printf("independence judged %llu times, %llu beside a stalled application, %llu skipped\n",
-              static_cast<unsigned long long>(judgements.made),
-              static_cast<unsigned long long>(judgements.beside_stalled),
-              static_cast<unsigned long long>(judgements.skipped));
+  std::printf(
+      "independence judged %llu times, %llu beside a stalled application, %llu of protocol "
+      "1, %llu skipped\n",
+      static_cast<unsigned long long>(judgements.made),
+      static_cast<unsigned long long>(judgements.beside_stalled),
+      static_cast<unsigned long long>(judgements.old),
+      static_cast<unsigned long long>(judgements.skipped));
   for (size_t i = 0; i < kMishaps; ++i) {
     const auto mishap = static_cast<Mishap>(i);
     std::printf("  %-22s %llu", std::string(mishap_name(mishap)).c_str(),

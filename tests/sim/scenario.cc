@@ -91,7 +91,7 @@ ChannelConfig Scenario::draw_channel(unsigned index) {
 // One end speaks protocol 1 alone; the other one, if it may, has to find out.
 void Scenario::draw_protocol_one(ChannelConfig& one, ChannelConfig& other) {
   OldLimits old;
-  old.hold = random_.magnitude(4096, 1 << 20);
+  old.hold = random_.magnitude(1024, 128 << 10);
   old.stall_timeout = random_.duration(milliseconds(100), seconds(1));
   one.old = other.old = old;
   one.protocol = other.protocol = ProtocolMode::kOld;
@@ -426,7 +426,6 @@ void Scenario::check_sessions() {
       record.speak_old(world_.now());
       old = old || !record.old();
       const size_t streams = daemon->channel(id)->session().figures().streams;
-      if (streams == 1) record.note_alone(world_.now());
       if (streams + kUncounted >= places_[place].config.channels[place == 0 ? i : 0].max_streams) {
         record.fill(world_.now());
       }
@@ -455,22 +454,12 @@ void Scenario::check_sessions() {
   old_spoken_ = old;
 }
 
-// Each of those that are slow may hold a channel of protocol 1 back, for as long as the stall
-// timeout; one that is alone, even longer.
-Duration Scenario::patience_of_old(size_t link) {
-  const unsigned id = links_[link]->id();
-  if (world_.channel(id).last_alone() >= world_.now() - kMostPatience) return kMostPatience;
-  const auto slow = static_cast<Duration::rep>(exchange_.slow(id, world_.now() - kMostPatience));
-  return slow * places_[0].config.channels[link].old.stall_timeout;
-}
-
 void Scenario::check_soon() {
   world_.after(kCheckInterval, [this] {
     for (size_t i = 0; i < links_.size(); ++i) {
       const auto& link = links_[i];
       Duration patience = kPatience;
       if (expects_old(i)) {
-        patience += patience_of_old(i);
         for (const size_t place : {size_t{0}, 1 + i}) {
           if (places_[place].daemon) places_[place].daemon->check_held_back(link->id());
         }

@@ -72,7 +72,6 @@ class Scenario {
   void check_sessions();
   void check_faults();
   void check_soon();
-  Duration patience_of_old(size_t link);
   std::string describe();
   Daemon* guest_of(size_t link) { return places_[1 + link].daemon.get(); }
 

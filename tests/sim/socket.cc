@@ -18,7 +18,7 @@ Socket::~Socket() {
   if (!peer) return;
   peer->peer_killed = killed;
   peer->peer_left_at = World::current().now();
-  peer->left_full = peer->incoming_.size() > 0;
+  peer->left_full = !writable();
   if (family_ == Family::kUnix) {
     if (incoming_.size() > 0 && !World::current().canary_strikes(Canary::kLoseReset, 0.1)) {
       peer->error_ = ECONNRESET;
@@ -154,9 +154,13 @@ uint32_t Socket::poll() const {
   if (end_arrived_ && over) events |= POLLHUP;
   if (!connected_ && error_ == 0) events |= POLLHUP;
   if (arrived_ > 0) events |= POLLIN;
-  const size_t free = room();
-  if (error_ != 0 || over || free >= path_.capacity / 3 || free >= 4096) events |= POLLOUT;
+  if (error_ != 0 || over || writable()) events |= POLLOUT;
   return events;
+}
+
+bool Socket::writable() const {
+  const size_t free = room();
+  return free >= path_.capacity / 3 || free >= 4096;
 }
 
 int Socket::shutdown(bool reading, bool writing) {
