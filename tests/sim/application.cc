@@ -278,7 +278,8 @@ void Application::check_progress(Instant now, Duration patience) {
     owed = std::max(owed, partner_->began_);
     since = std::max({since, owed, partner_->write_not_before_});
     if (spoken_old() && partner_->ended_at_ && partner_->sent_ == received_) {
-      since = std::max({since, *partner_->ended_at_ + kAnswerTime, last_said_ + kAnswerTime});
+      const Instant quiet_since = std::max({owed, *partner_->ended_at_, last_said_});
+      since = std::max(since, quiet_since + kAnswerTime);
     }
   }
   if (now - owed > patience) {

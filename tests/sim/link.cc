@@ -53,6 +53,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
     auto made =
         std::make_unique<Device>(id, fmt::format("/sim/channel{}-{}", id, side), of, capacity);
     network.add_device(made.get());
+    depth_ += capacity;
     return made;
   };
   const auto to_device = [](ChannelSpec& spec, const Device& at) {
@@ -62,7 +63,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
   const std::string name = fmt::format("/sim/channel{}", id);
   Path path;
   path.channel = id;
-  path.capacity = static_cast<size_t>(random.magnitude(4096, 1 << 20));
+  depth_ = path.capacity = static_cast<size_t>(random.magnitude(4096, 1 << 20));
   if (kind == LinkKind::kUnix || kind == LinkKind::kTcp) {
     const bool tcp = kind == LinkKind::kTcp;
     const bool host_listens = random.chance(0.5);
