@@ -278,7 +278,9 @@ void Application::check_progress(Instant now, Duration patience) {
     owed = std::max(owed, partner_->began_);
     since = std::max({since, owed, partner_->write_not_before_});
     if (spoken_old() && partner_->ended_at_ && partner_->sent_ == received_) {
-      const Instant quiet_since = std::max({owed, *partner_->ended_at_, last_said_});
+      if (!partner_->over() && partner_->received_ < sent_) return;
+      const Instant quiet_since = std::max(
+          {owed, *partner_->ended_at_, last_said_, last_progress_, partner_->last_progress_});
       since = std::max(since, quiet_since + kAnswerTime);
     }
   }
