@@ -177,6 +177,10 @@ int run(const Options& options) {
     std::fprintf(stderr, "FAILED: independence was never judged beside a stalled application\n");
     ++missing;
   }
+  if (tally.judgements.old == 0) {
+    std::fprintf(stderr, "FAILED: independence was never judged with protocol 1\n");
+    ++missing;
+  }
   return missing == 0 ? 0 : 1;
 }
 
