@@ -338,8 +338,9 @@ bool Application::excused_of_old() const {
   if (garbled_ || half_closed() || lost_touch(when)) return true;
   // Closed for holding the channel back.
   if (held_back() || (partner_ != nullptr && partner_->held_back())) return true;
-  // The answer is behind too much.
-  return role_ == Role::kClient && partner_ == nullptr && when - began_ >= kAckTimeout;
+  // The answer is behind too much, or lost.
+  return World::current().channel(route_.channel).hides() && role_ == Role::kClient &&
+         partner_ == nullptr && when - began_ >= kAckTimeout;
 }
 
 bool Application::heard_out(const Application& other) const {
