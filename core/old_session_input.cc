@@ -41,7 +41,7 @@ size_t OldSession::input(std::span<const std::byte> bytes, Instant now, Events& 
 }
 
 // Bytes arrive complete and in order, or their stream is closed. One damaged packet in its place
-// says whose bytes it had; after anything larger nobody can tell.
+// says whose bytes it had, unless it names nobody; after anything larger nobody can tell.
 void OldSession::on_boundary_found(Events& events) {
   odd(Oddity::kBytesSkipped, static_cast<int64_t>(skipped_), events);
   if (skipped_ <= kMostStray) return;
@@ -50,9 +50,12 @@ void OldSession::on_boundary_found(Events& events) {
   if (one && (head.is_control() || head.is_data())) {
     uint32_t slot = 0;
     OldStream* stream = named_by(head, slot);
-    if (stream == nullptr || stream->state != State::kOpen) return;
-    say_close(*stream);
-    return abort_stream(slot, Fault::kAborted, events);
+    if (stream != nullptr && stream->state == State::kOpen) {
+      say_close(*stream);
+      return abort_stream(slot, Fault::kAborted, events);
+    }
+    // Bytes too many may be in the number: then the stream that the data was for is another one.
+    if (head.is_control() || skipped_ == kOldPacketSize) return;
   }
   streams_.for_each([&](StreamKey key, OldStream& stream) {
     if (stream.state != State::kOpen) return;

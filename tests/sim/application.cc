@@ -35,6 +35,13 @@ constexpr size_t kMostAtOnce = 65536;
 // What was reset for a lost session is reset by then.
 constexpr Duration kAftermath = milliseconds(200);
 
+// Protocol 1. How long bytes may lie in a line that hides whom they are from.
+constexpr Duration kInTransit = seconds(25);
+// After what silence a stream whose application has ended its side is closed.
+constexpr Duration kQuietTime = milliseconds(100);
+constexpr Duration kAnswerTime = seconds(3);
+constexpr Duration kAckTimeout = seconds(15);
+
 }  // namespace
 
 std::string network_name(const Endpoint& endpoint) {
@@ -53,6 +60,7 @@ Application::Application(Exchange& exchange, uint64_t number, Role role, const R
       began_(World::current().now()),
       willing_since_(began_),
       last_progress_(began_),
+      family_(socket_->family()),
       faulted_(socket_->faulted) {
   socket_->add_waiter(this);
   act_later(began_);
@@ -120,23 +128,31 @@ void Application::hear(std::span<const std::byte> bytes) {
     if (partner == nullptr || partner->role_ == role_ || &partner->route_ != &route_ ||
         (partner->partner_ != nullptr && partner->partner_ != this) ||
         (partner_ != nullptr && partner_ != partner)) {
-      world.fail("bytes", fmt::format("{}: hears somebody it is not connected to ({:x})",
-                                      describe(), partner_number_));
+      if (!line_lied()) {
+        world.fail("bytes", fmt::format("{}: hears somebody it is not connected to ({:x})",
+                                        describe(), partner_number_));
+      }
+      garbled_ = true;
+      break;
     }
     partner_ = partner;
     partner->partner_ = this;
   }
-  if (bytes.empty()) return;
+  if (garbled_ || bytes.empty()) return;
   static thread_local std::vector<std::byte> expected;
   expected.resize(bytes.size());
   write_content(partner_number_, received_, expected);
   if (!std::equal(bytes.begin(), bytes.end(), expected.begin())) {
+    if (line_lied()) {
+      garbled_ = true;
+      return;
+    }
     const auto wrong = std::mismatch(bytes.begin(), bytes.end(), expected.begin()).first;
     world.fail("bytes", fmt::format("{}: byte {} is wrong", describe(),
                                     received_ + static_cast<uint64_t>(wrong - bytes.begin())));
   }
   received_ += bytes.size();
-  if (received_ > partner_->sent_) {
+  if (received_ > partner_->sent_ && !line_lied()) {
     world.fail("bytes", describe() + ": received more than was sent");
   }
 }
@@ -150,21 +166,23 @@ void Application::on_end() {
   // Bytes are missing: then this must be a connection that is gone, not an end like any other.
   const bool gone =
       socket_->family() == Family::kUnix ? socket_->peer_gone() : socket_->peer_killed;
-  const bool told =
-      failed_to_send_ || gone || world.channel(route_.channel).last_spoken_old() >= began_;
+  const bool told = failed_to_send_ || gone || spoken_old();
   if (!told) world.fail("fate", describe() + ": sees an end though bytes are missing");
   on_error(0);
 }
 
 void Application::on_error(int error) {
   World::current().trace("error", number_ & 0xffff, error, received_);
+  reset_ = reset_ || error != 0;
   note_break();
   receiving_over_ = sending_over_ = true;
 }
 
 // It may have been too busy to look.
 void Application::note_break() {
-  if (!abnormal_at_) abnormal_at_ = socket_->peer_left_at.value_or(World::current().now());
+  if (abnormal_at_) return;
+  abnormal_at_ = socket_->peer_left_at.value_or(World::current().now());
+  abandoned_full_ = socket_->left_full;
 }
 
 void Application::send() {
@@ -181,12 +199,13 @@ void Application::send() {
     if (put < 0) {
       // What was sent to it may still be read.
       world.trace("unsendable", number_ & 0xffff, put);
-      failed_to_send_ = true;
+      failed_to_send_ = reset_ = true;
       sending_over_ = true;
       note_break();
       return;
     }
     sent_ += static_cast<uint64_t>(put);
+    last_said_ = world.now();
     write_not_before_ = world.now() + plan_.write_pause;
     if (sent_ < limit) {
       return act_later(std::max(write_not_before_, world.now() + microseconds(1)));
@@ -196,7 +215,8 @@ void Application::send() {
   sending_over_ = true;
   if (socket_->shutdown(false, true) == 0) {
     end_at_ = sent_;
-    if (!receiving_over_) world.count(Mishap::kHalfClose);
+    ended_at_ = world.now();
+    if (!receiving_over_) world.count(Mishap::kHalfClose, route_.channel);
   }
 }
 
@@ -205,14 +225,17 @@ void Application::end_abruptly() {
   abrupt_ = true;
   receiving_over_ = sending_over_ = true;
   if (plan_.ending == Plan::Ending::kReset) {
-    world.count(Mishap::kApplicationResets);
+    world.count(Mishap::kApplicationResets, route_.channel);
     socket_->set_linger();
   } else {
-    world.count(Mishap::kApplicationVanishes);
+    world.count(Mishap::kApplicationVanishes, route_.channel);
   }
   const bool reset = socket_->leaves_bytes_unread() ||
                      (socket_->family() == Family::kTcp && plan_.ending == Plan::Ending::kReset);
-  if (!reset) end_at_ = sent_;
+  if (!reset) {
+    end_at_ = sent_;
+    ended_at_ = world.now();
+  }
   leave();
 }
 
@@ -240,6 +263,7 @@ void Application::hurry() {
 // connected to, so a client is owed something before it has heard anybody.
 void Application::check_progress(Instant now, Duration patience) {
   if (over() || receiving_over_ || now < read_not_before_) return;
+  if (spoken_old() && lost_touch(now)) return;
   // Since when nobody but the daemons can have kept it waiting.
   Instant owed = std::max(
       {began_, stalled_until_, World::current().channel(route_.channel).undisturbed_since()});
@@ -253,10 +277,17 @@ void Application::check_progress(Instant now, Duration patience) {
     if (!more) return;
     owed = std::max(owed, partner_->began_);
     since = std::max({since, owed, partner_->write_not_before_});
+    if (spoken_old() && partner_->ended_at_ && partner_->sent_ == received_) {
+      if (!partner_->over() && partner_->received_ < sent_) return;
+      const Instant quiet_since = std::max(
+          {owed, *partner_->ended_at_, last_said_, last_progress_, partner_->last_progress_});
+      since = std::max(since, quiet_since + kAnswerTime);
+    }
   }
   if (now - owed > patience) {
     Exchange::Judgements& judgements = exchange_.judgements();
     ++judgements.made;
+    if (spoken_old()) ++judgements.old;
     if (exchange_.stands_beside_stalled(*this, now - patience)) ++judgements.beside_stalled;
   }
   if (now - since <= patience) return;
@@ -272,8 +303,65 @@ bool Application::excused() const {
   const Instant when = *abnormal_at_;
   if (World::current().channel(route_.channel).apart(when - kAftermath, when)) return true;
   if (*faulted_) return true;
+  if (spoken_old() && excused_of_old()) return true;
   if (partner_ == nullptr) return exchange_.explains_silence(*this);
   return *partner_->faulted_ || (partner_->abrupt_ && *partner_->left_at_ <= when);
+}
+
+bool Application::spoken_old() const {
+  const ChannelRecord& record = World::current().channel(route_.channel);
+  return record.old() || record.last_spoken_old() >= began_;
+}
+
+bool Application::line_lied() const {
+  const ChannelRecord& record = World::current().channel(route_.channel);
+  return spoken_old() && record.falsified_since(began_ - kInTransit);
+}
+
+// Whether, on a line that hides it, the other end was another one, or bytes that may have been of
+// this stream were lost: it is over at one end, and the other one need not know.
+bool Application::lost_touch(Instant when) const {
+  const ChannelRecord& record = World::current().channel(route_.channel);
+  if (!record.hides()) return false;
+  // The last words of an end that is gone may open a stream.
+  const Instant from = partner_ == nullptr ? began_ - kInTransit : began_;
+  return record.apart(from, when) || record.spoilt_since(began_ - kInTransit);
+}
+
+bool Application::held_back() const {
+  return abandoned_full_ && World::current().channel(route_.channel).stalled_at(*abnormal_at_);
+}
+
+// What protocol 1 cannot do better.
+bool Application::excused_of_old() const {
+  const Instant when = *abnormal_at_;
+  if (garbled_ || half_closed() || lost_touch(when)) return true;
+  // Closed for holding the channel back.
+  if (held_back() || (partner_ != nullptr && partner_->held_back())) return true;
+  // The answer is behind too much, or lost.
+  return World::current().channel(route_.channel).hides() && role_ == Role::kClient &&
+         partner_ == nullptr && when - began_ >= kAckTimeout;
+}
+
+bool Application::heard_out(const Application& other) const {
+  return other.ended_at_ && *other.ended_at_ <= *abnormal_at_ && received_ == other.sent_;
+}
+
+// A TCP connection that is closed while something was still said to it is reset, and that overtakes
+// its last words.
+bool Application::missed_words_of(const Application& other) const {
+  return spoken_old() && reset_ && family_ == Family::kTcp && other.ended_at_ &&
+         *other.ended_at_ <= *abnormal_at_;
+}
+
+// An end of either side ends both directions. Before that, everything which the side that ended
+// first had said is heard, by whoever has not ended; and whoever has is given time for the answer.
+bool Application::half_closed() const {
+  const Instant when = *abnormal_at_;
+  if (partner_ != nullptr && (missed_words_of(*partner_) || heard_out(*partner_))) return true;
+  if (!ended_at_ || *ended_at_ > when) return false;
+  if (role_ == Role::kService) return true;
+  return when - *ended_at_ >= (received_ == 0 ? kAnswerTime : kQuietTime);
 }
 
 void Application::check_end() const {
@@ -327,10 +415,11 @@ bool Exchange::explains_silence(const Application& unheard) const {
   }
   // Its partner may have gone before it could say who it is.
   return std::any_of(applications_.begin(), applications_.end(), [&](const auto& other) {
-    if (&other->route_ != &route || other->role_ == unheard.role_ || other->partner_ != nullptr ||
-        !(other->abrupt_ || *other->faulted_)) {
+    if (&other->route_ != &route || other->role_ == unheard.role_ || other->partner_ != nullptr) {
       return false;
     }
+    if (unheard.missed_words_of(*other)) return true;
+    if (!other->abrupt_ && !*other->faulted_) return false;
     const bool client_first = unheard.role_ == Application::Role::kClient
                                   ? unheard.began_ <= other->began_
                                   : other->began_ <= unheard.began_;

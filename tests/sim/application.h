@@ -84,6 +84,15 @@ class Application final : private File::Waiter {
   void note_break();
   bool on_host() const { return (role_ == Role::kClient) == route_.from_host; }
   bool excused() const;
+  // What of the life of this one was of protocol 1.
+  bool spoken_old() const;
+  bool excused_of_old() const;
+  bool half_closed() const;
+  bool held_back() const;
+  bool heard_out(const Application& other) const;
+  bool missed_words_of(const Application& other) const;
+  bool lost_touch(Instant when) const;
+  bool line_lied() const;
 
   Exchange& exchange_;
   const uint64_t number_;
@@ -96,19 +105,25 @@ class Application final : private File::Waiter {
 
   uint64_t sent_ = 0;
   std::optional<uint64_t> end_at_;  // the kernel has told the other side that no more will come
+  std::optional<Instant> ended_at_;
   bool sending_over_ = false;
   Instant write_not_before_{};
+  Instant last_said_{};
 
   uint64_t received_ = 0;
   uint64_t partner_number_ = 0;
   bool receiving_over_ = false;
   bool complete_ = false;  // everything the partner said was received, and its end
+  bool garbled_ = false;   // what came is not from anybody, and nobody could know
   Instant read_not_before_{};
   Instant willing_since_;
   Instant last_progress_;
   Instant stalled_since_{};
   Instant stalled_until_{};
 
+  const Family family_;
+  bool reset_ = false;
+  bool abandoned_full_ = false;  // the daemon let go while there was something to be read
   bool abrupt_ = false;
   bool failed_to_send_ = false;
   std::optional<Instant> abnormal_at_;  // when the daemon let go of it
@@ -149,6 +164,7 @@ class Exchange {
     uint64_t made = 0;
     uint64_t beside_stalled = 0;
     uint64_t skipped = 0;
+    uint64_t old = 0;  // made with protocol 1
   };
   Judgements& judgements() { return judgements_; }
   const Judgements& judgements() const { return judgements_; }

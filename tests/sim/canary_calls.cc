@@ -1,6 +1,9 @@
 // Defects that only the daemons' own code could have, for the canaries.
+#include "core/frame.h"
 #include "core/limits.h"
+#include "core/old_packet.h"
 #include "tests/sim/process.h"
+#include "uring/receive_pool.h"
 
 using virtproxy::sim::Canary;
 using virtproxy::sim::Process;
@@ -41,9 +44,13 @@ virtproxy::SessionLimits __wrap__ZN9virtproxy13derive_limitsEmjjj(uint64_t memor
 }
 
 // ReceivePool::release()
-void __real__ZN9virtproxy11ReceivePool7releaseEPNS_6BufferE(void* pool, void* buffer);
-void __wrap__ZN9virtproxy11ReceivePool7releaseEPNS_6BufferE(void* pool, void* buffer) {
-  if (World::current().canary_strikes(Canary::kLeakBuffer, 0.01)) return;
+void __real__ZN9virtproxy11ReceivePool7releaseEPNS_6BufferE(void* pool, virtproxy::Buffer* buffer);
+void __wrap__ZN9virtproxy11ReceivePool7releaseEPNS_6BufferE(void* pool, virtproxy::Buffer* buffer) {
+  World& world = World::current();
+  if (world.canary_strikes(Canary::kLeakBuffer, 0.01)) return;
+  if (buffer->references == 1 && world.canary_strikes(Canary::kReleaseTwice, 0.01)) {
+    __real__ZN9virtproxy11ReceivePool7releaseEPNS_6BufferE(pool, buffer);
+  }
   __real__ZN9virtproxy11ReceivePool7releaseEPNS_6BufferE(pool, buffer);
 }
 
@@ -52,6 +59,51 @@ void __real__ZN9virtproxy10Connection6finishEv(void* connection);
 void __wrap__ZN9virtproxy10Connection6finishEv(void* connection) {
   if (World::current().canary_strikes(Canary::kLeakSlot, 0.1)) return;
   __real__ZN9virtproxy10Connection6finishEv(connection);
+}
+
+// Link::lost(), when the channel has let go of its link
+void __real__ZN9virtproxy4Link4lostENSt6chrono8durationIlSt5ratioILl1ELl1000000000EEEE(
+    void* link, virtproxy::Duration patience);
+void __wrap__ZN9virtproxy4Link4lostENSt6chrono8durationIlSt5ratioILl1ELl1000000000EEEE(
+    void* link, virtproxy::Duration patience) {
+  if (World::current().canary_strikes(Canary::kForgetLink, 0.3)) return;
+  __real__ZN9virtproxy4Link4lostENSt6chrono8durationIlSt5ratioILl1ELl1000000000EEEE(link, patience);
+}
+
+// Listener::stop(), which is asked for several times
+void __real__ZN9virtproxy8Listener4stopEv(void* listener);
+void __wrap__ZN9virtproxy8Listener4stopEv(void* listener) {
+  static const void* kept = nullptr;
+  World& world = World::current();
+  if (!Process::current()->dead() && world.canary_strikes(Canary::kKeepListening, 0.3)) {
+    kept = listener;
+  }
+  if (world.canary() == Canary::kKeepListening && listener == kept) return;
+  __real__ZN9virtproxy8Listener4stopEv(listener);
+}
+
+// encode_header()
+void __real__ZN9virtproxy13encode_headerERKNS_11FrameHeaderENS_12DirectionKeyEPSt4byte(
+    const virtproxy::FrameHeader& header, virtproxy::DirectionKey key, std::byte* out);
+void __wrap__ZN9virtproxy13encode_headerERKNS_11FrameHeaderENS_12DirectionKeyEPSt4byte(
+    const virtproxy::FrameHeader& header, virtproxy::DirectionKey key, std::byte* out) {
+  virtproxy::FrameHeader written = header;
+  if (header.type == virtproxy::FrameType::kDone &&
+      World::current().canary_strikes(Canary::kWrongDone, 0.01)) {
+    ++written.argument;
+  }
+  __real__ZN9virtproxy13encode_headerERKNS_11FrameHeaderENS_12DirectionKeyEPSt4byte(written, key,
+                                                                                    out);
+}
+
+// encode_old_data_head()
+void __real__ZN9virtproxy20encode_old_data_headENS_7OldTypeEiijPSt4byte(
+    virtproxy::OldType type, int32_t client, int32_t server, uint32_t bytes, std::byte* head);
+void __wrap__ZN9virtproxy20encode_old_data_headENS_7OldTypeEiijPSt4byte(
+    virtproxy::OldType type, int32_t client, int32_t server, uint32_t bytes, std::byte* head) {
+  const int32_t off = World::current().canary_strikes(Canary::kMisdirect, 0.01) ? 1 << 20 : 0;
+  __real__ZN9virtproxy20encode_old_data_headENS_7OldTypeEiijPSt4byte(type, client + off,
+                                                                     server + off, bytes, head);
 }
 
 }  // extern "C"

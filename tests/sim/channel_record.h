@@ -20,7 +20,7 @@ class ChannelRecord {
   // ended for no reason.
   bool note_session(uint64_t session, Instant now) {
     if (session == session_) return true;
-    const bool explained = session_ == 0 || now <= explained_until_;
+    const bool explained = session_ == 0 || explains(now);
     if (session_ == 0) {
       apart_.back().to = now;
     } else {
@@ -30,6 +30,7 @@ class ChannelRecord {
     since_ = now;
     return explained;
   }
+  uint64_t session() const { return session_; }
   // There has never been anything but the present session.
   void begin() { apart_.clear(); }
   bool apart(Instant from, Instant to) const {
@@ -49,13 +50,30 @@ class ChannelRecord {
     explain(std::max(now, hindered_until_) +
             (hides_ ? std::chrono::seconds(15) : std::chrono::seconds(3)));
   }
+  // Whether the end of a session now would have a reason.
+  bool explains(Instant now) const { return now <= explained_until_; }
+  bool hides() const { return hides_; }
   void explain(Instant until) { explained_until_ = std::max(explained_until_, until); }
   // Nothing may move for a while.
   void hinder(Instant until) { hindered_until_ = std::max(hindered_until_, until); }
   // The line changed what it carried.
-  void spoil() { spoilt_ = true; }
-  bool spoilt() const { return spoilt_; }
+  void spoil(Instant now) { spoilt_at_ = now; }
+  bool spoilt() const { return spoilt_at_ != Instant{}; }
+  bool spoilt_since(Instant when) const { return spoilt_at_ >= when; }
+  // … in a way that protocol 1 has no means to notice.
+  void falsify(Instant now) { falsified_at_ = now; }
+  bool falsified_since(Instant when) const { return falsified_at_ >= when; }
 
+  // An end is told to speak protocol 1 alone.
+  void set_old(bool old) { old_ = old; }
+  bool old() const { return old_; }
+  // A stream was closed for holding the channel back. Not every one is told of.
+  void note_stall(Instant now) { stalls_.push_back(now); }
+  bool stalled_at(Instant when) const {
+    return std::any_of(stalls_.begin(), stalls_.end(), [when](Instant at) {
+      return at <= when && when - at <= std::chrono::seconds(1);
+    });
+  }
   // An end speaks protocol 1, which knows no half-close, no reset and no credit.
   void speak_old(Instant now) { last_spoken_old_ = now; }
   Instant last_spoken_old() const { return last_spoken_old_; }
@@ -77,7 +95,10 @@ class ChannelRecord {
   Instant hindered_until_{};
   Instant last_spoken_old_{};
   Instant last_full_{};
-  bool spoilt_ = false;
+  Instant spoilt_at_{};
+  std::vector<Instant> stalls_;
+  Instant falsified_at_{};
+  bool old_ = false;
 };
 
 }  // namespace virtproxy::sim

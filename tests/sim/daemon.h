@@ -4,6 +4,7 @@
 // What uring/worker.cc does with a thread is done here with calls: set up, turn after turn, drain.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -47,6 +48,11 @@ class Daemon {
   SessionV2* session(unsigned id);
   // Whether a session of version 1 is up.
   bool speaks_old(unsigned id);
+  // Which of all such sessions it is, 0 if none is up.
+  uint64_t old_session(unsigned id);
+  // While a session of version 1 is up, no stream may keep the channel from being read for longer
+  // than the stall timeout, unless it is alone there. Meanwhile nobody is owed anything.
+  void check_held_back(unsigned id);
   // The socket that its only channel runs over, if it runs over one now.
   std::shared_ptr<Socket> channel_socket() const;
 
@@ -75,6 +81,12 @@ class Daemon {
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Resolution> resolution_;
   std::vector<std::unique_ptr<Channel>> channels_;
+  // Of a channel, by its id: since when nothing has been read of what there is.
+  struct Waiting {
+    uint64_t reads = 0;
+    Instant since{};
+  };
+  std::map<unsigned, Waiting> waiting_;
 };
 
 // Whether these are the two ends of one session.

@@ -3,6 +3,9 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <utility>
+
+#include "core/old_packet.h"
 
 namespace virtproxy::sim {
 namespace {
@@ -21,17 +24,18 @@ void corrupt(unsigned channel, Fifo& line, size_t from) {
   World& world = World::current();
   if (line.size() <= from) return;
   const size_t at = world.random().between(from, line.size() - 1);
-  if (world.happens(Mishap::kByteFlipped)) {
+  ChannelRecord& record = world.channel(channel);
+  if (world.happens(Mishap::kByteFlipped, channel)) {
+    record.falsify(world.now());
     line.contents()[at] ^= static_cast<std::byte>(1u << world.random().below(8));
-  } else if (world.happens(Mishap::kByteLost)) {
+  } else if (world.happens(Mishap::kByteLost, channel)) {
     line.erase(at);
-  } else if (world.happens(Mishap::kByteInserted)) {
+  } else if (world.happens(Mishap::kByteInserted, channel)) {
     line.insert(at, static_cast<std::byte>(world.random().below(256)));
   } else {
     return;
   }
-  ChannelRecord& record = world.channel(channel);
-  record.spoil();
+  record.spoil(world.now());
   record.disturb(world.now());
   record.hinder(world.now() + kToNotice);
 }
@@ -43,7 +47,7 @@ class Device::Handle final : public File {
   explicit Handle(Device& device) : device_(device) { carries_channel = device.channel(); }
   ~Handle() override {
     // A port forgets what was not read; a tty flushes what was not sent only when asked to.
-    if (device_.kind_ == Kind::kPort) device_.to_daemon_.truncate(0);
+    if (device_.kind_ == Kind::kPort) device_.flush_input();
   }
 
   int64_t read(std::span<std::byte> to) override {
@@ -54,11 +58,12 @@ class Device::Handle final : public File {
     World& world = World::current();
     const size_t most = device_.kind_ == Kind::kPort ? kPortRead : kTtyPiece;
     size_t count = std::min({to.size(), line.size(), most});
-    if (count > 1 && world.happens(Mishap::kShortRead)) {
+    if (count > 1 && world.happens(Mishap::kShortRead, carries_channel)) {
       count = world.random().between(1, count - 1);
     }
     std::copy_n(line.contents().begin(), count, to.begin());
     line.consume(count);
+    ++reads;
     if (device_.far_side_ != nullptr) device_.far_side_->file_changed();
     return static_cast<int64_t>(count);
   }
@@ -68,7 +73,7 @@ class Device::Handle final : public File {
     World& world = World::current();
     const size_t most = device_.kind_ == Kind::kPort ? kPortWrite : kTtyPiece;
     size_t count = std::min({from.size(), most, room()});
-    if (count > 1 && world.happens(Mishap::kShortWrite)) {
+    if (count > 1 && world.happens(Mishap::kShortWrite, carries_channel)) {
       count = world.random().between(1, count - 1);
     }
     device_.from_daemon_.append(from.first(count));
@@ -104,11 +109,11 @@ FileRef Device::open(int& error) {
     error = EBUSY;
     return nullptr;
   }
-  if (world.happens(Mishap::kDeviceAbsent)) {
+  if (world.happens(Mishap::kDeviceAbsent, channel_)) {
     error = ENOENT;
     return nullptr;
   }
-  if (to_daemon_.size() + from_daemon_.size() > 0) world.count(Mishap::kStaleBytes);
+  if (to_daemon_.size() + from_daemon_.size() > 0) world.count(Mishap::kStaleBytes, channel_);
   const auto handle = std::make_shared<Handle>(*this);
   handle_ = handle;
   return handle;
@@ -118,7 +123,11 @@ Device* Device::of(const FileRef& file) {
   return &std::dynamic_pointer_cast<Handle>(file)->device();
 }
 
-void Device::flush_input() { to_daemon_.truncate(0); }
+// There is room now for what waited on the far side.
+void Device::flush_input() {
+  to_daemon_.truncate(0);
+  if (far_side_ != nullptr) far_side_->file_changed();
+}
 
 void Device::set_host_connected(bool connected) {
   host_connected_ = connected;
@@ -262,15 +271,23 @@ void Cable::move() {
 
 void Cable::lose() {
   World& world = World::current();
-  for (Device* device : {&left_, &right_}) {
-    for (Fifo* line : {&device->from_daemon(), &device->to_daemon()}) {
-      if (line->size() == 0) continue;
-      world.count(Mishap::kByteLost);
-      line->truncate(world.random().between(0, line->size() - 1));
-      ChannelRecord& record = world.channel(device->channel());
-      record.spoil();
-      record.disturb(world.now());
-      record.hinder(world.now() + kToNotice);
+  ChannelRecord& record = world.channel(left_.channel());
+  const auto lose_in = [&](Fifo& line) -> size_t {
+    const size_t before = line.size();
+    if (before == 0) return 0;
+    world.count(Mishap::kByteLost, left_.channel());
+    line.truncate(world.random().between(0, before - 1));
+    record.spoil(world.now());
+    record.disturb(world.now());
+    record.hinder(world.now() + kToNotice);
+    return before - line.size();
+  };
+  for (const auto& [from, to] : {std::pair(&left_, &right_), std::pair(&right_, &left_)}) {
+    const size_t one = lose_in(from->from_daemon());
+    const size_t other = lose_in(to->to_daemon());
+    // Who misses whole packets has nothing to notice it by.
+    for (const size_t lost : {one, other, one + other}) {
+      if (lost > 0 && lost % kOldPacketSize == 0) record.falsify(world.now());
     }
   }
 }

@@ -40,6 +40,7 @@ class File {
   Instant last_completion{};     // of a ring's request on it: these keep their order
   unsigned carries_channel = 0;  // its id
   unsigned number = 0;           // for the trace
+  uint64_t reads = 0;            // those that found something
 
  private:
   std::vector<Waiter*> waiters_;

@@ -53,6 +53,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
     auto made =
         std::make_unique<Device>(id, fmt::format("/sim/channel{}-{}", id, side), of, capacity);
     network.add_device(made.get());
+    depth_ += capacity;
     return made;
   };
   const auto to_device = [](ChannelSpec& spec, const Device& at) {
@@ -62,7 +63,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
   const std::string name = fmt::format("/sim/channel{}", id);
   Path path;
   path.channel = id;
-  path.capacity = static_cast<size_t>(random.magnitude(4096, 1 << 20));
+  depth_ = path.capacity = static_cast<size_t>(random.magnitude(4096, 1 << 20));
   if (kind == LinkKind::kUnix || kind == LinkKind::kTcp) {
     const bool tcp = kind == LinkKind::kTcp;
     const bool host_listens = random.chance(0.5);
@@ -110,7 +111,7 @@ void SimulatedLink::cut(Daemon* guest, bool torn) {
   if (emulator_) {
     if (!emulator_->has_client()) return;
     world.channel(id_).disturb(world.now());
-    world.count(Mishap::kHostLeaves);
+    world.count(Mishap::kHostLeaves, id_);
     emulator_->drop_client();
     return;
   }
@@ -118,7 +119,7 @@ void SimulatedLink::cut(Daemon* guest, bool torn) {
   const auto socket = guest == nullptr ? nullptr : guest->channel_socket();
   if (!socket) return;
   world.channel(id_).disturb(world.now());
-  world.count(torn ? Mishap::kChannelTorn : Mishap::kChannelCut);
+  world.count(torn ? Mishap::kChannelTorn : Mishap::kChannelCut, id_);
   socket->cut(torn);
 }
 
@@ -126,7 +127,7 @@ void SimulatedLink::stall(Daemon* guest, Duration time) {
   World& world = World::current();
   const Instant until = world.now() + time;
   world.trace("stall", id_, time.count());
-  world.count(Mishap::kChannelStalls);
+  world.count(Mishap::kChannelStalls, id_);
   world.channel(id_).hinder(until);
   if (emulator_) return emulator_->pause(until);
   if (cable_) return cable_->pause(until);

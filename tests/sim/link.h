@@ -53,6 +53,8 @@ class SimulatedLink {
   const ChannelSpec& guest_spec() const { return guest_spec_; }
   // Bytes a second; 0 where the link is as fast as the daemons.
   double speed() const { return speed_; }
+  // Bytes that may be on their way.
+  size_t depth() const { return depth_; }
   // Whether an end that is lost, or bytes that are, can go unnoticed.
   bool hides() const { return kind_ >= LinkKind::kPort; }
 
@@ -64,6 +66,7 @@ class SimulatedLink {
   const unsigned id_;
   const LinkKind kind_;
   double speed_ = 0;
+  size_t depth_ = 0;
   ChannelSpec host_spec_;
   ChannelSpec guest_spec_;
   std::unique_ptr<Device> host_device_;

@@ -43,6 +43,13 @@ const std::map<std::string, Canary> kCanaries{
     {"leak-slot", Canary::kLeakSlot},
     {"keep-request", Canary::kKeepRequest},
     {"early-poll", Canary::kEarlyPoll},
+    {"forget-link", Canary::kForgetLink},
+    {"keep-listening", Canary::kKeepListening},
+    {"wrong-done", Canary::kWrongDone},
+    {"release-twice", Canary::kReleaseTwice},
+    {"read-clock", Canary::kReadClock},
+    {"hold-back", Canary::kHoldBack},
+    {"misdirect", Canary::kMisdirect},
 };
 
 struct Tally {
@@ -51,6 +58,7 @@ struct Tally {
   Exchange::Totals totals;
   Exchange::Judgements judgements;
   MishapCounts mishaps{};
+  MishapCounts old_mishaps{};
   uint64_t piped = 0;
   Duration simulated{};
 };
@@ -80,7 +88,11 @@ uint64_t run_seed(uint64_t seed, const Options& options, Tally& tally) {
     tally.judgements.made += judgements.made;
     tally.judgements.beside_stalled += judgements.beside_stalled;
     tally.judgements.skipped += judgements.skipped;
-    for (size_t i = 0; i < kMishaps; ++i) tally.mishaps[i] += world.counts()[i];
+    tally.judgements.old += judgements.old;
+    for (size_t i = 0; i < kMishaps; ++i) {
+      tally.mishaps[i] += world.counts()[i];
+      tally.old_mishaps[i] += world.old_counts()[i];
+    }
     tally.piped += world.piped();
     tally.simulated += world.now() - began;
   }
@@ -99,13 +111,21 @@ void report(const Tally& tally, double elapsed) {
               static_cast<unsigned long long>(tally.totals.bytes),
               static_cast<unsigned long long>(tally.piped));
   const Exchange::Judgements& judgements = tally.judgements;
-  std::printf("independence judged %llu times, %llu beside a stalled application, %llu skipped\n",
-              static_cast<unsigned long long>(judgements.made),
-              static_cast<unsigned long long>(judgements.beside_stalled),
-              static_cast<unsigned long long>(judgements.skipped));
+  std::printf(
+      "independence judged %llu times, %llu beside a stalled application, %llu of protocol "
+      "1, %llu skipped\n",
+      static_cast<unsigned long long>(judgements.made),
+      static_cast<unsigned long long>(judgements.beside_stalled),
+      static_cast<unsigned long long>(judgements.old),
+      static_cast<unsigned long long>(judgements.skipped));
   for (size_t i = 0; i < kMishaps; ++i) {
-    std::printf("  %-22s %llu\n", std::string(mishap_name(static_cast<Mishap>(i))).c_str(),
+    const auto mishap = static_cast<Mishap>(i);
+    std::printf("  %-22s %llu", std::string(mishap_name(mishap)).c_str(),
                 static_cast<unsigned long long>(tally.mishaps[i]));
+    if (is_of_channel(mishap)) {
+      std::printf(", of protocol 1 %llu", static_cast<unsigned long long>(tally.old_mishaps[i]));
+    }
+    std::printf("\n");
   }
 }
 
@@ -125,7 +145,7 @@ int run(const Options& options) {
   for (uint64_t seed = first;; ++seed) {
     const uint64_t hash = run_seed(seed, options, tally);
     if (options.twice && run_seed(seed, options, tally) != hash) {
-      std::fprintf(stderr, "FAILED seed %llu, oracle trace: the same seed ran differently\n",
+      std::fprintf(stderr, "FAILED seed %llu, oracle trace, the same seed ran differently\n",
                    static_cast<unsigned long long>(seed));
       return 1;
     }
@@ -146,13 +166,19 @@ int run(const Options& options) {
   if (!options.every_mishap) return 0;
   int missing = 0;
   for (size_t i = 0; i < kMishaps; ++i) {
-    if (tally.mishaps[i] > 0) continue;
-    std::fprintf(stderr, "FAILED: %s has never happened\n",
-                 std::string(mishap_name(static_cast<Mishap>(i))).c_str());
+    const auto mishap = static_cast<Mishap>(i);
+    const bool old = is_of_channel(mishap) && tally.mishaps[i] > 0;
+    if ((old ? tally.old_mishaps : tally.mishaps)[i] > 0) continue;
+    std::fprintf(stderr, "FAILED: %s has never happened%s\n",
+                 std::string(mishap_name(mishap)).c_str(), old ? " with protocol 1" : "");
     ++missing;
   }
   if (tally.judgements.beside_stalled == 0) {
     std::fprintf(stderr, "FAILED: independence was never judged beside a stalled application\n");
+    ++missing;
+  }
+  if (tally.judgements.old == 0) {
+    std::fprintf(stderr, "FAILED: independence was never judged with protocol 1\n");
     ++missing;
   }
   return missing == 0 ? 0 : 1;

@@ -37,6 +37,10 @@ std::string_view mishap_name(Mishap mishap) {
       "byte-lost",
       "byte-inserted",
       "old-protocol",
+      "protocol-one",
+      "upgraded",
+      "downgraded",
+      "stream-stalls",
       "daemon-killed",
       "daemon-stopped",
       "application-resets",
@@ -46,6 +50,33 @@ std::string_view mishap_name(Mishap mishap) {
       "half-close",
   };
   return kNames[static_cast<size_t>(mishap)];
+}
+
+bool is_of_channel(Mishap mishap) {
+  switch (mishap) {
+    case Mishap::kShortRead:
+    case Mishap::kShortWrite:
+    case Mishap::kChannelError:
+    case Mishap::kChannelCut:
+    case Mishap::kChannelTorn:
+    case Mishap::kChannelStalls:
+    case Mishap::kDeviceAbsent:
+    case Mishap::kHostLeaves:
+    case Mishap::kStaleBytes:
+    case Mishap::kByteFlipped:
+    case Mishap::kByteLost:
+    case Mishap::kByteInserted:
+    case Mishap::kDaemonKilled:
+    case Mishap::kDaemonStopped:
+    case Mishap::kApplicationResets:
+    case Mishap::kApplicationVanishes:
+    case Mishap::kApplicationStalls:
+    case Mishap::kApplicationCrawls:
+    case Mishap::kHalfClose:
+      return true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace virtproxy::sim

@@ -43,6 +43,10 @@ enum class Mishap : uint8_t {
   kByteLost,
   kByteInserted,
   kOldProtocol,  // an end that may speak protocol 1 believes that the other one does
+  kProtocolOne,  // both ends of a channel speak protocol 1, since one was told to
+  kUpgraded,     // an end that spoke protocol 1 alone comes back as one that speaks both
+  kDowngraded,
+  kStreamStalls,  // a stream of protocol 1 is closed for holding the channel back
   kDaemonKilled,
   kDaemonStopped,  // asked to end, drains
   kApplicationResets,
@@ -55,6 +59,8 @@ enum class Mishap : uint8_t {
 inline constexpr size_t kMishaps = static_cast<size_t>(Mishap::kCount);
 
 std::string_view mishap_name(Mishap mishap);
+// Whether it happens to one channel, so that it is counted of protocol 1, too.
+bool is_of_channel(Mishap mishap);
 
 using MishapCounts = std::array<uint64_t, kMishaps>;
 

@@ -85,6 +85,14 @@ class Process {
     return nullptr;
   }
 
+  template <typename Matches>
+  FileRef find_file(Matches matches) const {
+    for (const FileRef& file : files_) {
+      if (file && matches(*file)) return file;
+    }
+    return nullptr;
+  }
+
   KernelRing& open_ring(io_uring* ring, unsigned submissions, unsigned completions);
   KernelRing* ring_of(const io_uring* ring);
   void close_ring(const io_uring* ring);

@@ -12,6 +12,10 @@ constexpr Duration kToMeet = seconds(20);
 constexpr Duration kToFinish = seconds(120);
 constexpr Duration kToProbe = seconds(60);
 constexpr Duration kToEnd = seconds(20);
+// … where bytes of an earlier life, or a stream of protocol 1, may still be on their way out.
+constexpr Duration kToRest = seconds(3);
+constexpr Duration kToRestOfOld = seconds(7);
+constexpr double kShareOfOld = 0.2;
 constexpr Duration kCheckInterval = milliseconds(200);
 constexpr Duration kPatience = milliseconds(1500);
 // Where more would be needed nobody can tell a slow line from a stream that was forgotten.
@@ -84,6 +88,16 @@ ChannelConfig Scenario::draw_channel(unsigned index) {
   return config;
 }
 
+// One end speaks protocol 1 alone; the other one, if it may, has to find out.
+void Scenario::draw_protocol_one(ChannelConfig& one, ChannelConfig& other) {
+  OldLimits old;
+  old.hold = random_.magnitude(1024, 128 << 10);
+  old.stall_timeout = random_.duration(milliseconds(100), seconds(1));
+  one.old = other.old = old;
+  one.protocol = other.protocol = ProtocolMode::kOld;
+  if (random_.chance(0.7)) (random_.chance(0.5) ? one : other).protocol = ProtocolMode::kAuto;
+}
+
 void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig& guest) {
   const size_t count = random_.between(1, 4);
   for (size_t i = 0; i < count; ++i) {
@@ -107,8 +121,9 @@ void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig
       return path;
     };
     network_.set_path(network_name(route.client_end), path_of(route.client_end));
-    services_.push_back(std::make_unique<Service>(
-        network_, exchange_, route, path_of(route.service_end), [this] { return draw_plan(); }));
+    services_.push_back(
+        std::make_unique<Service>(network_, exchange_, route, path_of(route.service_end),
+                                  [this, &route] { return draw_plan(route.channel); }));
     ForwardSpec forward;
     forward.service = route.service;
     forward.id = link.id();
@@ -137,6 +152,11 @@ void Scenario::draw_topology() {
     places_[1 + i].channels.push_back(id);
     guest.channels.push_back(draw_channel(0));
     guest.channels.back().spec = links_.back()->guest_spec();
+    changing_.push_back(false);
+    if (random_.chance(kShareOfOld)) {
+      draw_protocol_one(host.channels.back(), guest.channels.back());
+      changing_.back() = random_.chance(0.5);
+    }
     if (!links_.back()->hides() && random_.chance(0.3)) {
       host.channels.back().seal = random_.chance(0.5) ? Seal::kCommit : Seal::kChecksum;
     }
@@ -160,7 +180,7 @@ Plan Scenario::polite_plan() {
   return plan;
 }
 
-Plan Scenario::draw_plan() {
+Plan Scenario::draw_plan(unsigned channel) {
   if (world_.healed()) return polite_plan();
   Plan plan;
   plan.total =
@@ -180,7 +200,7 @@ Plan Scenario::draw_plan() {
   }
   if (!unruly_) return plan;
   if (random_.chance(0.15)) {
-    world_.count(Mishap::kApplicationCrawls);
+    world_.count(Mishap::kApplicationCrawls, channel);
     plan.read_piece = static_cast<size_t>(random_.between(1, 16));
     plan.read_pause = random_.duration(milliseconds(1), milliseconds(20));
   }
@@ -191,7 +211,7 @@ Plan Scenario::draw_plan() {
     plan.write_pause = random_.duration(milliseconds(5), milliseconds(40));
   }
   if (random_.chance(0.2)) {
-    world_.count(Mishap::kApplicationStalls);
+    world_.count(Mishap::kApplicationStalls, channel);
     plan.stall_at = random_.magnitude(8, 30'000);
     plan.stall_until = random_.chance(0.5)
                            ? heals_at_
@@ -220,7 +240,8 @@ void Scenario::connect_client(size_t index, bool polite) {
   if (!listener || listener->backlog_full()) return;
   const auto socket = std::make_shared<Socket>(listener->family());
   socket->connect_to(listener, network_.path(name));
-  exchange_.add(Application::Role::kClient, route, socket, polite ? polite_plan() : draw_plan());
+  exchange_.add(Application::Role::kClient, route, socket,
+                polite ? polite_plan() : draw_plan(route.channel));
 }
 
 void Scenario::connect_polite_clients() {
@@ -254,19 +275,50 @@ void Scenario::misfortune() {
 }
 
 void Scenario::end_life(Place& place, bool killed, Duration pause) {
-  for (const unsigned id : place.channels) world_.channel(id).disturb(world_.now());
+  unsigned channel = 0;  // one that speaks protocol 1, if there is one
+  for (const unsigned id : place.channels) {
+    world_.channel(id).disturb(world_.now());
+    if (channel == 0 || world_.channel(id).old()) channel = id;
+  }
   if (killed) {
-    world_.count(Mishap::kDaemonKilled);
+    world_.count(Mishap::kDaemonKilled, channel);
     place.daemon->kill();
   } else {
-    world_.count(Mishap::kDaemonStopped);
+    world_.count(Mishap::kDaemonStopped, channel);
     place.daemon->stop();
   }
   leaving_.push_back(std::move(place.daemon));
   check_sessions();
   // A daemon that was told to end keeps its addresses until it has.
   const Duration least = killed ? Duration{} : Duration(place.config.drain_timeout + seconds(2));
-  world_.after(std::max(pause, least), [this, &place] { start(place); });
+  world_.after(std::max(pause, least), [this, &place] {
+    change_protocol(place);
+    start(place);
+  });
+}
+
+ProtocolMode& Scenario::mode(size_t place, size_t link) {
+  return places_[place].config.channels[place == 0 ? link : 0].protocol;
+}
+
+// An end that is replaced may be by one that speaks another protocol, or no other any more.
+void Scenario::change_protocol(Place& place) {
+  const auto index = static_cast<size_t>(&place - places_.data());
+  for (size_t i = 0; i < links_.size(); ++i) {
+    if (index != 0 && index != 1 + i) continue;
+    ProtocolMode& ours = mode(index, i);
+    const size_t far = index == 0 ? 1 + i : 0;
+    if (ours == ProtocolMode::kNew || mode(far, i) == ProtocolMode::kNew || !changing_[i]) continue;
+    if (random_.chance(0.5)) continue;
+    const bool upgraded = ours == ProtocolMode::kOld;
+    ours = upgraded ? ProtocolMode::kAuto : ProtocolMode::kOld;
+    world_.count(upgraded ? Mishap::kUpgraded : Mishap::kDowngraded);
+    // Nobody tells an end that speaks protocol 2: whoever puts an old one there restarts it, too.
+    Place& other = places_[far];
+    if (!upgraded && links_[i]->hides() && mode(far, i) == ProtocolMode::kAuto && other.daemon) {
+      end_life(other, random_.chance(0.7), milliseconds(1));
+    }
+  }
 }
 
 void Scenario::start(Place& place) {
@@ -319,10 +371,20 @@ SessionV2* Scenario::session_of(Place& place, const SimulatedLink& link) {
 }
 
 uint64_t Scenario::session_on(size_t link) {
+  if (expects_old(link)) return old_session_on(link);
   const SessionV2* one = session_of(places_[0], *links_[link]);
   const SessionV2* other = session_of(places_[1 + link], *links_[link]);
   if (one == nullptr || other == nullptr || !paired(*one, *other)) return 0;
   return std::max<uint64_t>(mix(one->epoch()) ^ other->epoch(), 1);
+}
+
+uint64_t Scenario::old_session_on(size_t link) {
+  const auto session_of = [&](Place& place) {
+    return place.daemon ? place.daemon->old_session(links_[link]->id()) : 0;
+  };
+  const uint64_t one = session_of(places_[0]);
+  const uint64_t other = session_of(places_[1 + link]);
+  return one == 0 || other == 0 ? 0 : std::max<uint64_t>(mix(one) ^ other, 1);
 }
 
 bool Scenario::everything_up() {
@@ -332,18 +394,46 @@ bool Scenario::everything_up() {
   return true;
 }
 
+// What arrives is what the other end wrote in this session, unless the line lost or changed
+// something, or hides that there is another end: then a fault is a defect of one of the two.
+void Scenario::check_faults() {
+  for (const auto& [process, fault] : world_.take_faults()) {
+    if (fault == Fault::kPeerRestarted || fault == Fault::kUpgraded) continue;
+    const auto place = std::find_if(places_.begin(), places_.end(), [&](const Place& candidate) {
+      return candidate.daemon && candidate.daemon->process().number() == process;
+    });
+    if (place == places_.end()) continue;
+    const bool explained =
+        std::any_of(place->channels.begin(), place->channels.end(), [this](unsigned id) {
+          return world_.channel(id).hides() && world_.channel(id).explains(world_.now());
+        });
+    if (explained) continue;
+    world_.fail("protocol",
+                fmt::format("{}: a session has ended: {}", place->config.name, fault_text(fault)));
+  }
+}
+
 void Scenario::check_sessions() {
+  check_faults();
   bool old = false;
   for (size_t i = 0; i < links_.size(); ++i) {
     const unsigned id = links_[i]->id();
     ChannelRecord& record = world_.channel(id);
+    record.set_old(expects_old(i));
     for (const size_t place : {size_t{0}, 1 + i}) {
       Daemon* daemon = places_[place].daemon.get();
       if (daemon == nullptr || !daemon->speaks_old(id)) continue;
       record.speak_old(world_.now());
-      old = true;
+      old = old || !record.old();
+      const size_t streams = daemon->channel(id)->session().figures().streams;
+      if (streams + kUncounted >= places_[place].config.channels[place == 0 ? i : 0].max_streams) {
+        record.fill(world_.now());
+      }
     }
     const uint64_t session = session_on(i);
+    if (record.old() && session != 0 && session != record.session()) {
+      world_.count(Mishap::kProtocolOne);
+    }
     if (!record.note_session(session, world_.now())) {
       world_.fail("session", fmt::format("channel {}: its session ended for no reason", id));
     }
@@ -366,13 +456,22 @@ void Scenario::check_sessions() {
 
 void Scenario::check_soon() {
   world_.after(kCheckInterval, [this] {
-    for (const auto& link : links_) {
+    for (size_t i = 0; i < links_.size(); ++i) {
+      const auto& link = links_[i];
       Duration patience = kPatience;
+      if (expects_old(i)) {
+        for (const size_t place : {size_t{0}, 1 + i}) {
+          if (places_[place].daemon) places_[place].daemon->check_held_back(link->id());
+        }
+      }
       if (link->speed() > 0) {
         // Streams take turns, and the lowest priority may be left a sixteenth of the line.
         const double turn = link->kind() == LinkKind::kCable ? 5'000.0 : 70'000.0;
         const auto running = static_cast<double>(exchange_.running(link->id()));
-        patience += Duration(static_cast<Duration::rep>(running * 16 * turn / link->speed() * 1e9));
+        // Protocol 1 does not know how much is on its way, and fills whatever takes it.
+        const double ahead = expects_old(i) ? static_cast<double>(link->depth()) : 0;
+        patience += Duration(
+            static_cast<Duration::rep>((running * 16 * turn + ahead) / link->speed() * 1e9));
       }
       if (patience <= kMostPatience) {
         exchange_.check_progress(link->id(), patience);
@@ -441,7 +540,9 @@ void Scenario::run() {
   }
   exchange_.check_ends();
 
-  run_until(world_.now() + seconds(3), [] { return false; });
+  bool old = false;
+  for (size_t i = 0; i < links_.size(); ++i) old = old || expects_old(i);
+  run_until(world_.now() + (old ? kToRestOfOld : kToRest), [] { return false; });
   for (const Place& place : places_) place.daemon->check_idle();
   settled_ = false;
   for (Place& place : places_) {

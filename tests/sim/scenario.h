@@ -42,7 +42,8 @@ class Scenario {
   void draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig& guest);
   RingFeatures draw_features();
   ChannelConfig draw_channel(unsigned index);
-  Plan draw_plan();
+  void draw_protocol_one(ChannelConfig& one, ChannelConfig& other);
+  Plan draw_plan(unsigned channel);
   Plan polite_plan();
   void draw_clients(Instant until);
   void draw_misfortunes(Instant until);
@@ -50,6 +51,11 @@ class Scenario {
   void start(Place& place);
   void misfortune();
   void end_life(Place& place, bool killed, Duration pause);
+  ProtocolMode& mode(size_t place, size_t link);
+  bool expects_old(size_t link) {
+    return mode(0, link) == ProtocolMode::kOld || mode(1 + link, link) == ProtocolMode::kOld;
+  }
+  void change_protocol(Place& place);
   void connect_client(size_t route, bool polite);
   void connect_polite_clients();  // one for each route
 
@@ -60,9 +66,11 @@ class Scenario {
   static SessionV2* session_of(Place& place, const SimulatedLink& link);
   // The one that both ends of a link are in, 0 if they are in none.
   uint64_t session_on(size_t link);
+  uint64_t old_session_on(size_t link);
   // Every two ends are in one session.
   bool everything_up();
   void check_sessions();
+  void check_faults();
   void check_soon();
   std::string describe();
   Daemon* guest_of(size_t link) { return places_[1 + link].daemon.get(); }
@@ -72,7 +80,8 @@ class Scenario {
   Network network_;
   Exchange exchange_;
   std::vector<std::unique_ptr<SimulatedLink>> links_;
-  std::deque<Route> routes_;  // services refer to them
+  std::vector<bool> changing_;  // of each link: an end that is replaced may speak another protocol
+  std::deque<Route> routes_;    // services refer to them
   std::vector<std::unique_ptr<Service>> services_;
   std::vector<Place> places_;                     // the host, then one guest for each link
   std::vector<std::unique_ptr<Daemon>> leaving_;  // dead or told to end, not gone yet

@@ -18,6 +18,7 @@ Socket::~Socket() {
   if (!peer) return;
   peer->peer_killed = killed;
   peer->peer_left_at = World::current().now();
+  peer->left_full = !writable();
   if (family_ == Family::kUnix) {
     if (incoming_.size() > 0 && !World::current().canary_strikes(Canary::kLoseReset, 0.1)) {
       peer->error_ = ECONNRESET;
@@ -84,7 +85,9 @@ int64_t Socket::read(std::span<std::byte> to) {
     return connected_ ? -EAGAIN : -ENOTCONN;
   }
   size_t count = std::min(to.size(), arrived_);
-  if (count > 1 && world.happens(Mishap::kShortRead)) count = world.random().between(1, count - 1);
+  if (count > 1 && world.happens(Mishap::kShortRead, carries_channel)) {
+    count = world.random().between(1, count - 1);
+  }
   const auto from = incoming_.contents();
   if (!carries_channel && count > 1 && world.canary_strikes(Canary::kSwapBytes, 0.01)) {
     std::swap(from[0], from[1]);
@@ -92,6 +95,7 @@ int64_t Socket::read(std::span<std::byte> to) {
   std::copy_n(from.begin(), count, to.begin());
   incoming_.consume(count);
   arrived_ -= count;
+  ++reads;
   if (const auto peer = peer_.lock()) peer->changed();
   return static_cast<int64_t>(count);
 }
@@ -118,7 +122,9 @@ int64_t Socket::write(std::span<const std::byte> from) {
   if (peer->shut_for_reading_ && family_ == Family::kUnix) return -EPIPE;
   size_t count = std::min(from.size(), room());
   if (count == 0) return -EAGAIN;
-  if (count > 1 && world.happens(Mishap::kShortWrite)) count = world.random().between(1, count - 1);
+  if (count > 1 && world.happens(Mishap::kShortWrite, carries_channel)) {
+    count = world.random().between(1, count - 1);
+  }
   auto carried = from.first(count);
   // The first of several, so that the others are in the wrong place.
   if (!carries_channel && count > 1 && world.canary_strikes(Canary::kDropByte, 0.01)) {
@@ -148,9 +154,13 @@ uint32_t Socket::poll() const {
   if (end_arrived_ && over) events |= POLLHUP;
   if (!connected_ && error_ == 0) events |= POLLHUP;
   if (arrived_ > 0) events |= POLLIN;
-  const size_t free = room();
-  if (error_ != 0 || over || free >= path_.capacity / 3 || free >= 4096) events |= POLLOUT;
+  if (error_ != 0 || over || writable()) events |= POLLOUT;
   return events;
+}
+
+bool Socket::writable() const {
+  const size_t free = room();
+  return free >= path_.capacity / 3 || free >= 4096;
 }
 
 int Socket::shutdown(bool reading, bool writing) {
@@ -234,7 +244,7 @@ std::optional<int> injected_error(File& file, bool receives) {
   if (file.carries_channel) {
     if (receives && world.happens(Mishap::kInterrupted)) return -EINTR;
     if (world.canary_strikes(Canary::kEndSession, 0.001)) return -EIO;
-    if (!world.happens(Mishap::kChannelError)) return std::nullopt;
+    if (!world.happens(Mishap::kChannelError, file.carries_channel)) return std::nullopt;
     world.channel(file.carries_channel).disturb(world.now());
     return world.random().chance(0.5) ? -ECONNRESET : -EIO;
   }

@@ -52,6 +52,7 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   std::shared_ptr<Socket> peer() const { return peer_.lock(); }
   bool leaves_bytes_unread() const { return incoming_.size() > 0; }
   size_t room() const;
+  bool writable() const;
   size_t unread() const { return arrived_; }
 
   // The machine in between breaks the connection; of the bytes under way each way some are lost
@@ -66,6 +67,7 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   bool killed = false;       // its process was killed while it was open
   bool peer_killed = false;  // the same of the other side, once that is closed
   std::optional<Instant> peer_left_at;
+  bool left_full = false;  // the other one could not have written more when it went
   bool peer_gone() const { return connected_ && peer_.expired(); }
   bool reset() const { return reset_; }
 

@@ -427,7 +427,10 @@ std::chrono::steady_clock::time_point __real__ZNSt6chrono3_V212steady_clock3nowE
 std::chrono::steady_clock::time_point __wrap__ZNSt6chrono3_V212steady_clock3nowEv() {
   const World* world = World::current_or_null();
   if (world == nullptr) return __real__ZNSt6chrono3_V212steady_clock3nowEv();
-  return std::chrono::steady_clock::time_point(world->now());
+  const std::chrono::steady_clock::time_point now(world->now());
+  if (world->canary() != Canary::kReadClock) return now;
+  return now + __real__ZNSt6chrono3_V212steady_clock3nowEv().time_since_epoch() %
+                   std::chrono::microseconds(1);
 }
 
 // virtproxy::assertion_failed()

@@ -46,10 +46,15 @@ bool World::step() {
   return true;
 }
 
-bool World::happens(Mishap mishap) {
+bool World::happens(Mishap mishap, unsigned channel) {
   if (!random_.chance(rate(mishap))) return false;
-  count(mishap);
+  count(mishap, channel);
   return true;
+}
+
+void World::count(Mishap mishap, unsigned channel) {
+  ++counts_[static_cast<size_t>(mishap)];
+  if (channel != 0 && channels_[channel].old()) ++old_counts_[static_cast<size_t>(mishap)];
 }
 
 void World::print(const std::string& line) {

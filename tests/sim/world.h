@@ -9,8 +9,10 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "core/fault.h"
 #include "core/time.h"
 #include "tests/sim/channel_record.h"
 #include "tests/sim/mishap.h"
@@ -42,6 +44,13 @@ enum class Canary : uint8_t {
   kLeakSlot,        // a connection outlives its stream
   kKeepRequest,     // the ring keeps a request that was cancelled
   kEarlyPoll,       // the ring says that somebody is there to be accepted
+  kForgetLink,      // a channel that has lost its link does not look for another one
+  kKeepListening,   // a listener goes on when its daemon ends
+  kWrongDone,       // DONE has another number than the bytes that were received
+  kReleaseTwice,    // a buffer is released twice
+  kReadClock,       // the daemons' clock runs with the real one
+  kHoldBack,        // a stream of protocol 1 may hold its channel back for a minute
+  kMisdirect,       // a packet of protocol 1 has another number than that of its stream
 };
 
 class World {
@@ -71,8 +80,9 @@ class World {
   uint64_t steps() const { return steps_; }
 
   // Chance of a mishap; counted when it is true. Never after heal().
-  bool happens(Mishap mishap);
-  void count(Mishap mishap) { ++counts_[static_cast<size_t>(mishap)]; }
+  bool happens(Mishap mishap, unsigned channel = 0);
+  // … to this channel, by its id.
+  void count(Mishap mishap, unsigned channel = 0);
   void set_rate(Mishap mishap, double probability) {
     rates_[static_cast<size_t>(mishap)] = probability;
   }
@@ -84,6 +94,8 @@ class World {
   void heal() { healed_ = true; }
   bool healed() const { return healed_; }
   const MishapCounts& counts() const { return counts_; }
+  // Of those, what happened to channels that an end speaks protocol 1 on, being told to.
+  const MishapCounts& old_counts() const { return old_counts_; }
   // Bytes that passed by way of pipes.
   void count_piped(uint64_t bytes) { piped_ += bytes; }
   uint64_t piped() const { return piped_; }
@@ -99,6 +111,14 @@ class World {
     };
     return since(name) || since({});
   }
+
+  // A session of the process, by number, has ended of this.
+  struct SessionFault {
+    unsigned process;
+    Fault fault;
+  };
+  void note_fault(unsigned process, Fault fault) { faults_.push_back({process, fault}); }
+  std::vector<SessionFault> take_faults() { return std::exchange(faults_, {}); }
 
   bool printing() const { return printing_; }
   template <typename... Args>
@@ -144,8 +164,10 @@ class World {
   bool calm_ = false;
   std::map<unsigned, ChannelRecord> channels_;
   std::map<std::string, Instant> refusals_;
+  std::vector<SessionFault> faults_;
   std::array<double, kMishaps> rates_{};
   MishapCounts counts_{};
+  MishapCounts old_counts_{};
   uint64_t piped_ = 0;
   std::function<std::string()> describer_;
 };

@@ -332,6 +332,7 @@ TEST_F(OldPuppetTest, StrayByteAtEveryOffsetCostsAtMostTheStreamItHit) {
     if (offset < 16) {
       // The head says no more whose bytes they were.
       EXPECT_EQ(end.at(1).received, offset == 0 ? 1000u : 0u) << "nothing was lost";
+      EXPECT_EQ(end.at(1).fate == Fate::kResetByPeer, offset > 0) << offset;
     } else if (offset < 1044) {
       EXPECT_EQ(end.at(1).fate, Fate::kResetByPeer) << offset;
       EXPECT_EQ(end.at(2).received, 3000u) << offset;
