@@ -472,8 +472,15 @@ void Connection::drain_pipe() {
 
 void Connection::send_rope() {
   sending_ = Sending::kRope;
-  const auto front = rope_.front();
-  channel_.loop().ring().send(send_op_, file_, front.data(), front.size(), 0);
+  Ring& ring = channel_.loop().ring();
+  Arena& arena = channel_.loop().arena();
+  auto* vectors = arena.allocate<iovec>(kMostVectors);
+  const size_t count = rope_.front(vectors, kMostVectors);
+  if (count == 1) return ring.send(send_op_, file_, vectors[0].iov_base, vectors[0].iov_len, 0);
+  auto* message = arena.allocate<msghdr>(1);
+  message->msg_iov = vectors;
+  message->msg_iovlen = count;
+  ring.sendmsg(send_op_, file_, message, 0);
 }
 
 void Connection::on_sent(int result) {

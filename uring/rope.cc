@@ -41,9 +41,12 @@ void Rope::append(std::span<const std::byte> bytes) {
   }
 }
 
-std::span<const std::byte> Rope::front() const {
-  if (head_ == nullptr) return {};
-  return {head_->data() + head_->begin, head_->end - head_->begin};
+size_t Rope::front(iovec* pieces, size_t most) const {
+  size_t count = 0;
+  for (Chunk* chunk = head_; chunk != nullptr && count < most; chunk = chunk->next) {
+    pieces[count++] = {chunk->data() + chunk->begin, chunk->end - chunk->begin};
+  }
+  return count;
 }
 
 void Rope::consume(size_t bytes) {

@@ -2,6 +2,8 @@
 // of the channel's read buffer, so that a slow reader pins its own window and nothing else.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -19,8 +21,9 @@ class Rope {
   size_t size() const { return size_; }
 
   void append(std::span<const std::byte> bytes);
-  // The first bytes, contiguous; they stay where they are until consume().
-  std::span<const std::byte> front() const;
+  // The first bytes, in up to `most` pieces; they stay where they are until consume(). How many
+  // pieces.
+  size_t front(iovec* pieces, size_t most) const;
   void consume(size_t bytes);
   void clear();
 
