@@ -24,13 +24,17 @@ size_t ring_bytes(uint32_t entries) { return entries * sizeof(io_uring_buf); }
 }  // namespace
 
 ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool room_for_frame)
-    : ring_(ring), before_(room_for_frame ? kBefore : 0), behind_(room_for_frame ? kBehind : 0) {
+    : ring_(ring) {
   const size_t small = std::clamp<size_t>(bytes / 4 / kSmallBytes, 16, kMostBuffers);
   const size_t large = std::clamp<size_t>((bytes - bytes / 4) / kLargeBytes, 8, kMostBuffers);
   mapped_ = small * kSmallBytes + large * kLargeBytes;
   memory_ = map_pages(mapped_);
 
   std::byte* at_byte = memory_;
+  if (room_for_frame) {
+    at(BufferSize::kLarge).before = kBefore;
+    at(BufferSize::kLarge).behind = kBehind;
+  }
   for (const BufferSize size : {BufferSize::kSmall, BufferSize::kLarge}) {
     Class& of = at(size);
     of.size = size;
@@ -87,8 +91,8 @@ Buffer* ReceivePool::claim(BufferSize size, uint32_t index, uint32_t bytes) {
   --of.offered;
   Buffer& buffer = of.buffers[index];
   VP_ASSERT(buffer.references == 0);
-  buffer.begin = before_;
-  buffer.end = before_ + bytes;
+  buffer.begin = of.before;
+  buffer.end = of.before + bytes;
   buffer.references = 1;
   buffer.next = nullptr;
   return &buffer;
@@ -99,7 +103,7 @@ Buffer* ReceivePool::take(BufferSize size) {
   if (of.free.empty()) return nullptr;
   Buffer& buffer = pop_free(of);
   VP_ASSERT(buffer.references == 0);
-  buffer.begin = buffer.end = before_;
+  buffer.begin = buffer.end = of.before;
   buffer.references = 1;
   buffer.next = nullptr;
   return &buffer;
@@ -125,7 +129,7 @@ void ReceivePool::replenish() {
     const int mask = io_uring_buf_ring_mask(of.ring_entries);
     for (uint32_t i = 0; i < wanted; ++i) {
       Buffer& buffer = pop_free(of);
-      io_uring_buf_ring_add(of.ring, buffer.data + before_, capacity(of.size),
+      io_uring_buf_ring_add(of.ring, buffer.data + of.before, capacity(of.size),
                             static_cast<unsigned short>(buffer.index), mask, static_cast<int>(i));
     }
     io_uring_buf_ring_advance(of.ring, static_cast<int>(wanted));

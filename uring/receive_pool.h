@@ -8,8 +8,8 @@
 // A buffer is shared by counting: the queue of its connection holds one reference, and every write
 // to the channel that is in flight holds one for the parts it sends.
 //
-// For a channel that is written in few contiguous pieces, buffers keep room free before and behind
-// what is received: there the header and the trailer of its frame find their place.
+// For a channel that is written in few contiguous pieces, large buffers keep room free before and
+// behind what is received: there the header and the trailer of its frame find their place.
 #pragma once
 
 #include <liburing.h>
@@ -61,7 +61,9 @@ class ReceivePool {
   bool provided() const { return provided_; }
   uint16_t group(BufferSize size) const { return at(size).group; }
   // Bytes that can be received into a buffer.
-  uint32_t capacity(BufferSize size) const { return bytes_of(size) - before_ - behind_; }
+  uint32_t capacity(BufferSize size) const {
+    return bytes_of(size) - at(size).before - at(size).behind;
+  }
 
   // The buffer the kernel picked, holding `bytes`, with one reference.
   Buffer* claim(BufferSize size, uint32_t index, uint32_t bytes);
@@ -73,7 +75,9 @@ class ReceivePool {
   // Free bytes before and behind a part just taken from a connection's queue, which nothing else
   // points into.
   static size_t room_before(const Buffer* buffer, std::span<const std::byte> part);
-  size_t room_behind(const Buffer* buffer) const { return buffer->length() == 0 ? behind_ : 0; }
+  size_t room_behind(const Buffer* buffer) const {
+    return buffer->length() == 0 ? at(buffer->size).behind : 0;
+  }
 
   // Offers free buffers to the kernel; once a turn.
   void replenish();
@@ -91,6 +95,8 @@ class ReceivePool {
   struct Class {
     BufferSize size = BufferSize::kSmall;
     uint16_t group = 0;
+    uint32_t before = 0;  // bytes kept free
+    uint32_t behind = 0;
     std::vector<Buffer> buffers;
     std::vector<uint32_t> free;  // last released on top
     size_t fewest_free = 0;      // since the last trim()
@@ -110,8 +116,6 @@ class ReceivePool {
   std::byte* memory_ = nullptr;
   size_t mapped_ = 0;
   bool provided_ = false;
-  uint32_t before_;
-  uint32_t behind_;
   std::array<Class, 2> classes_;
 };
 
