@@ -56,6 +56,7 @@ class OldSession final : public Session {
   bool wants_to_write(Instant now) const override;
   const Batch& plan(uint64_t bytes, Instant now, Events& events) override;
   uint64_t seal(std::span<const std::byte>) const override { return 0; }
+  bool seals_payload() const override { return false; }
   uint32_t largest_payload() const override { return kOldMostData; }
   uint64_t most_batch() const override { return UINT64_MAX; }
 

@@ -138,8 +138,9 @@ class Session {
   // until the next call. Its payload bytes count as sent.
   virtual const Batch& plan(uint64_t bytes, Instant now, Events& events) = 0;
   // The trailer of the frame of a sealed piece, whose header and payload lie contiguously in
-  // `frame`.
+  // `frame`; the header alone will do unless seals_payload().
   virtual uint64_t seal(std::span<const std::byte> frame) const = 0;
+  virtual bool seals_payload() const = 0;
   // Bytes of payload that follow one head, at most.
   virtual uint32_t largest_payload() const = 0;
   // More than this at once is too much for what the peer says of its end of the line, bytes.

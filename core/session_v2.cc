@@ -93,9 +93,13 @@ void SessionV2::establish(Instant now, Events& events) {
                                                        : TrailerKind::kNone;
   frames_sent_ = 0;
   frames_received_ = 0;
-  flight_ = Flight(flight_floor(send_frame_limit()));
+  // A turn is whole frames where it is larger than one: the rest would be a small one each time.
+  const uint32_t frame = send_frame_limit();
+  const uint32_t quantum = config_.quantum;
+  scheduler_ = Scheduler<Stream>(quantum > frame ? quantum - quantum % frame : quantum);
+  flight_ = Flight(flight_floor(frame));
   bytes_received_ = bytes_acknowledged_ = 0;
-  ack_interval_ = ack_interval(send_frame_limit());
+  ack_interval_ = ack_interval(frame);
   going_away_sent_ = false;
   peer_going_away_ = false;
   pong_due_.reset();

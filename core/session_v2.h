@@ -51,6 +51,7 @@ class SessionV2 final : public Session {
   uint64_t seal(std::span<const std::byte> frame) const override {
     return frame_trailer(trailer_, frame, send_key_);
   }
+  bool seals_payload() const override { return trailer_ == TrailerKind::kChecksum; }
   // A peer that asks for small frames is at the end of a slow line.
   uint64_t most_batch() const override { return uint64_t{8} * send_frame_limit(); }
   uint32_t largest_payload() const override { return send_frame_limit(); }

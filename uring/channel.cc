@@ -20,7 +20,8 @@ using limits::receive_share;
 
 // Spliced payload gains from large frames. A port's is copied, and a small message waits for it.
 constexpr uint32_t kSocketFrame = 256 * 1024;
-constexpr uint32_t kPortFrame = 64 * 1024;
+// It fills one receive buffer, so that neither is ever cut for the other.
+constexpr uint32_t kPortFrame = ReceivePool::kFramedBytes;
 static_assert(kHeaderSize + kSocketFrame + kTrailerSize <= ChannelReader::kLargestFrame);
 // A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a
 // window.
@@ -88,7 +89,8 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       resolution_(resolution),
       config_(config),
       choice_(session_config(config), config.protocol),
-      pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group),
+      pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group,
+            config.spec.method == Method::kVirtioSerial),
       pipes_(kMostPipes),
       link_(loop, resolution, config_.spec, config_.peers, this),
       reader_(loop, this),

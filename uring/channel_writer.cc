@@ -20,13 +20,16 @@ using std::chrono::milliseconds;
 // One bulk batch bounds what a small message waits behind.
 constexpr uint64_t kSocketBatch = 256 * 1024;
 // virtio_console takes at most 32 KiB a write. A batch is several: between two of them the guest's
-// processor would switch to the application and back.
+// processor would switch to the application and back. It is whole frames, of whole buffers: the
+// crumbs that a larger one has room for would put all that follows out of step.
 constexpr uint64_t kDeviceWrite = 32 * 1024;
-constexpr uint64_t kPortBatch = 4 * kDeviceWrite;
+constexpr uint64_t kPortBatch = 2 * (kHeaderSize + ReceivePool::kFramedBytes + kTrailerSize);
 constexpr uint64_t kTtyBatch = 2048;
 // Below this many bytes a copy costs less than a vector of its own (measured with batches on one
 // socket; the crossing lies between 1 and 8 KiB).
 constexpr size_t kCopyBelow = 2048;
+// The same of a port, where a vector is a device write.
+constexpr size_t kPortCopyBelow = 16 * 1024;
 constexpr size_t kMostVectors = 1024;  // UIO_MAXIOV: one more is EMSGSIZE
 constexpr Duration kFullInterval = milliseconds(20);
 
@@ -104,38 +107,67 @@ void ChannelWriter::lay_out(const Batch& batch) {
   cuts_.clear();
   cut_at_ = vector_at_ = 0;
   staged_ = 0;
-  written_ = 0;
   if (staging_.size() < batch.size) staging_.resize(batch.size);
-  const bool copy_all = kind_ != Link::Kind::kSocket || choice_.session().uses_trailers();
   for (const Piece& piece : batch.pieces) {
-    copy(batch.head(piece));
-    if (piece.payload == 0) continue;
-    const size_t payload_at = staged_;
+    if (piece.payload == 0) {
+      copy(batch.head(piece));
+      continue;
+    }
     Connection& connection = client_->connection_of(piece.stream);
-    for (uint32_t left = piece.payload; left > 0;) {
-      const Connection::Part part = connection.take(left);
-      left -= part.size();
-      if (part.pipe != nullptr) {
-        VP_ASSERT(!copy_all);
-        cuts_.push_back({vectors_.size(), part.pipe, part.piped});
-      } else if (copy_all || part.bytes.size() < kCopyBelow ||
-                 vectors_.size() + 2 >= kMostVectors) {
-        copy(part.bytes);
-        pool_.release(part.buffer);
-      } else {
-        reference(part.bytes, part.buffer);
-      }
-    }
-    if (piece.sealed) {
-      const size_t frame_at = payload_at - kHeaderSize;
-      std::byte trailer[kTrailerSize];
-      store_le(trailer, choice_.session().seal({staging_.data() + frame_at, staged_ - frame_at}));
-      copy(trailer);
-    }
+    lay_out(piece, batch.head(piece), connection);
     laid_out_.push_back(&connection);
   }
   for (Connection* connection : laid_out_) connection->receive_more();
   laid_out_.clear();
+}
+
+void ChannelWriter::lay_out(const Piece& piece, std::span<const std::byte> head,
+                            Connection& connection) {
+  const bool seals_payload = piece.sealed && choice_.session().seals_payload();
+  const size_t copy_below = seals_payload || kind_ == Link::Kind::kTty ? SIZE_MAX
+                            : kind_ == Link::Kind::kPort               ? kPortCopyBelow
+                                                                       : kCopyBelow;
+  const size_t staged_at = staged_;
+  std::byte* behind = nullptr;
+  for (uint32_t left = piece.payload; left > 0;) {
+    const Connection::Part part = connection.take(left);
+    const bool first = left == piece.payload;
+    const bool refer = part.pipe == nullptr && part.bytes.size() >= copy_below &&
+                       vectors_.size() + 4 < kMostVectors;
+    left -= part.size();
+    if (first && !(refer && put_before(part, head))) copy(head);
+    if (part.pipe != nullptr) {
+      VP_ASSERT(!seals_payload);
+      cuts_.push_back({vectors_.size(), part.pipe, part.piped});
+    } else if (refer) {
+      behind = pool_.room_behind(part.buffer) < kTrailerSize ? nullptr
+                                                             : part.buffer->data + part.buffer->end;
+      reference(part.bytes, part.buffer);
+    } else {
+      behind = nullptr;
+      copy(part.bytes);
+      pool_.release(part.buffer);
+    }
+  }
+  if (!piece.sealed) return;
+  const auto frame = seals_payload
+                         ? std::span<const std::byte>(staging_).subspan(
+                               staged_at + head.size() - kHeaderSize, kHeaderSize + piece.payload)
+                         : head.last(kHeaderSize);
+  std::byte trailer[kTrailerSize];
+  store_le(trailer, choice_.session().seal(frame));
+  if (behind == nullptr) return copy(trailer);
+  std::memcpy(behind, trailer, kTrailerSize);
+  add_vector(behind, kTrailerSize);
+}
+
+// False where there is no room.
+bool ChannelWriter::put_before(const Connection::Part& part, std::span<const std::byte> head) {
+  if (ReceivePool::room_before(part.buffer, part.bytes) < head.size()) return false;
+  std::byte* to = part.buffer->data + (part.bytes.data() - part.buffer->data) - head.size();
+  std::memcpy(to, head.data(), head.size());
+  add_vector(to, head.size());
+  return true;
 }
 
 void ChannelWriter::copy(std::span<const std::byte> bytes) {
@@ -171,8 +203,8 @@ void ChannelWriter::submit() {
   } else if (kind_ == Link::Kind::kPort && write_port()) {
     batch_left();
   } else if (kind_ != Link::Kind::kSocket) {
-    ring.write(op_, file_, staging_.data() + written_,
-               std::min<size_t>(staged_ - written_, kDeviceWrite));
+    const auto next = next_write();
+    ring.write(op_, file_, next.data(), next.size());
   } else if (vectors_.size() == 1) {
     ring.send(op_, file_, vectors_[0].iov_base, vectors_[0].iov_len, MSG_WAITALL);
     if (quiet_) ring.hush(op_);
@@ -186,13 +218,31 @@ void ChannelWriter::submit() {
 // Writes to a port for as long as it takes what it is given. False when something is left: what
 // stopped it, the request meets too.
 bool ChannelWriter::write_port() {
-  while (written_ < staged_) {
-    const ssize_t written = ::write(file_.fd, staging_.data() + written_,
-                                    std::min<size_t>(staged_ - written_, kDeviceWrite));
+  while (vector_at_ < vectors_.size()) {
+    const auto next = next_write();
+    const ssize_t written = ::write(file_.fd, next.data(), next.size());
     if (written <= 0) return false;
-    written_ += static_cast<size_t>(written);
+    advance(static_cast<size_t>(written));
   }
   return true;
+}
+
+std::span<const std::byte> ChannelWriter::next_write() const {
+  const iovec& vector = vectors_[vector_at_];
+  return {static_cast<const std::byte*>(vector.iov_base),
+          std::min<size_t>(vector.iov_len, kDeviceWrite)};
+}
+
+// So many bytes of the vectors are written.
+void ChannelWriter::advance(size_t bytes) {
+  while (bytes > 0) {
+    iovec& vector = vectors_[vector_at_];
+    const size_t size = std::min(bytes, vector.iov_len);
+    vector.iov_base = static_cast<std::byte*>(vector.iov_base) + size;
+    vector.iov_len -= size;
+    bytes -= size;
+    if (vector.iov_len == 0) ++vector_at_;
+  }
 }
 
 void ChannelWriter::push() {
@@ -231,14 +281,7 @@ ssize_t ChannelWriter::assemble() {
     return moved;
   }
   const ssize_t written = assembly_->write({vectors_.data() + vector_at_, end - vector_at_});
-  for (size_t left = static_cast<size_t>(std::max<ssize_t>(written, 0)); left > 0;) {
-    iovec& vector = vectors_[vector_at_];
-    const size_t size = std::min(left, vector.iov_len);
-    vector.iov_base = static_cast<std::byte*>(vector.iov_base) + size;
-    vector.iov_len -= size;
-    left -= size;
-    if (vector.iov_len == 0) ++vector_at_;
-  }
+  advance(static_cast<size_t>(std::max<ssize_t>(written, 0)));
   return written;
 }
 
@@ -277,8 +320,8 @@ void ChannelWriter::complete(Op&, int result, uint32_t) {
       return;
     }
     if (result < 0 && result != -EINTR) return client_->channel_failed(std::strerror(-result));
-    written_ += static_cast<size_t>(std::max(result, 0));
-    if (written_ < staged_) return submit();
+    advance(static_cast<size_t>(std::max(result, 0)));
+    if (vector_at_ < vectors_.size()) return submit();
   }
   batch_left();
 }

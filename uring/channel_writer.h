@@ -1,10 +1,11 @@
 // Writes a channel: one batch at a time, one request at a time.
 //
-// A socket takes a batch as one SENDMSG. Heads and small payloads are copied side by side into the
-// staging buffer, large payloads go from the buffers they were received in. A character device
-// issues one device write per vector and takes at most 32 KiB each, so there a whole batch is laid
-// out in the staging buffer; so it is where frames carry trailers, which are computed over
-// contiguous bytes.
+// Heads and small payloads are copied side by side into the staging buffer, large payloads go from
+// the buffers they were received in, with header and trailer beside them where there is room (see
+// receive_pool.h). A socket takes a batch as one SENDMSG. A port issues one device write per vector
+// and takes at most 32 KiB each, so there it pays to copy what is not larger than a few of them.
+// All of a batch is copied for a tty, which is slow and takes little at a time, and where trailers
+// are computed over the payload.
 //
 // A batch with payload in pipes is put together in one more pipe, headers and payload in turn, and
 // leaves from there, most often in one system call: each write to a socket wakes its reader, and a
@@ -18,14 +19,13 @@
 #include <vector>
 
 #include "core/protocol_choice.h"
+#include "uring/connection.h"
 #include "uring/link.h"
 #include "uring/loop.h"
 #include "uring/pipes.h"
 #include "uring/receive_pool.h"
 
 namespace virtproxy {
-
-class Connection;
 
 class ChannelWriter final : private Completion, private Timer::Owner {
  public:
@@ -63,12 +63,16 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void expired(Timer& timer) override;
 
   void lay_out(const Batch& batch);
+  void lay_out(const Piece& piece, std::span<const std::byte> head, Connection& connection);
+  bool put_before(const Connection::Part& part, std::span<const std::byte> head);
   void copy(std::span<const std::byte> bytes);
   void reference(std::span<const std::byte> bytes, Buffer* buffer);
   void add_vector(const std::byte* data, size_t size);
   void submit();
+  std::span<const std::byte> next_write() const;
   bool write_port();
   void push();
+  void advance(size_t bytes);
   bool assembled() const { return cut_at_ == cuts_.size() && vector_at_ == vectors_.size(); }
   ssize_t assemble();
   void batch_left();
@@ -91,8 +95,8 @@ class ChannelWriter final : private Completion, private Timer::Owner {
 
   std::vector<std::byte> staging_;
   size_t staged_ = 0;
-  size_t written_ = 0;  // of a device write
   std::vector<iovec> vectors_;
+  size_t vector_at_ = 0;  // the first that is not written yet, to a device or to the assembly
   std::vector<Buffer*> buffers_;
   msghdr message_{};
   std::vector<Connection*> laid_out_;
@@ -105,7 +109,6 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   };
   std::vector<Cut> cuts_;
   size_t cut_at_ = 0;  // the first that is not in the assembly yet
-  size_t vector_at_ = 0;
   Pipe* assembly_ = nullptr;
 };
 

@@ -122,8 +122,7 @@ uint64_t Connection::receivable() {
 void Connection::receive(uint64_t credit) {
   ReceivePool& pool = channel_.pool();
   Ring& ring = channel_.loop().ring();
-  const auto size =
-      static_cast<size_t>(std::min<uint64_t>(credit, ReceivePool::capacity(receive_size_)));
+  const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
   if (pool.provided()) {
     polling_ = false;
     ring.recv_provided(receive_op_, file_, pool.group(receive_size_), size, expect_wait_);
@@ -192,11 +191,10 @@ void Connection::on_readable(int result) {
   Buffer* buffer = pool.take(receive_size_);
   if (buffer == nullptr) return channel_.wait_for_buffer(this);
   const uint64_t credit = channel_.session().credit(stream_);
-  const auto size =
-      static_cast<size_t>(std::min<uint64_t>(credit, ReceivePool::capacity(receive_size_)));
-  const ssize_t got = recv(file_.fd, buffer->data, size, MSG_DONTWAIT);
+  const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
+  const ssize_t got = recv(file_.fd, buffer->data + buffer->begin, size, MSG_DONTWAIT);
   if (got > 0) {
-    buffer->end = static_cast<uint32_t>(got);
+    buffer->end += static_cast<uint32_t>(got);
     return queue(buffer);
   }
   const int error = errno;
@@ -211,9 +209,10 @@ void Connection::on_readable(int result) {
 void Connection::queue(Buffer* buffer) {
   const uint32_t bytes = buffer->length();
   // A full buffer means that more is there; a small piece of a large one that the rush is over.
-  const uint32_t capacity = ReceivePool::capacity(buffer->size);
+  const uint32_t capacity = channel_.pool().capacity(buffer->size);
   expect_wait_ = bytes < capacity;
-  full_in_row_ = bytes == ReceivePool::kLargeBytes ? full_in_row_ + 1 : 0;
+  const bool full = bytes == capacity && buffer->size == BufferSize::kLarge;
+  full_in_row_ = full ? full_in_row_ + 1 : 0;
   if (full_in_row_ >= kFullBuffersOfBulk) splices_ = channel_.splices_out();
   if (bytes == capacity) {
     receive_size_ = BufferSize::kLarge;

@@ -23,13 +23,18 @@ size_t ring_bytes(uint32_t entries) { return entries * sizeof(io_uring_buf); }
 
 }  // namespace
 
-ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group) : ring_(ring) {
+ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool room_for_frame)
+    : ring_(ring) {
   const size_t small = std::clamp<size_t>(bytes / 4 / kSmallBytes, 16, kMostBuffers);
   const size_t large = std::clamp<size_t>((bytes - bytes / 4) / kLargeBytes, 8, kMostBuffers);
   mapped_ = small * kSmallBytes + large * kLargeBytes;
   memory_ = map_pages(mapped_);
 
   std::byte* at_byte = memory_;
+  if (room_for_frame) {
+    at(BufferSize::kLarge).before = kBefore;
+    at(BufferSize::kLarge).behind = kBehind;
+  }
   for (const BufferSize size : {BufferSize::kSmall, BufferSize::kLarge}) {
     Class& of = at(size);
     of.size = size;
@@ -40,7 +45,7 @@ ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group) : ring_
       buffer.data = at_byte;
       buffer.index = i;
       buffer.size = size;
-      at_byte += capacity(size);
+      at_byte += bytes_of(size);
     }
     for (uint32_t i = static_cast<uint32_t>(of.buffers.size()); i > 0; --i)
       of.free.push_back(i - 1);
@@ -86,8 +91,8 @@ Buffer* ReceivePool::claim(BufferSize size, uint32_t index, uint32_t bytes) {
   --of.offered;
   Buffer& buffer = of.buffers[index];
   VP_ASSERT(buffer.references == 0);
-  buffer.begin = 0;
-  buffer.end = bytes;
+  buffer.begin = of.before;
+  buffer.end = of.before + bytes;
   buffer.references = 1;
   buffer.next = nullptr;
   return &buffer;
@@ -98,7 +103,7 @@ Buffer* ReceivePool::take(BufferSize size) {
   if (of.free.empty()) return nullptr;
   Buffer& buffer = pop_free(of);
   VP_ASSERT(buffer.references == 0);
-  buffer.begin = buffer.end = 0;
+  buffer.begin = buffer.end = of.before;
   buffer.references = 1;
   buffer.next = nullptr;
   return &buffer;
@@ -107,6 +112,12 @@ Buffer* ReceivePool::take(BufferSize size) {
 void ReceivePool::release(Buffer* buffer) {
   VP_ASSERT(buffer->references > 0);
   if (--buffer->references == 0) at(buffer->size).free.push_back(buffer->index);
+}
+
+size_t ReceivePool::room_before(const Buffer* buffer, std::span<const std::byte> part) {
+  // Besides the part's own, the queue holds a reference unless the part was the last.
+  const uint32_t own = buffer->length() == 0 ? 1 : 2;
+  return buffer->references == own ? static_cast<size_t>(part.data() - buffer->data) : 0;
 }
 
 void ReceivePool::replenish() {
@@ -118,7 +129,7 @@ void ReceivePool::replenish() {
     const int mask = io_uring_buf_ring_mask(of.ring_entries);
     for (uint32_t i = 0; i < wanted; ++i) {
       Buffer& buffer = pop_free(of);
-      io_uring_buf_ring_add(of.ring, buffer.data, capacity(of.size),
+      io_uring_buf_ring_add(of.ring, buffer.data + of.before, capacity(of.size),
                             static_cast<unsigned short>(buffer.index), mask, static_cast<int>(i));
     }
     io_uring_buf_ring_advance(of.ring, static_cast<int>(wanted));
@@ -145,7 +156,7 @@ bool ReceivePool::trim() {
         more = true;
         continue;
       }
-      madvise(buffer.data, capacity(of.size), MADV_DONTNEED);
+      madvise(buffer.data, bytes_of(of.size), MADV_DONTNEED);
       buffer.touched = false;
     }
     of.fewest_free = of.free.size();

@@ -7,6 +7,9 @@
 //
 // A buffer is shared by counting: the queue of its connection holds one reference, and every write
 // to the channel that is in flight holds one for the parts it sends.
+//
+// For a channel that is written in few contiguous pieces, large buffers keep room free before and
+// behind what is received: there the header and the trailer of its frame find their place.
 #pragma once
 
 #include <liburing.h>
@@ -17,6 +20,7 @@
 #include <span>
 #include <vector>
 
+#include "core/frame.h"
 #include "uring/ring.h"
 
 namespace virtproxy {
@@ -40,10 +44,15 @@ class ReceivePool {
  public:
   static constexpr uint32_t kSmallBytes = 4096;
   static constexpr uint32_t kLargeBytes = 65536;
+  // The room of a frame, where it is kept. The first is a multiple of a cache line.
+  static constexpr uint32_t kBefore = 64;
+  static constexpr uint32_t kBehind = kTrailerSize;
+  static_assert(kBefore >= kHeaderSize);
+  static constexpr uint32_t kFramedBytes = kLargeBytes - kBefore - kBehind;
 
   // `bytes` of memory, of which a quarter becomes small buffers. `first_group` and the number after
   // it name the buffer groups in the ring.
-  ReceivePool(Ring& ring, size_t bytes, uint16_t first_group);
+  ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool room_for_frame = false);
   ~ReceivePool();
   ReceivePool(const ReceivePool&) = delete;
   ReceivePool& operator=(const ReceivePool&) = delete;
@@ -51,8 +60,9 @@ class ReceivePool {
   // Whether the kernel picks buffers; otherwise take() one when bytes are there.
   bool provided() const { return provided_; }
   uint16_t group(BufferSize size) const { return at(size).group; }
-  static constexpr uint32_t capacity(BufferSize size) {
-    return size == BufferSize::kSmall ? kSmallBytes : kLargeBytes;
+  // Bytes that can be received into a buffer.
+  uint32_t capacity(BufferSize size) const {
+    return bytes_of(size) - at(size).before - at(size).behind;
   }
 
   // The buffer the kernel picked, holding `bytes`, with one reference.
@@ -62,6 +72,12 @@ class ReceivePool {
 
   void add_reference(Buffer* buffer) { ++buffer->references; }
   void release(Buffer* buffer);
+  // Free bytes before and behind a part just taken from a connection's queue, which nothing else
+  // points into.
+  static size_t room_before(const Buffer* buffer, std::span<const std::byte> part);
+  size_t room_behind(const Buffer* buffer) const {
+    return buffer->length() == 0 ? at(buffer->size).behind : 0;
+  }
 
   // Offers free buffers to the kernel; once a turn.
   void replenish();
@@ -79,6 +95,8 @@ class ReceivePool {
   struct Class {
     BufferSize size = BufferSize::kSmall;
     uint16_t group = 0;
+    uint32_t before = 0;  // bytes kept free
+    uint32_t behind = 0;
     std::vector<Buffer> buffers;
     std::vector<uint32_t> free;  // last released on top
     size_t fewest_free = 0;      // since the last trim()
@@ -86,6 +104,9 @@ class ReceivePool {
     uint32_t ring_entries = 0;
     uint32_t offered = 0;
   };
+  static constexpr uint32_t bytes_of(BufferSize size) {
+    return size == BufferSize::kSmall ? kSmallBytes : kLargeBytes;
+  }
   Class& at(BufferSize size) { return classes_[static_cast<size_t>(size)]; }
   const Class& at(BufferSize size) const { return classes_[static_cast<size_t>(size)]; }
   bool provide(Class& of);
