@@ -10,6 +10,7 @@ std::string_view mishap_name(Mishap mishap) {
       "overtaking",
       "spurious-wake",
       "interrupted",
+      "slow-processor",
       "receive-error",
       "send-error",
       "no-memory",

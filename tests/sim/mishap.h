@@ -16,6 +16,7 @@ enum class Mishap : uint8_t {
   kOvertaking,     // a completion is seen before an earlier one of another descriptor
   kSpuriousWake,   // the ring's wait returns early
   kInterrupted,    // EINTR, EAGAIN
+  kSlowProcessor,  // time passes while a process runs
   kReceiveError,   // of an application's socket
   kSendError,      // of an application's socket
   kNoMemory,       // ENOMEM, ENOBUFS from an operation

@@ -7,6 +7,11 @@
 namespace virtproxy::sim {
 namespace {
 
+// Of a process's time between two looks at the clock, and of all that the world does not know of.
+constexpr Duration kLeastTaken = microseconds(10);
+constexpr Duration kMostTaken = microseconds(300);
+constexpr Duration kMostAhead = milliseconds(1);
+
 std::vector<Process*> processes;  // by number
 Process* running = nullptr;
 
@@ -50,6 +55,16 @@ Process::Process(Network& network, unsigned number) : network_(network), number_
 Process::~Process() { processes[number_] = nullptr; }
 
 Process* Process::current() { return running; }
+
+Instant Process::read_clock() {
+  World& world = World::current();
+  clock_ = std::max(clock_, world.now());
+  if (world.happens(Mishap::kSlowProcessor)) {
+    const Instant later = clock_ + world.random().duration(kLeastTaken, kMostTaken);
+    clock_ = std::max(clock_, std::min(later, world.now() + kMostAhead));
+  }
+  return clock_;
+}
 
 Process* Process::owner_of(int fd) {
   if (fd < kFirstDescriptor) return nullptr;

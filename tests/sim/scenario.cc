@@ -31,14 +31,14 @@ struct Row {
   double most;
 };
 constexpr Row kRates[] = {
-    {Mishap::kShortRead, 0.9},      {Mishap::kShortWrite, 0.9},    {Mishap::kLateCompletion, 0.3},
-    {Mishap::kSpuriousWake, 0.2},   {Mishap::kInterrupted, 0.1},   {Mishap::kHastyService, 0.9},
-    {Mishap::kReceiveError, 0.01},  {Mishap::kSendError, 0.01},    {Mishap::kNoMemory, 0.02},
-    {Mishap::kChannelError, 0.002}, {Mishap::kAcceptFails, 0.3},   {Mishap::kSocketFails, 0.3},
-    {Mishap::kServiceAbsent, 0.3},  {Mishap::kServiceSilent, 0.3}, {Mishap::kBacklogFull, 0.5},
-    {Mishap::kAddressInUse, 0.8},   {Mishap::kLateRelease, 1.0},   {Mishap::kDeviceAbsent, 0.5},
-    {Mishap::kByteFlipped, 0.002},  {Mishap::kByteLost, 0.002},    {Mishap::kByteInserted, 0.002},
-    {Mishap::kPipeFails, 0.3},      {Mishap::kPipeSmall, 1.0},
+    {Mishap::kShortRead, 0.9},      {Mishap::kShortWrite, 0.9},     {Mishap::kLateCompletion, 0.3},
+    {Mishap::kSpuriousWake, 0.2},   {Mishap::kInterrupted, 0.1},    {Mishap::kHastyService, 0.9},
+    {Mishap::kSlowProcessor, 0.9},  {Mishap::kReceiveError, 0.01},  {Mishap::kSendError, 0.01},
+    {Mishap::kNoMemory, 0.02},      {Mishap::kChannelError, 0.002}, {Mishap::kAcceptFails, 0.3},
+    {Mishap::kSocketFails, 0.3},    {Mishap::kServiceAbsent, 0.3},  {Mishap::kServiceSilent, 0.3},
+    {Mishap::kBacklogFull, 0.5},    {Mishap::kAddressInUse, 0.8},   {Mishap::kLateRelease, 1.0},
+    {Mishap::kDeviceAbsent, 0.5},   {Mishap::kByteFlipped, 0.002},  {Mishap::kByteLost, 0.002},
+    {Mishap::kByteInserted, 0.002}, {Mishap::kPipeFails, 0.3},      {Mishap::kPipeSmall, 1.0},
 };
 
 }  // namespace

@@ -427,7 +427,9 @@ std::chrono::steady_clock::time_point __real__ZNSt6chrono3_V212steady_clock3nowE
 std::chrono::steady_clock::time_point __wrap__ZNSt6chrono3_V212steady_clock3nowEv() {
   const World* world = World::current_or_null();
   if (world == nullptr) return __real__ZNSt6chrono3_V212steady_clock3nowEv();
-  const std::chrono::steady_clock::time_point now(world->now());
+  Process* process = Process::current();
+  const std::chrono::steady_clock::time_point now(process != nullptr ? process->read_clock()
+                                                                     : world->now());
   if (world->canary() != Canary::kReadClock) return now;
   return now + __real__ZNSt6chrono3_V212steady_clock3nowEv().time_since_epoch() %
                    std::chrono::microseconds(1);

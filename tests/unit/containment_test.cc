@@ -149,7 +149,8 @@ TEST(AccessListTest, UnixClientsByUserOrGroup) {
   EXPECT_TRUE((AccessList{{}, {getegid()}, {}}.admits(pair[0], origin_of(pair[0]))));
   EXPECT_TRUE((AccessList{{geteuid() + 1}, {getegid()}, {}}.admits(pair[0], origin_of(pair[0]))));
   EXPECT_FALSE((AccessList{{geteuid() + 1}, {}, {}}.admits(pair[0], origin_of(pair[0]))));
-  EXPECT_FALSE((AccessList{{geteuid() + 1}, {getegid() + 77777}, {}}.admits(pair[0], origin_of(pair[0]))));
+  EXPECT_FALSE(
+      (AccessList{{geteuid() + 1}, {getegid() + 77777}, {}}.admits(pair[0], origin_of(pair[0]))));
   for (const int fd : pair) close(fd);
 }
 
