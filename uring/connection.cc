@@ -349,16 +349,15 @@ void Connection::flush(bool quietly) {
 
 void Connection::send_slices(bool quietly) {
   SlicePool& pool = channel_.slices();
-  Ring& ring = channel_.loop().ring();
   sending_ = Sending::kSlices;
   const Slice& first = pool.front(slices_);
   if (slices_.head == slices_.tail) {
-    ring.send(send_op_, file_, first.bytes.data(), first.bytes.size(), MSG_DONTWAIT);
+    channel_.loop().ring().send(send_op_, file_, first.bytes.data(), first.bytes.size(),
+                                MSG_DONTWAIT);
     if (quietly) hush(first.bytes.size());
     return;
   }
-  Arena& arena = channel_.loop().arena();
-  auto* vectors = arena.allocate<iovec>(kMostVectors);
+  auto* vectors = channel_.loop().arena().allocate<iovec>(kMostVectors);
   size_t count = 0;
   size_t bytes = 0;
   pool.for_each(slices_, [&](const Slice& slice) {
@@ -366,11 +365,16 @@ void Connection::send_slices(bool quietly) {
     vectors[count++] = {const_cast<std::byte*>(slice.bytes.data()), slice.bytes.size()};
     return count < kMostVectors;
   });
-  auto* message = arena.allocate<msghdr>(1);
+  send_vectors(vectors, count, MSG_DONTWAIT);
+  if (quietly && count < kMostVectors) hush(bytes);
+}
+
+// Of the arena, like the message around them.
+void Connection::send_vectors(iovec* vectors, size_t count, int flags) {
+  auto* message = channel_.loop().arena().allocate<msghdr>(1);
   message->msg_iov = vectors;
   message->msg_iovlen = count;
-  ring.sendmsg(send_op_, file_, message, MSG_DONTWAIT);
-  if (quietly && count < kMostVectors) hush(bytes);
+  channel_.loop().ring().sendmsg(send_op_, file_, message, flags);
 }
 
 // Where nothing is to be done once these bytes are sent, that is no reason to wake.
@@ -420,7 +424,6 @@ ssize_t Connection::splice_from(int channel, uint32_t bytes) {
 }
 
 void Connection::send_backlog() {
-  Ring& ring = channel_.loop().ring();
   if (backlog_.begins_with_pipe()) {
     const ssize_t sent = backlog_.splice_to(file_.fd);
     const bool later = sent == -EAGAIN || sent == -EINTR || sent == -ENOBUFS || sent == -ENOMEM;
@@ -431,15 +434,11 @@ void Connection::send_backlog() {
       return;
     }
     sending_ = Sending::kNothing;
-    return ring.poll(send_op_, file_, POLLOUT);
+    return channel_.loop().ring().poll(send_op_, file_, POLLOUT);
   }
   sending_ = Sending::kBacklog;
-  Arena& arena = channel_.loop().arena();
-  auto* vectors = arena.allocate<iovec>(kMostVectors);
-  auto* message = arena.allocate<msghdr>(1);
-  message->msg_iov = vectors;
-  message->msg_iovlen = backlog_.front({vectors, kMostVectors});
-  ring.sendmsg(send_op_, file_, message, 0);
+  auto* vectors = channel_.loop().arena().allocate<iovec>(kMostVectors);
+  send_vectors(vectors, backlog_.front({vectors, kMostVectors}), 0);
 }
 
 void Connection::on_sent(int result) {

@@ -103,6 +103,7 @@ class Connection final : private Completion, private Dial::Client {
   bool splice_out(uint64_t credit);
   void watch_for_hangup();
   void send_slices(bool quietly);
+  void send_vectors(iovec* vectors, size_t count, int flags);
   void hush(size_t bytes);
   void send_slices_now();
   void send_backlog();
