@@ -18,7 +18,7 @@ using limits::memory_of_receive_share;
 using limits::outbound_share;
 using limits::receive_share;
 
-// Spliced payload gains from large frames. A port's is copied, and a small message waits for it.
+// Spliced payload gains from large frames. A port's is written, and a small message waits for it.
 constexpr uint32_t kSocketFrame = 256 * 1024;
 // It fills one receive buffer, so that neither is ever cut for the other.
 constexpr uint32_t kPortFrame = ReceivePool::kFramedBytes;

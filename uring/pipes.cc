@@ -59,13 +59,6 @@ ssize_t Pipe::write(std::span<const iovec> from) {
   return written;
 }
 
-std::span<const std::byte> Pipe::read(std::span<std::byte> to) {
-  const ssize_t got = ::read(read_end_, to.data(), std::min(to.size(), held_));
-  VP_ASSERT(got > 0);
-  held_ -= static_cast<size_t>(got);
-  return to.first(static_cast<size_t>(got));
-}
-
 Pipe* PipePool::take() {
   Pipe* pipe = nullptr;
   if (!free_.empty()) {

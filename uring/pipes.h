@@ -43,8 +43,6 @@ class Pipe {
   // The same from one pipe to another, and from memory.
   ssize_t pour(Pipe& to, size_t size);
   ssize_t write(std::span<const iovec> from);
-  // Takes bytes out again; there must be some.
-  std::span<const std::byte> read(std::span<std::byte> to);
 
  private:
   friend class PipePool;
