@@ -402,6 +402,7 @@ void Channel::stop() {
     session().reset(connections_[slot]->stream(), Fault::kGoingAway, events_);
     connections_[slot]->abort();
   }
+  for (const auto& farewell : farewells_) farewell->end();
   wake();
 }
 
@@ -414,8 +415,8 @@ void Channel::disconnect() {
 }
 
 bool Channel::idle() const {
-  return closing_.empty() && doomed_.empty() && open_connections_ == 0 && reader_.idle() &&
-         writer_.idle() && link_.idle() && link_state_ == LinkState::kNone &&
+  return drained() && reader_.idle() && writer_.idle() && link_.idle() &&
+         link_state_ == LinkState::kNone &&
          std::all_of(listeners_.begin(), listeners_.end(),
                      [](const auto& listener) { return listener->idle(); });
 }
@@ -424,7 +425,7 @@ Channel::Figures Channel::figures() {
   Figures figures;
   figures.session = choice_.figures();
   figures.connections = open_connections_;
-  figures.closing = closing_.size();
+  figures.closing = closing_.size() + farewells_.size();
   figures.dials = dials_;
   figures.send_buffers = pool_.in_use();
   for (const auto& connection : connections_) {

@@ -24,6 +24,7 @@
 #include "uring/channel_reader.h"
 #include "uring/channel_writer.h"
 #include "uring/connection.h"
+#include "uring/farewell.h"
 #include "uring/link.h"
 #include "uring/listener.h"
 #include "uring/log.h"
@@ -79,7 +80,9 @@ class Channel final : private Link::Client,
   void start(ChannelDoors doors);
   // No new streams; those that are open go on.
   void drain();
-  bool drained() const { return open_connections_ == 0 && closing_.empty() && doomed_.empty(); }
+  bool drained() const {
+    return open_connections_ == 0 && closing_.empty() && farewells_.empty() && doomed_.empty();
+  }
   // Resets what is left and says so to the peer, as far as the channel takes it at once.
   void stop();
   // Whether everything there was to say has left.
@@ -124,6 +127,8 @@ class Channel final : private Link::Client,
   void dial_ended() { --dials_; }
   void dial_failed(std::string_view service, const std::string& reason);
   void closing(Connection* connection);
+  // Closes the socket of an application that was told the end and may still be speaking.
+  void part_from(int fd);
   void connection_settled() { wake(); }
 
  private:
@@ -196,6 +201,7 @@ class Channel final : private Link::Client,
   std::vector<std::unique_ptr<Connection>> connections_;
   size_t open_connections_ = 0;
   std::vector<std::unique_ptr<Connection>> closing_;
+  std::vector<std::unique_ptr<Farewell>> farewells_;
   std::vector<int> doomed_;  // sockets still to be reset
   unsigned resets_in_turn_ = 0;
   std::vector<Connection*> flushing_;

@@ -23,6 +23,9 @@ constexpr unsigned kDialsPerTurn = 16;
 constexpr Duration kDialTimePerTurn = std::chrono::microseconds(200);
 constexpr unsigned kResetsPerTurn = 64;
 
+// At once: descriptors that a peer can make the channel hold although its streams are over.
+constexpr size_t kMostFarewells = 256;
+
 }  // namespace
 
 void Channel::on_opened(const Event& event) {
@@ -165,6 +168,14 @@ void Channel::closing(Connection* connection) {
   wake();
 }
 
+void Channel::part_from(int fd) {
+  if (farewells_.size() < kMostFarewells) {
+    farewells_.push_back(std::make_unique<Farewell>(*this, fd));
+  } else {
+    close(fd);
+  }
+}
+
 // Of thousands at once, some each turn: a reset costs the kernel as much as a message.
 void Channel::close_with_reset(int fd) {
   if (resets_in_turn_ < kResetsPerTurn) {
@@ -225,6 +236,7 @@ void Channel::hand_out_buffers() {
 }
 
 void Channel::reap() {
+  std::erase_if(farewells_, [](const auto& farewell) { return farewell->idle(); });
   if (closing_.empty()) return;
   for (auto& waiting : waiting_) {
     std::erase_if(waiting, [](Connection* c) {

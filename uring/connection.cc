@@ -187,10 +187,12 @@ void Connection::on_readable(int result) {
     readable_ = true;
     return receive_more();
   }
+  // The stream may have been closed since it was asked; a receive of nothing would look like the end.
+  const uint64_t credit = receivable();
+  if (credit == 0) return;
   ReceivePool& pool = channel_.pool();
   Buffer* buffer = pool.take(receive_size_);
   if (buffer == nullptr) return channel_.wait_for_buffer(this);
-  const uint64_t credit = channel_.session().credit(stream_);
   const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
   const ssize_t got = recv(file_.fd, buffer->data + buffer->begin, size, MSG_DONTWAIT);
   if (got > 0) {
@@ -525,7 +527,8 @@ void Connection::finish() {
   VP_ASSERT(end_told_);
   const int fd = std::exchange(file_.fd, -1);
   begin_closing();
-  if (fd >= 0) close(fd);
+  if (fd < 0) return;
+  input_ended_ ? void(close(fd)) : channel_.part_from(fd);
 }
 
 void Connection::begin_closing() {

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import random
+import select
 import socket
 import sys
 import threading
@@ -140,6 +141,38 @@ def test_what_was_sent_before_the_end_arrives_whole(
         sink.close()
         sender.join(30 * PATIENCE)
     line.daemon.wait_at_rest()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stays"])
+def test_last_words_reach_who_is_still_speaking(
+    scene: Scene, clients: str, kind: str, leaves: bool
+) -> None:
+    """An upload that is answered and cut off: the answer is not lost, though what still comes has
+    nowhere to go; and who never leaves is left."""
+    service = ListeningService(scene, kind)
+    line = Line(scene, "unix-old-new", {"cut": service.address}, door_kind=kind)
+    descriptors = line.descriptors()
+    client = line.running(clients).doors["cut"].connect(10 * PATIENCE)
+    client.sendall(b"!")
+    server = service.accept()
+    assert receive(server, 1) == b"!"
+    words = random.Random(SEED).randbytes(50_000)
+    speaks, leaves_first = (client, server) if clients == NEW else (server, client)
+    speaks.sendall(b"upload")
+    assert receive(leaves_first, 6) == b"upload"
+    leaves_first.sendall(words)
+    leaves_first.close()
+    told = select.poll()
+    told.register(speaks, select.POLLRDHUP)
+    assert told.poll(10_000 * PATIENCE)
+    for _ in range(20):
+        speaks.sendall(bytes(1000))
+    if leaves:
+        assert receive_all(speaks) == words
+        speaks.close()
+    line.daemon.wait_at_rest(descriptors)
+    speaks.close()
 
 
 def test_sixty_four_streams_at_once(scene: Scene, pairing: str) -> None:

@@ -41,6 +41,8 @@ constexpr Duration kInTransit = seconds(25);
 constexpr Duration kQuietTime = milliseconds(100);
 constexpr Duration kAnswerTime = seconds(3);
 constexpr Duration kAckTimeout = seconds(15);
+// Last words can be read for so long, whatever is said to them.
+constexpr Duration kTimeToHear = seconds(2);
 
 }  // namespace
 
@@ -347,11 +349,11 @@ bool Application::heard_out(const Application& other) const {
   return other.ended_at_ && *other.ended_at_ <= *abnormal_at_ && received_ == other.sent_;
 }
 
-// A TCP connection that is closed while something was still said to it is reset, and that overtakes
-// its last words.
+// A TCP connection that is closed while something is still said to it is reset, and that overtakes
+// what was not read yet of its last words. There was time to read them.
 bool Application::missed_words_of(const Application& other) const {
   return spoken_old() && reset_ && family_ == Family::kTcp && other.ended_at_ &&
-         *other.ended_at_ <= *abnormal_at_;
+         *abnormal_at_ - *other.ended_at_ >= kTimeToHear;
 }
 
 // An end of either side ends both directions. Before that, everything which the side that ended

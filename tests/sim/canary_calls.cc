@@ -1,4 +1,6 @@
 // Defects that only the daemons' own code could have, for the canaries.
+#include <unistd.h>
+
 #include "core/frame.h"
 #include "core/limits.h"
 #include "core/old_packet.h"
@@ -59,6 +61,16 @@ void __real__ZN9virtproxy10Connection6finishEv(void* connection);
 void __wrap__ZN9virtproxy10Connection6finishEv(void* connection) {
   if (World::current().canary_strikes(Canary::kLeakSlot, 0.1)) return;
   __real__ZN9virtproxy10Connection6finishEv(connection);
+}
+
+// Channel::part_from()
+void __real__ZN9virtproxy7Channel9part_fromEi(void* channel, int fd);
+void __wrap__ZN9virtproxy7Channel9part_fromEi(void* channel, int fd) {
+  if (World::current().canary_strikes(Canary::kPartAtOnce, 0.5)) {
+    close(fd);
+    return;
+  }
+  __real__ZN9virtproxy7Channel9part_fromEi(channel, fd);
 }
 
 // Link::lost(), when the channel has let go of its link

@@ -41,6 +41,7 @@ const std::map<std::string, Canary> kCanaries{
     {"overcommit", Canary::kOvercommit},
     {"leak-buffer", Canary::kLeakBuffer},
     {"leak-slot", Canary::kLeakSlot},
+    {"part-at-once", Canary::kPartAtOnce},
     {"keep-request", Canary::kKeepRequest},
     {"early-poll", Canary::kEarlyPoll},
     {"forget-link", Canary::kForgetLink},

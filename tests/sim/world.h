@@ -42,6 +42,7 @@ enum class Canary : uint8_t {
   kOvercommit,      // a channel grants sixteen times the memory it has
   kLeakBuffer,      // one buffer is not released
   kLeakSlot,        // a connection outlives its stream
+  kPartAtOnce,      // a connection is closed while its application speaks
   kKeepRequest,     // the ring keeps a request that was cancelled
   kEarlyPoll,       // the ring says that somebody is there to be accepted
   kForgetLink,      // a channel that has lost its link does not look for another one
