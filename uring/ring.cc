@@ -1,5 +1,6 @@
 #include "uring/ring.h"
 
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -43,8 +44,11 @@ std::string advice_for(int error) {
 unsigned setup_flags(const RingFeatures& features) {
   unsigned flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
   if (features.single_issuer) flags |= IORING_SETUP_SINGLE_ISSUER;
-  if (features.coop_taskrun) flags |= IORING_SETUP_COOP_TASKRUN;
-  if (features.defer_taskrun && features.single_issuer) flags |= IORING_SETUP_DEFER_TASKRUN;
+  // The kernel says in memory that a completion can be collected, for those who look out for one.
+  if (features.coop_taskrun) flags |= IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+  if (features.defer_taskrun && features.single_issuer) {
+    flags |= IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+  }
   if (features.restrictions) flags |= IORING_SETUP_R_DISABLED;
   return flags;
 }
@@ -91,6 +95,7 @@ const std::vector<RingFeatures::Name>& RingFeatures::names() {
       {"poll-first", &RingFeatures::poll_first},
       {"multishot-accept", &RingFeatures::multishot_accept},
       {"quiet-sends", &RingFeatures::quiet_sends},
+      {"busy-poll", &RingFeatures::busy_poll},
       {"splice", &RingFeatures::splice},
       {"restrictions", &RingFeatures::restrictions},
   };
@@ -173,6 +178,7 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
   if (features.quiet_sends && !reports_partial_sends(ring->ring_)) {
     refuse(&RingFeatures::quiet_sends, "quiet-sends");
   }
+  if (!features.quiet_sends) features.busy_poll = false;
   if (features.restrictions) {
     if (!ring->restrict_operations()) refuse(&RingFeatures::restrictions, "restrictions");
     // Made disabled; this thread becomes the only one that may submit.
@@ -377,11 +383,34 @@ int Ring::wait(std::optional<Instant> deadline) {
     result = io_uring_submit_and_get_events(&ring_);
   } else {
     if (deadline) set_alarm(*deadline);
-    result = io_uring_submit_and_wait(&ring_, 1);
+    const bool look = features_.busy_poll && busy_poll_.worth_it(passed_one_message_on());
+    result = look && look_out() ? io_uring_get_events(&ring_) : io_uring_submit_and_wait(&ring_, 1);
   }
   // EBUSY and EAGAIN: the kernel wants its completions collected first.
   const bool usual = result >= 0 || result == -EINTR || result == -EBUSY || result == -EAGAIN;
   return usual ? 0 : result;
+}
+
+// The message, and the receive for the next one.
+bool Ring::passed_one_message_on() const {
+  return quiet_.size() == 1 && io_uring_sq_ready(&ring_) <= 2;
+}
+
+// Whether something came.
+bool Ring::look_out() {
+  io_uring_submit(&ring_);
+  const auto begun = std::chrono::steady_clock::now();
+  for (;;) {
+    const bool came =
+        io_uring_cq_ready(&ring_) > 0 ||
+        (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+    const Duration took = std::chrono::steady_clock::now() - begun;
+    if (came || took > BusyPoll::kLongest) {
+      busy_poll_.looked(took);
+      return came;
+    }
+    sched_yield();
+  }
 }
 
 // The quiet sends that the kernel has seen are done; all have succeeded but those that completed.
@@ -412,9 +441,9 @@ Op* Ring::op_of(const io_uring_cqe& entry) const {
 void Ring::dispatch() {
   report_quiet();
   io_uring_cqe* entries[128];
-  for (;;) {
+  // What can be collected meanwhile is left to wait(); peeking for it would call the kernel.
+  while (io_uring_cq_ready(&ring_) > 0) {
     const unsigned count = io_uring_peek_batch_cqe(&ring_, entries, std::size(entries));
-    if (count == 0) return;
     for (unsigned i = 0; i < count; ++i) {
       if (io_uring_cqe_get_data(entries[i]) == &alarm_at_) alarm_at_.reset();
       Op* op = op_of(*entries[i]);

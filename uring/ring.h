@@ -18,6 +18,8 @@
 //   multishot-accept  one request accepts any number of clients
 //   quiet-sends       the success of a small send that nothing follows from wakes nobody; it is
 //                     noted when something else does. Saves half the turns of a message.
+//   busy-poll         while one conversation goes back and forth, wait() looks out for the answer for
+//                     a moment before it sleeps (busy_poll.h); it needs quiet-sends
 //   splice            bulk payload passes from socket to socket by way of pipes (pipes.h); not the
 //                     ring's own, but optional like the others
 //   restrictions      the ring takes the operations below and no others, whoever asks: system call
@@ -37,6 +39,7 @@
 #include <vector>
 
 #include "core/time.h"
+#include "uring/busy_poll.h"
 
 namespace virtproxy {
 
@@ -78,6 +81,7 @@ struct RingFeatures {
   bool poll_first = true;
   bool multishot_accept = true;
   bool quiet_sends = true;
+  bool busy_poll = true;
   bool splice = true;
   bool restrictions = true;
 
@@ -147,6 +151,8 @@ class Ring {
  private:
   Ring() = default;
   bool restrict_operations();
+  bool passed_one_message_on() const;
+  bool look_out();
   void report_quiet();
   Op* op_of(const io_uring_cqe& entry) const;
   io_uring_sqe* next();
@@ -165,6 +171,7 @@ class Ring {
   };
   std::vector<Quiet> quiet_;  // queued, or sent and not reported
   std::vector<Quiet> reporting_;
+  BusyPoll busy_poll_;
 
   // One request wakes wait() at its deadline, or before. A time-out given to each wait would have
   // the kernel set its timer for every single one, which on a virtual machine costs more than the

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from harness import BIN, Scene
-from stage import ListeningService, carry, close_hard, echo_once, expect_reset, receive
+from stage import ListeningService, carry, close_hard, echo, expect_reset, receive
 
 LINE = re.compile(r"^(\S+)\s+(yes|no)$")
 
@@ -49,7 +49,9 @@ def carries_everything(scene: Scene, kind: str, door_kind: str, *args: str, **en
         assert receive(far_end, 5) == b"hello"
         close_hard(far_end)
         expect_reset(client, 5)
-    echo_once(doors["echo"])
+    with doors["echo"].connect() as client:
+        for count in range(300):
+            echo(client, f"answer {count}".encode())
     pair.wait_at_rest()
 
 

@@ -72,6 +72,7 @@ RingFeatures Scenario::draw_features() {
   if (random_.chance(0.15)) features.multishot_accept = false;
   if (random_.chance(0.15)) features.registered_files = false;
   if (random_.chance(0.15)) features.splice = false;
+  features.busy_poll = false;  // nothing happens while a process looks
   features.restrictions = false;  // the simulated ring is asked for nothing else
   return features;
 }
