@@ -269,6 +269,7 @@ void Application::check_progress(Instant now, Duration patience) {
   // Since when nobody but the daemons can have kept it waiting.
   Instant owed = std::max(
       {began_, stalled_until_, World::current().channel(route_.channel).undisturbed_since()});
+  if (owed > now) return;
   Instant since = std::max({owed, last_progress_, willing_since_});
   if (partner_ == nullptr) {
     if (role_ == Role::kService || exchange_.explains_silence(*this)) return;
