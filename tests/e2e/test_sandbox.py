@@ -58,6 +58,7 @@ REFUSED_CALLS: list[tuple[str, tuple[int | bytes, ...]]] = [
     ("mmap", (0, 4096, 7, 0x22, -1, 0)),  # Readable, writable and executable.
     ("mprotect", (0x10000, 4096, 5)),
     ("clone", (0x11, 0, 0, 0, 0)),
+    ("clone", (0x1200011, 0, 0, 0, 0)),  # What fork(3) of the C library calls.
     ("clone3", (b"".ljust(64, b"\0"), 64)),
     ("kill", (1, 0)),
     ("tkill", (1, 0)),
