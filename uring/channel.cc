@@ -389,6 +389,7 @@ void Channel::drain() {
   draining_ = true;
   for (BoundPath& path : bound_) path.remove();
   for (auto& listener : listeners_) listener->stop();
+  link_.stop_listening();
   choice_.go_away();
   first_link_timer_.clear();
   for (const HeldClient& client : std::exchange(held_clients_, {})) close_with_reset(client.fd);
@@ -438,7 +439,7 @@ Channel::Figures Channel::figures() {
 
 void Channel::log_figures() {
   const Figures now = figures();
-  log_info(
+  log_answer(
       "stats channel={} up={} protocol={} streams={} connections={} closing={} dials={} "
       "send_buffers={} send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} "
       "under_way={} pipes={}",

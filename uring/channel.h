@@ -134,6 +134,7 @@ class Channel final : private Link::Client,
  private:
   void link_ready(int fd, Link::Kind kind) override;
   void link_failed() override;
+  void link_broken(const std::string& reason) override { channel_failed(reason); }
   void accepted(int fd, const ForwardSpec& forward) override;
   bool wants_input() override { return choice_.wants_input(loop_.now()); }
   size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;

@@ -21,6 +21,7 @@
 #include "uring/log.h"
 #include "uring/privileges.h"
 #include "uring/sandbox.h"
+#include "uring/start_checks.h"
 #include "uring/worker.h"
 
 namespace virtproxy {
@@ -146,7 +147,7 @@ class Daemon {
     // Blocked before any thread starts, so that every thread inherits it.
     sigset_t set;
     sigemptyset(&set);
-    for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&set, signal);
+    for (const int signal : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) sigaddset(&set, signal);
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGIO, SIG_IGN);
@@ -189,7 +190,9 @@ class Daemon {
                                           std::vector<WorkerConfig>& configs) {
     prepare_log();
     keep_lockable_memory();
+    if (auto checked = check_paths(options); !checked) return checked;
     for (const std::string& line : unguarded(options)) log_warn("{}", line);
+    for (const std::string& line : idle_channels(options)) log_warn("{}", line);
     if (auto bound = bind_doors(configs, options.containment.listen); !bound) return bound;
     const auto left = give_up_privileges(options);
     if (!left) return tl::unexpected(left.error());
@@ -263,8 +266,12 @@ class Daemon {
   void on_signal(uint32_t number) {
     if (number == SIGUSR1) {
       for (const auto& worker : workers_) worker->request_figures();
-      log_info("stats process descriptors={} log_lines_dropped={}", descriptors_.count(),
+      log_answer("stats process descriptors={} log_lines_dropped={}", descriptors_.count(),
                log_lines_dropped());
+      return;
+    }
+    if (number == SIGUSR2) {
+      log_info("SIGUSR2 is ignored: it has no meaning here (SIGUSR1 logs figures)");
       return;
     }
     log_info("stopping: no new streams{}", stopping_ ? ", and no more patience" : "");

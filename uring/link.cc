@@ -18,6 +18,7 @@
 #include "uring/origin.h"
 #include "uring/sockets.h"
 #include "uring/speeds.h"
+#include "uring/start_checks.h"
 
 namespace virtproxy {
 namespace {
@@ -60,6 +61,7 @@ Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, const Ac
       client_(client),
       arrival_(this),
       retry_(loop.timers(), this),
+      peer_timeout_(loop, this),
       backoff_(kFirstBackoff) {
   if (!method_listens(spec.method) && !method_is_device(spec.method)) {
     Dial::Client* const dial_client = this;
@@ -85,9 +87,9 @@ void Link::start(Listening listening) {
 void Link::acquire() {
   if (stopped_) return;
   VP_ASSERT(fd_ < 0);
-  if (listener_ >= 0) {
+  if (method_listens(spec_.method)) {
     hold_place();
-    if (!arrival_.pending) loop_.ring().poll(arrival_, {listener_, -1}, POLLIN);
+    if (listener_ >= 0 && !arrival_.pending) loop_.ring().poll(arrival_, {listener_, -1}, POLLIN);
   } else {
     give_place();
     dial_ ? dial_->start(spec_.endpoint, kDialTimeout) : open_device();
@@ -105,7 +107,7 @@ void Link::give_place() {
 // Called directly, so that nobody takes the place in between, and only when a peer is there: an
 // accept through the ring wants a descriptor before it waits.
 void Link::complete(Op&, int result, uint32_t) {
-  if (stopped_) return;
+  if (stopped_ || listener_ < 0) return;
   if (result == -ECANCELED || result == -EINTR) return acquire();
   if (result < 0) return try_later(std::string("poll: ") + std::strerror(-result));
   give_place();
@@ -134,9 +136,11 @@ void Link::open_device() {
                      (errno == EBUSY ? " (is another process using it?)" : ""));
   }
   struct stat status {};
-  if (fstat(fd, &status) != 0 || !S_ISCHR(status.st_mode)) {
-    close(fd);
-    return try_later(path + " is not a character device");
+  if (fstat(fd, &status) == 0) {
+    if (const auto fault = device_fault(status)) {
+      close(fd);
+      return try_later(path + " " + *fault);
+    }
   }
   // A tty may be given to either method; it works with neither unless it is raw.
   const bool tty = isatty(fd) == 1;
@@ -163,8 +167,16 @@ void Link::ready(int fd, Kind kind) {
   fd_ = fd;
   backoff_ = kFirstBackoff;
   last_reason_.clear();
-  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) prepare_tcp(fd);
+  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) {
+    prepare_tcp(fd);
+    peer_timeout_.start(fd, std::chrono::duration_cast<Duration>(
+                                std::chrono::duration<double>(spec_.peer_timeout)));
+  }
   client_->link_ready(fd, kind);
+}
+
+void Link::peer_timed_out() {
+  client_->link_broken("the other end's machine does not answer (--peer-timeout)");
 }
 
 // Says why once, not on every attempt.
@@ -185,6 +197,7 @@ void Link::expired(Timer&) { acquire(); }
 // keeps one that was registered for about a second after its removal from the table.
 void Link::hang_up() {
   if (fd_ < 0) return;
+  peer_timeout_.stop();
   shutdown(fd_, SHUT_RDWR);
   // The number changes its meaning in one step.
   if (!stopped_ && dup3(STDERR_FILENO, fd_, O_CLOEXEC) == fd_) {
@@ -200,7 +213,7 @@ void Link::lost(Duration patience) {
   if (stopped_) return;
   if (patience > Duration::zero()) {
     retry_.set(loop_.now() + patience);
-  } else if (listener_ >= 0) {
+  } else if (method_listens(spec_.method)) {
     acquire();
   } else {
     // A peer that takes connections only to drop them must not make us spin.
@@ -208,18 +221,20 @@ void Link::lost(Duration patience) {
   }
 }
 
+void Link::stop_listening() {
+  if (listener_ < 0) return;
+  loop_.ring().cancel(arrival_);
+  bound_.remove();
+  close(std::exchange(listener_, -1));
+}
+
 void Link::stop() {
   if (stopped_) return;
   stopped_ = true;
   give_place();
   retry_.clear();
-  loop_.ring().cancel(arrival_);
+  stop_listening();
   if (dial_) dial_->cancel();
-  if (listener_ >= 0) {
-    bound_.remove();
-    close(listener_);
-    listener_ = -1;
-  }
   hang_up();
 }
 

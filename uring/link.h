@@ -19,11 +19,15 @@
 #include "uring/log.h"
 #include "uring/loop.h"
 #include "uring/options.h"
+#include "uring/peer_timeout.h"
 #include "uring/sockets.h"
 
 namespace virtproxy {
 
-class Link final : private Completion, private Timer::Owner, private Dial::Client {
+class Link final : private Completion,
+                   private Timer::Owner,
+                   private Dial::Client,
+                   private PeerTimeout::Client {
  public:
   enum class Kind : uint8_t {
     kSocket,  // tells when the other end goes
@@ -37,6 +41,8 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
     virtual void link_ready(int fd, Kind kind) = 0;
     // An attempt to get one has failed; there will be others.
     virtual void link_failed() = 0;
+    // The descriptor is of no use any more.
+    virtual void link_broken(const std::string& reason) = 0;
 
    protected:
     ~Client() = default;
@@ -52,6 +58,8 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   // The descriptor is of no use any more: no operation on it may be pending. Gets another one,
   // after `patience` if the peer misbehaved.
   void lost(Duration patience);
+  // Gives the address up, so that another process can listen there. The connection stays.
+  void stop_listening();
   void stop();
   bool idle() const { return !arrival_.pending && (!dial_ || dial_->idle()); }
 
@@ -60,6 +68,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   void expired(Timer& timer) override;
   void dialed(int fd) override;
   void dial_failed(Fault fault, const std::string& reason) override;
+  void peer_timed_out() override;
 
   void acquire();
   void admit(int fd);
@@ -76,6 +85,7 @@ class Link final : private Completion, private Timer::Owner, private Dial::Clien
   Client* client_;
   Op arrival_;
   Timer retry_;
+  PeerTimeout peer_timeout_;
   std::unique_ptr<Dial> dial_;
   int listener_ = -1;
   BoundPath bound_;

@@ -81,6 +81,12 @@ void log_info(fmt::format_string<Args...> format, Args&&... args) {
   }
 }
 
+// What somebody asked for, whatever the level.
+template <typename... Args>
+void log_answer(fmt::format_string<Args...> format, Args&&... args) {
+  log_internal::write(LogLevel::kInfo, format, fmt::make_format_args(args...));
+}
+
 template <typename... Args>
 void log_debug(fmt::format_string<Args...> format, Args&&... args) {
   if (log_enabled(LogLevel::kDebug)) {

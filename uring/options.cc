@@ -49,12 +49,6 @@ std::optional<std::string> read_size(const std::string& option, const std::strin
   return std::nullopt;
 }
 
-std::string format_seconds(double seconds) {
-  char text[32];
-  const auto [end, error] = std::to_chars(text, text + sizeof(text), seconds);
-  return error == std::errc() ? std::string(text, end) : std::string("?");
-}
-
 std::optional<std::string> read_seconds(const std::string& option, const std::string& text,
                                         double low, double high, double& result) {
   const std::string range = format_seconds(low) + " to " + format_seconds(high) + " seconds";
@@ -90,6 +84,7 @@ struct Raw {
   std::vector<std::string> oforwards;
   std::vector<std::string> iforwards;
   std::vector<std::string> priorities;
+  std::vector<std::string> peer_timeouts;
   std::vector<std::string> disabled;
   std::optional<std::string> threads;
   std::optional<std::string> max_streams;
@@ -211,6 +206,13 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
   many("--priority", raw.priorities,
        "Precedence of a service given with -o: interactive, normal or bulk (default normal)",
        "SERVICE=PRIORITY")
+      ->group(channels);
+
+  many("--peer-timeout", raw.peer_timeouts,
+       defaults("Drop a TCP channel whose other machine has not answered for this long, idle or "
+                "not; 0: never. With ID of that channel, else of every TCP channel",
+                format_seconds(limits::kDefaultPeerTimeout)),
+       "SECONDS[:ID]")
       ->group(channels);
 
   const std::string sizes = "Limits (sizes take K, M or G: 64M is 64MiB)";
@@ -384,6 +386,7 @@ std::optional<std::string> interpret(const Raw& raw, Options& options) {
   if (auto missing = check_channel_ids(options)) return missing;
   if (auto clash = check_exclusive(options)) return clash;
   if (auto unsafe = interpret_containment(raw.containment, options)) return unsafe;
+  if (auto wrong = apply_peer_timeouts(raw.peer_timeouts, options.channels)) return wrong;
   if (!raw.max_streams) options.max_streams = streams_that_fit(options);
   for (const std::string& priority : raw.priorities) {
     if (auto wrong = apply_priority(priority, options.oforwards)) return wrong;
@@ -479,6 +482,12 @@ tl::expected<double, std::string> parse_seconds(std::string_view text) {
   if (unit == "ms") return number / 1000.0;
   if (unit == "m") return number * 60.0;
   return number;
+}
+
+std::string format_seconds(double seconds) {
+  char text[32];
+  const auto [end, error] = std::to_chars(text, text + sizeof(text), seconds);
+  return error == std::errc() ? std::string(text, end) : std::string("?");
 }
 
 std::string format_size(uint64_t bytes) {

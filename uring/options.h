@@ -55,6 +55,12 @@ inline constexpr double kDefaultDrainTimeout = 5.0;
 inline constexpr double kMinDrainTimeout = 0.0;
 inline constexpr double kMaxDrainTimeout = 3600.0;
 
+// Of a TCP channel; 0 is never. Long enough for a route to change and a switch to start again,
+// short enough that nobody waits for a machine that is gone.
+inline constexpr double kDefaultPeerTimeout = 60.0;
+inline constexpr double kMinPeerTimeout = 3.0;
+inline constexpr double kMaxPeerTimeout = 86400.0;
+
 inline constexpr uint64_t kDefaultHold = uint64_t{1} << 20;
 inline constexpr uint64_t kMinHold = uint64_t{64} << 10;
 inline constexpr uint64_t kMaxHold = uint64_t{1} << 30;
@@ -103,6 +109,8 @@ struct ChannelSpec {
   Endpoint endpoint;
   unsigned id = 0;   // unique among the channels
   std::string text;  // the argument as given, made printable
+  // Of a TCP channel: seconds without an answer of the other machine; 0 for never.
+  double peer_timeout = limits::kDefaultPeerTimeout;
 };
 
 struct ForwardSpec {
@@ -157,5 +165,8 @@ tl::expected<double, std::string> parse_seconds(std::string_view text);
 
 // 268435456 as 256M.
 std::string format_size(uint64_t bytes);
+
+// 0.5 as 0.5, 60.0 as 60.
+std::string format_seconds(double seconds);
 
 }  // namespace virtproxy

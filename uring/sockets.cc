@@ -48,6 +48,8 @@ const char* advice_for(int error) {
       return " (ports below 1024 and other users' directories need privileges)";
     case ENOENT:
       return " (the directory must exist)";
+    case EEXIST:
+      return " (no socket is there: remove it, or give another path)";
     case EADDRNOTAVAIL:
       return " (that address is not one of this machine's)";
     default:

@@ -55,7 +55,8 @@ tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const L
 // What is wrong with a listener on an address that is not loopback, and what to do.
 std::string remote_fault(const Endpoint& endpoint);
 
-// Small writes leave at once; a vanished TCP peer is noticed within about a minute.
+// Small writes leave at once; an idle connection whose peer is gone ends within about a minute.
+// Channels have a limit of their own (peer_timeout.h).
 void prepare_tcp(int fd);
 
 // Whether the connection is gone in both directions, so that what reads as its end is none: a reset

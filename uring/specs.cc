@@ -1,6 +1,7 @@
 #include "uring/specs.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <set>
@@ -50,6 +51,14 @@ Failure bad_arg(std::string_view arg, std::string_view reason) {
   return failure("error parsing arg: " + printable(arg) + ": " + std::string(reason));
 }
 
+// The kernel would choose a port, and nobody would know which.
+std::optional<std::string> any_port_fault(const Endpoint& endpoint, EndpointUse use) {
+  if (use != EndpointUse::kListen || endpoint.kind != Endpoint::Kind::kTcp || endpoint.port != 0) {
+    return std::nullopt;
+  }
+  return "port 0 is any free port, which no client can know: use a number from 1 to 65535";
+}
+
 struct ParsedChannel {
   ChannelSpec spec;
   bool has_id = false;
@@ -75,6 +84,7 @@ tl::expected<ParsedChannel, std::string> parse_channel(const std::string& arg) {
   if (entry->method == Method::kVirtioSerial && parsed->endpoint.port != 0) {
     return bad_arg(arg, "a virtio-serial port has no speed: write - as its port");
   }
+  if (const auto fault = any_port_fault(parsed->endpoint, use)) return bad_arg(arg, *fault);
   ParsedChannel channel;
   channel.spec.method = entry->method;
   channel.spec.endpoint = std::move(parsed->endpoint);
@@ -103,10 +113,16 @@ tl::expected<ForwardSpec, std::string> parse_forward(const std::string& arg, cha
   if (colon == std::string::npos) return bad_arg(arg, "no address after the service" + form);
   ForwardSpec forward;
   forward.service = arg.substr(0, colon);
-  if (const auto fault = service_fault(forward.service)) return bad_arg(arg, *fault + form);
   const EndpointUse use = option == 'o' ? EndpointUse::kListen : EndpointUse::kDial;
+  const auto fault = service_fault(forward.service);
   auto parsed = parse_endpoint(std::string_view(arg).substr(colon + 1), use);
+  if ((fault || !parsed) && !arg.starts_with(':') && parse_endpoint(arg, use)) {
+    return bad_arg(arg, std::string("no service name before the address: write -") + option +
+                            " SERVICE:" + printable(arg));
+  }
+  if (fault) return bad_arg(arg, *fault + form);
   if (!parsed) return bad_arg(arg, parsed.error() + form);
+  if (const auto wrong = any_port_fault(parsed->endpoint, use)) return bad_arg(arg, *wrong);
   forward.endpoint = std::move(parsed->endpoint);
   forward.id = parsed->id.value_or(0);
   forward.text = printable(arg);
@@ -175,12 +191,13 @@ tl::expected<std::vector<ForwardSpec>, std::string> parse_forwards(
 
 namespace {
 
-// The same text for two endpoints that cannot both be listened on or opened; empty for those that
-// can.
+// The same text for two endpoints that cannot both be listened on, opened or connected to.
 std::string exclusive_key(const Endpoint& endpoint) {
-  if (endpoint.kind == Endpoint::Kind::kDevice) return endpoint.host;
+  if (endpoint.kind == Endpoint::Kind::kDevice ||
+      (endpoint.kind == Endpoint::Kind::kUnix && !endpoint.host.starts_with('@'))) {
+    return std::filesystem::path(endpoint.host).lexically_normal().string();
+  }
   if (endpoint.kind == Endpoint::Kind::kTcp) {
-    if (endpoint.port == 0) return {};
     if (const auto address = parse_ip(endpoint.host, static_cast<uint16_t>(endpoint.port))) {
       return address->to_string();
     }
@@ -197,22 +214,24 @@ std::string exclusive_key(const Endpoint& endpoint) {
 
 std::optional<std::string> check_exclusive(const Options& options) {
   std::map<std::string, std::string> users;
-  const auto add = [&](const Endpoint& endpoint,
-                       const std::string& text) -> std::optional<std::string> {
-    const std::string key = exclusive_key(endpoint);
-    if (key.empty()) return std::nullopt;
-    const auto [other, fresh] = users.emplace(key, text);
-    if (fresh) return std::nullopt;
-    return bad_arg(text, endpoint.to_string() + " is already used by " + other->second +
-                             ": give each its own address")
-        .value();
-  };
+  std::map<std::string, std::string> dialers;
   for (const ChannelSpec& channel : options.channels) {
-    if (!method_listens(channel.method) && !method_is_device(channel.method)) continue;
-    if (auto fault = add(channel.endpoint, channel.text)) return fault;
+    const bool dials = !method_listens(channel.method) && !method_is_device(channel.method);
+    const auto [other, fresh] = (dials ? dialers : users)
+                                    .emplace(exclusive_key(channel.endpoint), channel.text);
+    if (fresh) continue;
+    return bad_arg(channel.text,
+                   channel.endpoint.to_string() + " is already used by " + other->second +
+                       (dials ? ": one peer takes one channel, so give each its own address"
+                              : ": give each its own address"))
+        .value();
   }
   for (const ForwardSpec& forward : options.oforwards) {
-    if (auto fault = add(forward.endpoint, forward.text)) return fault;
+    const auto [other, fresh] = users.emplace(exclusive_key(forward.endpoint), forward.text);
+    if (fresh) continue;
+    return bad_arg(forward.text, forward.endpoint.to_string() + " is already used by " +
+                                     other->second + ": give each its own address")
+        .value();
   }
   return std::nullopt;
 }
@@ -260,6 +279,49 @@ std::optional<std::string> apply_priority(const std::string& arg,
   if (found) return std::nullopt;
   return shown + "there is no -o forward of service '" + printable(service) +
          "': name one that is given with -o";
+}
+
+std::optional<std::string> apply_peer_timeouts(const std::vector<std::string>& args,
+                                               std::vector<ChannelSpec>& channels) {
+  using limits::kMaxPeerTimeout;
+  using limits::kMinPeerTimeout;
+  const auto is_tcp = [](const ChannelSpec& channel) {
+    return channel.endpoint.kind == Endpoint::Kind::kTcp;
+  };
+  std::map<unsigned, double> of_channel;
+  for (const std::string& arg : args) {
+    const std::string shown = "--peer-timeout " + printable(arg) + ": ";
+    const size_t colon = arg.find(':');
+    const auto seconds = parse_seconds(std::string_view(arg).substr(0, colon));
+    if (!seconds) return shown + seconds.error() + ": write SECONDS or SECONDS:ID";
+    if (*seconds != 0 && (*seconds < kMinPeerTimeout || *seconds > kMaxPeerTimeout)) {
+      return shown + "use " + format_seconds(kMinPeerTimeout) + " to " +
+             format_seconds(kMaxPeerTimeout) + " seconds, or 0 for never";
+    }
+    if (colon == std::string::npos) {
+      if (std::none_of(channels.begin(), channels.end(), is_tcp)) {
+        return shown + "no channel is a TCP one: other channels end when the other end does, and "
+                       "need no time-out";
+      }
+      for (ChannelSpec& channel : channels) channel.peer_timeout = *seconds;
+      continue;
+    }
+    const std::string id = arg.substr(colon + 1);
+    const auto named = std::find_if(
+        channels.begin(), channels.end(),
+        [&](const ChannelSpec& channel) { return std::to_string(channel.id) == id; });
+    if (named == channels.end()) {
+      return shown + "there is no channel '" + printable(id) + "': name one by its number";
+    }
+    if (!is_tcp(*named)) return shown + "channel " + id + " is no TCP channel: " + named->text;
+    of_channel[named->id] = *seconds;
+  }
+  for (ChannelSpec& channel : channels) {
+    if (const auto own = of_channel.find(channel.id); own != of_channel.end()) {
+      channel.peer_timeout = own->second;
+    }
+  }
+  return std::nullopt;
 }
 
 std::string_view method_name(Method method) {

@@ -83,6 +83,17 @@ const std::vector<BadCase> kBadCases = {
      "error parsing arg: isa-serial:/dev/ttyS1:9600",
      "its own address"},
     {{"-c", "unix-listen:/x:-", "-o", "a:/x:-"}, "error parsing arg: a:/x:-", "its own address"},
+    {{"-c", "unix-listen:/x:-", "-o", "a:/./y/../x:-"},
+     "error parsing arg: a:/./y/../x:-",
+     "its own address"},
+    {{"-c", kChannel, "-c", kChannel}, "error parsing arg: " + kChannel, "its own address"},
+    {{"-c", "tcp-connect:Here:80", "-c", "tcp-connect:here:http"},
+     "error parsing arg: tcp-connect:here:http",
+     "its own address"},
+    {{"-c", "vsock-connect:host:5000", "-c", "vsock-connect:2:5000"},
+     "error parsing arg: vsock-connect:2:5000",
+     "its own address"},
+    {{"-c", "tcp-listen:127.0.0.1:0"}, "error parsing arg: tcp-listen:127.0.0.1:0", "1 to 65535"},
 
     {{"-c", kChannel, "-i", "svc"}, "error parsing arg: svc", "SERVICE:HOST:PORT"},
     {{"-c", kChannel, "-o", "svc"}, "error parsing arg: svc", "SERVICE:HOST:PORT"},
@@ -100,6 +111,18 @@ const std::vector<BadCase> kBadCases = {
      "error parsing arg: svc:127.0.0.1:80:x",
      "from 0 to 65535"},
     {{"-c", kChannel, "-i", "svc:*:80"}, "error parsing arg: svc:*:80", "127.0.0.1:80"},
+    {{"-c", kChannel, "-o", "svc:127.0.0.1:0"}, "error parsing arg: svc:127.0.0.1:0", "1 to 65535"},
+    {{"-c", kChannel, "-o", "127.0.0.1:80"},
+     "error parsing arg: 127.0.0.1:80",
+     "write -o SERVICE:127.0.0.1:80"},
+    {{"-c", kChannel, "-i", "127.0.0.1:80:0"},
+     "error parsing arg: 127.0.0.1:80:0",
+     "write -i SERVICE:127.0.0.1:80:0"},
+    {{"-c", kChannel, "-o", "/run/x.sock:-"},
+     "error parsing arg: /run/x.sock:-",
+     "write -o SERVICE:/run/x.sock:-"},
+    {{"-c", kChannel, "-i", "[::1]:80"}, "error parsing arg: [::1]:80", "-i SERVICE:[::1]:80"},
+    {{"-c", kChannel, "-o", "*:80"}, "error parsing arg: *:80", "-o SERVICE:*:80"},
     {{"-c", kChannel, "-i", "svc:127.0.0.1:0"}, "error parsing arg: svc:127.0.0.1:0", "1 to 65535"},
     {{"-c", kChannel, "-i", "a:127.0.0.1:80", "-i", "a:127.0.0.1:81"},
      "error parsing arg: a:127.0.0.1:81",
@@ -139,6 +162,13 @@ const std::vector<BadCase> kBadCases = {
     {{"-c", kChannel, "--bogus"}, "unknown option: --bogus", "--help"},
     {{"-c", kChannel, "-x"}, "unknown option: -x", "--help"},
 
+    {{"-c", kChannel, "--peer-timeout", "30"}, "--peer-timeout 30", "no channel is a TCP one"},
+    {{"-c", "tcp-connect:h:80", "--peer-timeout", "1"}, "--peer-timeout 1", "3 to 86400 seconds"},
+    {{"-c", "tcp-connect:h:80", "--peer-timeout", "soon"}, "--peer-timeout soon", "SECONDS:ID"},
+    {{"-c", "tcp-connect:h:80", "--peer-timeout", "30:1"}, "--peer-timeout 30:1", "no channel '1'"},
+    {{"-c", kChannel, "-c", "tcp-connect:h:80", "--peer-timeout", "30:0"},
+     "--peer-timeout 30:0",
+     "channel 0 is no TCP channel: " + kChannel},
     {{"-c", kChannel, "--threads", "0"}, "--threads 0 is out of range", "1 to 256"},
     {{"-c", kChannel, "--threads", "257"}, "out of range", "1 to 256"},
     {{"-c", kChannel, "--threads", "two"}, "'two' is not a number", "1 to 256"},
@@ -380,10 +410,26 @@ TEST(OptionsTest, TheSameServiceOnTwoChannels) {
   EXPECT_EQ(options.oforwards.size(), 2U);
 }
 
-TEST(OptionsTest, AnyFreePortIsNoClash) {
-  EXPECT_EQ(
-      parse_ok({"-c", kChannel, "-o", "a:127.0.0.1:0", "-o", "b:127.0.0.1:0"}).oforwards.size(),
-      2U);
+TEST(OptionsTest, OneAddressToListenAndToConnect) {
+  const Options options = parse_ok({"-c", "unix-listen:/x:-", "-c", "unix-connect:/x:-"});
+  EXPECT_EQ(options.channels.size(), 2U);
+}
+
+TEST(OptionsTest, PeerTimeouts) {
+  const auto timeouts = [](Args args) {
+    args.insert(args.end(), {"-c", "tcp-connect:h:80", "-c", kChannel, "-c", "tcp-listen:*:81",
+                             "--allow-remote"});
+    std::vector<double> result;
+    for (const ChannelSpec& channel : parse_ok(args).channels) {
+      if (channel.endpoint.kind == Endpoint::Kind::kTcp) result.push_back(channel.peer_timeout);
+    }
+    return result;
+  };
+  using Seconds = std::vector<double>;
+  EXPECT_EQ(timeouts({}), (Seconds{60, 60}));
+  EXPECT_EQ(timeouts({"--peer-timeout", "2m"}), (Seconds{120, 120}));
+  EXPECT_EQ(timeouts({"--peer-timeout", "0:2"}), (Seconds{60, 0}));
+  EXPECT_EQ(timeouts({"--peer-timeout", "5:0", "--peer-timeout", "10"}), (Seconds{5, 10}));
 }
 
 TEST(OptionsTest, Limits) {
