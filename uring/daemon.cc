@@ -1,6 +1,7 @@
 #include "uring/daemon.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -75,6 +76,19 @@ class DescriptorList {
   DIR* directory_;
 };
 
+// Whether a terminal can send this process signals: it was started from one and not detached.
+bool has_controlling_terminal() {
+  const int fd = open("/dev/tty", O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+  if (fd >= 0) close(fd);
+  return fd >= 0;
+}
+
+// nohup(1) and others start a program with the signal ignored.
+bool is_ignored(int signal) {
+  struct sigaction action {};
+  return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
   ChannelConfig config;
   config.spec = spec;
@@ -148,6 +162,7 @@ class Daemon {
     sigset_t set;
     sigemptyset(&set);
     for (const int signal : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) sigaddset(&set, signal);
+    if (!is_ignored(SIGHUP)) sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGIO, SIG_IGN);
@@ -274,14 +289,24 @@ class Daemon {
       log_info("SIGUSR2 is ignored: it has no meaning here (SIGUSR1 logs figures)");
       return;
     }
-    log_info("stopping: no new streams{}", stopping_ ? ", and no more patience" : "");
-    stopping_ = true;
-    request_drain();
+    if (number == SIGHUP && !has_terminal_) {
+      log_info("SIGHUP is ignored: there is no configuration to read again");
+      return;
+    }
+    if (!std::exchange(stopping_, true)) {
+      log_info("stopping: no new streams{}", number == SIGHUP ? " (the terminal hung up)" : "");
+      return request_drain();
+    }
+    // A terminal that goes away may send its signal twice.
+    if (number == SIGHUP) return;
+    log_info("stopping at once: open streams are reset");
+    for (const auto& worker : workers_) worker->request_stop();
   }
 
   int ended_;
   int signals_ = -1;
   bool stopping_ = false;
+  const bool has_terminal_ = has_controlling_terminal();
   DescriptorList descriptors_;
   Sandbox sandbox_;
   std::vector<std::unique_ptr<Worker>> workers_;

@@ -119,13 +119,16 @@ Worker::Started Worker::set_up() {
 }
 
 void Worker::serve() {
-  while (!draining_) {
-    const int result = loop_->turn();
-    if (result == 0) continue;
-    log_error("the ring failed: {}", std::strerror(-result));
-    broken_ = true;
-    return;
+  while (wanted_ == Wanted::kServe && turn()) {
   }
+}
+
+bool Worker::turn() {
+  const int result = loop_->turn();
+  if (result == 0) return true;
+  log_error("the ring failed: {}", std::strerror(-result));
+  broken_ = true;
+  return false;
 }
 
 void Worker::complete(Op&, int, uint32_t) {
@@ -133,9 +136,10 @@ void Worker::complete(Op&, int, uint32_t) {
   if ((requests & kFigures) != 0) {
     for (const auto& channel : channels_) channel->log_figures();
   }
-  if ((requests & kDrain) != 0) {
-    limit_passed_ = draining_;  // asked twice: at once
-    draining_ = true;
+  if ((requests & kStop) != 0) {
+    wanted_ = Wanted::kStop;
+  } else if ((requests & kDrain) != 0) {
+    wanted_ = std::max(wanted_, Wanted::kDrain);
   }
   if (!ending_) loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
 }
@@ -146,10 +150,7 @@ bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
   limit_passed_ = false;
   limit_->set(loop_->now() + limit);
   while (!done() && !limit_passed_) {
-    if (loop_->turn() != 0) {
-      broken_ = true;
-      return false;
-    }
+    if (!turn()) return false;
   }
   limit_->clear();
   return !limit_passed_;
@@ -162,7 +163,7 @@ void Worker::drain() {
   };
   for (const auto& channel : channels_) channel->drain();
   const bool finished = turn_until(config_.drain_timeout, [&] {
-    return all([](const auto& channel) { return channel->drained(); });
+    return wanted_ == Wanted::kStop || all([](const auto& channel) { return channel->drained(); });
   });
   if (!finished && !broken_) log_info("streams are still open: resetting them");
   for (const auto& channel : channels_) channel->stop();

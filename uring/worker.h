@@ -33,8 +33,11 @@ class Worker final : private Completion, private Timer::Owner {
   std::future<Started> start();
   void go() { go_.set_value(); }
 
-  // From any thread.
+  // From any thread. To end: new streams are refused, open ones may finish within the limit.
   void request_drain() { request(kDrain); }
+  // The same without that time: open streams are reset. What is sent last and the end of requests
+  // to the kernel keep their own limits.
+  void request_stop() { request(kDrain | kStop); }
   void request_figures() { request(kFigures); }
   // Waits for the thread to end; `on_end` is signalled when it does.
   void join();
@@ -45,6 +48,7 @@ class Worker final : private Completion, private Timer::Owner {
  private:
   static constexpr unsigned kDrain = 1;
   static constexpr unsigned kFigures = 2;
+  static constexpr unsigned kStop = 4;
 
   void request(unsigned what);
   void run(std::promise<Started> started);
@@ -55,6 +59,7 @@ class Worker final : private Completion, private Timer::Owner {
   void abandon();
   void complete(Op& op, int result, uint32_t flags) override;
   void expired(Timer& timer) override;
+  bool turn();
   bool turn_until(Duration limit, const std::function<bool()>& done);
 
   WorkerConfig config_;
@@ -72,7 +77,9 @@ class Worker final : private Completion, private Timer::Owner {
   std::vector<std::unique_ptr<Channel>> channels_;
   std::unique_ptr<Timer> limit_;
   Op wake_op_;
-  bool draining_ = false;
+  // What was asked for last, of what ends the thread.
+  enum class Wanted : uint8_t { kServe, kDrain, kStop };
+  Wanted wanted_ = Wanted::kServe;
   bool limit_passed_ = false;
   bool ending_ = false;
   bool broken_ = false;

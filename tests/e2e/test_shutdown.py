@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -67,6 +69,82 @@ def test_a_second_signal_does_not_spoil_the_exit(scene: Scene, leaver: str) -> N
         daemon.send_signal(signal.SIGTERM)
     expect_reset(client, 10)
     daemon.check_exit()
+
+
+def test_a_second_signal_cuts_the_draining_short(scene: Scene, leaver: str) -> None:
+    drain = 60 * PATIENCE
+    for _ in range(5):
+        pair, daemon, _, client = stage(scene, leaver, f"{drain:g}")
+        for thread in os.listdir(f"/proc/{daemon.pid}/task"):
+            os.sched_setaffinity(int(thread), {min(os.sched_getaffinity(0))})
+        daemon.expected_death = True
+        # Both are there before the first is looked at.
+        daemon.send_signal(signal.SIGSTOP)
+        daemon.send_signal(signal.SIGTERM)
+        daemon.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        daemon.send_signal(signal.SIGCONT)
+        expect_reset(client, 20)
+        daemon.check_exit()
+        assert time.monotonic() - begin < drain / 2
+        for other in pair.both():
+            if other is not daemon:
+                other.terminate()
+
+
+def test_signals_at_any_moment_do_not_spoil_the_exit(scene: Scene) -> None:
+    for _ in range(10):
+        daemon = scene.daemon("-c", f"unix-listen:{scene.addresses.unix().spec}")
+        daemon.expected_death = True
+        while daemon.alive():
+            daemon.send_signal(signal.SIGTERM)
+        daemon.check_exit()
+
+
+# Makes what it executes the leader of a session, with the terminal if one is given.
+LEADER = (
+    "import os, signal, sys\n"
+    "signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))\n"
+    "os.setsid()\n"
+    "if sys.argv[2]: os.open(sys.argv[2], os.O_RDWR)\n"
+    "os.execv(sys.argv[3], sys.argv[3:])\n"
+)
+
+
+def leader(scene: Scene, terminal: str, disposition: str, door: Address) -> Daemon:
+    wrapper = [sys.executable, "-c", LEADER, disposition, terminal]
+    channel = f"unix-listen:{scene.addresses.unix().spec}"
+    return scene.daemon("-c", channel, "-o", f"echo:{door.spec}", wrapper=wrapper)
+
+
+def test_a_daemon_whose_terminal_goes_away_drains(scene: Scene) -> None:
+    master, slave = os.openpty()
+    daemon = leader(scene, os.ttyname(slave), "SIG_DFL", scene.addresses.tcp())
+    os.close(slave)
+    daemon.expected_death = True
+    os.close(master)
+    daemon.check_exit()
+    assert any("the terminal hung up" in line for line in daemon.err.lines())
+
+
+@pytest.mark.parametrize("disposition", ["SIG_DFL", "SIG_IGN"])
+def test_sighup_does_not_end_a_service(scene: Scene, disposition: str) -> None:
+    daemon = leader(scene, "", disposition, scene.addresses.tcp())
+    for _ in range(3):
+        daemon.send_signal(signal.SIGHUP)
+    if disposition == "SIG_DFL":
+        daemon.wait_for_log("SIGHUP is ignored")
+    daemon.stats()
+    daemon.terminate()
+
+
+def test_nohup_is_respected(scene: Scene) -> None:
+    master, slave = os.openpty()
+    daemon = leader(scene, os.ttyname(slave), "SIG_IGN", scene.addresses.tcp())
+    os.close(slave)
+    os.close(master)
+    daemon.stats()
+    daemon.terminate()
 
 
 def test_the_other_side_survives_and_takes_the_next_peer(scene: Scene) -> None:
