@@ -35,11 +35,10 @@ std::vector<double> rates(const std::vector<Tick>& ticks) {
 
 std::string NoiseResult::criterion() {
   return fmt::format(
-      "noisy: steal > {:.0f} %, iowait > {:.0f} %, others' CPU > {:.0f} % of the machine (known "
-      "with "
-      "--pid or no proxy), else own involuntary switches > {:.0f}/s, or (max-min)/mean of {}-{} "
+      "noisy: steal > {:.0f} %, others' CPU > {:.0f} % of the machine (known "
+      "with --pid or no proxy), else own involuntary switches > {:.0f}/s, or (max-min)/mean of {}-{} "
       "intervals > {:.0f} %",
-      kMaxSteal * 100, kMaxIowait * 100, kMaxForeign * 100, kMaxInvoluntary, kMinIntervals,
+      kMaxSteal * 100, kMaxForeign * 100, kMaxInvoluntary, kMinIntervals,
       kIntervals, kMaxSpread * 100);
 }
 
@@ -55,8 +54,6 @@ void judge_noise(const std::vector<Tick>& ticks, bool judge_switches, NoiseResul
     if (exceeded) noise.reasons.push_back(std::move(text));
   };
   complain(noise.steal > NoiseResult::kMaxSteal, fmt::format("steal {:.1f} %", noise.steal * 100));
-  complain(noise.iowait > NoiseResult::kMaxIowait,
-           fmt::format("iowait {:.1f} %", noise.iowait * 100));
   complain(noise.foreign_known && noise.foreign > NoiseResult::kMaxForeign,
            fmt::format("other processes used {:.1f} % of the machine", noise.foreign * 100));
   complain(judge_switches && noise.involuntary > NoiseResult::kMaxInvoluntary,

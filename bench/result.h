@@ -24,7 +24,6 @@ struct ProcessResult {
 struct NoiseResult {
   // The machine is called noisy when a share exceeds these.
   static constexpr double kMaxSteal = 0.02;
-  static constexpr double kMaxIowait = 0.05;
   static constexpr double kMaxForeign = 0.05;
   static constexpr double kMaxInvoluntary = 20000;
   static constexpr double kMaxSpread = 0.25;
@@ -33,6 +32,8 @@ struct NoiseResult {
   static constexpr size_t kMinIntervals = 4;
 
   double steal = 0;
+  // For the record. A thread that waits for its io_uring counts as waiting for a disk, so an idle
+  // proxy makes it half of a processor.
   double iowait = 0;
   double foreign = 0;  // CPU of the machine that neither we nor the given processes used
   bool foreign_known = false;

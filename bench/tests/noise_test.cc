@@ -47,6 +47,14 @@ TEST(Noise, StealIsAReason) {
   EXPECT_EQ(noise.reasons.size(), 1u);
 }
 
+// An idle proxy on an io_uring makes it half of a processor.
+TEST(Noise, IowaitIsNoReason) {
+  NoiseResult noise;
+  noise.iowait = 0.5;
+  judge_noise(steady(100), true, noise);
+  EXPECT_TRUE(noise.reasons.empty());
+}
+
 TEST(Noise, SwitchesCountOnlyWhenJudged) {
   NoiseResult noise;
   noise.involuntary = 1e6;
