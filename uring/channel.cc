@@ -54,6 +54,8 @@ constexpr Duration kFirstLinkTime = kGrace;
 
 constexpr Duration kBlockedInterval = milliseconds(100);
 
+constexpr Duration kRecheckInterval = milliseconds(250);
+
 SessionConfig session_config(const ChannelConfig& config) {
   SessionConfig session;
   if (config.spec.method == Method::kIsaSerial) {
@@ -97,6 +99,7 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       writer_(loop, choice_, pool_, pipes_, this),
       timer_(loop.timers(), this),
       trim_timer_(loop.timers(), this),
+      recheck_timer_(loop.timers(), this),
       first_link_timer_(loop.timers(), this),
       presence_(loop, id()) {}
 
@@ -140,6 +143,9 @@ void Channel::finish_turn() {
     handle_events(nullptr);
     reader_.read_on();
     set_timer();
+    if (link_kind_ != Link::Kind::kSocket && open_connections_ > 0 && !recheck_timer_.armed()) {
+      recheck_timer_.set(loop_.now() + kRecheckInterval);
+    }
   } else {
     timer_.clear();
   }
@@ -171,12 +177,22 @@ void Channel::set_timer() {
 
 void Channel::expired(Timer& timer) {
   if (&timer == &trim_timer_) return trim();
+  if (&timer == &recheck_timer_) return recheck_device();
   if (&timer == &first_link_timer_) {
     if (!choice_.choosing()) refuse_held();
     return;
   }
   if (choice_.tick(loop_.now(), events_)) reader_.offer_again();
   wake();
+}
+
+// virtio-serial is known to lose wake-ups. While no stream is open this ends, once it has found that
+// none is lost.
+void Channel::recheck_device() {
+  if (link_state_ != LinkState::kInUse || link_kind_ == Link::Kind::kSocket) return;
+  const bool settled = reader_.recheck();
+  writer_.recheck();
+  if (open_connections_ > 0 || !settled) recheck_timer_.set(loop_.now() + kRecheckInterval);
 }
 
 void Channel::trim() {

@@ -153,6 +153,7 @@ class Channel final : private Link::Client,
 
   void wake();
   void set_timer();
+  void recheck_device();
   void begin_session();
   uint64_t wanted_features() const;
   void end_session(const std::string& reason);
@@ -193,6 +194,7 @@ class Channel final : private Link::Client,
   ChannelWriter writer_;
   Timer timer_;
   Timer trim_timer_;
+  Timer recheck_timer_;  // of a device, while streams are open
   Timer first_link_timer_;  // armed until the first session, or what stands in its way
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<BoundPath> bound_;

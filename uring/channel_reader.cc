@@ -55,7 +55,7 @@ void ChannelReader::attach(File file, Link::Kind kind) {
   attached_ = true;
   expect_wait_ = false;
   passing_ = false;
-  polling_ = readable_ = false;
+  polling_ = readable_ = rechecked_ = false;
   begin_ = end_ = offered_ = 0;
   unparsed_ = false;
   present_ = false;
@@ -174,7 +174,17 @@ bool ChannelReader::make_room() {
   return true;
 }
 
+bool ChannelReader::recheck() {
+  if (!attached_ || !op_.pending) return true;
+  if (!std::exchange(rechecked_, true)) return false;
+  pollfd device{file_.fd, POLLIN, 0};
+  if (::poll(&device, 1, 0) <= 0) return true;
+  loop_.ring().cancel(op_);
+  return false;
+}
+
 void ChannelReader::complete(Op&, int result, uint32_t) {
+  rechecked_ = false;
   if (!attached_) {
     if (slab_ != nullptr) ReadSlabs::release(std::exchange(slab_, nullptr));
     return client_->channel_settled();

@@ -10,7 +10,8 @@
 // read: then only the headers between are, each by itself.
 //
 // A virtio port reads 0 bytes, and tells nobody when that changes, while no one holds its other
-// side; then it is asked again from time to time.
+// side; then it is asked again from time to time. It may also lose a wake-up: bytes are there and the
+// request that waits for them does not end. recheck() finds that out.
 #pragma once
 
 #include <span>
@@ -64,6 +65,9 @@ class ChannelReader final : private Completion, private Timer::Owner {
 
   // Asks for the next bytes, unless a request is under way already; once a turn.
   void read_on();
+  // Of a device, from time to time: a request that has waited since the last call is made anew if
+  // the device has something. True if one has, and there is nothing.
+  bool recheck();
   // Gives the client once more what it has not used.
   void offer_again();
   // Returns memory that is not in use to the system.
@@ -100,6 +104,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
   bool polling_ = false;
   bool readable_ = false;  // said a poll, and nothing was passed since
   bool expect_wait_ = false;
+  bool rechecked_ = false;  // the request was pending at the last recheck()
   bool present_ = false;
   bool passing_ = false;
   unsigned reads_in_row_ = 0;  // while passing, without anything passed

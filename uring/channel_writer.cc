@@ -52,7 +52,7 @@ void ChannelWriter::attach(File file, Link::Kind kind) {
   file_ = file;
   kind_ = kind;
   attached_ = true;
-  polling_ = quiet_ = false;
+  polling_ = quiet_ = rechecked_ = false;
 }
 
 void ChannelWriter::detach() {
@@ -285,14 +285,23 @@ ssize_t ChannelWriter::assemble() {
   return written;
 }
 
+void ChannelWriter::recheck() {
+  if (!attached_ || !op_.pending || !polling_ || !std::exchange(rechecked_, true)) return;
+  pollfd device{file_.fd, POLLOUT, 0};
+  if (::poll(&device, 1, 0) > 0) loop_.ring().cancel(op_);
+}
+
 void ChannelWriter::complete(Op&, int result, uint32_t) {
+  rechecked_ = false;
   if (!attached_) {
     let_go();
     return client_->channel_settled();
   }
   if (polling_) {
     polling_ = false;
-    if (result < 0) return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
+    if (result < 0 && result != -ECANCELED) {
+      return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
+    }
     return submit();
   }
   if (kind_ == Link::Kind::kSocket) {

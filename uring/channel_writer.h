@@ -54,6 +54,10 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   // Gives back what is not needed while no stream is open.
   void trim();
 
+  // Of a device, from time to time: a request that has waited for room since the last call is made
+  // anew if there is room. A device may lose the wake-up. A port is not waited for, see complete().
+  void recheck();
+
   // Writes what the session has to say, unless a batch is still on its way. With `quietly`,
   // nobody waits for it to have left.
   void write_on(Events& events, bool quietly);
@@ -91,6 +95,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   Link::Kind kind_ = Link::Kind::kSocket;
   bool attached_ = false;
   bool polling_ = false;
+  bool rechecked_ = false;  // the request was pending at the last recheck()
   bool quiet_ = false;  // the request, see Ring::hush()
 
   std::vector<std::byte> staging_;

@@ -307,13 +307,12 @@ void Connection::drop_outbound() {
 
 // Without a receive in flight, a reset by the application would go unnoticed.
 void Connection::watch_for_hangup() {
-  if (hangup_op_.pending || hangup_seen_) return;
+  if (hangup_op_.pending) return;
   channel_.loop().ring().watch(hangup_op_, file_);
 }
 
 void Connection::on_hangup(int result) {
   if (closing_ || result == -ECANCELED) return;
-  hangup_seen_ = true;
   // Once all was said and heard on this side, leaving is no abort.
   if (input_ended_ && end_told_) return;
   int error = 0;
@@ -321,7 +320,9 @@ void Connection::on_hangup(int result) {
   getsockopt(file_.fd, SOL_SOCKET, SO_ERROR, &error, &size);
   // Otherwise closed in an orderly way: what it left is still to be read once there is credit.
   if (error != 0 || (result > 0 && (result & POLLERR) != 0 && kind_ != Endpoint::Kind::kUnix))
-    fail(Fault::kAborted);
+    return fail(Fault::kAborted);
+  // A poll that is to go on ends where the completion queue has overflowed. A reset may come yet.
+  if (result > 0) watch_for_hangup();
 }
 
 // --- channel to socket ------------------------------------------------------------------------

@@ -141,7 +141,6 @@ class Connection final : private Completion, private Dial::Client {
   unsigned small_in_row_ = 0;      // splices that moved little
   bool splices_ = false;
   Op hangup_op_;
-  bool hangup_seen_ = false;
 
   // Channel to socket.
   enum class Sending : uint8_t { kSlices, kBacklog, kNothing };  // nothing: it waits for room

@@ -1,5 +1,6 @@
 #include "uring/ring.h"
 
+#include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -9,9 +10,11 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "core/assert.h"
+#include "uring/enter.h"
 
 namespace virtproxy {
 namespace {
@@ -97,6 +100,7 @@ const std::vector<RingFeatures::Name>& RingFeatures::names() {
       {"quiet-sends", &RingFeatures::quiet_sends},
       {"busy-poll", &RingFeatures::busy_poll},
       {"splice", &RingFeatures::splice},
+      {"no-iowait", &RingFeatures::no_iowait},
       {"restrictions", &RingFeatures::restrictions},
   };
   return names;
@@ -179,6 +183,7 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
     refuse(&RingFeatures::quiet_sends, "quiet-sends");
   }
   if (!features.quiet_sends) features.busy_poll = false;
+  if (!prepare_entering(ring->ring_)) features.no_iowait = false;
   if (features.restrictions) {
     if (!ring->restrict_operations()) refuse(&RingFeatures::restrictions, "restrictions");
     // Made disabled; this thread becomes the only one that may submit.
@@ -215,11 +220,29 @@ Ring::~Ring() {
 
 io_uring_sqe* Ring::next() {
   io_uring_sqe* entry = io_uring_get_sqe(&ring_);
-  while (entry == nullptr) {
-    io_uring_submit(&ring_);
-    entry = io_uring_get_sqe(&ring_);
+  return entry != nullptr ? entry : next_after_submitting();
+}
+
+io_uring_sqe* Ring::next_after_submitting() {
+  for (;;) {
+    const int result = io_uring_submit(&ring_);
+    if (io_uring_sqe* entry = io_uring_get_sqe(&ring_)) {
+      refusals_ = 0;
+      return entry;
+    }
+    if (!endures(result)) {
+      throw std::system_error(result < 0 ? -result : EAGAIN, std::generic_category(),
+                              "the ring takes no more requests");
+    }
   }
-  return entry;
+}
+
+// After a submission that took nothing: whether another one may. Then a moment has passed.
+bool Ring::endures(int error) {
+  const bool passing = error >= 0 || error == -EINTR || error == -EBUSY || error == -EAGAIN;
+  if (!passing || ++refusals_ > kMostRefusals) return false;
+  ::poll(nullptr, 0, 1);
+  return true;
 }
 
 io_uring_sqe* Ring::prepare(Op& op, File file) {
@@ -319,9 +342,17 @@ void Ring::accept(Op& op, int fd) {
   if (features_.multishot_accept) entry->ioprio = IORING_ACCEPT_MULTISHOT;
 }
 
+// Places come round again after 2^32 requests. The one that is queued at the op's place is the op's
+// own if it carries its address: a pending op is not queued twice.
+bool Ring::still_queued(const Op& op) const {
+  if (ring_.sq.sqe_tail - op.place > io_uring_sq_ready(&ring_)) return false;
+  const io_uring_sqe& queued = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
+  return queued.user_data == reinterpret_cast<uintptr_t>(&op);
+}
+
 void Ring::cancel(Op& op) {
   if (!op.pending) return;
-  if (ring_.sq.sqe_tail - op.place <= io_uring_sq_ready(&ring_)) {
+  if (still_queued(op)) {
     io_uring_sqe& queued = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
     queued.fd = -1;
     queued.flags &= static_cast<uint8_t>(~IOSQE_FIXED_FILE);
@@ -384,11 +415,21 @@ int Ring::wait(std::optional<Instant> deadline) {
   } else {
     if (deadline) set_alarm(*deadline);
     const bool look = features_.busy_poll && busy_poll_.worth_it(passed_one_message_on());
-    result = look && look_out() ? io_uring_get_events(&ring_) : io_uring_submit_and_wait(&ring_, 1);
+    result = look && look_out() ? io_uring_get_events(&ring_) : submit_and_wait();
   }
-  // EBUSY and EAGAIN: the kernel wants its completions collected first.
-  const bool usual = result >= 0 || result == -EINTR || result == -EBUSY || result == -EAGAIN;
-  return usual ? 0 : result;
+  if (result >= 0 || result == -EINTR) {
+    refusals_ = 0;
+    return 0;
+  }
+  // EBUSY and EAGAIN: the kernel wants its completions collected first, or lacks memory.
+  if (result != -EBUSY && result != -EAGAIN) return result;
+  if (io_uring_cq_ready(&ring_) > 0) return 0;
+  return endures(result) ? 0 : result;
+}
+
+int Ring::submit_and_wait() {
+  if (!features_.no_iowait) return io_uring_submit_and_wait(&ring_, 1);
+  return enter_without_iowait(ring_, features_.registered_ring);
 }
 
 // The message, and the receive for the next one.

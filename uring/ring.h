@@ -3,7 +3,9 @@
 // An owner embeds an Op for each operation it may have in flight and is told of the result through
 // its Completion. An Op is `pending` from submission to its last completion; the kernel may touch
 // the memory it names for as long. An owner must outlive its pending Ops: cancel(), then wait for
-// the completion. Requests are only queued here; wait() submits what was queued and sleeps.
+// the completion. Requests are only queued here; wait() submits what was queued and sleeps. Where
+// the submission queue is full and the kernel takes nothing out of it for a second, queuing one more
+// throws std::system_error: the ring is of no use any more.
 //
 // Which kernel features are used and why (each can be switched off by name, and is dropped with a
 // message where the kernel refuses it):
@@ -22,6 +24,8 @@
 //                     a moment before it sleeps (busy_poll.h); it needs quiet-sends
 //   splice            bulk payload passes from socket to socket by way of pipes (pipes.h); not the
 //                     ring's own, but optional like the others
+//   no-iowait         a thread that waits for its ring is idle to the kernel's accounts. Without it
+//                     (before Linux 6.15) one that has nothing to do counts as waiting for a disk.
 //   restrictions      the ring takes the operations below and no others, whoever asks: system call
 //                     filters do not see what goes through a ring
 // Fixed buffers (READ_FIXED) are not used: sockets and character devices copy from and to user
@@ -62,7 +66,7 @@ struct Op {
   Completion* owner;
   bool pending = false;
   bool quiet = false;  // see hush()
-  unsigned place = 0;  // in the order of everything that was queued
+  unsigned place = 0;  // of its request in the submission queue, in the queue's own counting
 };
 
 // A descriptor, and its index in the registered file table where it has one.
@@ -83,6 +87,7 @@ struct RingFeatures {
   bool quiet_sends = true;
   bool busy_poll = true;
   bool splice = true;
+  bool no_iowait = true;
   bool restrictions = true;
 
   struct Name {
@@ -138,9 +143,12 @@ class Ring {
 
   // Submits everything queued and waits for a completion, or until about `deadline` on the
   // monotonic clock (kNow does not wait): it may return early. Returns 0 or a negative errno that
-  // is not about time or signals.
+  // is not about time or signals. While the kernel takes no request and completes none, for lack of
+  // memory, each call waits a moment; after kMostRefusals of them it returns the error.
   static constexpr Instant kNow = Instant::min();
   int wait(std::optional<Instant> deadline);
+  // Calls in a row, about a millisecond each, in which a kernel without memory may take nothing.
+  static constexpr unsigned kMostRefusals = 1000;
   // Whether the kernel has seen everything that was queued.
   bool submitted() { return io_uring_sq_ready(&ring_) == 0; }
   // Hands out every completion that is there.
@@ -151,11 +159,15 @@ class Ring {
  private:
   Ring() = default;
   bool restrict_operations();
+  int submit_and_wait();
+  bool endures(int error);
+  bool still_queued(const Op& op) const;
   bool passed_one_message_on() const;
   bool look_out();
   void report_quiet();
   Op* op_of(const io_uring_cqe& entry) const;
   io_uring_sqe* next();
+  io_uring_sqe* next_after_submitting();
   io_uring_sqe* prepare(Op& op, File file);
   void set_alarm(Instant at);
 
@@ -164,6 +176,7 @@ class Ring {
   RingFeatures features_;
   std::string refused_;
   bool reduced_ = false;
+  unsigned refusals_ = 0;  // in a row, see endures()
   std::vector<int> free_files_;
   struct Quiet {
     Op* op;

@@ -15,7 +15,7 @@ import pytest
 
 from addresses import Address
 from harness import BIN, PATIENCE, Daemon, Pair, Scene, into, out
-from stage import carry, echo, echo_once, wait_for_echo
+from stage import carry, comes_true, echo, echo_once, wait_for_echo
 
 FEW = 64
 MANY = 150
@@ -229,3 +229,29 @@ def test_a_channel_comes_back_while_clients_hold_every_descriptor(
     for client in clients:
         client.close()
     wait_for_echo(doors[1])
+
+
+# --- idle -----------------------------------------------------------------------------------------
+
+
+def tasks_in_iowait() -> int:
+    """As many as the kernel counts all the time, on the whole machine."""
+    counts = []
+    for _ in range(20):
+        counts += re.findall(r"^procs_blocked (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)
+        time.sleep(0.01)
+    return min(map(int, counts))
+
+
+@pytest.mark.skipif(
+    [int(part) for part in os.uname().release.split("-")[0].split(".")[:2]] < [6, 15],
+    reason="this kernel accounts it as waiting for a disk",
+)
+def test_an_idle_daemon_is_not_accounted_as_waiting_for_a_disk(scene: Scene) -> None:
+    channel = ("-c", f"unix-listen:{scene.addresses.unix().spec}")
+    before = tasks_in_iowait()
+    scene.daemon(*channel, "-o", f"a:{scene.addresses.unix().spec}")
+    assert comes_true(lambda: tasks_in_iowait() <= before, 10)
+    other = ("-c", f"unix-listen:{scene.addresses.unix().spec}", "--disable", "no-iowait")
+    scene.daemon(*other, "-o", f"a:{scene.addresses.unix().spec}")
+    assert comes_true(lambda: tasks_in_iowait() > before, 10), "the measure shows nothing"

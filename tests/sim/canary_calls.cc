@@ -36,6 +36,13 @@ void __wrap__ZN9virtproxy13ChannelReader7read_onEv(void* reader) {
   __real__ZN9virtproxy13ChannelReader7read_onEv(reader);
 }
 
+// ChannelReader::recheck()
+bool __real__ZN9virtproxy13ChannelReader7recheckEv(void* reader);
+bool __wrap__ZN9virtproxy13ChannelReader7recheckEv(void* reader) {
+  if (World::current().canary() == Canary::kNeverRecheck) return true;
+  return __real__ZN9virtproxy13ChannelReader7recheckEv(reader);
+}
+
 // derive_limits()
 virtproxy::SessionLimits __real__ZN9virtproxy13derive_limitsEmjjj(uint64_t memory, uint32_t streams,
                                                                   uint32_t window, uint32_t frame);

@@ -7,7 +7,9 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/time.h"
@@ -77,6 +79,9 @@ class ChannelRecord {
   // An end speaks protocol 1, which knows no half-close, no reset and no credit.
   void speak_old(Instant now) { last_spoken_old_ = now; }
   Instant last_spoken_old() const { return last_spoken_old_; }
+  // Whether both ends have streams open now.
+  void set_streams_open(std::function<bool()> ask) { streams_open_ = std::move(ask); }
+  bool streams_open() const { return streams_open_ && streams_open_(); }
   // There is no room for one more stream.
   void fill(Instant now) { last_full_ = now; }
   Instant last_full() const { return last_full_; }
@@ -99,6 +104,7 @@ class ChannelRecord {
   std::vector<Instant> stalls_;
   Instant falsified_at_{};
   bool old_ = false;
+  std::function<bool()> streams_open_;
 };
 
 }  // namespace virtproxy::sim

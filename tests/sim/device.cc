@@ -51,6 +51,7 @@ class Device::Handle final : public File {
   }
 
   int64_t read(std::span<std::byte> to) override {
+    device_.looked_at();
     Fifo& line = device_.to_daemon_;
     if (line.size() == 0) {
       return device_.kind_ == Kind::kPort && !device_.host_connected_ ? 0 : -EAGAIN;
@@ -84,6 +85,7 @@ class Device::Handle final : public File {
   Device& device() { return device_; }
 
   uint32_t poll() const override {
+    device_.looked_at();
     const bool port = device_.kind_ == Kind::kPort;
     const bool alone = port && !device_.host_connected_;
     uint32_t events = 0;
@@ -116,6 +118,7 @@ FileRef Device::open(int& error) {
   if (to_daemon_.size() + from_daemon_.size() > 0) world.count(Mishap::kStaleBytes, channel_);
   const auto handle = std::make_shared<Handle>(*this);
   handle_ = handle;
+  asleep_ = false;
   return handle;
 }
 
@@ -134,8 +137,18 @@ void Device::set_host_connected(bool connected) {
   changed();
 }
 
+// By the daemon, not by who watches the simulation.
+void Device::looked_at() {
+  if (Process::current() != nullptr) asleep_ = false;
+}
+
 void Device::changed() {
-  if (const auto handle = handle_.lock()) handle->changed();
+  const auto handle = handle_.lock();
+  if (!handle || asleep_) return;
+  World& world = World::current();
+  const bool may_sleep = world.rate(Mishap::kWakeLost) > 0 && world.channel(channel_).streams_open();
+  asleep_ = may_sleep && world.happens(Mishap::kWakeLost, channel_);
+  if (!asleep_) handle->changed();
 }
 
 Emulator::Emulator(Network& network, Device& device, const std::string& name)

@@ -46,6 +46,8 @@ class Device {
  private:
   class Handle;
 
+  void looked_at();
+
   const unsigned channel_;
   const std::string path_;
   const Kind kind_;
@@ -53,6 +55,7 @@ class Device {
   Fifo to_daemon_;
   Fifo from_daemon_;
   bool host_connected_ = false;
+  bool asleep_ = false;  // it wakes nobody until the daemon looks at it
   std::weak_ptr<Handle> handle_;
   File::Waiter* far_side_ = nullptr;
 };

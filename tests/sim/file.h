@@ -37,7 +37,10 @@ class File {
     for (size_t i = 0; i < waiters_.size(); ++i) waiters_[i]->file_changed();
   }
 
-  Instant last_completion{};     // of a ring's request on it: these keep their order
+  // Of a ring's requests on it, which keep their order: when the last one is there, and how many are
+  // on their way.
+  Instant last_completion{};
+  const std::shared_ptr<unsigned> completions_due = std::make_shared<unsigned>();
   unsigned carries_channel = 0;  // its id
   unsigned number = 0;           // for the trace
   uint64_t reads = 0;            // those that found something

@@ -54,12 +54,14 @@ KernelRing::KernelRing(Process& process, io_uring* ring, unsigned submissions, u
       ring_(ring),
       cq_size_(completions),
       submissions_(new io_uring_sqe[submissions]),
+      indices_(new unsigned[submissions]),
       completions_(new io_uring_cqe[completions]) {
   *ring = {};
   ring->sq.khead = &submitted_;
   ring->sq.ktail = &sq_tail_;
   ring->sq.kflags = &sq_flags_;
   ring->sq.sqes = submissions_.get();
+  ring->sq.array = indices_.get();
   ring->sq.ring_mask = submissions - 1;
   ring->sq.ring_entries = submissions;
   ring->cq.khead = &cq_head_;
@@ -84,6 +86,10 @@ int KernelRing::submit() {
 }
 
 int KernelRing::wait(bool for_completion) {
+  if (submitted_ != ring_->sq.sqe_tail && World::current().happens(Mishap::kRingRefuses)) {
+    asleep_ = false;
+    return -EAGAIN;
+  }
   submit();
   for (; !overflow_.empty() && cq_tail_ - cq_head_ < cq_size_; overflow_.pop_front()) {
     put(overflow_.front());
@@ -325,6 +331,7 @@ std::optional<KernelRing::Outcome> KernelRing::poll(Request& request) {
   }
   if ((events & ~request.reported) == 0) return std::nullopt;
   request.reported |= events;
+  if (World::current().happens(Mishap::kPollEnds)) return Outcome{static_cast<int>(events)};
   return Outcome{static_cast<int>(events), IORING_CQE_F_MORE, true};
 }
 
@@ -370,8 +377,12 @@ void KernelRing::post(uint64_t user_data, int result, uint32_t flags, File* file
     latest_pushed_ = std::max(latest_pushed_, order);
     push(entry);
   };
-  if (when <= world.now()) return arrive();
-  world.at(when, [arrive, alive = std::weak_ptr(alive_)] {
+  // A process that slept may have let the time of some pass that are still on their way.
+  const auto due = file != nullptr ? file->completions_due : nullptr;
+  if (when <= world.now() && (due == nullptr || *due == 0)) return arrive();
+  if (due != nullptr) ++*due;
+  world.at(when, [arrive, due, alive = std::weak_ptr(alive_)] {
+    if (due != nullptr) --*due;
     if (!alive.expired()) arrive();
   });
 }

@@ -43,6 +43,8 @@ class KernelRing {
   // Whether a wait would return now.
   bool ready() const;
   size_t pending() const { return requests_.size(); }
+  // Requests that were queued and not submitted, as the tail in memory says.
+  unsigned queued() const { return sq_tail_ - submitted_; }
 
   // Of a process that was killed: every request is over, and every later one is at once.
   void kill();
@@ -102,6 +104,7 @@ class KernelRing {
   unsigned cq_tail_ = 0;
   unsigned cq_size_;
   std::unique_ptr<io_uring_sqe[]> submissions_;
+  std::unique_ptr<unsigned[]> indices_;  // into the submissions; the identity
   std::unique_ptr<io_uring_cqe[]> completions_;
   std::deque<Result> overflow_;
   std::vector<FileRef> files_;

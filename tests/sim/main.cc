@@ -50,6 +50,7 @@ const std::map<std::string, Canary> kCanaries{
     {"release-twice", Canary::kReleaseTwice},
     {"read-clock", Canary::kReadClock},
     {"hold-back", Canary::kHoldBack},
+    {"never-recheck", Canary::kNeverRecheck},
     {"misdirect", Canary::kMisdirect},
 };
 

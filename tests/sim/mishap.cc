@@ -10,6 +10,8 @@ std::string_view mishap_name(Mishap mishap) {
       "overtaking",
       "spurious-wake",
       "interrupted",
+      "ring-refuses",
+      "poll-ends",
       "slow-processor",
       "receive-error",
       "send-error",
@@ -33,6 +35,7 @@ std::string_view mishap_name(Mishap mishap) {
       "channel-stalls",
       "device-absent",
       "host-leaves",
+      "wake-lost",
       "stale-bytes",
       "byte-flipped",
       "byte-lost",
@@ -63,6 +66,7 @@ bool is_of_channel(Mishap mishap) {
     case Mishap::kChannelStalls:
     case Mishap::kDeviceAbsent:
     case Mishap::kHostLeaves:
+    case Mishap::kWakeLost:
     case Mishap::kStaleBytes:
     case Mishap::kByteFlipped:
     case Mishap::kByteLost:

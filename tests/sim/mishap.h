@@ -16,6 +16,8 @@ enum class Mishap : uint8_t {
   kOvertaking,     // a completion is seen before an earlier one of another descriptor
   kSpuriousWake,   // the ring's wait returns early
   kInterrupted,    // EINTR, EAGAIN
+  kRingRefuses,    // nothing is submitted: the kernel lacks memory
+  kPollEnds,       // a poll that is to go on ends: no room for its completion
   kSlowProcessor,  // time passes while a process runs
   kReceiveError,   // of an application's socket
   kSendError,      // of an application's socket
@@ -39,6 +41,7 @@ enum class Mishap : uint8_t {
   kChannelStalls,
   kDeviceAbsent,  // opening the device fails
   kHostLeaves,    // the emulator loses its host side
+  kWakeLost,      // a device wakes nobody until it is looked at again
   kStaleBytes,    // a device holds bytes of an earlier life when a daemon opens it
   kByteFlipped,   // on a line that may corrupt
   kByteLost,

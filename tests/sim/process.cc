@@ -123,6 +123,13 @@ KernelRing* Process::ring_of(const io_uring* ring) {
   return nullptr;
 }
 
+KernelRing* Process::ring_entered_by(int descriptor) {
+  for (const auto& known : rings_) {
+    if (known->handle()->enter_ring_fd == descriptor) return known.get();
+  }
+  return nullptr;
+}
+
 void Process::close_ring(const io_uring* ring) {
   std::erase_if(rings_, [&](const auto& known) { return known->handle() == ring; });
 }

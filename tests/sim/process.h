@@ -95,6 +95,8 @@ class Process {
 
   KernelRing& open_ring(io_uring* ring, unsigned submissions, unsigned completions);
   KernelRing* ring_of(const io_uring* ring);
+  // By the number that liburing enters it with.
+  KernelRing* ring_entered_by(int descriptor);
   void close_ring(const io_uring* ring);
 
   // Its monotonic clock, which runs ahead of the world's a little while the process runs.

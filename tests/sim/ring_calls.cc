@@ -1,4 +1,4 @@
-// What uring/ring.cc and uring/receive_pool.cc call of liburing, redirected here by the linker. The
+// What uring/ring.cc, uring/enter.cc and uring/receive_pool.cc call of liburing, redirected here by the linker. The
 // inline parts of liburing work on the queues of a KernelRing as they do on the kernel's.
 #include <liburing.h>
 
@@ -7,6 +7,7 @@
 
 #include "core/time.h"
 #include "tests/sim/process.h"
+#include "uring/enter.h"
 
 using virtproxy::Duration;
 using virtproxy::sim::KernelRing;
@@ -26,6 +27,7 @@ extern "C" {
 
 int __wrap_io_uring_queue_init_params(unsigned entries, io_uring* ring, io_uring_params* params) {
   Process::current()->open_ring(ring, entries, params->cq_entries);
+  ring->features = params->features = IORING_FEAT_NO_IOWAIT;
   return 0;
 }
 
@@ -65,6 +67,16 @@ int __wrap_io_uring_unregister_buf_ring(io_uring* ring, int group) {
 int __wrap_io_uring_submit(io_uring* ring) { return kernel_of(ring).submit(); }
 
 int __wrap_io_uring_submit_and_wait(io_uring* ring, unsigned) { return kernel_of(ring).wait(true); }
+
+int __wrap_io_uring_enter(unsigned fd, unsigned count, unsigned, unsigned flags, sigset_t*) {
+  KernelRing* kernel = Process::current()->ring_entered_by(static_cast<int>(fd));
+  constexpr unsigned kFlags =
+      IORING_ENTER_GETEVENTS | IORING_ENTER_NO_IOWAIT | IORING_ENTER_REGISTERED_RING;
+  if (kernel == nullptr || flags != kFlags || count != kernel->queued()) {
+    virtproxy::sim::World::current().fail("rings", "a call that the kernel would not understand");
+  }
+  return kernel->wait(true);
+}
 
 int __wrap_io_uring_submit_and_get_events(io_uring* ring) { return kernel_of(ring).wait(false); }
 

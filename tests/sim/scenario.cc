@@ -37,6 +37,7 @@ constexpr Row kRates[] = {
     {Mishap::kNoMemory, 0.02},      {Mishap::kChannelError, 0.002}, {Mishap::kAcceptFails, 0.3},
     {Mishap::kSocketFails, 0.3},    {Mishap::kServiceAbsent, 0.3},  {Mishap::kServiceSilent, 0.3},
     {Mishap::kBacklogFull, 0.5},    {Mishap::kAddressInUse, 0.8},   {Mishap::kLateRelease, 1.0},
+    {Mishap::kRingRefuses, 0.3},    {Mishap::kPollEnds, 0.9},      {Mishap::kWakeLost, 0.03},
     {Mishap::kDeviceAbsent, 0.5},   {Mishap::kByteFlipped, 0.002},  {Mishap::kByteLost, 0.002},
     {Mishap::kByteInserted, 0.002}, {Mishap::kPipeFails, 0.3},      {Mishap::kPipeSmall, 1.0},
 };
@@ -72,6 +73,7 @@ RingFeatures Scenario::draw_features() {
   if (random_.chance(0.15)) features.multishot_accept = false;
   if (random_.chance(0.15)) features.registered_files = false;
   if (random_.chance(0.15)) features.splice = false;
+  if (random_.chance(0.15)) features.no_iowait = false;
   features.busy_poll = false;  // nothing happens while a process looks
   features.restrictions = false;  // the simulated ring is asked for nothing else
   return features;
@@ -136,6 +138,14 @@ void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig
   }
 }
 
+bool Scenario::streams_open(unsigned id) {
+  for (const size_t place : {size_t{0}, size_t{id}}) {
+    Channel* channel = places_[place].daemon ? places_[place].daemon->channel(id) : nullptr;
+    if (channel == nullptr || channel->figures().connections == 0) return false;
+  }
+  return true;
+}
+
 void Scenario::draw_topology() {
   const size_t guests = random_.chance(0.8) ? 1 : 2;
   places_.resize(1 + guests);
@@ -153,6 +163,7 @@ void Scenario::draw_topology() {
     places_[1 + i].channels.push_back(id);
     guest.channels.push_back(draw_channel(0));
     guest.channels.back().spec = links_.back()->guest_spec();
+    world_.channel(id).set_streams_open([this, id] { return streams_open(id); });
     changing_.push_back(false);
     if (random_.chance(kShareOfOld)) {
       draw_protocol_one(host.channels.back(), guest.channels.back());

@@ -39,6 +39,7 @@ class Scenario {
 
   void draw_mishaps();
   void draw_topology();
+  bool streams_open(unsigned id);
   void draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig& guest);
   RingFeatures draw_features();
   ChannelConfig draw_channel(unsigned index);

@@ -51,6 +51,7 @@ enum class Canary : uint8_t {
   kReleaseTwice,    // a buffer is released twice
   kReadClock,       // the daemons' clock runs with the real one
   kHoldBack,        // a stream of protocol 1 may hold its channel back for a minute
+  kNeverRecheck,    // a reader that missed a wake-up of its device never looks again
   kMisdirect,       // a packet of protocol 1 has another number than that of its stream
 };
 

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -221,6 +222,44 @@ TEST(Ring, CancelledAfterItWasSubmittedCompletes) {
   EXPECT_EQ(*waiting.result, -ECANCELED);
   close(pair[0]);
   close(pair[1]);
+}
+
+// After 2^32 requests places come round again. The kernel's own counters cannot be set, so nothing
+// is submitted here: the queue is read where it lies.
+TEST(Ring, CancelsNoOtherRequestThatHasItsPlace) {
+  auto ring = Ring::open(64, {});
+  if (!ring) GTEST_SKIP() << ring.error();
+  int pair[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+  Waiting old;
+  std::byte bytes[8];
+  (*ring)->recv(old.op, {pair[0], -1}, bytes, sizeof bytes, true);
+  ASSERT_EQ((*ring)->wait(Ring::kNow), 0);
+  (*ring)->dispatch();
+  ASSERT_TRUE(old.op.pending);
+
+  io_uring_sq& queue = (*ring)->raw()->sq;
+  const io_uring_sq before = queue;
+  unsigned head = old.op.place;
+  queue.khead = &head;
+  queue.sqe_head = queue.sqe_tail = head;
+  Waiting other;
+  (*ring)->poll(other.op, {pair[1], -1}, POLLIN);
+  ASSERT_EQ(other.op.place, old.op.place);
+  (*ring)->cancel(old.op);
+  EXPECT_EQ(queue.sqes[head & queue.ring_mask].fd, pair[1]) << "it was taken for the cancelled one";
+  ASSERT_EQ(io_uring_sq_ready((*ring)->raw()), 2u);
+  const io_uring_sqe& last = queue.sqes[(head + 1) & queue.ring_mask];
+  EXPECT_EQ(last.opcode, IORING_OP_ASYNC_CANCEL);
+  EXPECT_EQ(last.addr, reinterpret_cast<uintptr_t>(&old.op));
+  queue = before;
+
+  (*ring)->cancel(old.op);
+  while (!old.result) {
+    ASSERT_EQ((*ring)->wait(std::nullopt), 0);
+    (*ring)->dispatch();
+  }
+  for (const int fd : pair) close(fd);
 }
 
 class QuietSend : public testing::Test {
