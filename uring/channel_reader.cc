@@ -74,11 +74,13 @@ void ChannelReader::detach() {
 }
 
 void ChannelReader::read_on() {
-  if (!attached_ || op_.pending || absence_.armed() || !client_->wants_input()) return;
+  if (!attached_ || absence_.armed() || !client_->wants_input()) return;
+  // Also beside a request: bytes that were offered again do not wait for others to come.
   if (unparsed_) {
     parse();
     if (unparsed_ || !attached_ || !client_->wants_input()) return;
   }
+  if (op_.pending) return;
   if (!passing_) return read_normally();
   pass_on();
   client_->channel_passed();
@@ -269,7 +271,8 @@ void ChannelReader::offer_again() {
 void ChannelReader::on_nothing() {
   if (kind_ != Link::Kind::kPort) return client_->channel_failed("closed by the other end");
   absence_.set(loop_.now() + kAbsenceInterval);
-  VP_ASSERT(!unparsed_);
+  // The host side may go while bytes of it that were offered again are still being parsed.
+  unparsed_ = false;
   begin_ = end_ = offered_ = 0;
   if (std::exchange(present_, false)) client_->port_present(false);
 }
