@@ -29,6 +29,9 @@ class Budget {
     VP_ASSERT(lent_ <= fund_);
   }
 
+  // The streams are gone, and all their loans.
+  void forget_loans() { lent_ = 0; }
+
  private:
   uint64_t fund_;
   uint64_t lent_ = 0;

@@ -29,6 +29,9 @@ OldSession::OldSession(const SessionConfig& config)
       fund_(config.limits.receive_budget -
             uint64_t{config.limits.initial_window} * config.limits.max_streams),
       streams_(kFirstGeneration),
+      ours_(config.number_key),
+      clients_(config.number_key),
+      servers_(config.number_key),
       scheduler_(config.quantum) {
   VP_ASSERT(config.old.hold > 0 && config.old.stall_timeout > Duration::zero());
 }
@@ -45,15 +48,23 @@ void OldSession::begin(Events& events) {
 void OldSession::finish(Fault fault, Events& events) {
   if (!up_) return;
   up_ = false;
-  streams_.for_each([this](StreamKey key, OldStream&) {
-    detach(key.slot);
-    erase_stream(key.slot);
-  });
+  forget_streams();
   closes_.clear();
   greeting_.reset();
-  VP_ASSERT(held_ == 0 && lent_ == 0 && ours_.empty() && clients_.empty() && servers_.empty());
-  VP_ASSERT(control_.empty() && over_.empty() && scheduler_.empty());
   events.push_back({.kind = Event::Kind::kDown, .fault = fault});
+}
+
+// At once, not one by one: a peer chooses how many there are, and when.
+void OldSession::forget_streams() {
+  streams_.clear();
+  ours_.clear();
+  clients_.clear();
+  servers_.clear();
+  scheduler_ = Scheduler<OldStream>(config_.quantum);
+  control_ = {};
+  waits_ = {};
+  over_ = {};
+  held_ = lent_ = 0;
 }
 
 // --- streams ----------------------------------------------------------------------------------
@@ -68,12 +79,12 @@ int32_t OldSession::draw_number() {
 
 OldStream* OldSession::find_ours(int32_t number, bool opener, uint32_t& slot) {
   const auto found = ours_.find(number);
-  if (found == ours_.end()) return nullptr;
-  OldStream& stream = streams_.at(found->second);
+  if (!found) return nullptr;
+  OldStream& stream = streams_.at(*found);
   if (stream.opener != opener) return nullptr;
   // Not said yet, so it is a guess.
   if (stream.state != State::kOpen && stream.state != State::kInitSent) return nullptr;
-  slot = found->second;
+  slot = *found;
   return &stream;
 }
 
@@ -84,7 +95,7 @@ StreamKey OldSession::add_stream(bool opener, Priority priority) {
   stream.priority = priority;
   stream.state = opener ? State::kInitDue : State::kDialing;
   const StreamKey key = streams_.insert(stream);
-  ours_[stream.ours] = key.slot;
+  ours_.set(stream.ours, key.slot);
   return key;
 }
 
@@ -199,11 +210,9 @@ void OldSession::detach(uint32_t slot) {
   clear_wait(slot);
   end_over(slot);
   stream.queued = 0;
-  const auto ours = ours_.find(stream.ours);
-  if (ours != ours_.end() && ours->second == slot) ours_.erase(ours);
-  auto& by_theirs = stream.opener ? servers_ : clients_;
-  const auto theirs = by_theirs.find(stream.theirs);
-  if (theirs != by_theirs.end() && theirs->second == slot) by_theirs.erase(theirs);
+  if (ours_.find(stream.ours) == slot) ours_.erase(stream.ours);
+  NumberTable& by_theirs = stream.opener ? servers_ : clients_;
+  if (by_theirs.find(stream.theirs) == slot) by_theirs.erase(stream.theirs);
 }
 
 // Both directions are over, and the peer knows or will be told: what was received is delivered.

@@ -17,9 +17,9 @@
 #pragma once
 
 #include <deque>
-#include <unordered_map>
 
 #include "core/hello.h"
+#include "core/number_table.h"
 #include "core/old_packet.h"
 #include "core/old_stream.h"
 #include "core/scheduler.h"
@@ -102,6 +102,7 @@ class OldSession final : public Session {
   void finish_input(uint32_t slot, Instant now, Events& events);
 
   // old_session.cc
+  void forget_streams();
   int32_t draw_number();
   OldStream* find_ours(int32_t number, bool opener, uint32_t& slot);
   StreamKey add_stream(bool opener, Priority priority);
@@ -135,10 +136,10 @@ class OldSession final : public Session {
   uint64_t held_ = 0;
 
   Slab<OldStream> streams_;
-  std::unordered_map<int32_t, uint32_t> ours_;  // slots, by our number
+  NumberTable ours_;  // slots, by our number
   // … by the peer's number: of streams that it opened, and of acknowledged ones that we opened.
-  std::unordered_map<int32_t, uint32_t> clients_;
-  std::unordered_map<int32_t, uint32_t> servers_;
+  NumberTable clients_;
+  NumberTable servers_;
   Scheduler<OldStream> scheduler_;
   IndexList<OldStream, &OldStream::control_link> control_;
   std::array<WaitList, 4> waits_;  // each in order of time, since all of one kind wait equally long

@@ -102,9 +102,9 @@ void OldSession::on_control(const OldHead& head, const std::byte* packet, Events
 void OldSession::close_earlier_bearer(int32_t number, Events& events) {
   for (const auto* bearers : {&clients_, &servers_}) {
     const auto bearer = bearers->find(number);
-    if (bearer == bearers->end()) continue;
+    if (!bearer) continue;
     odd(Oddity::kNumberAgain, number, events);
-    abort_stream(bearer->second, Fault::kAborted, events);
+    abort_stream(*bearer, Fault::kAborted, events);
   }
 }
 
@@ -122,7 +122,7 @@ void OldSession::on_init(int32_t client, const std::byte* packet, Events& events
   if (!may_answer()) return odd(Oddity::kTooManyAnswers, client, events);
   const StreamKey key = add_stream(false, Priority::kNormal);
   streams_.at(key.slot).theirs = client;
-  clients_[client] = key.slot;
+  clients_.set(client, key.slot);
   events.push_back({.kind = Event::Kind::kOpened, .stream = key, .service = *service});
 }
 
@@ -144,7 +144,7 @@ void OldSession::on_ack(int32_t client, int32_t server, Events& events) {
   if (server <= 0) return abort_stream(slot, Fault::kRefused, events);
   clear_wait(slot);
   stream->theirs = server;
-  servers_[server] = slot;
+  servers_.set(server, slot);
   stream->state = State::kOpen;
   schedule(slot);
   if (stream->wants_credit) {
@@ -167,17 +167,16 @@ void OldSession::on_data(const OldHead& head, std::span<const std::byte> packet,
   OldStream* stream = named_by(head, slot);
   if (stream == nullptr || stream->state != State::kOpen) {
     const bool to_client = head.type == static_cast<uint32_t>(OldType::kServer);
-    const auto early = to_client ? clients_.end() : clients_.find(head.data_client());
+    const auto early = to_client ? std::nullopt : clients_.find(head.data_client());
     // Of an open stream, what has another number may be late; no server ever has 0 or less: that
     // was written before our ACK was read.
-    if (early == clients_.end() ||
-        (streams_.at(early->second).state == State::kOpen && head.data_server() > 0)) {
+    if (!early || (streams_.at(*early).state == State::kOpen && head.data_server() > 0)) {
       return odd(Oddity::kUnknownNumber, to_client ? head.data_client() : head.data_server(),
                  events);
     }
     odd(Oddity::kDataBeforeAck, head.data_client(), events);
-    say_close(streams_.at(early->second));
-    return abort_stream(early->second, Fault::kAborted, events);
+    say_close(streams_.at(*early));
+    return abort_stream(*early, Fault::kAborted, events);
   }
   if (head.bytes() < 1 || head.bytes() > static_cast<int32_t>(kOldMostData)) {
     odd(Oddity::kBadBytes, head.bytes(), events);

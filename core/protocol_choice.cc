@@ -63,17 +63,18 @@ void ProtocolChoice::begin_choosing(Instant now, Duration silence) {
   old_grace_ends_ = now + grace_;
   grace_ends_at_last_ = grace_ends_ + kMostGraces * grace_;
   kept_ = 0;
-  old_packet_seen_ = false;
+  searched_ = 0;
+  old_packet_at_.reset();
 }
 
 Instant ProtocolChoice::choose_at() const {
-  return old_packet_seen_ ? std::min(grace_ends_, old_grace_ends_) : grace_ends_;
+  return old_packet_at_ ? std::min(grace_ends_, old_grace_ends_) : grace_ends_;
 }
 
 void ProtocolChoice::begin_old(Instant now, Events& events) {
   if (state_ == State::kChoosing) {
     reason_ =
-        old_packet_seen_ ? ": the other end sent an old packet" : ": the other end has not greeted";
+        old_packet_at_ ? ": the other end sent an old packet" : ": the other end has not greeted";
     // What looked like a fault of version 2 was an end that does not speak it.
     new_.forgive(now);
     new_.set_longest_interval(kLongestInterval);
@@ -126,22 +127,36 @@ size_t ProtocolChoice::input(std::span<const std::byte> bytes, Instant now, Even
   }
 }
 
-// Keeps what may be old packets, skips what can be nothing.
+// Keeps what may be old packets, skips what can be nothing. What is kept grows with every read, so
+// no byte of it is searched for a greeting again, nor for an old packet once there is one.
 size_t ProtocolChoice::choose(std::span<const std::byte> bytes, Instant now, Events& events) {
   size_t used = 0;
   for (;;) {
     const auto rest = bytes.subspan(used);
-    const HelloSearch search = find_hello(rest);
+    VP_ASSERT(searched_ <= rest.size());
+    const HelloSearch search = find_hello(rest.subspan(searched_));
+    bytes_searched_ += rest.size() - searched_;
     if (search.hello) {
-      used += search.at + kHelloSize;
-      old_packet_seen_ = false;
+      used += searched_ + search.at + kHelloSize;
+      searched_ = 0;
+      old_packet_at_.reset();
       hear(*search.hello, now, events);
       if (state_ != State::kChoosing) return used;
       continue;
     }
-    const OldSearch old = find_old_packet(rest);
-    old_packet_seen_ = old_packet_seen_ || old.found;
-    used += std::min(old.at, search.skip);
+    searched_ += search.skip;
+    size_t skip = searched_;
+    if (old_packet_at_) {
+      skip = std::min(skip, *old_packet_at_);
+    } else {
+      const OldSearch old = find_old_packet(rest);
+      bytes_searched_ += rest.size();
+      if (old.found) old_packet_at_ = old.at;
+      skip = std::min(skip, old.at);
+    }
+    used += skip;
+    searched_ -= skip;
+    if (old_packet_at_) *old_packet_at_ -= skip;
     kept_ = bytes.size() - used;
     if (now < choose_at()) return used;
     // The clock has run out while nobody looked.

@@ -60,6 +60,8 @@ class ProtocolChoice {
   bool tick(Instant now, Events& events);
   void go_away();
   Session::Figures figures();
+  // What all searches for a greeting or an old packet have looked at so far. For tests.
+  uint64_t bytes_searched() const { return bytes_searched_; }
 
  private:
   enum class State : uint8_t { kDown, kChoosing, kOld, kNew };
@@ -84,7 +86,9 @@ class ProtocolChoice {
   Instant old_grace_ends_{};      // … and for one that sends old packets
   Instant grace_ends_at_last_{};  // whatever is heard
   size_t kept_ = 0;               // bytes that input() left unused
-  bool old_packet_seen_ = false;
+  size_t searched_ = 0;           // of those, in front of which no greeting begins
+  std::optional<size_t> old_packet_at_;  // in those, once one was found
+  uint64_t bytes_searched_ = 0;
   std::string_view reason_;
 };
 

@@ -38,6 +38,7 @@
 #include "core/limits.h"
 #include "core/oddity.h"
 #include "core/priority.h"
+#include "core/siphash.h"
 #include "core/slab.h"
 #include "core/time.h"
 
@@ -49,6 +50,7 @@ struct SessionConfig {
   SessionLimits limits;
   uint64_t wanted_features = 0;  // feature::…; trailers on channels that cannot tell of a lost peer
   uint64_t secret = 0;           // random; seeds the epochs and the numbers of version 1
+  HashKey number_key{};          // random; of the look-up of numbers that a peer chooses
   uint32_t quantum = 65536;      // bytes a stream sends before the next one's turn
   OldLimits old;                 // of version 1 alone
 };

@@ -138,15 +138,15 @@ void SessionV2::forgive(Instant now) {
   greeting_.end_patience(now);
 }
 
+// At once, not one by one: a peer chooses how many there are, and when.
 void SessionV2::forget_streams() {
-  streams_.for_each([this](StreamKey key, Stream& stream) {
-    scheduler_.remove(streams_, key.slot);
-    if (stream.control_link.linked) control_.erase(streams_, key.slot);
-    erase_stream(key.slot);
-  });
+  streams_.clear();
   ours_.clear();
   theirs_.clear();
-  VP_ASSERT(live_ == 0 && budget_.lent() == 0 && control_.empty() && scheduler_.empty());
+  scheduler_ = Scheduler<Stream>(config_.quantum);
+  control_ = {};
+  budget_.forget_loans();
+  live_ = 0;
 }
 
 // --- streams ----------------------------------------------------------------------------------

@@ -5,8 +5,10 @@
 // grows: hold keys, not pointers, across an insert().
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -26,7 +28,7 @@ template <typename T>
 class Slab {
  public:
   // Generations count from `first`, so that two slabs can give out different keys.
-  explicit Slab(uint32_t first) : first_(first) {}
+  explicit Slab(uint32_t first) : first_(first), newest_(first) {}
   Slab() : Slab(1) {}
 
   SlabKey insert(T value) {
@@ -49,9 +51,18 @@ class Slab {
     Entry& entry = entries_[key.slot];
     entry.value = T();
     entry.used = false;
-    ++entry.generation;
+    newest_ = std::max(newest_, ++entry.generation);
     --size_;
     free_.push_back(key.slot);
+  }
+
+  // Erases all objects, in constant time. No key given out so far finds anything afterwards.
+  void clear() {
+    static_assert(std::is_trivially_destructible_v<T>);
+    first_ = ++newest_;
+    entries_.clear();
+    free_.clear();
+    size_ = 0;
   }
 
   // The object, or nullptr when the key has been erased since.
@@ -101,7 +112,8 @@ class Slab {
     uint32_t generation;
     bool used;
   };
-  uint32_t first_;
+  uint32_t first_;   // generation of new slots
+  uint32_t newest_;  // the highest generation of any slot so far
   std::vector<Entry> entries_;
   std::vector<uint32_t> free_;
   size_t size_ = 0;

@@ -69,6 +69,7 @@ SessionConfig session_config(const ChannelConfig& config) {
                       config.spec.method == Method::kVirtioSerial ? kPortFrame : kSocketFrame);
   }
   session.secret = config.secret;
+  session.number_key = config.number_key;
   session.old = config.old;
   return session;
 }

@@ -52,6 +52,7 @@ struct ChannelConfig {
   OldLimits old;
   Duration dial_timeout{};
   uint64_t secret = 0;
+  HashKey number_key{};  // random
   uint16_t first_buffer_group = 0;
   void (*release_memory)() = nullptr;  // returns the allocator's free memory to the system
 };

@@ -109,6 +109,7 @@ ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
   config.old.ack_timeout = to_duration(options.ack_timeout);
   config.dial_timeout = to_duration(options.dial_timeout);
   config.secret = random_number();
+  config.number_key = {random_number(), random_number()};
   config.release_memory = release_free_memory;
   return config;
 }

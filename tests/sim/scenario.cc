@@ -336,7 +336,10 @@ void Scenario::change_protocol(Place& place) {
 void Scenario::start(Place& place) {
   if (!place.wanted) return;
   DaemonConfig config = place.config;
-  for (ChannelConfig& channel : config.channels) channel.secret = random_.next();
+  for (ChannelConfig& channel : config.channels) {
+    channel.secret = random_.next();
+    channel.number_key = {channel.secret, ~channel.secret};
+  }
   auto daemon = std::make_unique<Daemon>(network_, processes_++, config);
   if (daemon->start()) {
     place.daemon = std::move(daemon);

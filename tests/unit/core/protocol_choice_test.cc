@@ -203,6 +203,31 @@ TEST(ProtocolChoice, WhatIsKeptIsBounded) {
   EXPECT_LT(end.inbox.size(), kOldPacketSize);
 }
 
+// What is kept grows with every read, up to 64 KiB, and the other end chooses how small the reads
+// are: searched from the start for each, they would cost the square of that.
+TEST(ProtocolChoice, WhatIsKeptIsNotSearchedAgain) {
+  constexpr size_t kBytes = 20'000;
+  ChoosingEnd end(config_with(1), kAuto);
+  end.link_up(seconds(1));
+  Bytes stream = old_init();
+  while (stream.size() < kBytes) {
+    const Bytes more = old_data();
+    stream.insert(stream.end(), more.begin(), more.end());
+  }
+  for (const std::byte& byte : stream) end.read({&byte, 1}, seconds(1));
+  EXPECT_TRUE(end.choice->choosing());
+  EXPECT_GE(end.choice->bytes_searched(), stream.size());
+  // Of the first packet, until it is whole, all of it; of the rest the beginning of a greeting.
+  const uint64_t first = uint64_t{kOldPacketSize} * kOldPacketSize;
+  EXPECT_LE(end.choice->bytes_searched(), 2 * first + 64 * stream.size());
+  // A greeting in pieces behind it is found all the same.
+  for (const std::byte& byte : stale_hello()) end.read({&byte, 1}, seconds(1));
+  for (const std::byte& byte : old_init()) end.read({&byte, 1}, seconds(1));
+  end.tick(seconds(1) + kGrace);
+  EXPECT_EQ(end.protocol(), 1u);
+  EXPECT_TRUE(end.is_open(900));
+}
+
 TEST(ProtocolChoice, GarbageIsNotKept) {
   ChoosingEnd end(config_with(1), kAuto);
   const Instant now = seconds(1);
