@@ -137,7 +137,9 @@ uint64_t OldSession::credit(StreamKey key) {
 // nowhere to go.
 void OldSession::queue(StreamKey key, uint64_t bytes) {
   OldStream* stream = streams_.find(key);
-  if (stream == nullptr || stream->state == State::kClosed) return;
+  if (stream == nullptr || stream->state == State::kClosed || stream->state == State::kBroken) {
+    return;
+  }
   VP_ASSERT(bytes > 0 && bytes <= kMostQueued - stream->queued && !stream->input_ended);
   VP_ASSERT(stream->state == State::kOpen || stream->state == State::kAckDue);
   stream->queued += bytes;
@@ -188,7 +190,7 @@ void OldSession::delivered(StreamKey key, Events& events) {
 void OldSession::say_close(const OldStream& stream) {
   if (!stream.opener) {
     closes_.push_back({stream.theirs, -1});
-  } else if (stream.state == State::kOpen) {
+  } else if (stream.state == State::kOpen || stream.state == State::kBroken) {
     closes_.push_back({-1, stream.theirs});
   }
 }
@@ -229,6 +231,16 @@ void OldSession::abort_stream(uint32_t slot, Fault fault, Events& events) {
                     .count = streams_.at(slot).theirs});
   detach(slot);
   erase_stream(slot);
+}
+
+void OldSession::break_stream(uint32_t slot, Instant now) {
+  OldStream& stream = streams_.at(slot);
+  scheduler_.remove(streams_, slot);
+  if (stream.control_link.linked) control_.erase(streams_, slot);
+  end_over(slot);
+  stream.queued = 0;
+  stream.state = State::kBroken;
+  set_wait(slot, Wait::kAbort, now);
 }
 
 void OldSession::erase_stream(uint32_t slot) {
@@ -332,13 +344,17 @@ std::optional<Instant> OldSession::deadline() const {
 
 void OldSession::tick(Instant now, Events& events) {
   if (!up_) return;
+  unsigned left = kMostEndsAtOnce;
   for (WaitList& list : waits_) {
-    while (!list.empty() && streams_.at(list.front()).wait_until <= now) {
+    for (; left > 0 && !list.empty() && streams_.at(list.front()).wait_until <= now; --left) {
       const uint32_t slot = list.front();
-      if (streams_.at(slot).wait == Wait::kAck) {
+      const Wait wait = streams_.at(slot).wait;
+      if (wait != Wait::kAck) say_close(streams_.at(slot));
+      if (wait == Wait::kAck) {
         abort_stream(slot, Fault::kTimedOut, events);
+      } else if (wait == Wait::kAbort) {
+        abort_stream(slot, Fault::kAborted, events);
       } else {
-        say_close(streams_.at(slot));
         close_stream(slot, events);
       }
     }
@@ -359,6 +375,12 @@ void OldSession::tick(Instant now, Events& events) {
     }
     slot = next;
   }
+}
+
+bool OldSession::behind(Instant now) const {
+  return std::any_of(waits_.begin(), waits_.end(), [&](const WaitList& list) {
+    return !list.empty() && streams_.at(list.front()).wait_until <= now;
+  });
 }
 
 Session::Figures OldSession::figures() {

@@ -29,6 +29,8 @@ namespace virtproxy {
 
 class OldSession final : public Session {
  public:
+  // Streams that end in one call, where their peer can make many end at once.
+  static constexpr unsigned kMostEndsAtOnce = 64;
   static constexpr int32_t kFirstNumber = 1'000'000;
   static constexpr int32_t kNumbers = 1 << 30;
   // How long an application that has ended its side, and spoke last, gets for the answer. Each
@@ -73,6 +75,7 @@ class OldSession final : public Session {
 
   std::optional<Instant> deadline() const override;
   void tick(Instant now, Events& events) override;
+  bool behind(Instant now) const override;
 
   Figures figures() override;
 
@@ -88,7 +91,7 @@ class OldSession final : public Session {
   void on_ack(int32_t client, int32_t server, Events& events);
   void on_close(const OldHead& head, Events& events);
   void on_data(const OldHead& head, std::span<const std::byte> packet, Instant now, Events& events);
-  void on_boundary_found(Events& events);
+  void on_boundary_found(Instant now, Events& events);
   OldStream* named_by(const OldHead& head, uint32_t& slot);
   void close_earlier_bearer(int32_t number, Events& events);
 
@@ -116,6 +119,7 @@ class OldSession final : public Session {
   void detach(uint32_t slot);
   void close_stream(uint32_t slot, Events& events);
   void abort_stream(uint32_t slot, Fault fault, Events& events);
+  void break_stream(uint32_t slot, Instant now);
   void erase_stream(uint32_t slot);
   void odd(Oddity oddity, int64_t count, Events& events);
 
@@ -142,7 +146,7 @@ class OldSession final : public Session {
   NumberTable servers_;
   Scheduler<OldStream> scheduler_;
   IndexList<OldStream, &OldStream::control_link> control_;
-  std::array<WaitList, 4> waits_;  // each in order of time, since all of one kind wait equally long
+  std::array<WaitList, 5> waits_;  // each in order of time, since all of one kind wait equally long
   IndexList<OldStream, &OldStream::over_link> over_;
 
   // CLOSE packets to be sent, for streams that need nothing else any more.

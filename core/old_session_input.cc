@@ -24,7 +24,7 @@ size_t OldSession::input(std::span<const std::byte> bytes, Instant now, Events& 
       skipped_ += search.at;
       if (!search.found) break;
       in_step_ = true;
-      on_boundary_found(events);
+      on_boundary_found(now, events);
       continue;
     }
     if (rest.size() < kOldPacketSize) break;
@@ -42,7 +42,7 @@ size_t OldSession::input(std::span<const std::byte> bytes, Instant now, Events& 
 
 // Bytes arrive complete and in order, or their stream is closed. One damaged packet in its place
 // says whose bytes it had, unless it names nobody; after anything larger nobody can tell.
-void OldSession::on_boundary_found(Events& events) {
+void OldSession::on_boundary_found(Instant now, Events& events) {
   odd(Oddity::kBytesSkipped, static_cast<int64_t>(skipped_), events);
   if (skipped_ <= kMostStray) return;
   const bool one = skipped_ >= kOldPacketSize && skipped_ <= kOldPacketSize + kMostStray;
@@ -57,8 +57,11 @@ void OldSession::on_boundary_found(Events& events) {
     // Bytes too many may be in the number: then the stream that the data was for is another one.
     if (head.is_control() || skipped_ == kOldPacketSize) return;
   }
+  unsigned at_once = kMostEndsAtOnce;
   streams_.for_each([&](StreamKey key, OldStream& stream) {
     if (stream.state != State::kOpen) return;
+    if (at_once == 0) return break_stream(key.slot, now);
+    --at_once;
     say_close(stream);
     abort_stream(key.slot, Fault::kAborted, events);
   });

@@ -4,6 +4,7 @@
 //   acceptor   kDialing → kAckDue  → kOpen → kClosed
 //
 // kClosed: CLOSE was read or is on its way; what was received before is still being delivered.
+// kBroken: bytes of it may be lost; it carries nothing any more, and is aborted in a later tick.
 #pragma once
 
 #include <array>
@@ -16,9 +17,9 @@
 namespace virtproxy {
 
 struct OldStream : Scheduled {
-  enum class State : uint8_t { kInitDue, kInitSent, kDialing, kAckDue, kOpen, kClosed };
+  enum class State : uint8_t { kInitDue, kInitSent, kDialing, kAckDue, kOpen, kClosed, kBroken };
   // What its timer is for.
-  enum class Wait : uint8_t { kNothing, kAck, kQuiet, kAnswer };
+  enum class Wait : uint8_t { kNothing, kAck, kQuiet, kAnswer, kAbort };
 
   int32_t ours = 0;    // our number for it: the client's if we opened it, the server's if not
   int32_t theirs = 0;  // the peer's, once known

@@ -58,6 +58,7 @@ class ProtocolChoice {
   std::optional<Instant> deadline() const;
   // True when the bytes that input() left unused should be given to it again.
   bool tick(Instant now, Events& events);
+  bool behind(Instant now) const { return state_ != State::kDown && current_->behind(now); }
   void go_away();
   Session::Figures figures();
   // What all searches for a greeting or an old packet have looked at so far. For tests.

@@ -171,6 +171,8 @@ class Session {
   // --- time -----------------------------------------------------------------------------------
   virtual std::optional<Instant> deadline() const = 0;
   virtual void tick(Instant now, Events& events) = 0;
+  // tick() has more to do now, but others come first.
+  virtual bool behind(Instant) const { return false; }
 
   // --- for the curious ------------------------------------------------------------------------
   struct Figures {

@@ -41,8 +41,9 @@ constexpr Duration kFirstPatience = milliseconds(100);
 constexpr unsigned kMostDoublings = 6;
 constexpr Duration kGoodConduct = seconds(10);
 
-// Pipes hold bytes only while a socket is slow or a batch is being written: a few are enough.
-constexpr size_t kMostPipes = 32;
+// Pipes hold bytes only while a socket is slow or a batch is being written: a few are enough. What
+// they keep allocated in the kernel is beside the rest of the channel's memory.
+constexpr uint64_t pipe_memory(uint64_t memory) { return memory / 8; }
 
 // So does one that does nothing but come and go, though not by much.
 constexpr Duration kShortLink = seconds(1);
@@ -94,7 +95,7 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       choice_(session_config(config), config.protocol),
       pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group,
             config.spec.method == Method::kVirtioSerial),
-      pipes_(kMostPipes),
+      pipes_(pipe_memory(config.memory)),
       link_(loop, resolution, config_.spec, config_.peers, this),
       reader_(loop, this),
       writer_(loop, choice_, pool_, pipes_, this),
@@ -134,6 +135,7 @@ void Channel::finish_turn() {
   if (!trim_timer_.armed()) trim_timer_.set(loop_.now() + kTrimInterval);
   handle_events(nullptr);
   close_doomed();
+  abort_departed();
   start_dials();
   hand_out_buffers();
   flush_connections();
@@ -170,6 +172,7 @@ void Channel::flush_connections() {
 }
 
 void Channel::set_timer() {
+  if (choice_.behind(loop_.now())) return timer_.set(loop_.now());
   const auto deadline = choice_.deadline();
   if (!deadline) return timer_.clear();
   // Due already, and not written just now: the link does not take it.
@@ -257,7 +260,7 @@ void Channel::end_session(const std::string& reason) {
   choice_.link_down(events_);
   // The only event a lost link brings is the end of the session.
   std::erase_if(events_, [](const Event& event) { return event.kind == Event::Kind::kDown; });
-  abort_all();
+  detach_all(Fault::kLinkLost);
   first_link_timer_.clear();
   refuse_held();
   if (was_up) presence_.changed("down: " + reason);
@@ -388,8 +391,7 @@ void Channel::on_oddity(const Event& event) {
 
 void Channel::on_down(Fault fault) {
   presence_.changed("down: " + std::string(fault_text(fault)));
-  if (fault == Fault::kUpgraded) hold_unanswered();
-  abort_all();
+  detach_all(fault);
   const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
   if (restarted || session().uses_trailers()) return;
   // On a link that tells when a peer goes, a broken peer is rid of by dropping the link.
@@ -418,8 +420,8 @@ void Channel::stop() {
   for (size_t slot = 0; slot < connections_.size(); ++slot) {
     if (!connections_[slot]) continue;
     session().reset(connections_[slot]->stream(), Fault::kGoingAway, events_);
-    connections_[slot]->abort();
   }
+  detach_all(Fault::kGoingAway);
   for (const auto& farewell : farewells_) farewell->end();
   wake();
 }
@@ -443,12 +445,13 @@ Channel::Figures Channel::figures() {
   Figures figures;
   figures.session = choice_.figures();
   figures.connections = open_connections_;
-  figures.closing = closing_.size() + farewells_.size();
+  figures.closing = departed_.size() + closing_.size() + farewells_.size();
   figures.dials = dials_;
   figures.send_buffers = pool_.in_use();
   for (const auto& connection : connections_) {
     if (connection) figures.held += connection->held();
   }
+  for (const Departed& departed : departed_) figures.held += departed.connection->held();
   figures.waiting = waiting_[0].size() + waiting_[1].size();
   figures.pipes = pipes_.in_use();
   return figures;

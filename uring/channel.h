@@ -26,6 +26,7 @@
 #include "uring/connection.h"
 #include "uring/farewell.h"
 #include "uring/link.h"
+#include "uring/list.h"
 #include "uring/listener.h"
 #include "uring/log.h"
 #include "uring/loop.h"
@@ -82,7 +83,8 @@ class Channel final : private Link::Client,
   // No new streams; those that are open go on.
   void drain();
   bool drained() const {
-    return open_connections_ == 0 && closing_.empty() && farewells_.empty() && doomed_.empty();
+    return open_connections_ == 0 && departed_.empty() && closing_.empty() && farewells_.empty() &&
+           doomed_.empty();
   }
   // Resets what is left and says so to the peer, as far as the channel takes it at once.
   void stop();
@@ -121,6 +123,7 @@ class Channel final : private Link::Client,
   void want_write() { wake(); }
   void want_flush(Connection* connection);
   void wait_for_buffer(Connection* connection);
+  void no_longer_waits(Connection* connection);
   bool buffers_are_short(BufferSize size) const {
     return !waiting_[static_cast<size_t>(size)].empty();
   }
@@ -128,6 +131,8 @@ class Channel final : private Link::Client,
   void dial_ended() { --dials_; }
   void dial_failed(std::string_view service, const std::string& reason);
   void closing(Connection* connection);
+  // Nothing of a connection that is closing() is known to the kernel any more, perhaps.
+  void settled(Connection* connection);
   // Closes the socket of an application that was told the end and may still be speaking.
   void part_from(int fd);
   void connection_settled() { wake(); }
@@ -137,7 +142,9 @@ class Channel final : private Link::Client,
   void link_failed() override;
   void link_broken(const std::string& reason) override { channel_failed(reason); }
   void accepted(int fd, const ForwardSpec& forward) override;
-  bool wants_input() override { return choice_.wants_input(loop_.now()); }
+  // What connections of an ended session still hold is within no session's limits: a peer that ends
+  // one after the other waits until the last one is gone.
+  bool wants_input() override { return departed_.empty() && choice_.wants_input(loop_.now()); }
   size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
   uint32_t payload_ahead() override { return session().arriving().left; }
   bool may_pass() override;
@@ -168,13 +175,15 @@ class Channel final : private Link::Client,
   void on_oddity(const Event& event);
   void admit(int fd, const ForwardSpec& forward);
   void refuse(int fd, const ForwardSpec& forward);
-  void hold_unanswered();
+  void take_back(Connection& connection);
   void admit_held();
   void refuse_held();
   bool awaits_first_link() const { return first_link_timer_.armed(); }
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
-  void abort_all();
+  void detach_all(Fault fault);
+  void abort_departed();
+  void bury(std::unique_ptr<Connection> connection);
   void close_doomed();
   void start_dials();
   void hand_out_buffers();
@@ -204,7 +213,14 @@ class Channel final : private Link::Client,
   // By the slot of the stream's key.
   std::vector<std::unique_ptr<Connection>> connections_;
   size_t open_connections_ = 0;
+  // Of sessions that are over, each with the reason; aborted some each turn.
+  struct Departed {
+    std::unique_ptr<Connection> connection;
+    Fault fault;
+  };
+  std::vector<Departed> departed_;
   std::vector<std::unique_ptr<Connection>> closing_;
+  std::vector<Connection*> settled_;  // of closing_, can be destroyed
   std::vector<std::unique_ptr<Farewell>> farewells_;
   std::vector<int> doomed_;  // sockets still to be reset
   unsigned resets_in_turn_ = 0;
@@ -216,7 +232,7 @@ class Channel final : private Link::Client,
   };
   std::vector<HeldClient> held_clients_;
   // For a receive buffer of one of the sizes, first come first served.
-  std::array<std::deque<Connection*>, 2> waiting_;
+  std::array<List<Connection, &Connection::buffer_link>, 2> waiting_;
   struct DialDue {
     StreamKey stream;
     const ForwardSpec* forward;

@@ -22,6 +22,10 @@ constexpr unsigned kDialsPerTurn = 16;
 // then fewer.
 constexpr Duration kDialTimePerTurn = std::chrono::microseconds(200);
 constexpr unsigned kResetsPerTurn = 64;
+// So does ending a connection: its pending operations are cancelled one by one.
+constexpr unsigned kAbortsPerTurn = 64;
+constexpr Duration kAbortTimePerTurn = std::chrono::microseconds(200);
+constexpr unsigned kReapedPerTurn = 128;
 
 // At once: descriptors that a peer can make the channel hold although its streams are over.
 constexpr size_t kMostFarewells = 256;
@@ -76,17 +80,14 @@ void Channel::accepted(int fd, const ForwardSpec& forward) {
   held_clients_.push_back({fd, &forward});
 }
 
-// Clients whose INIT nobody answered have lost nothing: they can be asked for again in version 2.
-void Channel::hold_unanswered() {
-  for (size_t slot = 0; slot < connections_.size(); ++slot) {
-    if (!connections_[slot]) continue;
-    const auto forward = std::find_if(
-        config_.oforwards.begin(), config_.oforwards.end(),
-        [&](const ForwardSpec& f) { return f.service == connections_[slot]->service(); });
-    if (forward == config_.oforwards.end()) continue;
-    const int fd = connections_[slot]->give_back();
-    if (fd >= 0) held_clients_.push_back({fd, &*forward});
-  }
+// A client whose INIT nobody answered has lost nothing: it can be asked for again in version 2.
+void Channel::take_back(Connection& connection) {
+  const auto forward =
+      std::find_if(config_.oforwards.begin(), config_.oforwards.end(),
+                   [&](const ForwardSpec& f) { return f.service == connection.service(); });
+  if (forward == config_.oforwards.end()) return;
+  const int fd = connection.give_back();
+  if (fd >= 0) accepted(fd, *forward);
 }
 
 void Channel::admit_held() {
@@ -161,11 +162,28 @@ void Channel::dial_failed(std::string_view service, const std::string& reason) {
 }
 
 void Channel::closing(Connection* connection) {
+  wake();
+  if (connection->detached()) return;  // it leaves departed_ when its turn comes
   auto& place = connections_[connection->stream().slot];
   VP_ASSERT(place.get() == connection);
-  closing_.push_back(std::move(place));
   --open_connections_;
+  bury(std::move(place));
+}
+
+void Channel::bury(std::unique_ptr<Connection> connection) {
+  Connection* const buried = connection.get();
+  buried->place = closing_.size();
+  closing_.push_back(std::move(connection));
+  settled(buried);
+}
+
+void Channel::settled(Connection* connection) {
   wake();
+  const bool buried =
+      connection->place < closing_.size() && closing_[connection->place].get() == connection;
+  if (!buried || connection->settled || !connection->idle()) return;
+  connection->settled = true;
+  settled_.push_back(connection);
 }
 
 void Channel::part_from(int fd) {
@@ -197,10 +215,34 @@ void Channel::close_doomed() {
   if (!doomed_.empty()) wake();
 }
 
-void Channel::abort_all() {
-  for (size_t slot = 0; slot < connections_.size(); ++slot) {
-    if (connections_[slot]) connections_[slot]->abort();
+// A session is over by `fault`. Its connections go out of the way of the next session, which has
+// the slots of their streams at once. Ending thousands takes longer than others may wait: that is
+// left to this and later turns.
+void Channel::detach_all(Fault fault) {
+  for (auto& connection : connections_) {
+    if (!connection) continue;
+    connection->detach();
+    departed_.push_back({std::move(connection), fault});
   }
+  connections_.clear();
+  open_connections_ = 0;
+  dials_due_.clear();
+  wake();
+}
+
+void Channel::abort_departed() {
+  if (departed_.empty()) return;
+  const Duration begun = loop_.spent();
+  for (unsigned aborted = 0; aborted < kAbortsPerTurn && !departed_.empty(); ++aborted) {
+    Departed departed = std::move(departed_.back());
+    departed_.pop_back();
+    Connection& connection = *departed.connection;
+    if (departed.fault == Fault::kUpgraded && !connection.closing()) take_back(connection);
+    if (!connection.closing()) connection.abort();
+    bury(std::move(departed.connection));
+    if (loop_.spent() - begun > kAbortTimePerTurn) break;
+  }
+  if (!departed_.empty()) wake();
 }
 
 void Channel::want_flush(Connection* connection) {
@@ -211,10 +253,12 @@ void Channel::want_flush(Connection* connection) {
 }
 
 void Channel::wait_for_buffer(Connection* connection) {
-  VP_ASSERT(!connection->waits_for_buffer);
-  connection->waits_for_buffer = true;
   waiting_[static_cast<size_t>(connection->receive_size())].push_back(connection);
   wake();
+}
+
+void Channel::no_longer_waits(Connection* connection) {
+  waiting_[static_cast<size_t>(connection->receive_size())].erase(connection);
 }
 
 // Buffers that came back go to those that wait, in the order in which they began to.
@@ -225,8 +269,8 @@ void Channel::hand_out_buffers() {
     size_t left = std::min(pool_.ready(size), waiting.size());
     while (left > 0 && !waiting.empty()) {
       Connection* connection = waiting.front();
-      waiting.pop_front();
-      if (!connection->closing()) --left;
+      waiting.erase(connection);
+      --left;
       connection->buffer_came();
     }
     // Those had their turn, whether bytes were there for them or not: if not, nothing else may come
@@ -237,16 +281,16 @@ void Channel::hand_out_buffers() {
 
 void Channel::reap() {
   std::erase_if(farewells_, [](const auto& farewell) { return farewell->idle(); });
-  if (closing_.empty()) return;
-  for (auto& waiting : waiting_) {
-    std::erase_if(waiting, [](Connection* c) {
-      if (!c->closing()) return false;
-      c->waits_for_buffer = false;
-      return true;
-    });
+  for (unsigned reaped = 0; reaped < kReapedPerTurn && !settled_.empty(); ++reaped) {
+    Connection* const connection = settled_.back();
+    if (connection->flush_wanted) break;  // the next turn takes it off that list
+    settled_.pop_back();
+    auto& place = closing_[connection->place];
+    std::swap(place->place, closing_.back()->place);
+    place.swap(closing_.back());
+    closing_.pop_back();
   }
-  std::erase_if(closing_,
-                [](const std::unique_ptr<Connection>& c) { return c->idle() && !c->flush_wanted; });
+  if (!settled_.empty()) wake();
 }
 
 }  // namespace virtproxy

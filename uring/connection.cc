@@ -64,6 +64,10 @@ void Connection::dial(const Endpoint& endpoint, Duration timeout) {
 void Connection::dialed(int fd) {
   channel_.dial_ended();
   dialed_ = true;
+  if (detached_) {
+    file_ = {fd, -1};
+    return abort();
+  }
   channel_.session().accepted(stream_);
   channel_.want_write();
   adopt(fd, kind_);
@@ -81,7 +85,7 @@ std::string Connection::describe() const {
   return "the client from " + virtproxy::describe(origin_of(file_.fd));
 }
 
-void Connection::dial_settled() { channel_.connection_settled(); }
+void Connection::dial_settled() { channel_.settled(this); }
 
 bool Connection::idle() const {
   return !receive_op_.pending && !hangup_op_.pending && !send_op_.pending &&
@@ -91,7 +95,7 @@ bool Connection::idle() const {
 // --- socket to channel ------------------------------------------------------------------------
 
 void Connection::receive_more() {
-  if (waits_for_buffer || outbound_buffers_ >= kMostOutboundBuffers) return;
+  if (buffer_link.linked || outbound_buffers_ >= kMostOutboundBuffers) return;
   const uint64_t credit = receivable();
   if (credit == 0) return;
   touched_ = true;
@@ -104,7 +108,6 @@ void Connection::receive_more() {
 }
 
 void Connection::buffer_came() {
-  waits_for_buffer = false;
   const uint64_t credit = receivable();
   if (credit == 0) return;
   // Without provided buffers it was found readable, and a poll would let others take the buffer.
@@ -113,7 +116,7 @@ void Connection::buffer_came() {
 
 // Bytes that may be received now, as far as the stream is concerned.
 uint64_t Connection::receivable() {
-  if (closing_ || file_.fd < 0 || input_ended_ || receive_op_.pending) return 0;
+  if (closing_ || detached_ || file_.fd < 0 || input_ended_ || receive_op_.pending) return 0;
   const uint64_t credit = channel_.session().credit(stream_);
   if (credit == 0) watch_for_hangup();
   return credit;
@@ -133,6 +136,7 @@ void Connection::receive(uint64_t credit) {
 }
 
 void Connection::complete(Op& op, int result, uint32_t flags) {
+  if (detached_ && !closing_) abort();
   if (&op == &receive_op_) {
     polling_ ? on_readable(result) : on_received(result, flags);
   } else if (&op == &send_op_) {
@@ -140,7 +144,7 @@ void Connection::complete(Op& op, int result, uint32_t flags) {
   } else {
     on_hangup(result);
   }
-  if (closing_) channel_.connection_settled();
+  if (closing_) channel_.settled(this);
 }
 
 void Connection::on_received(int result, uint32_t flags) {
@@ -340,7 +344,7 @@ void Connection::peer_ended() {
 }
 
 void Connection::flush(bool quietly) {
-  if (closing_ || file_.fd < 0 || send_op_.pending) return;
+  if (closing_ || detached_ || file_.fd < 0 || send_op_.pending) return;
   if (!backlog_.empty()) {
     send_backlog();
   } else if (!slices_.empty()) {
@@ -539,6 +543,7 @@ void Connection::begin_closing() {
     dial_->cancel();
     channel_.dial_ended();
   }
+  if (buffer_link.linked) channel_.no_longer_waits(this);
   Ring& ring = channel_.loop().ring();
   ring.cancel(receive_op_);
   ring.cancel(hangup_op_);

@@ -12,7 +12,8 @@
 // backlog is sent with a request that waits. So the channel's reader never depends on a socket.
 //
 // Life: made with a descriptor, or dialing one; reset or closed by either side; then closing(),
-// until no operation is pending and the channel destroys it.
+// until no operation is pending and the channel destroys it. One whose session has ended is
+// detached() until it is its turn to be aborted.
 #pragma once
 
 #include <span>
@@ -20,6 +21,7 @@
 #include "core/session.h"
 #include "uring/backlog.h"
 #include "uring/dial.h"
+#include "uring/list.h"
 #include "uring/loop.h"
 #include "uring/pipes.h"
 #include "uring/read_slabs.h"
@@ -46,6 +48,8 @@ class Connection final : private Completion, private Dial::Client {
   void credit_arrived() { receive_more(); }
   void abort();   // the stream was reset: so is the socket
   void finish();  // both directions are over
+  // Its session is over: nothing of it reaches the next one. It is to be aborted.
+  void detach() { detached_ = true; }
   // The descriptor of a client that nothing was read from yet, so that it can be given to another
   // stream; or -1. This connection is over then.
   int give_back();
@@ -73,6 +77,7 @@ class Connection final : private Completion, private Dial::Client {
   void buffer_came();
 
   bool closing() const { return closing_; }
+  bool detached() const { return detached_; }
   bool idle() const;
   bool dialing() const { return dial_ && dial_->running(); }
   StreamKey stream() const { return stream_; }
@@ -84,7 +89,9 @@ class Connection final : private Completion, private Dial::Client {
 
   // Links in the channel's lists.
   bool flush_wanted = false;
-  bool waits_for_buffer = false;
+  bool settled = false;  // closing and idle: it can be destroyed
+  size_t place = 0;      // among those that are closing
+  ListLink<Connection> buffer_link;
 
  private:
   void complete(Op& op, int result, uint32_t flags) override;
@@ -121,6 +128,7 @@ class Connection final : private Completion, private Dial::Client {
   File file_;
   std::unique_ptr<Dial> dial_;
   bool closing_ = false;
+  bool detached_ = false;
   Endpoint::Kind kind_ = Endpoint::Kind::kTcp;
   bool dialed_ = false;   // a service, not a client
   bool touched_ = false;  // something may have been read from it, or written to it

@@ -7,6 +7,8 @@ namespace virtproxy {
 
 namespace {
 
+constexpr unsigned kTimersPerTurn = 64;
+
 Instant read_clock() {
   return std::chrono::duration_cast<Instant>(std::chrono::steady_clock::now().time_since_epoch());
 }
@@ -27,7 +29,7 @@ int Loop::turn() {
   if (ring_->submitted()) arena_.reset();
   update_clock();
   ring_->dispatch();
-  timers_.expire(now_);
+  timers_.expire(now_, kTimersPerTurn);
   std::swap(finishing_, finishers_);
   for (Finisher* finisher : finishing_) finisher->finish_turn();
   finishing_.clear();

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 
 #include "core/assert.h"
@@ -12,9 +13,17 @@
 namespace virtproxy {
 namespace {
 
-// 128 slots, each of which refers to up to 32 KiB of a socket's buffer: room for a window. Where
-// the user's share of pipe memory (fs.pipe-user-pages-soft) is used up, a pipe stays at 16 slots.
-constexpr int kPipeBytes = 512 * 1024;
+// More than 128 slots gain nothing, and fewer than 16, what a pipe has by itself, are hardly worth
+// it. Between those, as many as allow for kMost pipes.
+constexpr uint64_t kMostSlots = 128;
+constexpr uint64_t kLeastSlots = 16;
+// The kernel's unit for the size of a pipe.
+constexpr uint64_t kSlotBytes = 4096;
+
+uint64_t slots_for(uint64_t memory) {
+  const uint64_t even = memory / PipePool::kMost / kPinnedBySlot;
+  return std::clamp(std::bit_floor(even), kLeastSlots, kMostSlots);
+}
 
 ssize_t move(int from, int to, size_t size) {
   const ssize_t moved = splice(from, nullptr, to, nullptr, size, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
@@ -59,16 +68,24 @@ ssize_t Pipe::write(std::span<const iovec> from) {
   return written;
 }
 
+PipePool::PipePool(uint64_t memory) : memory_(memory), slots_(slots_for(memory)) {}
+
 Pipe* PipePool::take() {
   Pipe* pipe = nullptr;
   if (!free_.empty()) {
     pipe = free_.back();
     free_.pop_back();
   } else {
+    const uint64_t pinned = slots_ * kPinnedBySlot;
     int ends[2];
-    if (pipes_.size() >= most_ || pipe2(ends, O_NONBLOCK | O_CLOEXEC) != 0) return nullptr;
-    fcntl(ends[1], F_SETPIPE_SZ, kPipeBytes);
-    pipe = pipes_.emplace_back(std::make_unique<Pipe>(ends[0], ends[1])).get();
+    if (pipes_.size() >= kMost || pinned_ + pinned > memory_ ||
+        pipe2(ends, O_NONBLOCK | O_CLOEXEC) != 0) {
+      return nullptr;
+    }
+    // Where the user's share of pipe memory (fs.pipe-user-pages-soft) is used up, it has fewer.
+    fcntl(ends[1], F_SETPIPE_SZ, static_cast<int>(slots_ * kSlotBytes));
+    pipe = pipes_.emplace_back(std::make_unique<Pipe>(ends[0], ends[1], pinned)).get();
+    pinned_ += pinned;
   }
   pipe->references_ = 1;
   return pipe;
@@ -87,6 +104,7 @@ void PipePool::trim() {
 }
 
 void PipePool::destroy(Pipe* pipe) {
+  pinned_ -= pipe->pinned();
   std::erase_if(pipes_, [pipe](const auto& owned) { return owned.get() == pipe; });
 }
 

@@ -6,6 +6,14 @@
 
 namespace virtproxy {
 
+namespace {
+
+// Thousands may wait for one name, and each begins to connect once it is found.
+constexpr unsigned kResultsPerTurn = 16;
+constexpr Duration kResultTimePerTurn = std::chrono::microseconds(200);
+
+}  // namespace
+
 struct Resolution::Watcher final : Completion {
   Watcher(Resolution& o, uint64_t k) : owner(o), key(k), op(this) {}
   void complete(Op&, int result, uint32_t) override { owner.ready(key, result); }
@@ -53,12 +61,18 @@ void Resolution::wake() {
 
 void Resolution::finish_turn() {
   active_ = false;
+  const Duration begun = loop_.spent();
+  unsigned told_in_turn = 0;
   while (auto done = resolver_.next()) {
     const auto client = clients_.find(done->id);
     if (client == clients_.end()) continue;
     Client* told = client->second;
     clients_.erase(client);
     told->resolved(std::move(done->result));
+    if (++told_in_turn >= kResultsPerTurn || loop_.spent() - begun > kResultTimePerTurn) {
+      wake();
+      break;
+    }
   }
   update_watches();
   if (const auto timeout = resolver_.timeout()) {

@@ -48,8 +48,10 @@ class Timers {
     return std::get<Instant>(*armed_.begin());
   }
 
-  void expire(Instant now) {
-    while (!armed_.empty() && std::get<Instant>(*armed_.begin()) <= now) {
+  // Those that are due, at most `most` of them: what is left is due in the next turn. A peer may
+  // have set thousands of them for one instant.
+  void expire(Instant now, unsigned most) {
+    for (; most > 0 && !armed_.empty() && std::get<Instant>(*armed_.begin()) <= now; --most) {
       Timer& timer = *std::get<Timer*>(*armed_.begin());
       timer.clear();
       timer.owner_->expired(timer);

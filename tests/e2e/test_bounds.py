@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,10 @@ FIXED_BASE = 11 * MIB
 IDLE_COST = 1536
 # Of a stalled download over TCP: the service's own send buffer, and what ours may hold besides.
 KERNEL_COST = 5 * MIB // 2
+# Of a channel's memory, what its pipes may keep allocated in the kernel, and for each slot how much.
+PIPE_SHARE = 8
+PINNED_BY_SLOT = 32 * 1024
+F_GETPIPE_SZ = 1032
 
 
 @pytest.mark.skipif(SANITIZED, reason="resident memory means nothing in a sanitizer build")
@@ -72,6 +79,51 @@ def test_stalled_tcp_streams_leave_little_in_the_kernel(scene: Scene) -> None:
     left = json.loads(line)["bytes"] / streams
     print(f"each stalled download took {left / MIB:.2f} MiB from its service")
     assert left < KERNEL_COST
+
+
+def pipes_of(daemon: Daemon) -> dict[str, int]:
+    """The pipes that a daemon has, by their names, and how many slots each has."""
+    pipes: dict[str, int] = {}
+    for entry in Path(f"/proc/{daemon.pid}/fd").iterdir():
+        try:
+            name = str(entry.readlink())
+            if not name.startswith("pipe:") or name in pipes:
+                continue
+            fd = os.open(entry, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        pipes[name] = fcntl.fcntl(fd, F_GETPIPE_SZ) // 4096
+        os.close(fd)
+    return pipes
+
+
+@pytest.mark.parametrize("memory", [16 * MIB, 64 * MIB])
+def test_pipes_keep_a_stated_share_of_memory_allocated(scene: Scene, memory: int) -> None:
+    services = {"stalled": scene.addresses.unix(), "flood": scene.addresses.unix()}
+    scene.serve("sink-never", services["stalled"])
+    limits = ("--memory", str(memory), "--max-streams", "200")
+    pair, doors = carry(scene, "unix", services, "unix", near=limits, far=limits)
+    others = [set(pipes_of(daemon)) for daemon in pair.both()]
+    stuck = ("--connect", doors["stalled"].traffic, "--streams", 100, "--push")
+    clients = scene.hold("stuck", "source-stuck", *stuck, timeout=60)
+    flood = scene.start_traffic(
+        *("flood", "--connect", doors["flood"].traffic, "--listen", services["flood"].traffic),
+        *("--uploads", 16, "--downloads", 16, "--bytes", 64 * MIB),
+    )
+    most, used = 0, 0
+    while flood.alive():
+        for daemon, known in zip(pair.both(), others, strict=True):
+            used = max(used, daemon.stats().total("pipes"))
+            slots = sum(n for name, n in pipes_of(daemon).items() if name not in known)
+            most = max(most, slots * PINNED_BY_SLOT)
+    assert flood.result(5)["ok"]
+    print(f"at most {used} pipes in use, {most / MIB:.1f} MiB counted of {memory / MIB:.0f} MiB")
+    assert used > 0, "nothing was spliced"
+    assert most <= memory // PIPE_SHARE
+    clients.finish()
+    pair.wait_at_rest(timeout=60)
+    for daemon in pair.both():
+        daemon.wait_stats("no pipes in use", lambda stats: stats.total("pipes") == 0)
 
 
 def test_ten_thousand_idle_streams_cost_little_each(scene: Scene, kind: str) -> None:

@@ -70,7 +70,7 @@ class BacklogTest : public testing::Test {
     return sent;
   }
 
-  PipePool pool_{32};
+  PipePool pool_{PipePool::kMost * 128 * kPinnedBySlot};
   Backlog backlog_{pool_};
   Sockets channel_;
   Sockets application_;

@@ -136,7 +136,10 @@ class Probe : public ProbeOwner {
       CheckTimeouts();
     });
     loop_.Run();
-    if (failure_.empty() && loop_.Signalled()) failure_ = "interrupted by a signal";
+    if (failure_.empty() && loop_.Signalled() && !options_.until_signal) failure_ = "interrupted by a signal";
+    if (options_.until_signal && pinger_->waiting()) {
+      pings_.Add(Milliseconds(Clock::now() - pinger_->asked()));
+    }
     Json json;
     json.Set("role", "probe").Set("ok", failure_.empty());
     json.Set("echo", pings_.Summary()).Set("open", opens_.Summary());

@@ -49,6 +49,7 @@ struct ProbeOptions {
   uint64_t ping_interval_us = 1000;
   uint64_t open_interval_us = 5000;
   double timeout = 10;
+  bool until_signal = false;
 };
 int RunProbe(const ProbeOptions& options);
 

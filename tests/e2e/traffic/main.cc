@@ -78,6 +78,7 @@ int Main(int argc, char** argv) {
   probe_command->add_option("--ping-interval-us", probe.ping_interval_us, "Between pings");
   probe_command->add_option("--open-interval-us", probe.open_interval_us, "Between connections");
   probe_command->add_option("--timeout", probe.timeout, "Seconds without an answer that fail");
+  probe_command->add_flag("--until-signal", probe.until_signal, "SIGTERM is a good end");
 
   try {
     app.parse(argc, argv);

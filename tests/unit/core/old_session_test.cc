@@ -175,6 +175,65 @@ TEST_F(OldPairTest, AckThatNeverComesRefusesTheClient) {
   expect_nothing_left();
 }
 
+// --- thousands at once ---------------------------------------------------------------------------
+
+constexpr size_t kCrowd = 1000;
+
+// Ticks until nothing is left to do; returns how many that took. No call ends more streams than
+// others may wait for.
+size_t ticks_until_over(ChoosingEnd& end, Instant now) {
+  size_t ticks = 0;
+  for (; end.choice->behind(now); ++ticks) {
+    const size_t open = end.count(Fate::kOpen);
+    end.tick(now);
+    const size_t ended = open - end.count(Fate::kOpen);
+    EXPECT_GT(ended, 0u);
+    EXPECT_LE(ended, OldSession::kMostEndsAtOnce);
+    if (ended == 0) break;
+  }
+  return ticks;
+}
+
+TEST_F(OldPairTest, ThousandAcksThatNeverComeRefuseTheirClientsInSlices) {
+  pair.b.accepts_at_once = false;
+  for (uint64_t id = 1; id <= kCrowd; ++id) ASSERT_TRUE(pair.a.open(id));
+  pair.settle();
+  pair.now += seconds(15) + milliseconds(1);
+  ASSERT_TRUE(pair.a.choice->behind(pair.now));
+  EXPECT_GE(ticks_until_over(pair.a, pair.now), kCrowd / OldSession::kMostEndsAtOnce);
+  EXPECT_EQ(pair.a.count(Fate::kResetByPeer), kCrowd);
+  EXPECT_EQ(pair.a.choice->figures().streams, 0u);
+}
+
+TEST_F(OldPairTest, ALostBoundaryBreaksAllStreamsAtOnceAndAbortsThemInSlices) {
+  for (uint64_t id = 1; id <= kCrowd; ++id) ASSERT_TRUE(pair.a.open(id));
+  pair.settle();
+  ASSERT_EQ(pair.b.count(Fate::kOpen), kCrowd);
+  ASSERT_EQ(pair.a.queue(1, 100), 100u);
+  Bytes lost(100, std::byte{7});
+  lost.resize(lost.size() + kOldPacketSize);
+  encode_old_control(OldMessage::kClose, -1, 7, lost.data() + 100);
+  pair.a.read(lost, pair.now);
+  EXPECT_EQ(pair.a.count(Fate::kOpen), kCrowd - OldSession::kMostEndsAtOnce);
+  // Those that are left carry nothing any more, either way.
+  for (uint64_t id = 1; id <= kCrowd; ++id) {
+    if (!pair.a.is_open(id)) continue;
+    ASSERT_EQ(pair.a.credit(id), 0u);
+  }
+  const uint64_t last = kCrowd;
+  ASSERT_TRUE(pair.a.is_open(last));
+  ASSERT_EQ(pair.b.queue(last, 100), 100u);
+  pair.b.write(1 << 20, pair.now);
+  pair.carry(pair.b, pair.a);
+  EXPECT_EQ(pair.a.at(last).received, 0u);
+  pair.a.end(last);
+  EXPECT_GE(ticks_until_over(pair.a, pair.now), kCrowd / OldSession::kMostEndsAtOnce - 1);
+  pair.settle();
+  EXPECT_EQ(pair.a.count(Fate::kResetByPeer), kCrowd);
+  EXPECT_EQ(pair.b.count(Fate::kOpen), 0u);
+  expect_nothing_left();
+}
+
 TEST_F(OldPairTest, GoingAwayRefusesNewStreamsAndKeepsOldOnes) {
   const uint64_t old = *pair.a.open(1);
   pair.settle();

@@ -1,0 +1,70 @@
+// What one turn of the loop does at most, and the list that lets an object leave in constant time.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "uring/list.h"
+#include "uring/timers.h"
+
+namespace virtproxy {
+namespace {
+
+struct Owner final : Timer::Owner {
+  void expired(Timer& timer) override { seen.push_back(&timer); }
+  std::vector<Timer*> seen;
+};
+
+TEST(Timers, ThoseOfOneInstantExpireSomeEachTurnInTheirOrder) {
+  constexpr size_t kTimers = 1000;
+  constexpr unsigned kPerTurn = 64;
+  const Instant due{std::chrono::seconds(1)};
+  Timers timers;
+  Owner owner;
+  std::vector<std::unique_ptr<Timer>> set;
+  for (size_t i = 0; i < kTimers; ++i) {
+    set.push_back(std::make_unique<Timer>(timers, &owner));
+    set.back()->set(due);
+  }
+  timers.expire(due - Duration(1), kPerTurn);
+  EXPECT_TRUE(owner.seen.empty());
+  for (size_t turn = 1; owner.seen.size() < kTimers; ++turn) {
+    ASSERT_EQ(timers.next(), due) << "the next turn does not sleep";
+    timers.expire(due, kPerTurn);
+    ASSERT_EQ(owner.seen.size(), std::min<size_t>(kTimers, turn * kPerTurn));
+  }
+  EXPECT_FALSE(timers.next());
+  for (size_t i = 0; i < kTimers; ++i) ASSERT_EQ(owner.seen[i], set[i].get());
+}
+
+struct Item {
+  ListLink<Item> link;
+};
+
+TEST(List, KeepsItsOrderWhoeverLeaves) {
+  std::mt19937 random(1);
+  std::vector<Item> items(50);
+  List<Item, &Item::link> list;
+  std::vector<Item*> model;
+  for (int step = 0; step < 20'000; ++step) {
+    Item* item = &items[random() % items.size()];
+    if (item->link.linked) {
+      list.erase(item);
+      std::erase(model, item);
+    } else {
+      list.push_back(item);
+      model.push_back(item);
+    }
+    ASSERT_EQ(list.size(), model.size());
+    ASSERT_EQ(list.front(), model.empty() ? nullptr : model.front());
+    size_t at = 0;
+    for (Item* seen = list.front(); seen != nullptr; seen = seen->link.next) {
+      ASSERT_EQ(seen, model[at++]);
+    }
+    ASSERT_EQ(at, model.size());
+  }
+}
+
+}  // namespace
+}  // namespace virtproxy
