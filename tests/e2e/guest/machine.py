@@ -7,6 +7,7 @@ has a deadline, and every error carries the tail of the console.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import signal as signals
@@ -83,19 +84,22 @@ class Guest:
     virtio_ports: port name → path of a unix socket on which QEMU listens (wait=off).
     isa_serials: the same for ttyS1, ttyS2, ttyS3.
     extra_files: path in the guest → file here (executables must be statically linked).
+    controller: properties of the virtio-serial controller that has the ports.
     """
 
     def __init__(self, *, virtio_ports: Mapping[str, Path | str] | None = None,
                  isa_serials: Sequence[Path | str] = (),
                  extra_files: Mapping[str, Path | str] | None = None,
                  memory: str = "256M", cpus: int = 1, cache_dir: Path | str | None = None,
-                 boot_timeout: float = 120, qemu_arguments: Iterable[str] = ()) -> None:
+                 boot_timeout: float = 120, qemu_arguments: Iterable[str] = (),
+                 controller: str = "") -> None:
         self.virtio_ports = {name: str(path) for name, path in (virtio_ports or {}).items()}
         self.isa_serials = [str(path) for path in isa_serials]
         self.extra_files = dict(extra_files or {})
         self.memory, self.cpus, self.boot_timeout = memory, cpus, boot_timeout
         self.cache_dir = Path(cache_dir or Path(tempfile.gettempdir(), "virtproxy-guest-cache"))
         self.qemu_arguments = list(qemu_arguments)
+        self.controller = controller
         self.boot_seconds = 0.0
         self.boot_attempts = 0
         self._directory: tempfile.TemporaryDirectory[str] | None = None
@@ -156,6 +160,11 @@ class Guest:
             raise GuestError("the guest is not running")
         return self._qemu.pid
 
+    def pin(self, cpu: int) -> None:
+        """Leaves QEMU one processor of this machine."""
+        for thread in os.listdir(f"/proc/{self.pid}/task"):
+            os.sched_setaffinity(int(thread), {cpu})
+
     def console(self) -> str:
         """Everything the guest's console has said."""
         try:
@@ -179,7 +188,8 @@ class Guest:
                  "-chardev", f"socket,id=control,fd={control}", "-device",
                  f"virtserialport,bus=controller.0,chardev=control,name={CONTROL_PORT}"]
         if self.virtio_ports:
-            words += ["-device", "virtio-serial-pci,id=ports"]
+            words += ["-device", ",".join(filter(None, ["virtio-serial-pci", "id=ports",
+                                                        self.controller]))]
         for index, (name, path) in enumerate(self.virtio_ports.items()):
             words += ["-chardev", f"socket,id=port{index},path={plain(path)},server=on,wait=off",
                       "-device",
