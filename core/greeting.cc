@@ -1,10 +1,6 @@
 #include "core/greeting.h"
 
 #include <algorithm>
-#include <array>
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 namespace virtproxy {
 namespace {
@@ -22,8 +18,7 @@ constexpr Duration kProbePause = milliseconds(1000);
 
 uint64_t Greeting::next_epoch() {
   for (;;) {
-    const std::array<uint64_t, 2> draw{secret_, ++epochs_drawn_};
-    if (const uint64_t epoch = XXH3_64bits(draw.data(), sizeof draw)) return epoch;
+    if (const uint64_t epoch = siphash<2, 4>(epoch_key_, ++epochs_drawn_)) return epoch;
   }
 }
 

@@ -22,6 +22,7 @@
 
 #include "core/assert.h"
 #include "core/hello.h"
+#include "core/siphash.h"
 #include "core/time.h"
 
 namespace virtproxy {
@@ -30,9 +31,11 @@ class Greeting {
  public:
   enum class State : uint8_t { kDown, kWaiting, kEstablished };
 
-  // `identity` gives the limits and features to announce; `secret` seeds the epochs and should be
-  // random, differ between daemons and never leave this end.
-  Greeting(const Hello& identity, uint64_t secret) : identity_(identity), secret_(secret) {}
+  // `identity` gives the limits and features to announce. Epochs are SipHash values of a counter: a
+  // peer that has seen any number of them cannot tell the next one without `epoch_key`, which is
+  // random and used for nothing else.
+  Greeting(const Hello& identity, const HashKey& epoch_key)
+      : identity_(identity), epoch_key_(epoch_key) {}
 
   void set_identity(const Hello& identity) { identity_ = identity; }
   // Intervals between greetings that nobody answers double up to this. Until the next restart.
@@ -91,7 +94,7 @@ class Greeting {
   void draw_epoch();
 
   Hello identity_;
-  uint64_t secret_;
+  HashKey epoch_key_;
   uint64_t epochs_drawn_ = 0;
 
   State state_ = State::kDown;

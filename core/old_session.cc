@@ -24,7 +24,7 @@ constexpr int kForgivenPart = 10;
 
 OldSession::OldSession(const SessionConfig& config)
     : config_(config),
-      next_number_(kFirstNumber + static_cast<int32_t>((config.secret * 0x9e3779b97f4a7c15 >> 33) %
+      next_number_(kFirstNumber + static_cast<int32_t>((config.number_seed * 0x9e3779b97f4a7c15 >> 33) %
                                                        static_cast<uint64_t>(kNumbers))),
       fund_(config.limits.receive_budget -
             uint64_t{config.limits.initial_window} * config.limits.max_streams),

@@ -49,8 +49,11 @@ using StreamKey = SlabKey;
 struct SessionConfig {
   SessionLimits limits;
   uint64_t wanted_features = 0;  // feature::…; trailers on channels that cannot tell of a lost peer
-  uint64_t secret = 0;           // random; seeds the epochs and the numbers of version 1
-  HashKey number_key{};          // random; of the look-up of numbers that a peer chooses
+  // All random and of this end alone. A peer sees what is made of the first and of the last, so
+  // nothing else may be made of a key, and no two of them of each other.
+  HashKey epoch_key{};       // of the epochs, which nobody may predict
+  HashKey number_key{};      // of the look-up of numbers that a peer chooses
+  uint64_t number_seed = 0;  // where the numbers of version 1 begin; a peer can tell most of it
   uint32_t quantum = 65536;      // bytes a stream sends before the next one's turn
   OldLimits old;                 // of version 1 alone
 };

@@ -59,7 +59,7 @@ uint64_t fund_of(const SessionLimits& limits) {
 
 SessionV2::SessionV2(const SessionConfig& config)
     : config_(config),
-      greeting_(identity_of(config), config.secret),
+      greeting_(identity_of(config), config.epoch_key),
       budget_(fund_of(config.limits)),
       scheduler_(config.quantum) {}
 

@@ -69,7 +69,8 @@ SessionConfig session_config(const ChannelConfig& config) {
         derive_limits(receive_share(config.memory), config.max_streams, config.window,
                       config.spec.method == Method::kVirtioSerial ? kPortFrame : kSocketFrame);
   }
-  session.secret = config.secret;
+  session.epoch_key = config.epoch_key;
+  session.number_seed = config.number_seed;
   session.number_key = config.number_key;
   session.old = config.old;
   return session;

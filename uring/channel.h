@@ -52,8 +52,9 @@ struct ChannelConfig {
   ProtocolMode protocol = ProtocolMode::kAuto;
   OldLimits old;
   Duration dial_timeout{};
-  uint64_t secret = 0;
-  HashKey number_key{};  // random
+  HashKey epoch_key{};  // see SessionConfig
+  HashKey number_key{};
+  uint64_t number_seed = 0;
   uint16_t first_buffer_group = 0;
   void (*release_memory)() = nullptr;  // returns the allocator's free memory to the system
 };

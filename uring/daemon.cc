@@ -108,8 +108,9 @@ ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
   config.old.stall_timeout = to_duration(options.stall_timeout);
   config.old.ack_timeout = to_duration(options.ack_timeout);
   config.dial_timeout = to_duration(options.dial_timeout);
-  config.secret = random_number();
+  config.epoch_key = {random_number(), random_number()};
   config.number_key = {random_number(), random_number()};
+  config.number_seed = random_number();
   config.release_memory = release_free_memory;
   return config;
 }

@@ -45,7 +45,7 @@ class SessionPair {
     SessionConfig config;
     config.limits = derive_limits(64u << 20, 1024, window, kFrame);
     config.wanted_features = features;
-    config.secret = secret;
+    config.epoch_key = {secret, 0};
     return config;
   }
 

@@ -49,7 +49,7 @@ class World {
     SessionConfig config;
     config.limits = derive_limits(kBudget, 16, 65536, 4096);
     config.old.hold = 16 * 1024;
-    config.secret = 1;
+    config.number_seed = 1;
     return config;
   }
 

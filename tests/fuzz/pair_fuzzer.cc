@@ -265,7 +265,7 @@ class World {
   SessionConfig config(Input& in, uint64_t secret) {
     SessionConfig config;
     const uint64_t shape = in.number(2);
-    config.secret = secret;
+    config.epoch_key = {secret, 0};
     config.wanted_features = features_ & feature::kAll;
     config.limits.max_streams = 1 + static_cast<uint32_t>(shape % 8);
     config.limits.initial_window = 256 << (shape / 8 % 6);

@@ -26,7 +26,7 @@ inline SessionConfig small_config(uint64_t features) {
   SessionConfig config;
   config.limits = derive_limits(kBudget, kStreams, 65536, kFrame);
   config.wanted_features = features & feature::kAll;
-  config.secret = 1;
+  config.epoch_key = {1, 0};
   return config;
 }
 

@@ -85,7 +85,8 @@ ChannelConfig Scenario::draw_channel(unsigned index) {
   config.max_streams = static_cast<uint32_t>(random_.magnitude(8, 128));
   config.window = static_cast<uint32_t>(random_.magnitude(bulky_ ? 128 << 10 : 4096, 1 << 20));
   config.dial_timeout = random_.duration(milliseconds(300), seconds(3));
-  config.secret = random_.next();
+  config.epoch_key = {random_.next(), random_.next()};
+  config.number_seed = random_.next();
   if (random_.chance(0.5)) config.protocol = ProtocolMode::kNew;
   config.first_buffer_group = static_cast<uint16_t>(2 * index);
   return config;
@@ -337,8 +338,9 @@ void Scenario::start(Place& place) {
   if (!place.wanted) return;
   DaemonConfig config = place.config;
   for (ChannelConfig& channel : config.channels) {
-    channel.secret = random_.next();
-    channel.number_key = {channel.secret, ~channel.secret};
+    channel.epoch_key = {random_.next(), random_.next()};
+    channel.number_seed = random_.next();
+    channel.number_key = {random_.next(), random_.next()};
   }
   auto daemon = std::make_unique<Daemon>(network_, processes_++, config);
   if (daemon->start()) {

@@ -288,7 +288,8 @@ class End {
 
 inline SessionConfig config_with(uint64_t secret, uint64_t features = 0) {
   SessionConfig config;
-  config.secret = secret;
+  config.epoch_key = {secret, 0};
+  config.number_seed = secret;
   config.wanted_features = features;
   return config;
 }

@@ -179,7 +179,7 @@ TEST_F(SessionTest, NumberIsReusedOnlyWhenBothEndsAreDone) {
   pair.b.takes_at_once = false;
   SessionConfig one = config_with(5);
   one.limits.max_streams = 1;
-  Pair single(one, one.secret == 5 ? config_with(6) : one);
+  Pair single(one, one.number_seed == 5 ? config_with(6) : one);
   single.b.takes_at_once = false;
   single.connect();
   const uint64_t first = *single.a.open();
@@ -347,7 +347,7 @@ TEST(Session, BatchStaysNearItsLimitWhateverGoesBesideThePayload) {
   SessionConfig config = config_with(1);
   config.limits = derive_limits(64u << 20, 1000, 65536, 65536);
   SessionConfig other = config;
-  other.secret = 2;
+  other.epoch_key = {2, 0};
   Pair pair(config, other);
   pair.connect();
   std::vector<uint64_t> ids;
