@@ -107,24 +107,11 @@ bool ProtocolChoice::wants_input(Instant now) {
 size_t ProtocolChoice::input(std::span<const std::byte> bytes, Instant now, Events& events) {
   VP_ASSERT(state_ != State::kDown);
   if (mode_ == ProtocolMode::kNew) return new_.input(bytes, now, events);
-  size_t used = 0;
-  for (;;) {
-    const auto rest = bytes.subspan(used);
-    const State before = state_;
-    switch (state_) {
-      case State::kOld:
-        used += input_old(rest, now, events);
-        break;
-      case State::kNew:
-        used += new_.input_established(rest, now, events);
-        if (!new_.up()) begin_choosing(now, std::max(grace_, kAfterSession));
-        break;
-      default:
-        used += choose(rest, now, events);
-        break;
-    }
-    if (state_ == before || used == bytes.size()) return used;
-  }
+  if (state_ == State::kOld) return input_old(bytes, now, events);
+  if (state_ == State::kChoosing) return choose(bytes, now, events);
+  const size_t used = new_.input_established(bytes, now, events);
+  if (!new_.up()) begin_choosing(now, std::max(grace_, kAfterSession));
+  return used;
 }
 
 // Keeps what may be old packets, skips what can be nothing. What is kept grows with every read, so

@@ -23,6 +23,21 @@
 // stream whose end is among the events that the driver has yet to read does nothing, and so does
 // one with a key of another session.
 //
+// Events are a record of the past, in order. When the driver handles one, the session is ahead of
+// it: the stream that the event names may be over, and its slot may have been given out again. So:
+//
+//   1. kUp and kDown end the call that added them, except that kDown may be followed by the kUp of
+//      its successor. input() leaves the bytes behind such a boundary unused; feed() gives them to
+//      it again. Whatever the driver asks about the session while it handles kUp or kDown is
+//      therefore true of the session that began or ended there.
+//   2. The driver handles the events of every call that may add a boundary before it makes the next
+//      call of input(), tick(), link_up() or link_down().
+//   3. Handling an event may call anything that takes the key of a stream, but never open(): a new
+//      stream could get the slot that an event further on still names. open() is called only when
+//      no event is left.
+//   4. When the driver takes the link down, it discards the events that are left: all of them are
+//      about sessions on that link.
+//
 // A batch that was begun must be written to its end whatever happens to its streams or to the
 // session, unless the link is lost: the peer must never see a torn frame.
 //
@@ -85,6 +100,25 @@ struct Event {
 
 using Events = std::vector<Event>;
 
+// Where the events of a call end, rule 1.
+inline bool is_boundary(const Event& event) {
+  return event.kind == Event::Kind::kUp || event.kind == Event::Kind::kDown;
+}
+
+// Gives `bytes` to `session` in as many calls of input() as they take. `handle` handles the events
+// after each of them, and returns whether the link is still of use. Returns how many bytes were
+// used.
+template <typename Reader, typename Handle>
+size_t feed(Reader& session, std::span<const std::byte> bytes, Instant now, Events& events,
+            Handle handle) {
+  for (size_t used = 0;;) {
+    const size_t before = events.size();
+    used += session.input(bytes.subspan(used), now, events);
+    const bool boundary = events.size() > before && is_boundary(events.back());
+    if (!handle() || !boundary || used == bytes.size()) return used;
+  }
+}
+
 // What to write to the channel next, in order: for each piece its head bytes, then `payload` bytes
 // taken from the front of the stream's queue, then, if `sealed`, kTrailerSize bytes from seal().
 struct Piece {
@@ -124,7 +158,7 @@ class Session {
   virtual bool wants_input(Instant now) = 0;
   // Takes what was read. Returns how many bytes were used; the driver keeps the rest and puts it
   // before what it reads next. A session fault appears as kDown, and the session greets anew, the
-  // more slowly the more faults there were.
+  // more slowly the more faults there were. Stops behind kUp and kDown, see feed().
   virtual size_t input(std::span<const std::byte> bytes, Instant now, Events& events) = 0;
 
   // Payload that need not go through input(): `left` bytes of what arrives next belong to the

@@ -38,7 +38,7 @@ class SessionV2 final : public Session {
   void set_longest_interval(Duration interval) { greeting_.set_longest_interval(interval); }
   // The faults so far were none: it need not slow down.
   void forgive(Instant now);
-  // As input(), up to where the session ends, if it does.
+  // As input(), while the session is up.
   size_t input_established(std::span<const std::byte> bytes, Instant now, Events& events);
 
   // --- Session --------------------------------------------------------------------------------

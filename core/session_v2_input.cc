@@ -9,16 +9,7 @@ namespace virtproxy {
 
 size_t SessionV2::input(std::span<const std::byte> bytes, Instant now, Events& events) {
   VP_ASSERT(greeting_.state() != Greeting::State::kDown);
-  size_t used = 0;
-  while (used < bytes.size()) {
-    if (!up()) {
-      used += input_waiting(bytes.subspan(used), now, events);
-      if (!up()) break;
-    }
-    used += input_established(bytes.subspan(used), now, events);
-    if (up()) break;
-  }
-  return used;
+  return up() ? input_established(bytes, now, events) : input_waiting(bytes, now, events);
 }
 
 // Skips what is no greeting. What follows the greeting that establishes the session is the
@@ -43,17 +34,13 @@ void SessionV2::greeted(const Hello& hello, Instant now, Events& events) {
 }
 
 size_t SessionV2::input_established(std::span<const std::byte> bytes, Instant now, Events& events) {
-  size_t used = 0;
-  while (up() && used < bytes.size()) {
+  for (size_t used = 0;;) {
+    if (used == bytes.size()) return used;
     const Step step = this->step(bytes.subspan(used), now, events);
     used += step.used;
-    if (step.fault != Fault::kNone) {
-      fail(step, now, events);
-    } else if (step.used == 0) {
-      break;
-    }
+    if (step.fault != Fault::kNone) fail(step, now, events);
+    if (step.fault != Fault::kNone || step.used == 0) return used;
   }
-  return used;
 }
 
 SessionV2::Step SessionV2::step(std::span<const std::byte> bytes, Instant now, Events& events) {

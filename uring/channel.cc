@@ -53,6 +53,11 @@ constexpr Duration kShortLinkPatience = milliseconds(50);
 // How long clients wait for the first link: most have nothing but a connect(2) before them.
 constexpr Duration kFirstLinkTime = kGrace;
 
+// For how long a client is held in all, however often the peer has the protocol chosen anew: longer
+// than one choice takes, which greetings put off for ten times the grace.
+constexpr int kHeldGraces = 12;
+constexpr Duration kLeastHeldTime = seconds(5);
+
 constexpr Duration kBlockedInterval = milliseconds(100);
 
 constexpr Duration kRecheckInterval = milliseconds(250);
@@ -104,6 +109,8 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       trim_timer_(loop.timers(), this),
       recheck_timer_(loop.timers(), this),
       first_link_timer_(loop.timers(), this),
+      held_timer_(loop.timers(), this),
+      admission_(config.max_streams),
       presence_(loop, id()) {}
 
 Channel::~Channel() { VP_ASSERT(idle()); }
@@ -137,6 +144,7 @@ void Channel::finish_turn() {
   handle_events(nullptr);
   close_doomed();
   abort_departed();
+  admit_clients();
   start_dials();
   hand_out_buffers();
   flush_connections();
@@ -183,11 +191,11 @@ void Channel::set_timer() {
 void Channel::expired(Timer& timer) {
   if (&timer == &trim_timer_) return trim();
   if (&timer == &recheck_timer_) return recheck_device();
-  if (&timer == &first_link_timer_) {
-    if (!choice_.choosing()) refuse_held();
-    return;
+  if (&timer == &timer_) {
+    const bool again = choice_.tick(loop_.now(), events_);
+    handle_events(nullptr);
+    if (again) reader_.offer_again();
   }
-  if (choice_.tick(loop_.now(), events_)) reader_.offer_again();
   wake();
 }
 
@@ -231,7 +239,7 @@ void Channel::link_ready(int fd, Link::Kind kind) {
 
 void Channel::link_failed() {
   first_link_timer_.clear();
-  refuse_held();
+  wake();
 }
 
 // A device hides that the other end was replaced, and a tty may lose bytes besides.
@@ -241,10 +249,18 @@ uint64_t Channel::wanted_features() const {
   return (checksum ? feature::kChecksumTrailer : 0) | (commit ? feature::kCommitTrailer : 0);
 }
 
+// How long a peer that greets may take to do so.
+Duration Channel::grace() const {
+  return link_kind_ == Link::Kind::kTty ? grace_on_line(config_.spec.endpoint.port) : kGrace;
+}
+
+Instant Channel::hold_limit() const {
+  return loop_.now() + std::max(kHeldGraces * grace(), kLeastHeldTime);
+}
+
 void Channel::begin_session() {
-  const Duration grace =
-      link_kind_ == Link::Kind::kTty ? grace_on_line(config_.spec.endpoint.port) : kGrace;
-  choice_.link_up(loop_.now(), grace, wanted_features(), events_);
+  choice_.link_up(loop_.now(), grace(), wanted_features(), events_);
+  handle_events(nullptr);
   wake();
 }
 
@@ -259,11 +275,9 @@ void Channel::port_present(bool present) {
 void Channel::end_session(const std::string& reason) {
   const bool was_up = choice_.up();
   choice_.link_down(events_);
-  // The only event a lost link brings is the end of the session.
-  std::erase_if(events_, [](const Event& event) { return event.kind == Event::Kind::kDown; });
+  discard_events();
   detach_all(Fault::kLinkLost);
   first_link_timer_.clear();
-  refuse_held();
   if (was_up) presence_.changed("down: " + reason);
   wake();
 }
@@ -285,10 +299,11 @@ void Channel::let_go_of_link() {
 }
 
 size_t Channel::channel_input(std::span<const std::byte> bytes, ReadSlab* slab) {
-  const size_t used = choice_.input(bytes, loop_.now(), events_);
-  handle_events(slab);
   wake();
-  return used;
+  return feed(choice_, bytes, loop_.now(), events_, [&] {
+    handle_events(slab);
+    return link_state_ == LinkState::kInUse;
+  });
 }
 
 bool Channel::splices() {
@@ -310,13 +325,20 @@ ssize_t Channel::pass(int fd) {
 
 // --- events -----------------------------------------------------------------------------------
 
+// Handling may add events, reset streams that events further on still name, and discard events. It
+// opens no stream and begins no session.
 void Channel::handle_events(ReadSlab* slab) {
-  // Handling may add events, and may reset streams that later events still name.
-  for (size_t i = 0; i < events_.size(); ++i) {
-    const Event event = events_[i];
+  VP_ASSERT(next_event_ == 0);
+  while (next_event_ < events_.size()) {
+    const Event event = events_[next_event_++];
     handle(event, slab);
   }
+  discard_events();
+}
+
+void Channel::discard_events() {
   events_.clear();
+  next_event_ = 0;
 }
 
 void Channel::handle(const Event& event, ReadSlab* slab) {
@@ -367,7 +389,7 @@ void Channel::on_up() {
   up_since_ = loop_.now();
   first_link_timer_.clear();
   presence_.changed(fmt::format("up, protocol {}{}", choice_.protocol(), choice_.description()));
-  admit_held();
+  wake();
 }
 
 void Channel::on_stalled(const Event& event, const Connection& connection) {
@@ -401,6 +423,7 @@ void Channel::on_down(Fault fault) {
   ++bad_links_;
   let_go_of_link();
   choice_.link_down(events_);
+  discard_events();
 }
 
 // --- the end ----------------------------------------------------------------------------------
@@ -412,7 +435,7 @@ void Channel::drain() {
   link_.stop_listening();
   choice_.go_away();
   first_link_timer_.clear();
-  for (const HeldClient& client : std::exchange(held_clients_, {})) close_with_reset(client.fd);
+  while (const auto client = admission_.take()) close_with_reset(client->fd);
   wake();
 }
 

@@ -4,11 +4,16 @@
 //       services ◀── Dial ◀────── Connection ◀──▶ │ Session │ ──▶ ChannelWriter ──▶
 //                                                 └─────────┘
 //
-// The session decides, the others do. Which session it is, of which protocol, ProtocolChoice knows;
-// clients that come while it does not know yet are held until it does; so are, for a moment, those
-// that come before the link was tried for the first time. Within a turn the parts only note what
-// has to be done; at its end the channel sends what was delivered, writes one batch and asks for
-// more bytes.
+// The session decides, the others do. Which session it is, of which protocol, ProtocolChoice knows.
+// Within a turn the parts only note what has to be done; at its end the channel admits clients,
+// sends what was delivered, writes one batch and asks for more bytes.
+//
+// The rules of session.h for events are kept here: every call of the core that may begin or end a
+// session is followed by handle_events(), and the loss of the link by discard_events(). Nothing
+// that an accept, a socket or a timer leads to opens a stream by itself: clients wait in an
+// AdmissionQueue, and admit_clients() alone takes them from there, when no event is left. Those
+// that come while the protocol is being chosen stay in it until it is, and so do, for a moment,
+// those that come before the link was tried for the first time.
 //
 // A channel owns all its memory: what another channel's clients or peer do cannot take it away.
 #pragma once
@@ -21,6 +26,7 @@
 #include <vector>
 
 #include "core/protocol_choice.h"
+#include "uring/admission_queue.h"
 #include "uring/channel_reader.h"
 #include "uring/channel_writer.h"
 #include "uring/connection.h"
@@ -85,7 +91,7 @@ class Channel final : private Link::Client,
   void drain();
   bool drained() const {
     return open_connections_ == 0 && departed_.empty() && closing_.empty() && farewells_.empty() &&
-           doomed_.empty();
+           doomed_.empty() && admission_.empty();
   }
   // Resets what is left and says so to the peer, as far as the channel takes it at once.
   void stop();
@@ -167,18 +173,22 @@ class Channel final : private Link::Client,
   uint64_t wanted_features() const;
   void end_session(const std::string& reason);
   void let_go_of_link();
+  Duration grace() const;
   void handle_events(ReadSlab* slab);
+  void discard_events();
   void handle(const Event& event, ReadSlab* slab);
   void on_up();
   void on_down(Fault fault);
   void on_opened(const Event& event);
   void on_stalled(const Event& event, const Connection& connection);
   void on_oddity(const Event& event);
-  void admit(int fd, const ForwardSpec& forward);
-  void refuse(int fd, const ForwardSpec& forward);
+  void admit_clients();
+  void admit(const AcceptedClient& client);
+  void refuse(const AcceptedClient& client, std::string_view reason);
+  std::string_view why_no_stream() const;
   void take_back(Connection& connection);
-  void admit_held();
-  void refuse_held();
+  Instant hold_limit() const;
+  bool holds_clients() const { return choice_.choosing() || awaits_first_link(); }
   bool awaits_first_link() const { return first_link_timer_.armed(); }
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
@@ -207,9 +217,11 @@ class Channel final : private Link::Client,
   Timer trim_timer_;
   Timer recheck_timer_;  // of a device, while streams are open
   Timer first_link_timer_;  // armed until the first session, or what stands in its way
+  Timer held_timer_;        // until the next held client has waited long enough
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<BoundPath> bound_;
   Events events_;
+  size_t next_event_ = 0;  // the first that is not handled
 
   // By the slot of the stream's key.
   std::vector<std::unique_ptr<Connection>> connections_;
@@ -226,12 +238,7 @@ class Channel final : private Link::Client,
   std::vector<int> doomed_;  // sockets still to be reset
   unsigned resets_in_turn_ = 0;
   std::vector<Connection*> flushing_;
-  // Clients that came before the first link, or while the protocol is being chosen.
-  struct HeldClient {
-    int fd;
-    const ForwardSpec* forward;
-  };
-  std::vector<HeldClient> held_clients_;
+  AdmissionQueue admission_;
   // For a receive buffer of one of the sizes, first come first served.
   std::array<List<Connection, &Connection::buffer_link>, 2> waiting_;
   struct DialDue {

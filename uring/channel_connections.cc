@@ -74,66 +74,6 @@ void Channel::start_dials() {
   if (!dials_due_.empty()) wake();
 }
 
-void Channel::accepted(int fd, const ForwardSpec& forward) {
-  const bool wait = (choice_.choosing() || awaits_first_link()) && !draining_;
-  if (!wait || held_clients_.size() >= config_.max_streams) return admit(fd, forward);
-  held_clients_.push_back({fd, &forward});
-}
-
-// A client whose INIT nobody answered has lost nothing: it can be asked for again in version 2.
-void Channel::take_back(Connection& connection) {
-  const auto forward =
-      std::find_if(config_.oforwards.begin(), config_.oforwards.end(),
-                   [&](const ForwardSpec& f) { return f.service == connection.service(); });
-  if (forward == config_.oforwards.end()) return;
-  const int fd = connection.give_back();
-  if (fd >= 0) accepted(fd, *forward);
-}
-
-void Channel::admit_held() {
-  for (const HeldClient& client : std::exchange(held_clients_, {})) {
-    admit(client.fd, *client.forward);
-  }
-}
-
-void Channel::refuse_held() {
-  for (const HeldClient& client : std::exchange(held_clients_, {})) {
-    refuse(client.fd, *client.forward);
-  }
-}
-
-void Channel::admit(int fd, const ForwardSpec& forward) {
-  const Origin origin = origin_of(fd);
-  if (!config_.clients.admits(fd, origin)) {
-    close_with_reset(fd);
-    if (const auto hidden = strangers_.allow(loop_.now())) {
-      log_warn("channel {}: service {}: client refused: {} is not on the list (--allow-…){}", id(),
-               forward.service, describe(origin), and_others(*hidden));
-    }
-    return;
-  }
-  std::byte metadata[kMaxOriginSize];
-  const size_t size = encode_origin(origin, metadata);
-  std::optional<StreamKey> stream;
-  if (!draining_) stream = session().open(forward.service, forward.priority, {metadata, size});
-  if (!stream) return refuse(fd, forward);
-  if (log_enabled(LogLevel::kDebug)) {
-    log_debug("channel {}: client of service {} from {}", id(), forward.service, describe(origin));
-  }
-  add(*stream, forward.service).adopt(fd, forward.endpoint.kind);
-  wake();
-}
-
-void Channel::refuse(int fd, const ForwardSpec& forward) {
-  close_with_reset(fd);
-  if (const auto hidden = refusals_.allow(loop_.now())) {
-    log_warn("channel {}: service {}: client refused: {}{}", id(), forward.service,
-             choice_.up() ? "no more streams (--max-streams here or there, or going away)"
-                          : "the channel is down",
-             and_others(*hidden));
-  }
-}
-
 Connection& Channel::add(StreamKey stream, std::string_view service) {
   if (stream.slot >= connections_.size()) connections_.resize(stream.slot + 1);
   auto& place = connections_[stream.slot];

@@ -46,6 +46,11 @@ Connection::~Connection() {
   if (file_.fd >= 0) close(file_.fd);
 }
 
+void Connection::admit(const AcceptedClient& client) {
+  client_ = client;
+  adopt(client.fd, client.forward->endpoint.kind);
+}
+
 void Connection::adopt(int fd, Endpoint::Kind kind) {
   file_ = {fd, -1};
   kind_ = kind;
@@ -521,11 +526,12 @@ void Connection::abort() {
   if (fd >= 0) channel_.close_with_reset(fd);
 }
 
-int Connection::give_back() {
-  if (dial_ || touched_ || file_.fd < 0) return -1;
-  const int fd = std::exchange(file_.fd, -1);
+std::optional<AcceptedClient> Connection::give_back() {
+  if (!client_ || touched_ || file_.fd < 0) return std::nullopt;
+  file_.fd = -1;
+  const auto client = std::exchange(client_, std::nullopt);
   begin_closing();
-  return fd;
+  return client;
 }
 
 void Connection::finish() {

@@ -16,9 +16,11 @@
 // detached() until it is its turn to be aborted.
 #pragma once
 
+#include <optional>
 #include <span>
 
 #include "core/session.h"
+#include "uring/admission_queue.h"
 #include "uring/backlog.h"
 #include "uring/dial.h"
 #include "uring/list.h"
@@ -37,8 +39,8 @@ class Connection final : private Completion, private Dial::Client {
   Connection(Channel& channel, StreamKey stream, std::string_view service);
   ~Connection();
 
-  // An accepted client of a listener of this kind.
-  void adopt(int fd, Endpoint::Kind kind);
+  // An accepted client.
+  void admit(const AcceptedClient& client);
   // A service to connect to; bytes that arrive for it meanwhile are kept.
   void dial(const Endpoint& endpoint, Duration timeout);
 
@@ -50,9 +52,9 @@ class Connection final : private Completion, private Dial::Client {
   void finish();  // both directions are over
   // Its session is over: nothing of it reaches the next one. It is to be aborted.
   void detach() { detached_ = true; }
-  // The descriptor of a client that nothing was read from yet, so that it can be given to another
-  // stream; or -1. This connection is over then.
-  int give_back();
+  // A client that nothing was read from yet, so that it can be given to another stream; or nothing.
+  // This connection is over then.
+  std::optional<AcceptedClient> give_back();
 
   // Whether so many bytes of payload are best moved from the channel to the socket by a pipe.
   bool can_splice(uint32_t bytes);
@@ -99,6 +101,7 @@ class Connection final : private Completion, private Dial::Client {
   void dial_failed(Fault fault, const std::string& reason) override;
   void dial_settled() override;
 
+  void adopt(int fd, Endpoint::Kind kind);
   uint64_t receivable();
   void receive(uint64_t credit);
   void on_received(int result, uint32_t flags);
@@ -127,6 +130,7 @@ class Connection final : private Completion, private Dial::Client {
   std::string service_;
   File file_;
   std::unique_ptr<Dial> dial_;
+  std::optional<AcceptedClient> client_;  // that was admitted; its descriptor is file_.fd
   bool closing_ = false;
   bool detached_ = false;
   Endpoint::Kind kind_ = Endpoint::Kind::kTcp;

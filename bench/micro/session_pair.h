@@ -65,7 +65,7 @@ class SessionPair {
       }
     }
     events_.clear();
-    to.input({bytes_.data(), size}, now_, events_);
+    feed(to, {bytes_.data(), size}, now_, events_, [] { return true; });
     for (size_t i = 0; i < events_.size(); ++i) {
       const Event event = events_[i];
       if (event.kind == Event::Kind::kData) {

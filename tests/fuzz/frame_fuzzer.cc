@@ -47,7 +47,7 @@ class Reader {
 
   void give(std::span<const std::byte> bytes) {
     pending_.insert(pending_.end(), bytes.begin(), bytes.end());
-    const size_t used = session_.input(pending_, now_, events_);
+    const size_t used = feed(session_, pending_, now_, events_, [] { return true; });
     VP_ASSERT(used <= pending_.size());
     account.add(events_);
     events_.clear();

@@ -45,7 +45,7 @@ class Waiting {
 
   void feed(std::span<const std::byte> bytes) {
     pending_.insert(pending_.end(), bytes.begin(), bytes.end());
-    const size_t used = session_.input(pending_, now_, events_);
+    const size_t used = feed(session_, pending_, now_, events_, [] { return true; });
     VP_ASSERT(used <= pending_.size());
     events_.clear();
     used_ += used;

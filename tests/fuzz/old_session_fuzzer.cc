@@ -27,8 +27,9 @@ class World {
 
   void step(Input& in) {
     now_ += Duration(100'000 * in.number(2));
-    if (choice_.tick(now_, events_)) use();
+    const bool again = choice_.tick(now_, events_);
     react();
+    if (again) use();
     switch (in.number(1) % 6) {
       case 0:
       case 1:
@@ -151,9 +152,11 @@ class World {
   }
   void use() {
     if (!choice_.wants_input(now_)) return;
-    const size_t used = choice_.input(pending_, now_, events_);
+    const size_t used = feed(choice_, pending_, now_, events_, [this] {
+      react();
+      return true;
+    });
     VP_ASSERT(used <= pending_.size());
-    react();
     pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(used));
   }
 

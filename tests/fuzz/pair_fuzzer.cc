@@ -98,9 +98,11 @@ class End {
 
   void read(std::span<const std::byte> bytes, Instant now) {
     pending.insert(pending.end(), bytes.begin(), bytes.end());
-    const size_t used = session.input(pending, now, events_);
+    const size_t used = feed(session, pending, now, events_, [this] {
+      act();
+      return true;
+    });
     VP_ASSERT(used <= pending.size());
-    act();
     pending.erase(pending.begin(), pending.begin() + static_cast<ptrdiff_t>(used));
   }
 

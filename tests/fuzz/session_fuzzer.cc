@@ -96,9 +96,11 @@ class World {
 
   void give(std::span<const std::byte> bytes) {
     pending_.insert(pending_.end(), bytes.begin(), bytes.end());
-    const size_t used = session_.input(pending_, now_, events_);
+    const size_t used = feed(session_, pending_, now_, events_, [this] {
+      react();
+      return true;
+    });
     VP_ASSERT(used <= pending_.size());
-    react();
     pending_.erase(pending_.begin(), pending_.begin() + static_cast<ptrdiff_t>(used));
     VP_ASSERT(pending_.size() <= kHelloSize + kFrame + 64);
   }

@@ -130,9 +130,11 @@ class ChoosingEnd {
   static Name name(StreamKey key) { return {key.slot, key.generation}; }
 
   void use_inbox(Instant now) {
-    const size_t used = choice->input(inbox, now, events_);
+    const size_t used = feed(*choice, inbox, now, events_, [this] {
+      act();
+      return true;
+    });
     ASSERT_LE(used, inbox.size());
-    act();
     inbox.erase(inbox.begin(), inbox.begin() + static_cast<ptrdiff_t>(used));
     most_kept = std::max(most_kept, inbox.size());
   }

@@ -127,9 +127,11 @@ class End {
 
   void read(std::span<const std::byte> bytes, Instant now) {
     inbox.insert(inbox.end(), bytes.begin(), bytes.end());
-    const size_t used = session.input(inbox, now, events_);
+    const size_t used = feed(session, inbox, now, events_, [this] {
+      act();
+      return true;
+    });
     ASSERT_LE(used, inbox.size());
-    act();
     inbox.erase(inbox.begin(), inbox.begin() + static_cast<ptrdiff_t>(used));
     most_kept = std::max(most_kept, inbox.size());
   }

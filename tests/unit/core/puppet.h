@@ -67,7 +67,7 @@ class Puppet {
   void say(const Bytes& bytes) {
     kept.insert(kept.end(), bytes.begin(), bytes.end());
     events.clear();
-    const size_t used = session.input(kept, now, events);
+    const size_t used = feed(session, kept, now, events, [] { return true; });
     read_from.swap(kept);  // the spans of `events` point here
     kept.assign(read_from.begin() + static_cast<ptrdiff_t>(used), read_from.end());
   }
