@@ -14,7 +14,7 @@ namespace oldpeer {
 
 bool Channel::Start() {
   if (IsListening()) {
-    listener_ = Listen(place_);
+    listener_ = Listen(place_, backlog_);
     if (listener_ < 0) Say(WithErrno("cannot listen for the channel on " + place_.address));
     return listener_ >= 0;
   }

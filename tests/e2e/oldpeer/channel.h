@@ -20,6 +20,7 @@ class Channel {
       : place_(options.channels.front()),
         habits_(options.habits),
         read_size_(static_cast<size_t>(options.read_size)),
+        backlog_(static_cast<int>(options.backlog)),
         writer_(writer) {}
 
   // Listens, or connects; false with a line in the log when that failed and is not tried again.
@@ -53,6 +54,7 @@ class Channel {
   const Place place_;
   const Habits habits_;
   const size_t read_size_;
+  const int backlog_;
   Writer* const writer_;
   int listener_ = -1;
   int fd_ = -1;

@@ -56,7 +56,7 @@ int CloseKeepingErrno(int fd) {
 
 }  // namespace
 
-int Listen(const Place& place) {
+int Listen(const Place& place, int backlog) {
   Target target;
   if (!Resolve(place, true, &target)) return -1;
   const int fd = socket(target.storage.ss_family, SOCK_STREAM, 0);
@@ -64,7 +64,7 @@ int Listen(const Place& place) {
   const int one = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (place.IsPath()) unlink(place.address.c_str());
-  if (bind(fd, target.get(), target.length) != 0 || listen(fd, 128) != 0) {
+  if (bind(fd, target.get(), target.length) != 0 || listen(fd, backlog) != 0) {
     return CloseKeepingErrno(fd);
   }
   return fd;

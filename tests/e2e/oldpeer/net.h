@@ -10,7 +10,7 @@
 namespace oldpeer {
 
 // Each returns a descriptor, or -1 with errno.
-int Listen(const Place& place);
+int Listen(const Place& place, int backlog);
 int Dial(const Place& place);
 int OpenDevice(const Place& place, bool raw_tty);
 

@@ -51,6 +51,8 @@ constexpr HabitSwitch kHabits[] = {
     {"ignore-unknown-control", "no-ignore-unknown-control", &Habits::ignore_unknown_control,
      "an unknown CONTROL message does not end the channel (on)"},
     {"raw-tty", "no-raw-tty", &Habits::raw_tty, "make a terminal raw (on)"},
+    {"stale-readiness", "no-stale-readiness", &Habits::stale_readiness,
+     "whoever has a descriptor that was found readable is read, and waited for (on)"},
 };
 
 struct FaultSwitch {
@@ -96,7 +98,8 @@ enum Code : int {
   kFirstFault = 3000,
   kInitUnknown = 4000,
   kNumberBase,
-  kReadSize
+  kReadSize,
+  kBacklog
 };
 
 void PrintUsage() {
@@ -106,7 +109,8 @@ void PrintUsage() {
       "METHOD: unix-connect unix-listen tcp-connect tcp-listen virtserial-open\n"
       "Port - : ADDR is a path.  --log or -v: a line for every packet.\n"
       "--number-base N: the first number of --large-numbers (1000000)\n"
-      "--read-size N: bytes read from the channel in one turn of the loop (4096)\n\n"
+      "--read-size N: bytes read from the channel in one turn of the loop (4096)\n"
+      "--backlog N: of every listener (1)\n\n"
       "Habits (--NAME or --no-NAME; off unless marked):\n");
   for (const auto& habit : kHabits) std::printf("  --%-26s %s\n", habit.name, habit.help);
   std::printf("\nFaults:\n  --%-26s %s\n", "init-unknown SERVICE",
@@ -129,6 +133,7 @@ std::vector<option> LongOptions() {
       {"init-unknown", required_argument, nullptr, kInitUnknown},
       {"number-base", required_argument, nullptr, kNumberBase},
       {"read-size", required_argument, nullptr, kReadSize},
+      {"backlog", required_argument, nullptr, kBacklog},
   };
   int index = 0;
   for (const auto& habit : kHabits) {
@@ -184,7 +189,10 @@ bool Apply(int code, Options* options) {
       return true;
     }
     const auto number = ParseNumber(optarg);
-    (code == kNumberBase ? options->number_base : options->read_size) = number.value_or(0);
+    int64_t& value = code == kNumberBase ? options->number_base
+                     : code == kReadSize ? options->read_size
+                                         : options->backlog;
+    value = number.value_or(0);
     return number && *number > 0;
   }
   if (code >= kFirstFault) {

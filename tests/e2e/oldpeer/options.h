@@ -37,6 +37,7 @@ struct Habits {
   bool unchecked_numbers = true;
   bool ignore_unknown_control = true;
   bool raw_tty = true;
+  bool stale_readiness = true;
 };
 
 struct Faults {
@@ -70,6 +71,8 @@ struct Options {
   // Bytes taken from the channel before clients and services get their turn. Less than four packets
   // is what makes four streams each way block both ends, and three not.
   int64_t read_size = 4096;
+  // Of every listener: a burst of clients has its SYNs dropped, and sent again after 1, 3, 7 s.
+  int64_t backlog = 1;
   bool log = false;
 };
 

@@ -43,7 +43,7 @@ bool Peer::Start() {
   std::signal(SIGPIPE, habits_.die_of_sigpipe ? SIG_DFL : SIG_IGN);
   if (!channel_.Start()) return false;
   for (const Place& place : options_.oforwards) {
-    const int listener = Listen(place);
+    const int listener = Listen(place, static_cast<int>(options_.backlog));
     if (listener < 0) {
       Say(WithErrno("cannot listen on " + place.address + ":" + place.port));
       return false;
@@ -112,7 +112,7 @@ void Peer::Dispatch(const pollfd& entry, const Watch& watch) {
       AcceptClient(forwards_[watch.key]);
       break;
     case Watch::kConnection:
-      ReadConnection(watch.key, entry.revents);
+      ReadConnection(entry, watch.key);
       break;
     case Watch::kQueue:
       writer_.Flush(entry.fd);
@@ -286,10 +286,13 @@ void Peer::AcceptClient(const Forward& forward) {
   }
 }
 
-void Peer::ReadConnection(uint64_t serial, int16_t events) {
+// The original goes by the descriptor that was found readable. When that was closed and given out
+// anew in the same turn, it reads the new one, which has nothing yet, and waits there.
+void Peer::ReadConnection(const pollfd& entry, uint64_t serial) {
   const auto connection =
-      std::find_if(connections_.begin(), connections_.end(),
-                   [serial](const Connection& other) { return other.serial == serial; });
+      std::find_if(connections_.begin(), connections_.end(), [&](const Connection& other) {
+        return habits_.stale_readiness ? other.fd == entry.fd : other.serial == serial;
+      });
   if (connection == connections_.end() || connection->fd < 0) return;
   if (connection->state == State::kDialing) return FinishDial(connection);
   std::array<uint8_t, kMaxData> data;
@@ -298,7 +301,7 @@ void Peer::ReadConnection(uint64_t serial, int16_t events) {
   if (count > 0) {
     sender_.Send(Packet::Data(connection->is_client ? kClient : kServer, connection->client,
                               connection->server, data.data(), static_cast<size_t>(count)));
-  } else if (habits_.half_close && count == 0 && (events & (POLLHUP | POLLERR)) == 0) {
+  } else if (habits_.half_close && count == 0 && (entry.revents & (POLLHUP | POLLERR)) == 0) {
     Tell("end of input of number " + std::to_string(connection->own()));
     connection->state = State::kEnded;
   } else {

@@ -73,7 +73,7 @@ class Peer {
   void HandleData(const Packet& packet);
 
   void AcceptClient(const Forward& forward);
-  void ReadConnection(uint64_t serial, int16_t events);
+  void ReadConnection(const pollfd& entry, uint64_t serial);
   void EndConnection(Connections::iterator connection);
   void FinishDial(Connections::iterator connection);
   void AnswerDial(Connections::iterator connection, bool connected);
