@@ -2,7 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/ioctl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <termios.h>
@@ -144,14 +144,18 @@ void Link::open_device() {
   }
   // A tty may be given to either method; it works with neither unless it is raw.
   const bool tty = isatty(fd) == 1;
+  // A tty can be opened by several at once, who would then steal each other's bytes. The lock goes
+  // with the process. TIOCEXCL would not: it stays for as long as the master of a pty is open.
+  if (tty && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    close(fd);
+    return try_later(path + " is in use by another process");
+  }
   if (tty && !make_raw(fd, spec_.endpoint.port)) {
     const std::string reason = path + ": cannot set the tty raw: " + std::strerror(errno);
     close(fd);
     return try_later(reason);
   }
   if (tty) {
-    // A tty can be opened by several at once, who would then steal each other's bytes.
-    ioctl(fd, TIOCEXCL);
     // What we may have left in the output goes its way: dropped, it could tear a packet.
     tcflush(fd, TCIFLUSH);
   }

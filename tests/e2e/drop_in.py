@@ -46,13 +46,11 @@ class End:
         self.doors: dict[str, Address] = {}
         self.listens: list[Address] = []
         self.switches: dict[str, Sequence[str]] = {OLD: (), NEW: ()}
-        self.before_start: Callable[[], None] = lambda: None
         self.program = ""
         self.process: Process | None = None
 
     def start(self, program: str) -> None:
         """Starts the program and waits until it listens."""
-        self.before_start()
         if isinstance(self.process, Daemon) and program == OLD:
             self._wait_until_free()
         self.program = program
@@ -146,8 +144,6 @@ class Line:
             end.doors = doors
             end.listens = list(doors.values())
             end.switches = {OLD: old, NEW: new}
-            if kind == "pty":
-                end.before_start = lambda index=index: serial.release(index)
             self.ends.append(end)
         self.near, self.far = self.ends
         if kind == "tcp":

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import pty
 import re
 import select
 import socket
-import termios
 import threading
 import time
 import tty
@@ -114,11 +112,6 @@ class SerialLine:
         self._thread.join(10)
         for fd in (*self._masters, *self._slaves, self._wake[0]):
             os.close(fd)
-
-    def release(self, port: int) -> None:
-        """Takes back what a user that was killed may have claimed for itself (TIOCEXCL): a device
-        that nobody has open would have forgotten it."""
-        fcntl.ioctl(self._slaves[port], termios.TIOCNXCL)
 
     def _run(self) -> None:
         pipes = [bytearray(), bytearray()]  # Indexed by the port that will read them.
