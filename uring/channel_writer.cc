@@ -52,7 +52,8 @@ void ChannelWriter::attach(File file, Link::Kind kind) {
   file_ = file;
   kind_ = kind;
   attached_ = true;
-  polling_ = quiet_ = rechecked_ = false;
+  polling_ = quiet_ = polled_ = rechecked_ = false;
+  room_.attach(file.fd, kind);
 }
 
 void ChannelWriter::detach() {
@@ -97,6 +98,7 @@ void ChannelWriter::write_on(Events& events, bool quietly) {
   if (batch.empty()) return;
   quiet_ = quietly && batch.pieces.size() == 1 && batch.size <= Ring::kMostQuiet &&
            kind_ == Link::Kind::kSocket && !choice_.wants_to_write(loop_.now());
+  room_.speak_packets(!choice_.up() || choice_.protocol() == 1, choice_.up());
   lay_out(batch);
   quiet_ = quiet_ && vectors_.size() == 1 && cuts_.empty();
   submit();
@@ -198,6 +200,8 @@ void ChannelWriter::submit() {
   Ring& ring = loop_.ring();
   if (polling_) {
     ring.poll(op_, file_, POLLOUT);
+  } else if (room_.packets()) {
+    write_packets();
   } else if (!cuts_.empty()) {
     push();
   } else if (kind_ == Link::Kind::kPort && write_port()) {
@@ -213,6 +217,49 @@ void ChannelWriter::submit() {
     message_.msg_iovlen = vectors_.size();
     ring.sendmsg(op_, file_, &message_, MSG_WAITALL);
   }
+}
+
+void ChannelWriter::write_packets() {
+  VP_ASSERT(vectors_.size() == 1 && cuts_.empty());
+  iovec& vector = vectors_.front();
+  while (vector.iov_len > 0) {
+    const size_t size = room_.next(vector.iov_len, std::exchange(polled_, false));
+    if (size == 0) {
+      polling_ = true;
+      return submit();
+    }
+    if (kind_ == Link::Kind::kSocket && size == vector.iov_len) {
+      loop_.ring().send(op_, file_, vector.iov_base, size, MSG_WAITALL);
+      if (quiet_) loop_.ring().hush(op_);
+      return;
+    }
+    const ssize_t written = write_now({static_cast<const std::byte*>(vector.iov_base), size});
+    if (written > 0) {
+      advance(static_cast<size_t>(written));
+    } else if (written == 0 || errno == EAGAIN) {
+      return wait_for_room();
+    } else if (errno != EINTR) {
+      return client_->channel_failed(std::strerror(errno));
+    }
+  }
+  batch_left();
+}
+
+ssize_t ChannelWriter::write_now(std::span<const std::byte> bytes) {
+  if (kind_ != Link::Kind::kSocket) return ::write(file_.fd, bytes.data(), bytes.size());
+  iovec vector{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  msghdr message{};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  return sendmsg(file_.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+// A port whose other side is gone says it hung up, again and again: there, wait a moment instead of
+// polling.
+void ChannelWriter::wait_for_room() {
+  if (kind_ == Link::Kind::kPort) return retry_.set(loop_.now() + kFullInterval);
+  polling_ = true;
+  submit();
 }
 
 // Writes to a port for as long as it takes what it is given. False when something is left: what
@@ -302,6 +349,7 @@ void ChannelWriter::complete(Op&, int result, uint32_t) {
     if (result < 0 && result != -ECANCELED) {
       return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
     }
+    polled_ = result > 0;
     return submit();
   }
   if (kind_ == Link::Kind::kSocket) {
@@ -318,16 +366,7 @@ void ChannelWriter::complete(Op&, int result, uint32_t) {
       return submit();
     }
   } else {
-    if (result == -EAGAIN || result == 0) {
-      // A tty can be polled for room. A port whose other side is gone says it hung up, again and
-      // again: there, wait a moment instead.
-      if (kind_ == Link::Kind::kTty) {
-        polling_ = true;
-        return submit();
-      }
-      retry_.set(loop_.now() + kFullInterval);
-      return;
-    }
+    if (result == -EAGAIN || result == 0) return wait_for_room();
     if (result < 0 && result != -EINTR) return client_->channel_failed(std::strerror(-result));
     advance(static_cast<size_t>(std::max(result, 0)));
     if (vector_at_ < vectors_.size()) return submit();

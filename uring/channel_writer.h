@@ -7,6 +7,8 @@
 // All of a batch is copied for a tty, which is slow and takes little at a time, and where trailers
 // are computed over the payload.
 //
+// Packets of protocol 1 are written in calls that take whole ones, or nothing (packet_room.h).
+//
 // A batch with payload in pipes is put together in one more pipe, headers and payload in turn, and
 // leaves from there, most often in one system call: each write to a socket wakes its reader, and a
 // header alone would wake it for nothing. The ring is asked only to wait for room.
@@ -15,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,6 +25,7 @@
 #include "uring/connection.h"
 #include "uring/link.h"
 #include "uring/loop.h"
+#include "uring/packet_room.h"
 #include "uring/pipes.h"
 #include "uring/receive_pool.h"
 
@@ -75,6 +79,9 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void submit();
   std::span<const std::byte> next_write() const;
   bool write_port();
+  void write_packets();
+  ssize_t write_now(std::span<const std::byte> bytes);
+  void wait_for_room();
   void push();
   void advance(size_t bytes);
   bool assembled() const { return cut_at_ == cuts_.size() && vector_at_ == vectors_.size(); }
@@ -95,9 +102,11 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   Link::Kind kind_ = Link::Kind::kSocket;
   bool attached_ = false;
   bool polling_ = false;
+  bool polled_ = false;     // and found writable
   bool rechecked_ = false;  // the request was pending at the last recheck()
   bool quiet_ = false;  // the request, see Ring::hush()
 
+  PacketRoom room_;
   std::vector<std::byte> staging_;
   size_t staged_ = 0;
   std::vector<iovec> vectors_;

@@ -6,6 +6,7 @@
 #include <netinet/tcp.h>
 #include <seccomp.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -139,7 +140,7 @@ constexpr SocketOption kSocketOptions[] = {
     {IPPROTO_TCP, TCP_NOTSENT_LOWAT}, {IPPROTO_TCP, TCP_USER_TIMEOUT},
 };
 
-constexpr unsigned long kTerminalRequests[] = {TCGETS, TCSETS, TCFLSH, TIOCEXCL};
+constexpr unsigned long kTerminalRequests[] = {TCGETS, TCSETS, TCFLSH};
 
 // What this command line makes the daemon do after its start.
 struct Needs {
@@ -248,6 +249,7 @@ void allow_descriptors(Filter& filter) {
   filter.allow_if(SCMP_SYS(pipe2), {equal(1, O_NONBLOCK | O_CLOEXEC)});
   filter.allow_if(SCMP_SYS(fcntl), {equal(1, F_SETPIPE_SZ)});
   filter.allow_if(SCMP_SYS(ioctl), {equal(1, FIONREAD)});
+  filter.allow_if(SCMP_SYS(ioctl), {equal(1, SIOCOUTQNSD)});
 }
 
 void allow_sockets(Filter& filter, const Needs& needs) {
@@ -287,6 +289,7 @@ void allow_files(Filter& filter, const Needs& needs) {
   if (needs.devices) {
     constexpr uint64_t kDevice = O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
     filter.allow_if(SCMP_SYS(openat), {masked(2, 0xffffffff & ~uint64_t{O_LARGEFILE}, kDevice)});
+    filter.allow_if(SCMP_SYS(flock), {equal(1, LOCK_EX | LOCK_NB)});
     for (const unsigned long request : kTerminalRequests) {
       filter.allow_if(SCMP_SYS(ioctl), {masked(1, 0xffffffff, request)});
     }

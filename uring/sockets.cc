@@ -32,7 +32,6 @@ constexpr auto kAddressInterval = std::chrono::milliseconds(10);
 // that then stall put the whole machine under TCP memory pressure, where everybody's segments are
 // dropped, to be sent again after 200 ms and more. A peer beyond a network keeps its receive
 // window: there it pays.
-constexpr int kMostUnsent = 256 * 1024;
 constexpr int kLoopbackReceiveBuffer = 256 * 1024;
 
 std::string failure(const Endpoint& endpoint, const char* what, const char* advice) {
@@ -211,7 +210,8 @@ bool reaches_far(const SocketAddress& address) {
 
 std::string remote_fault(const Endpoint& endpoint) {
   return "listens where other machines can connect (" + endpoint.to_string() +
-         "): give --allow-remote if that is meant, or listen on 127.0.0.1 or [::1]";
+         "): give --allow-remote if that is meant (qemu-vp never asked), or listen on 127.0.0.1 or "
+         "[::1]";
 }
 
 tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const ListenRules& rules) {
@@ -267,7 +267,7 @@ void BoundPath::remove() {
 }
 
 void prepare_tcp(int fd) {
-  set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kMostUnsent);
+  set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, static_cast<int>(kMostUnsent));
   if (peer_is_on_loopback(fd)) set_option(fd, SOL_SOCKET, SO_RCVBUF, kLoopbackReceiveBuffer);
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   // What is sent as urgent keeps its place among the other bytes; that it was urgent is not

@@ -55,6 +55,9 @@ tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const L
 // What is wrong with a listener on an address that is not loopback, and what to do.
 std::string remote_fault(const Endpoint& endpoint);
 
+// What a TCP socket takes without having sent it, bytes.
+inline constexpr uint64_t kMostUnsent = 256 * 1024;
+
 // Small writes leave at once; an idle connection whose peer is gone ends within about a minute.
 // Channels have a limit of their own (peer_timeout.h).
 void prepare_tcp(int fd);
