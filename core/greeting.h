@@ -73,8 +73,18 @@ class Greeting {
   // A HELLO was seen inside an unfinished frame: ask its sender. True when this one is the answer
   // to our question; then the session is over and adopt() begins the next one.
   bool suspect(const Hello& hello, Instant now);
+  // Whether the peer wrote it in this session, as only the peer can.
+  bool is_of_session(const Hello& hello) const {
+    return hello.joined && hello.epoch == peer().epoch && hello.echo == epoch_;
+  }
   void adopt(const Hello& hello, Instant now);
   void clear_suspicion();
+
+  // Writes another HELLO in the established session, to tell how many frames went before it.
+  void repeat(Instant now) {
+    VP_ASSERT(may_speak());
+    hello_at_ = now;
+  }
 
   // The HELLO to send now, if one is due. Calling it counts as sending. `frames` were sent before
   // it in the present session, if there is one.

@@ -108,6 +108,8 @@ class SessionV2 final : public Session {
   void put_data_frames(uint64_t bytes, Events& events);
   void put_data(uint32_t slot, uint32_t size);
   void put_session_facts();
+  bool hides_replacement() const;
+  bool going_away_due() const;
   bool ack_due() const { return bytes_received_ - bytes_acknowledged_ >= ack_interval_; }
   bool data_may_go() const { return !scheduler_.empty() && flight_.room() > 0; }
   void put_stream_facts(uint32_t slot, Events& events);

@@ -131,6 +131,10 @@ SessionV2::Step SessionV2::step_unfinished(std::span<const std::byte> frame, Ins
       return {};
     }
     const size_t after = from + search.at + kHelloSize;
+    // Bytes of the frame were lost, and waiting for its end would swallow what comes next.
+    if (trailer_ == TrailerKind::kChecksum && greeting_.is_of_session(*search.hello)) {
+      return {.fault = Fault::kFrameLost};
+    }
     if (greeting_.suspect(*search.hello, now)) {
       return {.used = after,
               .fault = Fault::kPeerRestarted,

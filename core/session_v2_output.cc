@@ -15,12 +15,25 @@ bool SessionV2::wants_to_write(Instant now) const {
   if (greeting_.due(now)) return true;
   if (!greeting_.may_speak()) return false;
   return !control_.empty() || data_may_go() || ack_due() || ping_due_ || pong_due_ ||
-         (going_away_ && !going_away_sent_);
+         going_away_due();
+}
+
+// While no stream is open, an end of 2010 may have taken the place of the peer behind a device, and
+// anything but whole packets of its size would leave it deaf for good. So an idle session there
+// counts its frames in a greeting, and leaves without a word: the next one greets.
+bool SessionV2::hides_replacement() const { return uses_trailers() && streams_.size() == 0; }
+
+bool SessionV2::going_away_due() const {
+  return going_away_ && !going_away_sent_ && !hides_replacement();
 }
 
 const Batch& SessionV2::plan(uint64_t bytes, Instant now, Events& events) {
   batch_.clear();
   head_at_ = 0;
+  if (ping_due_ && greeting_.may_speak() && hides_replacement()) {
+    ping_due_ = uncounted_ = false;
+    greeting_.repeat(now);
+  }
   while (greeting_.due(now)) put_hello(greeting_.take(frames_sent_, now));
   const uint64_t greeted = batch_.size;
   if (greeting_.may_speak()) {
@@ -112,7 +125,7 @@ void SessionV2::put_data(uint32_t slot, uint32_t size) {
 }
 
 void SessionV2::put_session_facts() {
-  if (going_away_ && !going_away_sent_) {
+  if (going_away_due()) {
     put_frame({FrameType::kGoingAway, false, 0, 0, 0}, {});
     going_away_sent_ = true;
   }

@@ -337,6 +337,34 @@ TEST(Ping, FallsSilentWhenEverythingIsCounted) {
   EXPECT_FALSE(pair.b.session.deadline());
 }
 
+// An end of 2010 may have taken the peer's place: whatever has not its packets' length would leave
+// it deaf for good.
+TEST(Ping, CountsInAGreetingWhileNoStreamIsOpen) {
+  Pair pair(config_with(1, feature::kChecksumTrailer));
+  pair.connect();
+  const uint64_t id = *pair.a.open();
+  pair.settle();
+  pair.a.reset(id);
+  pair.settle();
+  Bytes written;
+  for (int i = 0; i < 10; ++i) {
+    pair.now += seconds(1);
+    pair.a.tick(pair.now);
+    while (pair.a.write(1 << 20, pair.now)) {
+    }
+    written.insert(written.end(), pair.a.out.begin(), pair.a.out.end());
+    pair.b.read(std::exchange(pair.a.out, {}), pair.now);
+  }
+  ASSERT_EQ(written.size(), kHelloSize);
+  const auto hello = decode_hello(written.data());
+  ASSERT_TRUE(hello);
+  EXPECT_TRUE(hello->joined);
+  EXPECT_GT(hello->frames, 0u);
+  EXPECT_TRUE(pair.b.downs.empty());
+  pair.a.session.go_away();
+  EXPECT_FALSE(pair.a.write(1 << 20, pair.now)) << "nor does it say that it leaves";
+}
+
 TEST(Ping, FindsAGapInAFrameThatWouldOtherwiseWaitForEver) {
   for (const size_t lost : {1u, 30u, 5000u, 15'000u}) {
     Pair pair(config_with(1, feature::kChecksumTrailer));
