@@ -35,9 +35,12 @@ struct SessionLimits {
 
 // What version 1, which knows no credit, needs besides.
 struct OldLimits {
-  uint64_t hold = 1u << 20;  // what a stream may hold for a slow socket before reading stops, bytes
-  Duration stall_timeout = std::chrono::milliseconds(500);  // how long one stream may stop it
-  Duration ack_timeout = std::chrono::seconds(15);          // for the answer to an INIT
+  // What a stream may hold for a slow socket before reading stops, bytes; never more than the
+  // budget allows.
+  uint64_t hold = 1u << 30;
+  // How long a stream that takes nothing may keep others waiting.
+  Duration stall_timeout = std::chrono::seconds(20);
+  Duration ack_timeout = std::chrono::seconds(15);  // for the answer to an INIT
 };
 
 // How many streams `receive_memory` bytes can promise the least window to, and the other way round.

@@ -17,8 +17,11 @@ constexpr uint64_t kMostQueued = 256 * 1024;
 // Answers to a peer that asks for more than it listens to.
 constexpr size_t kSpareAnswers = 64;
 
-// A stall shorter than this part of the stall timeout is not held against a stream.
-constexpr int kForgivenPart = 10;
+// A stream may borrow so many times of what is left for others.
+constexpr uint64_t kShareOfRest = 3;
+
+// So often in a stall timeout is looked who has taken something.
+constexpr int kChecks = 4;
 
 }  // namespace
 
@@ -50,6 +53,7 @@ void OldSession::finish(Fault fault, Events& events) {
   up_ = false;
   forget_streams();
   closes_.clear();
+  closed_servers_ = {};
   greeting_.reset();
   events.push_back({.kind = Event::Kind::kDown, .fault = fault});
 }
@@ -64,6 +68,7 @@ void OldSession::forget_streams() {
   control_ = {};
   waits_ = {};
   over_ = {};
+  peek_ = false;
   held_ = lent_ = 0;
 }
 
@@ -83,7 +88,10 @@ OldStream* OldSession::find_ours(int32_t number, bool opener, uint32_t& slot) {
   OldStream& stream = streams_.at(*found);
   if (stream.opener != opener) return nullptr;
   // Not said yet, so it is a guess.
-  if (stream.state != State::kOpen && stream.state != State::kInitSent) return nullptr;
+  // One that the peer was not told is a guess; a number of the stream before is not.
+  const bool told = stream.state == State::kOpen || stream.state == State::kInitSent;
+  const bool due = stream.state == State::kDialing || stream.state == State::kAckDue;
+  if (!told && !(due && number != stream.ours)) return nullptr;
   slot = *found;
   return &stream;
 }
@@ -173,6 +181,7 @@ void OldSession::taken(StreamKey key, uint64_t bytes) {
   stream->taken += bytes;
   lent_ += loan(*stream);
   held_ -= bytes;
+  review_over();
 }
 
 void OldSession::delivered(StreamKey key, Events& events) {
@@ -192,6 +201,7 @@ void OldSession::say_close(const OldStream& stream) {
     closes_.push_back({stream.theirs, -1});
   } else if (stream.state == State::kOpen || stream.state == State::kBroken) {
     closes_.push_back({-1, stream.theirs});
+    note_closed(stream.theirs);
   }
 }
 
@@ -212,7 +222,12 @@ void OldSession::detach(uint32_t slot) {
   clear_wait(slot);
   end_over(slot);
   stream.queued = 0;
-  if (ours_.find(stream.ours) == slot) ours_.erase(stream.ours);
+  const auto forget = [&](int32_t number) {
+    if (ours_.find(number) == slot) ours_.erase(number);
+  };
+  forget(stream.ours);
+  std::for_each_n(stream.aliases.begin(), stream.alias_count, forget);
+  stream.alias_count = 0;
   NumberTable& by_theirs = stream.opener ? servers_ : clients_;
   if (by_theirs.find(stream.theirs) == slot) by_theirs.erase(stream.theirs);
 }
@@ -247,6 +262,7 @@ void OldSession::erase_stream(uint32_t slot) {
   held_ -= streams_.at(slot).held();
   lent_ -= loan(streams_.at(slot));
   streams_.erase(streams_.key_at(slot));
+  review_over();
 }
 
 void OldSession::odd(Oddity oddity, int64_t count, Events& events) {
@@ -256,9 +272,10 @@ void OldSession::odd(Oddity oddity, int64_t count, Events& events) {
 // --- holding back -----------------------------------------------------------------------------
 
 // What a stream holds beyond its promised window it borrows, as in version 2; no stream may borrow
-// more than what is left for others.
+// more than three times of what is left for others.
 bool OldSession::is_over(const OldStream& stream) const {
-  return stream.held() > config_.old.hold || loan(stream) > fund_ - std::min(fund_, lent_);
+  return stream.held() > config_.old.hold ||
+         loan(stream) > kShareOfRest * (fund_ - std::min(fund_, lent_));
 }
 
 uint64_t OldSession::loan(const OldStream& stream) const {
@@ -279,36 +296,62 @@ void OldSession::check_over(uint32_t slot, Instant now) {
 }
 
 void OldSession::begin_over(uint32_t slot, Instant now) {
+  if (over_.empty()) {
+    check_at_ = now + config_.old.stall_timeout / kChecks;
+    peek_at_ = now + config_.old.stall_timeout;
+  }
   OldStream& stream = streams_.at(slot);
   over_.push_back(streams_, slot);
   stream.over_since = now;
   stream.over_taken = stream.taken;
-  stream.blame -= std::min(stream.blame, now - stream.blame_at);
 }
 
 void OldSession::end_over(uint32_t slot) {
   if (streams_.at(slot).over_link.linked) over_.erase(streams_, slot);
+  if (over_.empty()) peek_ = false;
 }
 
-Instant OldSession::over_until(const OldStream& stream) const {
-  const Duration most = config_.old.stall_timeout;
-  return stream.over_since + std::max(most / kForgivenPart, most - stream.blame);
-}
-
-bool OldSession::wants_input(Instant now) {
+// Less is held than before.
+void OldSession::review_over() {
   for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
-    OldStream& stream = streams_.at(slot);
+    const OldStream& stream = streams_.at(slot);
     const uint32_t next = stream.over_link.next;
-    if (!is_over(stream)) {
-      const Duration time = now - stream.over_since;
-      const bool alone = streams_.size() == 1;
-      if (!alone && time > config_.old.stall_timeout / kForgivenPart) stream.blame += time;
-      stream.blame_at = now;
-      end_over(slot);
-    }
+    if (!is_over(stream)) end_over(slot);
     slot = next;
   }
-  return over_.empty();
+}
+
+// A reader that has taken anything is slow, not stalled. One that is alone keeps nobody waiting, as
+// far as is known: a little more is read, for as long as there is memory, to see whether there is
+// anything behind its data. A stream that is closed and only delivered needs the channel no more.
+void OldSession::check_stalls(Instant now, Events& events) {
+  check_at_ = now + config_.old.stall_timeout / kChecks;
+  size_t sharing = 0;
+  streams_.for_each(
+      [&](StreamKey, const OldStream& stream) { sharing += stream.state != State::kClosed; });
+  for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
+    OldStream& stream = streams_.at(slot);
+    const bool closed = stream.state == State::kClosed;
+    const bool alone = sharing == (closed ? 0 : 1) && held_ < config_.limits.receive_budget;
+    if (alone && peek_at_ <= now) {
+      peek_ = true;
+      peek_at_ = now + config_.old.stall_timeout;
+    }
+    if (alone || stream.taken > stream.over_taken) {
+      stream.over_since = now;
+      stream.over_taken = stream.taken;
+    }
+    if (now - stream.over_since < config_.old.stall_timeout) {
+      slot = stream.over_link.next;
+      continue;
+    }
+    if (!closed) {
+      say_close(stream);
+      --sharing;
+    }
+    abort_stream(slot, Fault::kStalled, events);
+    slot = over_.front();  // what is next may have left the list
+  }
 }
 
 // --- time -------------------------------------------------------------------------------------
@@ -334,11 +377,7 @@ std::optional<Instant> OldSession::deadline() const {
   for (const WaitList& list : waits_) {
     if (!list.empty()) consider(streams_.at(list.front()).wait_until);
   }
-  for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
-    const OldStream& stream = streams_.at(slot);
-    consider(over_until(stream));
-    slot = stream.over_link.next;
-  }
+  if (!over_.empty()) consider(check_at_);
   return at;
 }
 
@@ -350,7 +389,10 @@ void OldSession::tick(Instant now, Events& events) {
       const uint32_t slot = list.front();
       const Wait wait = streams_.at(slot).wait;
       if (wait != Wait::kAck) say_close(streams_.at(slot));
-      if (wait == Wait::kAck) {
+      if (wait == Wait::kAck && !over_.empty()) {
+        // It may have come, and not be read yet.
+        set_wait(slot, Wait::kAck, now + config_.old.ack_timeout);
+      } else if (wait == Wait::kAck) {
         abort_stream(slot, Fault::kTimedOut, events);
       } else if (wait == Wait::kAbort) {
         abort_stream(slot, Fault::kAborted, events);
@@ -359,22 +401,7 @@ void OldSession::tick(Instant now, Events& events) {
       }
     }
   }
-  if (wants_input(now)) return;
-  for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
-    OldStream& stream = streams_.at(slot);
-    const uint32_t next = stream.over_link.next;
-    if (over_until(stream) <= now) {
-      const bool alone = streams_.size() == 1;
-      if (alone && stream.taken > stream.over_taken) {
-        stream.over_since = now;
-        stream.over_taken = stream.taken;
-      } else {
-        if (stream.state != State::kClosed) say_close(stream);
-        abort_stream(slot, Fault::kStalled, events);
-      }
-    }
-    slot = next;
-  }
+  if (!over_.empty() && check_at_ <= now) check_stalls(now, events);
 }
 
 bool OldSession::behind(Instant now) const {

@@ -3,9 +3,11 @@
 //
 // There is no credit: what the peer sends arrives, whether its reader keeps up or not. A stream may
 // hold `hold` bytes for a slow socket, less where many do. Past that wants_input() is false and the
-// channel is not read, for as long as the stream may stop it (stall_timeout); then that stream is
-// closed. A stream that is alone may take its time as long as it moves. Writing never waits for any
-// of this, so two ends cannot wait for each other.
+// channel is not read: it moves at the pace of that reader, as between two ends of 2010. Only a
+// reader that takes nothing at all for stall_timeout, while other streams wait for the channel, is
+// closed. Where no other stream is known, the channel is read once each stall_timeout, in case a
+// client of the peer waits behind the data. Writing never waits for any of this, so two ends cannot
+// wait for each other.
 //
 // There is no half-close: CLOSE ends both directions. An application that has sent its last byte
 // may be waiting for an answer, so CLOSE is held back while the peer still speaks (see
@@ -53,7 +55,7 @@ class OldSession final : public Session {
   // input() stops after a greeting of version 2; this returns it, once.
   std::optional<Hello> take_greeting() { return std::exchange(greeting_, std::nullopt); }
 
-  bool wants_input(Instant now) override;
+  bool wants_input(Instant) override { return over_.empty() || peek_; }
   size_t input(std::span<const std::byte> bytes, Instant now, Events& events) override;
   bool wants_to_write(Instant now) const override;
   const Batch& plan(uint64_t bytes, Instant now, Events& events) override;
@@ -94,6 +96,9 @@ class OldSession final : public Session {
   void on_boundary_found(Instant now, Events& events);
   OldStream* named_by(const OldHead& head, uint32_t& slot);
   void close_earlier_bearer(int32_t number, Events& events);
+  void close_stray(int32_t server, Events& events);
+  void note_closed(int32_t server);
+  void inherit_numbers(OldStream& stream, uint32_t slot, const OldStream& earlier);
 
   // old_session_output.cc
   std::byte* put_head(size_t size);
@@ -128,7 +133,8 @@ class OldSession final : public Session {
   void check_over(uint32_t slot, Instant now);
   void begin_over(uint32_t slot, Instant now);
   void end_over(uint32_t slot);
-  Instant over_until(const OldStream& stream) const;
+  void review_over();
+  void check_stalls(Instant now, Events& events);
 
   SessionConfig config_;
   bool up_ = false;
@@ -148,6 +154,9 @@ class OldSession final : public Session {
   IndexList<OldStream, &OldStream::control_link> control_;
   std::array<WaitList, 5> waits_;  // each in order of time, since all of one kind wait equally long
   IndexList<OldStream, &OldStream::over_link> over_;
+  Instant check_at_{};  // while over_ is not empty: when to look who has taken something
+  Instant peek_at_{};   // … and when to read on although it is not
+  bool peek_ = false;   // read on, once
 
   // CLOSE packets to be sent, for streams that need nothing else any more.
   struct Close {
@@ -155,6 +164,9 @@ class OldSession final : public Session {
     int32_t server;
   };
   std::deque<Close> closes_;
+  // Servers of the peer's that it was told to close and has not given out again: the latest.
+  std::array<int32_t, 64> closed_servers_{};
+  size_t next_closed_ = 0;
 
   // Where packets are: in step, or what was skipped since that was lost.
   bool in_step_ = true;

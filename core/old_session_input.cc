@@ -15,6 +15,7 @@ constexpr uint64_t kMostStray = 16;
 
 size_t OldSession::input(std::span<const std::byte> bytes, Instant now, Events& events) {
   VP_ASSERT(up_ && !greeting_);
+  peek_ = false;
   size_t used = 0;
   while (!greeting_) {
     const auto rest = bytes.subspan(used);
@@ -50,7 +51,7 @@ void OldSession::on_boundary_found(Instant now, Events& events) {
   if (one && (head.is_control() || head.is_data())) {
     uint32_t slot = 0;
     OldStream* stream = named_by(head, slot);
-    if (stream != nullptr && stream->state == State::kOpen) {
+    if (stream != nullptr && stream->state != State::kInitSent) {
       say_close(*stream);
       return abort_stream(slot, Fault::kAborted, events);
     }
@@ -59,7 +60,7 @@ void OldSession::on_boundary_found(Instant now, Events& events) {
   }
   unsigned at_once = kMostEndsAtOnce;
   streams_.for_each([&](StreamKey key, OldStream& stream) {
-    if (stream.state != State::kOpen) return;
+    if (stream.state != State::kOpen && stream.alias_count == 0) return;
     if (at_once == 0) return break_stream(key.slot, now);
     --at_once;
     say_close(stream);
@@ -111,8 +112,20 @@ void OldSession::close_earlier_bearer(int32_t number, Events& events) {
   }
 }
 
+// A client number that is given out anew is the new client's from this INIT on, in everything that
+// follows. The peer may have read none of our ACKs for its earlier bearers: when it does, it takes
+// them for the new client's, and uses their numbers until it reads the right one.
+void OldSession::inherit_numbers(OldStream& stream, uint32_t slot, const OldStream& earlier) {
+  for (size_t i = 0; i < earlier.alias_count; ++i) stream.add_alias(earlier.aliases[i]);
+  const bool told = earlier.state == State::kOpen || earlier.state == State::kBroken;
+  if (told) stream.add_alias(earlier.ours);
+  for (size_t i = 0; i < stream.alias_count; ++i) ours_.set(stream.aliases[i], slot);
+}
+
 void OldSession::on_init(int32_t client, const std::byte* packet, Events& events) {
   if (client < 0) return odd(Oddity::kBadClientNumber, client, events);
+  OldStream earlier;
+  if (const auto found = clients_.find(client)) earlier = streams_.at(*found);
   close_earlier_bearer(client, events);
   const auto service = old_service(packet);
   if (!service) {
@@ -125,6 +138,7 @@ void OldSession::on_init(int32_t client, const std::byte* packet, Events& events
   if (!may_answer()) return odd(Oddity::kTooManyAnswers, client, events);
   const StreamKey key = add_stream(false, Priority::kNormal);
   streams_.at(key.slot).theirs = client;
+  inherit_numbers(streams_.at(key.slot), key.slot, earlier);
   clients_.set(client, key.slot);
   events.push_back({.kind = Event::Kind::kOpened, .stream = key, .service = *service});
 }
@@ -147,6 +161,7 @@ void OldSession::on_ack(int32_t client, int32_t server, Events& events) {
   if (server <= 0) return abort_stream(slot, Fault::kRefused, events);
   clear_wait(slot);
   stream->theirs = server;
+  std::replace(closed_servers_.begin(), closed_servers_.end(), server, 0);
   servers_.set(server, slot);
   stream->state = State::kOpen;
   schedule(slot);
@@ -160,22 +175,39 @@ void OldSession::on_close(const OldHead& head, Events& events) {
   uint32_t slot = 0;
   const OldStream* stream = named_by(head, slot);
   if (stream == nullptr) return odd(Oddity::kUnknownNumber, head.control_client(), events);
-  if (stream->state == State::kOpen) return close_stream(slot, events);
+  // One that is named by an alias may have sent something already, and is still being dialled.
+  if (stream->state == State::kOpen || stream->received > 0) return close_stream(slot, events);
   abort_stream(slot, Fault::kRefused, events);
+}
+
+// A listener of 2010 keeps the services of an earlier life, and sends on what they say for ever. It
+// can be told to close one, unless its number may be in an ACK that is on its way.
+void OldSession::close_stray(int32_t server, Events& events) {
+  if (server <= 0 || servers_.contains(server) || !list_of(Wait::kAck).empty()) return;
+  const auto end = closed_servers_.end();
+  if (std::find(closed_servers_.begin(), end, server) != end) return;
+  note_closed(server);
+  answer_close(-1, server, events);
+}
+
+void OldSession::note_closed(int32_t server) {
+  closed_servers_[next_closed_] = server;
+  next_closed_ = (next_closed_ + 1) % closed_servers_.size();
 }
 
 void OldSession::on_data(const OldHead& head, std::span<const std::byte> packet, Instant now,
                          Events& events) {
   uint32_t slot = 0;
   OldStream* stream = named_by(head, slot);
-  if (stream == nullptr || stream->state != State::kOpen) {
+  if (stream == nullptr || stream->state == State::kInitSent) {
     const bool to_client = head.type == static_cast<uint32_t>(OldType::kServer);
     const auto early = to_client ? std::nullopt : clients_.find(head.data_client());
     // Of an open stream, what has another number may be late; no server ever has 0 or less: that
     // was written before our ACK was read.
     if (!early || (streams_.at(*early).state == State::kOpen && head.data_server() > 0)) {
-      return odd(Oddity::kUnknownNumber, to_client ? head.data_client() : head.data_server(),
-                 events);
+      odd(Oddity::kUnknownNumber, to_client ? head.data_client() : head.data_server(), events);
+      if (to_client) close_stray(head.data_server(), events);
+      return;
     }
     odd(Oddity::kDataBeforeAck, head.data_client(), events);
     say_close(streams_.at(*early));

@@ -14,14 +14,15 @@ const Batch& OldSession::plan(uint64_t bytes, Instant now, Events& events) {
   head_at_ = 0;
   // Control goes first, and leaves a quarter to data that waits: neither can starve the other.
   const uint64_t control_limit = scheduler_.empty() ? bytes : bytes - bytes / 4;
+  // CLOSE before INIT: the peer may answer that with the number that is closed.
+  while (!closes_.empty() && batch_.size < control_limit) {
+    put_control(OldMessage::kClose, closes_.front().client, closes_.front().server);
+    closes_.pop_front();
+  }
   while (!control_.empty() && batch_.size < control_limit) {
     const uint32_t slot = control_.front();
     control_.erase(streams_, slot);
     put_stream_facts(slot, now, events);
-  }
-  while (!closes_.empty() && batch_.size < control_limit) {
-    put_control(OldMessage::kClose, closes_.front().client, closes_.front().server);
-    closes_.pop_front();
   }
   if (batch_.size < bytes) put_data_packets(bytes, now, events);
   close_piece({}, 0);

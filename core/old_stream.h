@@ -38,10 +38,14 @@ struct OldStream : Scheduled {
   Instant wait_until{};
 
   // While `over_link` is linked, the stream holds more than it may, and the channel back.
-  Instant over_since{};
+  Instant over_since{};     // since when it takes nothing while others wait for the channel
   uint64_t over_taken = 0;  // what had been taken then
-  Duration blame{};         // for how long it held the channel back lately …
-  Instant blame_at{};       // … as of then
+
+  // Our numbers of earlier streams of the peer's client number, whose ACK the peer may read only
+  // now: then it uses them for this stream.
+  static constexpr size_t kMostAliases = 4;
+  std::array<int32_t, kMostAliases> aliases{};  // the latest last
+  uint8_t alias_count = 0;
 
   IndexLink control_link;
   IndexLink ready_link;
@@ -53,6 +57,13 @@ struct OldStream : Scheduled {
   uint8_t service_size = 0;
 
   uint64_t held() const { return received - taken; }
+  void add_alias(int32_t number) {
+    if (alias_count == kMostAliases) {
+      for (size_t i = 1; i < kMostAliases; ++i) aliases[i - 1] = aliases[i];
+      --alias_count;
+    }
+    aliases[alias_count++] = number;
+  }
   // INIT or ACK has to be said, or the end of our application has to be dealt with.
   bool control_pending() const {
     return state == State::kInitDue || state == State::kAckDue ||

@@ -396,8 +396,8 @@ void Channel::on_stalled(const Event& event, const Connection& connection) {
   const auto hidden = stalls_.allow(loop_.now());
   if (!hidden) return;
   log_warn(
-      "channel {}: service {}: closed {}, stream {} of the other end: it reads too slowly and held "
-      "the channel back{}",
+      "channel {}: service {}: closed {}, stream {} of the other end: it took nothing and held the "
+      "channel back{}",
       id(), connection.service(), connection.describe(), event.count, and_others(*hidden));
 }
 

@@ -255,12 +255,14 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
       ->group(old);
   one("--hold", raw.hold,
       defaults(
-          "Protocol 1: what a stream may hold for a slow socket before the channel has to wait",
+          "Protocol 1: what a stream may hold for a slow socket before the channel has to wait, if "
+          "the memory allows it",
           format_size(limits::kDefaultHold)),
       "SIZE")
       ->group(old);
   one("--stall-timeout", raw.stall_timeout,
-      defaults("Protocol 1: close a stream that makes the channel wait for this many seconds",
+      defaults("Protocol 1: close a stream that makes others wait and takes nothing for this many "
+               "seconds",
                format_seconds(limits::kDefaultStallTimeout)),
       "SECONDS")
       ->group(old);

@@ -61,11 +61,11 @@ inline constexpr double kDefaultPeerTimeout = 60.0;
 inline constexpr double kMinPeerTimeout = 3.0;
 inline constexpr double kMaxPeerTimeout = 86400.0;
 
-inline constexpr uint64_t kDefaultHold = uint64_t{1} << 20;
+inline constexpr uint64_t kDefaultHold = uint64_t{1} << 30;  // the memory is what bounds it
 inline constexpr uint64_t kMinHold = uint64_t{64} << 10;
 inline constexpr uint64_t kMaxHold = uint64_t{1} << 30;
 
-inline constexpr double kDefaultStallTimeout = 0.5;
+inline constexpr double kDefaultStallTimeout = 20.0;
 inline constexpr double kMinStallTimeout = 0.01;
 inline constexpr double kMaxStallTimeout = 3600.0;
 

@@ -187,17 +187,20 @@ void Daemon::check_held_back(unsigned id) {
   });
   const bool waits = file && speaks_old(id) && (file->poll() & POLLIN) != 0;
   if (!waits || file->reads != waiting.reads) {
-    waiting = {file ? file->reads : 0, world.now()};
+    waiting = {file ? file->reads : 0, world.now(), 0};
     return;
   }
+  const Session::Figures figures = channel(id)->session().figures();
   world.channel(id).hinder(world.now());
-  if (channel(id)->session().figures().streams <= 1) {
+  // One that is alone keeps nobody waiting, and one that takes something is slow, not stalled.
+  if (figures.streams <= 1 || figures.held != waiting.held) {
     waiting.since = world.now();
+    waiting.held = figures.held;
     return;
   }
   const auto config = std::find_if(config_.channels.begin(), config_.channels.end(),
                                    [id](const auto& c) { return c.spec.id == id; });
-  if (world.now() - waiting.since > config->old.stall_timeout + kSlack) {
+  if (world.now() - waiting.since > 2 * config->old.stall_timeout + kSlack) {
     world.fail("holding back", fmt::format("{}: channel {} is not read", config_.name, id));
   }
 }

@@ -85,6 +85,7 @@ class Daemon {
   struct Waiting {
     uint64_t reads = 0;
     Instant since{};
+    uint64_t held = 0;  // bytes of the session then
   };
   std::map<unsigned, Waiting> waiting_;
 };

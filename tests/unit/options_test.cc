@@ -288,8 +288,8 @@ TEST(OptionsTest, Defaults) {
   EXPECT_EQ(options.window, 1U << 20);
   EXPECT_EQ(options.dial_timeout, 10.0);
   EXPECT_EQ(options.protocol, ProtocolMode::kAuto);
-  EXPECT_EQ(options.hold, 1U << 20);
-  EXPECT_EQ(options.stall_timeout, 0.5);
+  EXPECT_EQ(options.hold, 1U << 30);
+  EXPECT_EQ(options.stall_timeout, 20.0);
   EXPECT_EQ(options.ack_timeout, 15.0);
   EXPECT_EQ(options.drain_timeout, 5.0);
   EXPECT_EQ(options.log_level, LogLevel::kInfo);

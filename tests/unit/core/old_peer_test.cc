@@ -199,6 +199,100 @@ TEST_F(OldPuppetTest, ClientNumberGivenOutAgainGoesToTheNewClient) {
   EXPECT_EQ(end.at(2).received, 100u);
 }
 
+// The peer reads the ACK for a client that is gone, and takes it for the one that has its number
+// now.
+TEST_F(OldPuppetTest, NewClientMayUseTheServerNumberOfTheOneBefore) {
+  const int32_t first = open_service(1, 5);
+  const int32_t second = open_service(2, 5);
+  say(data(OldType::kClient, 5, first, 100));
+  EXPECT_EQ(end.at(2).received, 100u);
+  say(data(OldType::kClient, 5, second, 100));
+  EXPECT_EQ(end.at(2).received, 200u);
+  say(control(OldMessage::kClose, -1, first));
+  EXPECT_EQ(end.at(2).fate, Fate::kClosed);
+  expect_heard({});
+  say(data(OldType::kClient, 5, first));
+  EXPECT_EQ(end.oddities.back(), Oddity::kUnknownNumber) << "it is nobody's now";
+}
+
+TEST_F(OldPuppetTest, NewClientMaySpeakBeforeItsOwnAck) {
+  const int32_t first = open_service(1, 5);
+  end.accepts_at_once = false;
+  say(init(5, "s2"));
+  say(data(OldType::kClient, 5, first, 100));
+  EXPECT_EQ(end.at(2).received, 100u);
+  EXPECT_TRUE(end.is_open(2));
+  say(init(5, "s3"));
+  EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer);
+  say(data(OldType::kClient, 5, first, 50));
+  EXPECT_EQ(end.at(3).received, 50u) << "the number goes on to whoever is next";
+  end.accept(3);
+  const auto heard = hear();
+  ASSERT_EQ(heard.size(), 1u);
+  const int32_t third = decode_old_head(heard[0].data()).control_server();
+  say(data(OldType::kClient, 5, third, 50));
+  EXPECT_EQ(end.at(3).received, 100u);
+}
+
+// Who is closed before its service is there has nothing that could be lost, unless it has spoken.
+TEST_F(OldPuppetTest, NewClientMayCloseBeforeItsOwnAck) {
+  const int32_t first = open_service(1, 5);
+  end.accepts_at_once = false;
+  say(init(5, "s2"));
+  say(control(OldMessage::kClose, -1, first));
+  EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer);
+  const int32_t again = [&] {
+    end.accepts_at_once = true;
+    return open_service(3, 5);
+  }();
+  end.accepts_at_once = false;
+  say(init(5, "s4"));
+  say(data(OldType::kClient, 5, again, 100));
+  say(control(OldMessage::kClose, -1, again));
+  EXPECT_EQ(end.at(4).received, 100u);
+  EXPECT_EQ(end.at(4).fate, Fate::kClosed);
+}
+
+TEST_F(OldPuppetTest, NoMoreThanTheLastFourNumbersAreKept) {
+  std::vector<int32_t> numbers;
+  for (uint64_t id = 1; id <= 7; ++id) numbers.push_back(open_service(id, 5));
+  for (const size_t gone : {0, 1}) {
+    say(data(OldType::kClient, 5, numbers[gone]));
+    EXPECT_EQ(end.at(7).received, 0u);
+  }
+  for (const size_t kept : {2, 3, 4, 5, 6}) say(data(OldType::kClient, 5, numbers[kept]));
+  EXPECT_EQ(end.at(7).received, 500u);
+}
+
+// A listener keeps the services of an earlier life, and sends on what they say.
+TEST_F(OldPuppetTest, DataOfNobodysServerCloseIt) {
+  say(data(OldType::kServer, 17, 44));
+  say(data(OldType::kServer, 17, 44));
+  expect_heard({control(OldMessage::kClose, -1, 44)});
+  say(data(OldType::kServer, 17, 44));
+  expect_heard({});
+  // A live stream's number is not closed, nor one that an ACK on its way may have.
+  const int32_t number = open_client(1, 44);
+  say(data(OldType::kServer, 17, 44));
+  expect_heard({});
+  end.open(2);
+  ASSERT_EQ(hear().size(), 1u);
+  say(data(OldType::kServer, 18, 45));
+  expect_heard({});
+  EXPECT_TRUE(end.is_open(1));
+  say(control(OldMessage::kClose, number, -1));
+}
+
+// Or the peer could give the number out for the INIT, and then close it.
+TEST_F(OldPuppetTest, CloseOfNobodysServerGoesBeforeTheNextInit) {
+  say(data(OldType::kServer, 17, 44));
+  end.open(1);
+  const auto heard = hear();
+  ASSERT_EQ(heard.size(), 2u);
+  EXPECT_EQ(heard[0], control(OldMessage::kClose, -1, 44));
+  EXPECT_EQ(decode_old_head(heard[1].data()).message(), 1u);
+}
+
 // A peer's numbers are descriptors of one process: a line that hides its restart shows it like
 // that.
 TEST_F(OldPuppetTest, ServerNumberGivenOutAgainGoesToTheNewStream) {
