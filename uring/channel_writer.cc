@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/assert.h"
+#include "core/old_packet.h"
 #include "core/wire.h"
 #include "uring/connection.h"
 
@@ -19,6 +20,9 @@ using std::chrono::milliseconds;
 
 // One bulk batch bounds what a small message waits behind.
 constexpr uint64_t kSocketBatch = 256 * 1024;
+// Of protocol 1: what a unix socket takes in one call. A small message waits behind a batch and
+// what the socket holds, and where the peer's reader is slow that is all the time there is.
+constexpr uint64_t kPacketBatch = 31 * kOldPacketSize;
 // virtio_console takes at most 32 KiB a write. A batch is several: between two of them the guest's
 // processor would switch to the application and back. It is whole frames, of whole buffers: the
 // crumbs that a larger one has room for would put all that follows out of step.
@@ -82,6 +86,7 @@ uint64_t ChannelWriter::batch_limit() const {
   switch (kind_) {
     case Link::Kind::kSocket:
       if (!choice_.up()) return kSocketBatch;
+      if (choice_.protocol() == 1) return kPacketBatch;
       return std::min(kSocketBatch, choice_.session().most_batch());
     case Link::Kind::kPort:
       return kPortBatch;

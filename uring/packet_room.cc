@@ -21,7 +21,7 @@ namespace {
 constexpr size_t kMostPackets = 31;
 // Of a unix socket, towards a peer of protocol 1, bytes. The kernel doubles it, for what its
 // buffers cost beside their bytes.
-constexpr int kSendBuffer = 64 * 1024;
+constexpr int kSendBuffer = 48 * 1024;
 // What the kernel keeps of that for itself, bytes.
 constexpr size_t kUnixReserve = 64;
 // What a TCP socket may count beside the bytes of one call.

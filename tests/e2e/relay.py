@@ -135,7 +135,8 @@ class Relay:
 
 
 class CharacterDevice:
-    """Two ports joined back to back, as a serial line is.
+    """Two ports joined back to back, as a serial line is. What a user had written when it went is
+    read to its end first, as an emulator does.
 
     Neither port learns when the user of the other one leaves: bytes for an absent user stay in the
     pipe and are the first thing that the next user reads.
@@ -147,6 +148,7 @@ class CharacterDevice:
         self._listeners = [port.listen() for port in ports]
         self._users: list[socket.socket | None] = [None, None]
         self._pipes = [bytearray(), bytearray()]  # Indexed by the port that will read them.
+        self._takes = [True, True]  # Whether the user can still be written to.
         self._stopped = False
         self.arrivals = [0, 0]
         self.stale_bytes = [0, 0]  # What each port's new users found in the pipe, in total.
@@ -169,7 +171,7 @@ class CharacterDevice:
                     continue
                 if len(self._pipes[1 - port]) < self.PIPE:
                     readers.append(user)
-                if self._pipes[port]:
+                if self._pipes[port] and self._takes[port]:
                     writers.append(user)
             readable, writable, _ = select.select(readers, writers, [], 0.2)
             for port in (0, 1):
@@ -182,14 +184,17 @@ class CharacterDevice:
                     self._arrive(port)
 
     def _arrive(self, port: int) -> None:
-        old = self._users[port]
-        if old is not None:
-            old.close()
+        while (old := self._users[port]) is not None:
+            if not select.select([old], [], [], 0.2)[0]:
+                old.close()
+                break
+            self._read(port, old)
         user = self._listeners[port].accept()[0]
         user.setblocking(False)
         # Small, so that most of what its user has not read yet stays in the pipe.
         user.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         self._users[port] = user
+        self._takes[port] = True
         self.arrivals[port] += 1
         self.stale_bytes[port] += len(self._pipes[port])
 
@@ -213,5 +218,4 @@ class CharacterDevice:
         except BlockingIOError:
             pass
         except OSError:
-            user.close()
-            self._users[port] = None
+            self._takes[port] = False  # What it wrote before is still to be read.

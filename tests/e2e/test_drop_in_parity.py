@@ -73,8 +73,8 @@ def test_the_table(scene: Scene, new: tuple[str, ...]) -> None:
     found: dict[tuple[str, str, str], Outcome] = {}
     fast = {name: reader for name, reader in READERS.items() if name == "fast"}
     slow = {name: reader for name, reader in READERS.items() if name != "fast"}
-    found |= cells(scene, PAIRS, fast, new, limit=30, at_once=1)
-    found |= cells(scene, PAIRS, slow, new, limit=45, at_once=6)
+    found |= cells(scene, PAIRS, fast, new, limit=30, at_once=2)
+    found |= cells(scene, PAIRS, slow, new, limit=32, at_once=10)
     print("\n| reader | beside | " + " | ".join(PAIRS) + " |")
     print("|---|---|" + "---|" * len(PAIRS))
     for reader in READERS:
