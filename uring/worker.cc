@@ -88,6 +88,9 @@ Worker::Started Worker::try_to_set_up() {
     broken_ = true;
     return tl::unexpected<std::string>(
         "not enough memory: use less --memory, fewer channels, or raise ulimit -v");
+  } catch (const std::exception& error) {
+    broken_ = true;
+    return tl::unexpected<std::string>(error.what());
   }
 }
 
