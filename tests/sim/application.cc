@@ -168,7 +168,7 @@ void Application::on_end() {
   // Bytes are missing: then this must be a connection that is gone, not an end like any other.
   const bool gone =
       socket_->family() == Family::kUnix ? socket_->peer_gone() : socket_->peer_killed;
-  const bool told = failed_to_send_ || gone || spoken_old();
+  const bool told = failed_to_send_ || gone || spoken_old() || beside_hostile();
   if (!told) world.fail("fate", describe() + ": sees an end though bytes are missing");
   on_error(0);
 }
@@ -264,7 +264,7 @@ void Application::hurry() {
 // A stream with a willing sender and a willing receiver moves. A service speaks as soon as it is
 // connected to, so a client is owed something before it has heard anybody.
 void Application::check_progress(Instant now, Duration patience) {
-  if (over() || receiving_over_ || now < read_not_before_) return;
+  if (over() || receiving_over_ || now < read_not_before_ || beside_hostile()) return;
   if (spoken_old() && lost_touch(now)) return;
   // Since when nobody but the daemons can have kept it waiting.
   Instant owed = std::max(
@@ -305,10 +305,15 @@ void Application::check_progress(Instant now, Duration patience) {
 bool Application::excused() const {
   const Instant when = *abnormal_at_;
   if (World::current().channel(route_.channel).apart(when - kAftermath, when)) return true;
+  if (beside_hostile()) return true;
   if (*faulted_) return true;
   if (spoken_old() && excused_of_old()) return true;
   if (partner_ == nullptr) return exchange_.explains_silence(*this);
   return *partner_->faulted_ || (partner_->abrupt_ && *partner_->left_at_ <= when);
+}
+
+bool Application::beside_hostile() const {
+  return World::current().channel(route_.channel).hostile_since(began_);
 }
 
 bool Application::spoken_old() const {
@@ -318,7 +323,7 @@ bool Application::spoken_old() const {
 
 bool Application::line_lied() const {
   const ChannelRecord& record = World::current().channel(route_.channel);
-  return spoken_old() && record.falsified_since(began_ - kInTransit);
+  return beside_hostile() || (spoken_old() && record.falsified_since(began_ - kInTransit));
 }
 
 // Whether, on a line that hides it, the other end was another one, or bytes that may have been of

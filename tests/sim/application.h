@@ -84,6 +84,8 @@ class Application final : private File::Waiter {
   void note_break();
   bool on_host() const { return (role_ == Role::kClient) == route_.from_host; }
   bool excused() const;
+  // Whether a hostile program was at the other end in its life: then it need only end.
+  bool beside_hostile() const;
   // What of the life of this one was of protocol 1.
   bool spoken_old() const;
   bool excused_of_old() const;

@@ -70,6 +70,16 @@ void __wrap__ZN9virtproxy10Connection6finishEv(void* connection) {
   __real__ZN9virtproxy10Connection6finishEv(connection);
 }
 
+// Channel::on_opened(), and Channel::admit_clients(), which is to be called when no event is left
+void _ZN9virtproxy7Channel13admit_clientsEv(void* channel);
+void __real__ZN9virtproxy7Channel9on_openedERKNS_5EventE(void* channel, const void* event);
+void __wrap__ZN9virtproxy7Channel9on_openedERKNS_5EventE(void* channel, const void* event) {
+  if (World::current().canary() == Canary::kAdmitEarly) {
+    _ZN9virtproxy7Channel13admit_clientsEv(channel);
+  }
+  __real__ZN9virtproxy7Channel9on_openedERKNS_5EventE(channel, event);
+}
+
 // Channel::part_from()
 void __real__ZN9virtproxy7Channel9part_fromEi(void* channel, int fd);
 void __wrap__ZN9virtproxy7Channel9part_fromEi(void* channel, int fd) {

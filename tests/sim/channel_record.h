@@ -82,6 +82,12 @@ class ChannelRecord {
   // Whether both ends have streams open now.
   void set_streams_open(std::function<bool()> ask) { streams_open_ = std::move(ask); }
   bool streams_open() const { return streams_open_ && streams_open_(); }
+  // The far end is a hostile program: what is read on the channel is owed to nobody.
+  void begin_hostility() { hostile_until_ = Instant::max(); }
+  // … until what it wrote is out of the line. A connection that it left waits in the backlog for as
+  // long as the attacked end lets the next peer wait.
+  void end_hostility(Instant now) { hostile_until_ = now + std::chrono::seconds(15); }
+  bool hostile_since(Instant when) const { return hostile_until_ >= when; }
   // There is no room for one more stream.
   void fill(Instant now) { last_full_ = now; }
   Instant last_full() const { return last_full_; }
@@ -103,6 +109,7 @@ class ChannelRecord {
   Instant spoilt_at_{};
   std::vector<Instant> stalls_;
   Instant falsified_at_{};
+  Instant hostile_until_{};
   bool old_ = false;
   std::function<bool()> streams_open_;
 };

@@ -18,8 +18,8 @@ constexpr unsigned kOperations = 1024;
 
 constexpr uint64_t kOneRead = ChannelReader::kLargestFrame + 16 * 1024;
 
-// For what is late, and for a daemon that is busy.
-constexpr Duration kSlack = milliseconds(100);
+// For what is late, for a daemon that is busy, and for what happened between two looks at it.
+constexpr Duration kSlack = milliseconds(300);
 
 SessionV2* v2_session(Channel& channel) { return dynamic_cast<SessionV2*>(&channel.session()); }
 
@@ -273,9 +273,10 @@ std::string Daemon::describe() {
   for (const auto& channel : channels_) {
     const Channel::Figures f = channel->figures();
     text += fmt::format(
-        "\n    channel {}: up={} idle={} streams={} connections={} closing={} dials={} buffers={} "
+        "\n    channel {}: up={} protocol={} idle={} streams={} connections={} closing={} dials={} buffers={} "
         "held={} waiting={} pipes={} lent={} queued={} under_way={}",
-        channel->id(), channel->session().up(), channel->idle(), f.session.streams, f.connections,
+        channel->id(), channel->session().up(),
+        v2_session(*channel) == nullptr ? 1 : 2, channel->idle(), f.session.streams, f.connections,
         f.closing, f.dials, f.send_buffers, f.held, f.waiting, f.pipes, f.session.lent,
         f.session.queued, f.session.under_way);
     const SessionV2* session = v2_session(*channel);

@@ -52,6 +52,7 @@ const std::map<std::string, Canary> kCanaries{
     {"hold-back", Canary::kHoldBack},
     {"never-recheck", Canary::kNeverRecheck},
     {"misdirect", Canary::kMisdirect},
+    {"admit-early", Canary::kAdmitEarly},
 };
 
 struct Tally {

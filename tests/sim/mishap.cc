@@ -52,6 +52,17 @@ std::string_view mishap_name(Mishap mishap) {
       "application-stalls",
       "application-crawls",
       "half-close",
+      "hostile-peer",
+      "hostile-resets",
+      "hostile-closes",
+      "greeting-right",
+      "greeting-of-earlier-life",
+      "epoch-predicted",
+      "open-behind-greeting",
+      "data-behind-init",
+      "mind-changed",
+      "many-in-one",
+      "grace-ends",
   };
   return kNames[static_cast<size_t>(mishap)];
 }
@@ -78,6 +89,15 @@ bool is_of_channel(Mishap mishap) {
     case Mishap::kApplicationStalls:
     case Mishap::kApplicationCrawls:
     case Mishap::kHalfClose:
+    case Mishap::kHostilePeer:
+    case Mishap::kHostileResets:
+    case Mishap::kHostileCloses:
+    case Mishap::kGreetingRight:
+    case Mishap::kGreetingOfEarlierLife:
+    case Mishap::kOpenBehindGreeting:
+    case Mishap::kDataBehindInit:
+    case Mishap::kMindChanged:
+    case Mishap::kManyInOne:
       return true;
     default:
       return false;

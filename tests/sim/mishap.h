@@ -58,6 +58,17 @@ enum class Mishap : uint8_t {
   kApplicationStalls,
   kApplicationCrawls,
   kHalfClose,
+  kHostilePeer,            // an end is replaced by a hostile program
+  kHostileResets,          // it resets its connection of the channel
+  kHostileCloses,          // … or closes it
+  kGreetingRight,          // it greets and echoes the present epoch
+  kGreetingOfEarlierLife,  // it repeats a greeting
+  kEpochPredicted,         // it echoes an epoch that was not written yet
+  kOpenBehindGreeting,     // OPEN follows the greeting in the same segment
+  kDataBehindInit,         // data follow INIT before its ACK can have been read
+  kMindChanged,            // both protocols in one segment
+  kManyInOne,              // many greetings, frames or packets in one segment
+  kGraceEnds,              // a segment is timed for the end of the grace
   kCount,
 };
 inline constexpr size_t kMishaps = static_cast<size_t>(Mishap::kCount);

@@ -16,6 +16,7 @@ constexpr Duration kToEnd = seconds(20);
 constexpr Duration kToRest = seconds(3);
 constexpr Duration kToRestOfOld = seconds(7);
 constexpr double kShareOfOld = 0.2;
+constexpr double kShareOfOldAmongHostile = 0.4;
 constexpr Duration kCheckInterval = milliseconds(200);
 constexpr Duration kPatience = milliseconds(1500);
 // Where more would be needed nobody can tell a slow line from a stream that was forgotten.
@@ -47,6 +48,7 @@ constexpr Row kRates[] = {
 Scenario::Scenario(World& world) : world_(world), random_(world.random()) {
   world_.set_describer([this] { return describe(); });
   draw_mishaps();
+  draw_hostility();
   draw_topology();
 }
 
@@ -166,7 +168,7 @@ void Scenario::draw_topology() {
     guest.channels.back().spec = links_.back()->guest_spec();
     world_.channel(id).set_streams_open([this, id] { return streams_open(id); });
     changing_.push_back(false);
-    if (random_.chance(kShareOfOld)) {
+    if (random_.chance(hostile_ ? kShareOfOldAmongHostile : kShareOfOld)) {
       draw_protocol_one(host.channels.back(), guest.channels.back());
       changing_.back() = random_.chance(0.5);
     }
@@ -183,82 +185,6 @@ void Scenario::draw_topology() {
     place.config.drain_timeout = random_.duration({}, seconds(2));
     place.restarts_left = static_cast<unsigned>(random_.between(1, 4));
   }
-}
-
-Plan Scenario::polite_plan() {
-  Plan plan;
-  plan.total = 8 + random_.magnitude(1, 20'000);
-  plan.write_piece = static_cast<size_t>(random_.magnitude(512, 65536));
-  plan.read_piece = static_cast<size_t>(random_.magnitude(512, 65536));
-  return plan;
-}
-
-Plan Scenario::draw_plan(unsigned channel) {
-  if (world_.healed()) return polite_plan();
-  Plan plan;
-  plan.total =
-      8 + (random_.chance(0.1) ? random_.magnitude(1, 400'000) : random_.magnitude(1, 30'000));
-  plan.write_piece = static_cast<size_t>(random_.magnitude(64, 65536));
-  plan.read_piece = static_cast<size_t>(random_.magnitude(64, 65536));
-  if (random_.chance(0.3)) {
-    plan.write_pause = Duration(static_cast<Duration::rep>(random_.magnitude(1000, 5'000'000)));
-  }
-  if (random_.chance(0.3)) {
-    plan.read_pause = Duration(static_cast<Duration::rep>(random_.magnitude(1000, 5'000'000)));
-  }
-  if (bulky_ && random_.chance(0.2)) {
-    plan.total = 8 + random_.magnitude(256 << 10, 4 << 20);
-    plan.write_piece = plan.read_piece = 65536;
-    plan.write_pause = plan.read_pause = {};
-  }
-  if (!unruly_) return plan;
-  if (random_.chance(0.15)) {
-    world_.count(Mishap::kApplicationCrawls, channel);
-    plan.read_piece = static_cast<size_t>(random_.between(1, 16));
-    plan.read_pause = random_.duration(milliseconds(1), milliseconds(20));
-  }
-  // Long enough beside those that stand still.
-  if (random_.chance(0.1)) {
-    plan.total = 8 + random_.magnitude(4'000, 30'000);
-    plan.write_piece = static_cast<size_t>(random_.between(64, 128));
-    plan.write_pause = random_.duration(milliseconds(5), milliseconds(40));
-  }
-  if (random_.chance(0.2)) {
-    world_.count(Mishap::kApplicationStalls, channel);
-    plan.stall_at = random_.magnitude(8, 30'000);
-    plan.stall_until = random_.chance(0.5)
-                           ? heals_at_
-                           : world_.now() + random_.duration(milliseconds(10), seconds(3));
-  }
-  if (random_.chance(0.25)) {
-    plan.ending = random_.chance(0.5) ? Plan::Ending::kReset : Plan::Ending::kVanish;
-    plan.ending_at = random_.between(8, plan.total);
-  }
-  return plan;
-}
-
-void Scenario::draw_clients(Instant until) {
-  const size_t count = random_.magnitude(4, bulky_ ? 30 : 120);
-  for (size_t i = 0; i < count; ++i) {
-    const size_t route = random_.below(routes_.size());
-    world_.at(world_.now() + random_.duration({}, until - world_.now()),
-              [this, route] { connect_client(route, false); });
-  }
-}
-
-void Scenario::connect_client(size_t index, bool polite) {
-  const Route& route = routes_[index];
-  const std::string name = network_name(route.client_end);
-  const auto listener = network_.find(name);
-  if (!listener || listener->backlog_full()) return;
-  const auto socket = std::make_shared<Socket>(listener->family());
-  socket->connect_to(listener, network_.path(name));
-  exchange_.add(Application::Role::kClient, route, socket,
-                polite ? polite_plan() : draw_plan(route.channel));
-}
-
-void Scenario::connect_polite_clients() {
-  for (size_t route = 0; route < routes_.size(); ++route) connect_client(route, true);
 }
 
 // --- what happens to daemons and channels -----------------------------------------------------
@@ -287,7 +213,7 @@ void Scenario::misfortune() {
            Duration(static_cast<Duration::rep>(random_.magnitude(1000, 2'000'000'000))));
 }
 
-void Scenario::end_life(Place& place, bool killed, Duration pause) {
+void Scenario::take_down(Place& place, bool killed) {
   unsigned channel = 0;  // one that speaks protocol 1, if there is one
   for (const unsigned id : place.channels) {
     world_.channel(id).disturb(world_.now());
@@ -302,6 +228,10 @@ void Scenario::end_life(Place& place, bool killed, Duration pause) {
   }
   leaving_.push_back(std::move(place.daemon));
   check_sessions();
+}
+
+void Scenario::end_life(Place& place, bool killed, Duration pause) {
+  take_down(place, killed);
   // A daemon that was told to end keeps its addresses until it has.
   const Duration least = killed ? Duration{} : Duration(place.config.drain_timeout + seconds(2));
   world_.after(std::max(pause, least), [this, &place] {
@@ -345,6 +275,7 @@ void Scenario::start(Place& place) {
   auto daemon = std::make_unique<Daemon>(network_, processes_++, config);
   if (daemon->start()) {
     place.daemon = std::move(daemon);
+    for (const unsigned id : place.channels) send_clients(id, milliseconds(50));
     return;
   }
   leaving_.push_back(std::move(daemon));
@@ -422,7 +353,9 @@ void Scenario::check_faults() {
     if (place == places_.end()) continue;
     const bool explained =
         std::any_of(place->channels.begin(), place->channels.end(), [this](unsigned id) {
-          return world_.channel(id).hides() && world_.channel(id).explains(world_.now());
+          const ChannelRecord& record = world_.channel(id);
+          return record.hostile_since(world_.now()) ||
+                 (record.hides() && record.explains(world_.now()));
         });
     if (explained) continue;
     world_.fail("protocol",
@@ -521,8 +454,10 @@ void Scenario::run() {
                                            : random_.duration(milliseconds(200), seconds(3)));
   draw_clients(heals_at_);
   draw_misfortunes(heals_at_);
+  draw_attacks();
   run_until(heals_at_, [] { return false; });
 
+  end_attacks();
   world_.heal();
   world_.trace("healed");
   exchange_.hurry();
@@ -579,11 +514,16 @@ void Scenario::run() {
 std::string Scenario::describe() {
   std::string text;
   for (const auto& link : links_) {
-    text += fmt::format("  link {}: kind {}, speed {}\n", link->id(),
-                        static_cast<int>(link->kind()), link->speed());
+    const size_t at = link->id() - 1;
+    text += fmt::format("  link {}: kind {}, speed {}, modes {} {}\n", link->id(),
+                        static_cast<int>(link->kind()), link->speed(),
+                        static_cast<int>(mode(0, at)), static_cast<int>(mode(1 + at, at)));
   }
   for (const Place& place : places_) {
     if (place.daemon) text += "  " + place.daemon->describe() + "\n";
+  }
+  for (const Attack& attack : attacks_) {
+    text += "  hostile in the place of " + attack.place->config.name + "\n";
   }
   for (const auto& daemon : leaving_) text += "  leaving: " + daemon->describe() + "\n";
   text += exchange_.describe_running();

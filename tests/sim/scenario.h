@@ -13,6 +13,7 @@
 
 #include "tests/sim/application.h"
 #include "tests/sim/daemon.h"
+#include "tests/sim/hostile_peer.h"
 #include "tests/sim/link.h"
 
 namespace virtproxy::sim {
@@ -51,6 +52,17 @@ class Scenario {
 
   void start(Place& place);
   void misfortune();
+  // Hostile programs in the place of a daemon, for a while.
+  void draw_hostility();
+  void draw_attacks();
+  void attack();
+  void attack(Place& place, SimulatedLink& link);
+  void end_attacks();
+  // Restarts the daemon that is attacked.
+  void disturb_attacked(size_t far, size_t link);
+  // Clients for the daemon of an attacked channel, while it finds out what to speak.
+  void send_clients(unsigned channel, Duration within);
+  void take_down(Place& place, bool killed);
   void end_life(Place& place, bool killed, Duration pause);
   ProtocolMode& mode(size_t place, size_t link);
   bool expects_old(size_t link) {
@@ -86,11 +98,17 @@ class Scenario {
   std::vector<std::unique_ptr<Service>> services_;
   std::vector<Place> places_;                     // the host, then one guest for each link
   std::vector<std::unique_ptr<Daemon>> leaving_;  // dead or told to end, not gone yet
+  struct Attack {
+    Place* place;
+    std::vector<std::unique_ptr<HostilePeer>> peers;  // on each channel that ends there
+  };
+  std::vector<Attack> attacks_;  // that go on
   unsigned processes_ = 0;
   uint64_t turns_ = 0;
   bool misfortunes_ = false;
   bool killing_ = false;
   bool cutting_ = false;
+  bool hostile_ = false;
   bool stalling_ = false;
   bool old_spoken_ = false;  // in the last turn
   bool settled_ = false;     // nothing goes wrong any more and every two ends have met
