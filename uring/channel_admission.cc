@@ -33,11 +33,11 @@ void Channel::accepted(int fd, const ForwardSpec& forward) {
   wake();
 }
 
-// Called when no event is left: a stream that is opened may get the slot of one that an event
-// names.
+// A stream that is opened may get the slot of one that an event names, so none may be left.
 void Channel::admit_clients() {
   held_timer_.clear();
   if (admission_.empty()) return;
+  handle_events(nullptr);
   const Instant now = loop_.now();
   const bool holds = holds_clients();
   if (holds) admission_.hold_new(hold_limit());
@@ -49,6 +49,7 @@ void Channel::admit_clients() {
       refuse(*client, "the other end keeps changing what it speaks");
     } else {
       admit(*client);
+      handle_events(nullptr);
     }
     if (loop_.spent() - begun > kAdmissionTimePerTurn) break;
   }
