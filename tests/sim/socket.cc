@@ -6,6 +6,11 @@
 #include <utility>
 
 namespace virtproxy::sim {
+namespace {
+
+constexpr Duration kLateNews = milliseconds(50);
+
+}  // namespace
 
 Socket::~Socket() {
   for (const auto& waiting : backlog_) {
@@ -18,7 +23,8 @@ Socket::~Socket() {
   if (!peer) return;
   peer->peer_killed = killed;
   peer->peer_left_at = World::current().now();
-  peer->left_full = !writable();
+  // Who waits for room may be told of it late.
+  peer->left_full = !writable() || World::current().now() - room_since_ < kLateNews;
   if (family_ == Family::kUnix) {
     if (incoming_.size() > 0 && !World::current().canary_strikes(Canary::kLoseReset, 0.1)) {
       peer->error_ = ECONNRESET;
@@ -89,6 +95,8 @@ int64_t Socket::read(std::span<std::byte> to) {
     count = world.random().between(1, count - 1);
   }
   const auto from = incoming_.contents();
+  const auto peer = peer_.lock();
+  const bool was_full = peer && !peer->writable();
   if (!carries_channel && count > 1 && world.canary_strikes(Canary::kSwapBytes, 0.01)) {
     std::swap(from[0], from[1]);
   }
@@ -96,7 +104,8 @@ int64_t Socket::read(std::span<std::byte> to) {
   incoming_.consume(count);
   arrived_ -= count;
   ++reads;
-  if (const auto peer = peer_.lock()) peer->changed();
+  if (was_full && peer->writable()) peer->room_since_ = world.now();
+  if (peer) peer->changed();
   return static_cast<int64_t>(count);
 }
 

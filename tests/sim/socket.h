@@ -94,6 +94,7 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   size_t arrived_ = 0;
   Instant last_arrival_{};
   Instant frozen_until_{};
+  Instant room_since_{};  // when there was none before, towards the other one
   bool end_arrived_ = false;
   bool end_lost_ = false;
 
