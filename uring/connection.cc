@@ -71,7 +71,7 @@ void Connection::dialed(int fd) {
   dialed_ = true;
   if (detached_) {
     file_ = {fd, -1};
-    return abort();
+    return;
   }
   channel_.session().accepted(stream_);
   channel_.want_write();
@@ -81,6 +81,7 @@ void Connection::dialed(int fd) {
 
 void Connection::dial_failed(Fault fault, const std::string& reason) {
   channel_.dial_ended();
+  if (detached_) return;
   channel_.dial_failed(service_, reason);
   fail(fault);
 }
@@ -121,7 +122,7 @@ void Connection::buffer_came() {
 
 // Bytes that may be received now, as far as the stream is concerned.
 uint64_t Connection::receivable() {
-  if (closing_ || detached_ || file_.fd < 0 || input_ended_ || receive_op_.pending) return 0;
+  if (is_over() || file_.fd < 0 || input_ended_ || receive_op_.pending) return 0;
   const uint64_t credit = channel_.session().credit(stream_);
   if (credit == 0) watch_for_hangup();
   return credit;
@@ -141,7 +142,6 @@ void Connection::receive(uint64_t credit) {
 }
 
 void Connection::complete(Op& op, int result, uint32_t flags) {
-  if (detached_ && !closing_) abort();
   if (&op == &receive_op_) {
     polling_ ? on_readable(result) : on_received(result, flags);
   } else if (&op == &send_op_) {
@@ -159,9 +159,9 @@ void Connection::on_received(int result, uint32_t flags) {
     buffer = pool.claim(receive_size_, flags >> IORING_CQE_BUFFER_SHIFT,
                         static_cast<uint32_t>(std::max(result, 0)));
   }
-  if (closing_ || result <= 0) {
+  if (is_over() || result <= 0) {
     if (buffer != nullptr) pool.release(buffer);
-    if (closing_) return;
+    if (is_over()) return;
   }
   if (result > 0) {
     VP_ASSERT(buffer != nullptr);
@@ -190,7 +190,7 @@ void Connection::on_end() {
 
 // The paths without provided buffers: bytes are there, so now a pipe or a buffer is worth holding.
 void Connection::on_readable(int result) {
-  if (closing_) return;
+  if (is_over()) return;
   if (result < 0) return fail(Fault::kAborted);
   if (splices_) {
     readable_ = true;
@@ -321,7 +321,7 @@ void Connection::watch_for_hangup() {
 }
 
 void Connection::on_hangup(int result) {
-  if (closing_ || result == -ECANCELED) return;
+  if (is_over() || result == -ECANCELED) return;
   // Once all was said and heard on this side, leaving is no abort.
   if (input_ended_ && end_told_) return;
   int error = 0;
@@ -349,7 +349,7 @@ void Connection::peer_ended() {
 }
 
 void Connection::flush(bool quietly) {
-  if (closing_ || detached_ || file_.fd < 0 || send_op_.pending) return;
+  if (is_over() || file_.fd < 0 || send_op_.pending) return;
   if (!backlog_.empty()) {
     send_backlog();
   } else if (!slices_.empty()) {
@@ -454,7 +454,7 @@ void Connection::send_backlog() {
 }
 
 void Connection::on_sent(int result) {
-  if (closing_) {
+  if (is_over()) {
     channel_.slices().clear(slices_);
     backlog_.clear();
     return;

@@ -102,6 +102,8 @@ class Connection final : private Completion, private Dial::Client {
   void dial_settled() override;
 
   void adopt(int fd, Endpoint::Kind kind);
+  // It carries nothing any more: what it still completes leads to nothing.
+  bool is_over() const { return closing_ || detached_; }
   uint64_t receivable();
   void receive(uint64_t credit);
   void on_received(int result, uint32_t flags);
