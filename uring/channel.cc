@@ -43,7 +43,7 @@ constexpr Duration kGoodConduct = seconds(10);
 
 // Pipes hold bytes only while a socket is slow or a batch is being written: a few are enough. What
 // they keep allocated in the kernel is beside the rest of the channel's memory.
-constexpr uint64_t pipe_memory(uint64_t memory) { return memory / 8; }
+constexpr uint64_t pipe_memory(uint64_t memory) { return memory / 2; }
 
 // So does one that does nothing but come and go, though not by much.
 constexpr Duration kShortLink = seconds(1);

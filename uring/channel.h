@@ -150,8 +150,11 @@ class Channel final : private Link::Client,
   void link_broken(const std::string& reason) override { channel_failed(reason); }
   void accepted(int fd, const ForwardSpec& forward) override;
   // What connections of an ended session still hold is within no session's limits: a peer that ends
-  // one after the other waits until the last one is gone.
-  bool wants_input() override { return departed_.empty() && choice_.wants_input(loop_.now()); }
+  // one after the other waits until the last one is gone. So does one that resets streams faster
+  // than the kernel lets go of them.
+  bool wants_input() override {
+    return departed_.empty() && unsettled() <= kMostUnsettled && choice_.wants_input(loop_.now());
+  }
   size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
   uint32_t payload_ahead() override { return session().arriving().left; }
   bool may_pass() override;
@@ -195,6 +198,9 @@ class Channel final : private Link::Client,
   void detach_all(Fault fault);
   void abort_departed();
   void bury(std::unique_ptr<Connection> connection);
+  // Connections that are closing and of which the kernel still knows something.
+  static constexpr size_t kMostUnsettled = 64;
+  size_t unsettled() const { return closing_.size() - settled_.size(); }
   void close_doomed();
   void start_dials();
   void hand_out_buffers();

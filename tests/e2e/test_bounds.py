@@ -22,7 +22,7 @@ IDLE_COST = 1536
 # Of a stalled download over TCP: the service's own send buffer, and what ours may hold besides.
 KERNEL_COST = 5 * MIB // 2
 # Of a channel's memory, what its pipes may keep allocated in the kernel, and for each slot how much.
-PIPE_SHARE = 8
+PIPE_SHARE = 2
 PINNED_BY_SLOT = 32 * 1024
 F_GETPIPE_SZ = 1032
 
