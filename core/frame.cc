@@ -54,7 +54,7 @@ Fault decode_header(const std::byte* in, DirectionKey key, FrameHeader& header) 
     return Fault::kBadHeader;
   }
   if (type < static_cast<uint8_t>(FrameType::kOpen) ||
-      type > static_cast<uint8_t>(FrameType::kAck)) {
+      type > static_cast<uint8_t>(FrameType::kResetAt)) {
     return Fault::kUnknownFrame;
   }
   header.type = static_cast<FrameType>(type);

@@ -35,7 +35,8 @@ enum class FrameType : uint8_t {
   kPing = 0x16,    // argument: frames sent before this one in the session
   kPong = 0x17,    // argument: the argument of the ping
   kGoingAway = 0x18,  // no new streams, please
-  kAck = 0x19         // argument: bytes of the session read so far
+  kAck = 0x19,        // argument: bytes of the session read so far
+  kResetAt = 0x1a     // argument: bytes sent in all, to be delivered before the reset
 };
 
 struct FrameHeader {

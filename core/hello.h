@@ -20,7 +20,9 @@ inline constexpr uint16_t kProtocolVersion = 2;
 namespace feature {
 inline constexpr uint64_t kCommitTrailer = 1u << 0;    // trailers prove that a frame was finished
 inline constexpr uint64_t kChecksumTrailer = 1u << 1;  // … and that its payload is unharmed
-inline constexpr uint64_t kAll = kCommitTrailer | kChecksumTrailer;
+// Bit 2 is reserved, see PROTOCOL.md.
+inline constexpr uint64_t kReliableReset = 1u << 3;  // RESET_AT: delivery comes before the reset
+inline constexpr uint64_t kAll = kCommitTrailer | kChecksumTrailer | kReliableReset;
 }  // namespace feature
 
 struct Hello {

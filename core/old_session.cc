@@ -173,9 +173,41 @@ void OldSession::reset(StreamKey key, Fault fault, Events&) {
   erase_stream(key.slot);
 }
 
-void OldSession::taken(StreamKey key, uint64_t bytes) {
+// CLOSE ends both directions, but follows what was written.
+bool OldSession::delivers_before_reset(StreamKey key) {
+  const OldStream* stream = streams_.find(key);
+  return stream != nullptr && stream->state != State::kClosed;
+}
+
+void OldSession::discard_input(StreamKey key) {
   OldStream* stream = streams_.find(key);
   if (stream == nullptr) return;
+  stream->discards = true;
+  drop_held(*stream);
+}
+
+void OldSession::drop_held(OldStream& stream) {
+  lent_ -= loan(stream);
+  held_ -= stream.held();
+  stream.taken = stream.received;
+  lent_ += loan(stream);
+}
+
+void OldSession::reset_after_data(StreamKey key, Events& events) {
+  OldStream* stream = streams_.find(key);
+  if (stream == nullptr) return;
+  if (stream->queued == 0) {
+    reset(key, Fault::kAborted, events);
+    events.push_back({.kind = Event::Kind::kReset, .fault = Fault::kAborted, .stream = key});
+    return;
+  }
+  discard_input(key);
+  stream->input_ended = stream->broke_off = true;
+}
+
+void OldSession::taken(StreamKey key, uint64_t bytes) {
+  OldStream* stream = streams_.find(key);
+  if (stream == nullptr || stream->discards) return;
   VP_ASSERT(bytes <= stream->held() && bytes <= held_);
   lent_ -= loan(*stream);
   stream->taken += bytes;
@@ -234,6 +266,7 @@ void OldSession::detach(uint32_t slot) {
 
 // Both directions are over, and the peer knows or will be told: what was received is delivered.
 void OldSession::close_stream(uint32_t slot, Events& events) {
+  if (streams_.at(slot).discards) return abort_stream(slot, Fault::kAborted, events);
   detach(slot);
   streams_.at(slot).state = State::kClosed;
   events.push_back({.kind = Event::Kind::kEnd, .stream = streams_.key_at(slot)});

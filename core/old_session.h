@@ -71,6 +71,9 @@ class OldSession final : public Session {
   void queue(StreamKey stream, uint64_t bytes) override;
   void end(StreamKey stream) override;
   void reset(StreamKey stream, Fault fault, Events& events) override;
+  bool delivers_before_reset(StreamKey stream) override;
+  void discard_input(StreamKey stream) override;
+  void reset_after_data(StreamKey stream, Events& events) override;
   void taken(StreamKey stream, uint64_t bytes) override;
   void delivered(StreamKey stream, Events& events) override;
   void go_away() override { going_away_ = true; }
@@ -131,6 +134,7 @@ class OldSession final : public Session {
   bool is_over(const OldStream& stream) const;
   uint64_t loan(const OldStream& stream) const;
   void check_over(uint32_t slot, Instant now);
+  void drop_held(OldStream& stream);
   void begin_over(uint32_t slot, Instant now);
   void end_over(uint32_t slot);
   void review_over();

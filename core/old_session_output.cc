@@ -112,6 +112,10 @@ void OldSession::put_stream_facts(uint32_t slot, Instant now, Events& events) {
 // one is in the middle of something. Every packet of the peer's gives more time.
 void OldSession::finish_input(uint32_t slot, Instant now, Events& events) {
   const OldStream& stream = streams_.at(slot);
+  if (stream.broke_off) {
+    say_close(stream);
+    return abort_stream(slot, Fault::kAborted, events);
+  }
   const bool silent = stream.received == 0 && !stream.spoke;
   if (!stream.opener && stream.spoke && !stream.peer_spoke_last) {
     say_close(stream);

@@ -31,6 +31,8 @@ struct OldStream : Scheduled {
   uint64_t taken = 0;
   bool wants_credit = false;     // the driver asked and there was none
   bool input_ended = false;      // our application sends no more
+  bool broke_off = false;        // … it broke off: CLOSE follows what is queued at once
+  bool discards = false;         // our application takes nothing any more
   bool spoke = false;            // our application has sent something
   bool peer_spoke_last = false;  // the last bytes of this stream came from the peer
 

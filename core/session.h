@@ -19,7 +19,7 @@
 // between which heads.
 //
 // A key is valid from open() or an kOpened event until the driver calls reset(), or is told kReset
-// or kClosed; afterwards the driver must forget it. kDown forgets all of them at once. A call for a
+// or kClosed (kReset also answers reset_after_data()); afterwards the driver must forget it. kDown forgets all of them at once. A call for a
 // stream whose end is among the events that the driver has yet to read does nothing, and so does
 // one with a key of another session.
 //
@@ -50,6 +50,7 @@
 #include <vector>
 
 #include "core/fault.h"
+#include "core/hello.h"
 #include "core/limits.h"
 #include "core/oddity.h"
 #include "core/priority.h"
@@ -64,6 +65,7 @@ using StreamKey = SlabKey;
 struct SessionConfig {
   SessionLimits limits;
   uint64_t wanted_features = 0;  // feature::…; trailers on channels that cannot tell of a lost peer
+  uint64_t supported_features = feature::kAll;
   // All random and of this end alone. A peer sees what is made of the first and of the last, so
   // nothing else may be made of a key, and no two of them of each other.
   HashKey epoch_key{};       // of the epochs, which nobody may predict
@@ -82,6 +84,8 @@ struct Event {
     kEnd,        // no more bytes will come; call delivered() once the socket has been told
     kReset,      // the stream is over by `fault`, the peer's doing or the session's; the key is
                  // void. `count` is the peer's number for it, where it gives numbers out
+    kAborted,    // the peer's application broke off: no more bytes come, and none are sent; call
+                 // reset() once the socket has those that came before
     kClosed,     // both directions are over; the key is void
     kCredit,     // credit() was 0 when last asked and is not any more
     kGoingAway,  // the peer opens no more and takes no more streams
@@ -197,6 +201,15 @@ class Session {
   virtual void queue(StreamKey stream, uint64_t bytes) = 0;
   virtual void end(StreamKey stream) = 0;
   virtual void reset(StreamKey stream, Fault fault, Events& events) = 0;
+  // Whether the peer delivers what is sent before a reset, see reset_after_data().
+  virtual bool delivers_before_reset(StreamKey stream) = 0;
+  // The application takes nothing any more: what arrives is dropped without an event, and no more
+  // is asked for. Sending goes on.
+  virtual void discard_input(StreamKey stream) = 0;
+  // The application broke off after what was queued: the stream is reset once that is written, and
+  // kReset says so; until then the driver keeps the queue. The peer delivers it first, unless
+  // delivers_before_reset() is false: then the reset is immediate.
+  virtual void reset_after_data(StreamKey stream, Events& events) = 0;
   virtual void taken(StreamKey stream, uint64_t bytes) = 0;
   // Whether taken(stream, bytes) would lead to nothing now, so that it may as well be called later.
   virtual bool rests(StreamKey, uint64_t /*bytes*/) { return false; }

@@ -39,7 +39,9 @@ uint64_t ack_interval(uint32_t frame) {
 
 Hello identity_of(const SessionConfig& config) {
   Hello hello;
-  hello.wanted = config.wanted_features;
+  hello.supported = config.supported_features;
+  // Nothing speaks against it.
+  hello.wanted = config.wanted_features | (config.supported_features & feature::kReliableReset);
   hello.max_streams = config.limits.max_streams;
   hello.initial_window = config.limits.initial_window;
   hello.max_frame = config.limits.max_frame;
@@ -87,7 +89,9 @@ void SessionV2::establish(Instant now, Events& events) {
   const Hello& peer = greeting_.peer();
   send_key_ = direction_key(greeting_.epoch(), peer.epoch);
   receive_key_ = direction_key(peer.epoch, greeting_.epoch());
-  const uint64_t wanted = (config_.wanted_features | peer.wanted) & feature::kAll & peer.supported;
+  const uint64_t both = config_.supported_features & peer.supported;
+  const uint64_t wanted = (config_.wanted_features | peer.wanted) & both;
+  reliable_reset_ = (both & feature::kReliableReset) != 0;
   trailer_ = (wanted & feature::kChecksumTrailer) != 0 ? TrailerKind::kChecksum
              : (wanted & feature::kCommitTrailer) != 0 ? TrailerKind::kCommit
                                                        : TrailerKind::kNone;
@@ -206,14 +210,15 @@ void SessionV2::schedule(uint32_t slot) {
 uint64_t SessionV2::credit(StreamKey key) {
   Stream* stream = attached(key);
   if (stream == nullptr || stream->end_due || stream->end_sent) return 0;
+  if (stream->reset_at_due || stream->reset_at_received) return 0;
   stream->wants_credit = stream->credit_left() == 0;
   return stream->credit_left();
 }
 
 void SessionV2::queue(StreamKey key, uint64_t bytes) {
   Stream* stream = attached(key);
-  if (stream == nullptr) return;
-  VP_ASSERT(bytes > 0 && bytes <= stream->credit_left());
+  if (stream == nullptr || stream->reset_at_received) return;
+  VP_ASSERT(bytes > 0 && bytes <= stream->credit_left() && !stream->reset_at_due);
   VP_ASSERT(!stream->end_due && !stream->end_sent);
   stream->queued += bytes;
   scheduler_.add(streams_, key.slot);
@@ -221,8 +226,8 @@ void SessionV2::queue(StreamKey key, uint64_t bytes) {
 
 void SessionV2::end(StreamKey key) {
   Stream* stream = attached(key);
-  if (stream == nullptr) return;
-  VP_ASSERT(!stream->end_due && !stream->end_sent);
+  if (stream == nullptr || stream->reset_at_received) return;
+  VP_ASSERT(!stream->end_due && !stream->end_sent && !stream->reset_at_due);
   stream->end_due = true;
   schedule(key.slot);
 }
@@ -242,6 +247,7 @@ void SessionV2::reset(StreamKey key, Fault fault, Events& events) {
   kill(key.slot);
   stream->reset_due = true;
   stream->reset_fault = fault;
+  stream->reset_received = stream->reset_at_received;
   schedule(key.slot);
   release_if_over(key.slot, events);
 }
@@ -256,11 +262,44 @@ void SessionV2::kill(uint32_t slot) {
   if (stream.control_link.linked) control_.erase(streams_, slot);
   stream.queued = 0;
   stream.open_due = stream.credit_due = stream.end_due = stream.done_due = false;
+  stream.reset_at_due = false;
+}
+
+bool SessionV2::delivers_before_reset(StreamKey key) {
+  const Stream* stream = attached(key);
+  return reliable_reset_ && stream != nullptr && !stream->reset_at_received;
+}
+
+void SessionV2::discard_input(StreamKey key) {
+  Stream* stream = attached(key);
+  if (stream == nullptr) return;
+  stream->discards = true;
+  drop_held(*stream);
+}
+
+void SessionV2::drop_held(Stream& stream) {
+  const uint64_t before = stream.loan(config_.limits.initial_window);
+  stream.taken = stream.received;
+  budget_.change_loan(before, stream.loan(config_.limits.initial_window));
+}
+
+void SessionV2::reset_after_data(StreamKey key, Events& events) {
+  Stream* stream = attached(key);
+  if (stream == nullptr) return;
+  const bool unheard_of = stream->open_due && stream->queued == 0;
+  if (!reliable_reset_ || stream->reset_at_received || unheard_of) {
+    reset(key, Fault::kAborted, events);
+    events.push_back({.kind = Event::Kind::kReset, .fault = Fault::kAborted, .stream = key});
+    return;
+  }
+  discard_input(key);
+  stream->reset_at_due = true;
+  schedule(key.slot);
 }
 
 void SessionV2::taken(StreamKey key, uint64_t bytes) {
   Stream* stream = attached(key);
-  if (stream == nullptr) return;
+  if (stream == nullptr || stream->discards) return;
   VP_ASSERT(bytes <= stream->held());
   const uint64_t before = stream->loan(config_.limits.initial_window);
   stream->taken += bytes;
@@ -285,7 +324,8 @@ void SessionV2::delivered(StreamKey key, Events& events) {
 
 // A stream's credit is renewed once half of its window is used up.
 bool SessionV2::renews(const Stream& stream, uint64_t taken) {
-  return !stream.end_received && stream.granted - taken <= stream.window / 2;
+  return !stream.end_received && !stream.reset_at_received &&
+         stream.granted - taken <= stream.window / 2;
 }
 
 // The window doubles while the stream's reader keeps pace, up to the stream's share of the memory.

@@ -63,6 +63,9 @@ class SessionV2 final : public Session {
   void queue(StreamKey stream, uint64_t bytes) override;
   void end(StreamKey stream) override;
   void reset(StreamKey stream, Fault fault, Events& events) override;
+  bool delivers_before_reset(StreamKey stream) override;
+  void discard_input(StreamKey stream) override;
+  void reset_after_data(StreamKey stream, Events& events) override;
   void taken(StreamKey stream, uint64_t bytes) override;
   bool rests(StreamKey stream, uint64_t bytes) override;
   void delivered(StreamKey stream, Events& events) override;
@@ -87,6 +90,8 @@ class SessionV2 final : public Session {
   Step step(std::span<const std::byte> bytes, Instant now, Events& events);
   Step step_hello(std::span<const std::byte> bytes, Instant now);
   bool count_payload(uint32_t bytes);
+  void count_received(Stream& stream, uint64_t bytes);
+  void end_grant(uint32_t slot);
   Step step_payload(std::span<const std::byte> bytes, Events& events);
   Step step_unfinished(std::span<const std::byte> frame, Instant now);
   bool contains_ping(std::span<const std::byte> frame);
@@ -98,7 +103,8 @@ class SessionV2 final : public Session {
   void on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload, Events& events);
   Fault on_end(const FrameHeader& header, uint32_t local, Events& events);
   Fault on_done(const FrameHeader& header, Stream& stream);
-  void on_reset(const FrameHeader& header, uint32_t local, Events& events);
+  void on_reset(uint32_t local, Fault fault, Events& events);
+  Fault on_reset_at(const FrameHeader& header, uint32_t local, Events& events);
   Fault on_credit(const FrameHeader& header, uint32_t local, Events& events);
 
   // session_v2_output.cc
@@ -126,6 +132,7 @@ class SessionV2 final : public Session {
   static bool renews(const Stream& stream, uint64_t taken);
   void grant(Stream& stream);
   void set_grant(Stream& stream, uint64_t limit);
+  void drop_held(Stream& stream);
   void release_if_over(uint32_t slot, Events& events);
   void erase_stream(uint32_t slot);
 
@@ -143,6 +150,7 @@ class SessionV2 final : public Session {
   DirectionKey send_key_;
   DirectionKey receive_key_;
   TrailerKind trailer_ = TrailerKind::kNone;
+  bool reliable_reset_ = false;
   uint64_t frames_sent_ = 0;
   uint64_t frames_received_ = 0;
   bool going_away_sent_ = false;

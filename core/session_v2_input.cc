@@ -104,16 +104,21 @@ void SessionV2::passed(uint32_t bytes) {
   VP_ASSERT(alive);
 }
 
-// Counts payload of the arriving frame; false when its stream is gone.
+// Counts payload of the arriving frame; false when nobody takes it.
 bool SessionV2::count_payload(uint32_t bytes) {
   VP_ASSERT(bytes <= arriving_.left);
   arriving_.left -= bytes;
   bytes_received_ += bytes;
   Stream* stream = attached(arriving_.stream);
   if (stream == nullptr) return false;
-  stream->received += bytes;
-  VP_ASSERT(stream->received <= stream->granted);
-  return true;
+  count_received(*stream, bytes);
+  return !stream->discards;
+}
+
+void SessionV2::count_received(Stream& stream, uint64_t bytes) {
+  stream.received += bytes;
+  VP_ASSERT(stream.received <= stream.granted);
+  if (stream.discards) drop_held(stream);
 }
 
 // The end of this frame is missing: it is on its way, or its sender died while writing it and what
@@ -175,6 +180,7 @@ Fault SessionV2::check_frame(const FrameHeader& header, Stream*& stream) {
   const bool of_session = header.type == FrameType::kPing || header.type == FrameType::kPong ||
                           header.type == FrameType::kAck || header.type == FrameType::kGoingAway;
   const bool has_payload = header.type == FrameType::kOpen || header.type == FrameType::kData;
+  if (header.type == FrameType::kResetAt && !reliable_reset_) return Fault::kUnknownFrame;
   if (!has_payload && header.length != 0) return Fault::kBadLength;
   if (of_session) {
     const bool sane = header.stream == 0 && !header.opened_by_sender;
@@ -192,12 +198,13 @@ Fault SessionV2::check_frame(const FrameHeader& header, Stream*& stream) {
 
   const auto found = (header.opened_by_sender ? theirs_ : ours_).find(header.stream);
   if (found.standing == StreamNumbers::Standing::kOver) {
-    // Both ends may reset a stream at once; then the second RESET finds it gone.
-    return header.type == FrameType::kReset ? Fault::kNone : Fault::kUnknownStream;
+    // Both ends may reset a stream at once; then the second reset finds it gone.
+    const bool reset = header.type == FrameType::kReset || header.type == FrameType::kResetAt;
+    return reset ? Fault::kNone : Fault::kUnknownStream;
   }
   if (found.standing == StreamNumbers::Standing::kNever) return Fault::kUnknownStream;
   stream = &streams_.at(found.local);
-  if (stream->open_due) return Fault::kUnknownStream;
+  if (stream->open_due || stream->reset_at_received) return Fault::kUnknownStream;
   return header.type == FrameType::kData ? check_data(header, *stream) : Fault::kNone;
 }
 
@@ -239,6 +246,7 @@ Fault SessionV2::dispatch(const FrameHeader& header, std::span<const std::byte> 
     case FrameType::kEnd:
     case FrameType::kDone:
     case FrameType::kReset:
+    case FrameType::kResetAt:
     case FrameType::kCredit:
       break;
   }
@@ -247,7 +255,10 @@ Fault SessionV2::dispatch(const FrameHeader& header, std::span<const std::byte> 
   Fault fault = Fault::kNone;
   if (header.type == FrameType::kEnd) fault = on_end(header, local, events);
   if (header.type == FrameType::kDone) fault = on_done(header, *stream);
-  if (header.type == FrameType::kReset) on_reset(header, local, events);
+  if (header.type == FrameType::kReset) {
+    on_reset(local, fault_from_reset_code(header.argument), events);
+  }
+  if (header.type == FrameType::kResetAt) fault = on_reset_at(header, local, events);
   if (header.type == FrameType::kCredit) fault = on_credit(header, local, events);
   if (fault == Fault::kNone) release_if_over(local, events);
   return fault;
@@ -283,8 +294,8 @@ Fault SessionV2::on_open(const FrameHeader& header, std::span<const std::byte> p
 
 void SessionV2::on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload,
                         Events& events) {
-  stream.received += payload.size();
-  VP_ASSERT(stream.received <= stream.granted);
+  count_received(stream, payload.size());
+  if (stream.discards) return;
   events.push_back({.kind = Event::Kind::kData, .stream = key, .bytes = payload});
 }
 
@@ -297,14 +308,21 @@ Fault SessionV2::on_end(const FrameHeader& header, uint32_t local, Events& event
   }
   if (header.argument != stream.received) return Fault::kBadOffset;
   stream.end_received = true;
-  // No more will come: what was granted beyond this goes back to the budget.
+  end_grant(local);
+  if (!stream.discards) {
+    events.push_back({.kind = Event::Kind::kEnd, .stream = streams_.key_at(local)});
+  }
+  return Fault::kNone;
+}
+
+// No more will come: what was granted beyond this goes back to the budget.
+void SessionV2::end_grant(uint32_t slot) {
+  Stream& stream = streams_.at(slot);
   const uint64_t before = stream.loan(config_.limits.initial_window);
   stream.granted = stream.received;
   stream.credit_due = false;
-  if (stream.control_link.linked && !stream.control_pending()) control_.erase(streams_, local);
+  if (stream.control_link.linked && !stream.control_pending()) control_.erase(streams_, slot);
   budget_.change_loan(before, stream.loan(config_.limits.initial_window));
-  events.push_back({.kind = Event::Kind::kEnd, .stream = streams_.key_at(local)});
-  return Fault::kNone;
 }
 
 Fault SessionV2::on_done(const FrameHeader& header, Stream& stream) {
@@ -316,9 +334,8 @@ Fault SessionV2::on_done(const FrameHeader& header, Stream& stream) {
   return Fault::kNone;
 }
 
-void SessionV2::on_reset(const FrameHeader& header, uint32_t local, Events& events) {
+void SessionV2::on_reset(uint32_t local, Fault fault, Events& events) {
   Stream& stream = streams_.at(local);
-  const Fault fault = fault_from_reset_code(header.argument);
   if (!stream.dead()) {
     events.push_back(
         {.kind = Event::Kind::kReset, .fault = fault, .stream = streams_.key_at(local)});
@@ -328,6 +345,26 @@ void SessionV2::on_reset(const FrameHeader& header, uint32_t local, Events& even
   }
   stream.reset_received = true;
   schedule(local);
+}
+
+// The peer's application broke off after so many bytes. Where ours has done so, too, nobody is left
+// to deliver them to.
+Fault SessionV2::on_reset_at(const FrameHeader& header, uint32_t local, Events& events) {
+  Stream& stream = streams_.at(local);
+  if (!stream.dead() && header.argument != stream.received) return Fault::kBadOffset;
+  if (stream.dead() || stream.discards) {
+    on_reset(local, Fault::kAborted, events);
+    return Fault::kNone;
+  }
+  stream.reset_at_received = true;
+  scheduler_.remove(streams_, local);
+  stream.queued = 0;
+  stream.end_due = stream.wants_credit = false;
+  end_grant(local);
+  events.push_back({.kind = Event::Kind::kAborted,
+                    .fault = Fault::kAborted,
+                    .stream = streams_.key_at(local)});
+  return Fault::kNone;
 }
 
 Fault SessionV2::on_credit(const FrameHeader& header, uint32_t local, Events& events) {

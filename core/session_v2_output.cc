@@ -68,7 +68,10 @@ void SessionV2::put_data_frames(uint64_t bytes, Events& events) {
     }
     put_data(turn.slot, size);
     const bool more = stream.queued > 0;
-    if (stream.control_pending()) {
+    // A RESET_AT takes the stream off the scheduler, so it waits for the next batch.
+    if (stream.reset_at_due) {
+      schedule(turn.slot);
+    } else if (stream.control_pending()) {
       if (stream.control_link.linked) control_.erase(streams_, turn.slot);
       put_stream_facts(turn.slot, events);
     }
@@ -167,6 +170,14 @@ void SessionV2::put_stream_facts(uint32_t slot, Events& events) {
     put(FrameType::kDone, stream.received, {});
     stream.done_due = false;
     stream.done_sent = true;
+  }
+  if (stream.reset_at_due && stream.queued == 0) {
+    put(FrameType::kResetAt, stream.sent, {});
+    kill(slot);
+    stream.reset_sent = true;
+    events.push_back({.kind = Event::Kind::kReset,
+                      .fault = Fault::kAborted,
+                      .stream = streams_.key_at(slot)});
   }
   if (stream.reset_due) {
     put(FrameType::kReset, static_cast<uint64_t>(stream.reset_fault), {});

@@ -9,7 +9,7 @@
 //
 // A direction ends with END (no more bytes, at this offset) and is over once DONE says that the
 // other application's socket took them all. A stream is over at an end when both directions are, or
-// when RESET went both ways. Only then is its number free: no frame of the old stream can meet the
+// when RESET or RESET_AT went both ways. Only then is its number free: no frame of the old stream can meet the
 // next one of that number.
 //
 // Nothing queues control frames. What must be said is a set of pending facts, each said at most
@@ -46,6 +46,7 @@ struct Stream : Scheduled {
   bool end_due = false;  // once nothing is queued
   bool done_due = false;
   bool reset_due = false;
+  bool reset_at_due = false;  // once nothing is queued
 
   bool end_sent = false;
   bool end_received = false;
@@ -53,6 +54,10 @@ struct Stream : Scheduled {
   bool done_received = false;
   bool reset_sent = false;
   bool reset_received = false;
+  // No more bytes come, and nothing is sent any more; what arrived is still to be delivered.
+  bool reset_at_received = false;
+  // Our application broke off: what arrives is dropped, and no more is granted.
+  bool discards = false;
   Fault reset_fault = Fault::kNone;
 
   bool detached = false;      // the driver has let go: its data is discarded
@@ -70,7 +75,7 @@ struct Stream : Scheduled {
   bool over() const { return ended() || (reset_sent && reset_received); }
   bool control_pending() const {
     if (reset_due) return true;
-    return open_due || credit_due || (end_due && queued == 0) || done_due;
+    return open_due || credit_due || ((end_due || reset_at_due) && queued == 0) || done_due;
   }
   uint64_t credit_left() const { return send_limit - sent - queued; }
   uint64_t held() const { return received - taken; }

@@ -36,12 +36,15 @@ struct Talk {
   bool ended = false;
   bool end_seen = false;
   bool delivered = false;
+  bool broke_off = false;
+  bool peer_broke_off = false;
 };
 
 // What became of a stream at one end, by the id of what was said there.
 struct Result {
   uint64_t said = 0;
   uint64_t heard = 0;
+  bool broke_off = false;  // then it need not have heard everything
 };
 
 class End {
@@ -77,12 +80,27 @@ class End {
     session.reset(key, Fault::kAborted, events_);
     act();
   }
+  // The application here is gone, and leaves what it had queued.
+  void break_off(Talk& talk) {
+    if (std::exchange(talk.broke_off, true)) return;
+    talk.ended = true;
+    talk.taken = talk.received;
+    session.reset_after_data(talk.key, events_);
+    act();
+  }
   void take(Talk& talk, uint64_t bytes) {
     bytes = std::min(bytes, talk.received - talk.taken);
     talk.taken += bytes;
     if (bytes > 0) session.taken(talk.key, bytes);
-    const bool all = talk.end_seen && talk.taken == talk.received;
-    if (all && !std::exchange(talk.delivered, true)) session.delivered(talk.key, events_);
+    const bool all = talk.taken == talk.received && !talk.broke_off;
+    if (all && talk.end_seen && !std::exchange(talk.delivered, true)) {
+      session.delivered(talk.key, events_);
+    }
+    // Its number may have gone with that; then this does nothing.
+    if (all && talk.peer_broke_off) {
+      results[talk.id] = {talk.written, talk.received};
+      return reset(talk);
+    }
     act();
   }
 
@@ -164,7 +182,8 @@ class End {
     Talk& talk = found->second;
     switch (event.kind) {
       case Event::Kind::kData:
-        VP_ASSERT(!talk.end_seen && !event.bytes.empty());
+        VP_ASSERT(!talk.end_seen && !talk.broke_off && !talk.peer_broke_off);
+        VP_ASSERT(!event.bytes.empty());
         for (const std::byte byte : event.bytes) {
           VP_ASSERT(byte == content(talk.id ^ 1, talk.received));
           ++talk.received;
@@ -178,7 +197,14 @@ class End {
         results[talk.id] = {talk.written, talk.received};
         talks.erase(found);
         return;
+      case Event::Kind::kAborted:
+        VP_ASSERT(!talk.broke_off && !std::exchange(talk.peer_broke_off, true));
+        talk.ended = true;
+        return;
       case Event::Kind::kReset:
+        if (talk.broke_off && talk.written == talk.queued) {
+          results[talk.id] = {talk.written, talk.received, true};
+        }
         talks.erase(found);
         return;
       default:
@@ -217,7 +243,9 @@ class World {
         if (Talk* talk = end.some(in.number(1))) end.end(*talk);
         return;
       case 5:
-        if (Talk* talk = end.some(in.number(1))) end.reset(*talk);
+        if (Talk* talk = end.some(in.number(1))) {
+          what < 128 ? end.reset(*talk) : end.break_off(*talk);
+        }
         return;
       case 6:
       case 7:
@@ -259,7 +287,9 @@ class World {
     for (const auto& [id, result] : ends_[0].results) {
       const auto found = ends_[1].results.find(id ^ 1);
       if (found == ends_[1].results.end()) continue;
-      VP_ASSERT(result.said == found->second.heard && result.heard == found->second.said);
+      const Result& other = found->second;
+      VP_ASSERT(other.broke_off || result.said == other.heard);
+      VP_ASSERT(result.broke_off || result.heard == other.said);
     }
   }
 

@@ -116,6 +116,7 @@ class Peer {
         said_[stream] += header.length;
         return said_[stream] - header.length;
       case FrameType::kEnd:
+      case FrameType::kResetAt:
         return said_[stream];
       case FrameType::kCredit:
         return 8192;

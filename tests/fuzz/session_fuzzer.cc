@@ -63,7 +63,7 @@ class World {
   }
 
   void drive(Input& in) {
-    const uint64_t what = in.number(1) % 8;
+    const uint64_t what = in.number(1) % 10;
     if (what == 0) {
       const auto priority = static_cast<Priority>(in.number(1) % kPriorities);
       if (const auto key = session_.open("service", priority, {})) streams_.add(*key);
@@ -90,8 +90,22 @@ class World {
     } else if (what == 7 && held.ended && held.bytes == 0) {
       held.ended = false;
       session_.delivered(stream, events_);
+    } else if (what == 8) {
+      leave(held);
+      session_.discard_input(stream);
+    } else if (what == 9) {
+      leave(held);
+      held.finished = true;
+      session_.reset_after_data(stream, events_);
     }
     react();
+  }
+
+  // Its application takes nothing any more.
+  static void leave(Held& held) {
+    held.bytes = 0;
+    held.left = true;
+    held.ended = false;
   }
 
   void give(std::span<const std::byte> bytes) {

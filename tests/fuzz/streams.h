@@ -16,6 +16,7 @@ struct Held {
   uint64_t bytes = 0;
   bool finished = false;  // its end was queued
   bool ended = false;
+  bool left = false;  // its application is gone
 };
 
 class Streams {
@@ -58,11 +59,15 @@ class Streams {
         break;
       case Event::Kind::kData:
         if (!known) break;
-        VP_ASSERT(!at->second.ended && !event.bytes.empty());
+        VP_ASSERT(!at->second.ended && !at->second.left && !event.bytes.empty());
         at->second.bytes += event.bytes.size();
         break;
       case Event::Kind::kEnd:
         if (known) at->second.ended = true;
+        break;
+      case Event::Kind::kAborted:
+        // Nothing more may come, or be sent.
+        if (known) at->second.finished = true;
         break;
       case Event::Kind::kReset:
       case Event::Kind::kClosed:

@@ -33,11 +33,12 @@ Hello hello_of(uint64_t epoch, uint64_t echo) {
   hello.epoch = epoch;
   hello.echo = echo;
   if (epoch == kA) {
-    hello.wanted = feature::kChecksumTrailer;
+    hello.wanted = feature::kChecksumTrailer | feature::kReliableReset;
     hello.max_streams = 1024;
     hello.initial_window = 16384;
     hello.max_frame = 65536;
   } else {
+    hello.wanted = feature::kReliableReset;
     hello.max_streams = 256;
     hello.initial_window = 4096;
     hello.max_frame = 32768;
@@ -116,6 +117,7 @@ std::map<std::string, std::string> example() {
   blocks["end"] = hex(frame(a_to_b, {FrameType::kEnd, true, kStream, 0, 7}));
   blocks["done"] = hex(frame(b_to_a, {FrameType::kDone, false, kStream, 0, 7}));
   blocks["reset"] = hex(frame(b_to_a, {FrameType::kReset, false, kStream, 0, 2}));
+  blocks["reset-at"] = hex(frame(b_to_a, {FrameType::kResetAt, false, kStream, 0, 12}));
   open.resize(8);
   open[2] = std::byte{0};
   constexpr uint32_t k4096th = stream_number(0, 4096);

@@ -62,6 +62,11 @@ class ChoosingEnd {
     choice->session().reset(t.key, fault, events_);
     act();
   }
+  // The application here is gone, and leaves what it had queued.
+  void break_off(uint64_t id) {
+    choice->session().reset_after_data(at(id).key, events_);
+    act();
+  }
   void accept(uint64_t id) { choice->session().accepted(at(id).key); }
   void take(uint64_t id, uint64_t bytes) {
     Talk& t = at(id);

@@ -138,6 +138,49 @@ TEST_F(OldPairTest, CloseDeliversWhatWasReceivedBefore) {
   expect_nothing_left();
 }
 
+TEST_F(OldPairTest, CloseFollowsTheDataOfAnApplicationThatBrokeOff) {
+  for (const bool opener : {true, false}) {
+    const uint64_t id = *pair.a.open(opener ? 1 : 2);
+    pair.settle();
+    ChoosingEnd& breaks = opener ? pair.a : pair.b;
+    ChoosingEnd& other = opener ? pair.b : pair.a;
+    EXPECT_EQ(breaks.queue(id, 70'001), 70'001u);
+    other.queue(id, 5000);
+    breaks.break_off(id);
+    EXPECT_TRUE(breaks.is_open(id)) << "the driver still has what is queued";
+    EXPECT_EQ(breaks.credit(id), 0u);
+    pair.settle();
+    EXPECT_EQ(breaks.at(id).fate, Fate::kResetByPeer);
+    EXPECT_EQ(breaks.at(id).received, 0u) << "nobody takes it";
+    EXPECT_EQ(other.at(id).received, 70'001u);
+    EXPECT_EQ(other.at(id).fate, Fate::kClosed);
+    expect_nothing_left();
+  }
+}
+
+TEST_F(OldPairTest, CloseIsWrittenAtOnceWhereNothingIsQueued) {
+  const uint64_t id = *pair.a.open(1);
+  pair.settle();
+  pair.a.break_off(id);
+  EXPECT_EQ(pair.a.at(id).fate, Fate::kResetByPeer);
+  pair.settle();
+  EXPECT_EQ(pair.b.at(id).fate, Fate::kClosed);
+  expect_nothing_left();
+}
+
+TEST_F(OldPairTest, PeerThatClosesFirstEndsTheWaitForWhatIsQueued) {
+  const uint64_t id = *pair.a.open(1);
+  pair.settle();
+  pair.a.queue(id, 70'001);
+  pair.a.break_off(id);
+  pair.b.reset(id);
+  pair.b.write(1 << 20, pair.now);
+  pair.carry(pair.b, pair.a, SIZE_MAX);
+  EXPECT_FALSE(pair.a.is_open(id));
+  pair.settle();
+  expect_nothing_left();
+}
+
 TEST_F(OldPairTest, BothCloseAtOnce) {
   const uint64_t id = *pair.a.open(1);
   pair.settle();

@@ -55,6 +55,8 @@ struct Conversation {
   bool end_seen = false;
   bool delivered = false;
   bool has_credit_again = false;
+  bool broke_off = false;       // the application here, after what is queued
+  bool peer_broke_off = false;  // the one over there, after what is received
 };
 
 class End {
@@ -88,7 +90,7 @@ class End {
   }
   void end(uint64_t id) {
     Conversation& c = at(id);
-    if (c.fate != Fate::kOpen || c.end_sent) return;
+    if (c.fate != Fate::kOpen || c.end_sent || c.broke_off) return;
     c.end_sent = true;
     session.end(c.key);
   }
@@ -97,6 +99,14 @@ class End {
     if (c.fate != Fate::kOpen) return;
     settle_fate(c, Fate::kResetHere, fault);
     session.reset(c.key, fault, events_);
+    act();
+  }
+  // The application here is gone, and leaves what it had queued.
+  void break_off(uint64_t id) {
+    Conversation& c = at(id);
+    if (c.fate != Fate::kOpen || c.broke_off) return;
+    c.broke_off = true;
+    session.reset_after_data(c.key, events_);
     act();
   }
   void take(uint64_t id, uint64_t bytes) {
@@ -182,9 +192,15 @@ class End {
     forgotten_.insert(name(c.key));
   }
   void deliver_if_done(Conversation& c) {
-    if (c.fate != Fate::kOpen || !c.end_seen || c.delivered || c.taken < c.received) return;
-    c.delivered = true;
-    session.delivered(c.key, events_);
+    if (c.fate != Fate::kOpen || c.broke_off || c.taken < c.received) return;
+    if (c.end_seen && !c.delivered) {
+      c.delivered = true;
+      session.delivered(c.key, events_);
+    }
+    if (c.peer_broke_off) {
+      settle_fate(c, Fate::kResetByPeer, Fault::kAborted);
+      session.reset(c.key, Fault::kAborted, events_);
+    }
   }
 
   void append(const Batch& batch, const Piece& piece) {
@@ -254,7 +270,7 @@ class End {
     switch (event.kind) {
       case Event::Kind::kData:
         ASSERT_FALSE(event.bytes.empty());
-        ASSERT_FALSE(c.end_seen);
+        ASSERT_FALSE(c.end_seen || c.broke_off || c.peer_broke_off);
         for (const std::byte b : event.bytes) {
           ASSERT_EQ(b, content(c.id, !c.opener, c.received)) << c.id << " at " << c.received;
           ++c.received;
@@ -268,7 +284,12 @@ class End {
         deliver_if_done(c);
         return;
       case Event::Kind::kReset:
-        return settle_fate(c, Fate::kResetByPeer, event.fault);
+        return settle_fate(c, c.broke_off ? Fate::kResetHere : Fate::kResetByPeer, event.fault);
+      case Event::Kind::kAborted:
+        ASSERT_FALSE(c.broke_off || c.peer_broke_off);
+        c.peer_broke_off = true;
+        deliver_if_done(c);
+        return;
       case Event::Kind::kClosed:
         ASSERT_TRUE(c.end_seen && c.end_sent && c.delivered);
         ASSERT_EQ(c.written, c.queued);

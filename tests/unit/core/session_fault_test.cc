@@ -38,12 +38,20 @@ class FaultTest : public testing::Test {
 
 TEST_F(FaultTest, BadHeader) { expect(Fault::kBadHeader, Bytes(kHeaderSize, std::byte{0x77})); }
 
-TEST_F(FaultTest, UnknownFrame) { expect(Fault::kUnknownFrame, frame(FrameType{0x1a}, 0, 0)); }
+TEST_F(FaultTest, UnknownFrame) { expect(Fault::kUnknownFrame, frame(FrameType{0x1b}, 0, 0)); }
+TEST_F(FaultTest, UnknownFrameThatTheSessionHasNoFeatureFor) {
+  Puppet fresh;
+  fresh.mine.supported &= ~feature::kReliableReset;
+  fresh.establish();
+  fresh.say(fresh.open(one));
+  fresh.say(fresh.frame({FrameType::kResetAt, true, one, 0, 0}));
+  EXPECT_EQ(fresh.fault(), Fault::kUnknownFrame);
+}
 
 TEST_F(FaultTest, BadLengthOfEveryType) {
   for (const FrameType type :
        {FrameType::kEnd, FrameType::kDone, FrameType::kReset, FrameType::kCredit, FrameType::kPing,
-        FrameType::kPong, FrameType::kGoingAway, FrameType::kAck}) {
+        FrameType::kPong, FrameType::kGoingAway, FrameType::kAck, FrameType::kResetAt}) {
     Puppet fresh;
     fresh.establish();
     fresh.say(fresh.frame({type, false, 0, 1, 0}));
@@ -85,7 +93,7 @@ TEST_F(FaultTest, BadStreamIdOfAnOpenInTheOtherNumberSpace) {
 
 TEST_F(FaultTest, UnknownStreamForEveryFrameOfAStream) {
   for (const FrameType type : {FrameType::kData, FrameType::kEnd, FrameType::kDone,
-                               FrameType::kReset, FrameType::kCredit}) {
+                               FrameType::kReset, FrameType::kCredit, FrameType::kResetAt}) {
     for (const bool mine : {true, false}) {
       Puppet fresh;
       fresh.establish();
@@ -108,6 +116,33 @@ TEST_F(FaultTest, UnknownStreamThatIsOver) {
   EXPECT_EQ(puppet.session.figures().streams, 0u);
   expect(Fault::kNone, frame(FrameType::kReset, one, 1));
   expect(Fault::kUnknownStream, puppet.data(one, 0, 10));
+}
+
+TEST_F(FaultTest, UnknownStreamForWhatFollowsAResetAt) {
+  for (const FrameType type : {FrameType::kData, FrameType::kEnd, FrameType::kDone,
+                               FrameType::kReset, FrameType::kCredit, FrameType::kResetAt}) {
+    Puppet fresh;
+    fresh.establish();
+    fresh.say(fresh.open(one));
+    fresh.say(fresh.data(one, 0, 10));
+    fresh.say(fresh.frame({FrameType::kResetAt, true, one, 0, 10}));
+    EXPECT_EQ(fresh.fault(), Fault::kNone);
+    EXPECT_TRUE(fresh.event(Event::Kind::kAborted));
+    const uint32_t length = type == FrameType::kData ? 10 : 0;
+    fresh.say(fresh.frame({type, true, one, length, 10}, Bytes(length)));
+    EXPECT_EQ(fresh.fault(), Fault::kUnknownStream);
+  }
+}
+
+TEST_F(FaultTest, BadOffsetOfAResetAt) {
+  for (const uint64_t offset : {0u, 9u, 11u}) {
+    Puppet fresh;
+    fresh.establish();
+    fresh.say(fresh.open(one));
+    fresh.say(fresh.data(one, 0, 10));
+    fresh.say(fresh.frame({FrameType::kResetAt, true, one, 0, offset}));
+    EXPECT_EQ(fresh.fault(), Fault::kBadOffset) << offset;
+  }
 }
 
 TEST_F(FaultTest, StreamInUse) {
