@@ -378,6 +378,10 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
       log_debug("channel {}: service {}: stream reset: {}", id(), connection->service(),
                 fault_text(event.fault));
       return connection->abort();
+    case Event::Kind::kAborted:
+      log_debug("channel {}: service {}: the application at the other end broke off", id(),
+                connection->service());
+      return connection->peer_broke_off();
     case Event::Kind::kClosed:
       return connection->finish();
     default:

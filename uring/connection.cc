@@ -28,6 +28,11 @@ constexpr unsigned kFullBuffersOfBulk = 4;
 constexpr unsigned kSmallPiecesAfterBulk = 4;
 constexpr uint64_t kMostSpliced = 256 * 1024;
 
+// Errors after which the same may be tried again.
+bool is_passing(int error) {
+  return error == EAGAIN || error == EINTR || error == ENOBUFS || error == ENOMEM;
+}
+
 }  // namespace
 
 Connection::Connection(Channel& channel, StreamKey stream, std::string_view service)
@@ -76,6 +81,7 @@ void Connection::dialed(int fd) {
   channel_.session().accepted(stream_);
   channel_.want_write();
   adopt(fd, kind_);
+  if (break_ == Break::kThere) deliver_rest_from_now();
   channel_.want_flush(this);
 }
 
@@ -83,7 +89,9 @@ void Connection::dial_failed(Fault fault, const std::string& reason) {
   channel_.dial_ended();
   if (detached_) return;
   channel_.dial_failed(service_, reason);
-  fail(fault);
+  channel_.session().reset(stream_, fault, channel_.events());
+  channel_.want_write();
+  abort();
 }
 
 std::string Connection::describe() const {
@@ -122,7 +130,7 @@ void Connection::buffer_came() {
 
 // Bytes that may be received now, as far as the stream is concerned.
 uint64_t Connection::receivable() {
-  if (is_over() || file_.fd < 0 || input_ended_ || receive_op_.pending) return 0;
+  if (is_over() || file_.fd < 0 || input_ended_ || receive_op_.pending || !receives()) return 0;
   const uint64_t credit = channel_.session().credit(stream_);
   if (credit == 0) watch_for_hangup();
   return credit;
@@ -159,9 +167,10 @@ void Connection::on_received(int result, uint32_t flags) {
     buffer = pool.claim(receive_size_, flags >> IORING_CQE_BUFFER_SHIFT,
                         static_cast<uint32_t>(std::max(result, 0)));
   }
-  if (is_over() || result <= 0) {
+  const bool dropped = is_over() || !receives();
+  if (dropped || result <= 0) {
     if (buffer != nullptr) pool.release(buffer);
-    if (is_over()) return;
+    if (dropped) return;
   }
   if (result > 0) {
     VP_ASSERT(buffer != nullptr);
@@ -177,11 +186,13 @@ void Connection::on_received(int result, uint32_t flags) {
     case EAGAIN:
       return receive_more();
     default:
-      return fail(Fault::kAborted);
+      return break_off();
   }
 }
 
 void Connection::on_end() {
+  // The error was told to the send that found it.
+  if (break_ == Break::kHere) return break_off();
   input_ended_ = true;
   channel_.session().end(stream_);
   channel_.want_write();
@@ -190,8 +201,8 @@ void Connection::on_end() {
 
 // The paths without provided buffers: bytes are there, so now a pipe or a buffer is worth holding.
 void Connection::on_readable(int result) {
-  if (is_over()) return;
-  if (result < 0) return fail(Fault::kAborted);
+  if (is_over() || !receives()) return;
+  if (result < 0) return break_off();
   if (splices_) {
     readable_ = true;
     return receive_more();
@@ -212,7 +223,7 @@ void Connection::on_readable(int result) {
   pool.release(buffer);
   // The result of a send that was told of a reset may be waiting behind this one.
   if (got == 0 && kind_ != Endpoint::Kind::kUnix && send_op_.pending && was_reset(file_.fd)) {
-    return fail(Fault::kAborted);
+    return break_off();
   }
   on_received(got == 0 ? 0 : -error, 0);
 }
@@ -234,6 +245,7 @@ void Connection::queue(Buffer* buffer) {
   outbound_tail_ = buffer;
   ++outbound_buffers_;
   channel_.session().queue(stream_, bytes);
+  note_movement();
   channel_.want_write();
   receive_more();
 }
@@ -248,6 +260,7 @@ bool Connection::splice_out(uint64_t credit) {
     outbound_pipe_ = pipe;
     outbound_piped_ = static_cast<uint32_t>(moved);
     channel_.session().queue(stream_, outbound_piped_);
+    note_movement();
     channel_.want_write();
     // Credit for little says nothing about the application.
     const bool small = moved < kLeastSpliced && credit >= kLeastSpliced;
@@ -266,7 +279,7 @@ bool Connection::splice_out(uint64_t credit) {
     return true;
   }
   if (moved < 0 && moved != -EAGAIN && moved != -ENOBUFS && moved != -ENOMEM) {
-    fail(Fault::kAborted);
+    break_off();
     return true;
   }
   // A receive knows what it is: the end, or bytes that cannot be spliced, such as urgent ones.
@@ -322,14 +335,17 @@ void Connection::watch_for_hangup() {
 
 void Connection::on_hangup(int result) {
   if (is_over() || result == -ECANCELED) return;
+  if (!sends()) return;
   // Once all was said and heard on this side, leaving is no abort.
   if (input_ended_ && end_told_) return;
   int error = 0;
   socklen_t size = sizeof error;
   getsockopt(file_.fd, SOL_SOCKET, SO_ERROR, &error, &size);
   // Otherwise closed in an orderly way: what it left is still to be read once there is credit.
-  if (error != 0 || (result > 0 && (result & POLLERR) != 0 && kind_ != Endpoint::Kind::kUnix))
-    return fail(Fault::kAborted);
+  if (error != 0) return send_failed(error);
+  if (result > 0 && (result & POLLERR) != 0 && kind_ != Endpoint::Kind::kUnix) {
+    return send_failed(ECONNRESET);
+  }
   // A poll that is to go on ends where the completion queue has overflowed. A reset may come yet.
   if (result > 0) watch_for_hangup();
 }
@@ -338,6 +354,7 @@ void Connection::on_hangup(int result) {
 
 void Connection::deliver(std::span<const std::byte> bytes, ReadSlab* slab) {
   VP_ASSERT(!closing_ && !peer_ended_);
+  if (!sends()) return;
   if (file_.fd < 0 || !backlog_.empty()) return backlog_.append(bytes);
   channel_.slices().push(slices_, bytes, slab);
   channel_.want_flush(this);
@@ -349,13 +366,15 @@ void Connection::peer_ended() {
 }
 
 void Connection::flush(bool quietly) {
-  if (is_over() || file_.fd < 0 || send_op_.pending) return;
+  if (is_over() || file_.fd < 0 || send_op_.pending || !sends()) return;
   if (!backlog_.empty()) {
     send_backlog();
   } else if (!slices_.empty()) {
     send_slices(quietly);
   } else if (peer_ended_ && !end_told_) {
     end_sending();
+  } else if (break_ == Break::kThere) {
+    deliver_rest();
   }
 }
 
@@ -391,7 +410,7 @@ void Connection::send_vectors(iovec* vectors, size_t count, int flags) {
 
 // Where nothing is to be done once these bytes are sent, that is no reason to wake.
 void Connection::hush(size_t bytes) {
-  if (bytes > Ring::kMostQuiet || peer_ended_ || !channel_.session().rests(stream_, bytes)) return;
+  if (bytes > Ring::kMostQuiet || wants_more_turns() || !channel_.session().rests(stream_, bytes)) return;
   channel_.loop().ring().hush(send_op_);
 }
 
@@ -408,7 +427,7 @@ void Connection::send_slices_now() {
     });
     const ssize_t sent = sendmsg(file_.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0) {
-      // Any other error is found again by the request that sends the backlog.
+      if (!is_passing(errno)) return send_failed(errno);
       park_slices();
       channel_.want_flush(this);
       return;
@@ -418,11 +437,11 @@ void Connection::send_slices_now() {
 }
 
 bool Connection::can_splice(uint32_t bytes) {
-  if (closing_ || file_.fd < 0) return false;
+  if (closing_ || file_.fd < 0 || break_ != Break::kNone) return false;
   // Small pieces are copied, unless that would break up what a pipe holds.
   if (bytes < kLeastSpliced && !backlog_.ends_in_pipe()) return false;
   if (!slices_.empty() && !send_op_.pending) send_slices_now();
-  return slices_.empty();
+  return slices_.empty() && break_ == Break::kNone;
 }
 
 ssize_t Connection::splice_from(int channel, uint32_t bytes) {
@@ -438,11 +457,12 @@ ssize_t Connection::splice_from(int channel, uint32_t bytes) {
 void Connection::send_backlog() {
   if (backlog_.begins_with_pipe()) {
     const ssize_t sent = backlog_.splice_to(file_.fd);
-    const bool later = sent == -EAGAIN || sent == -EINTR || sent == -ENOBUFS || sent == -ENOMEM;
-    if (sent < 0 && !later) return fail(Fault::kAborted);
+    if (sent < 0 && !is_passing(static_cast<int>(-sent))) {
+      return send_failed(static_cast<int>(-sent));
+    }
     if (sent > 0) taken(static_cast<size_t>(sent));
     if (!backlog_.begins_with_pipe()) {
-      if (!backlog_.empty() || peer_ended_) channel_.want_flush(this);
+      if (!backlog_.empty() || wants_more_turns()) channel_.want_flush(this);
       return;
     }
     sending_ = Sending::kNothing;
@@ -454,13 +474,9 @@ void Connection::send_backlog() {
 }
 
 void Connection::on_sent(int result) {
-  if (is_over()) {
-    channel_.slices().clear(slices_);
-    backlog_.clear();
-    return;
-  }
+  if (is_over() || !sends()) return drop_inbound();
   const bool full = result == -EAGAIN || result == -EINTR || result == -ENOBUFS;
-  if (result < 0 && !full) return fail(Fault::kAborted);
+  if (result < 0 && !full) return send_failed(-result);
   const size_t sent = full ? 0 : static_cast<size_t>(result);
   switch (sending_) {
     case Sending::kSlices:
@@ -474,12 +490,13 @@ void Connection::on_sent(int result) {
     case Sending::kNothing:
       return send_backlog();
   }
-  if (!backlog_.empty() || peer_ended_) channel_.want_flush(this);
+  if (!backlog_.empty() || wants_more_turns()) channel_.want_flush(this);
 }
 
 void Connection::taken(size_t bytes) {
   if (bytes == 0) return;
   channel_.session().taken(stream_, bytes);
+  note_movement();
   channel_.want_write();
 }
 
@@ -507,18 +524,13 @@ void Connection::park_slices() {
 void Connection::end_sending() {
   end_told_ = true;
   // ENOTCONN: the application has closed already; it cannot miss the end then.
-  if (shutdown(file_.fd, SHUT_WR) != 0 && errno != ENOTCONN) return fail(Fault::kAborted);
+  if (shutdown(file_.fd, SHUT_WR) != 0 && errno != ENOTCONN) return send_failed(errno);
   channel_.session().delivered(stream_, channel_.events());
   channel_.want_write();
+  if (break_ == Break::kThere) channel_.want_flush(this);
 }
 
 // --- the end ----------------------------------------------------------------------------------
-
-void Connection::fail(Fault fault) {
-  channel_.session().reset(stream_, fault, channel_.events());
-  channel_.want_write();
-  abort();
-}
 
 void Connection::abort() {
   const int fd = std::exchange(file_.fd, -1);
@@ -527,7 +539,7 @@ void Connection::abort() {
 }
 
 std::optional<AcceptedClient> Connection::give_back() {
-  if (!client_ || touched_ || file_.fd < 0) return std::nullopt;
+  if (!client_ || touched_ || file_.fd < 0 || break_ != Break::kNone) return std::nullopt;
   file_.fd = -1;
   const auto client = std::exchange(client_, std::nullopt);
   begin_closing();
@@ -539,12 +551,14 @@ void Connection::finish() {
   const int fd = std::exchange(file_.fd, -1);
   begin_closing();
   if (fd < 0) return;
+  if (kind_ == Endpoint::Kind::kTcp) end_on_close(fd);
   input_ended_ ? void(close(fd)) : channel_.part_from(fd);
 }
 
 void Connection::begin_closing() {
   VP_ASSERT(!closing_);
   closing_ = true;
+  break_state_.reset();
   if (dialing()) {
     dial_->cancel();
     channel_.dial_ended();
@@ -554,10 +568,7 @@ void Connection::begin_closing() {
   ring.cancel(receive_op_);
   ring.cancel(hangup_op_);
   ring.cancel(send_op_);
-  if (!send_op_.pending) {
-    channel_.slices().clear(slices_);
-    backlog_.clear();
-  }
+  if (!send_op_.pending) drop_inbound();
   drop_outbound();
   channel_.closing(this);
 }

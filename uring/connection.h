@@ -14,6 +14,15 @@
 // Life: made with a descriptor, or dialing one; reset or closed by either side; then closing(),
 // until no operation is pending and the channel destroys it. One whose session has ended is
 // detached() until it is its turn to be aborted.
+//
+// When one of the two applications breaks off, what it sent before is still owed to the other one
+// (connection_break.cc):
+//
+//   ours     kHere: it takes nothing any more, but what it sent is still received, with credit;
+//            kLeaving: all of that is queued, and the session resets the stream once it is written
+//   theirs   kThere: what arrived is sent; the socket is reset once its kernel has all of it
+//
+// Either ends at the latest when nothing has moved for kLongestPause.
 #pragma once
 
 #include <optional>
@@ -34,7 +43,7 @@ namespace virtproxy {
 
 class Channel;
 
-class Connection final : private Completion, private Dial::Client {
+class Connection final : private Completion, private Dial::Client, private Timer::Owner {
  public:
   Connection(Channel& channel, StreamKey stream, std::string_view service);
   ~Connection();
@@ -48,10 +57,14 @@ class Connection final : private Completion, private Dial::Client {
   void deliver(std::span<const std::byte> bytes, ReadSlab* slab);
   void peer_ended();
   void credit_arrived() { receive_more(); }
+  void peer_broke_off();
   void abort();   // the stream was reset: so is the socket
   void finish();  // both directions are over
   // Its session is over: nothing of it reaches the next one. It is to be aborted.
-  void detach() { detached_ = true; }
+  void detach() {
+    detached_ = true;
+    break_state_.reset();
+  }
   // A client that nothing was read from yet, so that it can be given to another stream; or nothing.
   // This connection is over then.
   std::optional<AcceptedClient> give_back();
@@ -96,6 +109,9 @@ class Connection final : private Completion, private Dial::Client {
   ListLink<Connection> buffer_link;
 
  private:
+  // A stream that one of its applications broke off, until it is reset.
+  enum class Break : uint8_t { kNone, kHere, kLeaving, kThere };
+
   void complete(Op& op, int result, uint32_t flags) override;
   void dialed(int fd) override;
   void dial_failed(Fault fault, const std::string& reason) override;
@@ -105,6 +121,10 @@ class Connection final : private Completion, private Dial::Client {
   // It carries nothing any more: what it still completes leads to nothing.
   bool is_over() const { return closing_ || detached_; }
   uint64_t receivable();
+  // Whether there is something to do once all that came is sent.
+  bool wants_more_turns() const { return peer_ended_ || break_ == Break::kThere; }
+  bool receives() const { return break_ == Break::kNone || break_ == Break::kHere; }
+  bool sends() const { return break_ == Break::kNone || break_ == Break::kThere; }
   void receive(uint64_t credit);
   void on_received(int result, uint32_t flags);
   void on_readable(int result);
@@ -123,7 +143,16 @@ class Connection final : private Completion, private Dial::Client {
   void taken(size_t bytes);
   void park_slices();
   void end_sending();
-  void fail(Fault fault);
+  // connection_break.cc
+  void expired(Timer& timer) override;
+  void send_failed(int error);
+  void break_off();
+  void begin_break(Break kind);
+  void deliver_rest_from_now();
+  void deliver_rest();
+  void end_break();
+  void note_movement();
+  void drop_inbound();
   void begin_closing();
   void drop_outbound();
 
@@ -137,6 +166,14 @@ class Connection final : private Completion, private Dial::Client {
   bool detached_ = false;
   Endpoint::Kind kind_ = Endpoint::Kind::kTcp;
   bool dialed_ = false;   // a service, not a client
+  Break break_ = Break::kNone;
+  struct BreakState {
+    Timer timer;
+    Instant moved_at;      // when bytes moved last
+    Duration interval{};   // until the socket is looked at again
+    int unacknowledged{};  // bytes, when it was looked at last
+  };
+  std::unique_ptr<BreakState> break_state_;
   bool touched_ = false;  // something may have been read from it, or written to it
 
   // Socket to channel.

@@ -125,6 +125,7 @@ void Dial::attempt() {
   if (fd_ < 0) {
     fd_ = socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd_ < 0) return attempt_failed(errno);
+    if (address.family() != AF_UNIX) reset_on_close(fd_);
   }
   if (connect(fd_, address.data(), address.length) == 0) {
     connected_ = std::exchange(fd_, -1);

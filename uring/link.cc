@@ -162,7 +162,11 @@ void Link::open_device() {
   ready(fd, tty ? Kind::kTty : Kind::kPort);
 }
 
-void Link::dialed(int fd) { ready(fd, Kind::kSocket); }
+void Link::dialed(int fd) {
+  // The last bytes before the end still have to arrive.
+  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) end_on_close(fd);
+  ready(fd, Kind::kSocket);
+}
 
 void Link::dial_failed(Fault, const std::string& reason) { try_later(reason); }
 

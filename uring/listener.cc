@@ -7,6 +7,7 @@
 
 #include "core/assert.h"
 #include "uring/log.h"
+#include "uring/sockets.h"
 
 namespace virtproxy {
 namespace {
@@ -22,6 +23,8 @@ Listener::Listener(Loop& loop, const ForwardSpec& forward, int fd, Client* clien
       accept_(this),
       retry_(loop.timers(), this),
       fd_(fd) {
+  // Inherited by what it accepts.
+  if (forward_.endpoint.kind == Endpoint::Kind::kTcp) reset_on_close(fd_);
   loop_.ring().accept(accept_, fd_);
 }
 

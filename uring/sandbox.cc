@@ -250,6 +250,7 @@ void allow_descriptors(Filter& filter) {
   filter.allow_if(SCMP_SYS(fcntl), {equal(1, F_SETPIPE_SZ)});
   filter.allow_if(SCMP_SYS(ioctl), {equal(1, FIONREAD)});
   filter.allow_if(SCMP_SYS(ioctl), {equal(1, SIOCOUTQNSD)});
+  filter.allow_if(SCMP_SYS(ioctl), {equal(1, SIOCOUTQ)});
 }
 
 void allow_sockets(Filter& filter, const Needs& needs) {

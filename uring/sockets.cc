@@ -1,9 +1,11 @@
 #include "uring/sockets.h"
 
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -284,9 +286,23 @@ bool was_reset(int fd) {
   return poll(&state, 1, 0) == 1 && (state.revents & (POLLHUP | POLLERR)) != 0;
 }
 
+void reset_on_close(int fd) {
+  const linger at_once{1, 0};
+  (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+}
+
+void end_on_close(int fd) {
+  const linger none{0, 0};
+  (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+}
+
+int unacknowledged(int fd) {
+  int bytes = 0;
+  return ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+}
+
 void close_with_reset(int fd) {
-  const linger now{1, 0};
-  (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+  reset_on_close(fd);
   close(fd);
 }
 

@@ -66,6 +66,17 @@ void prepare_tcp(int fd);
 // is told once, and a send may have been told.
 bool was_reset(int fd);
 
+// From now on the connections of a TCP socket, or of a listener, are reset when they are closed, also
+// by the kernel when this process is killed: otherwise a transfer that was cut off would end like a
+// complete one.
+void reset_on_close(int fd);
+// Takes that back, for a connection that may end in an orderly way.
+void end_on_close(int fd);
+
+// Bytes that the kernel of the other side has not acknowledged yet; on a unix socket, that were not
+// read there, and what they take up.
+int unacknowledged(int fd);
+
 // Makes close(2) send a reset where the transport has one (TCP, vsock). A unix socket has none: its
 // peer sees ECONNRESET if it had sent bytes that were not read, else the end of the stream and
 // EPIPE.

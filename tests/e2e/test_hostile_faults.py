@@ -66,6 +66,10 @@ def reset_with_payload(peer: HostilePeer) -> bytes:
     return opened(peer) + peer.frame(wire.RESET, number(0), payload=b"x", mine=True)
 
 
+def reset_at(peer: HostilePeer, offset: int, **how) -> bytes:
+    return peer.frame(wire.RESET_AT, number(0), offset, mine=True, **how)
+
+
 def torn_then_ping(peer: HostilePeer) -> bytes:
     return opened(peer) + data(peer, b"x" * 99)[:60] + peer.frame(wire.PING, 0, 2)
 
@@ -160,6 +164,16 @@ CRIMES: list[tuple[str, str, Crime]] = [
     ("new-epoch", ANEW, with_next_epoch),
 ]
 
+RELIABLE_CRIMES: list[tuple[str, str, Crime]] = [
+    ("reset-at-beyond-what-came", OFFSET, of_stream(wire.RESET_AT, 1)),
+    ("reset-at-before-what-came", OFFSET, lambda p: opened(p) + data(p, b"xx") + reset_at(p, 1)),
+    ("reset-at-for-nobody", NEVER, lambda p: reset_at(p, 0)),
+    ("reset-at-with-payload", LENGTH, lambda p: opened(p) + reset_at(p, 0, payload=b"x")),
+    ("data-after-reset-at", NEVER, lambda p: opened(p) + reset_at(p, 0) + data(p)),
+    ("end-after-reset-at", NEVER, lambda p: opened(p) + reset_at(p, 0) + end_of_stream(p)),
+    ("reset-at-after-end-elsewhere", OFFSET, lambda p: opened(p) + end_of_stream(p) + reset_at(p, 1)),
+]
+
 SEALED_CRIMES: list[tuple[str, str, Crime]] = [
     ("trailer-changed", TRAILER, lambda p: opened(p)[:-1] + b"\0"),
     ("payload-changed", TRAILER, lambda p: opened(p) + with_byte(data(p, b"x" * 99), 60, 0)),
@@ -226,6 +240,12 @@ def takes(channel: Address) -> bool:
 def test_every_session_fault_is_named_and_ends_one_session(scene: Scene) -> None:
     court = Court(scene, len(CRIMES))
     court.try_all(CRIMES)
+    court.check_all_serve_on()
+
+
+def test_the_faults_of_a_reset_that_follows_data_are_named(scene: Scene) -> None:
+    court = Court(scene, len(RELIABLE_CRIMES))
+    court.try_all(RELIABLE_CRIMES, supported=3 | wire.RELIABLE_RESET)
     court.check_all_serve_on()
 
 

@@ -32,6 +32,9 @@ void write_content(uint64_t number, uint64_t at, std::span<std::byte> to) {
 
 constexpr size_t kMostAtOnce = 65536;
 
+// As in uring/connection_break.cc.
+constexpr Duration kLongestPause = seconds(5);
+
 // What was reset for a lost session is reset by then.
 constexpr Duration kAftermath = milliseconds(200);
 
@@ -62,8 +65,10 @@ Application::Application(Exchange& exchange, uint64_t number, Role role, const R
       began_(World::current().now()),
       willing_since_(began_),
       last_progress_(began_),
+      crawls_(plan.read_piece <= 16),
       family_(socket_->family()),
-      faulted_(socket_->faulted) {
+      faulted_(socket_->faulted),
+      taken_back_(socket_->taken_back) {
   socket_->add_waiter(this);
   act_later(began_);
 }
@@ -113,6 +118,7 @@ void Application::receive() {
     plan_.stall_at = UINT64_MAX;
     read_not_before_ = stalled_until_ = plan_.stall_until;
     stalled_since_ = world.now();
+    longest_stall_ = std::max(longest_stall_, Duration(stalled_until_ - stalled_since_));
   } else {
     read_not_before_ = world.now() + plan_.read_pause;
   }
@@ -165,9 +171,9 @@ void Application::on_end() {
   world.trace("end", number_ & 0xffff, received_);
   complete_ = partner_ != nullptr && partner_->end_at_ == received_;
   if (complete_) return;
-  // Bytes are missing: then this must be a connection that is gone, not an end like any other.
-  const bool gone =
-      socket_->family() == Family::kUnix ? socket_->peer_gone() : socket_->peer_killed;
+  // Bytes are missing: then this must be a connection that is gone, not an end like any other. TCP
+  // tells them apart even when the daemon was killed.
+  const bool gone = socket_->family() == Family::kUnix && socket_->peer_gone();
   const bool told = failed_to_send_ || gone || spoken_old() || beside_hostile();
   if (!told) world.fail("fate", describe() + ": sees an end though bytes are missing");
   on_error(0);
@@ -228,9 +234,12 @@ void Application::end_abruptly() {
   receiving_over_ = sending_over_ = true;
   if (plan_.ending == Plan::Ending::kReset) {
     world.count(Mishap::kApplicationResets, route_.channel);
-    socket_->set_linger();
+    socket_->set_linger(true);
   } else {
     world.count(Mishap::kApplicationVanishes, route_.channel);
+    if (sent_ == plan_.total && socket_->leaves_bytes_unread()) {
+      world.count(Mishap::kAnswersEarly, route_.channel);
+    }
   }
   const bool reset = socket_->leaves_bytes_unread() ||
                      (socket_->family() == Family::kTcp && plan_.ending == Plan::Ending::kReset);
@@ -316,6 +325,21 @@ bool Application::beside_hostile() const {
   return World::current().channel(route_.channel).hostile_since(began_);
 }
 
+// Who breaks off has its say: what its kernel had passed on arrives before the reset. It is not
+// waited for when the reader stands still, or reads so slowly that it looks like that.
+bool Application::heard_what_was_owed() const {
+  if (partner_ == nullptr || !partner_->abrupt_) return true;
+  const ChannelRecord& record = World::current().channel(route_.channel);
+  const Instant when = *abnormal_at_;
+  if (record.apart(*partner_->left_at_ - kAftermath, when) || *faulted_ || *partner_->faulted_) {
+    return true;
+  }
+  if (beside_hostile() || (spoken_old() && excused_of_old())) return true;
+  if (crawls_ || longest_stall_ >= kLongestPause - seconds(1)) return true;
+  if (record.hindered_since(*partner_->left_at_)) return true;
+  return received_ + *partner_->taken_back_ >= partner_->sent_;
+}
+
 bool Application::spoken_old() const {
   const ChannelRecord& record = World::current().channel(route_.channel);
   return record.old() || record.last_spoken_old() >= began_;
@@ -380,6 +404,10 @@ void Application::check_end() const {
     return;
   }
   if (!excused()) world.fail("fate", describe() + ": reset for no reason");
+  if (!heard_what_was_owed()) {
+    world.fail("fate", fmt::format("{}: of what {} had sent before it broke off, some is missing",
+                                   describe(), partner_->describe()));
+  }
 }
 
 std::string Application::describe() const {

@@ -86,6 +86,7 @@ class Application final : private File::Waiter {
   bool excused() const;
   // Whether a hostile program was at the other end in its life: then it need only end.
   bool beside_hostile() const;
+  bool heard_what_was_owed() const;
   // What of the life of this one was of protocol 1.
   bool spoken_old() const;
   bool excused_of_old() const;
@@ -123,6 +124,7 @@ class Application final : private File::Waiter {
   Instant stalled_since_{};
   Instant stalled_until_{};
 
+  const bool crawls_;
   const Family family_;
   bool reset_ = false;
   bool abandoned_full_ = false;  // the daemon let go while there was something to be read
@@ -130,7 +132,9 @@ class Application final : private File::Waiter {
   bool failed_to_send_ = false;
   std::optional<Instant> abnormal_at_;  // when the daemon let go of it
   std::optional<Instant> left_at_;
+  Duration longest_stall_{};
   const std::shared_ptr<const bool> faulted_;
+  const std::shared_ptr<const uint64_t> taken_back_;
 
   bool scheduled_ = false;
   Instant scheduled_for_{};

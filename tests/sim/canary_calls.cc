@@ -1,6 +1,8 @@
 // Defects that only the daemons' own code could have, for the canaries.
 #include <unistd.h>
 
+#include <cerrno>
+
 #include "core/frame.h"
 #include "core/limits.h"
 #include "core/old_packet.h"
@@ -78,6 +80,20 @@ void __wrap__ZN9virtproxy7Channel9on_openedERKNS_5EventE(void* channel, const vo
     _ZN9virtproxy7Channel13admit_clientsEv(channel);
   }
   __real__ZN9virtproxy7Channel9on_openedERKNS_5EventE(channel, event);
+}
+
+// Connection::send_failed(), which goes on receiving after some errors and not after others
+void __real__ZN9virtproxy10Connection11send_failedEi(void* connection, int error);
+void __wrap__ZN9virtproxy10Connection11send_failedEi(void* connection, int error) {
+  const bool leave = World::current().canary_strikes(Canary::kLeaveRest, 0.5);
+  __real__ZN9virtproxy10Connection11send_failedEi(connection, leave ? EIO : error);
+}
+
+// reset_on_close(), for all that is accepted or dialed
+void __real__ZN9virtproxy14reset_on_closeEi(int fd);
+void __wrap__ZN9virtproxy14reset_on_closeEi(int fd) {
+  if (World::current().canary_strikes(Canary::kEndWhenKilled, 1)) return;
+  __real__ZN9virtproxy14reset_on_closeEi(fd);
 }
 
 // Channel::part_from()

@@ -58,6 +58,7 @@ class ChannelRecord {
   void explain(Instant until) { explained_until_ = std::max(explained_until_, until); }
   // Nothing may move for a while.
   void hinder(Instant until) { hindered_until_ = std::max(hindered_until_, until); }
+  bool hindered_since(Instant when) const { return hindered_until_ >= when; }
   // The line changed what it carried.
   void spoil(Instant now) { spoilt_at_ = now; }
   bool spoilt() const { return spoilt_at_ != Instant{}; }

@@ -191,7 +191,7 @@ void HostilePeer::leave() {
   const bool reset = world.random().chance(0.5);
   world.count(reset ? Mishap::kHostileResets : Mishap::kHostileCloses, channel_);
   if (auto socket = std::dynamic_pointer_cast<Socket>(file_); socket && reset) {
-    socket->set_linger();
+    socket->set_linger(true);
   }
   leave_for(world.random().duration(kRetry, milliseconds(100)));
 }

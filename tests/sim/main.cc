@@ -42,6 +42,8 @@ const std::map<std::string, Canary> kCanaries{
     {"leak-buffer", Canary::kLeakBuffer},
     {"leak-slot", Canary::kLeakSlot},
     {"part-at-once", Canary::kPartAtOnce},
+    {"leave-rest", Canary::kLeaveRest},
+    {"end-when-killed", Canary::kEndWhenKilled},
     {"keep-request", Canary::kKeepRequest},
     {"early-poll", Canary::kEarlyPoll},
     {"forget-link", Canary::kForgetLink},

@@ -51,6 +51,7 @@ std::string_view mishap_name(Mishap mishap) {
       "application-vanishes",
       "application-stalls",
       "application-crawls",
+      "answers-early",
       "half-close",
       "hostile-peer",
       "hostile-resets",
@@ -88,6 +89,7 @@ bool is_of_channel(Mishap mishap) {
     case Mishap::kApplicationVanishes:
     case Mishap::kApplicationStalls:
     case Mishap::kApplicationCrawls:
+    case Mishap::kAnswersEarly:
     case Mishap::kHalfClose:
     case Mishap::kHostilePeer:
     case Mishap::kHostileResets:

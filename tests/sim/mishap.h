@@ -57,6 +57,7 @@ enum class Mishap : uint8_t {
   kApplicationVanishes,
   kApplicationStalls,
   kApplicationCrawls,
+  kAnswersEarly,  // closes after its answer, with bytes unread
   kHalfClose,
   kHostilePeer,            // an end is replaced by a hostile program
   kHostileResets,          // it resets its connection of the channel

@@ -136,9 +136,6 @@ void Process::close_ring(const io_uring* ring) {
 
 void Process::kill() {
   dead_ = true;
-  for (const FileRef& file : files_) {
-    if (auto* socket = dynamic_cast<Socket*>(file.get())) socket->killed = true;
-  }
   for (const auto& ring : rings_) ring->kill();
   for (FileRef& file : files_) file.reset();
 }

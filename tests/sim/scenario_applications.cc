@@ -52,6 +52,12 @@ Plan Scenario::draw_plan(unsigned channel) {
     plan.ending = random_.chance(0.5) ? Plan::Ending::kReset : Plan::Ending::kVanish;
     plan.ending_at = random_.between(8, plan.total);
   }
+  if (random_.chance(0.1)) {
+    plan.ending = Plan::Ending::kVanish;
+    plan.ending_at = plan.total;
+    plan.stall_at = random_.magnitude(8, 30'000);
+    plan.stall_until = heals_at_;
+  }
   return plan;
 }
 

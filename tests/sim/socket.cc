@@ -21,7 +21,6 @@ Socket::~Socket() {
   if (!connected_) return;
   const auto peer = peer_.lock();
   if (!peer) return;
-  peer->peer_killed = killed;
   peer->peer_left_at = World::current().now();
   // Who waits for room may be told of it late.
   peer->left_full = !writable() || World::current().now() - room_since_ < kLateNews;
@@ -59,6 +58,7 @@ void Socket::connect_to(const std::shared_ptr<Socket>& listener, const Path& pat
   auto served = std::make_shared<Socket>(family_);
   served->path_ = path_ = path;
   served->connected_ = connected_ = true;
+  served->linger_ = listener->linger_;
   served->carries_channel = carries_channel = listener->carries_channel;
   served->peer_ = weak_from_this();
   served->faulted = faulted;
@@ -167,6 +167,12 @@ uint32_t Socket::poll() const {
   return events;
 }
 
+size_t Socket::under_way() const {
+  const auto peer = peer_.lock();
+  if (!peer) return 0;
+  return peer->incoming_.size() - (family_ == Family::kTcp ? peer->arrived_ : 0);
+}
+
 bool Socket::writable() const {
   const size_t free = room();
   return free >= path_.capacity / 3 || free >= 4096;
@@ -204,6 +210,7 @@ void Socket::send_reset() {
   if (under_way > 0) {
     const size_t kept = world.random().between(0, under_way);
     peer->incoming_.truncate(peer->arrived_ + kept);
+    *taken_back += under_way - kept;
     // What came after the bytes that were lost is lost, too.
     peer->end_lost_ = kept < under_way;
   }

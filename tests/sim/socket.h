@@ -46,7 +46,8 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   uint32_t poll() const override;
   int shutdown(bool reading, bool writing);
   int take_error();
-  void set_linger() { linger_ = true; }
+  // A TCP socket that lingers for no time resets its connection when it is closed.
+  void set_linger(bool on) { linger_ = on; }
 
   bool connected() const { return connected_; }
   std::shared_ptr<Socket> peer() const { return peer_.lock(); }
@@ -54,6 +55,8 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   size_t room() const;
   bool writable() const;
   size_t unread() const { return arrived_; }
+  // Bytes that have not arrived at the other side; of a unix socket, that were not read there.
+  size_t under_way() const;
 
   // The machine in between breaks the connection; of the bytes under way each way some are lost
   // when it is torn.
@@ -64,8 +67,8 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   // For the oracles.
   // Whether an operation on the daemon's end was made to fail; both ends know, whoever is left.
   std::shared_ptr<bool> faulted = std::make_shared<bool>(false);
-  bool killed = false;       // its process was killed while it was open
-  bool peer_killed = false;  // the same of the other side, once that is closed
+  // Bytes written here that a reset took back on their way.
+  std::shared_ptr<uint64_t> taken_back = std::make_shared<uint64_t>(0);
   std::optional<Instant> peer_left_at;
   bool left_full = false;  // the other one could not have written more when it went
   bool peer_gone() const { return connected_ && peer_.expired(); }

@@ -3,6 +3,7 @@
 // others go to the real functions.
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -281,10 +282,12 @@ int __wrap_getsockopt(int fd, int level, int option, void* value, socklen_t* siz
   return failed(ENOPROTOOPT);
 }
 
-int __wrap_setsockopt(int fd, int level, int option, const void*, socklen_t) {
+int __wrap_setsockopt(int fd, int level, int option, const void* value, socklen_t size) {
   const auto socket = socket_of(fd);
   if (!socket) return failed(EBADF);
-  if (level == SOL_SOCKET && option == SO_LINGER) socket->set_linger();
+  if (level == SOL_SOCKET && option == SO_LINGER && size == sizeof(linger)) {
+    socket->set_linger(static_cast<const linger*>(value)->l_onoff != 0);
+  }
   return 0;
 }
 
@@ -412,14 +415,14 @@ int __wrap_tcflush(int fd, int queue) {
 int __wrap_flock(int, int) { return 0; }
 
 int __wrap_ioctl(int fd, unsigned long request, ...) {
-  if (request != FIONREAD) return 0;
+  if (request != FIONREAD && request != SIOCOUTQ) return 0;
   va_list arguments;
   va_start(arguments, request);
   int* const bytes = va_arg(arguments, int*);
   va_end(arguments);
   const auto socket = socket_of(fd);
   if (!socket) return failed(EBADF);
-  *bytes = static_cast<int>(socket->unread());
+  *bytes = static_cast<int>(request == FIONREAD ? socket->unread() : socket->under_way());
   return 0;
 }
 

@@ -43,6 +43,8 @@ enum class Canary : uint8_t {
   kLeakBuffer,      // one buffer is not released
   kLeakSlot,        // a connection outlives its stream
   kPartAtOnce,      // a connection is closed while its application speaks
+  kLeaveRest,       // what an application had sent before it broke off is not received
+  kEndWhenKilled,   // the sockets of a daemon that is killed end in an orderly way
   kKeepRequest,     // the ring keeps a request that was cancelled
   kEarlyPoll,       // the ring says that somebody is there to be accepted
   kForgetLink,      // a channel that has lost its link does not look for another one
