@@ -193,16 +193,16 @@ void OldSession::drop_held(OldStream& stream) {
   lent_ += loan(stream);
 }
 
-void OldSession::reset_after_data(StreamKey key, Events& events) {
+bool OldSession::reset_after_data(StreamKey key, Events& events) {
   OldStream* stream = streams_.find(key);
-  if (stream == nullptr) return;
+  if (stream == nullptr) return true;
   if (stream->queued == 0) {
     reset(key, Fault::kAborted, events);
-    events.push_back({.kind = Event::Kind::kReset, .fault = Fault::kAborted, .stream = key});
-    return;
+    return false;
   }
   discard_input(key);
   stream->input_ended = stream->broke_off = true;
+  return true;
 }
 
 void OldSession::taken(StreamKey key, uint64_t bytes) {

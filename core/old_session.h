@@ -73,7 +73,7 @@ class OldSession final : public Session {
   void reset(StreamKey stream, Fault fault, Events& events) override;
   bool delivers_before_reset(StreamKey stream) override;
   void discard_input(StreamKey stream) override;
-  void reset_after_data(StreamKey stream, Events& events) override;
+  bool reset_after_data(StreamKey stream, Events& events) override;
   void taken(StreamKey stream, uint64_t bytes) override;
   void delivered(StreamKey stream, Events& events) override;
   void go_away() override { going_away_ = true; }

@@ -207,9 +207,9 @@ class Session {
   // is asked for. Sending goes on.
   virtual void discard_input(StreamKey stream) = 0;
   // The application broke off after what was queued: the stream is reset once that is written, and
-  // kReset says so; until then the driver keeps the queue. The peer delivers it first, unless
-  // delivers_before_reset() is false: then the reset is immediate.
-  virtual void reset_after_data(StreamKey stream, Events& events) = 0;
+  // kReset says so; until then the driver keeps the queue, and the peer delivers it first. False when
+  // the reset was immediate, as that of reset(): nothing was queued, or delivers_before_reset() is.
+  virtual bool reset_after_data(StreamKey stream, Events& events) = 0;
   virtual void taken(StreamKey stream, uint64_t bytes) = 0;
   // Whether taken(stream, bytes) would lead to nothing now, so that it may as well be called later.
   virtual bool rests(StreamKey, uint64_t /*bytes*/) { return false; }

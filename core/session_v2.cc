@@ -283,18 +283,18 @@ void SessionV2::drop_held(Stream& stream) {
   budget_.change_loan(before, stream.loan(config_.limits.initial_window));
 }
 
-void SessionV2::reset_after_data(StreamKey key, Events& events) {
+bool SessionV2::reset_after_data(StreamKey key, Events& events) {
   Stream* stream = attached(key);
-  if (stream == nullptr) return;
+  if (stream == nullptr) return true;
   const bool unheard_of = stream->open_due && stream->queued == 0;
   if (!reliable_reset_ || stream->reset_at_received || unheard_of) {
     reset(key, Fault::kAborted, events);
-    events.push_back({.kind = Event::Kind::kReset, .fault = Fault::kAborted, .stream = key});
-    return;
+    return false;
   }
   discard_input(key);
   stream->reset_at_due = true;
   schedule(key.slot);
+  return true;
 }
 
 void SessionV2::taken(StreamKey key, uint64_t bytes) {

@@ -48,8 +48,9 @@ void Connection::break_off() {
   break_state_.reset();
   channel_.loop().ring().cancel(receive_op_);
   if (!send_op_.pending) drop_inbound();
-  channel_.session().reset_after_data(stream_, channel_.events());
   channel_.want_write();
+  // An immediate reset frees the place of the stream, so it is given up at once.
+  if (!channel_.session().reset_after_data(stream_, channel_.events())) abort();
 }
 
 void Connection::peer_broke_off() {

@@ -85,7 +85,8 @@ class End {
     if (std::exchange(talk.broke_off, true)) return;
     talk.ended = true;
     talk.taken = talk.received;
-    session.reset_after_data(talk.key, events_);
+    const StreamKey key = talk.key;
+    if (!session.reset_after_data(key, events_)) talks.erase(key.slot);
     act();
   }
   void take(Talk& talk, uint64_t bytes) {

@@ -96,7 +96,7 @@ class World {
     } else if (what == 9) {
       leave(held);
       held.finished = true;
-      session_.reset_after_data(stream, events_);
+      if (!session_.reset_after_data(stream, events_)) streams_.erase(at);
     }
     react();
   }

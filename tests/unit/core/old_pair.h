@@ -64,7 +64,9 @@ class ChoosingEnd {
   }
   // The application here is gone, and leaves what it had queued.
   void break_off(uint64_t id) {
-    choice->session().reset_after_data(at(id).key, events_);
+    if (!choice->session().reset_after_data(at(id).key, events_)) {
+      settle_fate(at(id), Fate::kResetHere, Fault::kAborted);
+    }
     act();
   }
   void accept(uint64_t id) { choice->session().accepted(at(id).key); }

@@ -162,7 +162,7 @@ TEST_F(OldPairTest, CloseIsWrittenAtOnceWhereNothingIsQueued) {
   const uint64_t id = *pair.a.open(1);
   pair.settle();
   pair.a.break_off(id);
-  EXPECT_EQ(pair.a.at(id).fate, Fate::kResetByPeer);
+  EXPECT_EQ(pair.a.at(id).fate, Fate::kResetHere);
   pair.settle();
   EXPECT_EQ(pair.b.at(id).fate, Fate::kClosed);
   expect_nothing_left();

@@ -106,7 +106,9 @@ class End {
     Conversation& c = at(id);
     if (c.fate != Fate::kOpen || c.broke_off) return;
     c.broke_off = true;
-    session.reset_after_data(c.key, events_);
+    if (!session.reset_after_data(c.key, events_)) {
+      settle_fate(c, Fate::kResetHere, Fault::kAborted);
+    }
     act();
   }
   void take(uint64_t id, uint64_t bytes) {
