@@ -142,7 +142,8 @@ void declare_containment(CLI::App& app, RawContainment& raw) {
       "with GROUP alone. Devices and directories must be open to it",
       "USER[:GROUP]");
   one("--sandbox", raw.sandbox,
-      "Filter system calls, and as root without --user drop capabilities: on or off (default on)",
+      "Filter system calls, confine files and ports, and as root without --user drop capabilities: "
+      "on or off (default on)",
       "on|off");
   one("--socket-mode", raw.socket_mode,
       "Mode of the unix sockets it listens on (default: as the umask says). Abstract ones have "

@@ -19,6 +19,7 @@
 
 #include "core/limits.h"
 #include "uring/allocator.h"
+#include "uring/landlock.h"
 #include "uring/log.h"
 #include "uring/privileges.h"
 #include "uring/sandbox.h"
@@ -159,7 +160,7 @@ class Daemon {
     if (signals_ >= 0) close(signals_);
   }
 
-  int run(const Options& options, const RingFeatures& features) {
+  int run(const Options& options, const RingFeatures& features, bool landlock) {
     // Blocked before any thread starts, so that every thread inherits it.
     sigset_t set;
     sigemptyset(&set);
@@ -183,7 +184,7 @@ class Daemon {
         return 1;
       }
     }
-    if (const auto prepared = prepare(options, configs); !prepared) {
+    if (const auto prepared = prepare(options, landlock, configs); !prepared) {
       log_error("{}", prepared.error());
       return 1;
     }
@@ -203,7 +204,7 @@ class Daemon {
 
  private:
   // What needs privileges, and then the end of them. No other thread runs yet.
-  tl::expected<void, std::string> prepare(const Options& options,
+  tl::expected<void, std::string> prepare(const Options& options, bool landlock,
                                           std::vector<WorkerConfig>& configs) {
     prepare_log();
     keep_lockable_memory();
@@ -214,7 +215,38 @@ class Daemon {
     const auto left = give_up_privileges(options);
     if (!left) return tl::unexpected(left.error());
     log_debug("running with {}", *left);
-    return check_devices(options);
+    if (geteuid() == 0) {
+      log_warn(
+          "running as root without --user: whoever takes this process over through a peer's bytes "
+          "is root on all that the sandbox leaves open; give --user USER, a user that may use the "
+          "devices and sockets of the command line");
+    }
+    if (auto checked = check_devices(options); !checked) return checked;
+    confine(options, landlock);
+    return {};
+  }
+
+  // Rules of Landlock hold for the thread that sets them and those it starts: before the workers.
+  void confine(const Options& options, bool landlock) {
+    if (!options.containment.sandbox || !Sandbox::available()) return;  // enter_sandbox() logs it
+    if (!landlock) {
+      log_info("files and ports are not confined: --disable landlock");
+      return;
+    }
+    const auto abi = landlock_abi();
+    if (!abi) {
+      log_info("files and ports are not confined: {}", abi.error());
+      return;
+    }
+    if (const auto done = apply_landlock(landlock_rules(options, *abi)); !done) {
+      log_warn("files and ports are not confined: {}", done.error());
+      return;
+    }
+    if (const LandlockGap gap = landlock_gap(*abi); !gap.what.empty()) {
+      log_at(gap.wide ? LogLevel::kInfo : LogLevel::kDebug,
+             "files and ports are confined, but this kernel (Landlock ABI {}) leaves out {}", *abi,
+             gap.what);
+    }
   }
 
   // All threads are there and nothing from outside was read.
@@ -316,9 +348,9 @@ class Daemon {
 
 }  // namespace
 
-int run_daemon(const Options& options, const RingFeatures& features) {
+int run_daemon(const Options& options, const RingFeatures& features, bool landlock) {
   raise_descriptor_limit(options);
-  return Daemon().run(options, features);
+  return Daemon().run(options, features, landlock);
 }
 
 }  // namespace virtproxy

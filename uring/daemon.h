@@ -9,7 +9,7 @@
 
 namespace virtproxy {
 
-// Runs until stopped by a signal. Returns the exit code.
-int run_daemon(const Options& options, const RingFeatures& features);
+// Runs until stopped by a signal, with files and ports confined if `landlock`. Returns the exit code.
+int run_daemon(const Options& options, const RingFeatures& features, bool landlock);
 
 }  // namespace virtproxy

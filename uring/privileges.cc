@@ -109,14 +109,17 @@ tl::expected<std::string, std::string> give_up_privileges(const Options& options
       if (const auto done = become(*containment.user); !done) return Failure(done.error());
     }
     if (const auto done = drop_capabilities({}); !done) return Failure(done.error());
-    // Sanitizers look for leaks by tracing their own process.
-    prctl(PR_SET_DUMPABLE, Sandbox::available() ? 0 : 1, 0, 0, 0);
     if (!is(*containment.user) || setuid(0) == 0) return Failure("--user: root came back");
   } else if (containment.sandbox) {
     drop_bounding_set();
     std::vector<unsigned> kept{CAP_IPC_LOCK};
     if (opens_paths(options)) kept.push_back(CAP_DAC_OVERRIDE);
     if (const auto done = drop_capabilities(kept); !done) return Failure(done.error());
+  }
+  // After the last change of credentials, which may set it anew. Sanitizers look for leaks by tracing
+  // their own process.
+  if (prctl(PR_SET_DUMPABLE, Sandbox::available() ? 0 : 1, 0, 0, 0) != 0) {
+    return Failure(std::string("cannot rule out core dumps: ") + std::strerror(errno));
   }
   return fmt::format("user {}, group {}, {}", geteuid(), getegid(), names_of_capabilities());
 }

@@ -1,11 +1,11 @@
 // Giving up what only the start needed. For good: a daemon that was taken over by a peer's bytes
 // cannot get any of it back.
 //
-//   --user          that user and its groups, no capability, none to be had (bounding set), no core
-//                   dump and no debugger of the same user (dumpable)
+//   --user          that user and its groups, no capability, none to be had (bounding set)
 //   root without    still root, which owns most devices; of its capabilities only CAP_IPC_LOCK, for
 //                   rings, and CAP_DAC_OVERRIDE if files or sockets are opened later by their path
-//   always          no new privileges
+//   always          no new privileges; no core dump, which would hold the bytes of applications, and no
+//                   debugger of the same user (dumpable)
 #pragma once
 
 #include <string>

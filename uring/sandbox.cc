@@ -61,9 +61,7 @@ constexpr int kAllowed[] = {
     SCMP_SYS(getsockname),
     SCMP_SYS(getpeername),
     SCMP_SYS(getsockopt),
-    SCMP_SYS(sendto),
     SCMP_SYS(recvfrom),
-    SCMP_SYS(sendmsg),
     SCMP_SYS(splice),
     SCMP_SYS(writev),
     // memory
@@ -254,6 +252,9 @@ void allow_descriptors(Filter& filter) {
 }
 
 void allow_sockets(Filter& filter, const Needs& needs) {
+  // A fast open connects where Landlock does not see it.
+  filter.allow_if(SCMP_SYS(sendto), {masked(3, MSG_FASTOPEN, 0)});
+  filter.allow_if(SCMP_SYS(sendmsg), {masked(2, MSG_FASTOPEN, 0)});
   for (const SocketOption& option : kSocketOptions) {
     filter.allow_if(SCMP_SYS(setsockopt), {equal(1, option.level), equal(2, option.name)});
   }
@@ -265,10 +266,14 @@ void allow_sockets(Filter& filter, const Needs& needs) {
   filter.add(SCMP_ACT_ALLOW, SCMP_SYS(connect));
   constexpr uint64_t kKind = ~uint64_t{SOCK_NONBLOCK | SOCK_CLOEXEC} & 0xffffffff;
   for (const int family : needs.families) {
-    filter.allow_if(SCMP_SYS(socket), {equal(0, family), masked(1, kKind, SOCK_STREAM)});
+    // No other protocol of that kind: Landlock does not see the ports of MPTCP or SCTP.
+    filter.allow_if(SCMP_SYS(socket),
+                    {equal(0, family), masked(1, kKind, SOCK_STREAM), equal(2, 0)});
     const bool internet = family == AF_INET || family == AF_INET6;
-    if (needs.names && internet) {
-      filter.allow_if(SCMP_SYS(socket), {equal(0, family), masked(1, kKind, SOCK_DGRAM)});
+    if (!needs.names || !internet) continue;
+    for (const int protocol : {0, int{IPPROTO_UDP}}) {
+      filter.allow_if(SCMP_SYS(socket),
+                      {equal(0, family), masked(1, kKind, SOCK_DGRAM), equal(2, protocol)});
     }
   }
 }

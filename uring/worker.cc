@@ -101,6 +101,12 @@ Worker::Started Worker::set_up() {
   }
   auto ring = Ring::open(std::min(in_flight, 65536u), config_.features);
   if (!ring) return tl::unexpected(ring.error());
+  if (config_.features.restrictions && !(*ring)->features().restrictions) {
+    return tl::unexpected<std::string>(
+        "the kernel refuses to restrict the ring to the operations that are needed: allow "
+        "io_uring_register in the container's profile, or give --disable restrictions to go on with "
+        "a ring that does everything for whoever takes this process over");
+  }
   if (!(*ring)->refused().empty()) {
     log_warn("this kernel lacks or refuses: {}; going on without", (*ring)->refused());
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def status_of_threads(daemon: Daemon) -> list[dict[str, str]]:
     return found
 
 
+def in_own_mounts(script: str) -> list[str | Path]:
+    """A prefix that runs a program after a script, in a mount namespace of its own."""
+    try:
+        subprocess.run(["unshare", "-m", "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs a mount namespace")
+    return ["unshare", "-m", "sh", "-c", script + 'exec "$0" "$@"']
+
+
 def with_files(scene: Scene, **files: str) -> list[str | Path]:
     """A prefix that shows a program other files in /etc."""
     script = ""
@@ -36,8 +46,15 @@ def with_files(scene: Scene, **files: str) -> list[str | Path]:
         copy = scene.directory / name
         copy.write_text(text, encoding="ascii")
         script += f"mount --bind {copy} /etc/{name.replace('_', '.')} && "
-    try:
-        subprocess.run(["unshare", "-m", "true"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs a mount namespace")
-    return ["unshare", "-m", "sh", "-c", script + 'exec "$0" "$@"']
+    return in_own_mounts(script)
+
+
+def with_etc(scene: Scene, **files: str) -> tuple[list[str | Path], Path]:
+    """The same for all of /etc, whose files can then be replaced: the prefix and the directory."""
+    directory = scene.directory / "etc"
+    directory.mkdir()
+    for name in ("passwd", "group", "services", "protocols", "nsswitch.conf", "hosts"):
+        shutil.copy(f"/etc/{name}", directory / name)
+    for name, text in files.items():
+        (directory / name.replace("_", ".")).write_text(text, encoding="ascii")
+    return in_own_mounts(f"mount --bind {directory} /etc && "), directory

@@ -14,7 +14,7 @@ import pytest
 
 import intruder as intrusion
 from addresses import Address
-from confined import NOBODY, as_root, status_of_threads, with_files
+from confined import NOBODY, as_root, break_in, status_of_threads, with_files
 from harness import BIN, PATIENCE, SANITIZED, Scene, into, out
 from stage import carry, echo_once
 from stranger import DATA, RESET, UNKNOWN_SERVICE, Stranger
@@ -128,6 +128,45 @@ def test_root_without_user_keeps_what_the_job_takes(scene: Scene) -> None:
                 assert int(status[name], 16) & ~wanted == 0, (args, name, status[name])
             assert status["NoNewPrivs"] == "1"
         daemon.terminate()
+
+
+ROOT_WARNING = r"warn +running as root without --user: .*give --user USER"
+
+
+@as_root
+def test_staying_root_is_warned_about_and_nothing_else_is(scene: Scene) -> None:
+    args = ["-c", f"unix-listen:{scene.addresses.abstract().spec}"]
+    scene.daemon(*args).wait_for_log(ROOT_WARNING)
+    ordinary = ["setpriv", "--reuid=41001", "--regid=41001", "--clear-groups"]
+    for quiet in (
+        scene.daemon(*args[:-1], f"unix-listen:{scene.addresses.abstract().spec}", "--user", "nobody"),
+        scene.daemon(
+            *args[:-1], f"unix-listen:{scene.addresses.abstract().spec}", wrapper=ordinary
+        ),
+    ):
+        assert not [line for line in quiet.err.lines() if "running as root" in line]
+
+
+PR_GET_DUMPABLE = 3
+
+
+@break_in
+@pytest.mark.parametrize("user", [(), ("--user", "nobody")], ids=["root", "nobody"])
+def test_nobody_dumps_the_process(scene: Scene, user: tuple[str, ...]) -> None:
+    """Whatever else is switched off; the sandbox would keep us from asking."""
+    channel = scene.addresses.abstract()
+    daemon = scene.daemon("-c", f"unix-listen:{channel.spec}", "--sandbox", "off", *user)
+    with intrusion.intruder(daemon.pid) as inside:
+        assert inside.call("prctl", PR_GET_DUMPABLE, 0, 0, 0, 0) == 0
+
+
+@as_root
+def test_nobody_dumps_the_process_of_an_ordinary_user(scene: Scene) -> None:
+    """What belongs to a process that may be dumped is its user's in /proc, and else root's."""
+    ordinary = ["setpriv", "--reuid=41001", "--regid=41001", "--clear-groups"]
+    channel = scene.addresses.abstract()
+    daemon = scene.daemon("-c", f"unix-listen:{channel.spec}", wrapper=ordinary)
+    assert SANITIZED or os.stat(f"/proc/{daemon.pid}/fd").st_uid == 0
 
 
 @as_root

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,9 @@ import pytest
 import intruder as intrusion
 from addresses import Address
 from confined import as_root, break_in, sandboxed, status_of_threads, with_files
-from harness import Daemon, Pair, Scene, into, out
+from harness import BIN, Daemon, Pair, Scene, into, out
 from intruder import Killed, intruder
+from name_server import NameServer
 from stage import carry, echo, echo_once, expect_client_reset, wait_for_echo
 
 
@@ -67,6 +67,9 @@ REFUSED_CALLS: list[tuple[str, tuple[int | bytes, ...]]] = [
     ("prctl", (4, 1, 0, 0, 0)),  # PR_SET_DUMPABLE
     ("seccomp", (0, 0, 0)),
     ("setrlimit", (7, b"\xff" * 16)),
+    ("landlock_create_ruleset", (0, 0, 1)),
+    ("landlock_add_rule", (-1, 1, 0, 0)),
+    ("landlock_restrict_self", (-1, 0)),
 ]
 FATAL_CALLS: list[tuple[str, tuple[int | bytes, ...]]] = [
     ("execve", (b"/bin/true", 0, 0)),
@@ -191,66 +194,28 @@ def test_where_seccomp_is_forbidden_it_says_so_and_goes_on(scene: Scene) -> None
     daemon.wait_for_log("warn .*system calls are not filtered: .*seccomp")
 
 
+@sandboxed
+def test_where_the_ring_cannot_be_restricted_it_does_not_start_unless_told(scene: Scene) -> None:
+    script = Path(__file__).with_name("without_call.py")
+    wrapper = [sys.executable, script, "io_uring_restrictions"]
+    args = ["-c", f"unix-listen:{scene.addresses.unix().spec}", "--threads", "1"]
+    process = scene.run([*wrapper, BIN / "virtproxy", *args], timeout=10, expect=1)
+    errors = [line for line in process.stderr().splitlines() if " error " in line]
+    assert len(errors) == 1, process.everything()
+    assert "restrict the ring" in errors[0] and "--disable restrictions" in errors[0]
+    assert "ready" not in process.stderr()
+    features = scene.run([*wrapper, BIN / "virtproxy", "--features"])
+    assert "restrictions no" in features.stdout().splitlines()
+    scene.daemon(*args, "--disable", "restrictions", wrapper=wrapper)
+
+
 # --- names, looked up by a daemon that has given everything up ---------------------------------
-
-
-class NameServer:
-    """Answers every question for an address with 127.0.0.1; over UDP only that TCP is needed."""
-
-    def __init__(self) -> None:
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.tcp = socket.socket()
-        self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        for sock in (self.udp, self.tcp):
-            sock.bind(("127.0.0.77", 53))
-        self.tcp.listen()
-        self.asked = {"udp": 0, "tcp": 0}
-        for run in (self._serve_udp, self._serve_tcp):
-            threading.Thread(target=run, daemon=True).start()
-
-    @staticmethod
-    def _answer(question: bytes, truncated: bool) -> bytes:
-        end = question.index(b"\0", 12) + 5
-        is_a = question[end - 4 : end - 2] == b"\0\1" and not truncated
-        flags = b"\x83\x80" if truncated else b"\x81\x80"
-        head = question[:2] + flags + b"\0\1" + (b"\0\1" if is_a else b"\0\0") + b"\0\0\0\0"
-        record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4\x7f\0\0\1" if is_a else b""
-        return head + question[12:end] + record
-
-    def _serve_udp(self) -> None:
-        while True:
-            try:
-                question, client = self.udp.recvfrom(512)
-            except OSError:
-                return
-            self.asked["udp"] += 1
-            self.udp.sendto(self._answer(question, True), client)
-
-    def _serve_tcp(self) -> None:
-        while True:
-            try:
-                client = self.tcp.accept()[0]
-            except OSError:
-                return
-            threading.Thread(target=self._serve_one, args=(client,), daemon=True).start()
-
-    def _serve_one(self, client: socket.socket) -> None:
-        with client:
-            while size := client.recv(2, socket.MSG_WAITALL):
-                question = client.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL)
-                self.asked["tcp"] += 1
-                answer = self._answer(question, False)
-                client.sendall(len(answer).to_bytes(2, "big") + answer)
-
-    def close(self) -> None:
-        for sock in (self.udp, self.tcp):
-            sock.close()
 
 
 @as_root
 def test_host_names_are_looked_up_inside_the_sandbox(scene: Scene) -> None:
     """Files and servers, over UDP and TCP, and resolv.conf changed while it runs."""
-    server = NameServer()
+    server = NameServer("127.0.0.77")
     scene.cleanup(server.close)
     service, channel = scene.echo_service(), scene.addresses.unix()
     wrapper = with_files(scene, resolv_conf="nameserver 127.0.0.78\noptions timeout:1\n")

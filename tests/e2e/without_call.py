@@ -1,6 +1,6 @@
 """Runs a program in which one system call fails with EPERM, as in many containers.
 
-    without_call.py io_uring_setup|seccomp PROGRAM ARGUMENT...
+    without_call.py CALL PROGRAM ARGUMENT...           CALL is a key of CALLS
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ import struct
 import sys
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-NUMBERS = {
-    "io_uring_setup": 425,  # The same on every architecture.
-    "seccomp": 317 if platform.machine() == "x86_64" else 277,
+IORING_REGISTER_RESTRICTIONS = 11
+# The number, and what its second argument has to be where that matters.
+CALLS: dict[str, tuple[int, int | None]] = {
+    "io_uring_setup": (425, None),  # The same on every architecture.
+    "io_uring_restrictions": (427, IORING_REGISTER_RESTRICTIONS),
+    "landlock_create_ruleset": (444, None),
+    "seccomp": (317 if platform.machine() == "x86_64" else 277, None),
 }
 LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+SECOND_ARGUMENT = 24  # in struct seccomp_data, its lower half
 RET_ALLOW, RET_ERRNO = 0x7FFF0000, 0x00050000
 
 
@@ -27,10 +32,14 @@ class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def forbid(number: int) -> None:
+def forbid(number: int, second: int | None) -> None:
+    compare = []
+    if second is not None:
+        compare = [(LOAD_WORD, 0, 0, SECOND_ARGUMENT), (JUMP_IF_EQUAL, 0, 1, second)]
     instructions = [
         (LOAD_WORD, 0, 0, 0),
-        (JUMP_IF_EQUAL, 0, 1, number),
+        (JUMP_IF_EQUAL, 0, 1 + len(compare), number),
+        *compare,
         (RETURN, 0, 0, RET_ERRNO | errno.EPERM),
         (RETURN, 0, 0, RET_ALLOW),
     ]
@@ -44,5 +53,5 @@ def forbid(number: int) -> None:
 
 
 if __name__ == "__main__":
-    forbid(NUMBERS[sys.argv[1]])
+    forbid(*CALLS[sys.argv[1]])
     os.execvp(sys.argv[2], sys.argv[2:])
