@@ -29,3 +29,33 @@ option(VIRTPROXY_FUZZ "Build the fuzzers (clang), with coverage feedback everywh
 if(VIRTPROXY_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
+
+# Exploit mitigations, in builds that are meant to run somewhere; bench/hardening.py counts what each
+# costs. -fPIE instead of CMAKE_POSITION_INDEPENDENT_CODE: the latter compiles libraries with -fPIC,
+# which keeps the compiler from inlining functions that another library could replace.
+option(VIRTPROXY_HARDEN "Exploit mitigations in release builds without sanitizers" ON)
+set(VIRTPROXY_HARDENED OFF)
+if(VIRTPROXY_HARDEN AND CMAKE_BUILD_TYPE MATCHES "^(Release|RelWithDebInfo|MinSizeRel)$"
+   AND NOT VIRTPROXY_SANITIZE AND NOT VIRTPROXY_FUZZ)
+  set(VIRTPROXY_HARDENED ON)
+  add_compile_options(-fPIE -fstack-protector-strong -fstack-clash-protection
+                      -ftrivial-auto-var-init=zero
+                      -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -D_GLIBCXX_ASSERTIONS)
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    # Up to clang 15, zero takes a second switch.
+    add_compile_options(-enable-trivial-auto-var-init-zero-knowing-it-will-be-removed-from-clang)
+  endif()
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+    add_compile_options(-fcf-protection=full)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    add_compile_options(-mbranch-protection=standard)
+  endif()
+  add_link_options(LINKER:-z,relro LINKER:-z,now LINKER:-z,noexecstack)
+  add_link_options($<$<NOT:$<BOOL:$<TARGET_PROPERTY:VIRTPROXY_STATIC_LINK>>>:-pie>)
+endif()
+
+# A program that needs no library at run time; position independent like the others.
+function(link_statically target)
+  set_target_properties(${target} PROPERTIES VIRTPROXY_STATIC_LINK ON)
+  target_link_options(${target} PRIVATE $<IF:$<BOOL:${VIRTPROXY_HARDENED}>,-static-pie,-static>)
+endfunction()

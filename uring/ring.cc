@@ -481,7 +481,8 @@ Op* Ring::op_of(const io_uring_cqe& entry) const {
 
 void Ring::dispatch() {
   report_quiet();
-  io_uring_cqe* entries[128];
+  // Written before it is read; zeroing 1 KiB would be paid on every turn.
+  __attribute__((uninitialized)) io_uring_cqe* entries[128];
   // What can be collected meanwhile is left to wait(); peeking for it would call the kernel.
   while (io_uring_cq_ready(&ring_) > 0) {
     const unsigned count = io_uring_peek_batch_cqe(&ring_, entries, std::size(entries));
