@@ -39,13 +39,13 @@ class Waiting {
  private:
   void give(std::span<const std::byte> bytes, Input& in) {
     const size_t at = in.number(2) % (bytes.size() + 1);
-    feed(cut_ ? bytes.first(at) : std::span<const std::byte>());
-    feed(cut_ ? bytes.subspan(at) : bytes);
+    take(cut_ ? bytes.first(at) : std::span<const std::byte>());
+    take(cut_ ? bytes.subspan(at) : bytes);
   }
 
-  void feed(std::span<const std::byte> bytes) {
+  void take(std::span<const std::byte> bytes) {
     pending_.insert(pending_.end(), bytes.begin(), bytes.end());
-    const size_t used = feed(session_, pending_, now_, events_, [] { return true; });
+    const size_t used = virtproxy::feed(session_, pending_, now_, events_, [] { return true; });
     VP_ASSERT(used <= pending_.size());
     events_.clear();
     used_ += used;
