@@ -94,7 +94,7 @@ class SessionV2 final : public Session {
   void end_grant(uint32_t slot);
   Step step_payload(std::span<const std::byte> bytes, Events& events);
   Step step_unfinished(std::span<const std::byte> frame, Instant now);
-  bool contains_ping(std::span<const std::byte> frame);
+  bool contains_ping(std::span<const std::byte> frame, size_t first);
   Fault check_frame(const FrameHeader& header, Stream*& stream);
   Fault check_data(const FrameHeader& header, const Stream& stream) const;
   Fault dispatch(const FrameHeader& header, std::span<const std::byte> payload, Stream* stream,

@@ -75,7 +75,11 @@ SessionV2::Step SessionV2::step(std::span<const std::byte> bytes, Instant now, E
 
 SessionV2::Step SessionV2::step_hello(std::span<const std::byte> bytes, Instant now) {
   if (!may_begin_hello(bytes)) return {.fault = Fault::kBadHello};
-  if (bytes.size() < kHelloSize) return {};
+  if (bytes.size() < kHelloSize) {
+    const bool torn = trailer_ == TrailerKind::kChecksum && contains_ping(bytes, 1);
+    return {.fault = torn ? Fault::kFrameLost : Fault::kNone};
+  }
+  scanned_ = scanned_for_ping_ = 0;
   const auto hello = decode_hello(bytes.data());
   if (!hello) return {.fault = Fault::kBadHello};
   switch (greeting_.between_frames(*hello, frames_received_, now)) {
@@ -124,7 +128,7 @@ void SessionV2::count_received(Stream& stream, uint64_t bytes) {
 // The end of this frame is missing: it is on its way, or its sender died while writing it and what
 // follows the break is a greeting.
 SessionV2::Step SessionV2::step_unfinished(std::span<const std::byte> frame, Instant now) {
-  if (trailer_ == TrailerKind::kChecksum && contains_ping(frame)) {
+  if (trailer_ == TrailerKind::kChecksum && contains_ping(frame, kHeaderSize)) {
     return {.fault = Fault::kFrameLost};
   }
   // A greeting that began in what was searched before is found again from its first byte.
@@ -150,15 +154,16 @@ SessionV2::Step SessionV2::step_unfinished(std::span<const std::byte> frame, Ins
   }
 }
 
-// Whether a ping of this session lies inside an unfinished frame: then bytes of that frame were
+// Whether a ping of this session lies inside an unfinished frame or greeting: then bytes of that were
 // lost, and waiting for its end would swallow what comes next. No payload can forge the check.
-bool SessionV2::contains_ping(std::span<const std::byte> frame) {
+// It may begin at `first` at the earliest.
+bool SessionV2::contains_ping(std::span<const std::byte> frame, size_t first) {
   static constexpr std::array<std::byte, 12> kBeginning{std::byte{0x16}};
   static_assert(kBeginning[0] == static_cast<std::byte>(FrameType::kPing));
   const std::string_view haystack(reinterpret_cast<const char*>(frame.data()), frame.size());
   const std::string_view needle(reinterpret_cast<const char*>(kBeginning.data()),
                                 kBeginning.size());
-  size_t from = std::max(scanned_for_ping_, kHeaderSize);
+  size_t from = std::max(scanned_for_ping_, first);
   for (;;) {
     const size_t at = haystack.find(needle, from);
     if (at == std::string_view::npos) {

@@ -339,6 +339,24 @@ TEST(Ping, CountsFramesAndFindsALostTail) {
   EXPECT_TRUE(pair.a.session.up() && pair.b.session.up());
 }
 
+// An idle session counts its frames in a greeting. When a line loses the rest of it, what follows must
+// not be taken for that rest.
+TEST(Ping, FindsTheLostRestOfAGreeting) {
+  for (const size_t left : {size_t{16}, size_t{156}, kHelloSize - 60}) {
+    Puppet sealed(config_with(7, feature::kChecksumTrailer));
+    sealed.trailer = TrailerKind::kChecksum;
+    sealed.mine.supported = sealed.mine.wanted = feature::kChecksumTrailer;
+    sealed.establish();
+    sealed.mine.joined = true;
+    Bytes torn = hello_bytes(sealed.mine);
+    torn.resize(left);
+    sealed.say(torn);
+    EXPECT_EQ(sealed.fault(), Fault::kNone);
+    sealed.say(sealed.frame({FrameType::kPing, false, 0, 0, 1}));
+    EXPECT_EQ(sealed.fault(), Fault::kFrameLost) << left;
+  }
+}
+
 TEST(Ping, FindsALostFrameWhenItsSenderHasNoStreamLeft) {
   Pair pair(config_with(1, feature::kChecksumTrailer));
   pair.connect();
