@@ -14,8 +14,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// What is owed is given up when nothing of it has moved for so long: the peer gives no credit, or
-// the application does not read. TCP tells of a slow reader only when it has read a good part of
+// What is owed is given up when nothing of it has moved for so long: the peer gives no credit, the
+// application does not read, or the service is not connected yet. TCP tells of a slow reader only when it has read a good part of
 // its buffer.
 constexpr Duration kLongestPause = seconds(5);
 
@@ -60,8 +60,9 @@ void Connection::peer_broke_off() {
   begin_break(Break::kThere);
   drop_outbound();
   channel_.loop().ring().cancel(receive_op_);
-  // Otherwise once the service is connected, which has a time limit of its own.
-  if (file_.fd >= 0) deliver_rest_from_now();
+  // Otherwise once the service is connected, if that does not take too long for who is gone.
+  if (file_.fd >= 0) return deliver_rest_from_now();
+  break_state_->timer.set(break_state_->moved_at + kLongestPause);
 }
 
 void Connection::deliver_rest_from_now() {
@@ -83,7 +84,7 @@ void Connection::note_movement() {
 }
 
 void Connection::expired(Timer&) {
-  if (break_ == Break::kThere) return deliver_rest();
+  if (break_ == Break::kThere) return file_.fd < 0 ? end_break() : deliver_rest();
   const Instant limit = break_state_->moved_at + kLongestPause;
   if (limit <= channel_.loop().now()) return break_off();
   break_state_->timer.set(limit);

@@ -188,12 +188,14 @@ def test_a_client_that_left_before_the_dial_was_done_leaves_nothing(scene: Scene
     services = {"never": never, "echo": scene.echo_service()}
     pair, doors = carry(scene, "unix", services, far=("--dial-timeout", "60"))
     descriptors = pair.descriptors()
-    for _ in range(10):
-        client = doors["never"].connect()
+    clients = [doors["never"].connect() for _ in range(10)]
+    for client in clients:
         client.sendall(b"anybody there?")
-        pair.far.wait_stats("the dial", lambda stats: stats.total("dials") == 1)
+    pair.far.wait_stats("the dials", lambda stats: stats.total("dials") == len(clients))
+    for client in clients:
         close_hard(client)
-        pair.wait_at_rest(descriptors)
+    # What they sent is owed to the service for as long as nothing of it moves, 5 s.
+    pair.wait_at_rest(descriptors)
     echo_once(doors["echo"])
 
 
