@@ -362,7 +362,10 @@ def test_a_peer_that_asks_for_answers_and_never_reads_them_costs_little(
 def test_data_for_a_service_that_does_not_read_stays_within_the_hold(scene: Scene) -> None:
     service = ListeningService(scene)
     limits = ("--hold", str(MIB), "--stall-timeout", "1")
-    hostile = Hostile(scene, {"any": service.address}, *limits)
+    hostile = Hostile(scene, {"any": service.address, "echo": scene.echo_service()}, *limits)
+    # A stream that is alone on its channel may stand still for as long as it likes.
+    hostile.wire.send(wire_format.init(8, "echo"))
+    assert hostile.next().message == ACK
     hostile.wire.send(wire_format.init(9, "any"))
     number = hostile.next().server
     server = service.accept()
