@@ -260,7 +260,10 @@ ATTACKS = {
         repeated(lambda p: p.frame(wire.RESET, number(0), 1, mine=True), "no-such")
     ),
     "greetings": greetings(repeated(lambda p: p.mine.encode())),
-    "greetings-of-new-lives": greetings(start_anew),
+    # Each of them ends a session, between turns of others: what that costs is small in all.
+    "greetings-of-new-lives": Attack(
+        start_anew, 0.3, bulk=BULK_BESIDE_PACKETS, times=2, shape=GREETING
+    ),
     "greetings-that-ask": greetings(
         repeated(lambda p: wire.replace(p.mine, flags=wire.PROBE, epoch=99).encode())
     ),
