@@ -97,7 +97,7 @@ void check_header(Input in) {
   encode_header(header, key, bytes.data());
   FrameHeader again;
   const Fault fault = decode_header(bytes.data(), key, again);
-  VP_ASSERT(fault == (type >= 0x10 && type <= 0x19 ? Fault::kNone : Fault::kUnknownFrame));
+  VP_ASSERT(fault == (type >= 0x10 && type <= 0x1a ? Fault::kNone : Fault::kUnknownFrame));
   if (fault == Fault::kNone) VP_ASSERT(header == again);
   const auto change = static_cast<std::byte>(1 + in.number(1) % 255);
   for (std::byte& byte : bytes) {
