@@ -28,11 +28,15 @@ def crowd(door: Address, count: int) -> list[socket.socket]:
     """Clients who have all asked something and wait for the answer."""
     clients = []
     for _ in range(count):
-        client = door.connect(10 * PATIENCE)
+        try:
+            client = door.connect(10 * PATIENCE)
+        except ConnectionResetError:
+            continue  # Accepted and refused before connect(2) returned.
         try:
             client.sendall(b"?")
         except OSError:
-            pass  # Turned away already.
+            client.close()  # Refused. The error is reported once: a receive would show an end now.
+            continue
         clients.append(client)
     return clients
 
