@@ -183,14 +183,7 @@ void OldSession::discard_input(StreamKey key) {
   OldStream* stream = streams_.find(key);
   if (stream == nullptr) return;
   stream->discards = true;
-  drop_held(*stream);
-}
-
-void OldSession::drop_held(OldStream& stream) {
-  lent_ -= loan(stream);
-  held_ -= stream.held();
-  stream.taken = stream.received;
-  lent_ += loan(stream);
+  consume(*stream, stream->held());
 }
 
 bool OldSession::reset_after_data(StreamKey key, Events& events) {
@@ -208,10 +201,16 @@ bool OldSession::reset_after_data(StreamKey key, Events& events) {
 void OldSession::taken(StreamKey key, uint64_t bytes) {
   OldStream* stream = streams_.find(key);
   if (stream == nullptr || stream->discards) return;
-  VP_ASSERT(bytes <= stream->held() && bytes <= held_);
-  lent_ -= loan(*stream);
-  stream->taken += bytes;
-  lent_ += loan(*stream);
+  consume(*stream, bytes);
+}
+
+// The only place where a live stream holds less than before, so that the channel is read again as
+// soon as no stream holds too much.
+void OldSession::consume(OldStream& stream, uint64_t bytes) {
+  VP_ASSERT(bytes <= stream.held() && bytes <= held_);
+  lent_ -= loan(stream);
+  stream.taken += bytes;
+  lent_ += loan(stream);
   held_ -= bytes;
   review_over();
 }

@@ -134,7 +134,7 @@ class OldSession final : public Session {
   bool is_over(const OldStream& stream) const;
   uint64_t loan(const OldStream& stream) const;
   void check_over(uint32_t slot, Instant now);
-  void drop_held(OldStream& stream);
+  void consume(OldStream& stream, uint64_t bytes);
   void begin_over(uint32_t slot, Instant now);
   void end_over(uint32_t slot);
   void review_over();

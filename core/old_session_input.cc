@@ -224,7 +224,7 @@ void OldSession::on_data(const OldHead& head, std::span<const std::byte> packet,
   lent_ += loan(*stream);
   held_ += size;
   stream->peer_spoke_last = true;
-  if (stream->discards) return drop_held(*stream);
+  if (stream->discards) return consume(*stream, size);
   events.push_back({.kind = Event::Kind::kData,
                     .stream = streams_.key_at(slot),
                     .bytes = packet.subspan(kOldDataHead, size)});

@@ -165,6 +165,16 @@ TEST_F(HoldTest, ReaderThatLeavesLetsTheChannelGoOn) {
   EXPECT_EQ(pair.b.choice->figures().held, 0u);
 }
 
+TEST_F(HoldTest, ApplicationThatTakesNothingAnyMoreLetsTheChannelGoOn) {
+  flood(1);
+  ASSERT_FALSE(reading());
+  pair.b.choice->session().discard_input(pair.b.at(1).key);
+  EXPECT_TRUE(reading());
+  pair.a.queue(2, 1000);
+  pair.settle();
+  EXPECT_EQ(pair.b.at(2).received, 1000u);
+}
+
 TEST(HoldBudget, AllStreamsTogetherStayWithinTheMemoryAndWhoHoldsMostPays) {
   constexpr uint64_t kBudget = 300'000;
   ChoosingPair pair(ProtocolMode::kOld, ProtocolMode::kOld, holding(1), holding(2, kBudget));
