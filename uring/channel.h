@@ -149,11 +149,13 @@ class Channel final : private Link::Client,
   void link_failed() override;
   void link_broken(const std::string& reason) override { channel_failed(reason); }
   void accepted(int fd, const ForwardSpec& forward) override;
-  // What connections of an ended session still hold is within no session's limits: a peer that ends
-  // one after the other waits until the last one is gone. So does one that resets streams faster
-  // than the kernel lets go of them.
+  // Connections that are over are within no session's limits. The channel is not read while
+  // connections of an earlier session are left, while the kernel still works on many that are
+  // closing, or while more can be destroyed than one turn destroys. So a peer that ends sessions or
+  // streams in a tight loop cannot pile them up.
   bool wants_input() override {
-    return departed_.empty() && unsettled() <= kMostUnsettled && choice_.wants_input(loop_.now());
+    return departed_.empty() && unsettled() <= kMostUnsettled &&
+           settled_.size() <= kReapedPerTurn && choice_.wants_input(loop_.now());
   }
   size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
   uint32_t payload_ahead() override { return session().arriving().left; }
@@ -200,6 +202,7 @@ class Channel final : private Link::Client,
   void bury(std::unique_ptr<Connection> connection);
   // Connections that are closing and of which the kernel still knows something.
   static constexpr size_t kMostUnsettled = 64;
+  static constexpr unsigned kReapedPerTurn = 128;
   size_t unsettled() const { return closing_.size() - settled_.size(); }
   void close_doomed();
   void start_dials();

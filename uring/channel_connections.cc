@@ -27,7 +27,6 @@ constexpr unsigned kResetsPerTurn = 64;
 // order in which they became ready, and those of other channels stand behind them.
 constexpr size_t kAbortsUnderWay = 8;
 constexpr Duration kAbortTimePerTurn = std::chrono::microseconds(200);
-constexpr unsigned kReapedPerTurn = 128;
 
 // At once: descriptors that a peer can make the channel hold although its streams are over.
 constexpr size_t kMostFarewells = 256;
