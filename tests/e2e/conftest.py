@@ -9,7 +9,27 @@ import pytest
 from harness import BIN, Scene
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true",
+                     help="of each test the first case only, and none that is marked as long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--quick"):
+        return
+    seen: set[tuple[str, str]] = set()
+    kept: list[pytest.Item] = []
+    for item in items:
+        test = (str(item.path), getattr(item, "originalname", item.name))
+        if test not in seen and not item.get_closest_marker("long"):
+            seen.add(test)
+            kept.append(item)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: left out by --quick")
     for program in ("virtproxy", "virtproxy-traffic", "virtproxy-oldpeer"):
         if not (BIN / program).exists():
             missing = f"{BIN / program} is missing: build first, or set VIRTPROXY_BIN"
