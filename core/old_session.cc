@@ -37,6 +37,7 @@ OldSession::OldSession(const SessionConfig& config)
       servers_(config.number_key),
       scheduler_(config.quantum) {
   VP_ASSERT(config.old.hold > 0 && config.old.stall_timeout > Duration::zero());
+  streams_.reserve(config.limits.max_streams);
 }
 
 void OldSession::begin(Events& events) {

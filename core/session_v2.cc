@@ -63,7 +63,9 @@ SessionV2::SessionV2(const SessionConfig& config)
     : config_(config),
       greeting_(identity_of(config), config.epoch_key),
       budget_(fund_of(config.limits)),
-      scheduler_(config.quantum) {}
+      scheduler_(config.quantum) {
+  streams_.reserve(config.limits.max_streams);
+}
 
 // --- the link ---------------------------------------------------------------------------------
 

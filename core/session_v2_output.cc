@@ -6,6 +6,13 @@
 #include "core/wire.h"
 
 namespace virtproxy {
+namespace {
+
+// Streams whose facts go into one batch. Each may be an event besides, and thousands of them would
+// take the driver longer than other channels may wait.
+constexpr unsigned kMostFacts = 512;
+
+}  // namespace
 
 uint32_t SessionV2::send_frame_limit() const {
   return std::min(greeting_.peer().max_frame, config_.limits.max_frame);
@@ -40,7 +47,8 @@ const Batch& SessionV2::plan(uint64_t bytes, Instant now, Events& events) {
     put_session_facts();
     // Control goes first, and leaves a quarter to data that waits: neither can starve the other.
     const uint64_t control_limit = data_may_go() ? bytes - bytes / 4 : bytes;
-    while (!control_.empty() && batch_.size < control_limit) {
+    for (unsigned left = kMostFacts; left > 0 && !control_.empty() && batch_.size < control_limit;
+         --left) {
       const uint32_t slot = control_.front();
       control_.erase(streams_, slot);
       put_stream_facts(slot, events);

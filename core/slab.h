@@ -2,7 +2,7 @@
 // given in, so that a key kept too long finds nothing instead of somebody else's object.
 //
 // Slots are reused last-in first-out, which keeps the working set small. Objects move when the slab
-// grows: hold keys, not pointers, across an insert().
+// grows beyond what reserve() foresaw: hold keys, not pointers, across an insert().
 #pragma once
 
 #include <algorithm>
@@ -30,6 +30,9 @@ class Slab {
   // Generations count from `first`, so that two slabs can give out different keys.
   explicit Slab(uint32_t first) : first_(first), newest_(first) {}
   Slab() : Slab(1) {}
+
+  // Makes room for so many objects, once: to move thousands of them takes milliseconds.
+  void reserve(size_t most) { entries_.reserve(most); }
 
   SlabKey insert(T value) {
     if (free_.empty()) {

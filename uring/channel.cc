@@ -35,6 +35,8 @@ constexpr uint32_t kTtyStreams = 1024;
 
 // Memory that was not needed for this long goes back to the system.
 constexpr Duration kTrimInterval = seconds(1);
+// Where it is much, in portions.
+constexpr Duration kTrimPause = milliseconds(10);
 
 // A peer that breaks the protocol on a link of its own gets the next link ever later.
 constexpr Duration kFirstPatience = milliseconds(100);
@@ -61,6 +63,9 @@ constexpr Duration kLeastHeldTime = seconds(5);
 constexpr Duration kBlockedInterval = milliseconds(100);
 
 constexpr Duration kRecheckInterval = milliseconds(250);
+
+// Connections that are flushed without a look at the clock.
+constexpr size_t kMostFlushed = 64;
 
 SessionConfig session_config(const ChannelConfig& config) {
   SessionConfig session;
@@ -143,6 +148,7 @@ void Channel::finish_turn() {
   if (!trim_timer_.armed()) trim_timer_.set(loop_.now() + kTrimInterval);
   handle_events(nullptr);
   close_doomed();
+  let_go_of_ended();
   abort_departed();
   admit_clients();
   start_dials();
@@ -172,12 +178,18 @@ void Channel::finish_turn() {
 
 void Channel::flush_connections() {
   if (flushing_.empty()) return;
-  for (size_t i = 0; i < flushing_.size(); ++i) {
-    flushing_[i]->flush_wanted = false;
-    flushing_[i]->flush(moved_ == Moved::kOut && flushing_.size() == 1);
+  std::optional<TurnBudget> budget;
+  if (flushing_.size() > kMostFlushed) budget.emplace(loop_);
+  size_t flushed = 0;
+  while (flushed < flushing_.size() && (!budget || budget->left())) {
+    Connection* const connection = flushing_[flushed++];
+    connection->flush_wanted = false;
+    connection->flush(moved_ == Moved::kOut && flushing_.size() == 1);
+    if (budget) budget->spend();
   }
-  flushing_.clear();
+  flushing_.erase(flushing_.begin(), flushing_.begin() + static_cast<ptrdiff_t>(flushed));
   moved_ = Moved::kIn;
+  if (!flushing_.empty()) wake();
 }
 
 void Channel::set_timer() {
@@ -209,8 +221,9 @@ void Channel::recheck_device() {
 }
 
 void Channel::trim() {
-  const bool busy = std::exchange(busy_, false);
   const bool more = pool_.trim();
+  if (pool_.trims_on()) return trim_timer_.set(loop_.now() + kTrimPause);
+  const bool busy = std::exchange(busy_, false);
   if (open_connections_ == 0) writer_.trim();
   pipes_.trim();
   if (!busy) {
@@ -473,13 +486,14 @@ Channel::Figures Channel::figures() {
   Figures figures;
   figures.session = choice_.figures();
   figures.connections = open_connections_;
-  figures.closing = departed_.size() + closing_.size() + farewells_.size();
+  figures.closing = departed_.size() + ended_.size() + closing_.size() + farewells_.size();
   figures.dials = dials_;
   figures.send_buffers = pool_.in_use();
   for (const auto& connection : connections_) {
     if (connection) figures.held += connection->held();
   }
   for (const Departed& departed : departed_) figures.held += departed.connection->held();
+  for (const auto& connection : ended_) figures.held += connection->held();
   figures.waiting = waiting_[0].size() + waiting_[1].size();
   figures.pipes = pipes_.in_use();
   return figures;

@@ -90,8 +90,8 @@ class Channel final : private Link::Client,
   // No new streams; those that are open go on.
   void drain();
   bool drained() const {
-    return open_connections_ == 0 && departed_.empty() && closing_.empty() && farewells_.empty() &&
-           doomed_.empty() && admission_.empty();
+    return open_connections_ == 0 && departed_.empty() && ended_.empty() && closing_.empty() &&
+           farewells_.empty() && doomed_.empty() && admission_.empty();
   }
   // Resets what is left and says so to the peer, as far as the channel takes it at once.
   void stop();
@@ -150,11 +150,11 @@ class Channel final : private Link::Client,
   void link_broken(const std::string& reason) override { channel_failed(reason); }
   void accepted(int fd, const ForwardSpec& forward) override;
   // Connections that are over are within no session's limits. The channel is not read while
-  // connections of an earlier session are left, while the kernel still works on many that are
-  // closing, or while more can be destroyed than one turn destroys. So a peer that ends sessions or
+  // connections of an earlier session are left, while many that ended wait for the kernel to let go
+  // of others, or while more can be destroyed than one turn destroys. So a peer that ends sessions or
   // streams in a tight loop cannot pile them up.
   bool wants_input() override {
-    return departed_.empty() && unsettled() <= kMostUnsettled &&
+    return departed_.empty() && ended_.size() <= kMostEnded &&
            settled_.size() <= kReapedPerTurn && choice_.wants_input(loop_.now());
   }
   size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
@@ -198,10 +198,14 @@ class Channel final : private Link::Client,
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
   void detach_all(Fault fault);
+  void let_go_of_ended();
   void abort_departed();
   void bury(std::unique_ptr<Connection> connection);
-  // Connections that are closing and of which the kernel still knows something.
-  static constexpr size_t kMostUnsettled = 64;
+  // Connections that the channel has let go of and the kernel has not, and those that wait for their
+  // turn. The kernel completes 20 operations at a time (IO_LOCAL_TW_DEFAULT_MAX), in the order in
+  // which they became ready, and those of other channels stand behind them: few may be under way.
+  static constexpr size_t kMostUnsettled = 8;
+  static constexpr size_t kMostEnded = 64;
   static constexpr unsigned kReapedPerTurn = 128;
   size_t unsettled() const { return closing_.size() - settled_.size(); }
   void close_doomed();
@@ -241,7 +245,8 @@ class Channel final : private Link::Client,
     Fault fault;
   };
   std::vector<Departed> departed_;
-  std::vector<std::unique_ptr<Connection>> closing_;
+  std::deque<std::unique_ptr<Connection>> ended_;     // closing; to be let go of
+  std::vector<std::unique_ptr<Connection>> closing_;  // let go of
   std::vector<Connection*> settled_;  // of closing_, can be destroyed
   std::vector<std::unique_ptr<Farewell>> farewells_;
   std::vector<int> doomed_;  // sockets still to be reset

@@ -13,7 +13,6 @@ namespace {
 
 // Admitted, or refused, before the other channels have their turn again.
 constexpr unsigned kAdmissionsPerTurn = 64;
-constexpr Duration kAdmissionTimePerTurn = std::chrono::microseconds(200);
 
 }  // namespace
 
@@ -41,8 +40,7 @@ void Channel::admit_clients() {
   const Instant now = loop_.now();
   const bool holds = holds_clients();
   if (holds) admission_.hold_new(hold_limit());
-  const Duration begun = loop_.spent();
-  for (unsigned taken = 0; taken < kAdmissionsPerTurn; ++taken) {
+  for (TurnBudget budget(loop_, kAdmissionsPerTurn); budget.left(); budget.spend()) {
     const auto client = holds ? admission_.take_overdue(now) : admission_.take();
     if (!client) break;
     if (holds) {
@@ -51,7 +49,6 @@ void Channel::admit_clients() {
       admit(*client);
       handle_events(nullptr);
     }
-    if (loop_.spent() - begun > kAdmissionTimePerTurn) break;
   }
   if (admission_.empty()) return;
   if (const auto deadline = admission_.deadline(); holds && deadline > now) {

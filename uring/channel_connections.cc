@@ -16,17 +16,10 @@ namespace {
 
 // Dials in progress hold a descriptor and little else.
 constexpr unsigned kMostDials = 4096;
-// Begun before the other channels have their turn again.
+// Begun before the other channels have their turn again. The kernel takes a hundred times as long
+// for a connect(2) where its ports are nearly used up: then fewer.
 constexpr unsigned kDialsPerTurn = 16;
-// The kernel takes a hundred times as long for a connect(2) where its ports are nearly used up:
-// then fewer.
-constexpr Duration kDialTimePerTurn = std::chrono::microseconds(200);
 constexpr unsigned kResetsPerTurn = 64;
-// So does ending a connection: its pending operations, up to three, are cancelled one by one. Nor may
-// many be under way: the kernel completes 20 operations at a time (IO_LOCAL_TW_DEFAULT_MAX), in the
-// order in which they became ready, and those of other channels stand behind them.
-constexpr size_t kAbortsUnderWay = 8;
-constexpr Duration kAbortTimePerTurn = std::chrono::microseconds(200);
 
 // At once: descriptors that a peer can make the channel hold although its streams are over.
 constexpr size_t kMostFarewells = 256;
@@ -61,16 +54,15 @@ void Channel::on_opened(const Event& event) {
 // A peer may open thousands of streams in one breath, and reset them in the next.
 void Channel::start_dials() {
   if (dials_due_.empty()) return;
-  const Duration begun = loop_.spent();
-  for (unsigned started = 0; started < kDialsPerTurn && !dials_due_.empty();) {
+  TurnBudget budget(loop_, kDialsPerTurn);
+  while (!dials_due_.empty() && budget.left()) {
     const DialDue due = dials_due_.front();
     dials_due_.pop_front();
     Connection* connection = find(due.stream);
     if (connection == nullptr) continue;
     ++dials_;
-    ++started;
     connection->dial(due.forward->endpoint, config_.dial_timeout);
-    if (loop_.spent() - begun > kDialTimePerTurn) break;
+    budget.spend();
   }
   if (!dials_due_.empty()) wake();
 }
@@ -108,7 +100,22 @@ void Channel::closing(Connection* connection) {
   auto& place = connections_[connection->stream().slot];
   VP_ASSERT(place.get() == connection);
   --open_connections_;
-  bury(std::move(place));
+  ended_.push_back(std::move(place));
+  if (ended_.size() == 1 && unsettled() < kMostUnsettled) let_go_of_ended();
+}
+
+// Cancelling the operations of a connection and closing its socket takes the kernel as long as a
+// message, and each operation completes by itself.
+void Channel::let_go_of_ended() {
+  if (ended_.empty()) return;
+  TurnBudget budget(loop_);
+  while (!ended_.empty() && unsettled() < kMostUnsettled && budget.left()) {
+    ended_.front()->let_go();
+    bury(std::move(ended_.front()));
+    ended_.pop_front();
+    budget.spend();
+  }
+  if (!ended_.empty() && unsettled() < kMostUnsettled) wake();
 }
 
 void Channel::bury(std::unique_ptr<Connection> connection) {
@@ -173,17 +180,18 @@ void Channel::detach_all(Fault fault) {
 
 void Channel::abort_departed() {
   if (departed_.empty()) return;
-  const Duration begun = loop_.spent();
-  while (!departed_.empty() && unsettled() < kAbortsUnderWay) {
+  TurnBudget budget(loop_);
+  while (!departed_.empty() && unsettled() < kMostUnsettled && budget.left()) {
     Departed departed = std::move(departed_.back());
     departed_.pop_back();
     Connection& connection = *departed.connection;
     if (departed.fault == Fault::kUpgraded && !connection.closing()) take_back(connection);
     if (!connection.closing()) connection.abort();
+    connection.let_go();
     bury(std::move(departed.connection));
-    if (loop_.spent() - begun > kAbortTimePerTurn) break;
+    budget.spend();
   }
-  if (!departed_.empty() && unsettled() < kAbortsUnderWay) wake();
+  if (!departed_.empty() && unsettled() < kMostUnsettled) wake();
 }
 
 void Channel::want_flush(Connection* connection) {

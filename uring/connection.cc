@@ -74,7 +74,7 @@ void Connection::dial(const Endpoint& endpoint, Duration timeout) {
 void Connection::dialed(int fd) {
   channel_.dial_ended();
   dialed_ = true;
-  if (detached_) {
+  if (is_over()) {
     file_ = {fd, -1};
     return;
   }
@@ -87,7 +87,7 @@ void Connection::dialed(int fd) {
 
 void Connection::dial_failed(Fault fault, const std::string& reason) {
   channel_.dial_ended();
-  if (detached_) return;
+  if (is_over()) return;
   channel_.dial_failed(service_, reason);
   channel_.session().reset(stream_, fault, channel_.events());
   channel_.want_write();
@@ -532,45 +532,47 @@ void Connection::end_sending() {
 
 // --- the end ----------------------------------------------------------------------------------
 
-void Connection::abort() {
-  const int fd = std::exchange(file_.fd, -1);
-  begin_closing();
-  if (fd >= 0) channel_.close_with_reset(fd);
-}
+void Connection::abort() { begin_closing(End::kReset); }
 
 std::optional<AcceptedClient> Connection::give_back() {
   if (!client_ || touched_ || file_.fd < 0 || break_ != Break::kNone) return std::nullopt;
-  file_.fd = -1;
   const auto client = std::exchange(client_, std::nullopt);
-  begin_closing();
+  begin_closing(End::kGivenBack);
   return client;
 }
 
 void Connection::finish() {
   VP_ASSERT(end_told_);
-  const int fd = std::exchange(file_.fd, -1);
-  begin_closing();
-  if (fd < 0) return;
-  if (kind_ == Endpoint::Kind::kTcp) end_on_close(fd);
-  input_ended_ ? void(close(fd)) : channel_.part_from(fd);
+  begin_closing(End::kClose);
 }
 
-void Connection::begin_closing() {
+// Gives up what costs no system call.
+void Connection::begin_closing(End end) {
   VP_ASSERT(!closing_);
   closing_ = true;
+  end_ = end;
   break_state_.reset();
+  if (buffer_link.linked) channel_.no_longer_waits(this);
+  if (!send_op_.pending) drop_inbound();
+  drop_outbound();
+  channel_.closing(this);
+}
+
+void Connection::let_go() {
+  VP_ASSERT(closing_);
   if (dialing()) {
     dial_->cancel();
     channel_.dial_ended();
   }
-  if (buffer_link.linked) channel_.no_longer_waits(this);
   Ring& ring = channel_.loop().ring();
   ring.cancel(receive_op_);
   ring.cancel(hangup_op_);
   ring.cancel(send_op_);
-  if (!send_op_.pending) drop_inbound();
-  drop_outbound();
-  channel_.closing(this);
+  const int fd = std::exchange(file_.fd, -1);
+  if (fd < 0 || end_ == End::kGivenBack) return;
+  if (end_ == End::kReset) return channel_.close_with_reset(fd);
+  if (kind_ == Endpoint::Kind::kTcp) end_on_close(fd);
+  input_ended_ ? void(close(fd)) : channel_.part_from(fd);
 }
 
 }  // namespace virtproxy

@@ -12,7 +12,8 @@
 // backlog is sent with a request that waits. So the channel's reader never depends on a socket.
 //
 // Life: made with a descriptor, or dialing one; reset or closed by either side; then closing(),
-// until no operation is pending and the channel destroys it. One whose session has ended is
+// until the channel has let_go() of it, no operation is pending and the channel destroys it. The
+// channel delays let_go() where many close at once. A connection whose session has ended is
 // detached() until it is its turn to be aborted.
 //
 // When one of the two applications breaks off, what it sent before is still owed to the other one
@@ -60,6 +61,8 @@ class Connection final : private Completion, private Dial::Client, private Timer
   void peer_broke_off();
   void abort();   // the stream was reset: so is the socket
   void finish();  // both directions are over
+  // From the channel, once after closing(): cancels what is pending and closes the socket.
+  void let_go();
   // Its session is over: nothing of it reaches the next one. It is to be aborted.
   void detach() {
     detached_ = true;
@@ -153,7 +156,8 @@ class Connection final : private Completion, private Dial::Client, private Timer
   void end_break();
   void note_movement();
   void drop_inbound();
-  void begin_closing();
+  enum class End : uint8_t { kReset, kClose, kGivenBack };
+  void begin_closing(End end);
   void drop_outbound();
 
   Channel& channel_;
@@ -163,6 +167,7 @@ class Connection final : private Completion, private Dial::Client, private Timer
   std::unique_ptr<Dial> dial_;
   std::optional<AcceptedClient> client_;  // that was admitted; its descriptor is file_.fd
   bool closing_ = false;
+  End end_ = End::kReset;  // of the socket, once closing_
   bool detached_ = false;
   Endpoint::Kind kind_ = Endpoint::Kind::kTcp;
   bool dialed_ = false;   // a service, not a client

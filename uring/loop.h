@@ -8,7 +8,9 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "uring/arena.h"
@@ -28,7 +30,10 @@ class Loop {
     ~Finisher() = default;
   };
 
-  explicit Loop(std::unique_ptr<Ring> ring) : ring_(std::move(ring)) { update_clock(); }
+  explicit Loop(std::unique_ptr<Ring> ring) : ring_(std::move(ring)) {
+    update_clock();
+    ended_ = now_;
+  }
 
   Ring& ring() { return *ring_; }
   Timers& timers() { return timers_; }
@@ -38,6 +43,8 @@ class Loop {
 
   // What this turn has taken so far, the wait for it left out. Reads the clock.
   Duration spent() const;
+  // The longest turn since the last call. A wait that may sleep is no part of it.
+  Duration take_longest() { return std::exchange(longest_, Duration::zero()); }
 
   // Runs the finisher in this turn, or in the next one when called from a finisher. Asking twice is
   // the finisher's to avoid.
@@ -55,9 +62,32 @@ class Loop {
   Timers timers_;
   Arena arena_;
   Instant now_{};
+  Instant ended_{};  // the last turn
+  Duration longest_{};
   bool hurried_ = false;
   std::vector<Finisher*> finishers_;
   std::vector<Finisher*> finishing_;
+};
+
+// How much of one kind of work a turn takes, so that the other channels of the thread have theirs
+// soon. What is left is for the next turn. At least one piece of work gets done.
+class TurnBudget {
+ public:
+  static constexpr Duration kTime = std::chrono::microseconds(200);
+
+  // At most `most` pieces, and none is begun that long after this.
+  explicit TurnBudget(const Loop& loop, unsigned most = std::numeric_limits<unsigned>::max(),
+                      Duration time = kTime)
+      : loop_(loop), left_(most), ends_(loop.spent() + time) {}
+
+  bool left() const { return left_ > 0; }
+  // One more piece is done.
+  void spend() { left_ = loop_.spent() > ends_ ? 0 : left_ - 1; }
+
+ private:
+  const Loop& loop_;
+  unsigned left_;
+  Duration ends_;
 };
 
 }  // namespace virtproxy

@@ -16,6 +16,9 @@ namespace {
 constexpr uint32_t kSmallOffered = 64;
 constexpr uint32_t kLargeOffered = 16;
 
+// The kernel takes some microseconds to take the pages of one.
+constexpr unsigned kTrimmedAtOnce = 64;
+
 // The kernel names a buffer by 16 bits.
 constexpr size_t kMostBuffers = 65536;
 
@@ -147,18 +150,22 @@ Buffer& ReceivePool::pop_free(Class& of) {
 
 bool ReceivePool::trim() {
   bool more = false;
+  unsigned left = kTrimmedAtOnce;
+  trims_on_ = false;
   for (Class& of : classes_) {
-    // Buffers are reused from the top: what lies below the lowest mark was not needed.
-    for (size_t i = 0; i < of.free.size(); ++i) {
-      Buffer& buffer = of.buffers[of.free[i]];
+    // Buffers are reused from the top: what lies below the lowest mark was not needed, and is not
+    // moved from one call to the next.
+    for (; of.trimmed < of.fewest_free; ++of.trimmed) {
+      Buffer& buffer = of.buffers[of.free[of.trimmed]];
       if (!buffer.touched) continue;
-      if (i >= of.fewest_free) {
-        more = true;
-        continue;
-      }
+      if (left-- == 0) return trims_on_ = true;
       madvise(buffer.data, bytes_of(of.size), MADV_DONTNEED);
       buffer.touched = false;
     }
+    for (size_t i = of.fewest_free; i < of.free.size(); ++i) {
+      more = more || of.buffers[of.free[i]].touched;
+    }
+    of.trimmed = 0;
     of.fewest_free = of.free.size();
   }
   return more;

@@ -88,8 +88,9 @@ class ReceivePool {
   size_t in_use() const;
 
   // Returns the memory of buffers that nobody has needed since the last call to the system. True
-  // when a later call may find more.
+  // when a later call may find more. Of thousands, some with each call: then trims_on().
   bool trim();
+  bool trims_on() const { return trims_on_; }
 
  private:
   struct Class {
@@ -99,7 +100,8 @@ class ReceivePool {
     uint32_t behind = 0;
     std::vector<Buffer> buffers;
     std::vector<uint32_t> free;  // last released on top
-    size_t fewest_free = 0;      // since the last trim()
+    size_t fewest_free = 0;      // since trim() came to its end
+    size_t trimmed = 0;          // of those, looked at by trim()
     io_uring_buf_ring* ring = nullptr;
     uint32_t ring_entries = 0;
     uint32_t offered = 0;
@@ -115,6 +117,7 @@ class ReceivePool {
   Ring& ring_;
   std::byte* memory_ = nullptr;
   size_t mapped_ = 0;
+  bool trims_on_ = false;
   bool provided_ = false;
   std::array<Class, 2> classes_;
 };

@@ -10,7 +10,6 @@ namespace {
 
 // Thousands may wait for one name, and each begins to connect once it is found.
 constexpr unsigned kResultsPerTurn = 16;
-constexpr Duration kResultTimePerTurn = std::chrono::microseconds(200);
 
 }  // namespace
 
@@ -61,15 +60,15 @@ void Resolution::wake() {
 
 void Resolution::finish_turn() {
   active_ = false;
-  const Duration begun = loop_.spent();
-  unsigned told_in_turn = 0;
+  TurnBudget budget(loop_, kResultsPerTurn);
   while (auto done = resolver_.next()) {
     const auto client = clients_.find(done->id);
     if (client == clients_.end()) continue;
     Client* told = client->second;
     clients_.erase(client);
     told->resolved(std::move(done->result));
-    if (++told_in_turn >= kResultsPerTurn || loop_.spent() - begun > kResultTimePerTurn) {
+    budget.spend();
+    if (!budget.left()) {
       wake();
       break;
     }

@@ -479,13 +479,15 @@ Op* Ring::op_of(const io_uring_cqe& entry) const {
   return data == &alarm_at_ ? nullptr : static_cast<Op*>(data);
 }
 
-void Ring::dispatch() {
+bool Ring::dispatch(unsigned most) {
   report_quiet();
   // Written before it is read; zeroing 1 KiB would be paid on every turn.
   __attribute__((uninitialized)) io_uring_cqe* entries[128];
   // What can be collected meanwhile is left to wait(); peeking for it would call the kernel.
-  while (io_uring_cq_ready(&ring_) > 0) {
+  for (unsigned handed_out = 0; io_uring_cq_ready(&ring_) > 0;) {
+    if (handed_out >= most) return true;
     const unsigned count = io_uring_peek_batch_cqe(&ring_, entries, std::size(entries));
+    handed_out += count;
     for (unsigned i = 0; i < count; ++i) {
       if (io_uring_cqe_get_data(entries[i]) == &alarm_at_) alarm_at_.reset();
       Op* op = op_of(*entries[i]);
@@ -500,6 +502,7 @@ void Ring::dispatch() {
     }
     io_uring_cq_advance(&ring_, count);
   }
+  return false;
 }
 
 }  // namespace virtproxy

@@ -35,6 +35,7 @@
 #include <liburing.h>
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -151,8 +152,8 @@ class Ring {
   static constexpr unsigned kMostRefusals = 1000;
   // Whether the kernel has seen everything that was queued.
   bool submitted() { return io_uring_sq_ready(&ring_) == 0; }
-  // Hands out every completion that is there.
-  void dispatch();
+  // Hands out the completions that are there, at most about `most`. Whether some are left.
+  bool dispatch(unsigned most = std::numeric_limits<unsigned>::max());
 
   io_uring* raw() { return &ring_; }
 

@@ -144,6 +144,8 @@ void Worker::complete(Op&, int, uint32_t) {
   const unsigned requests = requests_.exchange(0);
   if ((requests & kFigures) != 0) {
     for (const auto& channel : channels_) channel->log_figures();
+    log_answer("stats worker={} longest_turn_us={}", config_.index,
+               std::chrono::ceil<std::chrono::microseconds>(loop_->take_longest()).count());
   }
   if ((requests & kStop) != 0) {
     wanted_ = Wanted::kStop;

@@ -16,6 +16,7 @@
 namespace virtproxy {
 
 struct WorkerConfig {
+  size_t index = 0;  // among the workers, for figures
   RingFeatures features;
   std::vector<ChannelConfig> channels;
   std::vector<ChannelDoors> doors;  // of each of them

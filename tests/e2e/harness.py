@@ -89,6 +89,7 @@ class Daemon(Process):
     ) -> None:
         self.channels = tuple(channels)
         self.expected_death = False
+        self.longest_turn_us = 0  # Of the first worker, as far as stats() were asked for.
         self.intruded = False  # A test made it try what it must not do.
         super().__init__([*wrapper, BIN / "virtproxy", *args], name, limits=limits, env=env)
 
@@ -119,6 +120,8 @@ class Daemon(Process):
             line = self.wait_for_log(rf"stats channel={channel}\b.*", 10, since).group(0)
             stats.channels[channel] = _pairs(line)
         stats.process = _pairs(self.wait_for_log(r"stats process\b.*", 10, since).group(0))
+        worker = _pairs(self.wait_for_log(r"stats worker=0\b.*", 10, since).group(0))
+        self.longest_turn_us = max(self.longest_turn_us, worker["longest_turn_us"])
         return stats
 
     def wait_stats(self, what: str, good: Callable[[Stats], bool], timeout: float = 15) -> Stats:

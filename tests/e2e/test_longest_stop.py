@@ -34,9 +34,13 @@ PORTION = 2048
 # One prime number of buckets of libstdc++'s hash tables, for as many streams: all of these numbers
 # fall into one bucket of a table that hashes a number to itself.
 COLLIDE = 20_753
-# On a machine that does other things besides; the goal is 5 ms on an idle one.
-STOP_MS = 100.0
-ATTEMPTS = 3
+# Of the daemon's own turns. An echo waits for a few of them, and for whatever else this machine does:
+# on an idle one for less than 5 ms in all.
+TURN_MS = 5.0
+STOP_MS = 10.0
+ATTEMPTS = 6
+# The kernel suspends what runs before all other processes for 50 ms once it has had 950 ms of a second.
+PAUSE = 0.1
 PING_US = 500
 CALM_SECONDS = 2.0
 
@@ -44,7 +48,12 @@ pytestmark = pytest.mark.skipif(SANITIZED, reason="time means little in a saniti
 
 
 def run_first(process: Process) -> None:
+    """Lets the threads on the way of the echo run before all others. Of a daemon that is the worker;
+    the main thread counts descriptors for the figures, which takes milliseconds where there are
+    thousands of them."""
     for thread in Path(f"/proc/{process.pid}/task").iterdir():
+        if isinstance(process, Daemon) and int(thread.name) == process.pid:
+            continue
         try:
             os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
         except PermissionError:
@@ -129,6 +138,7 @@ class Beside:
             peer.send(b"".join(frames[first : first + PORTION]))
             self.wait_dialled(first + PORTION)
             peer.drop_input()
+            time.sleep(PAUSE)
 
     def open_all_old(self, peer: HostilePeer, service: str, stride: int) -> None:
         for first in range(0, STREAMS, PORTION):
@@ -138,6 +148,7 @@ class Beside:
             send_all(peer, b"".join(inits))
             self.wait_dialled(first + PORTION)
             peer.drop_input()
+            time.sleep(PAUSE)
 
 
 def send_all(peer: HostilePeer, data: bytes) -> None:
@@ -280,17 +291,24 @@ def test_another_channel_stops_for_a_moment_at_most(scene: Scene, what: str) -> 
     for attempt in range(ATTEMPTS):
         stops: dict[str, float] = {}
         act = ACTS[what](beside)
+        beside.daemon.stats()
+        beside.daemon.longest_turn_us = 0
         mark = beside.daemon.mark()
         with beside.echo(stops, what):
             act()
             beside.daemon.wait_down(0, mark, 60)
             beside.wait_over()
+        turn = beside.daemon.longest_turn_us / 1000
         with beside.echo(stops, "nothing"):
             time.sleep(CALM_SECONDS)
         figures = ", ".join(f"{name} {stop:.1f} ms" for name, stop in stops.items())
+        figures += f", longest turn {turn:.1f} ms"
         print(f"\n  attempt {attempt + 1}: {figures}")
         # What the machine does by itself is no fault of the daemon's: once more, then.
-        if stops[what] < limit_ms(STOP_MS):
+        if stops[what] < limit_ms(STOP_MS) and turn < limit_ms(TURN_MS):
             return
-    raise AssertionError(f"the echo stopped for more than {limit_ms(STOP_MS)} ms: {figures}")
+    raise AssertionError(
+        f"the echo stopped for more than {limit_ms(STOP_MS)} ms, "
+        f"or a turn took more than {limit_ms(TURN_MS)} ms: {figures}"
+    )
 
