@@ -4,7 +4,7 @@ them behind by cutting the channel or starting anew.
 
 Both channels share a thread. A native program plays ping-pong all the while and reports its slowest
 round trip. Beside each figure stands what this machine does to the same echo when nothing happens,
-and what as many streams of an honest daemon do. Whoever is on the way of the echo runs before all
+what as many streams of an honest daemon do, and the longest turn that the daemon itself measured. Whoever is on the way of the echo runs before all
 other processes, where this test may ask for that: the crowd of the attack, the attacker and the rest
 of the machine want the processors too.
 """
@@ -34,12 +34,17 @@ PORTION = 2048
 # One prime number of buckets of libstdc++'s hash tables, for as many streams: all of these numbers
 # fall into one bucket of a table that hashes a number to itself.
 COLLIDE = 20_753
-# Of the daemon's own turns. An echo waits for a few of them, and for whatever else this machine does:
-# on an idle one for less than 5 ms in all.
-TURN_MS = 5.0
+# Of an echo, and of the daemon's own turns: an echo waits for a few of them, and for whatever else
+# this machine does. On an idle one it takes less than 5 ms in all.
 STOP_MS = 10.0
+TURN_MS = 5.0
+# What the kernel does in one go, for the echo and in a turn: the end of a killed process with 16,384
+# sockets holds a processor for 14 ms where the kernel is not preemptible, and connect(2) takes up to
+# 7 ms where the ports towards one address become few.
+KERNEL_MS = {"an honest daemon is killed": (20.0, 0.0), "left behind, TCP": (10.0, 10.0)}
 ATTEMPTS = 6
-# The kernel suspends what runs before all other processes for 50 ms once it has had 950 ms of a second.
+# The kernel suspends what runs before all other processes for 50 ms once it has had 950 ms of a
+# second (sched_rt_runtime_us), so the peer leaves the daemon some idle time between its bursts.
 PAUSE = 0.1
 PING_US = 500
 CALM_SECONDS = 2.0
@@ -48,9 +53,7 @@ pytestmark = pytest.mark.skipif(SANITIZED, reason="time means little in a saniti
 
 
 def run_first(process: Process) -> None:
-    """Lets the threads on the way of the echo run before all others. Of a daemon that is the worker;
-    the main thread counts descriptors for the figures, which takes milliseconds where there are
-    thousands of them."""
+    """Lets the threads on the way of the echo run before all others: of a daemon, the worker alone."""
     for thread in Path(f"/proc/{process.pid}/task").iterdir():
         if isinstance(process, Daemon) and int(thread.name) == process.pid:
             continue
@@ -134,9 +137,11 @@ class Beside:
 
     def open_all(self, peer: HostilePeer, service: str) -> None:
         frames = [peer.open_frame(slot, service) for slot in range(STREAMS)]
-        for first in range(0, STREAMS, PORTION):
-            peer.send(b"".join(frames[first : first + PORTION]))
-            self.wait_dialled(first + PORTION)
+        # The kernel takes more than 1 ms for each connection where TCP ports become few.
+        portion = PORTION // 8 if service == "tcp" else PORTION
+        for first in range(0, STREAMS, portion):
+            peer.send(b"".join(frames[first : first + portion]))
+            self.wait_dialled(first + portion)
             peer.drop_input()
             time.sleep(PAUSE)
 
@@ -305,10 +310,12 @@ def test_another_channel_stops_for_a_moment_at_most(scene: Scene, what: str) -> 
         figures += f", longest turn {turn:.1f} ms"
         print(f"\n  attempt {attempt + 1}: {figures}")
         # What the machine does by itself is no fault of the daemon's: once more, then.
-        if stops[what] < limit_ms(STOP_MS) and turn < limit_ms(TURN_MS):
+        in_echo, in_turn = KERNEL_MS.get(what, (0.0, 0.0))
+        stop_limit, turn_limit = limit_ms(STOP_MS + in_echo), limit_ms(TURN_MS + in_turn)
+        if stops[what] < stop_limit and turn < turn_limit:
             return
     raise AssertionError(
-        f"the echo stopped for more than {limit_ms(STOP_MS)} ms, "
-        f"or a turn took more than {limit_ms(TURN_MS)} ms: {figures}"
+        f"the echo stopped for more than {stop_limit} ms, "
+        f"or a turn took more than {turn_limit} ms: {figures}"
     )
 

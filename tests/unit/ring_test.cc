@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cerrno>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -138,6 +139,32 @@ struct Waiting final : Completion {
   Op op{this};
   std::optional<int> result;
 };
+
+// One channel may have thousands of completions at once.
+TEST(Ring, HandsOutSomeCompletionsAtATime) {
+  constexpr size_t kOperations = 600;
+  constexpr unsigned kMost = 200;
+  auto ring = Ring::open(4096, {});
+  if (!ring) GTEST_SKIP() << ring.error();
+  struct Count final : Completion {
+    void complete(Op&, int, uint32_t) override { ++completed; }
+    size_t completed = 0;
+  } count;
+  std::deque<Op> ops;
+  for (size_t i = 0; i < kOperations; ++i) {
+    (*ring)->poll(ops.emplace_back(&count), {-1, -1}, POLLIN);  // Fails when it is submitted.
+  }
+  ASSERT_EQ((*ring)->wait(Ring::kNow), 0);
+  size_t calls = 0;
+  for (bool more = true; more;) {
+    const size_t before = count.completed;
+    more = (*ring)->dispatch(kMost);
+    ++calls;
+    EXPECT_LE(count.completed - before, kMost + 128);
+  }
+  EXPECT_EQ(count.completed, kOperations);
+  EXPECT_GE(calls, 2u);
+}
 
 TEST(Ring, WaitsUntilItsDeadline) {
   auto ring = Ring::open(64, {});

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "uring/list.h"
+#include "uring/loop.h"
 #include "uring/timers.h"
 
 namespace virtproxy {
@@ -36,6 +37,49 @@ TEST(Timers, ThoseOfOneInstantExpireSomeEachTurnInTheirOrder) {
   }
   EXPECT_FALSE(timers.next());
   for (size_t i = 0; i < kTimers; ++i) ASSERT_EQ(owner.seen[i], set[i].get());
+}
+
+std::unique_ptr<Loop> make_loop() {
+  auto ring = Ring::open(64, {});
+  return ring ? std::make_unique<Loop>(std::move(*ring)) : nullptr;
+}
+
+TEST(TurnBudget, EndsWithItsNumberOrItsTime) {
+  const auto loop = make_loop();
+  if (!loop) GTEST_SKIP() << "no ring here";
+  TurnBudget few(*loop, 3, std::chrono::hours(1));
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(few.left());
+    few.spend();
+  }
+  EXPECT_FALSE(few.left());
+
+  TurnBudget no_time(*loop, 1000, Duration(-1));
+  EXPECT_TRUE(no_time.left()) << "one piece of work gets done";
+  no_time.spend();
+  EXPECT_FALSE(no_time.left());
+}
+
+struct Slow final : Loop::Finisher {
+  explicit Slow(Loop& l) : loop(l) {}
+  void finish_turn() override {
+    while (loop.spent() < kTime) {
+    }
+  }
+  static constexpr Duration kTime = std::chrono::milliseconds(20);
+  Loop& loop;
+};
+
+TEST(Loop, TellsItsLongestTurnOnce) {
+  const auto loop = make_loop();
+  if (!loop) GTEST_SKIP() << "no ring here";
+  Slow slow(*loop);
+  loop->finish_later(&slow);
+  ASSERT_EQ(loop->turn(), 0);
+  loop->hurry();
+  ASSERT_EQ(loop->turn(), 0);
+  EXPECT_GE(loop->take_longest(), Slow::kTime);
+  EXPECT_EQ(loop->take_longest(), Duration::zero());
 }
 
 struct Item {

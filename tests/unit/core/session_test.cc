@@ -148,6 +148,29 @@ TEST_F(SessionTest, LimitOnStreamsHoldsForBothDirectionsTogether) {
   EXPECT_TRUE(small.a.open());
 }
 
+// A peer that ends or resets thousands of streams at once is answered in portions: each of them may
+// be an event of the batch besides.
+TEST_F(SessionTest, ABatchTellsOfSomeStreamsOnly) {
+  constexpr uint32_t kStreams = 2000;
+  SessionConfig config = config_with(1);
+  SessionConfig other = config_with(2);
+  config.limits = other.limits = derive_limits(64 << 20, kStreams, 65536, 65536);
+  Pair many(config, other);
+  many.connect();
+  std::vector<uint64_t> ids;
+  for (uint32_t i = 0; i < kStreams; ++i) ids.push_back(*many.a.open());
+  many.settle();
+  Events events;
+  for (const uint64_t id : ids) many.a.session.reset(many.a.at(id).key, Fault::kAborted, events);
+  size_t batches = 0;
+  for (; many.a.session.wants_to_write(many.now); ++batches) {
+    const Batch& batch = many.a.session.plan(1 << 20, many.now, events);
+    ASSERT_LE(batch.size, 512 * kHeaderSize);
+    ASSERT_FALSE(batch.empty());
+  }
+  EXPECT_GE(batches, kStreams / 512);
+}
+
 TEST_F(SessionTest, GoingAwayStopsNewStreamsAndLetsOldOnesFinish) {
   const uint64_t old = *pair.a.open();
   pair.settle();
