@@ -253,7 +253,12 @@ void Connection::queue(Buffer* buffer) {
 // Receives into a pipe. False when the bytes are better received into a buffer.
 bool Connection::splice_out(uint64_t credit) {
   Pipe* pipe = channel_.pipes().take();
-  if (pipe == nullptr) return false;
+  if (pipe == nullptr) {
+    // Without provided buffers the socket is polled first, and each poll would end here again.
+    readable_ = splices_ = false;
+    full_in_row_ = 0;
+    return false;
+  }
   const ssize_t moved = pipe->fill(file_.fd, std::min(credit, kMostSpliced));
   if (moved > 0) {
     readable_ = false;
