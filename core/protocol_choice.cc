@@ -72,6 +72,7 @@ Instant ProtocolChoice::choose_at() const {
 }
 
 void ProtocolChoice::begin_old(Instant now, Events& events) {
+  by_silence_ = state_ == State::kChoosing && !old_packet_at_;
   if (state_ == State::kChoosing) {
     reason_ =
         old_packet_at_ ? ": the other end sent an old packet" : ": the other end has not greeted";

@@ -43,6 +43,8 @@ class ProtocolChoice {
   bool up() const { return current_->up(); }
   // There is a link, and it will be known soon what is spoken on it.
   bool choosing() const { return state_ == State::kChoosing; }
+  // Version 1 is spoken because nothing came within the grace that says otherwise.
+  bool chosen_by_silence() const { return state_ == State::kOld && by_silence_; }
   // 1 or 2, of session().
   unsigned protocol() const { return current_ == &old_ ? 1 : 2; }
   // What else there is to say of a session that is up, as the end of a line.
@@ -91,6 +93,7 @@ class ProtocolChoice {
   std::optional<size_t> old_packet_at_;  // in those, once one was found
   uint64_t bytes_searched_ = 0;
   std::string_view reason_;
+  bool by_silence_ = false;
 };
 
 }  // namespace virtproxy

@@ -60,6 +60,9 @@ constexpr Duration kFirstLinkTime = kGrace;
 constexpr int kHeldGraces = 12;
 constexpr Duration kLeastHeldTime = seconds(5);
 
+// How long a peer that has to greet (--protocol 2) may take before it is dropped or named.
+constexpr std::chrono::seconds kGreetingTime{10};
+
 constexpr Duration kBlockedInterval = milliseconds(100);
 
 constexpr Duration kRecheckInterval = milliseconds(250);
@@ -115,6 +118,8 @@ Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config
       recheck_timer_(loop.timers(), this),
       first_link_timer_(loop.timers(), this),
       held_timer_(loop.timers(), this),
+      silence_timer_(loop.timers(), this),
+      greeting_timer_(loop.timers(), this),
       admission_(config.max_streams),
       presence_(loop, id()) {}
 
@@ -203,6 +208,8 @@ void Channel::set_timer() {
 void Channel::expired(Timer& timer) {
   if (&timer == &trim_timer_) return trim();
   if (&timer == &recheck_timer_) return recheck_device();
+  if (&timer == &silence_timer_) return give_up_on_silence();
+  if (&timer == &greeting_timer_) return on_no_greeting();
   if (&timer == &timer_) {
     const bool again = choice_.tick(loop_.now(), events_);
     handle_events(nullptr);
@@ -272,6 +279,8 @@ Instant Channel::hold_limit() const {
 }
 
 void Channel::begin_session() {
+  heard_ = mute_ = false;
+  if (config_.protocol == ProtocolMode::kNew) greeting_timer_.set(loop_.now() + kGreetingTime);
   choice_.link_up(loop_.now(), grace(), wanted_features(), events_);
   handle_events(nullptr);
   wake();
@@ -291,6 +300,8 @@ void Channel::end_session(const std::string& reason) {
   discard_events();
   detach_all(Fault::kLinkLost);
   first_link_timer_.clear();
+  silence_timer_.clear();
+  greeting_timer_.clear();
   if (was_up) presence_.changed("down: " + reason);
   wake();
 }
@@ -313,10 +324,14 @@ void Channel::let_go_of_link() {
 
 size_t Channel::channel_input(std::span<const std::byte> bytes, ReadSlab* slab) {
   wake();
-  return feed(choice_, bytes, loop_.now(), events_, [&] {
+  const bool was_unanswered = unanswered();
+  if (!std::exchange(heard_, true)) link_.heard();
+  const size_t used = feed(choice_, bytes, loop_.now(), events_, [&] {
     handle_events(slab);
     return link_state_ == LinkState::kInUse;
   });
+  if (was_unanswered && choice_.up() && choice_.protocol() == 1) say_up();
+  return used;
 }
 
 bool Channel::splices() {
@@ -405,8 +420,30 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
 void Channel::on_up() {
   up_since_ = loop_.now();
   first_link_timer_.clear();
-  presence_.changed(fmt::format("up, protocol {}{}", choice_.protocol(), choice_.description()));
+  greeting_timer_.clear();
+  if (unanswered()) {
+    presence_.changed("connected, but the other end has sent nothing", LogLevel::kWarn);
+  } else {
+    say_up();
+  }
   wake();
+}
+
+void Channel::say_up() {
+  presence_.changed(fmt::format("up, protocol {}{}", choice_.protocol(), choice_.description()));
+}
+
+// On a listener such a peer keeps the next one out. A connection that is dialled does not, and
+// behind a device or an emulator's socket the other end may start at any time.
+void Channel::on_no_greeting() {
+  if (method_listens(config_.spec.method)) {
+    log_warn("channel {}: the peer, {}, has not greeted within {} s (--protocol 2): dropped", id(),
+             link_.peer(), kGreetingTime.count());
+    return channel_failed("the other end has not greeted");
+  }
+  presence_.changed(fmt::format("connected, but the other end has {}",
+                                heard_ ? "not greeted (--protocol 2)" : "sent nothing"),
+                    LogLevel::kWarn);
 }
 
 void Channel::on_stalled(const Event& event, const Connection& connection) {
@@ -505,7 +542,7 @@ void Channel::log_figures() {
       "stats channel={} up={} protocol={} streams={} connections={} closing={} dials={} "
       "send_buffers={} send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} "
       "under_way={} pipes={}",
-      id(), choice_.up() ? 1 : 0, choice_.up() ? choice_.protocol() : 0, now.session.streams,
+      id(), choice_.up() && !unanswered() ? 1 : 0, choice_.up() ? choice_.protocol() : 0, now.session.streams,
       now.connections, now.closing, now.dials, now.send_buffers, now.session.queued, now.held,
       now.session.lent, now.waiting, now.session.sessions, now.session.under_way, now.pipes);
 }

@@ -15,6 +15,12 @@
 // that come while the protocol is being chosen stay in it until it is, and so do, for a moment,
 // those that come before the link was tried for the first time.
 //
+// An end of version 1 that has no clients sends nothing until it is asked. So where version 1 was
+// chosen because nothing had come, only clients can find out whether somebody is there: some are
+// let in, and if nothing has come within the time for which clients are held, the channel counts
+// as down for clients. One at a time is let in to ask again; the others wait for the answer as long
+// as a greeting may take.
+//
 // A channel owns all its memory: what another channel's clients or peer do cannot take it away.
 #pragma once
 
@@ -193,7 +199,21 @@ class Channel final : private Link::Client,
   std::string_view why_no_stream() const;
   void take_back(Connection& connection);
   Instant hold_limit() const;
-  bool holds_clients() const { return choice_.choosing() || awaits_first_link(); }
+  bool holds_clients() const {
+    return choice_.choosing() || awaits_first_link() || awaits_answer();
+  }
+  bool awaits_answer() const {
+    if (!unanswered()) return false;
+    return mute_ ? open_connections_ > 0 && loop_.now() < answer_due()
+                 : open_connections_ >= kMostProbes;
+  }
+  Instant answer_due() const { return asked_at_ + grace(); }
+  // Nothing has come over this link, and version 1 was chosen for that reason.
+  bool unanswered() const { return !heard_ && choice_.chosen_by_silence(); }
+  std::string_view why_held() const;
+  void say_up();
+  void give_up_on_silence();
+  void on_no_greeting();
   bool awaits_first_link() const { return first_link_timer_.armed(); }
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
@@ -201,6 +221,8 @@ class Channel final : private Link::Client,
   void let_go_of_ended();
   void abort_departed();
   void bury(std::unique_ptr<Connection> connection);
+  // Clients that ask an end that has sent nothing, at once.
+  static constexpr size_t kMostProbes = 64;
   // Connections that the channel has let go of and the kernel has not, and those that wait for their
   // turn. The kernel completes 20 operations at a time (IO_LOCAL_TW_DEFAULT_MAX), in the order in
   // which they became ready, and those of other channels stand behind them: few may be under way.
@@ -228,9 +250,11 @@ class Channel final : private Link::Client,
   ChannelWriter writer_;
   Timer timer_;
   Timer trim_timer_;
-  Timer recheck_timer_;  // of a device, while streams are open
+  Timer recheck_timer_;     // of a device, while streams are open
   Timer first_link_timer_;  // armed until the first session, or what stands in its way
   Timer held_timer_;        // until the next held client has waited long enough
+  Timer silence_timer_;     // of an end that was asked and has sent nothing yet
+  Timer greeting_timer_;    // of an end that has to greet (--protocol 2) and has not yet
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<BoundPath> bound_;
   Events events_;
@@ -271,6 +295,9 @@ class Channel final : private Link::Client,
   Instant up_since_{};
   unsigned short_links_ = 0;  // in a row that the peer closed at once
   Instant link_since_{};
+  bool heard_ = false;  // something has come over this link
+  bool mute_ = false;   // it was asked, and nothing has come
+  Instant asked_at_{};  // by the last client that was let in meanwhile
   Presence presence_;
   // Which way bytes went last. Where that changes with every message, somebody waits for an answer,
   // and quiet sends save a turn. Where it does not, the turn after a send finds more to send.

@@ -14,6 +14,8 @@ namespace {
 // Admitted, or refused, before the other channels have their turn again.
 constexpr unsigned kAdmissionsPerTurn = 64;
 
+constexpr std::string_view kSentNothing = "the other end has sent nothing";
+
 }  // namespace
 
 // Who may not connect is turned away before it can take the place of another in the queue.
@@ -38,20 +40,24 @@ void Channel::admit_clients() {
   if (admission_.empty()) return;
   handle_events(nullptr);
   const Instant now = loop_.now();
-  const bool holds = holds_clients();
-  if (holds) admission_.hold_new(hold_limit());
   for (TurnBudget budget(loop_, kAdmissionsPerTurn); budget.left(); budget.spend()) {
+    const bool holds = holds_clients();
+    if (holds) admission_.hold_new(hold_limit());
     const auto client = holds ? admission_.take_overdue(now) : admission_.take();
     if (!client) break;
     if (holds) {
-      refuse(*client, "the other end keeps changing what it speaks");
+      refuse(*client, why_held());
+    } else if (unanswered() && mute_ && open_connections_ > 0) {
+      refuse(*client, kSentNothing);
     } else {
       admit(*client);
       handle_events(nullptr);
     }
   }
   if (admission_.empty()) return;
-  if (const auto deadline = admission_.deadline(); holds && deadline > now) {
+  auto deadline = admission_.deadline();
+  if (deadline && mute_) deadline = std::min(*deadline, answer_due());
+  if (holds_clients() && deadline > now) {
     held_timer_.set(*deadline);
   } else {
     wake();
@@ -71,6 +77,27 @@ void Channel::admit(const AcceptedClient& client) {
               describe(origin), forward.endpoint.to_string());
   }
   add(*stream, forward.service).admit(client);
+  if (!unanswered()) return;
+  asked_at_ = loop_.now();
+  if (!silence_timer_.armed()) silence_timer_.set(hold_limit());
+}
+
+// Clients have asked, and nothing has come.
+void Channel::give_up_on_silence() {
+  if (!unanswered()) return;
+  if (!std::exchange(mute_, true)) {
+    presence_.changed("connected, but the other end does not answer: clients are refused",
+                      LogLevel::kWarn);
+  }
+  for (const auto& connection : connections_) {
+    if (connection) session().reset(connection->stream(), Fault::kTimedOut, events_);
+  }
+  detach_all(Fault::kTimedOut);
+  while (const auto client = admission_.take()) refuse(*client, kSentNothing);
+}
+
+std::string_view Channel::why_held() const {
+  return unanswered() ? kSentNothing : "the other end keeps changing what it speaks";
 }
 
 void Channel::refuse(const AcceptedClient& client, std::string_view reason) {

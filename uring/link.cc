@@ -57,9 +57,8 @@ Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, const Ac
            Client* client)
     : loop_(loop),
       spec_(spec),
-      peers_(peers),
       client_(client),
-      arrival_(this),
+      candidates_(loop, spec, peers, this),
       retry_(loop.timers(), this),
       peer_timeout_(loop, this),
       backoff_(kFirstBackoff) {
@@ -74,9 +73,10 @@ Link::~Link() { stop(); }
 void Link::start(Listening listening) {
   if (!listening.sockets.empty()) {
     // One peer at a time, so one socket: of a name with several addresses the first.
-    listener_ = listening.sockets.front();
+    const int listener = listening.sockets.front();
     // A peer may be gone again between the poll and the accept.
-    fcntl(listener_, F_SETFL, O_NONBLOCK);
+    fcntl(listener, F_SETFL, O_NONBLOCK);
+    candidates_.start(listener);
     bound_ = std::move(listening.path);
     std::for_each(listening.sockets.begin() + 1, listening.sockets.end(), close);
     log_info("channel {}: listening on {}", spec_.id, spec_.endpoint.to_string());
@@ -87,13 +87,16 @@ void Link::start(Listening listening) {
 void Link::acquire() {
   if (stopped_) return;
   VP_ASSERT(fd_ < 0);
-  if (method_listens(spec_.method)) {
-    hold_place();
-    if (listener_ >= 0 && !arrival_.pending) loop_.ring().poll(arrival_, {listener_, -1}, POLLIN);
-  } else {
+  if (!method_listens(spec_.method)) {
     give_place();
-    dial_ ? dial_->start(spec_.endpoint, kDialTimeout) : open_device();
+    return dial_ ? dial_->start(spec_.endpoint, kDialTimeout) : open_device();
   }
+  hold_place();
+  candidates_.resume();
+  const auto taken = candidates_.take(place_);
+  if (!taken) return;
+  origin_ = taken->origin;
+  ready(taken->fd, Kind::kSocket);
 }
 
 void Link::hold_place() {
@@ -104,28 +107,30 @@ void Link::give_place() {
   if (place_ >= 0) close(std::exchange(place_, -1));
 }
 
-// Called directly, so that nobody takes the place in between, and only when a peer is there: an
-// accept through the ring wants a descriptor before it waits.
-void Link::complete(Op&, int result, uint32_t) {
-  if (stopped_ || listener_ < 0) return;
-  if (result == -ECANCELED || result == -EINTR) return acquire();
-  if (result < 0) return try_later(std::string("poll: ") + std::strerror(-result));
-  give_place();
-  const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-  if (fd >= 0) return admit(fd);
-  if (errno == EINTR || errno == EAGAIN || errno == ECONNABORTED) return acquire();
-  try_later(std::string("accept: ") + std::strerror(errno));
+void Link::candidate_came() {
+  // After a peer that misbehaved the next one has to wait.
+  if (fd_ < 0) return retry_.armed() ? void() : acquire();
+  if (heard_ || replaced_) return;
+  const auto newcomer = candidates_.first_that_spoke();
+  if (!newcomer) return;
+  // Bytes of the peer, or its end, may be there and not read yet.
+  pollfd present{fd_, POLLIN, 0};
+  if (poll(&present, 1, 0) != 0) return;
+  replaced_ = true;
+  if (const auto hidden = replacements_.allow(loop_.now())) {
+    log_warn("channel {}: the peer, {}, has sent nothing; {} has, and takes its place{}", spec_.id,
+             describe(origin_), describe(*newcomer), and_others(*hidden));
+  }
+  client_->link_broken("replaced by a peer that has sent something");
 }
 
-void Link::admit(int fd) {
-  const Origin origin = origin_of(fd);
-  if (peers_.admits(fd, origin)) return ready(fd, Kind::kSocket);
-  close(fd);
-  if (const auto hidden = strangers_.allow(loop_.now())) {
-    log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.id,
-             describe(origin), and_others(*hidden));
-  }
-  acquire();
+std::optional<Origin> Link::present_peer() const {
+  if (fd_ < 0) return std::nullopt;
+  return origin_;
+}
+
+void Link::accept_failed(const std::string& reason) {
+  if (fd_ < 0) complain(reason);
 }
 
 void Link::open_device() {
@@ -173,6 +178,7 @@ void Link::dial_failed(Fault, const std::string& reason) { try_later(reason); }
 void Link::ready(int fd, Kind kind) {
   give_place();
   fd_ = fd;
+  heard_ = replaced_ = false;
   backoff_ = kFirstBackoff;
   last_reason_.clear();
   if (spec_.endpoint.kind == Endpoint::Kind::kTcp) {
@@ -188,14 +194,18 @@ void Link::peer_timed_out() {
 }
 
 // Says why once, not on every attempt.
-void Link::try_later(const std::string& reason) {
-  hold_place();
+void Link::complain(const std::string& reason) {
   if (reason != last_reason_) {
     log_warn("channel {}: {}: {}; trying again", spec_.id, method_name(spec_.method), reason);
     last_reason_ = reason;
   }
-  retry_.set(loop_.now() + backoff_);
   client_->link_failed();
+}
+
+void Link::try_later(const std::string& reason) {
+  hold_place();
+  retry_.set(loop_.now() + backoff_);
+  complain(reason);
   backoff_ = std::min(backoff_ * 2, Duration(kLastBackoff));
 }
 
@@ -220,6 +230,7 @@ void Link::lost(Duration patience) {
   hang_up();
   if (stopped_) return;
   if (patience > Duration::zero()) {
+    candidates_.pause();
     retry_.set(loop_.now() + patience);
   } else if (method_listens(spec_.method)) {
     acquire();
@@ -230,10 +241,8 @@ void Link::lost(Duration patience) {
 }
 
 void Link::stop_listening() {
-  if (listener_ < 0) return;
-  loop_.ring().cancel(arrival_);
   bound_.remove();
-  close(std::exchange(listener_, -1));
+  candidates_.stop();
 }
 
 void Link::stop() {

@@ -1,7 +1,8 @@
 // Getting, losing and getting back the descriptor that a channel runs over.
 //
 //   connect methods   dial with back-off, for ever
-//   listen methods    one peer at a time; the next one waits in the backlog until this one goes
+//   listen methods    one peer at a time; others wait (candidates.h) until it is gone, or until one
+//                     of them sends something and the peer never has
 //   device methods    open a character device, a tty in raw mode; try again until it is there
 //
 // A Link keeps one descriptor for itself at all times: its connection, or a placeholder. So when
@@ -12,9 +13,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "uring/access.h"
+#include "uring/candidates.h"
 #include "uring/dial.h"
 #include "uring/log.h"
 #include "uring/loop.h"
@@ -24,8 +27,8 @@
 
 namespace virtproxy {
 
-class Link final : private Completion,
-                   private Timer::Owner,
+class Link final : private Timer::Owner,
+                   private Candidates::Client,
                    private Dial::Client,
                    private PeerTimeout::Client {
  public:
@@ -55,44 +58,52 @@ class Link final : private Completion,
 
   // Accepts on `listening`, which only a listen method has, or begins to connect.
   void start(Listening listening);
+  // The peer has sent something: it keeps the channel.
+  void heard() { heard_ = true; }
   // The descriptor is of no use any more: no operation on it may be pending. Gets another one,
   // after `patience` if the peer misbehaved.
   void lost(Duration patience);
-  // Gives the address up, so that another process can listen there. The connection stays.
+  // Gives the address up, so that another process can listen there. The connection stays, those
+  // that wait for its place are closed.
   void stop_listening();
   void stop();
-  bool idle() const { return !arrival_.pending && (!dial_ || dial_->idle()); }
+  bool idle() const { return candidates_.idle() && (!dial_ || dial_->idle()); }
+  // The peer of a listener, for the log.
+  std::string peer() const { return describe(origin_); }
 
  private:
-  void complete(Op& op, int result, uint32_t flags) override;
+  void candidate_came() override;
+  void accept_failed(const std::string& reason) override;
+  std::optional<Origin> present_peer() const override;
   void expired(Timer& timer) override;
   void dialed(int fd) override;
   void dial_failed(Fault fault, const std::string& reason) override;
   void peer_timed_out() override;
 
   void acquire();
-  void admit(int fd);
   void hold_place();
   void give_place();
   void hang_up();
   void open_device();
+  void complain(const std::string& reason);
   void try_later(const std::string& reason);
   void ready(int fd, Kind kind);
 
   Loop& loop_;
   const ChannelSpec& spec_;
-  const AccessList& peers_;
   Client* client_;
-  Op arrival_;
+  Candidates candidates_;
   Timer retry_;
   PeerTimeout peer_timeout_;
   std::unique_ptr<Dial> dial_;
-  int listener_ = -1;
   BoundPath bound_;
   int fd_ = -1;
-  int place_ = -1;  // the placeholder
+  Origin origin_;          // of the peer of a listener
+  bool heard_ = false;     // it has sent something
+  bool replaced_ = false;  // by another one, soon
+  int place_ = -1;         // the placeholder
   Duration backoff_;
-  RateLimit strangers_{2};
+  RateLimit replacements_{2};
   std::string last_reason_;
   bool stopped_ = false;
 };

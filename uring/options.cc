@@ -109,8 +109,10 @@ std::string help_footer(const std::string& program) {
   return "Channel methods:\n"
          "  unix-connect:PATH:-        connect to a unix socket, again and again until it is "
          "there\n"
-         "  unix-listen:PATH:-         accept on a unix socket, one peer at a time; a stale path "
-         "is removed\n"
+         "  unix-listen:PATH:-         accept on a unix socket, one peer at a time: another one "
+         "waits,\n"
+         "                             or replaces one that has sent nothing; a stale path is "
+         "removed\n"
          "  tcp-connect:HOST:PORT      the same two over TCP\n"
          "  tcp-listen:HOST:PORT\n"
          "  virtio-serial:DEVICE:-     open a virtio-serial port (also written virtserial-open)\n"
@@ -250,7 +252,8 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
 
   const std::string old = "Protocol (1 is that of qemu-vp)";
   one("--protocol", raw.protocol,
-      "auto, 1 or 2: auto speaks 2 with an end that greets, and 1 with any other (default auto)",
+      "auto, 1 or 2: auto speaks 2 with an end that greets, and 1 with any other. With 2 a "
+      "listener drops a peer that does not greet within 10 s (default auto)",
       "VERSION")
       ->group(old);
   one("--hold", raw.hold,

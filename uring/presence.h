@@ -19,7 +19,7 @@ class Presence final : private Timer::Owner {
       : loop_(loop), channel_(channel), summary_(loop.timers(), this) {}
 
   // `state` completes "channel N: ".
-  void changed(std::string state);
+  void changed(std::string state, LogLevel level = LogLevel::kInfo);
 
  private:
   static constexpr unsigned kLinesPerSecond = 20;
@@ -30,6 +30,7 @@ class Presence final : private Timer::Owner {
   unsigned channel_;
   Timer summary_;
   std::string state_;
+  LogLevel level_ = LogLevel::kInfo;
   uint64_t hidden_ = 0;
   RateLimit limit_{kLinesPerSecond};
 };
