@@ -93,7 +93,7 @@ class End:
         if self.program == OLD:
             self.peer.wait_up(since)
         else:
-            self.daemon.wait_for_log(r"channel 0: up, protocol \d", since=since)
+            self.daemon.wait_session(since=since)
 
     @property
     def daemon(self) -> Daemon:
@@ -191,7 +191,7 @@ def protocol_of(daemon: Daemon, since: int = 0) -> int:
 
 
 def wait_protocol(daemon: Daemon, number: int, since: int = 0, timeout: float = 20) -> None:
-    daemon.wait_for_log(rf"channel 0: up, protocol {number}\b", timeout, since)
+    daemon.wait_up(since=since, timeout=timeout, protocol=number)
 
 
 def chat(door: Address, seed: int, rounds: int, largest: int = 60_000) -> None:

@@ -38,6 +38,8 @@ ILLNESS = re.compile(
     r"the sandbox refused",
     re.IGNORECASE,
 )
+# An end of protocol 1 that has no clients sends nothing.
+SENT_NOTHING = "connected, but the other end has sent nothing"
 Args = Sequence[str | Path]
 
 
@@ -107,7 +109,14 @@ class Daemon(Process):
     def wait_up(
         self, channel: int = 0, since: int = 0, timeout: float = 15, protocol: int = 2
     ) -> None:
-        self.wait_for_log(rf"channel {channel}: up, protocol {protocol}\b", timeout, since)
+        """Waits for a session. One of protocol 1 may begin without a byte from the other end."""
+        up = rf"up, protocol {protocol}\b"
+        state = rf"({up}|{SENT_NOTHING})" if protocol == 1 else up
+        self.wait_for_log(f"channel {channel}: {state}", timeout, since)
+
+    def wait_session(self, channel: int = 0, since: int = 0) -> None:
+        """Waits for a session of either protocol."""
+        self.wait_for_log(rf"channel {channel}: (up, protocol \d|{SENT_NOTHING})", since=since)
 
     def wait_down(self, channel: int = 0, since: int = 0, timeout: float = 15) -> None:
         self.wait_for_log(rf"channel {channel}: down\b", timeout, since)

@@ -86,7 +86,7 @@ class Stage:
             if isinstance(end, OldPeer):
                 end.wait_up()
             else:
-                end.wait_for_log(r"channel 0: up, protocol \d")
+                end.wait_session()
 
     def download(self) -> tuple[socket.socket, socket.socket]:
         """A stream of the service `any`: (client, service)."""

@@ -261,6 +261,8 @@ def test_a_channel_that_drops_in_mid_packet(scene: Scene, reconnects: str) -> No
                 pass
             assert sent < 30
         line.daemon.wait_down(since=mark)
+        lines = line.daemon.err.lines(mark)
+        mark += next(at for at, text in enumerate(lines) if "channel 0: down" in text)
         line.daemon.wait_up(since=mark, protocol=1)
         for end in line.ends:
             echo_once(end.doors["echo"])

@@ -142,7 +142,7 @@ class Wire:
         else:
             args = [*self.far_args, "--ack-timeout", "2", "--drain-timeout", "0.1"]
             self.far = self.scene.daemon(*args, name="far")
-            self.far.wait_for_log(r"channel 0: up, protocol 1")
+            self.far.wait_up(protocol=1)
 
     def kill_far(self) -> None:
         assert self.far

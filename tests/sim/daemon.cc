@@ -183,7 +183,9 @@ void Daemon::check_held_back(unsigned id) {
   Waiting& waiting = waiting_[id];
   const FileRef file = process_.find_file([id](const File& candidate) {
     const auto* socket = dynamic_cast<const Socket*>(&candidate);
-    return candidate.carries_channel == id && (socket == nullptr || socket->connected());
+    // One that waits to become the peer is not read.
+    return candidate.carries_channel == id && candidate.reads > 0 &&
+           (socket == nullptr || socket->connected());
   });
   const bool waits = file && speaks_old(id) && (file->poll() & POLLIN) != 0;
   if (!waits || file->reads != waiting.reads) {
@@ -206,8 +208,10 @@ void Daemon::check_held_back(unsigned id) {
 }
 
 std::shared_ptr<Socket> Daemon::channel_socket() const {
-  return process_.find_socket(
-      [](const Socket& socket) { return socket.carries_channel && socket.connected(); });
+  return process_.find_socket([](const Socket& socket) {
+    // One that waits to become the peer is not read.
+    return socket.carries_channel && socket.connected() && socket.reads > 0;
+  });
 }
 
 void Daemon::check_bounds() {
@@ -255,10 +259,10 @@ void Daemon::check_idle() {
                        figures.pipes == 0;
     if (!clean) world.fail("leak", "not idle: " + describe());
   }
-  // The channels, the listeners, and nothing else.
+  // The channels, the listeners, what a listening channel keeps in reserve, and nothing else.
   size_t expected = 0;
   for (const ChannelConfig& config : config_.channels) {
-    expected += config.oforwards.size() + (method_listens(config.spec.method) ? 2 : 1);
+    expected += config.oforwards.size() + (method_listens(config.spec.method) ? 3 : 1);
   }
   if (process_.open_files() != expected) {
     world.fail("descriptors", fmt::format("{}: {} descriptors, expected {}", config_.name,

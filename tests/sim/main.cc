@@ -47,6 +47,7 @@ const std::map<std::string, Canary> kCanaries{
     {"keep-request", Canary::kKeepRequest},
     {"early-poll", Canary::kEarlyPoll},
     {"forget-link", Canary::kForgetLink},
+    {"keep-silent", Canary::kKeepSilent},
     {"keep-listening", Canary::kKeepListening},
     {"wrong-done", Canary::kWrongDone},
     {"release-twice", Canary::kReleaseTwice},

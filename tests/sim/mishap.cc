@@ -64,6 +64,7 @@ std::string_view mishap_name(Mishap mishap) {
       "mind-changed",
       "many-in-one",
       "grace-ends",
+      "silent-stranger",
   };
   return kNames[static_cast<size_t>(mishap)];
 }

@@ -70,6 +70,7 @@ enum class Mishap : uint8_t {
   kMindChanged,            // both protocols in one segment
   kManyInOne,              // many greetings, frames or packets in one segment
   kGraceEnds,              // a segment is timed for the end of the grace
+  kSilentStranger,         // a connection that sends nothing comes to the listener of a channel
   kCount,
 };
 inline constexpr size_t kMishaps = static_cast<size_t>(Mishap::kCount);

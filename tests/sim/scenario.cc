@@ -49,6 +49,7 @@ Scenario::Scenario(World& world) : world_(world), random_(world.random()) {
   world_.set_describer([this] { return describe(); });
   draw_mishaps();
   draw_hostility();
+  draw_strangers();
   draw_topology();
 }
 
@@ -275,7 +276,10 @@ void Scenario::start(Place& place) {
   auto daemon = std::make_unique<Daemon>(network_, processes_++, config);
   if (daemon->start()) {
     place.daemon = std::move(daemon);
-    for (const unsigned id : place.channels) send_clients(id, milliseconds(50));
+    for (const unsigned id : place.channels) {
+      send_strangers(place, id);
+      send_clients(id, milliseconds(50));
+    }
     return;
   }
   leaving_.push_back(std::move(daemon));
@@ -479,6 +483,7 @@ void Scenario::run() {
     run_until(world_.now() + kToProbe, [this] { return exchange_.all_over() && everything_up(); });
   }
   settled_ = true;
+  strangers_.clear();
   run_until(world_.now() + kToSettle, [] { return false; });
   for (size_t round = 0; round < 2; ++round) {
     const size_t before = exchange_.all().size();

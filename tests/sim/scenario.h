@@ -62,6 +62,9 @@ class Scenario {
   void disturb_attacked(size_t far, size_t link);
   // Clients for the daemon of an attacked channel, while it finds out what to speak.
   void send_clients(unsigned channel, Duration within);
+  // Connections that send nothing, to the listener of a daemon that has just started.
+  void draw_strangers();
+  void send_strangers(const Place& place, unsigned channel);
   void take_down(Place& place, bool killed);
   void end_life(Place& place, bool killed, Duration pause);
   ProtocolMode& mode(size_t place, size_t link);
@@ -109,6 +112,8 @@ class Scenario {
   bool killing_ = false;
   bool cutting_ = false;
   bool hostile_ = false;
+  bool strange_ = false;                            // strangers come
+  std::vector<std::shared_ptr<Socket>> strangers_;  // they stay until nothing goes wrong any more
   bool stalling_ = false;
   bool old_spoken_ = false;  // in the last turn
   bool settled_ = false;     // nothing goes wrong any more and every two ends have met

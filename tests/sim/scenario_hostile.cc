@@ -7,6 +7,8 @@ namespace virtproxy::sim {
 namespace {
 
 constexpr double kShareOfHostile = 0.3;
+constexpr double kShareOfStrange = 0.2;
+constexpr uint64_t kMostStrangers = 24;  // more than may wait
 constexpr Duration kLeastTime = seconds(2);
 constexpr Duration kLeastAttack = milliseconds(200);
 constexpr Duration kMostAttack = seconds(3);
@@ -23,6 +25,32 @@ void Scenario::draw_attacks() {
   const size_t count = random_.between(1, 3);
   for (size_t i = 0; i < count; ++i) {
     world_.at(now + random_.duration({}, heals_at_ - now - kLeastAttack), [this] { attack(); });
+  }
+}
+
+// Drawn apart: worlds without strangers are what they were before there were any.
+void Scenario::draw_strangers() {
+  strange_ = Random(world_.seed() ^ 0x57A46E5ULL).chance(kShareOfStrange);
+}
+
+// The first may be there before the honest peer. Only of channels whose ends greet: an end of
+// version 1 cannot tell one that is silent from one that has no clients.
+void Scenario::send_strangers(const Place& place, unsigned channel) {
+  const size_t at = channel - 1;
+  const ChannelSpec& spec =
+      &place == places_.data() ? links_[at]->host_spec() : links_[at]->guest_spec();
+  if (!strange_ || settled_ || !method_listens(spec.method)) return;
+  if (expects_old(at) || changing_[at]) return;
+  const auto connect = [this, name = network_name(spec.endpoint)] {
+    const auto listener = network_.find(name);
+    if (settled_ || !listener || !listener->listening() || listener->backlog_full()) return;
+    world_.count(Mishap::kSilentStranger);
+    strangers_.push_back(std::make_shared<Socket>(listener->family()));
+    strangers_.back()->connect_to(listener, network_.path(name));
+  };
+  if (random_.chance(0.5)) connect();
+  for (size_t left = random_.below(kMostStrangers); left > 0; --left) {
+    world_.after(random_.duration({}, seconds(2)), connect);
   }
 }
 

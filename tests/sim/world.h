@@ -47,6 +47,7 @@ enum class Canary : uint8_t {
   kEndWhenKilled,   // the sockets of a daemon that is killed end in an orderly way
   kKeepRequest,     // the ring keeps a request that was cancelled
   kEarlyPoll,       // the ring says that somebody is there to be accepted
+  kKeepSilent,      // a peer that sends nothing keeps its channel
   kForgetLink,      // a channel that has lost its link does not look for another one
   kKeepListening,   // a listener goes on when its daemon ends
   kWrongDone,       // DONE has another number than the bytes that were received
