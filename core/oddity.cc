@@ -28,6 +28,9 @@ constexpr std::array kTable{
               "refused with CLOSE", false},
     OddityRow{Oddity::kNumberAgain, "a number of its own that is in use, for a new connection",
               "the stream that had it is closed", false},
+    OddityRow{Oddity::kForeignBytes,
+              "a number of its own that data for an earlier connection are under way to",
+              "the new connection is closed", true},
     OddityRow{Oddity::kTooManyAnswers, "more refusals than the channel takes", "dropped", false},
 };
 

@@ -20,6 +20,7 @@ enum class Oddity : uint8_t {
   kBadClientNumber,  // INIT with a negative number
   kBadServiceName,   // INIT whose name is empty or does not end
   kNumberAgain,      // INIT or ACK with a number of the peer's that is in use
+  kForeignBytes,     // INIT or ACK with a number that data of its stream before are under way to
   kTooManyAnswers,   // more to be refused than there is room to say
 };
 

@@ -35,7 +35,8 @@ OldSession::OldSession(const SessionConfig& config)
       ours_(config.number_key),
       clients_(config.number_key),
       servers_(config.number_key),
-      scheduler_(config.quantum) {
+      scheduler_(config.quantum),
+      closing_(config.number_key) {
   VP_ASSERT(config.old.hold > 0 && config.old.stall_timeout > Duration::zero());
   streams_.reserve(config.limits.max_streams);
 }
@@ -54,6 +55,9 @@ void OldSession::finish(Fault fault, Events& events) {
   up_ = false;
   forget_streams();
   closes_.clear();
+  closing_.clear();
+  unread_ = {};
+  leaving_ = 0;
   closed_servers_ = {};
   greeting_.reset();
   events.push_back({.kind = Event::Kind::kDown, .fault = fault});
@@ -230,9 +234,9 @@ void OldSession::delivered(StreamKey key, Events& events) {
 // it has not answered is closed when the answer comes.
 void OldSession::say_close(const OldStream& stream) {
   if (!stream.opener) {
-    closes_.push_back({stream.theirs, -1});
+    push_close(stream.theirs, -1);
   } else if (stream.state == State::kOpen || stream.state == State::kBroken) {
-    closes_.push_back({-1, stream.theirs});
+    push_close(-1, stream.theirs);
     note_closed(stream.theirs);
   }
 }
@@ -243,7 +247,20 @@ bool OldSession::may_answer() const {
 
 void OldSession::answer_close(int32_t client, int32_t server, Events& events) {
   if (!may_answer()) return odd(Oddity::kTooManyAnswers, client >= 0 ? client : server, events);
+  push_close(client, server);
+}
+
+void OldSession::push_close(int32_t client, int32_t server) {
+  closing_.set(client >= 0 ? client : server, first_close_ + static_cast<uint32_t>(closes_.size()));
   closes_.push_back({client, server});
+}
+
+// The number is somebody else's by now, whom CLOSE would hit.
+void OldSession::withdraw_close(int32_t number) {
+  const auto found = closing_.find(number);
+  if (!found) return;
+  closes_[*found - first_close_] = {-1, -1};
+  closing_.erase(number);
 }
 
 // Takes a stream off every list and out of every look-up.
@@ -430,6 +447,7 @@ void OldSession::tick(Instant now, Events& events) {
       } else if (wait == Wait::kAbort) {
         abort_stream(slot, Fault::kAborted, events);
       } else {
+        if (wait == Wait::kLeave && leaving_ > 0) --leaving_;
         close_stream(slot, events);
       }
     }

@@ -26,6 +26,7 @@
 #include "core/old_stream.h"
 #include "core/scheduler.h"
 #include "core/session.h"
+#include "core/unread_numbers.h"
 
 namespace virtproxy {
 
@@ -41,6 +42,11 @@ class OldSession final : public Session {
   // One that has been answered has probably closed altogether, but the other one may be in the
   // middle of something.
   static constexpr Duration kQuietTime = std::chrono::milliseconds(100);
+
+  // How long a client that may leave by itself gets for it, once its service has ended; and how
+  // many may fail to until that is not expected any more.
+  static constexpr Duration kLeaveTime = std::chrono::milliseconds(10);
+  static constexpr unsigned kLeavesExpected = 8;
 
   explicit OldSession(const SessionConfig& config);
 
@@ -63,6 +69,8 @@ class OldSession final : public Session {
   bool seals_payload() const override { return false; }
   uint32_t largest_payload() const override { return kOldMostData; }
   uint64_t most_batch() const override { return UINT64_MAX; }
+  void on_unread(uint64_t most, uint64_t arrived) override { unread_.on_unread(most, arrived); }
+  bool waits_for_unread() const override { return up_ && unread_.waiting(); }
 
   std::optional<StreamKey> open(std::string_view service, Priority priority,
                                 std::span<const std::byte> metadata) override;
@@ -91,14 +99,14 @@ class OldSession final : public Session {
 
   // old_session_input.cc
   void on_packet(std::span<const std::byte> packet, Instant now, Events& events);
-  void on_control(const OldHead& head, const std::byte* packet, Events& events);
-  void on_init(int32_t client, const std::byte* packet, Events& events);
-  void on_ack(int32_t client, int32_t server, Events& events);
-  void on_close(const OldHead& head, Events& events);
+  void on_control(const OldHead& head, const std::byte* packet, Instant now, Events& events);
+  void on_init(int32_t client, const std::byte* packet, Instant now, Events& events);
+  void on_ack(int32_t client, int32_t server, Instant now, Events& events);
+  void on_close(const OldHead& head, Instant now, Events& events);
   void on_data(const OldHead& head, std::span<const std::byte> packet, Instant now, Events& events);
   void on_boundary_found(Instant now, Events& events);
   OldStream* named_by(const OldHead& head, uint32_t& slot);
-  void close_earlier_bearer(int32_t number, Events& events);
+  void close_earlier_bearer(int32_t number, Instant now, Events& events);
   void close_stray(int32_t server, Events& events);
   void note_closed(int32_t server);
   void inherit_numbers(OldStream& stream, uint32_t slot, const OldStream& earlier);
@@ -122,6 +130,8 @@ class OldSession final : public Session {
   void clear_wait(uint32_t slot);
   WaitList& list_of(Wait wait) { return waits_[static_cast<size_t>(wait)]; }
   bool may_answer() const;
+  void push_close(int32_t client, int32_t server);
+  void withdraw_close(int32_t number);
   void answer_close(int32_t client, int32_t server, Events& events);
   void say_close(const OldStream& stream);
   void detach(uint32_t slot);
@@ -156,18 +166,25 @@ class OldSession final : public Session {
   NumberTable servers_;
   Scheduler<OldStream> scheduler_;
   IndexList<OldStream, &OldStream::control_link> control_;
-  std::array<WaitList, 5> waits_;  // each in order of time, since all of one kind wait equally long
+  std::array<WaitList, 6> waits_;  // each in order of time, since all of one kind wait equally long
   IndexList<OldStream, &OldStream::over_link> over_;
   Instant check_at_{};  // while over_ is not empty: when to look who has taken something
   Instant peek_at_{};   // … and when to read on although it is not
   bool peek_ = false;   // read on, once
 
-  // CLOSE packets to be sent, for streams that need nothing else any more.
+  // CLOSE packets to be sent, for streams that need nothing else any more. One that was withdrawn
+  // names nobody.
   struct Close {
     int32_t client;
     int32_t server;
   };
   std::deque<Close> closes_;
+  uint32_t first_close_ = 0;  // the count of those that were sent
+  NumberTable closing_;       // which one is the latest with a number of the peer's
+  UnreadNumbers unread_;
+  // So many services that end have CLOSE held back for their client to leave first. Set where a
+  // client left while CLOSE was on its way to it, which may have hit the next one.
+  unsigned leaving_ = 0;
   // Servers of the peer's that it was told to close and has not given out again: the latest.
   std::array<int32_t, 64> closed_servers_{};
   size_t next_closed_ = 0;

@@ -23,6 +23,7 @@ size_t OldSession::input(std::span<const std::byte> bytes, Instant now, Events& 
       const OldSearch search = find_old_packet(rest);
       used += search.at;
       skipped_ += search.at;
+      unread_.used(search.at);
       if (!search.found) break;
       in_step_ = true;
       on_boundary_found(now, events);
@@ -31,6 +32,7 @@ size_t OldSession::input(std::span<const std::byte> bytes, Instant now, Events& 
     if (rest.size() < kOldPacketSize) break;
     if (has_old_magic(rest.data())) {
       used += kOldPacketSize;
+      unread_.used(kOldPacketSize);
       on_packet(rest.first(kOldPacketSize), now, events);
     } else {
       in_step_ = false;
@@ -83,18 +85,19 @@ OldStream* OldSession::named_by(const OldHead& head, uint32_t& slot) {
 void OldSession::on_packet(std::span<const std::byte> packet, Instant now, Events& events) {
   const OldHead head = decode_old_head(packet.data());
   if (head.is_data()) return on_data(head, packet, now, events);
-  if (head.is_control()) return on_control(head, packet.data(), events);
+  if (head.is_control()) return on_control(head, packet.data(), now, events);
   odd(Oddity::kUnknownType, head.type, events);
 }
 
-void OldSession::on_control(const OldHead& head, const std::byte* packet, Events& events) {
+void OldSession::on_control(const OldHead& head, const std::byte* packet, Instant now,
+                            Events& events) {
   switch (static_cast<OldMessage>(head.message())) {
     case OldMessage::kInit:
-      return on_init(head.control_client(), packet, events);
+      return on_init(head.control_client(), packet, now, events);
     case OldMessage::kAck:
-      return on_ack(head.control_client(), head.control_server(), events);
+      return on_ack(head.control_client(), head.control_server(), now, events);
     case OldMessage::kClose:
-      return on_close(head, events);
+      return on_close(head, now, events);
   }
   greeting_ = decode_hello(packet);
   if (!greeting_) odd(Oddity::kUnknownMessage, head.message(), events);
@@ -102,12 +105,14 @@ void OldSession::on_control(const OldHead& head, const std::byte* packet, Events
 
 // The numbers of a peer are descriptors of one process, its clients' and its servers': when it
 // gives one out anew, whoever had it is gone. Nothing is said of that: CLOSE would hit the new
-// bearer.
-void OldSession::close_earlier_bearer(int32_t number, Events& events) {
+// bearer. One that was not written yet is taken back.
+void OldSession::close_earlier_bearer(int32_t number, Instant now, Events& events) {
+  withdraw_close(number);
   for (const auto* bearers : {&clients_, &servers_}) {
     const auto bearer = bearers->find(number);
     if (!bearer) continue;
     odd(Oddity::kNumberAgain, number, events);
+    if (streams_.at(*bearer).broken_off()) unread_.note(number, now);
     abort_stream(*bearer, Fault::kAborted, events);
   }
 }
@@ -122,11 +127,15 @@ void OldSession::inherit_numbers(OldStream& stream, uint32_t slot, const OldStre
   for (size_t i = 0; i < stream.alias_count; ++i) ours_.set(stream.aliases[i], slot);
 }
 
-void OldSession::on_init(int32_t client, const std::byte* packet, Events& events) {
+void OldSession::on_init(int32_t client, const std::byte* packet, Instant now, Events& events) {
   if (client < 0) return odd(Oddity::kBadClientNumber, client, events);
   OldStream earlier;
   if (const auto found = clients_.find(client)) earlier = streams_.at(*found);
-  close_earlier_bearer(client, events);
+  close_earlier_bearer(client, now, events);
+  if (unread_.take(client, now)) {
+    odd(Oddity::kForeignBytes, client, events);
+    return answer_close(client, -1, events);
+  }
   const auto service = old_service(packet);
   if (!service) {
     odd(Oddity::kBadServiceName, client, events);
@@ -143,11 +152,11 @@ void OldSession::on_init(int32_t client, const std::byte* packet, Events& events
   events.push_back({.kind = Event::Kind::kOpened, .stream = key, .service = *service});
 }
 
-void OldSession::on_ack(int32_t client, int32_t server, Events& events) {
+void OldSession::on_ack(int32_t client, int32_t server, Instant now, Events& events) {
   uint32_t slot = 0;
   OldStream* stream = find_ours(client, true, slot);
   const bool open = stream != nullptr && stream->state == State::kOpen;
-  if (server > 0 && !(open && server == stream->theirs)) close_earlier_bearer(server, events);
+  if (server > 0 && !(open && server == stream->theirs)) close_earlier_bearer(server, now, events);
   if (stream == nullptr) {
     if (server <= 0) return;
     odd(Oddity::kUnknownAck, client, events);
@@ -159,6 +168,11 @@ void OldSession::on_ack(int32_t client, int32_t server, Events& events) {
     return;
   }
   if (server <= 0) return abort_stream(slot, Fault::kRefused, events);
+  if (unread_.take(server, now)) {
+    odd(Oddity::kForeignBytes, server, events);
+    answer_close(-1, server, events);
+    return abort_stream(slot, Fault::kAborted, events);
+  }
   clear_wait(slot);
   stream->theirs = server;
   std::replace(closed_servers_.begin(), closed_servers_.end(), server, 0);
@@ -171,10 +185,17 @@ void OldSession::on_ack(int32_t client, int32_t server, Events& events) {
   }
 }
 
-void OldSession::on_close(const OldHead& head, Events& events) {
+void OldSession::on_close(const OldHead& head, Instant now, Events& events) {
   uint32_t slot = 0;
   const OldStream* stream = named_by(head, slot);
-  if (stream == nullptr) return odd(Oddity::kUnknownNumber, head.control_client(), events);
+  if (stream == nullptr) {
+    const bool crossed = head.control_client() < 0 && head.control_server() >= kFirstNumber;
+    if (crossed) leaving_ = kLeavesExpected;
+    return odd(Oddity::kUnknownNumber, head.control_client(), events);
+  }
+  if (stream->wait == Wait::kLeave) leaving_ = kLeavesExpected;
+  // It has left in the middle of our data, some of which may be under way.
+  if (stream->broken_off()) unread_.note(stream->theirs, now);
   // One that is named by an alias may have sent something already, and is still being dialled.
   if (stream->state == State::kOpen || stream->received > 0) return close_stream(slot, events);
   abort_stream(slot, Fault::kRefused, events);
@@ -228,7 +249,9 @@ void OldSession::on_data(const OldHead& head, std::span<const std::byte> packet,
   events.push_back({.kind = Event::Kind::kData,
                     .stream = streams_.key_at(slot),
                     .bytes = packet.subspan(kOldDataHead, size)});
-  if (stream->wait != Wait::kNothing) set_wait(slot, Wait::kAnswer, now + kAnswerTime);
+  if (stream->wait != Wait::kNothing && stream->wait != Wait::kLeave) {
+    set_wait(slot, Wait::kAnswer, now + kAnswerTime);
+  }
   check_over(slot, now);
 }
 

@@ -16,8 +16,12 @@ const Batch& OldSession::plan(uint64_t bytes, Instant now, Events& events) {
   const uint64_t control_limit = scheduler_.empty() ? bytes : bytes - bytes / 4;
   // CLOSE before INIT: the peer may answer that with the number that is closed.
   while (!closes_.empty() && batch_.size < control_limit) {
-    put_control(OldMessage::kClose, closes_.front().client, closes_.front().server);
+    const Close close = closes_.front();
+    const int32_t number = close.client >= 0 ? close.client : close.server;
+    if (number >= 0) put_control(OldMessage::kClose, close.client, close.server);
+    if (closing_.find(number) == first_close_) closing_.erase(number);
     closes_.pop_front();
+    ++first_close_;
   }
   while (!control_.empty() && batch_.size < control_limit) {
     const uint32_t slot = control_.front();
@@ -26,6 +30,7 @@ const Batch& OldSession::plan(uint64_t bytes, Instant now, Events& events) {
   }
   if (batch_.size < bytes) put_data_packets(bytes, now, events);
   close_piece({}, 0);
+  unread_.wrote(batch_.size);
   return batch_;
 }
 
@@ -79,6 +84,7 @@ void OldSession::put_data(uint32_t slot, uint32_t size) {
   encode_old_data_head(stream.opener ? OldType::kClient : OldType::kServer, client, server, size,
                        put_head(kOldDataHead));
   stream.queued -= size;
+  stream.sent = true;
   close_piece(streams_.key_at(slot), size);
   batch_.size += size;
   const size_t tail = old_tail_size(size);
@@ -110,6 +116,8 @@ void OldSession::put_stream_facts(uint32_t slot, Instant now, Events& events) {
 // CLOSE, which also ends what it may still be sending. So a service that spoke last is done; a
 // client that spoke last gets time for the answer; anybody else is given a moment in case the other
 // one is in the middle of something. Every packet of the peer's gives more time.
+// A client that leaves by itself when it has its answer crosses the CLOSE of its service, which
+// then hits the next client with its number. Where that was seen, such a CLOSE waits a moment.
 void OldSession::finish_input(uint32_t slot, Instant now, Events& events) {
   const OldStream& stream = streams_.at(slot);
   if (stream.broke_off) {
@@ -118,6 +126,7 @@ void OldSession::finish_input(uint32_t slot, Instant now, Events& events) {
   }
   const bool silent = stream.received == 0 && !stream.spoke;
   if (!stream.opener && stream.spoke && !stream.peer_spoke_last) {
+    if (leaving_ > 0) return set_wait(slot, Wait::kLeave, now + kLeaveTime);
     say_close(stream);
     return close_stream(slot, events);
   }

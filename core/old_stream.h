@@ -19,7 +19,7 @@ namespace virtproxy {
 struct OldStream : Scheduled {
   enum class State : uint8_t { kInitDue, kInitSent, kDialing, kAckDue, kOpen, kClosed, kBroken };
   // What its timer is for.
-  enum class Wait : uint8_t { kNothing, kAck, kQuiet, kAnswer, kAbort };
+  enum class Wait : uint8_t { kNothing, kAck, kQuiet, kAnswer, kAbort, kLeave };
 
   int32_t ours = 0;    // our number for it: the client's if we opened it, the server's if not
   int32_t theirs = 0;  // the peer's, once known
@@ -34,6 +34,7 @@ struct OldStream : Scheduled {
   bool broke_off = false;        // … it broke off: CLOSE follows what is queued at once
   bool discards = false;         // our application takes nothing any more
   bool spoke = false;            // our application has sent something
+  bool sent = false;             // … of which some was written
   bool peer_spoke_last = false;  // the last bytes of this stream came from the peer
 
   Wait wait = Wait::kNothing;
@@ -59,6 +60,8 @@ struct OldStream : Scheduled {
   uint8_t service_size = 0;
 
   uint64_t held() const { return received - taken; }
+  // Whether its end now is one in the middle of our data.
+  bool broken_off() const { return sent && queued > 0; }
   void add_alias(int32_t number) {
     if (alias_count == kMostAliases) {
       for (size_t i = 1; i < kMostAliases; ++i) aliases[i - 1] = aliases[i];

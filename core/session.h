@@ -188,6 +188,10 @@ class Session {
   virtual uint32_t largest_payload() const = 0;
   // More than this at once is too much for what the peer says of its end of the line, bytes.
   virtual uint64_t most_batch() const = 0;
+  // Of all that was planned at most `most` bytes were not read by the peer, and `arrived` bytes of
+  // the peer's are there that input() has not used. Wanted soon while waits_for_unread().
+  virtual void on_unread(uint64_t /*most*/, uint64_t /*arrived*/) {}
+  virtual bool waits_for_unread() const { return false; }
 
   // --- streams --------------------------------------------------------------------------------
   // Opens a stream to the peer's `service` (1 to limit::kMaxService characters). Nothing when the

@@ -20,9 +20,6 @@ using std::chrono::milliseconds;
 
 // One bulk batch bounds what a small message waits behind.
 constexpr uint64_t kSocketBatch = 256 * 1024;
-// Of protocol 1: what a unix socket takes in one call. A small message waits behind a batch and
-// what the socket holds, and where the peer's reader is slow that is all the time there is.
-constexpr uint64_t kPacketBatch = 31 * kOldPacketSize;
 // virtio_console takes at most 32 KiB a write. A batch is several: between two of them the guest's
 // processor would switch to the application and back. It is whole frames, of whole buffers: the
 // crumbs that a larger one has room for would put all that follows out of step.
@@ -36,6 +33,9 @@ constexpr size_t kCopyBelow = 2048;
 constexpr size_t kPortCopyBelow = 16 * 1024;
 constexpr size_t kMostVectors = 1024;  // UIO_MAXIOV: one more is EMSGSIZE
 constexpr Duration kFullInterval = milliseconds(20);
+// Doubled while the peer reads nothing.
+constexpr Duration kUnreadInterval = milliseconds(1);
+constexpr Duration kMostUnreadInterval = milliseconds(256);
 
 }  // namespace
 
@@ -47,7 +47,8 @@ ChannelWriter::ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& po
       pipes_(pipes),
       client_(client),
       op_(this),
-      retry_(loop.timers(), this) {
+      retry_(loop.timers(), this),
+      unread_(loop.timers(), this) {
   vectors_.reserve(kMostVectors);
 }
 
@@ -57,12 +58,14 @@ void ChannelWriter::attach(File file, Link::Kind kind) {
   kind_ = kind;
   attached_ = true;
   polling_ = quiet_ = polled_ = rechecked_ = false;
+  planned_ = true;
   room_.attach(file.fd, kind);
 }
 
 void ChannelWriter::detach() {
   attached_ = false;
   retry_.clear();
+  unread_.clear();
   loop_.ring().cancel(op_);
   if (!op_.pending) let_go();
 }
@@ -86,7 +89,7 @@ uint64_t ChannelWriter::batch_limit() const {
   switch (kind_) {
     case Link::Kind::kSocket:
       if (!choice_.up()) return kSocketBatch;
-      if (choice_.protocol() == 1) return kPacketBatch;
+      if (choice_.protocol() == 1) return room_.most_batch();
       return std::min(kSocketBatch, choice_.session().most_batch());
     case Link::Kind::kPort:
       return kPortBatch;
@@ -98,15 +101,42 @@ uint64_t ChannelWriter::batch_limit() const {
 
 void ChannelWriter::write_on(Events& events, bool quietly) {
   if (!attached_ || op_.pending || retry_.armed()) return;
-  if (!choice_.wants_to_write(loop_.now())) return;
+  watch_unread();
+  if (!choice_.wants_to_write(loop_.now()) || !has_room()) return;
   const Batch& batch = choice_.plan(batch_limit(), loop_.now(), events);
   if (batch.empty()) return;
   quiet_ = quietly && batch.pieces.size() == 1 && batch.size <= Ring::kMostQuiet &&
            kind_ == Link::Kind::kSocket && !choice_.wants_to_write(loop_.now());
-  room_.speak_packets(!choice_.up() || choice_.protocol() == 1, choice_.up());
   lay_out(batch);
   quiet_ = quiet_ && vectors_.size() == 1 && cuts_.empty();
   submit();
+}
+
+// False when the socket is waited for before anything is planned.
+bool ChannelWriter::has_room() {
+  const bool packets = !choice_.up() || choice_.protocol() == 1;
+  room_.speak_packets(packets, choice_.up());
+  if (!room_.knows_unread()) return true;
+  if (room_.has_room()) {
+    Session& session = choice_.session();
+    if (session.waits_for_unread()) session.on_unread(room_.most_unread(), room_.arrived());
+    return true;
+  }
+  planned_ = false;
+  polling_ = true;
+  submit();
+  return false;
+}
+
+void ChannelWriter::watch_unread() {
+  if (!room_.knows_unread() || !choice_.up() || !choice_.session().waits_for_unread()) {
+    unread_interval_ = kUnreadInterval;
+    return;
+  }
+  if (room_.is_drained()) return choice_.session().on_unread(0, room_.arrived());
+  if (unread_.armed()) return;
+  unread_.set(loop_.now() + unread_interval_);
+  unread_interval_ = std::min(2 * unread_interval_, kMostUnreadInterval);
 }
 
 void ChannelWriter::lay_out(const Batch& batch) {
@@ -354,6 +384,7 @@ void ChannelWriter::complete(Op&, int result, uint32_t) {
     if (result < 0 && result != -ECANCELED) {
       return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
     }
+    if (!std::exchange(planned_, true)) return client_->channel_written();
     polled_ = result > 0;
     return submit();
   }
@@ -379,7 +410,10 @@ void ChannelWriter::complete(Op&, int result, uint32_t) {
   batch_left();
 }
 
-void ChannelWriter::expired(Timer&) { submit(); }
+void ChannelWriter::expired(Timer& timer) {
+  if (&timer == &retry_) return submit();
+  if (!op_.pending) watch_unread();
+}
 
 void ChannelWriter::batch_left() {
   release_buffers();

@@ -7,7 +7,9 @@
 // All of a batch is copied for a tty, which is slow and takes little at a time, and where trailers
 // are computed over the payload.
 //
-// Packets of protocol 1 are written in calls that take whole ones, or nothing (packet_room.h).
+// Packets of protocol 1 are written in calls that take whole ones, or nothing (packet_room.h). What
+// a unix socket has no room for is not planned yet, so that nothing is sent for a stream that ends
+// meanwhile.
 //
 // A batch with payload in pipes is put together in one more pipe, headers and payload in turn, and
 // leaves from there, most often in one system call: each write to a socket wakes its reader, and a
@@ -82,6 +84,8 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void write_packets();
   ssize_t write_now(std::span<const std::byte> bytes);
   void wait_for_room();
+  bool has_room();
+  void watch_unread();
   void push();
   void advance(size_t bytes);
   bool assembled() const { return cut_at_ == cuts_.size() && vector_at_ == vectors_.size(); }
@@ -97,11 +101,14 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   PipePool& pipes_;
   Client* client_;
   Op op_;
-  Timer retry_;  // a device that is full and cannot be polled for
+  Timer retry_;   // a device that is full and cannot be polled for
+  Timer unread_;  // to look again whether the peer has read everything
+  Duration unread_interval_{};
   File file_;
   Link::Kind kind_ = Link::Kind::kSocket;
   bool attached_ = false;
   bool polling_ = false;
+  bool planned_ = true;     // … with a batch at hand
   bool polled_ = false;     // and found writable
   bool rechecked_ = false;  // the request was pending at the last recheck()
   bool quiet_ = false;  // the request, see Ring::hush()

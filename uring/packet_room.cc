@@ -19,6 +19,8 @@ namespace {
 // Below 32 KiB, which is what a port takes in one write and what the kernel is sure to find one
 // buffer of a unix socket for.
 constexpr size_t kMostPackets = 31;
+// Of a unix socket: what the kernel counts for it is less than a quarter of the buffer below.
+constexpr size_t kMostUnixPackets = 15;
 // Of a unix socket, towards a peer of protocol 1, bytes. The kernel doubles it, for what its
 // buffers cost beside their bytes.
 constexpr int kSendBuffer = 48 * 1024;
@@ -34,7 +36,8 @@ void PacketRoom::attach(int fd, Link::Kind kind) {
   kind_ = kind;
   packets_ = shrunk_ = false;
   family_ = Family::kOther;
-  most_ = kMostPackets * kOldPacketSize;
+  most_ = most_batch_ = kMostPackets * kOldPacketSize;
+  quarter_ = SIZE_MAX;
   if (kind == Link::Kind::kTty) most_ = kOldPacketSize;
   if (kind != Link::Kind::kSocket) return;
   int domain = AF_UNSPEC;
@@ -60,6 +63,23 @@ void PacketRoom::speak_packets(bool packets, bool up) {
   const size_t half = static_cast<size_t>(std::max(got, 0)) / 2;
   const size_t one_buffer = half - std::min(half, kUnixReserve);
   most_ = std::clamp<size_t>(one_buffer / kOldPacketSize, 1, kMostPackets) * kOldPacketSize;
+  most_batch_ = (packets ? kMostUnixPackets : kMostPackets) * kOldPacketSize;
+  quarter_ = static_cast<size_t>(std::max(got, 0)) / 4;
+}
+
+bool PacketRoom::has_room() const {
+  pollfd state{fd_, POLLOUT, 0};
+  return poll(&state, 1, 0) == 1;
+}
+
+bool PacketRoom::is_drained() const {
+  int unread = 0;
+  return ioctl(fd_, SIOCOUTQ, &unread) == 0 && unread == 0;
+}
+
+size_t PacketRoom::arrived() const {
+  int bytes = 0;
+  return ioctl(fd_, FIONREAD, &bytes) == 0 ? static_cast<size_t>(std::max(bytes, 0)) : 0;
 }
 
 size_t PacketRoom::next(size_t left, bool polled) const {

@@ -10,7 +10,9 @@
 //                 it then, a serial port has less than 256 bytes left to send
 //
 // What lies in a unix socket is also kept small: when a client aborts, the peer gives its number to
-// the next one, which is then given all that was under way for the first.
+// the next one, which is then given all that was under way for the first. It is two batches of 15
+// packets at most, as much as an end of 2010 has in its buffer: a batch is planned when the socket
+// is found writable, which means that it holds no more than a quarter of its buffer.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +28,18 @@ class PacketRoom {
   // is a packet, too.
   void speak_packets(bool packets, bool up);
   bool packets() const { return packets_; }
+
+  // Bytes that a batch of packets may have.
+  size_t most_batch() const { return most_batch_; }
+  // Whether it is known how much lies unread: in a unix socket whose buffer is small.
+  bool knows_unread() const { return packets_ && shrunk_; }
+  // Of such a socket: whether it takes a batch, of what was written before at most most_unread()
+  // bytes being unread; and whether all of that was read.
+  bool has_room() const;
+  size_t most_unread() const { return quarter_; }
+  bool is_drained() const;
+  // Bytes that can be read.
+  size_t arrived() const;
 
   // Bytes of the `left` of a batch to write now: whole packets, or the rest of one that was cut. 0
   // when there is no room; once a poll has found some, ask with `polled`.
@@ -43,6 +57,8 @@ class PacketRoom {
   int send_buffer_ = 0;  // of a unix socket, as it was
   bool shrunk_ = false;
   size_t most_ = 0;  // bytes a call
+  size_t most_batch_ = 0;
+  size_t quarter_ = 0;  // of the send buffer: a socket with less in it is writable
 };
 
 }  // namespace virtproxy
