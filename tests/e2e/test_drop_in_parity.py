@@ -264,7 +264,9 @@ def test_clients_in_quick_succession_are_all_served(scene: Scene) -> None:
         serve_answers(stage.service)
         found = Counter(ask(stage.doors["any"], 5 * PATIENCE) for _ in range(count))
         print(pair, dict(found))
-        assert set(found) <= {"answered", "cut"}, found
+        assert pair == "old-old" or set(found) <= {"answered", "cut"}, found
+        # Few are met by the CLOSE of the one before: where that is seen, CLOSE waits a moment.
+        assert pair == "old-old" or found["cut"] <= count // 8, found
 
 
 def test_a_stream_of_an_earlier_life_is_closed(scene: Scene) -> None:
