@@ -82,6 +82,13 @@ void __wrap__ZN9virtproxy7Channel9on_openedERKNS_5EventE(void* channel, const vo
   __real__ZN9virtproxy7Channel9on_openedERKNS_5EventE(channel, event);
 }
 
+// Channel::let_go_of_ended(), once a turn
+void __real__ZN9virtproxy7Channel15let_go_of_endedEv(void* channel);
+void __wrap__ZN9virtproxy7Channel15let_go_of_endedEv(void* channel) {
+  if (World::current().canary() == Canary::kKeepEnded) return;
+  __real__ZN9virtproxy7Channel15let_go_of_endedEv(channel);
+}
+
 // Connection::send_failed(), which goes on receiving after some errors and not after others
 void __real__ZN9virtproxy10Connection11send_failedEi(void* connection, int error);
 void __wrap__ZN9virtproxy10Connection11send_failedEi(void* connection, int error) {

@@ -55,6 +55,7 @@ const std::map<std::string, Canary> kCanaries{
     {"hold-back", Canary::kHoldBack},
     {"never-recheck", Canary::kNeverRecheck},
     {"misdirect", Canary::kMisdirect},
+    {"keep-ended", Canary::kKeepEnded},
     {"admit-early", Canary::kAdmitEarly},
 };
 

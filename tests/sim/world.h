@@ -56,6 +56,7 @@ enum class Canary : uint8_t {
   kHoldBack,        // a stream of protocol 1 may hold its channel back for a minute
   kNeverRecheck,    // a reader that missed a wake-up of its device never looks again
   kMisdirect,       // a packet of protocol 1 has another number than that of its stream
+  kKeepEnded,       // a connection that could not be let go of at once never is
   kAdmitEarly,      // clients are admitted while events of the same read are being handled
 };
 
