@@ -8,7 +8,7 @@
 //                          ▼
 //             heads and payload to write to the channel
 //
-// SessionV2 speaks version 2, OldSession the protocol of 2010; ProtocolChoice (protocol_choice.h)
+// SessionV2 speaks version 2, OldSession the protocol of 2010; ProtocolChoice (protocol_selector.h)
 // owns both and finds out which of them the other end understands.
 //
 // The driver reads the channel whenever bytes are there and wants_input() allows it: version 2
@@ -19,9 +19,9 @@
 // between which heads.
 //
 // A key is valid from open() or an kOpened event until the driver calls reset(), or is told kReset
-// or kClosed (kReset also answers reset_after_data()); afterwards the driver must forget it. kDown forgets all of them at once. A call for a
-// stream whose end is among the events that the driver has yet to read does nothing, and so does
-// one with a key of another session.
+// or kClosed (kReset also answers reset_after_data()); afterwards the driver must forget it. kDown
+// forgets all of them at once. A call for a stream whose end is among the events that the driver
+// has yet to read does nothing, and so does one with a key of another session.
 //
 // Events are a record of the past, in order. When the driver handles one, the session is ahead of
 // it: the stream that the event names may be over, and its slot may have been given out again. So:
@@ -50,13 +50,13 @@
 #include <vector>
 
 #include "core/fault.h"
-#include "core/hello.h"
-#include "core/limits.h"
-#include "core/oddity.h"
-#include "core/priority.h"
+#include "core/flow/limits.h"
+#include "core/flow/priority.h"
+#include "core/glitch.h"
 #include "core/siphash.h"
 #include "core/slab.h"
 #include "core/time.h"
+#include "core/wire/hello.h"
 
 namespace virtproxy {
 

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "bench/micro/session_pair.h"
-#include "core/budget.h"
-#include "core/flight.h"
-#include "core/frame.h"
-#include "core/hello.h"
-#include "core/scheduler.h"
+#include "core/flow/credit_pool.h"
+#include "core/flow/inflight_limiter.h"
+#include "core/flow/scheduler.h"
+#include "core/wire/frame.h"
+#include "core/wire/hello.h"
 
 namespace virtproxy {
 namespace {

@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "bench/micro/session_pair.h"
-#include "core/frame.h"
-#include "core/hello.h"
-#include "core/scheduler.h"
+#include "core/flow/scheduler.h"
+#include "core/wire/frame.h"
+#include "core/wire/hello.h"
 
 namespace virtproxy {
 namespace {

@@ -9,8 +9,8 @@
 #include <memory>
 #include <vector>
 
-#include "uring/receive_pool.h"
-#include "uring/ring.h"
+#include "uring/buffers/receive_pool.h"
+#include "uring/io/ring.h"
 
 namespace virtproxy {
 namespace {

@@ -7,8 +7,8 @@
 #include <cstring>
 #include <vector>
 
-#include "core/session_v2.h"
-#include "core/wire.h"
+#include "core/v2/session.h"
+#include "core/wire/little_endian.h"
 
 namespace virtproxy {
 

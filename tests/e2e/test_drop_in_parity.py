@@ -1,7 +1,7 @@
 """With a new end nothing is worse than with two old ones: slow readers, kills, ttys, numbers.
 
 VIRTPROXY_PARITY=1 runs all of it at full size, with two old ends beside, and prints the table of
-uring/MIGRATION.md.
+uring/daemon/MIGRATION.md.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "core/assert.h"
-#include "uring/options.h"
-#include "uring/specs.h"
+#include "uring/daemon/channel_args.h"
+#include "uring/daemon/options.h"
 
 using namespace virtproxy;
 

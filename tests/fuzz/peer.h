@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "core/assert.h"
-#include "core/frame.h"
-#include "core/hello.h"
-#include "core/session_v2.h"
-#include "core/wire.h"
+#include "core/v2/session.h"
+#include "core/wire/frame.h"
+#include "core/wire/hello.h"
+#include "core/wire/little_endian.h"
 #include "tests/fuzz/input.h"
 
 namespace virtproxy::fuzz {

@@ -32,7 +32,7 @@ void write_content(uint64_t number, uint64_t at, std::span<std::byte> to) {
 
 constexpr size_t kMostAtOnce = 65536;
 
-// As in uring/connection_break.cc.
+// As in uring/service/connection_break.cc.
 constexpr Duration kLongestPause = seconds(5);
 
 // What was reset for a lost session is reset by then.

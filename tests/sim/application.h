@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "tests/sim/socket.h"
-#include "uring/options.h"
+#include "uring/daemon/options.h"
 
 namespace virtproxy::sim {
 

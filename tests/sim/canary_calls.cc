@@ -3,11 +3,11 @@
 
 #include <cerrno>
 
-#include "core/frame.h"
-#include "core/limits.h"
-#include "core/old_packet.h"
+#include "core/flow/limits.h"
+#include "core/wire/frame.h"
+#include "core/wire/v1_packet.h"
 #include "tests/sim/process.h"
-#include "uring/receive_pool.h"
+#include "uring/buffers/receive_pool.h"
 
 using virtproxy::sim::Canary;
 using virtproxy::sim::Process;

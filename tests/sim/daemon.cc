@@ -10,7 +10,7 @@
 namespace virtproxy::sim {
 namespace {
 
-// As in uring/worker.cc.
+// As in uring/daemon/worker.cc.
 constexpr Duration kLastWordsLimit = milliseconds(200);
 constexpr Duration kLetGoLimit = milliseconds(1000);
 

@@ -1,7 +1,8 @@
 // One simulated daemon: the real loop, channels and sessions in a simulated process, from its start
 // to its end or its death, and what must hold of it after every turn.
 //
-// What uring/worker.cc does with a thread is done here with calls: set up, turn after turn, drain.
+// What uring/daemon/worker.cc does with a thread is done here with calls: set up, turn after turn,
+// drain.
 #pragma once
 
 #include <map>
@@ -11,9 +12,9 @@
 #include <vector>
 
 #include "tests/sim/process.h"
-#include "uring/channel.h"
-#include "uring/loop.h"
-#include "uring/resolution.h"
+#include "uring/io/loop.h"
+#include "uring/mux/channel.h"
+#include "uring/net/resolver_driver.h"
 
 namespace virtproxy::sim {
 
@@ -63,7 +64,7 @@ class Daemon {
  private:
   enum class Phase : uint8_t { kServing, kDraining, kLastWords, kLettingGo, kOver };
 
-  // What uring/daemon.cc does before it starts a worker. Nothing when an address is in use.
+  // What uring/daemon/daemon.cc does before it starts a worker. Nothing when an address is in use.
   std::optional<std::vector<ChannelDoors>> bind_doors();
   template <typename Holds>
   bool all(Holds holds) const;

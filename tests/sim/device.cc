@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/old_packet.h"
+#include "core/wire/v1_packet.h"
 
 namespace virtproxy::sim {
 namespace {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "core/limits.h"
-#include "core/old_packet.h"
-#include "core/wire.h"
+#include "core/flow/limits.h"
+#include "core/wire/little_endian.h"
+#include "core/wire/v1_packet.h"
 
 namespace virtproxy::sim {
 namespace {
@@ -59,7 +59,7 @@ void HostileBytes::on_bytes(std::span<const std::byte> bytes) {
   unread_.erase(unread_.begin(), unread_.end() - static_cast<std::ptrdiff_t>(kept));
 }
 
-// As core/greeting.cc derives them.
+// As core/v2/handshake.cc derives them.
 std::optional<uint64_t> HostileBytes::predicted(unsigned draws) const {
   if (epochs_.empty()) return std::nullopt;
   const auto epoch = [key = target_.epoch_key()](uint64_t number) {

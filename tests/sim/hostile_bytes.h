@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "core/frame.h"
-#include "core/hello.h"
 #include "core/siphash.h"
+#include "core/wire/frame.h"
+#include "core/wire/hello.h"
 #include "tests/sim/world.h"
 
 namespace virtproxy::sim {

@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "core/protocol_choice.h"
+#include "core/protocol_selector.h"
 #include "tests/sim/application.h"
 #include "tests/sim/device.h"
 

@@ -10,7 +10,7 @@
 #include "tests/sim/file.h"
 #include "tests/sim/hostile_bytes.h"
 #include "tests/sim/process.h"
-#include "uring/options.h"
+#include "uring/daemon/options.h"
 
 namespace virtproxy::sim {
 

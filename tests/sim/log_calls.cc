@@ -5,7 +5,7 @@
 #include "core/fault.h"
 #include "tests/sim/process.h"
 #include "tests/sim/world.h"
-#include "uring/log.h"
+#include "uring/base/log.h"
 
 extern "C" void
 __wrap__ZN9virtproxy12log_internal5writeENS_8LogLevelEN3fmt2v917basic_string_viewIcEENS3_17basic_format_argsINS3_20basic_format_contextINS3_8appenderEcEEEE(  // NOLINT

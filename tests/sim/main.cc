@@ -9,7 +9,7 @@
 #include <string>
 
 #include "tests/sim/scenario.h"
-#include "uring/log.h"
+#include "uring/base/log.h"
 
 namespace virtproxy::sim {
 namespace {

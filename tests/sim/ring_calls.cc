@@ -1,5 +1,6 @@
-// What uring/ring.cc, uring/enter.cc and uring/receive_pool.cc call of liburing, redirected here by the linker. The
-// inline parts of liburing work on the queues of a KernelRing as they do on the kernel's.
+// What uring/io/ring.cc, uring/io/enter.cc and uring/buffers/receive_pool.cc call of liburing,
+// redirected here by the linker. The inline parts of liburing work on the queues of a KernelRing as
+// they do on the kernel's.
 #include <liburing.h>
 
 #include <cstdlib>
@@ -7,7 +8,7 @@
 
 #include "core/time.h"
 #include "tests/sim/process.h"
-#include "uring/enter.h"
+#include "uring/io/enter.h"
 
 using virtproxy::Duration;
 using virtproxy::sim::KernelRing;

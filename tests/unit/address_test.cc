@@ -1,4 +1,4 @@
-#include "uring/address.h"
+#include "uring/net/address.h"
 
 #include <gtest/gtest.h>
 #include <linux/vm_sockets.h>

@@ -1,4 +1,4 @@
-#include "uring/admission_queue.h"
+#include "uring/mux/admission_queue.h"
 
 #include <gtest/gtest.h>
 

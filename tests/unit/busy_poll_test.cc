@@ -1,4 +1,4 @@
-#include "uring/busy_poll.h"
+#include "uring/io/busy_poll.h"
 
 #include <gtest/gtest.h>
 

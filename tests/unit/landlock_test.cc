@@ -1,4 +1,4 @@
-#include "uring/landlock.h"
+#include "uring/daemon/landlock.h"
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "uring/landlock_abi.h"
-#include "uring/options.h"
+#include "uring/daemon/landlock_abi.h"
+#include "uring/daemon/options.h"
 
 namespace virtproxy {
 namespace {

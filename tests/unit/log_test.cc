@@ -1,4 +1,4 @@
-#include "uring/log.h"
+#include "uring/base/log.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "uring/options.h"
+#include "uring/daemon/options.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Pipes for bulk: how many there are, and how large, for the memory that they may keep allocated.
-#include "uring/pipes.h"
+#include "uring/io/pipes.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "uring/resolver.h"
+#include "uring/net/resolver.h"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // What the ring promises its users, on the real kernel.
-#include "uring/ring.h"
+#include "uring/io/ring.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -5,9 +5,9 @@
 #include <random>
 #include <vector>
 
-#include "uring/list.h"
-#include "uring/loop.h"
-#include "uring/timers.h"
+#include "uring/base/list.h"
+#include "uring/io/loop.h"
+#include "uring/io/timers.h"
 
 namespace virtproxy {
 namespace {

@@ -2,10 +2,10 @@
 // the session that they are about (rule 1 of core/session.h).
 #include <gtest/gtest.h>
 
-#include "core/old_packet.h"
 #include "core/siphash.h"
-#include "tests/unit/core/old_pair.h"
+#include "core/wire/v1_packet.h"
 #include "tests/unit/core/puppet.h"
+#include "tests/unit/core/v1_pair.h"
 
 namespace virtproxy::test {
 namespace {

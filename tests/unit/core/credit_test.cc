@@ -1,7 +1,7 @@
 // Flow control: the budget, the windows, and what becomes of credit when streams end.
 #include <gtest/gtest.h>
 
-#include "core/budget.h"
+#include "core/flow/credit_pool.h"
 #include "tests/unit/core/pair.h"
 #include "tests/unit/core/puppet.h"
 

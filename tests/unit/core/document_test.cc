@@ -5,9 +5,9 @@
 #include <map>
 #include <sstream>
 
-#include "core/frame.h"
-#include "core/hello.h"
-#include "core/origin.h"
+#include "core/peer_identity.h"
+#include "core/wire/frame.h"
+#include "core/wire/hello.h"
 #include "tests/unit/core/pair.h"
 #include "tests/unit/core/puppet.h"
 

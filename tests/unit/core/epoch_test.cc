@@ -3,10 +3,10 @@
 
 #include <set>
 
-#include "core/greeting.h"
-#include "core/old_packet.h"
 #include "core/siphash.h"
-#include "tests/unit/core/old_pair.h"
+#include "core/v2/handshake.h"
+#include "core/wire/v1_packet.h"
+#include "tests/unit/core/v1_pair.h"
 
 namespace virtproxy::test {
 namespace {

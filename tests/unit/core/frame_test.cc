@@ -1,11 +1,11 @@
-#include "core/frame.h"
+#include "core/wire/frame.h"
 
 #include <gtest/gtest.h>
 
 #include <array>
 #include <random>
 
-#include "core/wire.h"
+#include "core/wire/little_endian.h"
 
 namespace virtproxy {
 namespace {

@@ -1,11 +1,11 @@
-#include "core/hello.h"
+#include "core/wire/hello.h"
 
 #include <gtest/gtest.h>
 
 #include <random>
 
-#include "core/limits.h"
-#include "core/wire.h"
+#include "core/flow/limits.h"
+#include "core/wire/little_endian.h"
 
 namespace virtproxy {
 namespace {

@@ -1,6 +1,6 @@
 // Stream slots by a number that a peer chose: what the table says, and that numbers cannot be
 // chosen so that searches become long.
-#include "core/number_table.h"
+#include "core/v1/number_table.h"
 
 #include <gtest/gtest.h>
 

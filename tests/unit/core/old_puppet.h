@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/unit/core/old_pair.h"
+#include "tests/unit/core/v1_pair.h"
 
 namespace virtproxy::test {
 

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "core/session_v2.h"
-#include "core/wire.h"
+#include "core/v2/session.h"
+#include "core/wire/little_endian.h"
 
 namespace virtproxy::test {
 

@@ -1,11 +1,11 @@
-#include "core/scheduler.h"
+#include "core/flow/scheduler.h"
 
 #include <gtest/gtest.h>
 
 #include <random>
 #include <vector>
 
-#include "core/stream.h"
+#include "core/v2/stream.h"
 
 namespace virtproxy {
 namespace {

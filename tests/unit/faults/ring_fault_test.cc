@@ -12,8 +12,8 @@
 #include <system_error>
 #include <vector>
 
-#include "uring/enter.h"
-#include "uring/ring.h"
+#include "uring/io/enter.h"
+#include "uring/io/ring.h"
 
 namespace {
 

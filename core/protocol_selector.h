@@ -1,0 +1,99 @@
+// Which protocol to speak on a link, found out anew for every link.
+//
+//   choosing   our greeting goes out; what comes in is kept
+//      a greeting comes              → version 2 (its own business from there on)
+//      the grace ends without one    → version 1, beginning with what was kept
+//   version 2  a session fault       → choosing
+//   version 1  a greeting comes      → the session is over; choosing, with that greeting
+//
+// A greeting always wins: only an end that speaks version 2 sends one. Neither an old packet nor
+// silence proves anything at once, since stale bytes of an earlier life may lie in front of a
+// greeting, and a slow line delays it. An old peer skips our greetings, so they go on in version 1,
+// rarely, in case two ends have missed each other's.
+#pragma once
+
+#include <algorithm>
+
+#include "core/v1/session.h"
+#include "core/v2/session.h"
+
+namespace virtproxy {
+
+enum class ProtocolMode : uint8_t { kAuto, kOld, kNew };
+
+// How long an end that greets may take to do so, on a link that is no serial line.
+inline constexpr Duration kGrace = std::chrono::milliseconds(250);
+// On a serial line, where greetings take time themselves; 0 for a speed that nobody told.
+Duration grace_on_line(uint32_t baud);
+
+class ProtocolChoice {
+ public:
+  ProtocolChoice(const SessionConfig& config, ProtocolMode mode);
+  ProtocolChoice(const ProtocolChoice&) = delete;
+  ProtocolChoice& operator=(const ProtocolChoice&) = delete;
+
+  // --- the link -------------------------------------------------------------------------------
+  // `features` as in SessionV2; `grace` is how long a peer that greets may take.
+  void link_up(Instant now, Duration grace, uint64_t features, Events& events);
+  void link_down(Events& events);
+
+  // The session that calls for streams go to. What it is changes only where kDown is reported, or
+  // before kUp.
+  Session& session() { return *current_; }
+  bool up() const { return current_->up(); }
+  // There is a link, and it will be known soon what is spoken on it.
+  bool choosing() const { return state_ == State::kChoosing; }
+  // Version 1 is spoken because nothing came within the grace that says otherwise.
+  bool chosen_by_silence() const { return state_ == State::kOld && by_silence_; }
+  // 1 or 2, of session().
+  unsigned protocol() const { return current_ == &old_ ? 1 : 2; }
+  // What else there is to say of a session that is up, as the end of a line.
+  std::string_view description() const {
+    return protocol() == 1 ? reason_ : new_.uses_trailers() ? ", frames sealed" : "";
+  }
+
+  // --- as in Session --------------------------------------------------------------------------
+  bool wants_input(Instant now);
+  size_t input(std::span<const std::byte> bytes, Instant now, Events& events);
+  bool wants_to_write(Instant now) const;
+  const Batch& plan(uint64_t bytes, Instant now, Events& events);
+  std::optional<Instant> deadline() const;
+  // True when the bytes that input() left unused should be given to it again.
+  bool tick(Instant now, Events& events);
+  bool behind(Instant now) const { return state_ != State::kDown && current_->behind(now); }
+  void go_away();
+  Session::Figures figures();
+  // What all searches for a greeting or an old packet have looked at so far. For tests.
+  uint64_t bytes_searched() const { return bytes_searched_; }
+
+ private:
+  enum class State : uint8_t { kDown, kChoosing, kOld, kNew };
+
+  size_t choose(std::span<const std::byte> bytes, Instant now, Events& events);
+  size_t input_old(std::span<const std::byte> bytes, Instant now, Events& events);
+  bool is_news(const Hello& hello) const;
+  void begin_choosing(Instant now, Duration silence);
+  void begin_old(Instant now, Events& events);
+  void hear(const Hello& hello, Instant now, Events& events);
+
+  const ProtocolMode mode_;
+  SessionV2 new_;
+  OldSession old_;
+  Session* current_;
+  State state_ = State::kDown;
+
+  Instant choose_at() const;
+
+  Duration grace_{};
+  Instant grace_ends_{};          // for a peer that is silent …
+  Instant old_grace_ends_{};      // … and for one that sends old packets
+  Instant grace_ends_at_last_{};  // whatever is heard
+  size_t kept_ = 0;               // bytes that input() left unused
+  size_t searched_ = 0;           // of those, in front of which no greeting begins
+  std::optional<size_t> old_packet_at_;  // in those, once one was found
+  uint64_t bytes_searched_ = 0;
+  std::string_view reason_;
+  bool by_silence_ = false;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,258 @@
+#include <algorithm>
+#include <cstring>
+
+#include "core/assert.h"
+#include "core/v1/session.h"
+
+namespace virtproxy {
+namespace {
+
+// More than this between two packets that are in order cannot have been put there: then packets are
+// missing.
+constexpr uint64_t kMostStray = 16;
+
+}  // namespace
+
+size_t OldSession::input(std::span<const std::byte> bytes, Instant now, Events& events) {
+  VP_ASSERT(up_ && !greeting_);
+  peek_ = false;
+  size_t used = 0;
+  while (!greeting_) {
+    const auto rest = bytes.subspan(used);
+    if (!in_step_) {
+      const OldSearch search = find_old_packet(rest);
+      used += search.at;
+      skipped_ += search.at;
+      unread_.used(search.at);
+      if (!search.found) break;
+      in_step_ = true;
+      on_boundary_found(now, events);
+      continue;
+    }
+    if (rest.size() < kOldPacketSize) break;
+    if (has_old_magic(rest.data())) {
+      used += kOldPacketSize;
+      unread_.used(kOldPacketSize);
+      on_packet(rest.first(kOldPacketSize), now, events);
+    } else {
+      in_step_ = false;
+      skipped_ = 0;
+      std::memcpy(lost_head_.data(), rest.data(), lost_head_.size());
+    }
+  }
+  return used;
+}
+
+// Bytes arrive complete and in order, or their stream is closed. One damaged packet in its place
+// says whose bytes it had, unless it names nobody; after anything larger nobody can tell.
+void OldSession::on_boundary_found(Instant now, Events& events) {
+  odd(Oddity::kBytesSkipped, static_cast<int64_t>(skipped_), events);
+  if (skipped_ <= kMostStray) return;
+  const bool one = skipped_ >= kOldPacketSize && skipped_ <= kOldPacketSize + kMostStray;
+  const OldHead head = decode_old_head(lost_head_.data());
+  if (one && (head.is_control() || head.is_data())) {
+    uint32_t slot = 0;
+    OldStream* stream = named_by(head, slot);
+    if (stream != nullptr && stream->state != State::kInitSent) {
+      say_close(*stream);
+      return abort_stream(slot, Fault::kAborted, events);
+    }
+    // Bytes too many may be in the number: then the stream that the data was for is another one.
+    if (head.is_control() || skipped_ == kOldPacketSize) return;
+  }
+  unsigned at_once = kMostEndsAtOnce;
+  streams_.for_each([&](StreamKey key, OldStream& stream) {
+    if (stream.state != State::kOpen && stream.alias_count == 0) return;
+    if (at_once == 0) return break_stream(key.slot, now);
+    --at_once;
+    say_close(stream);
+    abort_stream(key.slot, Fault::kAborted, events);
+  });
+}
+
+// The stream of ours that a packet is about, by the field that its type says.
+OldStream* OldSession::named_by(const OldHead& head, uint32_t& slot) {
+  if (head.type == static_cast<uint32_t>(OldType::kServer)) {
+    return find_ours(head.data_client(), true, slot);
+  }
+  if (head.type == static_cast<uint32_t>(OldType::kClient)) {
+    return find_ours(head.data_server(), false, slot);
+  }
+  OldStream* stream = find_ours(head.control_client(), true, slot);
+  return stream != nullptr ? stream : find_ours(head.control_server(), false, slot);
+}
+
+void OldSession::on_packet(std::span<const std::byte> packet, Instant now, Events& events) {
+  const OldHead head = decode_old_head(packet.data());
+  if (head.is_data()) return on_data(head, packet, now, events);
+  if (head.is_control()) return on_control(head, packet.data(), now, events);
+  odd(Oddity::kUnknownType, head.type, events);
+}
+
+void OldSession::on_control(const OldHead& head, const std::byte* packet, Instant now,
+                            Events& events) {
+  switch (static_cast<OldMessage>(head.message())) {
+    case OldMessage::kInit:
+      return on_init(head.control_client(), packet, now, events);
+    case OldMessage::kAck:
+      return on_ack(head.control_client(), head.control_server(), now, events);
+    case OldMessage::kClose:
+      return on_close(head, now, events);
+  }
+  greeting_ = decode_hello(packet);
+  if (!greeting_) odd(Oddity::kUnknownMessage, head.message(), events);
+}
+
+// The numbers of a peer are descriptors of one process, its clients' and its servers': when it
+// gives one out anew, whoever had it is gone. Nothing is said of that: CLOSE would hit the new
+// bearer. One that was not written yet is taken back.
+void OldSession::close_earlier_bearer(int32_t number, Instant now, Events& events) {
+  withdraw_close(number);
+  for (const auto* bearers : {&clients_, &servers_}) {
+    const auto bearer = bearers->find(number);
+    if (!bearer) continue;
+    odd(Oddity::kNumberAgain, number, events);
+    if (streams_.at(*bearer).broken_off()) unread_.note(number, now);
+    abort_stream(*bearer, Fault::kAborted, events);
+  }
+}
+
+// A client number that is given out anew is the new client's from this INIT on, in everything that
+// follows. The peer may have read none of our ACKs for its earlier bearers: when it does, it takes
+// them for the new client's, and uses their numbers until it reads the right one.
+void OldSession::inherit_numbers(OldStream& stream, uint32_t slot, const OldStream& earlier) {
+  for (size_t i = 0; i < earlier.alias_count; ++i) stream.add_alias(earlier.aliases[i]);
+  const bool told = earlier.state == State::kOpen || earlier.state == State::kBroken;
+  if (told) stream.add_alias(earlier.ours);
+  for (size_t i = 0; i < stream.alias_count; ++i) ours_.set(stream.aliases[i], slot);
+}
+
+void OldSession::on_init(int32_t client, const std::byte* packet, Instant now, Events& events) {
+  if (client < 0) return odd(Oddity::kBadClientNumber, client, events);
+  OldStream earlier;
+  if (const auto found = clients_.find(client)) earlier = streams_.at(*found);
+  close_earlier_bearer(client, now, events);
+  if (unread_.take(client, now)) {
+    odd(Oddity::kForeignBytes, client, events);
+    return answer_close(client, -1, events);
+  }
+  const auto service = old_service(packet);
+  if (!service) {
+    odd(Oddity::kBadServiceName, client, events);
+    return answer_close(client, -1, events);
+  }
+  if (going_away_ || streams_.size() >= config_.limits.max_streams) {
+    return answer_close(client, -1, events);
+  }
+  if (!may_answer()) return odd(Oddity::kTooManyAnswers, client, events);
+  const StreamKey key = add_stream(false, Priority::kNormal);
+  streams_.at(key.slot).theirs = client;
+  inherit_numbers(streams_.at(key.slot), key.slot, earlier);
+  clients_.set(client, key.slot);
+  events.push_back({.kind = Event::Kind::kOpened, .stream = key, .service = *service});
+}
+
+void OldSession::on_ack(int32_t client, int32_t server, Instant now, Events& events) {
+  uint32_t slot = 0;
+  OldStream* stream = find_ours(client, true, slot);
+  const bool open = stream != nullptr && stream->state == State::kOpen;
+  if (server > 0 && !(open && server == stream->theirs)) close_earlier_bearer(server, now, events);
+  if (stream == nullptr) {
+    if (server <= 0) return;
+    odd(Oddity::kUnknownAck, client, events);
+    return answer_close(-1, server, events);
+  }
+  if (open) {
+    odd(Oddity::kSecondAck, client, events);
+    if (server > 0 && server != stream->theirs) answer_close(-1, server, events);
+    return;
+  }
+  if (server <= 0) return abort_stream(slot, Fault::kRefused, events);
+  if (unread_.take(server, now)) {
+    odd(Oddity::kForeignBytes, server, events);
+    answer_close(-1, server, events);
+    return abort_stream(slot, Fault::kAborted, events);
+  }
+  clear_wait(slot);
+  stream->theirs = server;
+  std::replace(closed_servers_.begin(), closed_servers_.end(), server, 0);
+  servers_.set(server, slot);
+  stream->state = State::kOpen;
+  schedule(slot);
+  if (stream->wants_credit) {
+    stream->wants_credit = false;
+    events.push_back({.kind = Event::Kind::kCredit, .stream = streams_.key_at(slot)});
+  }
+}
+
+void OldSession::on_close(const OldHead& head, Instant now, Events& events) {
+  uint32_t slot = 0;
+  const OldStream* stream = named_by(head, slot);
+  if (stream == nullptr) {
+    const bool crossed = head.control_client() < 0 && head.control_server() >= kFirstNumber;
+    if (crossed) leaving_ = kLeavesExpected;
+    return odd(Oddity::kUnknownNumber, head.control_client(), events);
+  }
+  if (stream->wait == Wait::kLeave) leaving_ = kLeavesExpected;
+  // It has left in the middle of our data, some of which may be under way.
+  if (stream->broken_off()) unread_.note(stream->theirs, now);
+  // One that is named by an alias may have sent something already, and is still being dialled.
+  if (stream->state == State::kOpen || stream->received > 0) return close_stream(slot, events);
+  abort_stream(slot, Fault::kRefused, events);
+}
+
+// A listener of 2010 keeps the services of an earlier life, and sends on what they say for ever. It
+// can be told to close one, unless its number may be in an ACK that is on its way.
+void OldSession::close_stray(int32_t server, Events& events) {
+  if (server <= 0 || servers_.contains(server) || !list_of(Wait::kAck).empty()) return;
+  const auto end = closed_servers_.end();
+  if (std::find(closed_servers_.begin(), end, server) != end) return;
+  note_closed(server);
+  answer_close(-1, server, events);
+}
+
+void OldSession::note_closed(int32_t server) {
+  closed_servers_[next_closed_] = server;
+  next_closed_ = (next_closed_ + 1) % closed_servers_.size();
+}
+
+void OldSession::on_data(const OldHead& head, std::span<const std::byte> packet, Instant now,
+                         Events& events) {
+  uint32_t slot = 0;
+  OldStream* stream = named_by(head, slot);
+  if (stream == nullptr || stream->state == State::kInitSent) {
+    const bool to_client = head.type == static_cast<uint32_t>(OldType::kServer);
+    const auto early = to_client ? std::nullopt : clients_.find(head.data_client());
+    // Of an open stream, what has another number may be late; no server ever has 0 or less: that
+    // was written before our ACK was read.
+    if (!early || (streams_.at(*early).state == State::kOpen && head.data_server() > 0)) {
+      odd(Oddity::kUnknownNumber, to_client ? head.data_client() : head.data_server(), events);
+      if (to_client) close_stray(head.data_server(), events);
+      return;
+    }
+    odd(Oddity::kDataBeforeAck, head.data_client(), events);
+    say_close(streams_.at(*early));
+    return abort_stream(*early, Fault::kAborted, events);
+  }
+  if (head.bytes() < 1 || head.bytes() > static_cast<int32_t>(kOldMostData)) {
+    odd(Oddity::kBadBytes, head.bytes(), events);
+    say_close(*stream);
+    return abort_stream(slot, Fault::kAborted, events);
+  }
+  const auto size = static_cast<size_t>(head.bytes());
+  lent_ -= loan(*stream);
+  stream->received += size;
+  lent_ += loan(*stream);
+  held_ += size;
+  stream->peer_spoke_last = true;
+  if (stream->discards) return consume(*stream, size);
+  events.push_back({.kind = Event::Kind::kData,
+                    .stream = streams_.key_at(slot),
+                    .bytes = packet.subspan(kOldDataHead, size)});
+  if (stream->wait != Wait::kNothing && stream->wait != Wait::kLeave) {
+    set_wait(slot, Wait::kAnswer, now + kAnswerTime);
+  }
+  check_over(slot, now);
+}
+
+}  // namespace virtproxy

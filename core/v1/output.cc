@@ -1,0 +1,138 @@
+#include <algorithm>
+#include <cstring>
+
+#include "core/assert.h"
+#include "core/v1/session.h"
+
+namespace virtproxy {
+bool OldSession::wants_to_write(Instant) const {
+  return up_ && (!closes_.empty() || !control_.empty() || !scheduler_.empty());
+}
+
+const Batch& OldSession::plan(uint64_t bytes, Instant now, Events& events) {
+  batch_.clear();
+  head_at_ = 0;
+  // Control goes first, and leaves a quarter to data that waits: neither can starve the other.
+  const uint64_t control_limit = scheduler_.empty() ? bytes : bytes - bytes / 4;
+  // CLOSE before INIT: the peer may answer that with the number that is closed.
+  while (!closes_.empty() && batch_.size < control_limit) {
+    const Close close = closes_.front();
+    const int32_t number = close.client >= 0 ? close.client : close.server;
+    if (number >= 0) put_control(OldMessage::kClose, close.client, close.server);
+    if (closing_.find(number) == first_close_) closing_.erase(number);
+    closes_.pop_front();
+    ++first_close_;
+  }
+  while (!control_.empty() && batch_.size < control_limit) {
+    const uint32_t slot = control_.front();
+    control_.erase(streams_, slot);
+    put_stream_facts(slot, now, events);
+  }
+  if (batch_.size < bytes) put_data_packets(bytes, now, events);
+  close_piece({}, 0);
+  unread_.wrote(batch_.size);
+  return batch_;
+}
+
+void OldSession::put_data_packets(uint64_t bytes, Instant now, Events& events) {
+  scheduler_.begin(bytes - batch_.size);
+  for (;;) {
+    const auto turn = scheduler_.next(streams_);
+    if (turn.slot == IndexLink::kNone) return;
+    OldStream& stream = streams_.at(turn.slot);
+    // A packet costs the same however little is in it: the last one of a turn is filled.
+    const uint64_t share = (turn.bytes + uint64_t{kOldMostData} - 1) / kOldMostData * kOldMostData;
+    const auto size = static_cast<uint32_t>(std::min(share, stream.queued));
+    const uint64_t before = batch_.size;
+    if (stream.state == State::kAckDue) {
+      if (stream.control_link.linked) control_.erase(streams_, turn.slot);
+      put_stream_facts(turn.slot, now, events);
+    }
+    for (uint32_t left = size; left > 0;) {
+      const uint32_t piece = std::min(left, kOldMostData);
+      put_data(turn.slot, piece);
+      left -= piece;
+    }
+    // What went beside the data counts against the batch, not against the stream.
+    const auto overhead = static_cast<uint32_t>(batch_.size - before - size);
+    scheduler_.sent(streams_, turn.slot, size, overhead, stream.queued > 0);
+    if (stream.wants_credit) {
+      stream.wants_credit = false;
+      events.push_back({.kind = Event::Kind::kCredit, .stream = streams_.key_at(turn.slot)});
+    }
+    schedule(turn.slot);
+  }
+}
+
+std::byte* OldSession::put_head(size_t size) {
+  const size_t at = batch_.heads.size();
+  batch_.heads.resize(at + size);
+  batch_.size += size;
+  return batch_.heads.data() + at;
+}
+
+void OldSession::put_control(OldMessage message, int32_t client, int32_t server) {
+  encode_old_control(message, client, server, put_head(kOldPacketSize));
+}
+
+// What comes after the data of a packet goes in front of what is next.
+void OldSession::put_data(uint32_t slot, uint32_t size) {
+  OldStream& stream = streams_.at(slot);
+  VP_ASSERT(stream.state == State::kOpen && size > 0 && size <= stream.queued);
+  const int32_t client = stream.opener ? stream.ours : stream.theirs;
+  const int32_t server = stream.opener ? stream.theirs : stream.ours;
+  encode_old_data_head(stream.opener ? OldType::kClient : OldType::kServer, client, server, size,
+                       put_head(kOldDataHead));
+  stream.queued -= size;
+  stream.sent = true;
+  close_piece(streams_.key_at(slot), size);
+  batch_.size += size;
+  const size_t tail = old_tail_size(size);
+  encode_old_tail({put_head(tail), tail});
+}
+
+void OldSession::close_piece(StreamKey stream, uint32_t payload) {
+  const auto end = static_cast<uint32_t>(batch_.heads.size());
+  if (end == head_at_) return;
+  batch_.pieces.push_back({stream, head_at_, end - head_at_, payload, false});
+  head_at_ = end;
+}
+
+void OldSession::put_stream_facts(uint32_t slot, Instant now, Events& events) {
+  OldStream& stream = streams_.at(slot);
+  if (stream.state == State::kInitDue) {
+    encode_old_init(stream.ours, {stream.service.data(), stream.service_size},
+                    put_head(kOldPacketSize));
+    stream.state = State::kInitSent;
+    set_wait(slot, Wait::kAck, now + config_.old.ack_timeout);
+  } else if (stream.state == State::kAckDue) {
+    put_control(OldMessage::kAck, stream.theirs, stream.ours);
+    stream.state = State::kOpen;
+  }
+  if (stream.control_pending()) finish_input(slot, now, events);
+}
+
+// Our application has ended its side and all of it is written. The other one learns of that only by
+// CLOSE, which also ends what it may still be sending. So a service that spoke last is done; a
+// client that spoke last gets time for the answer; anybody else is given a moment in case the other
+// one is in the middle of something. Every packet of the peer's gives more time.
+// A client that leaves by itself when it has its answer crosses the CLOSE of its service, which
+// then hits the next client with its number. Where that was seen, such a CLOSE waits a moment.
+void OldSession::finish_input(uint32_t slot, Instant now, Events& events) {
+  const OldStream& stream = streams_.at(slot);
+  if (stream.broke_off) {
+    say_close(stream);
+    return abort_stream(slot, Fault::kAborted, events);
+  }
+  const bool silent = stream.received == 0 && !stream.spoke;
+  if (!stream.opener && stream.spoke && !stream.peer_spoke_last) {
+    if (leaving_ > 0) return set_wait(slot, Wait::kLeave, now + kLeaveTime);
+    say_close(stream);
+    return close_stream(slot, events);
+  }
+  const bool unanswered = stream.opener && !stream.peer_spoke_last && !silent;
+  const Wait wait = unanswered ? Wait::kAnswer : Wait::kQuiet;
+  set_wait(slot, wait, now + (unanswered ? kAnswerTime : kQuietTime));
+}
+
+}  // namespace virtproxy

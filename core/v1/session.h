@@ -1,0 +1,202 @@
+// One end of a session of version 1, the protocol of 2010, see session.h. PROTOCOL.md, chapter 18,
+// says what an end does where that protocol leaves it open.
+//
+// There is no credit: what the peer sends arrives, whether its reader keeps up or not. A stream may
+// hold `hold` bytes for a slow socket, less where many do. Past that wants_input() is false and the
+// channel is not read: it moves at the pace of that reader, as between two ends of 2010. Only a
+// reader that takes nothing at all for stall_timeout, while other streams wait for the channel, is
+// closed. Where no other stream is known, the channel is read once each stall_timeout, in case a
+// client of the peer waits behind the data. Writing never waits for any of this, so two ends cannot
+// wait for each other.
+//
+// There is no half-close: CLOSE ends both directions. An application that has sent its last byte
+// may be waiting for an answer, so CLOSE is held back while the peer still speaks (see
+// finish_input).
+//
+// Numbers are drawn from one counter for clients and servers, far above what a peer of that age
+// gives out, so that none of ours is used twice and none is mistaken for another. A number from the
+// wire is looked up; one that is not in use never touches anything.
+#pragma once
+
+#include <deque>
+
+#include "core/flow/scheduler.h"
+#include "core/session.h"
+#include "core/v1/number_table.h"
+#include "core/v1/stream.h"
+#include "core/v1/unread_numbers.h"
+#include "core/wire/hello.h"
+#include "core/wire/v1_packet.h"
+
+namespace virtproxy {
+
+class OldSession final : public Session {
+ public:
+  // Streams that end in one call, where their peer can make many end at once.
+  static constexpr unsigned kMostEndsAtOnce = 64;
+  static constexpr int32_t kFirstNumber = 1'000'000;
+  static constexpr int32_t kNumbers = 1 << 30;
+  // How long an application that has ended its side, and spoke last, gets for the answer. Each
+  // packet of it gives as much again.
+  static constexpr Duration kAnswerTime = std::chrono::seconds(3);
+  // One that has been answered has probably closed altogether, but the other one may be in the
+  // middle of something.
+  static constexpr Duration kQuietTime = std::chrono::milliseconds(100);
+
+  // How long a client that may leave by itself gets for it, once its service has ended; and how
+  // many may fail to until that is not expected any more.
+  static constexpr Duration kLeaveTime = std::chrono::milliseconds(10);
+  static constexpr unsigned kLeavesExpected = 8;
+
+  explicit OldSession(const SessionConfig& config);
+
+  // A session begins at once; there is nothing to agree on.
+  void begin(Events& events);
+  // It is over, with or without its link.
+  void finish(Fault fault, Events& events);
+
+  bool up() const override { return up_; }
+  bool uses_trailers() const override { return false; }
+
+  // input() stops after a greeting of version 2; this returns it, once.
+  std::optional<Hello> take_greeting() { return std::exchange(greeting_, std::nullopt); }
+
+  bool wants_input(Instant) override { return over_.empty() || peek_; }
+  size_t input(std::span<const std::byte> bytes, Instant now, Events& events) override;
+  bool wants_to_write(Instant now) const override;
+  const Batch& plan(uint64_t bytes, Instant now, Events& events) override;
+  uint64_t seal(std::span<const std::byte>) const override { return 0; }
+  bool seals_payload() const override { return false; }
+  uint32_t largest_payload() const override { return kOldMostData; }
+  uint64_t most_batch() const override { return UINT64_MAX; }
+  void on_unread(uint64_t most, uint64_t arrived) override { unread_.on_unread(most, arrived); }
+  bool waits_for_unread() const override { return up_ && unread_.waiting(); }
+
+  std::optional<StreamKey> open(std::string_view service, Priority priority,
+                                std::span<const std::byte> metadata) override;
+  void accepted(StreamKey stream) override;
+  uint64_t credit(StreamKey stream) override;
+  void queue(StreamKey stream, uint64_t bytes) override;
+  void end(StreamKey stream) override;
+  void reset(StreamKey stream, Fault fault, Events& events) override;
+  bool delivers_before_reset(StreamKey stream) override;
+  void discard_input(StreamKey stream) override;
+  bool reset_after_data(StreamKey stream, Events& events) override;
+  void taken(StreamKey stream, uint64_t bytes) override;
+  void delivered(StreamKey stream, Events& events) override;
+  void go_away() override { going_away_ = true; }
+
+  std::optional<Instant> deadline() const override;
+  void tick(Instant now, Events& events) override;
+  bool behind(Instant now) const override;
+
+  Figures figures() override;
+
+ private:
+  using State = OldStream::State;
+  using Wait = OldStream::Wait;
+  using WaitList = IndexList<OldStream, &OldStream::wait_link>;
+
+  // v1/input.cc
+  void on_packet(std::span<const std::byte> packet, Instant now, Events& events);
+  void on_control(const OldHead& head, const std::byte* packet, Instant now, Events& events);
+  void on_init(int32_t client, const std::byte* packet, Instant now, Events& events);
+  void on_ack(int32_t client, int32_t server, Instant now, Events& events);
+  void on_close(const OldHead& head, Instant now, Events& events);
+  void on_data(const OldHead& head, std::span<const std::byte> packet, Instant now, Events& events);
+  void on_boundary_found(Instant now, Events& events);
+  OldStream* named_by(const OldHead& head, uint32_t& slot);
+  void close_earlier_bearer(int32_t number, Instant now, Events& events);
+  void close_stray(int32_t server, Events& events);
+  void note_closed(int32_t server);
+  void inherit_numbers(OldStream& stream, uint32_t slot, const OldStream& earlier);
+
+  // v1/output.cc
+  std::byte* put_head(size_t size);
+  void put_control(OldMessage message, int32_t client, int32_t server);
+  void put_stream_facts(uint32_t slot, Instant now, Events& events);
+  void put_data_packets(uint64_t bytes, Instant now, Events& events);
+  void put_data(uint32_t slot, uint32_t size);
+  void close_piece(StreamKey stream, uint32_t payload);
+  void finish_input(uint32_t slot, Instant now, Events& events);
+
+  // v1/session.cc
+  void forget_streams();
+  int32_t draw_number();
+  OldStream* find_ours(int32_t number, bool opener, uint32_t& slot);
+  StreamKey add_stream(bool opener, Priority priority);
+  void schedule(uint32_t slot);
+  void set_wait(uint32_t slot, Wait wait, Instant until);
+  void clear_wait(uint32_t slot);
+  WaitList& list_of(Wait wait) { return waits_[static_cast<size_t>(wait)]; }
+  bool may_answer() const;
+  void push_close(int32_t client, int32_t server);
+  void withdraw_close(int32_t number);
+  void answer_close(int32_t client, int32_t server, Events& events);
+  void say_close(const OldStream& stream);
+  void detach(uint32_t slot);
+  void close_stream(uint32_t slot, Events& events);
+  void abort_stream(uint32_t slot, Fault fault, Events& events);
+  void break_stream(uint32_t slot, Instant now);
+  void erase_stream(uint32_t slot);
+  void odd(Oddity oddity, int64_t count, Events& events);
+
+  bool is_over(const OldStream& stream) const;
+  uint64_t loan(const OldStream& stream) const;
+  void check_over(uint32_t slot, Instant now);
+  void consume(OldStream& stream, uint64_t bytes);
+  void begin_over(uint32_t slot, Instant now);
+  void end_over(uint32_t slot);
+  void review_over();
+  void check_stalls(Instant now, Events& events);
+
+  SessionConfig config_;
+  bool up_ = false;
+  bool going_away_ = false;
+  uint64_t sessions_ = 0;
+  int32_t next_number_;
+  const uint64_t fund_;  // what all streams together may borrow, bytes
+  uint64_t lent_ = 0;
+  uint64_t held_ = 0;
+
+  Slab<OldStream> streams_;
+  NumberTable ours_;  // slots, by our number
+  // … by the peer's number: of streams that it opened, and of acknowledged ones that we opened.
+  NumberTable clients_;
+  NumberTable servers_;
+  Scheduler<OldStream> scheduler_;
+  IndexList<OldStream, &OldStream::control_link> control_;
+  std::array<WaitList, 6> waits_;  // each in order of time, since all of one kind wait equally long
+  IndexList<OldStream, &OldStream::over_link> over_;
+  Instant check_at_{};  // while over_ is not empty: when to look who has taken something
+  Instant peek_at_{};   // … and when to read on although it is not
+  bool peek_ = false;   // read on, once
+
+  // CLOSE packets to be sent, for streams that need nothing else any more. One that was withdrawn
+  // names nobody.
+  struct Close {
+    int32_t client;
+    int32_t server;
+  };
+  std::deque<Close> closes_;
+  uint32_t first_close_ = 0;  // the count of those that were sent
+  NumberTable closing_;       // which one is the latest with a number of the peer's
+  UnreadNumbers unread_;
+  // So many services that end have CLOSE held back for their client to leave first. Set where a
+  // client left while CLOSE was on its way to it, which may have hit the next one.
+  unsigned leaving_ = 0;
+  // Servers of the peer's that it was told to close and has not given out again: the latest.
+  std::array<int32_t, 64> closed_servers_{};
+  size_t next_closed_ = 0;
+
+  // Where packets are: in step, or what was skipped since that was lost.
+  bool in_step_ = true;
+  uint64_t skipped_ = 0;
+  std::array<std::byte, kOldDataHead> lost_head_{};  // of the packet that had no magic
+  std::optional<Hello> greeting_;
+
+  Batch batch_;
+  uint32_t head_at_ = 0;  // where the heads of the next piece begin
+};
+
+}  // namespace virtproxy

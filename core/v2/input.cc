@@ -1,0 +1,390 @@
+#include <algorithm>
+#include <array>
+
+#include "core/assert.h"
+#include "core/v2/session.h"
+#include "core/wire/little_endian.h"
+
+namespace virtproxy {
+
+size_t SessionV2::input(std::span<const std::byte> bytes, Instant now, Events& events) {
+  VP_ASSERT(greeting_.state() != Greeting::State::kDown);
+  return up() ? input_established(bytes, now, events) : input_waiting(bytes, now, events);
+}
+
+// Skips what is no greeting. What follows the greeting that establishes the session is the
+// caller's.
+size_t SessionV2::input_waiting(std::span<const std::byte> bytes, Instant now, Events& events) {
+  size_t used = 0;
+  for (;;) {
+    const HelloSearch search = find_hello(bytes.subspan(used));
+    if (!search.hello) return used + search.skip;
+    used += search.at + kHelloSize;
+    greeted(*search.hello, now, events);
+    if (up()) return used;
+  }
+}
+
+void SessionV2::greeted(const Hello& hello, Instant now, Events& events) {
+  if (!speaks_our_version(hello)) {
+    events.push_back({.kind = Event::Kind::kNoVersion, .fault = Fault::kNoCommonVersion});
+  } else if (greeting_.on_hello(hello, now)) {
+    establish(now, events);
+  }
+}
+
+size_t SessionV2::input_established(std::span<const std::byte> bytes, Instant now, Events& events) {
+  for (size_t used = 0;;) {
+    if (used == bytes.size()) return used;
+    const Step step = this->step(bytes.subspan(used), now, events);
+    used += step.used;
+    if (step.fault != Fault::kNone) fail(step, now, events);
+    if (step.fault != Fault::kNone || step.used == 0) return used;
+  }
+}
+
+SessionV2::Step SessionV2::step(std::span<const std::byte> bytes, Instant now, Events& events) {
+  if (arriving_.left > 0) return step_payload(bytes, events);
+  if (bytes[0] == std::byte{1}) return step_hello(bytes, now);
+  if (bytes.size() < kHeaderSize) return {};
+
+  FrameHeader header;
+  Stream* stream = nullptr;
+  Fault fault = decode_header(bytes.data(), receive_key_, header);
+  if (fault == Fault::kNone) fault = check_frame(header, stream);
+  if (fault != Fault::kNone) return {.fault = fault};
+
+  const bool whole = uses_trailers() || header.type != FrameType::kData;
+  const bool sealed = uses_trailers() && header.length > 0;
+  const size_t covered = kHeaderSize + (whole ? header.length : 0);
+  const size_t size = covered + (sealed ? kTrailerSize : 0);
+  if (bytes.size() < size) return sealed ? step_unfinished(bytes, now) : Step{};
+  if (sealed) {
+    const uint64_t expected = frame_trailer(trailer_, bytes.first(covered), receive_key_);
+    if (load_le<uint64_t>(bytes.data() + covered) != expected) return {.fault = Fault::kBadTrailer};
+  }
+  scanned_ = scanned_for_ping_ = 0;
+  greeting_.clear_suspicion();
+
+  fault = dispatch(header, bytes.subspan(kHeaderSize, covered - kHeaderSize), stream, now, events);
+  if (fault != Fault::kNone) return {.fault = fault};
+  ++frames_received_;
+  bytes_received_ += size;
+  return {.used = size};
+}
+
+SessionV2::Step SessionV2::step_hello(std::span<const std::byte> bytes, Instant now) {
+  if (!may_begin_hello(bytes)) return {.fault = Fault::kBadHello};
+  if (bytes.size() < kHelloSize) {
+    const bool torn = trailer_ == TrailerKind::kChecksum && contains_ping(bytes, 1);
+    return {.fault = torn ? Fault::kFrameLost : Fault::kNone};
+  }
+  scanned_ = scanned_for_ping_ = 0;
+  const auto hello = decode_hello(bytes.data());
+  if (!hello) return {.fault = Fault::kBadHello};
+  switch (greeting_.between_frames(*hello, frames_received_, now)) {
+    case Greeting::Meaning::kNothing:
+      break;
+    case Greeting::Meaning::kRestarted:
+      return {.used = kHelloSize, .fault = Fault::kPeerRestarted, .successor = hello};
+    case Greeting::Meaning::kFramesLost:
+      return {.used = kHelloSize, .fault = Fault::kFrameLost};
+  }
+  return {.used = kHelloSize};
+}
+
+// Payload of a frame whose header was judged already.
+SessionV2::Step SessionV2::step_payload(std::span<const std::byte> bytes, Events& events) {
+  const auto payload = bytes.first(std::min<size_t>(bytes.size(), arriving_.left));
+  const StreamKey key = arriving_.stream;
+  if (count_payload(static_cast<uint32_t>(payload.size()))) {
+    events.push_back({.kind = Event::Kind::kData, .stream = key, .bytes = payload});
+  }
+  return {.used = payload.size()};
+}
+
+void SessionV2::passed(uint32_t bytes) {
+  const bool alive = count_payload(bytes);
+  VP_ASSERT(alive);
+}
+
+// Counts payload of the arriving frame; false when nobody takes it.
+bool SessionV2::count_payload(uint32_t bytes) {
+  VP_ASSERT(bytes <= arriving_.left);
+  arriving_.left -= bytes;
+  bytes_received_ += bytes;
+  Stream* stream = attached(arriving_.stream);
+  if (stream == nullptr) return false;
+  count_received(*stream, bytes);
+  return !stream->discards;
+}
+
+void SessionV2::count_received(Stream& stream, uint64_t bytes) {
+  stream.received += bytes;
+  VP_ASSERT(stream.received <= stream.granted);
+  if (stream.discards) drop_held(stream);
+}
+
+// The end of this frame is missing: it is on its way, or its sender died while writing it and what
+// follows the break is a greeting.
+SessionV2::Step SessionV2::step_unfinished(std::span<const std::byte> frame, Instant now) {
+  if (trailer_ == TrailerKind::kChecksum && contains_ping(frame, kHeaderSize)) {
+    return {.fault = Fault::kFrameLost};
+  }
+  // A greeting that began in what was searched before is found again from its first byte.
+  size_t from = std::min(scanned_, frame.size());
+  for (;;) {
+    const HelloSearch search = find_hello(frame.subspan(from));
+    if (!search.hello) {
+      scanned_ = from + search.skip;
+      return {};
+    }
+    const size_t after = from + search.at + kHelloSize;
+    // Bytes of the frame were lost, and waiting for its end would swallow what comes next.
+    if (trailer_ == TrailerKind::kChecksum && greeting_.is_of_session(*search.hello)) {
+      return {.fault = Fault::kFrameLost};
+    }
+    if (greeting_.suspect(*search.hello, now)) {
+      return {.used = after,
+              .fault = Fault::kPeerRestarted,
+              .successor = search.hello,
+              .answered = true};
+    }
+    from = after;
+  }
+}
+
+// Whether a ping of this session lies inside an unfinished frame or greeting: then bytes of that were
+// lost, and waiting for its end would swallow what comes next. No payload can forge the check.
+// It may begin at `first` at the earliest.
+bool SessionV2::contains_ping(std::span<const std::byte> frame, size_t first) {
+  static constexpr std::array<std::byte, 12> kBeginning{std::byte{0x16}};
+  static_assert(kBeginning[0] == static_cast<std::byte>(FrameType::kPing));
+  const std::string_view haystack(reinterpret_cast<const char*>(frame.data()), frame.size());
+  const std::string_view needle(reinterpret_cast<const char*>(kBeginning.data()),
+                                kBeginning.size());
+  size_t from = std::max(scanned_for_ping_, first);
+  for (;;) {
+    const size_t at = haystack.find(needle, from);
+    if (at == std::string_view::npos) {
+      if (frame.size() >= needle.size()) from = std::max(from, frame.size() - needle.size() + 1);
+      break;
+    }
+    from = at;
+    if (frame.size() - at < kHeaderSize) break;
+    FrameHeader header;
+    if (decode_header(frame.data() + at, receive_key_, header) == Fault::kNone) return true;
+    ++from;
+  }
+  scanned_for_ping_ = from;
+  return false;
+}
+
+// What can be said of a frame by its header alone. `stream` is set for frames of an open stream.
+Fault SessionV2::check_frame(const FrameHeader& header, Stream*& stream) {
+  const bool of_session = header.type == FrameType::kPing || header.type == FrameType::kPong ||
+                          header.type == FrameType::kAck || header.type == FrameType::kGoingAway;
+  const bool has_payload = header.type == FrameType::kOpen || header.type == FrameType::kData;
+  if (header.type == FrameType::kResetAt && !reliable_reset_) return Fault::kUnknownFrame;
+  if (!has_payload && header.length != 0) return Fault::kBadLength;
+  if (of_session) {
+    const bool sane = header.stream == 0 && !header.opened_by_sender;
+    return sane ? Fault::kNone : Fault::kBadStreamId;
+  }
+  if (header.type == FrameType::kOpen) {
+    if (!header.opened_by_sender) return Fault::kBadStreamId;
+    const bool sane = header.length > 4 && header.length <= limit::kMaxOpenPayload;
+    return sane ? Fault::kNone : Fault::kBadLength;
+  }
+  if (header.type == FrameType::kData &&
+      (header.length == 0 || header.length > config_.limits.max_frame)) {
+    return Fault::kBadLength;
+  }
+
+  const auto found = (header.opened_by_sender ? theirs_ : ours_).find(header.stream);
+  if (found.standing == StreamNumbers::Standing::kOver) {
+    // Both ends may reset a stream at once; then the second reset finds it gone.
+    const bool reset = header.type == FrameType::kReset || header.type == FrameType::kResetAt;
+    return reset ? Fault::kNone : Fault::kUnknownStream;
+  }
+  if (found.standing == StreamNumbers::Standing::kNever) return Fault::kUnknownStream;
+  stream = &streams_.at(found.local);
+  if (stream->open_due || stream->reset_at_received) return Fault::kUnknownStream;
+  return header.type == FrameType::kData ? check_data(header, *stream) : Fault::kNone;
+}
+
+Fault SessionV2::check_data(const FrameHeader& header, const Stream& stream) const {
+  if (stream.dead()) return Fault::kNone;
+  if (stream.end_received) return Fault::kDataAfterEnd;
+  if (header.argument != stream.received) return Fault::kBadOffset;
+  if (header.length > stream.granted - stream.received) return Fault::kCreditExceeded;
+  return Fault::kNone;
+}
+
+Fault SessionV2::dispatch(const FrameHeader& header, std::span<const std::byte> payload,
+                          Stream* stream, Instant now, Events& events) {
+  switch (header.type) {
+    case FrameType::kOpen:
+      return on_open(header, payload, events);
+    case FrameType::kData: {
+      const auto local = (header.opened_by_sender ? theirs_ : ours_).find(header.stream).local;
+      const StreamKey key = streams_.key_at(local);
+      if (!uses_trailers()) {
+        arriving_ = {key, header.length};
+      } else if (!stream->dead()) {
+        on_data(*stream, key, payload, events);
+      }
+      return Fault::kNone;
+    }
+    case FrameType::kPing:
+      if (header.argument != frames_received_) return Fault::kFrameLost;
+      pong_due_ = header.argument;
+      return Fault::kNone;
+    case FrameType::kPong:
+      return Fault::kNone;
+    case FrameType::kAck:
+      return flight_.acknowledge(header.argument, now) ? Fault::kNone : Fault::kBadAck;
+    case FrameType::kGoingAway:
+      if (!peer_going_away_) events.push_back({.kind = Event::Kind::kGoingAway});
+      peer_going_away_ = true;
+      return Fault::kNone;
+    case FrameType::kEnd:
+    case FrameType::kDone:
+    case FrameType::kReset:
+    case FrameType::kResetAt:
+    case FrameType::kCredit:
+      break;
+  }
+  if (stream == nullptr) return Fault::kNone;
+  const uint32_t local = (header.opened_by_sender ? theirs_ : ours_).find(header.stream).local;
+  Fault fault = Fault::kNone;
+  if (header.type == FrameType::kEnd) fault = on_end(header, local, events);
+  if (header.type == FrameType::kDone) fault = on_done(header, *stream);
+  if (header.type == FrameType::kReset) {
+    on_reset(local, fault_from_reset_code(header.argument), events);
+  }
+  if (header.type == FrameType::kResetAt) fault = on_reset_at(header, local, events);
+  if (header.type == FrameType::kCredit) fault = on_credit(header, local, events);
+  if (fault == Fault::kNone) release_if_over(local, events);
+  return fault;
+}
+
+Fault SessionV2::on_open(const FrameHeader& header, std::span<const std::byte> payload,
+                         Events& events) {
+  const auto priority = load_le<uint8_t>(payload.data());
+  const auto service_size = load_le<uint8_t>(payload.data() + 1);
+  const auto metadata_size = load_le<uint8_t>(payload.data() + 2);
+  const bool sane =
+      priority < kPriorities && load_le<uint8_t>(payload.data() + 3) == 0 && service_size > 0 &&
+      service_size <= limit::kMaxService && metadata_size <= limit::kMaxMetadata &&
+      payload.size() == 4u + service_size + metadata_size && header.argument <= limit::kMaxWindow;
+  if (!sane) return Fault::kBadOpen;
+  const Fault fault = theirs_.admit(header.stream, config_.limits.max_streams);
+  if (fault != Fault::kNone) return fault;
+
+  const bool room = live_ < config_.limits.max_streams;
+  const StreamKey key =
+      add_stream(header.stream, false, static_cast<Priority>(priority), header.argument);
+  if (!room || going_away_) {
+    reset(key, going_away_ ? Fault::kGoingAway : Fault::kTooManyStreams, events);
+    return Fault::kNone;
+  }
+  events.push_back({.kind = Event::Kind::kOpened,
+                    .priority = static_cast<Priority>(priority),
+                    .stream = key,
+                    .bytes = payload.subspan(4u + service_size),
+                    .service = {reinterpret_cast<const char*>(payload.data()) + 4, service_size}});
+  return Fault::kNone;
+}
+
+void SessionV2::on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload,
+                        Events& events) {
+  count_received(stream, payload.size());
+  if (stream.discards) return;
+  events.push_back({.kind = Event::Kind::kData, .stream = key, .bytes = payload});
+}
+
+Fault SessionV2::on_end(const FrameHeader& header, uint32_t local, Events& events) {
+  Stream& stream = streams_.at(local);
+  if (stream.end_received) return Fault::kDataAfterEnd;
+  if (stream.dead()) {
+    stream.end_received = true;
+    return Fault::kNone;
+  }
+  if (header.argument != stream.received) return Fault::kBadOffset;
+  stream.end_received = true;
+  end_grant(local);
+  if (!stream.discards) {
+    events.push_back({.kind = Event::Kind::kEnd, .stream = streams_.key_at(local)});
+  }
+  return Fault::kNone;
+}
+
+// No more will come: what was granted beyond this goes back to the budget.
+void SessionV2::end_grant(uint32_t slot) {
+  Stream& stream = streams_.at(slot);
+  const uint64_t before = stream.loan(config_.limits.initial_window);
+  stream.granted = stream.received;
+  stream.credit_due = false;
+  if (stream.control_link.linked && !stream.control_pending()) control_.erase(streams_, slot);
+  budget_.change_loan(before, stream.loan(config_.limits.initial_window));
+}
+
+Fault SessionV2::on_done(const FrameHeader& header, Stream& stream) {
+  if (stream.done_received) return Fault::kBadOffset;
+  if (!stream.dead() && (!stream.end_sent || header.argument != stream.sent)) {
+    return Fault::kBadOffset;
+  }
+  stream.done_received = true;
+  return Fault::kNone;
+}
+
+void SessionV2::on_reset(uint32_t local, Fault fault, Events& events) {
+  Stream& stream = streams_.at(local);
+  if (!stream.dead()) {
+    events.push_back(
+        {.kind = Event::Kind::kReset, .fault = fault, .stream = streams_.key_at(local)});
+    kill(local);
+    stream.reset_due = true;
+    stream.reset_fault = fault;
+  }
+  stream.reset_received = true;
+  schedule(local);
+}
+
+// The peer's application broke off after so many bytes. Where ours has done so, too, nobody is left
+// to deliver them to.
+Fault SessionV2::on_reset_at(const FrameHeader& header, uint32_t local, Events& events) {
+  Stream& stream = streams_.at(local);
+  if (!stream.dead() && header.argument != stream.received) return Fault::kBadOffset;
+  if (stream.dead() || stream.discards) {
+    on_reset(local, Fault::kAborted, events);
+    return Fault::kNone;
+  }
+  stream.reset_at_received = true;
+  scheduler_.remove(streams_, local);
+  stream.queued = 0;
+  stream.end_due = stream.wants_credit = false;
+  end_grant(local);
+  events.push_back({.kind = Event::Kind::kAborted,
+                    .fault = Fault::kAborted,
+                    .stream = streams_.key_at(local)});
+  return Fault::kNone;
+}
+
+Fault SessionV2::on_credit(const FrameHeader& header, uint32_t local, Events& events) {
+  Stream& stream = streams_.at(local);
+  if (stream.dead()) return Fault::kNone;
+  const bool sane = header.argument >= stream.send_limit &&
+                    header.argument - stream.sent <= limit::kMaxWindow &&
+                    header.argument <= limit::kMaxOffset;
+  if (!sane) return Fault::kCreditShrunk;
+  stream.send_limit = header.argument;
+  if (stream.wants_credit && stream.credit_left() > 0) {
+    stream.wants_credit = false;
+    events.push_back({.kind = Event::Kind::kCredit, .stream = streams_.key_at(local)});
+  }
+  return Fault::kNone;
+}
+
+}  // namespace virtproxy

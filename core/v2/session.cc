@@ -1,0 +1,407 @@
+#include "core/v2/session.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/assert.h"
+#include "core/wire/little_endian.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// A peer whose faults end sessions is greeted again ever more slowly, as is one that does nothing
+// but restart; one that kept a session for kGoodConduct starts over with a clean record.
+constexpr Duration kFirstPenalty = milliseconds(50);
+constexpr unsigned kMostDoublings = 7;
+constexpr unsigned kFreeRestarts = 4;
+constexpr Duration kGoodConduct = seconds(10);
+
+// On channels that may lose bytes, a lost frame at the end of a conversation shows when a ping
+// counts the frames.
+constexpr Duration kPingInterval = seconds(2);
+
+// Bytes on a local channel that keep both ends busy, and that a message may have to wait behind. A
+// peer that asks for small frames is at the end of a slow line, where less is more. Both ends
+// derive both values from the smaller of their frame limits: a report is always due long before the
+// flight is full.
+constexpr uint64_t kFlightFloor = 512 * 1024;
+constexpr uint64_t kFramesInFlight = 16;
+constexpr uint64_t kMostUnacknowledged = 64 * 1024;
+
+uint64_t flight_floor(uint32_t frame) { return std::min(kFlightFloor, kFramesInFlight * frame); }
+
+uint64_t ack_interval(uint32_t frame) {
+  return std::min<uint64_t>(kMostUnacknowledged, uint64_t{4} * frame);
+}
+
+Hello identity_of(const SessionConfig& config) {
+  Hello hello;
+  hello.supported = config.supported_features;
+  // Nothing speaks against it.
+  hello.wanted = config.wanted_features | (config.supported_features & feature::kReliableReset);
+  hello.max_streams = config.limits.max_streams;
+  hello.initial_window = config.limits.initial_window;
+  hello.max_frame = config.limits.max_frame;
+  return hello;
+}
+
+uint64_t fund_of(const SessionLimits& limits) {
+  const uint64_t promised = static_cast<uint64_t>(limits.initial_window) * limits.max_streams;
+  VP_ASSERT(limits.max_streams > 0 && limits.max_streams <= kMaxSlots);
+  VP_ASSERT(limits.initial_window > 0 && promised <= limits.receive_budget);
+  VP_ASSERT(limits.max_window >= limits.initial_window && limits.max_window <= limit::kMaxWindow);
+  VP_ASSERT(limits.max_frame >= limit::kMinFrame && limits.max_frame <= limit::kMaxFrame);
+  return limits.receive_budget - promised;
+}
+
+}  // namespace
+
+SessionV2::SessionV2(const SessionConfig& config)
+    : config_(config),
+      greeting_(identity_of(config), config.epoch_key),
+      budget_(fund_of(config.limits)),
+      scheduler_(config.quantum) {
+  streams_.reserve(config.limits.max_streams);
+}
+
+// --- the link ---------------------------------------------------------------------------------
+
+void SessionV2::want_features(uint64_t features) {
+  VP_ASSERT(greeting_.state() == Greeting::State::kDown);
+  config_.wanted_features = features;
+  greeting_.set_identity(identity_of(config_));
+}
+
+void SessionV2::link_up(Instant now, Duration patience) {
+  VP_ASSERT(greeting_.state() == Greeting::State::kDown);
+  greeting_.start(now, patience);
+}
+
+void SessionV2::link_down(Events& events) {
+  const bool was_up = up();
+  greeting_.stop();
+  forget_streams();
+  if (was_up) events.push_back({.kind = Event::Kind::kDown, .fault = Fault::kLinkLost});
+}
+
+void SessionV2::establish(Instant now, Events& events) {
+  const Hello& peer = greeting_.peer();
+  send_key_ = direction_key(greeting_.epoch(), peer.epoch);
+  receive_key_ = direction_key(peer.epoch, greeting_.epoch());
+  const uint64_t both = config_.supported_features & peer.supported;
+  const uint64_t wanted = (config_.wanted_features | peer.wanted) & both;
+  reliable_reset_ = (both & feature::kReliableReset) != 0;
+  trailer_ = (wanted & feature::kChecksumTrailer) != 0 ? TrailerKind::kChecksum
+             : (wanted & feature::kCommitTrailer) != 0 ? TrailerKind::kCommit
+                                                       : TrailerKind::kNone;
+  frames_sent_ = 0;
+  frames_received_ = 0;
+  // A turn is whole frames where it is larger than one: the rest would be a small one each time.
+  const uint32_t frame = send_frame_limit();
+  const uint32_t quantum = config_.quantum;
+  scheduler_ = Scheduler<Stream>(quantum > frame ? quantum - quantum % frame : quantum);
+  flight_ = Flight(flight_floor(frame));
+  bytes_received_ = bytes_acknowledged_ = 0;
+  ack_interval_ = ack_interval(frame);
+  going_away_sent_ = false;
+  peer_going_away_ = false;
+  pong_due_.reset();
+  ping_due_ = false;
+  ping_at_.reset();
+  uncounted_ = false;
+  if (trailer_ == TrailerKind::kChecksum) ping_at_ = now + kPingInterval;
+  established_at_ = now;
+  arriving_ = {};
+  scanned_ = scanned_for_ping_ = 0;
+  ++sessions_;
+  events.push_back({.kind = Event::Kind::kUp});
+}
+
+void SessionV2::fail(const Step& step, Instant now, Events& events) {
+  VP_ASSERT(fault_row(step.fault).scope == FaultScope::kSession);
+  forget_streams();
+  events.push_back({.kind = Event::Kind::kDown, .fault = step.fault});
+
+  if (now - established_at_ > kGoodConduct) faults_in_row_ = 0;
+  const unsigned fault = faults_in_row_++;
+  const unsigned forgiven = step.fault == Fault::kPeerRestarted ? kFreeRestarts : 0;
+  Duration patience{};
+  if (fault >= forgiven) {
+    patience = kFirstPenalty * (1u << std::min(fault - forgiven, kMostDoublings));
+  } else if (step.answered && speaks_our_version(*step.successor)) {
+    greeting_.adopt(*step.successor, now);
+    establish(now, events);
+    return;
+  }
+  greeting_.restart(now, patience, step.successor);
+}
+
+void SessionV2::forgive(Instant now) {
+  faults_in_row_ = 0;
+  greeting_.end_patience(now);
+}
+
+// At once, not one by one: a peer chooses how many there are, and when.
+void SessionV2::forget_streams() {
+  streams_.clear();
+  ours_.clear();
+  theirs_.clear();
+  scheduler_ = Scheduler<Stream>(config_.quantum);
+  control_ = {};
+  budget_.forget_loans();
+  live_ = 0;
+}
+
+// --- streams ----------------------------------------------------------------------------------
+
+StreamKey SessionV2::add_stream(uint32_t number, bool ours, Priority priority,
+                                uint64_t send_limit) {
+  Stream stream;
+  stream.number = number;
+  stream.ours = ours;
+  stream.priority = priority;
+  stream.send_limit = send_limit;
+  stream.window = config_.limits.initial_window;
+  stream.granted = config_.limits.initial_window;
+  const StreamKey key = streams_.insert(stream);
+  (ours ? ours_ : theirs_).bind(number, key.slot);
+  ++live_;
+  return key;
+}
+
+std::optional<StreamKey> SessionV2::open(std::string_view service, Priority priority,
+                                         std::span<const std::byte> metadata) {
+  VP_ASSERT(!service.empty() && service.size() <= limit::kMaxService);
+  VP_ASSERT(metadata.size() <= limit::kMaxMetadata);
+  if (!up() || peer_going_away_ || live_ >= config_.limits.max_streams) return std::nullopt;
+  const uint32_t slots = std::min(config_.limits.max_streams, greeting_.peer().max_streams);
+  const auto number = ours_.take(slots);
+  if (!number) return std::nullopt;
+
+  const StreamKey key = add_stream(*number, true, priority, greeting_.peer().initial_window);
+  Stream& stream = streams_.at(key.slot);
+  const size_t length = 4 + service.size() + metadata.size();
+  std::byte* payload = stream.open_payload.data();
+  store_le(payload, static_cast<uint8_t>(priority));
+  store_le(payload + 1, static_cast<uint8_t>(service.size()));
+  store_le(payload + 2, static_cast<uint8_t>(metadata.size()));
+  std::memcpy(payload + 4, service.data(), service.size());
+  if (!metadata.empty())
+    std::memcpy(payload + 4 + service.size(), metadata.data(), metadata.size());
+  stream.open_length = static_cast<uint8_t>(length);
+  stream.open_due = true;
+  schedule(key.slot);
+  return key;
+}
+
+// The stream, or nullptr when it is over or dead: the peer may have ended it by something that came
+// in one piece with what the driver acts on now.
+Stream* SessionV2::attached(StreamKey key) {
+  Stream* stream = streams_.find(key);
+  return stream != nullptr && !stream->dead() ? stream : nullptr;
+}
+
+void SessionV2::schedule(uint32_t slot) {
+  Stream& stream = streams_.at(slot);
+  if (stream.control_pending() && !stream.control_link.linked) control_.push_back(streams_, slot);
+}
+
+uint64_t SessionV2::credit(StreamKey key) {
+  Stream* stream = attached(key);
+  if (stream == nullptr || stream->end_due || stream->end_sent) return 0;
+  if (stream->reset_at_due || stream->reset_at_received) return 0;
+  stream->wants_credit = stream->credit_left() == 0;
+  return stream->credit_left();
+}
+
+void SessionV2::queue(StreamKey key, uint64_t bytes) {
+  Stream* stream = attached(key);
+  if (stream == nullptr || stream->reset_at_received) return;
+  VP_ASSERT(bytes > 0 && bytes <= stream->credit_left() && !stream->reset_at_due);
+  VP_ASSERT(!stream->end_due && !stream->end_sent);
+  stream->queued += bytes;
+  scheduler_.add(streams_, key.slot);
+}
+
+void SessionV2::end(StreamKey key) {
+  Stream* stream = attached(key);
+  if (stream == nullptr || stream->reset_at_received) return;
+  VP_ASSERT(!stream->end_due && !stream->end_sent && !stream->reset_at_due);
+  stream->end_due = true;
+  schedule(key.slot);
+}
+
+void SessionV2::reset(StreamKey key, Fault fault, Events& events) {
+  Stream* stream = attached(key);
+  VP_ASSERT(fault != Fault::kNone && fault_row(fault).scope == FaultScope::kStream);
+  if (stream == nullptr) return;
+  if (stream->open_due) {
+    // The peer has not heard of it and never will.
+    if (stream->control_link.linked) control_.erase(streams_, key.slot);
+    scheduler_.remove(streams_, key.slot);
+    ours_.put_back(stream->number);
+    erase_stream(key.slot);
+    return;
+  }
+  kill(key.slot);
+  stream->reset_due = true;
+  stream->reset_fault = fault;
+  stream->reset_received = stream->reset_at_received;
+  schedule(key.slot);
+  release_if_over(key.slot, events);
+}
+
+// The stream carries nothing any more: what is queued is dropped, its loan is paid back.
+void SessionV2::kill(uint32_t slot) {
+  Stream& stream = streams_.at(slot);
+  VP_ASSERT(!stream.dead());
+  budget_.change_loan(stream.loan(config_.limits.initial_window), 0);
+  --live_;
+  scheduler_.remove(streams_, slot);
+  if (stream.control_link.linked) control_.erase(streams_, slot);
+  stream.queued = 0;
+  stream.open_due = stream.credit_due = stream.end_due = stream.done_due = false;
+  stream.reset_at_due = false;
+}
+
+bool SessionV2::delivers_before_reset(StreamKey key) {
+  const Stream* stream = attached(key);
+  return reliable_reset_ && stream != nullptr && !stream->reset_at_received;
+}
+
+void SessionV2::discard_input(StreamKey key) {
+  Stream* stream = attached(key);
+  if (stream == nullptr) return;
+  stream->discards = true;
+  drop_held(*stream);
+}
+
+void SessionV2::drop_held(Stream& stream) {
+  const uint64_t before = stream.loan(config_.limits.initial_window);
+  stream.taken = stream.received;
+  budget_.change_loan(before, stream.loan(config_.limits.initial_window));
+}
+
+bool SessionV2::reset_after_data(StreamKey key, Events& events) {
+  Stream* stream = attached(key);
+  if (stream == nullptr) return true;
+  const bool unheard_of = stream->open_due && stream->queued == 0;
+  if (!reliable_reset_ || stream->reset_at_received || unheard_of) {
+    reset(key, Fault::kAborted, events);
+    return false;
+  }
+  discard_input(key);
+  stream->reset_at_due = true;
+  schedule(key.slot);
+  return true;
+}
+
+void SessionV2::taken(StreamKey key, uint64_t bytes) {
+  Stream* stream = attached(key);
+  if (stream == nullptr || stream->discards) return;
+  VP_ASSERT(bytes <= stream->held());
+  const uint64_t before = stream->loan(config_.limits.initial_window);
+  stream->taken += bytes;
+  budget_.change_loan(before, stream->loan(config_.limits.initial_window));
+  grant(*stream);
+  schedule(key.slot);
+}
+
+bool SessionV2::rests(StreamKey key, uint64_t bytes) {
+  const Stream* stream = attached(key);
+  return stream != nullptr && !stream->end_received && !renews(*stream, stream->taken + bytes);
+}
+
+void SessionV2::delivered(StreamKey key, Events& events) {
+  Stream* stream = attached(key);
+  if (stream == nullptr) return;
+  VP_ASSERT(stream->end_received && stream->held() == 0 && !stream->done_due && !stream->done_sent);
+  stream->done_due = true;
+  schedule(key.slot);
+  release_if_over(key.slot, events);
+}
+
+// A stream's credit is renewed once half of its window is used up.
+bool SessionV2::renews(const Stream& stream, uint64_t taken) {
+  return !stream.end_received && !stream.reset_at_received &&
+         stream.granted - taken <= stream.window / 2;
+}
+
+// The window doubles while the stream's reader keeps pace, up to the stream's share of the memory.
+void SessionV2::grant(Stream& stream) {
+  if (!renews(stream, stream.taken)) return;
+  const uint32_t initial = config_.limits.initial_window;
+  uint64_t window = stream.window;
+  if (stream.held() <= window / 4) window *= 2;
+  const uint64_t most = initial + budget_.share(stream.loan(initial));
+  stream.window =
+      static_cast<uint32_t>(std::min<uint64_t>({window, config_.limits.max_window, most}));
+  set_grant(stream, stream.taken + stream.window);
+}
+
+void SessionV2::set_grant(Stream& stream, uint64_t limit) {
+  if (limit <= stream.granted) return;
+  const uint64_t before = stream.loan(config_.limits.initial_window);
+  stream.granted = limit;
+  stream.credit_due = true;
+  budget_.change_loan(before, stream.loan(config_.limits.initial_window));
+}
+
+void SessionV2::release_if_over(uint32_t slot, Events& events) {
+  Stream& stream = streams_.at(slot);
+  if (!stream.over()) return;
+  if (!stream.dead()) {
+    events.push_back({.kind = Event::Kind::kClosed, .stream = streams_.key_at(slot)});
+  }
+  scheduler_.remove(streams_, slot);
+  if (stream.control_link.linked) control_.erase(streams_, slot);
+  (stream.ours ? ours_ : theirs_).release(stream.number, stream.ours);
+  erase_stream(slot);
+}
+
+void SessionV2::erase_stream(uint32_t slot) {
+  Stream& stream = streams_.at(slot);
+  if (!stream.dead()) {
+    budget_.change_loan(stream.loan(config_.limits.initial_window), 0);
+    --live_;
+  }
+  streams_.erase(streams_.key_at(slot));
+}
+
+void SessionV2::go_away() { going_away_ = true; }
+
+// --- time -------------------------------------------------------------------------------------
+
+std::optional<Instant> SessionV2::deadline() const {
+  std::optional<Instant> at = greeting_.due_at();
+  if (up() && ping_at_ && !ping_due_ && (streams_.size() > 0 || uncounted_)) {
+    at = at ? std::min(*at, *ping_at_) : *ping_at_;
+  }
+  return at;
+}
+
+void SessionV2::tick(Instant now, Events&) {
+  if (up() && ping_at_ && *ping_at_ <= now && (streams_.size() > 0 || uncounted_)) {
+    ping_due_ = true;
+    ping_at_ = now + kPingInterval;
+  }
+}
+
+Session::Figures SessionV2::figures() {
+  Figures figures;
+  figures.lent = budget_.lent();
+  figures.under_way = flight_.under_way();
+  figures.streams = streams_.size();
+  figures.sessions = sessions_;
+  streams_.for_each([&](StreamKey, Stream& stream) {
+    if (stream.dead()) return;
+    figures.held += stream.held();
+    figures.queued += stream.queued;
+  });
+  return figures;
+}
+
+}  // namespace virtproxy

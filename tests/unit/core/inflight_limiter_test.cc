@@ -1,0 +1,95 @@
+// What may be on its way, and what the peer's reports do to it.
+#include "core/flow/inflight_limiter.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/core/pair.h"
+
+namespace virtproxy::test {
+namespace {
+
+TEST(Flight, LeavesRoomUpToItsLimitAndNoCrumbs) {
+  Flight flight(8000);
+  EXPECT_EQ(flight.room(), 8000u);
+  flight.sent(6000, seconds(1));
+  EXPECT_EQ(flight.room(), 2000u);
+  flight.sent(1500, seconds(1));
+  EXPECT_EQ(flight.room(), 0u);
+  EXPECT_TRUE(flight.acknowledge(1000, seconds(1)));
+  EXPECT_EQ(flight.room(), 1500u);
+}
+
+TEST(Flight, RefusesReportsThatShrinkOrCountTooMuch) {
+  Flight flight(8000);
+  flight.sent(100, seconds(1));
+  EXPECT_FALSE(flight.acknowledge(101, seconds(1)));
+  EXPECT_TRUE(flight.acknowledge(100, seconds(1)));
+  EXPECT_FALSE(flight.acknowledge(99, seconds(1)));
+}
+
+TEST(Flight, LimitFollowsALongFatPathAndHasAnEnd) {
+  Flight flight(500'000);
+  Instant now = seconds(1);
+  uint64_t total = 0;
+  for (int i = 0; i < 100; ++i) {
+    const uint64_t bytes = flight.room();
+    flight.sent(bytes, now);
+    now += milliseconds(100);
+    total += bytes;
+    ASSERT_TRUE(flight.acknowledge(total, now));
+  }
+  EXPECT_GT(flight.limit(), 4'000'000u);
+  EXPECT_LE(flight.limit(), Flight::kMost);
+}
+
+TEST(Flight, SurvivesSenselessTimes) {
+  Flight flight(500'000);
+  Instant now{};
+  uint64_t total = 0;
+  for (int i = 0; i < 50; ++i) {
+    flight.sent(400'000, now);
+    total += 400'000;
+    if (i % 2 == 0) now += std::chrono::hours(24 * 365);
+    ASSERT_TRUE(flight.acknowledge(total, now));
+    ASSERT_GE(flight.limit(), 500'000u);
+    ASSERT_LE(flight.limit(), Flight::kMost);
+  }
+}
+
+TEST(Flight, NeverWaitsForAReportThatIsNotDueWhateverFrameSizesMeet) {
+  for (const uint32_t a_frame : {256u, 300u, 5000u, 65536u, 1u << 20}) {
+    for (const uint32_t b_frame : {256u, 65536u, 1u << 20}) {
+      SessionConfig a = config_with(1);
+      SessionConfig b = config_with(2);
+      a.limits.max_frame = a_frame;
+      b.limits.max_frame = b_frame;
+      Pair pair(a, b);
+      pair.connect();
+      const uint64_t id = *pair.a.open();
+      pair.settle();
+      while (pair.a.at(id).queued < 3'000'000) {
+        ASSERT_GT(pair.a.queue(id, UINT64_MAX), 0u) << "stuck: " << a_frame << " " << b_frame;
+        pair.settle();
+      }
+      EXPECT_EQ(pair.b.at(id).received, pair.a.at(id).queued);
+    }
+  }
+}
+
+TEST(Flight, BoundsWhatAChannelThatSwallowsEverythingHolds) {
+  Pair pair;
+  pair.connect();
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 100; ++i) ids.push_back(*pair.a.open());
+  pair.settle();
+  for (const uint64_t id : ids) pair.a.queue(id, UINT64_MAX);
+  while (pair.a.write(64 * 1024, pair.now)) {
+  }
+  EXPECT_LE(pair.a.out.size(), 600u * 1024);
+  EXPECT_GT(pair.a.session.figures().queued, 500u * 1024);
+  pair.settle();
+  EXPECT_EQ(pair.a.session.figures().queued, 0u);
+}
+
+}  // namespace
+}  // namespace virtproxy::test

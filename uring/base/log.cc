@@ -1,0 +1,277 @@
+#ifndef FMT_HEADER_ONLY
+#define FMT_HEADER_ONLY
+#endif
+#define SPDLOG_LEVEL_NAMES \
+  { "trace", "debug", "info ", "warn ", "error", "fatal", "off" }
+
+#include "uring/base/log.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <spdlog/pattern_formatter.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstdlib>
+#include <ctime>
+#include <mutex>
+#include <string>
+
+namespace virtproxy {
+namespace {
+
+std::atomic<uint64_t> dropped{0};
+
+constexpr std::string_view kCut = "...";
+
+spdlog::level::level_enum to_spdlog(LogLevel level) {
+  switch (level) {
+    case LogLevel::kError:
+      return spdlog::level::err;
+    case LogLevel::kWarn:
+      return spdlog::level::warn;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kTrace:
+      break;
+  }
+  return spdlog::level::trace;
+}
+
+// Levels of syslog: err 3, warning 4, info 6, debug 7.
+std::string_view journal_prefix(LogLevel level) {
+  switch (level) {
+    case LogLevel::kError:
+      return "<3>";
+    case LogLevel::kWarn:
+      return "<4>";
+    case LogLevel::kInfo:
+      return "<6>";
+    default:
+      return "<7>";
+  }
+}
+
+bool stderr_is_journal() {
+  const char* stream = std::getenv("JOURNAL_STREAM");
+  struct stat status {};
+  if (stream == nullptr || fstat(STDERR_FILENO, &status) != 0) return false;
+  return std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino) == stream;
+}
+
+class Writer {
+ public:
+  Writer() : journal_(stderr_is_journal()) {
+    struct sigaction action {};
+    if (sigaction(SIGPIPE, nullptr, &action) == 0 && action.sa_handler == SIG_DFL) {
+      action.sa_handler = SIG_IGN;
+      sigaction(SIGPIPE, &action, nullptr);
+    }
+  }
+
+  void prepare() {
+    const std::lock_guard lock(mutex_);
+    tzset();
+    struct stat status {};
+    if (fstat(STDERR_FILENO, &status) != 0) return;
+    if (S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode)) nonblocking_stderr(status);
+  }
+
+  void write(LogLevel level, std::string_view message) {
+    const std::lock_guard lock(mutex_);
+    const uint64_t lost = dropped.load(std::memory_order_relaxed);
+    if (lost > reported_) {
+      fmt::memory_buffer notice;
+      fmt::format_to(std::back_inserter(notice),
+                     "{} log lines were dropped: standard error did not take them",
+                     lost - reported_);
+      if (write_line(LogLevel::kWarn, std::string_view(notice.data(), notice.size()))) {
+        reported_ = lost;
+      }
+    }
+    if (!write_line(level, message)) dropped.fetch_add(1, std::memory_order_relaxed);
+  }
+
+ private:
+  bool write_line(LogLevel level, std::string_view message) {
+    spdlog::memory_buf_t line;
+    if (torn_) line.push_back('\n');
+    if (journal_) {
+      const std::string_view prefix = journal_prefix(level);
+      line.append(prefix.data(), prefix.data() + prefix.size());
+    } else {
+      const spdlog::details::log_msg stamp(spdlog::source_loc{}, "", to_spdlog(level), "");
+      formatter_.format(stamp, line);
+    }
+    append_clean(line, message);
+    line.push_back('\n');
+    return send_all(line.data(), line.size());
+  }
+
+  static void append_clean(spdlog::memory_buf_t& line, std::string_view message) {
+    for (const char c : message) {
+      if (line.size() + kCut.size() + 5 > kMaxLogLine) {
+        line.append(kCut.data(), kCut.data() + kCut.size());
+        return;
+      }
+      const auto byte = static_cast<unsigned char>(c);
+      if (byte >= 0x20 && byte != 0x7f) {
+        line.push_back(c);
+      } else {
+        fmt::format_to(std::back_inserter(line), "\\x{:02x}", byte);
+      }
+    }
+  }
+
+  // False when nothing of the line was taken and another try later could succeed.
+  bool send_all(const char* data, size_t size) {
+    struct stat status {};
+    if (fstat(STDERR_FILENO, &status) != 0) return true;
+    const bool may_block = S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode);
+    const int fd = may_block ? nonblocking_stderr(status) : STDERR_FILENO;
+    const size_t whole = size;
+    while (size > 0) {
+      ssize_t sent = -1;
+      if (S_ISSOCK(status.st_mode)) {
+        sent = send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+      } else {
+        pollfd ready{fd, POLLOUT, 0};
+        // Where there is no non-blocking description of our own this is the best that can be known.
+        if (may_block && poll(&ready, 1, 0) == 0) break;
+        sent = ::write(fd, data, size);
+      }
+      if (sent < 0 && errno == EINTR) continue;
+      if (sent < 0) {
+        if (errno == EAGAIN || errno == ENOBUFS || errno == ENOSPC) break;
+        return true;
+      }
+      data += sent;
+      size -= static_cast<size_t>(sent);
+    }
+    if (size == whole) return false;
+    torn_ = size > 0;
+    return true;
+  }
+
+  // O_NONBLOCK belongs to the open file description, which others share: the shell, for one. So a
+  // pipe or terminal is opened once more. Falls back to standard error itself.
+  int nonblocking_stderr(const struct stat& status) {
+    // One try for each: what may not be opened now may not be opened for the next line either.
+    const bool same = status.st_dev == own_device_ && status.st_ino == own_inode_;
+    if (!same) {
+      if (own_fd_ >= 0) close(own_fd_);
+      own_fd_ = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+      own_device_ = status.st_dev;
+      own_inode_ = status.st_ino;
+    }
+    return own_fd_ >= 0 ? own_fd_ : STDERR_FILENO;
+  }
+
+  const bool journal_;
+  std::mutex mutex_;
+  uint64_t reported_ = 0;
+  bool torn_ = false;  // the last line was cut off by a full terminal or socket
+  int own_fd_ = -1;
+  dev_t own_device_ = 0;
+  ino_t own_inode_ = 0;
+  spdlog::pattern_formatter formatter_{"%Y-%m-%dT%H:%M:%S.%eZ %l ", spdlog::pattern_time_type::utc,
+                                       ""};
+};
+
+// Never destroyed: a thread may log while the process exits.
+Writer& writer() {
+  static Writer* const instance = new Writer;
+  return *instance;
+}
+
+}  // namespace
+
+namespace log_internal {
+
+std::atomic<int> max_level{static_cast<int>(LogLevel::kInfo)};
+
+void write(LogLevel level, fmt::string_view format, fmt::format_args args) noexcept {
+  const int saved_errno = errno;
+  try {
+    fmt::memory_buffer message;
+    fmt::detail::vformat_to(message, format, args, {});
+    writer().write(level, std::string_view(message.data(), message.size()));
+  } catch (...) {
+    dropped.fetch_add(1, std::memory_order_relaxed);
+  }
+  errno = saved_errno;
+}
+
+}  // namespace log_internal
+
+std::string_view log_level_name(LogLevel level) {
+  switch (level) {
+    case LogLevel::kError:
+      return "error";
+    case LogLevel::kWarn:
+      return "warn";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kTrace:
+      break;
+  }
+  return "trace";
+}
+
+std::optional<LogLevel> parse_log_level(std::string_view name) {
+  for (int value = 0; value <= static_cast<int>(LogLevel::kTrace); ++value) {
+    const auto level = static_cast<LogLevel>(value);
+    if (name == log_level_name(level)) return level;
+  }
+  if (name == "warning") return LogLevel::kWarn;
+  return std::nullopt;
+}
+
+void set_log_level(LogLevel level) {
+  log_internal::max_level.store(static_cast<int>(level), std::memory_order_relaxed);
+}
+
+void prepare_log() { writer().prepare(); }
+
+uint64_t log_lines_dropped() { return dropped.load(std::memory_order_relaxed); }
+
+void open_standard_descriptors() {
+  while (true) {
+    const int fd = open("/dev/null", O_RDWR | O_NOCTTY);
+    if (fd < 0) return;
+    if (fd > STDERR_FILENO) {
+      close(fd);
+      return;
+    }
+  }
+}
+
+std::optional<uint64_t> RateLimit::allow(Instant now) {
+  if (!window_start_ || now - *window_start_ >= std::chrono::seconds(1)) {
+    window_start_ = now;
+    used_ = 0;
+  }
+  if (used_ >= limit_) {
+    ++suppressed_;
+    return std::nullopt;
+  }
+  ++used_;
+  const uint64_t hidden = suppressed_;
+  suppressed_ = 0;
+  return hidden;
+}
+
+std::string and_others(uint64_t hidden) {
+  return hidden > 0 ? fmt::format(" (and {} others)", hidden) : "";
+}
+
+}  // namespace virtproxy

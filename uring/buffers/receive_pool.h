@@ -1,0 +1,125 @@
+// Buffers that bytes from applications are received into, of one channel.
+//
+// Two sizes: small ones for messages, large ones for bulk. All memory is reserved at once and
+// touched as it is used; its size is the bound on what a channel can hold of bytes that wait to be
+// sent. Where the kernel can pick buffers itself, a few free ones of each size are offered to it,
+// last used first, so that a channel works in the cache rather than through its whole reserve.
+//
+// A buffer is shared by counting: the queue of its connection holds one reference, and every write
+// to the channel that is in flight holds one for the parts it sends.
+//
+// For a channel that is written in few contiguous pieces, large buffers keep room free before and
+// behind what is received: there the header and the trailer of its frame find their place.
+#pragma once
+
+#include <liburing.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/wire/frame.h"
+#include "uring/io/ring.h"
+
+namespace virtproxy {
+
+enum class BufferSize : uint8_t { kSmall, kLarge };
+
+struct Buffer {
+  std::byte* data = nullptr;
+  uint32_t begin = 0;  // first byte not yet handed to the channel
+  uint32_t end = 0;    // end of what was received
+  uint32_t references = 0;
+  uint32_t index = 0;
+  BufferSize size = BufferSize::kSmall;
+  bool touched = false;    // its memory is resident
+  Buffer* next = nullptr;  // in its connection's queue
+
+  uint32_t length() const { return end - begin; }
+};
+
+class ReceivePool {
+ public:
+  static constexpr uint32_t kSmallBytes = 4096;
+  static constexpr uint32_t kLargeBytes = 65536;
+  // The room of a frame, where it is kept. The first is a multiple of a cache line.
+  static constexpr uint32_t kBefore = 64;
+  static constexpr uint32_t kBehind = kTrailerSize;
+  static_assert(kBefore >= kHeaderSize);
+  static constexpr uint32_t kFramedBytes = kLargeBytes - kBefore - kBehind;
+
+  // `bytes` of memory, of which a quarter becomes small buffers. `first_group` and the number after
+  // it name the buffer groups in the ring.
+  ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool room_for_frame = false);
+  ~ReceivePool();
+  ReceivePool(const ReceivePool&) = delete;
+  ReceivePool& operator=(const ReceivePool&) = delete;
+
+  // Whether the kernel picks buffers; otherwise take() one when bytes are there.
+  bool provided() const { return provided_; }
+  uint16_t group(BufferSize size) const { return at(size).group; }
+  // Bytes that can be received into a buffer.
+  uint32_t capacity(BufferSize size) const {
+    return bytes_of(size) - at(size).before - at(size).behind;
+  }
+
+  // The buffer the kernel picked, holding `bytes`, with one reference.
+  Buffer* claim(BufferSize size, uint32_t index, uint32_t bytes);
+  // A free buffer with one reference, or nullptr.
+  Buffer* take(BufferSize size);
+
+  void add_reference(Buffer* buffer) { ++buffer->references; }
+  void release(Buffer* buffer);
+  // Free bytes before and behind a part just taken from a connection's queue, which nothing else
+  // points into.
+  static size_t room_before(const Buffer* buffer, std::span<const std::byte> part);
+  size_t room_behind(const Buffer* buffer) const {
+    return buffer->length() == 0 ? at(buffer->size).behind : 0;
+  }
+
+  // Offers free buffers to the kernel; once a turn.
+  void replenish();
+  // How many receives would find a buffer now.
+  size_t ready(BufferSize size) const {
+    return provided_ ? at(size).offered : at(size).free.size();
+  }
+  size_t in_use() const;
+
+  // Returns the memory of buffers that nobody has needed since the last call to the system. True
+  // when a later call may find more. Of thousands, some with each call: then trims_on().
+  bool trim();
+  bool trims_on() const { return trims_on_; }
+
+ private:
+  struct Class {
+    BufferSize size = BufferSize::kSmall;
+    uint16_t group = 0;
+    uint32_t before = 0;  // bytes kept free
+    uint32_t behind = 0;
+    std::vector<Buffer> buffers;
+    std::vector<uint32_t> free;  // last released on top
+    size_t fewest_free = 0;      // since trim() came to its end
+    size_t trimmed = 0;          // of those, looked at by trim()
+    io_uring_buf_ring* ring = nullptr;
+    uint32_t ring_entries = 0;
+    uint32_t offered = 0;
+  };
+  static constexpr uint32_t bytes_of(BufferSize size) {
+    return size == BufferSize::kSmall ? kSmallBytes : kLargeBytes;
+  }
+  Class& at(BufferSize size) { return classes_[static_cast<size_t>(size)]; }
+  const Class& at(BufferSize size) const { return classes_[static_cast<size_t>(size)]; }
+  bool provide(Class& of);
+  Buffer& pop_free(Class& of);
+
+  Ring& ring_;
+  std::byte* memory_ = nullptr;
+  size_t mapped_ = 0;
+  bool trims_on_ = false;
+  bool provided_ = false;
+  std::array<Class, 2> classes_;
+};
+
+}  // namespace virtproxy

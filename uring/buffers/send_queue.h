@@ -1,0 +1,55 @@
+// What came for an application that does not take it now, in order: bytes that were copied out of
+// the channel's read buffer, so that a slow reader pins its own window and nothing else, and pipes
+// that bulk was spliced into without being read.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "uring/buffers/chunk_queue.h"
+#include "uring/io/pipes.h"
+
+namespace virtproxy {
+
+class Backlog {
+ public:
+  explicit Backlog(PipePool& pipes) : pipes_(pipes) {}
+  ~Backlog() { clear(); }
+  Backlog(const Backlog&) = delete;
+  Backlog& operator=(const Backlog&) = delete;
+
+  bool empty() const { return parts_.empty(); }
+  size_t size() const;
+  void clear();
+
+  void append(std::span<const std::byte> bytes);
+  // Moves up to `size` bytes from a non-blocking socket to its end. Bytes moved, 0 at the socket's
+  // end, or a negative errno (-EAGAIN: nothing is there; -ENOBUFS: no pipe has room).
+  ssize_t splice_from(int socket, size_t size);
+  bool ends_in_pipe() const { return !parts_.empty() && parts_.back().pipe != nullptr; }
+
+  bool begins_with_pipe() const { return !parts_.empty() && parts_.front().pipe != nullptr; }
+  // The pipe that it begins with, to a non-blocking socket: bytes moved, or a negative errno.
+  ssize_t splice_to(int socket);
+  // Where the bytes that it begins with lie, up to the next pipe, and how many pieces that are.
+  // They stay there until consume().
+  size_t front(std::span<iovec> pieces) const;
+  void consume(size_t bytes);
+
+ private:
+  struct Part {
+    Pipe* pipe;
+    size_t copied;  // without a pipe: so many bytes of the rope
+  };
+  void pop() { parts_.erase(parts_.begin()); }
+
+  PipePool& pipes_;
+  std::vector<Part> parts_;
+  Rope rope_;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,35 @@
+#include "uring/daemon/allocator.h"
+
+#include <malloc.h>
+
+#include <memory>
+
+#ifdef VIRTPROXY_MIMALLOC
+// Replaces operator new and delete; must be in exactly one translation unit of a program.
+#include <mimalloc-new-delete.h>
+#include <mimalloc.h>
+#endif
+
+namespace virtproxy {
+
+std::string allocator_in_use() {
+#ifdef VIRTPROXY_MIMALLOC
+  const auto probe = std::make_unique<int>(0);
+  if (mi_is_in_heap_region(probe.get())) {
+    const int version = mi_version();
+    return "mimalloc " + std::to_string(version / 100) + "." + std::to_string(version / 10 % 10) +
+           "." + std::to_string(version % 10);
+  }
+#endif
+  return "the C library's";
+}
+
+void release_free_memory() {
+#ifdef VIRTPROXY_MIMALLOC
+  mi_collect(true);
+#else
+  malloc_trim(0);
+#endif
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,379 @@
+#include "uring/daemon/daemon.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <system_error>
+#include <utility>
+
+#include "core/flow/limits.h"
+#include "uring/base/log.h"
+#include "uring/daemon/allocator.h"
+#include "uring/daemon/landlock.h"
+#include "uring/daemon/privileges.h"
+#include "uring/daemon/sandbox.h"
+#include "uring/daemon/start_checks.h"
+#include "uring/daemon/worker.h"
+
+namespace virtproxy {
+namespace {
+
+Duration to_duration(double seconds) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
+
+uint64_t random_number() {
+  uint64_t number = 0;
+  while (getrandom(&number, sizeof number, 0) != sizeof number) {
+  }
+  return number;
+}
+
+// Every client is a descriptor: take as many as the system lets us.
+void raise_descriptor_limit(const Options& options) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  const uint64_t wanted = uint64_t{options.max_streams} * options.channels.size();
+  if (limit.rlim_cur < wanted) {
+    // One channel harms only itself.
+    const LogLevel level = options.channels.size() > 1 ? LogLevel::kWarn : LogLevel::kDebug;
+    log_at(level, "{} descriptors for up to {} streams (raise it: ulimit -n, LimitNOFILE=)",
+           limit.rlim_cur, wanted);
+  }
+}
+
+// Makes the kernel's table of descriptors as large as it will be needed. Where a table grows while
+// the process has threads, whoever asked for the descriptor waits until no processor reads the old
+// one (synchronize_rcu()): 10 to 20 ms at 256 descriptors, at 512 and so on.
+void reserve_descriptors(const Options& options) {
+  constexpr uint64_t kBesideStreams = 1024;  // of a channel: pipes, sockets that are being closed
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const uint64_t most = (options.max_streams + kBesideStreams) * options.channels.size();
+  const int fd = eventfd(0, EFD_CLOEXEC);
+  const auto last = static_cast<int>(std::min<uint64_t>(most, limit.rlim_cur) - 1);
+  if (const int at_end = fcntl(fd, F_DUPFD_CLOEXEC, last); at_end >= 0) close(at_end);
+  if (fd >= 0) close(fd);
+}
+
+// The list of our own descriptors, opened once: a sandbox need not allow it later.
+class DescriptorList {
+ public:
+  DescriptorList() : directory_(opendir("/proc/self/fd")) {}
+  ~DescriptorList() {
+    if (directory_ != nullptr) closedir(directory_);
+  }
+  DescriptorList(const DescriptorList&) = delete;
+  DescriptorList& operator=(const DescriptorList&) = delete;
+
+  size_t count() {
+    if (directory_ == nullptr) return 0;
+    // Since Linux 6.2 the size is the answer. To list thousands takes the kernel many milliseconds,
+    // in which the processor may run nothing else.
+    struct stat status {};
+    if (fstat(dirfd(directory_), &status) == 0 && status.st_size > 0) {
+      return static_cast<size_t>(status.st_size);
+    }
+    rewinddir(directory_);
+    size_t entries = 0;
+    while (readdir(directory_) != nullptr) ++entries;
+    return entries - 2;  // "." and ".."
+  }
+
+ private:
+  DIR* directory_;
+};
+
+// Whether a terminal can send this process signals: it was started from one and not detached.
+bool has_controlling_terminal() {
+  const int fd = open("/dev/tty", O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+  if (fd >= 0) close(fd);
+  return fd >= 0;
+}
+
+// nohup(1) and others start a program with the signal ignored.
+bool is_ignored(int signal) {
+  struct sigaction action {};
+  return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
+  ChannelConfig config;
+  config.spec = spec;
+  const auto of_this = [&](const ForwardSpec& forward) { return forward.id == spec.id; };
+  std::copy_if(options.oforwards.begin(), options.oforwards.end(),
+               std::back_inserter(config.oforwards), of_this);
+  std::copy_if(options.iforwards.begin(), options.iforwards.end(),
+               std::back_inserter(config.iforwards), of_this);
+  config.clients = options.containment.clients;
+  config.peers = options.containment.peers;
+  config.memory = options.memory / options.channels.size();
+  config.max_streams = options.max_streams;
+  config.window = static_cast<uint32_t>(options.window);
+  config.seal = options.seal;
+  config.protocol = options.protocol;
+  config.old.hold = options.hold;
+  config.old.stall_timeout = to_duration(options.stall_timeout);
+  config.old.ack_timeout = to_duration(options.ack_timeout);
+  config.dial_timeout = to_duration(options.dial_timeout);
+  config.epoch_key = {random_number(), random_number()};
+  config.number_key = {random_number(), random_number()};
+  config.number_seed = random_number();
+  config.release_memory = release_free_memory;
+  return config;
+}
+
+std::vector<WorkerConfig> worker_configs(const Options& options, const RingFeatures& features) {
+  const size_t count = std::min<size_t>(options.threads, options.channels.size());
+  std::vector<WorkerConfig> workers(count);
+  for (WorkerConfig& worker : workers) {
+    worker.index = static_cast<size_t>(&worker - workers.data());
+    worker.features = features;
+    worker.drain_timeout = to_duration(options.drain_timeout);
+  }
+  for (size_t i = 0; i < options.channels.size(); ++i) {
+    WorkerConfig& worker = workers[i % count];
+    ChannelConfig channel = channel_config(options, options.channels[i]);
+    channel.first_buffer_group = static_cast<uint16_t>(2 * worker.channels.size());
+    worker.channels.push_back(std::move(channel));
+  }
+  return workers;
+}
+
+// Everything that is listened on, while there are privileges for it.
+tl::expected<void, std::string> bind_doors(std::vector<WorkerConfig>& workers,
+                                           const ListenRules& rules) {
+  for (WorkerConfig& worker : workers) {
+    for (const ChannelConfig& channel : worker.channels) {
+      ChannelDoors& doors = worker.doors.emplace_back();
+      for (const ForwardSpec& forward : channel.oforwards) {
+        auto listening = listen_on(forward.endpoint, rules);
+        if (!listening) return tl::unexpected(listening.error());
+        doors.forwards.push_back(*std::move(listening));
+      }
+      if (!method_listens(channel.spec.method)) continue;
+      auto listening = listen_on(channel.spec.endpoint, rules);
+      if (!listening) return tl::unexpected(listening.error());
+      doors.link = *std::move(listening);
+    }
+  }
+  return {};
+}
+
+class Daemon {
+ public:
+  Daemon() : ended_(eventfd(0, EFD_CLOEXEC)) {}
+  ~Daemon() {
+    if (ended_ >= 0) close(ended_);
+    if (signals_ >= 0) close(signals_);
+  }
+
+  int run(const Options& options, const RingFeatures& features, bool landlock) {
+    // Blocked before any thread starts, so that every thread inherits it.
+    sigset_t set;
+    sigemptyset(&set);
+    for (const int signal : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) sigaddset(&set, signal);
+    if (!is_ignored(SIGHUP)) sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGIO, SIG_IGN);
+    signals_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (signals_ < 0 || ended_ < 0) {
+      log_error("cannot start: {}", std::strerror(errno));
+      return 1;
+    }
+    log_debug("memory comes from {}", allocator_in_use());
+    std::vector<WorkerConfig> configs = worker_configs(options, features);
+    for (const WorkerConfig& worker : configs) {
+      for (const ChannelConfig& channel : worker.channels) {
+        const auto checked = Channel::check(channel);
+        if (checked) continue;
+        log_error("{}", checked.error());
+        return 1;
+      }
+    }
+    if (const auto prepared = prepare(options, landlock, configs); !prepared) {
+      log_error("{}", prepared.error());
+      return 1;
+    }
+    bool good = start(std::move(configs));
+    if (good) {
+      enter_sandbox(options);
+      log_info("ready");
+    } else {
+      request_drain();
+    }
+    for (const auto& worker : workers_) worker->go();
+    if (good) good = wait_for_end();
+    for (const auto& worker : workers_) worker->join();
+    if (good) log_info("stopped");
+    return good ? 0 : 1;
+  }
+
+ private:
+  // What needs privileges, and then the end of them. No other thread runs yet.
+  tl::expected<void, std::string> prepare(const Options& options, bool landlock,
+                                          std::vector<WorkerConfig>& configs) {
+    prepare_log();
+    keep_lockable_memory();
+    if (auto checked = check_paths(options); !checked) return checked;
+    for (const std::string& line : unguarded(options)) log_warn("{}", line);
+    for (const std::string& line : idle_channels(options)) log_warn("{}", line);
+    if (auto bound = bind_doors(configs, options.containment.listen); !bound) return bound;
+    const auto left = give_up_privileges(options);
+    if (!left) return tl::unexpected(left.error());
+    log_debug("running with {}", *left);
+    if (geteuid() == 0) {
+      log_warn(
+          "running as root without --user: whoever takes this process over through a peer's bytes "
+          "is root on all that the sandbox leaves open; give --user USER, a user that may use the "
+          "devices and sockets of the command line");
+    }
+    if (auto checked = check_devices(options); !checked) return checked;
+    confine(options, landlock);
+    return {};
+  }
+
+  // Rules of Landlock hold for the thread that sets them and those it starts: before the workers.
+  void confine(const Options& options, bool landlock) {
+    if (!options.containment.sandbox || !Sandbox::available()) return;  // enter_sandbox() logs it
+    if (!landlock) {
+      log_info("files and ports are not confined: --disable landlock");
+      return;
+    }
+    const auto abi = landlock_abi();
+    if (!abi) {
+      log_info("files and ports are not confined: {}", abi.error());
+      return;
+    }
+    if (const auto done = apply_landlock(landlock_rules(options, *abi)); !done) {
+      log_warn("files and ports are not confined: {}", done.error());
+      return;
+    }
+    if (const LandlockGap gap = landlock_gap(*abi); !gap.what.empty()) {
+      log_at(gap.wide ? LogLevel::kInfo : LogLevel::kDebug,
+             "files and ports are confined, but this kernel (Landlock ABI {}) leaves out {}", *abi,
+             gap.what);
+    }
+  }
+
+  // All threads are there and nothing from outside was read.
+  void enter_sandbox(const Options& options) {
+    if (!options.containment.sandbox) {
+      log_info("system calls are not filtered: --sandbox off");
+      return;
+    }
+    if (!Sandbox::available()) {
+      log_info("system calls are not filtered: this build has sanitizers");
+      return;
+    }
+    if (const auto entered = sandbox_.enter(options); !entered) {
+      log_warn("system calls are not filtered: {}", entered.error());
+    }
+  }
+
+  bool start(std::vector<WorkerConfig> configs) {
+    bool good = true;
+    std::vector<std::future<Worker::Started>> starting;
+    for (WorkerConfig& config : configs) {
+      workers_.push_back(std::make_unique<Worker>(std::move(config)));
+      workers_.back()->set_end_signal(ended_);
+      try {
+        starting.push_back(workers_.back()->start());
+      } catch (const std::system_error& error) {
+        log_error("cannot start a thread: {} (use fewer --threads, or raise ulimit -u)",
+                  error.what());
+        good = false;
+        break;
+      }
+    }
+    for (auto& started : starting) {
+      if (const auto result = started.get(); !result) {
+        log_error("{}", result.error());
+        good = false;
+      }
+    }
+    return good;
+  }
+
+  // Until every worker has ended. False when one of them failed.
+  bool wait_for_end() {
+    bool good = true;
+    for (size_t running = workers_.size(); running > 0;) {
+      pollfd waits[] = {{signals_, POLLIN, 0}, {ended_, POLLIN, 0}, {sandbox_.alarm(), POLLIN, 0}};
+      if (poll(waits, std::size(waits), -1) < 0) continue;
+      if ((waits[2].revents & POLLIN) != 0) sandbox_.report();
+      uint64_t ended = 0;
+      if ((waits[1].revents & POLLIN) != 0 && read(ended_, &ended, sizeof ended) > 0) {
+        running -= ended;
+        good = std::none_of(workers_.begin(), workers_.end(),
+                            [](const auto& worker) { return worker->failed(); });
+        if (!good && !std::exchange(stopping_, true)) request_drain();
+      }
+      signalfd_siginfo info{};
+      while (read(signals_, &info, sizeof info) == sizeof info) on_signal(info.ssi_signo);
+    }
+    return good;
+  }
+
+  void request_drain() {
+    for (const auto& worker : workers_) worker->request_drain();
+  }
+
+  void on_signal(uint32_t number) {
+    if (number == SIGUSR1) {
+      for (const auto& worker : workers_) worker->request_figures();
+      log_answer("stats process descriptors={} log_lines_dropped={}", descriptors_.count(),
+               log_lines_dropped());
+      return;
+    }
+    if (number == SIGUSR2) {
+      log_info("SIGUSR2 is ignored: it has no meaning here (SIGUSR1 logs figures)");
+      return;
+    }
+    if (number == SIGHUP && !has_terminal_) {
+      log_info("SIGHUP is ignored: there is no configuration to read again");
+      return;
+    }
+    if (!std::exchange(stopping_, true)) {
+      log_info("stopping: no new streams{}", number == SIGHUP ? " (the terminal hung up)" : "");
+      return request_drain();
+    }
+    // A terminal that goes away may send its signal twice.
+    if (number == SIGHUP) return;
+    log_info("stopping at once: open streams are reset");
+    for (const auto& worker : workers_) worker->request_stop();
+  }
+
+  int ended_;
+  int signals_ = -1;
+  bool stopping_ = false;
+  const bool has_terminal_ = has_controlling_terminal();
+  DescriptorList descriptors_;
+  Sandbox sandbox_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+};
+
+}  // namespace
+
+int run_daemon(const Options& options, const RingFeatures& features, bool landlock) {
+  raise_descriptor_limit(options);
+  reserve_descriptors(options);
+  return Daemon().run(options, features, landlock);
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,15 @@
+// The process: workers with their channels, the limits divided among them, and the signals.
+//
+//   SIGTERM, SIGINT   drain and exit 0; a second one cuts the drain short
+//   SIGUSR1           one line of figures for every channel, and one for the process
+#pragma once
+
+#include "uring/daemon/options.h"
+#include "uring/io/ring.h"
+
+namespace virtproxy {
+
+// Runs until stopped by a signal, with files and ports confined if `landlock`. Returns the exit code.
+int run_daemon(const Options& options, const RingFeatures& features, bool landlock);
+
+}  // namespace virtproxy

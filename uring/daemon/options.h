@@ -1,0 +1,172 @@
+// The command line: which channels there are, which services are offered, within which limits.
+//
+// parse_options() is a pure function of its arguments (it reads /etc/services for port names,
+// interface names for IPv6 scopes and /etc/passwd and /etc/group for users, nothing else): it opens
+// nothing, prints nothing and looks at no environment variable. It either gives Options in which
+// everything that can be known without the kernel has been checked, or says what to print where and
+// with which code to exit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "core/flow/limits.h"
+#include "core/flow/priority.h"
+#include "core/protocol_selector.h"
+#include "uring/base/log.h"
+#include "uring/daemon/security_options.h"
+#include "uring/net/address.h"
+
+namespace virtproxy {
+
+// Every default and limit of the command line. Sizes in bytes, times in seconds.
+namespace limits {
+inline constexpr unsigned kDefaultThreads = 1;
+inline constexpr unsigned kMinThreads = 1;
+inline constexpr unsigned kMaxThreads = 256;
+
+inline constexpr uint32_t kDefaultStreams = 16384;
+inline constexpr uint32_t kMinStreams = 1;
+inline constexpr uint32_t kMaxStreams = 1048576;
+
+inline constexpr uint64_t kDefaultMemory = uint64_t{256} << 20;
+inline constexpr uint64_t kMinMemory = uint64_t{8} << 20;
+inline constexpr uint64_t kMaxMemory = uint64_t{1} << 40;
+
+inline constexpr uint64_t kDefaultWindow = uint64_t{1} << 20;
+inline constexpr uint64_t kMinWindow = uint64_t{4} << 10;
+inline constexpr uint64_t kMaxWindow = uint64_t{1} << 30;
+
+// Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest
+// is for what rounding and fragments cost.
+constexpr uint64_t receive_share(uint64_t memory) { return memory / 8 * 5; }
+constexpr uint64_t memory_of_receive_share(uint64_t share) { return (share + 4) / 5 * 8; }
+constexpr uint64_t outbound_share(uint64_t memory) { return memory / 4; }
+
+inline constexpr double kDefaultDialTimeout = 10.0;
+inline constexpr double kMinDialTimeout = 0.1;
+inline constexpr double kMaxDialTimeout = 3600.0;
+
+inline constexpr double kDefaultDrainTimeout = 5.0;
+inline constexpr double kMinDrainTimeout = 0.0;
+inline constexpr double kMaxDrainTimeout = 3600.0;
+
+// Of a TCP channel; 0 is never. Long enough for a route to change and a switch to start again,
+// short enough that nobody waits for a machine that is gone.
+inline constexpr double kDefaultPeerTimeout = 60.0;
+inline constexpr double kMinPeerTimeout = 3.0;
+inline constexpr double kMaxPeerTimeout = 86400.0;
+
+inline constexpr uint64_t kDefaultHold = uint64_t{1} << 30;  // the memory is what bounds it
+inline constexpr uint64_t kMinHold = uint64_t{64} << 10;
+inline constexpr uint64_t kMaxHold = uint64_t{1} << 30;
+
+inline constexpr double kDefaultStallTimeout = 20.0;
+inline constexpr double kMinStallTimeout = 0.01;
+inline constexpr double kMaxStallTimeout = 3600.0;
+
+inline constexpr double kDefaultAckTimeout = 15.0;
+inline constexpr double kMinAckTimeout = 0.1;
+inline constexpr double kMaxAckTimeout = 3600.0;
+
+// The old wire format carries no more.
+inline constexpr size_t kMaxServiceName = limit::kMaxService;
+inline constexpr size_t kMaxChannels = 1024;
+inline constexpr size_t kMaxForwards = 16384;  // -o and -i each
+}  // namespace limits
+
+enum class Method {
+  kUnixConnect,
+  kUnixListen,
+  kTcpConnect,
+  kTcpListen,
+  kVirtioSerial,  // also written virtserial-open
+  kIsaSerial,
+  kVsockConnect,
+  kVsockListen,
+};
+
+// The name as --help has it: unix-connect, virtio-serial, isa-serial.
+std::string_view method_name(Method method);
+constexpr bool method_listens(Method method) {
+  return method == Method::kUnixListen || method == Method::kTcpListen ||
+         method == Method::kVsockListen;
+}
+constexpr bool method_is_device(Method method) {
+  return method == Method::kVirtioSerial || method == Method::kIsaSerial;
+}
+
+// How the frames of a channel are sealed (core/PROTOCOL.md, trailers). kAuto: as the method needs
+// it.
+enum class Seal { kAuto, kCommit, kChecksum };
+
+struct ChannelSpec {
+  Method method = Method::kUnixConnect;
+  Endpoint endpoint;
+  unsigned id = 0;   // unique among the channels
+  std::string text;  // the argument as given, made printable
+  // Of a TCP channel: seconds without an answer of the other machine; 0 for never.
+  double peer_timeout = limits::kDefaultPeerTimeout;
+};
+
+struct ForwardSpec {
+  std::string service;
+  Endpoint endpoint;
+  unsigned id = 0;                        // of an existing channel
+  std::string text;                       // the argument as given, made printable
+  Priority priority = Priority::kNormal;  // of -o forwards: the side that opens the stream decides
+};
+
+struct Options {
+  std::vector<ChannelSpec> channels;   // in the order given
+  std::vector<ForwardSpec> oforwards;  // -o: listen here, the other side has the service
+  std::vector<ForwardSpec> iforwards;  // -i: dial here what the other side asks for
+  Seal seal = Seal::kAuto;             // of every channel
+  unsigned threads = limits::kDefaultThreads;
+  // On each channel. Where it was not given, as many as the memory has room for, up to the default.
+  uint32_t max_streams = limits::kDefaultStreams;
+  uint64_t memory = limits::kDefaultMemory;             // bytes; never less than window
+  uint64_t window = limits::kDefaultWindow;             // bytes a stream may have in flight at most
+  double dial_timeout = limits::kDefaultDialTimeout;    // seconds
+  double drain_timeout = limits::kDefaultDrainTimeout;  // seconds
+  // Of every channel; the rest is of protocol 1 alone.
+  ProtocolMode protocol = ProtocolMode::kAuto;
+  uint64_t hold = limits::kDefaultHold;                 // bytes
+  double stall_timeout = limits::kDefaultStallTimeout;  // seconds
+  double ack_timeout = limits::kDefaultAckTimeout;      // seconds
+  Containment containment;
+  LogLevel log_level = LogLevel::kInfo;
+  std::string disabled;  // ring features to do without, separated by commas; names not checked
+  bool show_features = false;  // print the ring features and exit; there may be no channel then
+};
+
+// What to do instead of running.
+struct ParseExit {
+  int code = 0;            // 0 for help and version, 1 for every failure
+  bool to_stderr = false;  // otherwise standard output
+  std::string text;        // ends with a newline; a failure is exactly one line
+};
+
+using ParseResult = tl::expected<Options, ParseExit>;
+
+// argv as main gets it; the last component of argv[0] is the name used in messages.
+ParseResult parse_options(int argc, const char* const* argv);
+
+// A size in bytes: digits and an optional K, M, G or T (KiB, MiB and so on are the same, all powers
+// of 1024).
+tl::expected<uint64_t, std::string> parse_size(std::string_view text);
+
+// A time in seconds: a decimal number with an optional ms, s or m.
+tl::expected<double, std::string> parse_seconds(std::string_view text);
+
+// 268435456 as 256M.
+std::string format_size(uint64_t bytes);
+
+// 0.5 as 0.5, 60.0 as 60.
+std::string format_seconds(double seconds);
+
+}  // namespace virtproxy

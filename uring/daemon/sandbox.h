@@ -1,0 +1,43 @@
+// System calls that the running daemon does not need are refused by the kernel (seccomp), whoever
+// asks for them: what a peer's bytes could make of this process is bounded by the list in
+// sandbox.cc, which was made by measuring.
+//
+//   what it never needs and an intruder wants  (execve, ptrace, io_uring_setup, …)  the process is
+//       killed: it is not ours any more
+//   anything else that is not on the list      fails with EPERM and is said in the log, once each:
+//   a
+//       library that learns a new call is no reason to cut off a guest
+//
+// The list depends on the command line: without a service to dial there is no socket(2), without a
+// host name or a device no openat(2). Operations that go through a ring are not seen here; the ring
+// restricts them itself (ring.h). Which files and ports a call that is allowed may reach, Landlock
+// says (landlock.h).
+#pragma once
+
+#include <string>
+#include <tl/expected.hpp>
+
+#include "uring/daemon/options.h"
+
+namespace virtproxy {
+
+class Sandbox {
+ public:
+  Sandbox();
+  ~Sandbox();
+
+  // Whether this build has one: sanitizers make calls of their own.
+  static bool available();
+  // For all threads of the process, those that exist and those to come.
+  tl::expected<void, std::string> enter(const Options& options);
+
+  // Readable when a call was refused.
+  int alarm() const { return alarm_; }
+  // Says in the log what was refused since the last time, each call once in a life.
+  void report();
+
+ private:
+  int alarm_;
+};
+
+}  // namespace virtproxy

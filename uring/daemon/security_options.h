@@ -1,0 +1,55 @@
+// The part of the command line that says who is kept out and what the daemon gives up:
+//
+//   started as root ─▶ every listener bound, with its mode and owner ─▶ another user, no
+//   capabilities, no new privileges ─▶ rings that take few operations ─▶ system calls filtered
+//
+// sockets.h binds, acl.h turns away, privileges.h gives up, ring.h restricts, sandbox.h filters.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "uring/daemon/user_db.h"
+#include "uring/net/acl.h"
+#include "uring/net/sockets.h"
+
+namespace CLI {
+class App;
+}
+
+namespace virtproxy {
+
+struct Options;
+
+struct Containment {
+  std::optional<Account> user;  // to run as
+  bool sandbox = true;          // filter system calls; as root without `user`, drop capabilities
+  ListenRules listen;           // of every listener
+  AccessList clients;           // of -o listeners
+  AccessList peers;             // of channels that listen
+};
+
+// The arguments as text.
+struct RawContainment {
+  std::optional<std::string> user;
+  std::optional<std::string> sandbox;
+  std::optional<std::string> socket_mode;
+  std::optional<std::string> socket_owner;
+  std::vector<std::string> allow_uid;
+  std::vector<std::string> allow_gid;
+  std::vector<std::string> channel_allow_uid;
+  std::vector<std::string> channel_allow_gid;
+  std::vector<std::string> channel_allow_cid;
+  bool allow_remote = false;
+};
+
+void declare_containment(CLI::App& app, RawContainment& raw);
+
+// `options` has its channels and forwards already. Nothing, or the fault.
+std::optional<std::string> interpret_containment(const RawContainment& raw, Options& options);
+
+// What the user may think is guarded and is not, one line each.
+std::vector<std::string> unguarded(const Options& options);
+
+}  // namespace virtproxy

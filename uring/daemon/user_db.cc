@@ -1,0 +1,106 @@
+#include "uring/daemon/user_db.h"
+
+#include <grp.h>
+#include <pwd.h>
+
+#include <charconv>
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "uring/net/address.h"
+
+namespace virtproxy {
+namespace {
+
+constexpr char kUsers[] = "/etc/passwd";
+constexpr char kGroups[] = "/etc/group";
+
+using Failure = tl::unexpected<std::string>;
+
+struct CloseFile {
+  void operator()(FILE* file) const { std::fclose(file); }
+};
+using File = std::unique_ptr<FILE, CloseFile>;
+
+File open_file(const char* path) { return File(std::fopen(path, "re")); }
+
+// An id, unless the text is a name. The highest number means "unchanged" to the kernel.
+std::optional<uint32_t> to_id(std::string_view text) {
+  uint32_t id = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, id);
+  if (text.empty() || stop != end || error != std::errc() || id == UINT32_MAX) return std::nullopt;
+  return id;
+}
+
+struct User {
+  std::string name;
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+template <typename Matches>
+std::optional<User> find_entry(const Matches& matches) {
+  const File file = open_file(kUsers);
+  // Neither stream is shared with another thread.
+  while (const passwd* entry = file ? fgetpwent(file.get()) : nullptr) {
+    if (matches(*entry)) return User{entry->pw_name, entry->pw_uid, entry->pw_gid};
+  }
+  return std::nullopt;
+}
+
+std::vector<gid_t> groups_with(const std::string& user) {
+  std::vector<gid_t> groups;
+  const File file = open_file(kGroups);
+  while (const group* entry = file ? fgetgrent(file.get()) : nullptr) {
+    for (char** member = entry->gr_mem; *member != nullptr; ++member) {
+      if (user == *member) groups.push_back(entry->gr_gid);
+    }
+  }
+  return groups;
+}
+
+std::string unknown(const char* what, std::string_view text, const char* file) {
+  return std::string("there is no ") + what + " '" + printable(text) + "' in " + file +
+         ": give a name that is there, or a number";
+}
+
+}  // namespace
+
+tl::expected<uid_t, std::string> find_user(std::string_view text) {
+  const auto user = find_entry([&](const passwd& entry) { return text == entry.pw_name; });
+  if (user) return user->uid;
+  if (const auto id = to_id(text)) return *id;
+  return Failure(unknown("user", text, kUsers));
+}
+
+tl::expected<gid_t, std::string> find_group(std::string_view text) {
+  const File file = open_file(kGroups);
+  while (const group* entry = file ? fgetgrent(file.get()) : nullptr) {
+    if (text == entry->gr_name) return entry->gr_gid;
+  }
+  if (const auto id = to_id(text)) return *id;
+  return Failure(unknown("group", text, kGroups));
+}
+
+tl::expected<Account, std::string> find_account(std::string_view text) {
+  const size_t colon = text.find(':');
+  const std::string_view name = text.substr(0, colon);
+  const auto uid = find_user(name);
+  if (!uid) return Failure(uid.error());
+  if (*uid == 0) return Failure("'" + printable(name) + "' is root: name a user that is not");
+  if (colon != std::string_view::npos) {
+    const auto gid = find_group(text.substr(colon + 1));
+    if (!gid) return Failure(gid.error());
+    return Account{*uid, *gid, {}};
+  }
+  const auto user = find_entry([&](const passwd& entry) { return entry.pw_uid == *uid; });
+  if (!user) {
+    return Failure("user " + std::to_string(*uid) + " is not in " + kUsers +
+                   ": name its group as well, as in " + std::to_string(*uid) + ":GROUP");
+  }
+  return Account{*uid, user->gid, groups_with(user->name)};
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,191 @@
+#include "uring/daemon/worker.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <new>
+
+#include "uring/base/log.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+
+// After the drain: how long the last resets may take to leave, and the kernel to let go.
+constexpr Duration kLastWords = milliseconds(200);
+constexpr Duration kLetGo = milliseconds(1000);
+
+constexpr unsigned kOperationsPerStream = 3;
+
+}  // namespace
+
+Worker::Worker(WorkerConfig config)
+    : config_(std::move(config)), wake_fd_(eventfd(0, EFD_CLOEXEC)), wake_op_(this) {}
+
+Worker::~Worker() { close(wake_fd_); }
+
+std::future<Worker::Started> Worker::start() {
+  std::promise<Started> started;
+  auto future = started.get_future();
+  thread_ =
+      std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
+  return future;
+}
+
+void Worker::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void Worker::request(unsigned what) {
+  requests_.fetch_or(what);
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(wake_fd_, &one, sizeof one);
+}
+
+void Worker::run(std::promise<Started> started) {
+  Started result = try_to_set_up();
+  const bool good = result.has_value();
+  started.set_value(std::move(result));
+  go_.get_future().wait();
+  try {
+    if (good) serve();
+    if (!broken_) drain();
+  } catch (const std::exception& error) {
+    log_error("giving up: {}", error.what());
+    broken_ = true;
+  }
+  failed_ = broken_;
+  if (broken_) {
+    abandon();
+  } else {
+    channels_.clear();
+    resolution_.reset();
+    limit_.reset();
+    loop_.reset();
+  }
+  if (end_signal_ >= 0) {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(end_signal_, &one, sizeof one);
+  }
+}
+
+// What the kernel may still write to must not be freed: the process is about to end.
+void Worker::abandon() {
+  for (auto& channel : channels_) (void)channel.release();
+  (void)resolution_.release();
+  (void)limit_.release();
+  (void)loop_.release();
+}
+
+Worker::Started Worker::try_to_set_up() {
+  try {
+    return set_up();
+  } catch (const std::bad_alloc&) {
+    broken_ = true;
+    return tl::unexpected<std::string>(
+        "not enough memory: use less --memory, fewer channels, or raise ulimit -v");
+  } catch (const std::exception& error) {
+    broken_ = true;
+    return tl::unexpected<std::string>(error.what());
+  }
+}
+
+Worker::Started Worker::set_up() {
+  unsigned in_flight = 64;
+  for (const ChannelConfig& channel : config_.channels) {
+    in_flight += std::min(channel.max_streams, 65536u) * kOperationsPerStream;
+  }
+  auto ring = Ring::open(std::min(in_flight, 65536u), config_.features);
+  if (!ring) return tl::unexpected(ring.error());
+  if (config_.features.restrictions && !(*ring)->features().restrictions) {
+    return tl::unexpected<std::string>(
+        "the kernel refuses to restrict the ring to the operations that are needed: allow "
+        "io_uring_register in the container's profile, or give --disable restrictions to go on with "
+        "a ring that does everything for whoever takes this process over");
+  }
+  if (!(*ring)->refused().empty()) {
+    log_warn("this kernel lacks or refuses: {}; going on without", (*ring)->refused());
+  }
+  if ((*ring)->reduced()) {
+    log_warn(
+        "little lockable memory: going on with a smaller ring (raise RLIMIT_MEMLOCK: ulimit -l, "
+        "LimitMEMLOCK=)");
+  }
+  loop_ = std::make_unique<Loop>(std::move(*ring));
+  resolution_ = std::make_unique<Resolution>(*loop_);
+  Timer::Owner* const owner = this;
+  limit_ = std::make_unique<Timer>(loop_->timers(), owner);
+  for (size_t i = 0; i < config_.channels.size(); ++i) {
+    channels_.push_back(std::make_unique<Channel>(*loop_, *resolution_, config_.channels[i]));
+    channels_.back()->start(std::move(config_.doors[i]));
+  }
+  loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
+  return {};
+}
+
+void Worker::serve() {
+  while (wanted_ == Wanted::kServe && turn()) {
+  }
+}
+
+bool Worker::turn() {
+  const int result = loop_->turn();
+  if (result == 0) return true;
+  log_error("the ring failed: {}", std::strerror(-result));
+  broken_ = true;
+  return false;
+}
+
+void Worker::complete(Op&, int, uint32_t) {
+  const unsigned requests = requests_.exchange(0);
+  if ((requests & kFigures) != 0) {
+    for (const auto& channel : channels_) channel->log_figures();
+    log_answer("stats worker={} longest_turn_us={}", config_.index,
+               std::chrono::ceil<std::chrono::microseconds>(loop_->take_longest()).count());
+  }
+  if ((requests & kStop) != 0) {
+    wanted_ = Wanted::kStop;
+  } else if ((requests & kDrain) != 0) {
+    wanted_ = std::max(wanted_, Wanted::kDrain);
+  }
+  if (!ending_) loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
+}
+
+void Worker::expired(Timer&) { limit_passed_ = true; }
+
+bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
+  limit_passed_ = false;
+  limit_->set(loop_->now() + limit);
+  while (!done() && !limit_passed_) {
+    if (!turn()) return false;
+  }
+  limit_->clear();
+  return !limit_passed_;
+}
+
+void Worker::drain() {
+  if (loop_ == nullptr) return;
+  const auto all = [this](auto&& holds) {
+    return std::all_of(channels_.begin(), channels_.end(), holds);
+  };
+  for (const auto& channel : channels_) channel->drain();
+  const bool finished = turn_until(config_.drain_timeout, [&] {
+    return wanted_ == Wanted::kStop || all([](const auto& channel) { return channel->drained(); });
+  });
+  if (!finished && !broken_) log_info("streams are still open: resetting them");
+  for (const auto& channel : channels_) channel->stop();
+  turn_until(kLastWords, [&] { return all([](const auto& channel) { return channel->said(); }); });
+  for (const auto& channel : channels_) channel->disconnect();
+  ending_ = true;
+  loop_->ring().cancel(wake_op_);
+  const bool let_go = turn_until(kLetGo, [&] {
+    return !wake_op_.pending && all([](const auto& channel) { return channel->idle(); });
+  });
+  if (!let_go) broken_ = true;
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,89 @@
+// A thread with its own loop and its own channels; workers share nothing but the process.
+//
+// The main thread talks to a worker through a set of flags and an eventfd.
+#pragma once
+
+#include <atomic>
+#include <future>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "uring/io/loop.h"
+#include "uring/mux/channel.h"
+#include "uring/net/resolver_driver.h"
+
+namespace virtproxy {
+
+struct WorkerConfig {
+  size_t index = 0;  // among the workers, for figures
+  RingFeatures features;
+  std::vector<ChannelConfig> channels;
+  std::vector<ChannelDoors> doors;  // of each of them
+  Duration drain_timeout{};
+};
+
+class Worker final : private Completion, private Timer::Owner {
+ public:
+  explicit Worker(WorkerConfig config);
+  ~Worker();
+
+  using Started = tl::expected<void, std::string>;
+  // Starts the thread; the future says whether everything is ready. No byte of a peer or client is
+  // read before go(), which every worker that was started needs.
+  std::future<Started> start();
+  void go() { go_.set_value(); }
+
+  // From any thread. To end: new streams are refused, open ones may finish within the limit.
+  void request_drain() { request(kDrain); }
+  // The same without that time: open streams are reset. What is sent last and the end of requests
+  // to the kernel keep their own limits.
+  void request_stop() { request(kDrain | kStop); }
+  void request_figures() { request(kFigures); }
+  // Waits for the thread to end; `on_end` is signalled when it does.
+  void join();
+  void set_end_signal(int event_fd) { end_signal_ = event_fd; }
+  // Whether the thread ended for another reason than being asked to.
+  bool failed() const { return failed_; }
+
+ private:
+  static constexpr unsigned kDrain = 1;
+  static constexpr unsigned kFigures = 2;
+  static constexpr unsigned kStop = 4;
+
+  void request(unsigned what);
+  void run(std::promise<Started> started);
+  Started set_up();
+  Started try_to_set_up();
+  void serve();
+  void drain();
+  void abandon();
+  void complete(Op& op, int result, uint32_t flags) override;
+  void expired(Timer& timer) override;
+  bool turn();
+  bool turn_until(Duration limit, const std::function<bool()>& done);
+
+  WorkerConfig config_;
+  std::atomic<unsigned> requests_{0};
+  std::atomic<bool> failed_{false};
+  std::promise<void> go_;
+  int wake_fd_;
+  int end_signal_ = -1;
+  uint64_t wake_count_ = 0;
+  std::thread thread_;
+
+  // Owned by the thread.
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Resolution> resolution_;
+  std::vector<std::unique_ptr<Channel>> channels_;
+  std::unique_ptr<Timer> limit_;
+  Op wake_op_;
+  // What was asked for last, of what ends the thread.
+  enum class Wanted : uint8_t { kServe, kDrain, kStop };
+  Wanted wanted_ = Wanted::kServe;
+  bool limit_passed_ = false;
+  bool ending_ = false;
+  bool broken_ = false;
+};
+
+}  // namespace virtproxy

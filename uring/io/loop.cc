@@ -1,0 +1,47 @@
+#include "uring/io/loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+namespace virtproxy {
+
+namespace {
+
+constexpr unsigned kTimersPerTurn = 64;
+// Newer kernels make a few dozen at a time, older ones all there are, and one channel may have
+// thousands: what other channels have to send leaves between them.
+constexpr unsigned kCompletionsPerTurn = 512;
+
+Instant read_clock() {
+  return std::chrono::duration_cast<Instant>(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+}  // namespace
+
+void Loop::update_clock() { now_ = read_clock(); }
+
+Duration Loop::spent() const { return read_clock() - now_; }
+
+int Loop::turn() {
+  std::optional<Instant> deadline = timers_.next();
+  // Somebody may have asked before the first turn: a device that was there at the start.
+  if (hurried_ || !finishers_.empty() || (deadline && *deadline <= now_)) deadline = Ring::kNow;
+  hurried_ = false;
+  const bool sleeps = deadline != Ring::kNow;
+  const Instant begun = ended_;
+  const int result = ring_->wait(deadline);
+  if (result < 0) return result;
+  if (ring_->submitted()) arena_.reset();
+  update_clock();
+  if (ring_->dispatch(kCompletionsPerTurn)) hurry();
+  timers_.expire(now_, kTimersPerTurn);
+  std::swap(finishing_, finishers_);
+  for (Finisher* finisher : finishing_) finisher->finish_turn();
+  finishing_.clear();
+  ended_ = read_clock();
+  longest_ = std::max(longest_, ended_ - (sleeps ? now_ : begun));
+  return 0;
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,93 @@
+// One thread's event loop: a ring, its timers and its clock, and the order of a turn.
+//
+//   1. submit what the last turn queued and sleep until something completes or a timer is due
+//   2. hand out every completion, then every timer that is due
+//   3. run the finishers: whoever asked for it in this turn writes what has piled up, once
+//
+// Nothing blocks anywhere else. What one thread owns, no other touches.
+#pragma once
+
+#include <functional>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "uring/io/arena.h"
+#include "uring/io/ring.h"
+#include "uring/io/timers.h"
+
+namespace virtproxy {
+
+class Loop {
+ public:
+  // Runs in the third step of every turn.
+  class Finisher {
+   public:
+    virtual void finish_turn() = 0;
+
+   protected:
+    ~Finisher() = default;
+  };
+
+  explicit Loop(std::unique_ptr<Ring> ring) : ring_(std::move(ring)) {
+    update_clock();
+    ended_ = now_;
+  }
+
+  Ring& ring() { return *ring_; }
+  Timers& timers() { return timers_; }
+  Arena& arena() { return arena_; }
+  // Monotonic time at the start of this turn's second step.
+  Instant now() const { return now_; }
+
+  // What this turn has taken so far, the wait for it left out. Reads the clock.
+  Duration spent() const;
+  // The longest turn since the last call. A wait that may sleep is no part of it.
+  Duration take_longest() { return std::exchange(longest_, Duration::zero()); }
+
+  // Runs the finisher in this turn, or in the next one when called from a finisher. Asking twice is
+  // the finisher's to avoid.
+  void finish_later(Finisher* finisher) { finishers_.push_back(finisher); }
+  // The next turn must not sleep.
+  void hurry() { hurried_ = true; }
+
+  // Returns 0, or a negative errno when the ring is broken.
+  int turn();
+
+ private:
+  void update_clock();
+
+  std::unique_ptr<Ring> ring_;
+  Timers timers_;
+  Arena arena_;
+  Instant now_{};
+  Instant ended_{};  // the last turn
+  Duration longest_{};
+  bool hurried_ = false;
+  std::vector<Finisher*> finishers_;
+  std::vector<Finisher*> finishing_;
+};
+
+// How much of one kind of work a turn takes, so that the other channels of the thread have theirs
+// soon. What is left is for the next turn. At least one piece of work gets done.
+class TurnBudget {
+ public:
+  static constexpr Duration kTime = std::chrono::microseconds(200);
+
+  // At most `most` pieces, and none is begun that long after this.
+  explicit TurnBudget(const Loop& loop, unsigned most = std::numeric_limits<unsigned>::max(),
+                      Duration time = kTime)
+      : loop_(loop), left_(most), ends_(loop.spent() + time) {}
+
+  bool left() const { return left_ > 0; }
+  // One more piece is done.
+  void spend() { left_ = loop_.spent() > ends_ ? 0 : left_ - 1; }
+
+ private:
+  const Loop& loop_;
+  unsigned left_;
+  Duration ends_;
+};
+
+}  // namespace virtproxy

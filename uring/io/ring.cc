@@ -1,0 +1,508 @@
+#include "uring/io/ring.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#include "core/assert.h"
+#include "uring/io/enter.h"
+
+namespace virtproxy {
+namespace {
+
+constexpr unsigned kSubmissionEntries = 1024;
+constexpr unsigned kFewestCompletionEntries = 4096;
+constexpr unsigned kMostCompletionEntries = 65536;  // IORING_MAX_CQ_ENTRIES
+constexpr unsigned kRegisteredFiles = 256;
+
+std::string advice_for(int error) {
+  switch (error) {
+    case EPERM:
+      return "io_uring is forbidden here: set sysctl kernel.io_uring_disabled=0, or 1 and "
+             "kernel.io_uring_group to the daemon's group, or allow io_uring_setup in the "
+             "container's seccomp profile";
+    case ENOSYS:
+      return "this kernel has no io_uring: Linux 5.19 or later is needed";
+    case ENOMEM:
+      return "not enough locked memory for a ring: raise RLIMIT_MEMLOCK (ulimit -l, "
+             "LimitMEMLOCK=), or use fewer --threads";
+    case EMFILE:
+    case ENFILE:
+      return "no descriptor left for a ring: raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=)";
+    default:
+      return "cannot set up io_uring";
+  }
+}
+
+// The set-up flags from most to least wanted; each step gives up what older kernels lack.
+unsigned setup_flags(const RingFeatures& features) {
+  unsigned flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
+  if (features.single_issuer) flags |= IORING_SETUP_SINGLE_ISSUER;
+  // The kernel says in memory that a completion can be collected, for those who look out for one.
+  if (features.coop_taskrun) flags |= IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+  if (features.defer_taskrun && features.single_issuer) {
+    flags |= IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+  }
+  if (features.restrictions) flags |= IORING_SETUP_R_DISABLED;
+  return flags;
+}
+
+// What the requests below ask for, and nothing else.
+constexpr uint8_t kOperations[] = {
+    IORING_OP_RECV,    IORING_OP_READ,           IORING_OP_WRITE,  IORING_OP_SEND,
+    IORING_OP_SENDMSG, IORING_OP_POLL_ADD,       IORING_OP_ACCEPT, IORING_OP_ASYNC_CANCEL,
+    IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE,
+};
+constexpr uint8_t kRegistrations[] = {
+    IORING_REGISTER_FILES_UPDATE,
+    IORING_REGISTER_PBUF_RING,
+    IORING_UNREGISTER_PBUF_RING,
+    IORING_UNREGISTER_RING_FDS,
+};
+constexpr uint8_t kRequestFlags = IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS;
+
+// liburing declares functions for both uses of this, but its shared library lacks them.
+int register_with(int ring_fd, unsigned what, const void* argument, unsigned count) {
+  return static_cast<int>(syscall(__NR_io_uring_register, ring_fd, what, argument, count));
+}
+
+// Whether a send that is to take all or not wait, and could take some, says how much. Since Linux
+// 6.1, as the operation asked about is; before, the number was lost.
+bool reports_partial_sends(io_uring& ring) {
+  io_uring_probe* probe = io_uring_get_probe_ring(&ring);
+  const bool reports =
+      probe != nullptr && io_uring_opcode_supported(probe, IORING_OP_SENDMSG_ZC) != 0;
+  if (probe != nullptr) io_uring_free_probe(probe);
+  return reports;
+}
+
+}  // namespace
+
+const std::vector<RingFeatures::Name>& RingFeatures::names() {
+  static const std::vector<Name> names{
+      {"single-issuer", &RingFeatures::single_issuer},
+      {"coop-taskrun", &RingFeatures::coop_taskrun},
+      {"defer-taskrun", &RingFeatures::defer_taskrun},
+      {"registered-ring", &RingFeatures::registered_ring},
+      {"registered-files", &RingFeatures::registered_files},
+      {"provided-buffers", &RingFeatures::provided_buffers},
+      {"poll-first", &RingFeatures::poll_first},
+      {"multishot-accept", &RingFeatures::multishot_accept},
+      {"quiet-sends", &RingFeatures::quiet_sends},
+      {"busy-poll", &RingFeatures::busy_poll},
+      {"splice", &RingFeatures::splice},
+      {"no-iowait", &RingFeatures::no_iowait},
+      {"restrictions", &RingFeatures::restrictions},
+  };
+  return names;
+}
+
+tl::expected<void, std::string> RingFeatures::disable(std::string_view list) {
+  while (!list.empty()) {
+    const size_t comma = std::min(list.find(','), list.size());
+    const std::string_view name = list.substr(0, comma);
+    list.remove_prefix(std::min(comma + 1, list.size()));
+    if (name.empty()) continue;
+    const auto& all = names();
+    const auto found =
+        std::find_if(all.begin(), all.end(), [&](const Name& n) { return n.name == name; });
+    if (found == all.end()) {
+      std::string known;
+      for (const Name& n : all) known += (known.empty() ? "" : ", ") + std::string(n.name);
+      return tl::unexpected("unknown ring feature: " + std::string(name) + " (known: " + known +
+                            ")");
+    }
+    this->*(found->member) = false;
+  }
+  return {};
+}
+
+tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
+                                                            const RingFeatures& wanted) {
+  std::unique_ptr<Ring> ring(new Ring);
+  RingFeatures features = wanted;
+  if (!features.single_issuer) features.defer_taskrun = false;
+  unsigned completions =
+      std::clamp(std::bit_ceil(4 * in_flight), kFewestCompletionEntries, kMostCompletionEntries);
+
+  int result = 0;
+  for (;;) {
+    io_uring_params params{};
+    params.flags = setup_flags(features);
+    params.cq_entries = completions;
+    result = io_uring_queue_init_params(kSubmissionEntries, &ring->ring_, &params);
+    if (result == -ENOMEM && completions > kFewestCompletionEntries) {
+      // Little lockable memory: a smaller ring spills into the kernel's own backlog when it
+      // overflows.
+      completions /= 2;
+      ring->reduced_ = true;
+      continue;
+    }
+    if (result != -EINVAL) break;
+    const auto give_up = [&](bool RingFeatures::*member, const char* name) {
+      if (!(features.*member)) return false;
+      features.*member = false;
+      ring->refused_ += std::string(ring->refused_.empty() ? "" : ", ") + name;
+      return true;
+    };
+    if (!give_up(&RingFeatures::defer_taskrun, "defer-taskrun") &&
+        !give_up(&RingFeatures::single_issuer, "single-issuer") &&
+        !give_up(&RingFeatures::coop_taskrun, "coop-taskrun")) {
+      break;
+    }
+  }
+  if (result < 0) {
+    return tl::unexpected(advice_for(-result) + " (" + std::strerror(-result) + ")");
+  }
+  ring->open_ = true;
+
+  const auto refuse = [&](bool RingFeatures::*member, const char* name) {
+    features.*member = false;
+    ring->refused_ += std::string(ring->refused_.empty() ? "" : ", ") + name;
+  };
+  if (features.registered_ring && io_uring_register_ring_fd(&ring->ring_) != 1) {
+    refuse(&RingFeatures::registered_ring, "registered-ring");
+  }
+  if (features.registered_files) {
+    if (io_uring_register_files_sparse(&ring->ring_, kRegisteredFiles) == 0) {
+      for (int i = kRegisteredFiles - 1; i >= 0; --i) ring->free_files_.push_back(i);
+    } else {
+      refuse(&RingFeatures::registered_files, "registered-files");
+    }
+  }
+  if (features.quiet_sends && !reports_partial_sends(ring->ring_)) {
+    refuse(&RingFeatures::quiet_sends, "quiet-sends");
+  }
+  if (!features.quiet_sends) features.busy_poll = false;
+  if (!prepare_entering(ring->ring_)) features.no_iowait = false;
+  if (features.restrictions) {
+    if (!ring->restrict_operations()) refuse(&RingFeatures::restrictions, "restrictions");
+    // Made disabled; this thread becomes the only one that may submit.
+    if (register_with(ring->ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) != 0) {
+      return tl::unexpected(advice_for(errno) + " (" + std::strerror(errno) + ")");
+    }
+  }
+  ring->features_ = features;
+  return ring;
+}
+
+bool Ring::restrict_operations() {
+  std::vector<io_uring_restriction> allowed;
+  for (const uint8_t operation : kOperations) {
+    io_uring_restriction& rule = allowed.emplace_back();
+    rule.opcode = IORING_RESTRICTION_SQE_OP;
+    rule.sqe_op = operation;
+  }
+  for (const uint8_t registration : kRegistrations) {
+    io_uring_restriction& rule = allowed.emplace_back();
+    rule.opcode = IORING_RESTRICTION_REGISTER_OP;
+    rule.register_op = registration;
+  }
+  io_uring_restriction& flags = allowed.emplace_back();
+  flags.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+  flags.sqe_flags = kRequestFlags;
+  return register_with(ring_.ring_fd, IORING_REGISTER_RESTRICTIONS, allowed.data(),
+                       static_cast<unsigned>(allowed.size())) == 0;
+}
+
+Ring::~Ring() {
+  if (open_) io_uring_queue_exit(&ring_);
+}
+
+io_uring_sqe* Ring::next() {
+  io_uring_sqe* entry = io_uring_get_sqe(&ring_);
+  return entry != nullptr ? entry : next_after_submitting();
+}
+
+io_uring_sqe* Ring::next_after_submitting() {
+  for (;;) {
+    const int result = io_uring_submit(&ring_);
+    if (io_uring_sqe* entry = io_uring_get_sqe(&ring_)) {
+      refusals_ = 0;
+      return entry;
+    }
+    if (!endures(result)) {
+      throw std::system_error(result < 0 ? -result : EAGAIN, std::generic_category(),
+                              "the ring takes no more requests");
+    }
+  }
+}
+
+// After a submission that took nothing: whether another one may. Then a moment has passed.
+bool Ring::endures(int error) {
+  const bool passing = error >= 0 || error == -EINTR || error == -EBUSY || error == -EAGAIN;
+  if (!passing || ++refusals_ > kMostRefusals) return false;
+  ::poll(nullptr, 0, 1);
+  return true;
+}
+
+io_uring_sqe* Ring::prepare(Op& op, File file) {
+  VP_ASSERT(!op.pending);
+  op.pending = true;
+  io_uring_sqe* entry = next();
+  op.place = ring_.sq.sqe_tail - 1;
+  std::memset(entry, 0, sizeof *entry);
+  entry->fd = file.index >= 0 ? file.index : file.fd;
+  if (file.index >= 0) entry->flags = IOSQE_FIXED_FILE;
+  io_uring_sqe_set_data(entry, &op);
+  return entry;
+}
+
+void Ring::recv(Op& op, File file, void* to, size_t size, bool poll_first) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_RECV;
+  entry->addr = reinterpret_cast<uintptr_t>(to);
+  entry->len = static_cast<uint32_t>(size);
+  if (poll_first && features_.poll_first) entry->ioprio = IORING_RECVSEND_POLL_FIRST;
+}
+
+void Ring::recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_RECV;
+  entry->len = static_cast<uint32_t>(size);
+  entry->flags |= IOSQE_BUFFER_SELECT;
+  entry->buf_group = group;
+  if (poll_first && features_.poll_first) entry->ioprio = IORING_RECVSEND_POLL_FIRST;
+}
+
+void Ring::read(Op& op, File file, void* to, size_t size) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_READ;
+  entry->off = static_cast<uint64_t>(-1);
+  entry->addr = reinterpret_cast<uintptr_t>(to);
+  entry->len = static_cast<uint32_t>(size);
+}
+
+void Ring::write(Op& op, File file, const void* from, size_t size) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_WRITE;
+  entry->off = static_cast<uint64_t>(-1);
+  entry->addr = reinterpret_cast<uintptr_t>(from);
+  entry->len = static_cast<uint32_t>(size);
+}
+
+void Ring::send(Op& op, File file, const void* from, size_t size, int flags) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_SEND;
+  entry->addr = reinterpret_cast<uintptr_t>(from);
+  entry->len = static_cast<uint32_t>(size);
+  entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
+}
+
+void Ring::sendmsg(Op& op, File file, const msghdr* message, int flags) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_SENDMSG;
+  entry->addr = reinterpret_cast<uintptr_t>(message);
+  entry->len = 1;
+  entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
+}
+
+void Ring::hush(Op& op) {
+  if (!features_.quiet_sends) return;
+  io_uring_sqe& entry = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
+  VP_ASSERT(op.pending && entry.user_data == reinterpret_cast<uintptr_t>(&op));
+  uint64_t bytes = entry.len;
+  if (entry.opcode == IORING_OP_SENDMSG) {
+    const auto* message = reinterpret_cast<const msghdr*>(entry.addr);
+    bytes = 0;
+    for (size_t i = 0; i < message->msg_iovlen; ++i) bytes += message->msg_iov[i].iov_len;
+  }
+  // With MSG_WAITALL less than all of it is a failure, and failures complete as ever.
+  entry.msg_flags |= MSG_DONTWAIT | MSG_WAITALL;
+  entry.flags |= IOSQE_CQE_SKIP_SUCCESS;
+  op.quiet = true;
+  quiet_.push_back({&op, static_cast<uint32_t>(bytes)});
+}
+
+void Ring::poll(Op& op, File file, uint32_t events) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_POLL_ADD;
+  entry->poll32_events = events;
+}
+
+void Ring::watch(Op& op, File file) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_POLL_ADD;
+  entry->len = IORING_POLL_ADD_MULTI;
+}
+
+void Ring::accept(Op& op, int fd) {
+  io_uring_sqe* entry = prepare(op, {fd, -1});
+  entry->opcode = IORING_OP_ACCEPT;
+  entry->accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+  if (features_.multishot_accept) entry->ioprio = IORING_ACCEPT_MULTISHOT;
+}
+
+// Places come round again after 2^32 requests. The one that is queued at the op's place is the op's
+// own if it carries its address: a pending op is not queued twice.
+bool Ring::still_queued(const Op& op) const {
+  if (ring_.sq.sqe_tail - op.place > io_uring_sq_ready(&ring_)) return false;
+  const io_uring_sqe& queued = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
+  return queued.user_data == reinterpret_cast<uintptr_t>(&op);
+}
+
+void Ring::cancel(Op& op) {
+  if (!op.pending) return;
+  if (still_queued(op)) {
+    io_uring_sqe& queued = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
+    queued.fd = -1;
+    queued.flags &= static_cast<uint8_t>(~IOSQE_FIXED_FILE);
+    return;
+  }
+  io_uring_sqe* entry = next();
+  std::memset(entry, 0, sizeof *entry);
+  entry->opcode = IORING_OP_ASYNC_CANCEL;
+  entry->fd = -1;
+  entry->addr = reinterpret_cast<uintptr_t>(&op);
+}
+
+File Ring::add_file(int fd) {
+  if (free_files_.empty()) return {fd, -1};
+  const int index = free_files_.back();
+  if (io_uring_register_files_update(&ring_, static_cast<unsigned>(index), &fd, 1) != 1) {
+    return {fd, -1};
+  }
+  free_files_.pop_back();
+  return {fd, index};
+}
+
+void Ring::remove_file(File& file) {
+  if (file.index < 0) return;
+  int none = -1;
+  io_uring_register_files_update(&ring_, static_cast<unsigned>(file.index), &none, 1);
+  free_files_.push_back(file.index);
+  file.index = -1;
+}
+
+void Ring::set_alarm(Instant at) {
+  if (alarm_at_ && *alarm_at_ <= at) return;
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(at);
+  alarm_time_.tv_sec = seconds.count();
+  alarm_time_.tv_nsec = (at - seconds).count();
+  io_uring_sqe* entry = next();
+  std::memset(entry, 0, sizeof *entry);
+  entry->fd = -1;
+  if (alarm_at_) {
+    // Where it goes off before it can be moved, that is early enough.
+    entry->opcode = IORING_OP_TIMEOUT_REMOVE;
+    entry->flags = IOSQE_CQE_SKIP_SUCCESS;
+    entry->addr = reinterpret_cast<uintptr_t>(&alarm_at_);
+    entry->off = reinterpret_cast<uintptr_t>(&alarm_time_);
+    entry->timeout_flags = IORING_TIMEOUT_UPDATE | IORING_TIMEOUT_ABS;
+  } else {
+    entry->opcode = IORING_OP_TIMEOUT;
+    entry->addr = reinterpret_cast<uintptr_t>(&alarm_time_);
+    entry->len = 1;
+    entry->timeout_flags = IORING_TIMEOUT_ABS;
+    entry->user_data = reinterpret_cast<uintptr_t>(&alarm_at_);
+  }
+  alarm_at_ = at;
+}
+
+int Ring::wait(std::optional<Instant> deadline) {
+  int result;
+  if (deadline == kNow) {
+    result = io_uring_submit_and_get_events(&ring_);
+  } else {
+    if (deadline) set_alarm(*deadline);
+    const bool look = features_.busy_poll && busy_poll_.worth_it(passed_one_message_on());
+    result = look && look_out() ? io_uring_get_events(&ring_) : submit_and_wait();
+  }
+  if (result >= 0 || result == -EINTR) {
+    refusals_ = 0;
+    return 0;
+  }
+  // EBUSY and EAGAIN: the kernel wants its completions collected first, or lacks memory.
+  if (result != -EBUSY && result != -EAGAIN) return result;
+  if (io_uring_cq_ready(&ring_) > 0) return 0;
+  return endures(result) ? 0 : result;
+}
+
+int Ring::submit_and_wait() {
+  if (!features_.no_iowait) return io_uring_submit_and_wait(&ring_, 1);
+  return enter_without_iowait(ring_, features_.registered_ring);
+}
+
+// The message, and the receive for the next one.
+bool Ring::passed_one_message_on() const {
+  return quiet_.size() == 1 && io_uring_sq_ready(&ring_) <= 2;
+}
+
+// Whether something came.
+bool Ring::look_out() {
+  io_uring_submit(&ring_);
+  const auto begun = std::chrono::steady_clock::now();
+  for (;;) {
+    const bool came =
+        io_uring_cq_ready(&ring_) > 0 ||
+        (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+    const Duration took = std::chrono::steady_clock::now() - begun;
+    if (came || took > BusyPoll::kLongest) {
+      busy_poll_.looked(took);
+      return came;
+    }
+    sched_yield();
+  }
+}
+
+// The quiet sends that the kernel has seen are done; all have succeeded but those that completed.
+void Ring::report_quiet() {
+  if (quiet_.empty() || !submitted()) return;
+  // Completions the kernel has no room for may be about them.
+  if ((IO_URING_READ_ONCE(*ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0) return;
+  unsigned head = 0;
+  io_uring_cqe* entry = nullptr;
+  io_uring_for_each_cqe(&ring_, head, entry) {
+    if (Op* op = op_of(*entry)) op->quiet = false;
+  }
+  std::swap(quiet_, reporting_);
+  for (const Quiet& sent : reporting_) {
+    if (!sent.op->quiet) continue;
+    sent.op->quiet = sent.op->pending = false;
+    sent.op->owner->complete(*sent.op, static_cast<int>(sent.bytes), 0);
+  }
+  reporting_.clear();
+}
+
+// Null for the ring's own requests.
+Op* Ring::op_of(const io_uring_cqe& entry) const {
+  void* const data = io_uring_cqe_get_data(&entry);
+  return data == &alarm_at_ ? nullptr : static_cast<Op*>(data);
+}
+
+bool Ring::dispatch(unsigned most) {
+  report_quiet();
+  // Written before it is read; zeroing 1 KiB would be paid on every turn.
+  __attribute__((uninitialized)) io_uring_cqe* entries[128];
+  // What can be collected meanwhile is left to wait(); peeking for it would call the kernel.
+  for (unsigned handed_out = 0; io_uring_cq_ready(&ring_) > 0;) {
+    if (handed_out >= most) return true;
+    const unsigned count = io_uring_peek_batch_cqe(&ring_, entries, std::size(entries));
+    handed_out += count;
+    for (unsigned i = 0; i < count; ++i) {
+      if (io_uring_cqe_get_data(entries[i]) == &alarm_at_) alarm_at_.reset();
+      Op* op = op_of(*entries[i]);
+      const int result = entries[i]->res;
+      const uint32_t flags = entries[i]->flags;
+      if (op == nullptr) continue;
+      if (std::exchange(op->quiet, false)) {
+        std::erase_if(quiet_, [op](const Quiet& failed) { return failed.op == op; });
+      }
+      if ((flags & IORING_CQE_F_MORE) == 0) op->pending = false;
+      op->owner->complete(*op, result, flags);
+    }
+    io_uring_cq_advance(&ring_, count);
+  }
+  return false;
+}
+
+}  // namespace virtproxy

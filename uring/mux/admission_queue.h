@@ -1,0 +1,90 @@
+// Clients that were accepted and have no stream yet.
+//
+//   accepted ──▶ new ──── the channel is up ──────▶ admitted
+//                 │                                  ▲
+//                 └─ the protocol is being chosen ──▶ held ── their time is over ──▶ refused
+//
+// A client is held for a limited time, counted from the first moment of it. It keeps that limit
+// when it is put back because its stream came to nothing, so that a peer that changes its mind
+// again and again does not hold it for ever.
+//
+// At most `most` clients are taken in; those that are put back come on top of that, and there are
+// at most as many of them as the channel has streams.
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <map>
+#include <optional>
+
+#include "core/time.h"
+#include "uring/daemon/options.h"
+
+namespace virtproxy {
+
+struct AcceptedClient {
+  int fd = -1;
+  const ForwardSpec* forward = nullptr;  // whose listener accepted it
+  std::optional<Instant> held_until{};   // of one that was ever held
+};
+
+class AdmissionQueue {
+ public:
+  explicit AdmissionQueue(size_t most) : most_(most) {}
+
+  // False when it is full.
+  bool push(const AcceptedClient& client) {
+    if (size() >= most_) return false;
+    new_.push_back(client);
+    return true;
+  }
+
+  // Takes back one whose stream came to nothing. It is held on, or from now on until `limit`.
+  void put_back(AcceptedClient client, Instant limit) { hold(client, limit); }
+
+  // Holds all new ones until `limit`.
+  void hold_new(Instant limit) {
+    for (; !new_.empty(); new_.pop_front()) hold(new_.front(), limit);
+  }
+
+  // The next to be admitted: those that were held go first.
+  std::optional<AcceptedClient> take() {
+    if (!held_.empty()) return take_first_held();
+    if (new_.empty()) return std::nullopt;
+    const AcceptedClient client = new_.front();
+    new_.pop_front();
+    return client;
+  }
+
+  // One whose time is over.
+  std::optional<AcceptedClient> take_overdue(Instant now) {
+    if (held_.empty() || held_.begin()->first > now) return std::nullopt;
+    return take_first_held();
+  }
+
+  // When the time of the next one is over.
+  std::optional<Instant> deadline() const {
+    if (held_.empty()) return std::nullopt;
+    return held_.begin()->first;
+  }
+
+  size_t size() const { return new_.size() + held_.size(); }
+  bool empty() const { return new_.empty() && held_.empty(); }
+
+ private:
+  void hold(AcceptedClient client, Instant limit) {
+    if (!client.held_until) client.held_until = limit;
+    held_.emplace(*client.held_until, client);
+  }
+  AcceptedClient take_first_held() {
+    const AcceptedClient client = held_.begin()->second;
+    held_.erase(held_.begin());
+    return client;
+  }
+
+  size_t most_;
+  std::deque<AcceptedClient> new_;
+  std::multimap<Instant, AcceptedClient> held_;  // by the end of their time
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,124 @@
+// A channel's clients, from the moment they are accepted until they have a stream or are refused.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/assert.h"
+#include "uring/mux/channel.h"
+#include "uring/net/peer_identity.h"
+#include "uring/net/sockets.h"
+
+namespace virtproxy {
+namespace {
+
+// Admitted, or refused, before the other channels have their turn again.
+constexpr unsigned kAdmissionsPerTurn = 64;
+
+constexpr std::string_view kSentNothing = "the other end has sent nothing";
+
+}  // namespace
+
+// Who may not connect is turned away before it can take the place of another in the queue.
+void Channel::accepted(int fd, const ForwardSpec& forward) {
+  const AcceptedClient client{fd, &forward};
+  const Origin origin = origin_of(fd);
+  if (!config_.clients.admits(fd, origin)) {
+    close_with_reset(fd);
+    if (const auto hidden = strangers_.allow(loop_.now())) {
+      log_warn("channel {}: service {}: client refused: {} is not on the list (--allow-…){}", id(),
+               forward.service, describe(origin), and_others(*hidden));
+    }
+    return;
+  }
+  if (draining_ || !admission_.push(client)) return refuse(client, why_no_stream());
+  wake();
+}
+
+// A stream that is opened may get the slot of one that an event names, so none may be left.
+void Channel::admit_clients() {
+  held_timer_.clear();
+  if (admission_.empty()) return;
+  handle_events(nullptr);
+  const Instant now = loop_.now();
+  for (TurnBudget budget(loop_, kAdmissionsPerTurn); budget.left(); budget.spend()) {
+    const bool holds = holds_clients();
+    if (holds) admission_.hold_new(hold_limit());
+    const auto client = holds ? admission_.take_overdue(now) : admission_.take();
+    if (!client) break;
+    if (holds) {
+      refuse(*client, why_held());
+    } else if (unanswered() && mute_ && open_connections_ > 0) {
+      refuse(*client, kSentNothing);
+    } else {
+      admit(*client);
+      handle_events(nullptr);
+    }
+  }
+  if (admission_.empty()) return;
+  auto deadline = admission_.deadline();
+  if (deadline && mute_) deadline = std::min(*deadline, answer_due());
+  if (holds_clients() && deadline > now) {
+    held_timer_.set(*deadline);
+  } else {
+    wake();
+  }
+}
+
+void Channel::admit(const AcceptedClient& client) {
+  VP_ASSERT(events_.empty());
+  const ForwardSpec& forward = *client.forward;
+  const Origin origin = origin_of(client.fd);
+  std::byte metadata[kMaxOriginSize];
+  const size_t size = encode_origin(origin, metadata);
+  const auto stream = session().open(forward.service, forward.priority, {metadata, size});
+  if (!stream) return refuse(client, why_no_stream());
+  if (log_enabled(LogLevel::kDebug)) {
+    log_debug("channel {}: client of service {} from {} at {}", id(), forward.service,
+              describe(origin), forward.endpoint.to_string());
+  }
+  add(*stream, forward.service).admit(client);
+  if (!unanswered()) return;
+  asked_at_ = loop_.now();
+  if (!silence_timer_.armed()) silence_timer_.set(hold_limit());
+}
+
+// Clients have asked, and nothing has come.
+void Channel::give_up_on_silence() {
+  if (!unanswered()) return;
+  if (!std::exchange(mute_, true)) {
+    presence_.changed("connected, but the other end does not answer: clients are refused",
+                      LogLevel::kWarn);
+  }
+  for (const auto& connection : connections_) {
+    if (connection) session().reset(connection->stream(), Fault::kTimedOut, events_);
+  }
+  detach_all(Fault::kTimedOut);
+  while (const auto client = admission_.take()) refuse(*client, kSentNothing);
+}
+
+std::string_view Channel::why_held() const {
+  return unanswered() ? kSentNothing : "the other end keeps changing what it speaks";
+}
+
+void Channel::refuse(const AcceptedClient& client, std::string_view reason) {
+  close_with_reset(client.fd);
+  if (const auto hidden = refusals_.allow(loop_.now())) {
+    log_warn("channel {}: service {}: client refused: {}{}", id(), client.forward->service, reason,
+             and_others(*hidden));
+  }
+}
+
+std::string_view Channel::why_no_stream() const {
+  return choice_.up() ? "no more streams (--max-streams here or there, or going away)"
+                      : "the channel is down";
+}
+
+// A client whose INIT nobody answered has lost nothing: it can be asked for again in version 2.
+void Channel::take_back(Connection& connection) {
+  const auto client = connection.give_back();
+  if (!client) return;
+  if (draining_) return refuse(*client, why_no_stream());
+  admission_.put_back(*client, hold_limit());
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,38 @@
+// Says that a channel is up or down, and why, in the log.
+//
+// A peer that comes and goes as fast as it can must not fill the log: then lines are held back and
+// counted. What is said last is always the state of the moment.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "uring/base/log.h"
+#include "uring/io/loop.h"
+
+namespace virtproxy {
+
+class Presence final : private Timer::Owner {
+ public:
+  Presence(Loop& loop, unsigned channel)
+      : loop_(loop), channel_(channel), summary_(loop.timers(), this) {}
+
+  // `state` completes "channel N: ".
+  void changed(std::string state, LogLevel level = LogLevel::kInfo);
+
+ private:
+  static constexpr unsigned kLinesPerSecond = 20;
+
+  void expired(Timer& timer) override;
+
+  Loop& loop_;
+  unsigned channel_;
+  Timer summary_;
+  std::string state_;
+  LogLevel level_ = LogLevel::kInfo;
+  uint64_t hidden_ = 0;
+  RateLimit limit_{kLinesPerSecond};
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,296 @@
+#include "uring/mux/channel_reader.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "core/assert.h"
+#include "core/wire/frame.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+constexpr size_t kSlabs = 4;
+constexpr size_t kLeastRead =
+    16 * 1024;  // less room than this behind the leftover: take a new slab
+constexpr size_t kSlabBytes = ChannelReader::kLargestFrame + kLeastRead;
+// A virtio port hands out one buffer of the driver's at a time. A full one has others behind it:
+// so many bytes are read in one turn.
+constexpr size_t kPortBuffer = 4096;
+constexpr size_t kMostPortRead = 128 * 1024;
+// In one turn, before the others have theirs.
+constexpr size_t kMostPassed = 512 * 1024;
+// Headers and small frames in a row after which bulk is over.
+constexpr unsigned kReadsAfterBulk = 8;
+// A read this large may be the beginning of bulk: reading headers alone is tried, ever more rarely
+// where it turns out to be many small frames.
+constexpr size_t kLargeRead = 64 * 1024;
+constexpr unsigned kMostSkips = 63;
+constexpr Duration kAbsenceInterval = milliseconds(100);
+// What was read is parsed in pieces, each twice as large as the one before, until one ends later
+// than this: 4 ns for a byte of bulk, but 500 ns for an empty frame, and several microseconds for
+// one that opens a stream.
+constexpr size_t kFirstPiece = 4 * 1024;
+constexpr Duration kParseTimePerTurn = microseconds(100);
+
+}  // namespace
+
+ChannelReader::ChannelReader(Loop& loop, Client* client)
+    : loop_(loop),
+      client_(client),
+      op_(this),
+      absence_(loop.timers(), this),
+      slabs_(kSlabs, kSlabBytes) {}
+
+void ChannelReader::attach(File file, Link::Kind kind) {
+  VP_ASSERT(!attached_ && idle());
+  file_ = file;
+  kind_ = kind;
+  attached_ = true;
+  expect_wait_ = false;
+  passing_ = false;
+  polling_ = readable_ = rechecked_ = false;
+  begin_ = end_ = offered_ = 0;
+  unparsed_ = false;
+  present_ = false;
+  if (kind_ == Link::Kind::kPort) {
+    absence_.set(loop_.now());
+  } else {
+    read_on();
+  }
+}
+
+void ChannelReader::detach() {
+  attached_ = false;
+  absence_.clear();
+  loop_.ring().cancel(op_);
+  if (slab_ != nullptr && !op_.pending) ReadSlabs::release(std::exchange(slab_, nullptr));
+}
+
+void ChannelReader::read_on() {
+  if (!attached_ || absence_.armed() || !client_->wants_input()) return;
+  // Also beside a request: bytes that were offered again do not wait for others to come.
+  if (unparsed_) {
+    parse();
+    if (unparsed_ || !attached_ || !client_->wants_input()) return;
+  }
+  if (op_.pending) return;
+  if (!passing_) return read_normally();
+  pass_on();
+  client_->channel_passed();
+}
+
+void ChannelReader::pass_on() {
+  for (size_t passed = 0; passed < kMostPassed;) {
+    if (!client_->may_pass()) {
+      if (!read_header()) return;
+      continue;
+    }
+    const ssize_t moved = client_->pass(file_.fd);
+    if (moved > 0) {
+      passed += static_cast<size_t>(moved);
+      reads_in_row_ = 0;
+      next_skips_ = 0;
+      readable_ = false;
+    } else if ((moved == -EAGAIN && !readable_) || moved == -EINTR) {
+      polling_ = true;
+      return loop_.ring().poll(op_, file_, POLLIN);
+    } else if (moved == 0 || moved == -EAGAIN || moved == -ENOBUFS || moved == -ENOMEM) {
+      // A receive knows what it is: the end, bytes that cannot be spliced (urgent ones, or those
+      // behind a pipe that is full), or nothing.
+      return stop_passing();
+    } else {
+      return client_->channel_failed(std::strerror(static_cast<int>(-moved)));
+    }
+  }
+  client_->channel_readable();
+}
+
+// Reads what is left of a small frame, and the next header. False when that has to be waited for.
+bool ChannelReader::read_header() {
+  const size_t size = client_->payload_ahead() + kHeaderSize;
+  if (++reads_in_row_ > kReadsAfterBulk || begin_ != end_ || size > kLeastRead || !make_room()) {
+    stop_passing();
+    return false;
+  }
+  const ssize_t got = recv(file_.fd, slab_->data + end_, size, MSG_DONTWAIT);
+  if (got > 0) {
+    on_bytes(static_cast<size_t>(got));
+    return attached_ && !unparsed_;
+  }
+  if (got == 0) {
+    client_->channel_failed("closed by the other end");
+  } else {
+    // Whatever it is, the request meets it too.
+    loop_.ring().recv(op_, file_, slab_->data + end_, size, true);
+  }
+  return false;
+}
+
+void ChannelReader::stop_passing() {
+  passing_ = readable_ = false;
+  skips_ = next_skips_;
+  next_skips_ = std::min(2 * next_skips_ + 1, kMostSkips);
+  read_normally();
+}
+
+void ChannelReader::read_normally() {
+  if (!make_room()) return;
+  std::byte* to = slab_->data + end_;
+  const size_t size = kSlabBytes - end_;
+  Ring& ring = loop_.ring();
+  if (kind_ == Link::Kind::kSocket) {
+    ring.recv(op_, file_, to, size, expect_wait_);
+  } else if (polling_) {
+    ring.poll(op_, file_, POLLIN);
+  } else {
+    ring.read(op_, file_, to, size);
+  }
+}
+
+// A slab with room behind the leftover. False when all are still being sent from; the turn in which
+// one comes back asks again.
+bool ChannelReader::make_room() {
+  if (slab_ == nullptr) {
+    slab_ = slabs_.take();
+    begin_ = end_ = offered_ = 0;
+    return slab_ != nullptr;
+  }
+  const bool unshared = slab_->references == 1;
+  if (begin_ == end_ && unshared) begin_ = end_ = 0;
+  if (kSlabBytes - end_ >= kLeastRead) return true;
+  ReadSlab* next = unshared ? slab_ : slabs_.take();
+  if (next == nullptr) return false;
+  std::memmove(next->data, slab_->data + begin_, end_ - begin_);
+  if (next != slab_) ReadSlabs::release(slab_);
+  slab_ = next;
+  end_ -= begin_;
+  begin_ = 0;
+  VP_ASSERT(kSlabBytes - end_ >= kLeastRead);
+  return true;
+}
+
+bool ChannelReader::recheck() {
+  if (!attached_ || !op_.pending) return true;
+  if (!std::exchange(rechecked_, true)) return false;
+  pollfd device{file_.fd, POLLIN, 0};
+  if (::poll(&device, 1, 0) <= 0) return true;
+  loop_.ring().cancel(op_);
+  return false;
+}
+
+void ChannelReader::complete(Op&, int result, uint32_t) {
+  rechecked_ = false;
+  if (!attached_) {
+    if (slab_ != nullptr) ReadSlabs::release(std::exchange(slab_, nullptr));
+    return client_->channel_settled();
+  }
+  if (polling_) {
+    polling_ = false;
+    if (result < 0 && result != -ECANCELED) {
+      return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
+    }
+    readable_ = result > 0;
+    return read_on();
+  }
+  switch (result) {
+    case 0:
+      return on_nothing();
+    case -EAGAIN:
+      polling_ = kind_ != Link::Kind::kSocket;
+      return read_on();
+    case -EINTR:
+    case -ECANCELED:
+      return read_on();
+    default:
+      if (result < 0) return client_->channel_failed(std::strerror(-result));
+      on_bytes(kind_ == Link::Kind::kPort ? read_port(static_cast<size_t>(result))
+                                          : static_cast<size_t>(result));
+  }
+}
+
+// Reads on for as long as full buffers come. Whatever ends that, the next request meets it too.
+size_t ChannelReader::read_port(size_t count) {
+  for (auto got = static_cast<ssize_t>(count); got >= static_cast<ssize_t>(kPortBuffer);) {
+    const size_t room = kSlabBytes - end_ - count;
+    if (count >= kMostPortRead || room < kPortBuffer) break;
+    got = ::read(file_.fd, slab_->data + end_ + count, room);
+    count += static_cast<size_t>(std::max<ssize_t>(got, 0));
+  }
+  return count;
+}
+
+void ChannelReader::on_bytes(size_t count) {
+  // A read that fills what it was offered leaves more behind.
+  if (count > 0) {
+    expect_wait_ = count < kSlabBytes - end_;
+    readable_ = false;
+  }
+  end_ += count;
+  VP_ASSERT(end_ <= kSlabBytes);
+  parse();
+  if (passing_ || count < kLargeRead || begin_ != end_ || !attached_ || !client_->splices()) return;
+  if (skips_ > 0) {
+    --skips_;
+  } else {
+    passing_ = true;
+    reads_in_row_ = 0;
+  }
+}
+
+void ChannelReader::parse() {
+  if (unparsed_ && parsed_at_ == loop_.now()) return client_->channel_readable();
+  unparsed_ = false;
+  const bool at_once = end_ - begin_ - offered_ <= kFirstPiece;
+  const Duration begun = at_once ? Duration::zero() : loop_.spent();
+  for (size_t piece = kFirstPiece; attached_; piece *= 2) {
+    const size_t size = std::min(offered_ + piece, end_ - begin_);
+    const size_t used = client_->channel_input({slab_->data + begin_, size}, slab_);
+    VP_ASSERT(used <= size);
+    begin_ += used;
+    offered_ = size - used;
+    if (begin_ + offered_ == end_) return;
+    if (loop_.spent() - begun > kParseTimePerTurn) {
+      unparsed_ = true;
+      parsed_at_ = loop_.now();
+      return client_->channel_readable();
+    }
+  }
+}
+
+void ChannelReader::offer_again() {
+  if (attached_ && slab_ != nullptr && begin_ < end_) parse();
+}
+
+void ChannelReader::on_nothing() {
+  if (kind_ != Link::Kind::kPort) return client_->channel_failed("closed by the other end");
+  absence_.set(loop_.now() + kAbsenceInterval);
+  // The host side may go while bytes of it that were offered again are still being parsed.
+  unparsed_ = false;
+  begin_ = end_ = offered_ = 0;
+  if (std::exchange(present_, false)) client_->port_present(false);
+}
+
+void ChannelReader::expired(Timer&) {
+  if (!make_room()) {
+    absence_.set(loop_.now() + kAbsenceInterval);
+    return;
+  }
+  const ssize_t got = ::read(file_.fd, slab_->data + end_, kSlabBytes - end_);
+  if (got == 0 || (got < 0 && errno == EPIPE)) return on_nothing();
+  if (got < 0 && errno != EAGAIN && errno != EINTR) {
+    return client_->channel_failed(std::strerror(errno));
+  }
+  if (!std::exchange(present_, true)) client_->port_present(true);
+  if (got > 0) on_bytes(static_cast<size_t>(got));
+  read_on();
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,429 @@
+#include "uring/mux/channel_writer.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "core/assert.h"
+#include "core/wire/little_endian.h"
+#include "core/wire/v1_packet.h"
+#include "uring/service/connection.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+
+// One bulk batch bounds what a small message waits behind.
+constexpr uint64_t kSocketBatch = 256 * 1024;
+// virtio_console takes at most 32 KiB a write. A batch is several: between two of them the guest's
+// processor would switch to the application and back. It is whole frames, of whole buffers: the
+// crumbs that a larger one has room for would put all that follows out of step.
+constexpr uint64_t kDeviceWrite = 32 * 1024;
+constexpr uint64_t kPortBatch = 2 * (kHeaderSize + ReceivePool::kFramedBytes + kTrailerSize);
+constexpr uint64_t kTtyBatch = 2048;
+// Below this many bytes a copy costs less than a vector of its own (measured with batches on one
+// socket; the crossing lies between 1 and 8 KiB).
+constexpr size_t kCopyBelow = 2048;
+// The same of a port, where a vector is a device write.
+constexpr size_t kPortCopyBelow = 16 * 1024;
+constexpr size_t kMostVectors = 1024;  // UIO_MAXIOV: one more is EMSGSIZE
+constexpr Duration kFullInterval = milliseconds(20);
+// Doubled while the peer reads nothing.
+constexpr Duration kUnreadInterval = milliseconds(1);
+constexpr Duration kMostUnreadInterval = milliseconds(256);
+
+}  // namespace
+
+ChannelWriter::ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& pool, PipePool& pipes,
+                             Client* client)
+    : loop_(loop),
+      choice_(choice),
+      pool_(pool),
+      pipes_(pipes),
+      client_(client),
+      op_(this),
+      retry_(loop.timers(), this),
+      unread_(loop.timers(), this) {
+  vectors_.reserve(kMostVectors);
+}
+
+void ChannelWriter::attach(File file, Link::Kind kind) {
+  VP_ASSERT(!attached_ && idle());
+  file_ = file;
+  kind_ = kind;
+  attached_ = true;
+  polling_ = quiet_ = polled_ = rechecked_ = false;
+  planned_ = true;
+  room_.attach(file.fd, kind);
+}
+
+void ChannelWriter::detach() {
+  attached_ = false;
+  retry_.clear();
+  unread_.clear();
+  loop_.ring().cancel(op_);
+  if (!op_.pending) let_go();
+}
+
+void ChannelWriter::let_go() {
+  release_buffers();
+  if (assembly_ != nullptr) pipes_.release(std::exchange(assembly_, nullptr));
+}
+
+void ChannelWriter::trim() {
+  if (op_.pending || assembly_ == nullptr || assembly_->held() > 0) return;
+  pipes_.release(std::exchange(assembly_, nullptr));
+}
+
+bool ChannelWriter::takes_pipes() {
+  if (assembly_ == nullptr && attached_) assembly_ = pipes_.take();
+  return assembly_ != nullptr;
+}
+
+uint64_t ChannelWriter::batch_limit() const {
+  switch (kind_) {
+    case Link::Kind::kSocket:
+      if (!choice_.up()) return kSocketBatch;
+      if (choice_.protocol() == 1) return room_.most_batch();
+      return std::min(kSocketBatch, choice_.session().most_batch());
+    case Link::Kind::kPort:
+      return kPortBatch;
+    case Link::Kind::kTty:
+      return kTtyBatch;
+  }
+  return kTtyBatch;
+}
+
+void ChannelWriter::write_on(Events& events, bool quietly) {
+  if (!attached_ || op_.pending || retry_.armed()) return;
+  watch_unread();
+  if (!choice_.wants_to_write(loop_.now()) || !has_room()) return;
+  const Batch& batch = choice_.plan(batch_limit(), loop_.now(), events);
+  if (batch.empty()) return;
+  quiet_ = quietly && batch.pieces.size() == 1 && batch.size <= Ring::kMostQuiet &&
+           kind_ == Link::Kind::kSocket && !choice_.wants_to_write(loop_.now());
+  lay_out(batch);
+  quiet_ = quiet_ && vectors_.size() == 1 && cuts_.empty();
+  submit();
+}
+
+// False when the socket is waited for before anything is planned.
+bool ChannelWriter::has_room() {
+  const bool packets = !choice_.up() || choice_.protocol() == 1;
+  room_.speak_packets(packets, choice_.up());
+  if (!room_.knows_unread()) return true;
+  if (room_.has_room()) {
+    Session& session = choice_.session();
+    if (session.waits_for_unread()) session.on_unread(room_.most_unread(), room_.arrived());
+    return true;
+  }
+  planned_ = false;
+  polling_ = true;
+  submit();
+  return false;
+}
+
+void ChannelWriter::watch_unread() {
+  if (!room_.knows_unread() || !choice_.up() || !choice_.session().waits_for_unread()) {
+    unread_interval_ = kUnreadInterval;
+    return;
+  }
+  if (room_.is_drained()) return choice_.session().on_unread(0, room_.arrived());
+  if (unread_.armed()) return;
+  unread_.set(loop_.now() + unread_interval_);
+  unread_interval_ = std::min(2 * unread_interval_, kMostUnreadInterval);
+}
+
+void ChannelWriter::lay_out(const Batch& batch) {
+  vectors_.clear();
+  cuts_.clear();
+  cut_at_ = vector_at_ = 0;
+  staged_ = 0;
+  if (staging_.size() < batch.size) staging_.resize(batch.size);
+  for (const Piece& piece : batch.pieces) {
+    if (piece.payload == 0) {
+      copy(batch.head(piece));
+      continue;
+    }
+    Connection& connection = client_->connection_of(piece.stream);
+    lay_out(piece, batch.head(piece), connection);
+    laid_out_.push_back(&connection);
+  }
+  for (Connection* connection : laid_out_) connection->receive_more();
+  laid_out_.clear();
+}
+
+void ChannelWriter::lay_out(const Piece& piece, std::span<const std::byte> head,
+                            Connection& connection) {
+  const bool seals_payload = piece.sealed && choice_.session().seals_payload();
+  const size_t copy_below = seals_payload || kind_ == Link::Kind::kTty ? SIZE_MAX
+                            : kind_ == Link::Kind::kPort               ? kPortCopyBelow
+                                                                       : kCopyBelow;
+  const size_t staged_at = staged_;
+  std::byte* behind = nullptr;
+  for (uint32_t left = piece.payload; left > 0;) {
+    const Connection::Part part = connection.take(left);
+    const bool first = left == piece.payload;
+    const bool refer = part.pipe == nullptr && part.bytes.size() >= copy_below &&
+                       vectors_.size() + 4 < kMostVectors;
+    left -= part.size();
+    if (first && !(refer && put_before(part, head))) copy(head);
+    if (part.pipe != nullptr) {
+      VP_ASSERT(!seals_payload);
+      cuts_.push_back({vectors_.size(), part.pipe, part.piped});
+    } else if (refer) {
+      behind = pool_.room_behind(part.buffer) < kTrailerSize ? nullptr
+                                                             : part.buffer->data + part.buffer->end;
+      reference(part.bytes, part.buffer);
+    } else {
+      behind = nullptr;
+      copy(part.bytes);
+      pool_.release(part.buffer);
+    }
+  }
+  if (!piece.sealed) return;
+  const auto frame = seals_payload
+                         ? std::span<const std::byte>(staging_).subspan(
+                               staged_at + head.size() - kHeaderSize, kHeaderSize + piece.payload)
+                         : head.last(kHeaderSize);
+  std::byte trailer[kTrailerSize];
+  store_le(trailer, choice_.session().seal(frame));
+  if (behind == nullptr) return copy(trailer);
+  std::memcpy(behind, trailer, kTrailerSize);
+  add_vector(behind, kTrailerSize);
+}
+
+// False where there is no room.
+bool ChannelWriter::put_before(const Connection::Part& part, std::span<const std::byte> head) {
+  if (ReceivePool::room_before(part.buffer, part.bytes) < head.size()) return false;
+  std::byte* to = part.buffer->data + (part.bytes.data() - part.buffer->data) - head.size();
+  std::memcpy(to, head.data(), head.size());
+  add_vector(to, head.size());
+  return true;
+}
+
+void ChannelWriter::copy(std::span<const std::byte> bytes) {
+  VP_ASSERT(bytes.size() <= staging_.size() - staged_);
+  std::byte* to = staging_.data() + staged_;
+  std::memcpy(to, bytes.data(), bytes.size());
+  staged_ += bytes.size();
+  add_vector(to, bytes.size());
+}
+
+void ChannelWriter::reference(std::span<const std::byte> bytes, Buffer* buffer) {
+  buffers_.push_back(buffer);
+  add_vector(bytes.data(), bytes.size());
+}
+
+void ChannelWriter::add_vector(const std::byte* data, size_t size) {
+  if (vectors_.size() > (cuts_.empty() ? 0 : cuts_.back().vectors)) {
+    iovec& last = vectors_.back();
+    if (static_cast<const std::byte*>(last.iov_base) + last.iov_len == data) {
+      last.iov_len += size;
+      return;
+    }
+  }
+  vectors_.push_back({const_cast<std::byte*>(data), size});
+}
+
+void ChannelWriter::submit() {
+  Ring& ring = loop_.ring();
+  if (polling_) {
+    ring.poll(op_, file_, POLLOUT);
+  } else if (room_.packets()) {
+    write_packets();
+  } else if (!cuts_.empty()) {
+    push();
+  } else if (kind_ == Link::Kind::kPort && write_port()) {
+    batch_left();
+  } else if (kind_ != Link::Kind::kSocket) {
+    const auto next = next_write();
+    ring.write(op_, file_, next.data(), next.size());
+  } else if (vectors_.size() == 1) {
+    ring.send(op_, file_, vectors_[0].iov_base, vectors_[0].iov_len, MSG_WAITALL);
+    if (quiet_) ring.hush(op_);
+  } else {
+    message_.msg_iov = vectors_.data();
+    message_.msg_iovlen = vectors_.size();
+    ring.sendmsg(op_, file_, &message_, MSG_WAITALL);
+  }
+}
+
+void ChannelWriter::write_packets() {
+  VP_ASSERT(vectors_.size() == 1 && cuts_.empty());
+  iovec& vector = vectors_.front();
+  while (vector.iov_len > 0) {
+    const size_t size = room_.next(vector.iov_len, std::exchange(polled_, false));
+    if (size == 0) {
+      polling_ = true;
+      return submit();
+    }
+    if (kind_ == Link::Kind::kSocket && size == vector.iov_len) {
+      loop_.ring().send(op_, file_, vector.iov_base, size, MSG_WAITALL);
+      if (quiet_) loop_.ring().hush(op_);
+      return;
+    }
+    const ssize_t written = write_now({static_cast<const std::byte*>(vector.iov_base), size});
+    if (written > 0) {
+      advance(static_cast<size_t>(written));
+    } else if (written == 0 || errno == EAGAIN) {
+      return wait_for_room();
+    } else if (errno != EINTR) {
+      return client_->channel_failed(std::strerror(errno));
+    }
+  }
+  batch_left();
+}
+
+ssize_t ChannelWriter::write_now(std::span<const std::byte> bytes) {
+  if (kind_ != Link::Kind::kSocket) return ::write(file_.fd, bytes.data(), bytes.size());
+  iovec vector{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  msghdr message{};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  return sendmsg(file_.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+// A port whose other side is gone says it hung up, again and again: there, wait a moment instead of
+// polling.
+void ChannelWriter::wait_for_room() {
+  if (kind_ == Link::Kind::kPort) return retry_.set(loop_.now() + kFullInterval);
+  polling_ = true;
+  submit();
+}
+
+// Writes to a port for as long as it takes what it is given. False when something is left: what
+// stopped it, the request meets too.
+bool ChannelWriter::write_port() {
+  while (vector_at_ < vectors_.size()) {
+    const auto next = next_write();
+    const ssize_t written = ::write(file_.fd, next.data(), next.size());
+    if (written <= 0) return false;
+    advance(static_cast<size_t>(written));
+  }
+  return true;
+}
+
+std::span<const std::byte> ChannelWriter::next_write() const {
+  const iovec& vector = vectors_[vector_at_];
+  return {static_cast<const std::byte*>(vector.iov_base),
+          std::min<size_t>(vector.iov_len, kDeviceWrite)};
+}
+
+// So many bytes of the vectors are written.
+void ChannelWriter::advance(size_t bytes) {
+  while (bytes > 0) {
+    iovec& vector = vectors_[vector_at_];
+    const size_t size = std::min(bytes, vector.iov_len);
+    vector.iov_base = static_cast<std::byte*>(vector.iov_base) + size;
+    vector.iov_len -= size;
+    bytes -= size;
+    if (vector.iov_len == 0) ++vector_at_;
+  }
+}
+
+void ChannelWriter::push() {
+  while (!assembled() || assembly_->held() > 0) {
+    ssize_t moved = assembled() ? -EAGAIN : assemble();
+    if (moved > 0) continue;
+    // All there is, or as much as the pipe takes.
+    if (moved == -EAGAIN && assembly_->held() > 0) {
+      moved = assembly_->drain(file_.fd, assembly_->held());
+      if (moved == -EAGAIN) {
+        polling_ = true;
+        return submit();
+      }
+    }
+    if (moved <= 0 && moved != -EINTR) {
+      return client_->channel_failed(moved < 0 ? std::strerror(static_cast<int>(-moved))
+                                               : "write cut short");
+    }
+  }
+  batch_left();
+}
+
+// Moves the next vectors, or the next bytes of a pipe, to the assembly. Their number, or a negative
+// errno (-EAGAIN: it is full).
+ssize_t ChannelWriter::assemble() {
+  const bool piped = cut_at_ < cuts_.size();
+  const size_t end = piped ? cuts_[cut_at_].vectors : vectors_.size();
+  if (vector_at_ == end) {
+    Cut& cut = cuts_[cut_at_];
+    const ssize_t moved = cut.pipe->pour(*assembly_, cut.bytes);
+    if (moved > 0) cut.bytes -= static_cast<uint32_t>(moved);
+    if (cut.bytes == 0) {
+      pipes_.release(cut.pipe);
+      ++cut_at_;
+    }
+    return moved;
+  }
+  const ssize_t written = assembly_->write({vectors_.data() + vector_at_, end - vector_at_});
+  advance(static_cast<size_t>(std::max<ssize_t>(written, 0)));
+  return written;
+}
+
+void ChannelWriter::recheck() {
+  if (!attached_ || !op_.pending || !polling_ || !std::exchange(rechecked_, true)) return;
+  pollfd device{file_.fd, POLLOUT, 0};
+  if (::poll(&device, 1, 0) > 0) loop_.ring().cancel(op_);
+}
+
+void ChannelWriter::complete(Op&, int result, uint32_t) {
+  rechecked_ = false;
+  if (!attached_) {
+    let_go();
+    return client_->channel_settled();
+  }
+  if (polling_) {
+    polling_ = false;
+    if (result < 0 && result != -ECANCELED) {
+      return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
+    }
+    if (!std::exchange(planned_, true)) return client_->channel_written();
+    polled_ = result > 0;
+    return submit();
+  }
+  if (kind_ == Link::Kind::kSocket) {
+    size_t total = 0;
+    for (const iovec& vector : vectors_) total += vector.iov_len;
+    const bool short_of_room = std::exchange(quiet_, false) && (result == -EAGAIN || result > 0);
+    if (result < 0 && !short_of_room) return client_->channel_failed(std::strerror(-result));
+    const auto sent = static_cast<size_t>(std::max(result, 0));
+    if (sent < total) {
+      // MSG_WAITALL: short only when the connection broke, or when it was not to wait.
+      if (!short_of_room) return client_->channel_failed("write cut short");
+      vectors_[0].iov_base = static_cast<std::byte*>(vectors_[0].iov_base) + sent;
+      vectors_[0].iov_len -= sent;
+      return submit();
+    }
+  } else {
+    if (result == -EAGAIN || result == 0) return wait_for_room();
+    if (result < 0 && result != -EINTR) return client_->channel_failed(std::strerror(-result));
+    advance(static_cast<size_t>(std::max(result, 0)));
+    if (vector_at_ < vectors_.size()) return submit();
+  }
+  batch_left();
+}
+
+void ChannelWriter::expired(Timer& timer) {
+  if (&timer == &retry_) return submit();
+  if (!op_.pending) watch_unread();
+}
+
+void ChannelWriter::batch_left() {
+  release_buffers();
+  client_->channel_written();
+}
+
+void ChannelWriter::release_buffers() {
+  for (Buffer* buffer : buffers_) pool_.release(buffer);
+  buffers_.clear();
+  for (; cut_at_ < cuts_.size(); ++cut_at_) pipes_.release(cuts_[cut_at_].pipe);
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,207 @@
+#include "uring/net/connector.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "uring/net/sockets.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr Duration kFirstBackoff = milliseconds(2);
+constexpr Duration kLastBackoff = milliseconds(100);
+constexpr Duration kLeastShare = milliseconds(250);
+
+Fault fault_of(int error) {
+  switch (error) {
+    case ECONNREFUSED:
+    case ENOENT:
+    case ECONNRESET:
+      return Fault::kRefused;
+    case ETIMEDOUT:
+    case EAGAIN:
+      return Fault::kTimedOut;
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
+      return Fault::kNoResources;
+    default:
+      return Fault::kUnreachable;
+  }
+}
+
+}  // namespace
+
+Dial::Dial(Loop& loop, Resolution& resolution, Client* client)
+    : loop_(loop),
+      resolution_(resolution),
+      client_(client),
+      poll_(this),
+      deadline_(loop.timers(), this),
+      retry_(loop.timers(), this) {}
+
+Dial::~Dial() { cancel(); }
+
+void Dial::start(const Endpoint& endpoint, Duration timeout) {
+  running_ = true;
+  addresses_.clear();
+  next_address_ = 0;
+  last_error_ = 0;
+  reason_.clear();
+  share_ = timeout;
+  deadline_.set(loop_.now() + timeout);
+  if (endpoint.needs_resolver()) {
+    lookup_ = resolution_.start(endpoint.host, static_cast<uint16_t>(endpoint.port), this);
+    return;
+  }
+  if (auto address = to_socket_address(endpoint)) {
+    addresses_.push_back(*address);
+  } else {
+    reason_ = address.error();
+  }
+  try_next();
+}
+
+void Dial::resolved(Resolver::Result result) {
+  lookup_.reset();
+  if (result) {
+    addresses_ = std::move(*result);
+    share_ = std::max(share_ / static_cast<long>(addresses_.size()), Duration(kLeastShare));
+  } else {
+    reason_ = result.error();
+  }
+  try_next();
+}
+
+int Dial::take() {
+  if (connected_ < 0) return -1;
+  deadline_.clear();
+  running_ = false;
+  return std::exchange(connected_, -1);
+}
+
+void Dial::cancel() {
+  running_ = false;
+  if (lookup_) resolution_.cancel(*lookup_);
+  lookup_.reset();
+  deadline_.clear();
+  retry_.clear();
+  close_socket();
+  if (connected_ >= 0) close_with_reset(std::exchange(connected_, -1));
+}
+
+void Dial::close_socket() {
+  if (fd_ < 0) return;
+  loop_.ring().cancel(poll_);
+  // It may be connected by now, and the service must not take this for an orderly end.
+  close_with_reset(fd_);
+  fd_ = -1;
+  in_progress_ = false;
+  ++attempt_;
+}
+
+void Dial::try_next() {
+  backoff_ = kFirstBackoff;
+  if (next_address_ == addresses_.size()) {
+    // Told in the next turn, so that no caller is surprised from inside its own call.
+    next_address_ = addresses_.size() + 1;
+    deadline_.set(loop_.now());
+    return;
+  }
+  attempt();
+}
+
+void Dial::attempt() {
+  const SocketAddress& address = addresses_[next_address_];
+  if (fd_ < 0) {
+    fd_ = socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd_ < 0) return attempt_failed(errno);
+    if (address.family() != AF_UNIX) reset_on_close(fd_);
+  }
+  if (connect(fd_, address.data(), address.length) == 0) {
+    connected_ = std::exchange(fd_, -1);
+    deadline_.set(loop_.now());
+    return;
+  }
+  if (errno == EINPROGRESS) {
+    retry_.set(loop_.now() + share_);
+    in_progress_ = true;
+    await_connection();
+    return;
+  }
+  if (errno == EAGAIN && address.family() == AF_UNIX) {
+    last_error_ = EAGAIN;
+    retry_.set(loop_.now() + backoff_);
+    backoff_ = std::min(backoff_ * 2, Duration(kLastBackoff));
+    return;
+  }
+  attempt_failed(errno);
+}
+
+void Dial::await_connection() {
+  if (poll_.pending) return;  // of an attempt that was given up; its completion comes back here
+  polled_ = attempt_;
+  loop_.ring().poll(poll_, {fd_, -1}, POLLOUT);
+}
+
+void Dial::attempt_failed(int error) {
+  retry_.clear();
+  last_error_ = error;
+  reason_ = addresses_[next_address_].to_string() + ": " + std::strerror(error);
+  close_socket();
+  ++next_address_;
+  try_next();
+}
+
+void Dial::complete(Op&, int result, uint32_t) {
+  if (!running_ || polled_ != attempt_) {
+    if (running_ && in_progress_) await_connection();
+    if (!running_) client_->dial_settled();
+    return;
+  }
+  int error = 0;
+  socklen_t size = sizeof error;
+  if (result < 0) {
+    error = -result;
+  } else if (getsockopt(fd_, SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
+    error = errno;
+  }
+  if (error != 0) return attempt_failed(error);
+  connected_ = std::exchange(fd_, -1);
+  in_progress_ = false;
+  ++attempt_;
+  conclude();
+}
+
+void Dial::expired(Timer& timer) {
+  if (&timer == &retry_) {
+    return in_progress_ ? attempt_failed(ETIMEDOUT) : attempt();
+  }
+  conclude();
+}
+
+void Dial::conclude() {
+  deadline_.clear();
+  retry_.clear();
+  running_ = false;
+  if (connected_ >= 0) {
+    client_->dialed(std::exchange(connected_, -1));
+    return;
+  }
+  const bool exhausted = next_address_ > addresses_.size();
+  const int error = exhausted ? last_error_ : ETIMEDOUT;
+  std::string reason = exhausted && !reason_.empty() ? reason_ : "no answer in time";
+  cancel();
+  client_->dial_failed(fault_of(error), reason);
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,81 @@
+// Connecting to an address, one attempt after another until one succeeds or time is up.
+//
+// Host names are looked up first. connect(2) is called directly on a non-blocking socket: through
+// the ring, a unix socket with a full backlog would hold a kernel worker until somebody accepts. A
+// full backlog is tried again with back-off; a connection in progress is polled for. So a service
+// that does not answer costs one descriptor and one timer, and delays nobody.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/fault.h"
+#include "uring/io/loop.h"
+#include "uring/net/address.h"
+#include "uring/net/resolver_driver.h"
+
+namespace virtproxy {
+
+class Dial final : private Completion, private Timer::Owner, private Resolution::Client {
+ public:
+  class Client {
+   public:
+    // `fd` is connected and non-blocking; the client owns it now.
+    virtual void dialed(int fd) = 0;
+    virtual void dial_failed(Fault fault, const std::string& reason) = 0;
+    // A dial that was cancelled has become idle.
+    virtual void dial_settled() {}
+
+   protected:
+    ~Client() = default;
+  };
+
+  Dial(Loop& loop, Resolution& resolution, Client* client);
+  ~Dial();
+
+  // Tells the client before `timeout` is over, and never from inside start().
+  void start(const Endpoint& endpoint, Duration timeout);
+  // After start(): the descriptor if it connected at once, for who need not be told in the next
+  // turn; else -1.
+  int take();
+  // The client hears nothing more.
+  void cancel();
+  // The object may be destroyed: nothing of it is known to the kernel.
+  bool idle() const { return !poll_.pending; }
+  bool running() const { return running_; }
+
+ private:
+  void complete(Op& op, int result, uint32_t flags) override;
+  void expired(Timer& timer) override;
+  void resolved(Resolver::Result result) override;
+
+  void try_next();
+  void attempt();
+  void await_connection();
+  void attempt_failed(int error);
+  void conclude();
+  void close_socket();
+
+  Loop& loop_;
+  Resolution& resolution_;
+  Client* client_;
+  Op poll_;
+  Timer deadline_;  // of the whole dial
+  Timer retry_;     // full backlog, or the end of this attempt's share of time
+  bool running_ = false;
+  std::optional<Resolver::Id> lookup_;
+  std::vector<SocketAddress> addresses_;
+  size_t next_address_ = 0;
+  int fd_ = -1;
+  unsigned attempt_ = 0;  // counts sockets, so that a late completion is known for what it is
+  unsigned polled_ = 0;   // the attempt that poll_ is about
+  bool in_progress_ = false;
+  int connected_ = -1;  // for take(), or handed to the client in the next turn
+  Duration backoff_{};
+  Duration share_{};
+  int last_error_ = 0;
+  std::string reason_;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,52 @@
+#include "uring/net/lingering_close.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <utility>
+
+#include "core/assert.h"
+#include "uring/mux/channel.h"
+
+namespace virtproxy {
+namespace {
+
+constexpr size_t kReadSize = 16 * 1024;
+constexpr int kMostReads = 8;  // before others have their turn
+
+}  // namespace
+
+Farewell::Farewell(Channel& channel, int fd)
+    : channel_(channel), fd_(fd), poll_(this), timer_(channel.loop().timers(), this) {
+  timer_.set(channel_.loop().now() + kLongest);
+  listen();
+}
+
+Farewell::~Farewell() { VP_ASSERT(idle()); }
+
+void Farewell::listen() { channel_.loop().ring().poll(poll_, {fd_, -1}, POLLIN | POLLRDHUP); }
+
+void Farewell::complete(Op&, int, uint32_t) {
+  if (fd_ < 0) return channel_.connection_settled();
+  std::byte unheard[kReadSize];
+  for (int reads = 0; reads < kMostReads; ++reads) {
+    const ssize_t got = recv(fd_, unheard, sizeof unheard, MSG_DONTWAIT);
+    if (got > 0) continue;
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) break;
+    return end();
+  }
+  listen();
+}
+
+void Farewell::end() {
+  if (fd_ < 0) return;
+  timer_.clear();
+  channel_.loop().ring().cancel(poll_);
+  close(std::exchange(fd_, -1));
+  channel_.connection_settled();
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,41 @@
+// Accepts the clients of one forward. When descriptors or memory run out it says so once, lets the
+// waiting clients wait in the backlog, and tries again a little later.
+#pragma once
+
+#include "uring/daemon/options.h"
+#include "uring/io/loop.h"
+
+namespace virtproxy {
+
+class Listener final : private Completion, private Timer::Owner {
+ public:
+  class Client {
+   public:
+    // The client owns `fd`.
+    virtual void accepted(int fd, const ForwardSpec& forward) = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
+  // Accepts from `fd`, which it owns from now on. `forward` must outlive the listener.
+  Listener(Loop& loop, const ForwardSpec& forward, int fd, Client* client);
+  ~Listener();
+
+  void stop();
+  bool idle() const { return !accept_.pending; }
+
+ private:
+  void complete(Op& op, int result, uint32_t flags) override;
+  void expired(Timer& timer) override;
+
+  Loop& loop_;
+  const ForwardSpec& forward_;
+  Client* client_;
+  Op accept_;
+  Timer retry_;
+  int fd_;
+  bool short_of_resources_ = false;
+};
+
+}  // namespace virtproxy

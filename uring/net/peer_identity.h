@@ -1,0 +1,17 @@
+// Origins as sockets know them and as logs show them; core/peer_identity.h is the format.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "core/peer_identity.h"
+
+namespace virtproxy {
+
+// The peer of an accepted socket.
+Origin origin_of(int fd);
+
+// For people: 127.0.0.1:40112, uid 1000 gid 1000 pid 4711, vsock 2:9000, unknown.
+std::string describe(const Origin& origin);
+
+}  // namespace virtproxy

@@ -1,0 +1,48 @@
+// Drives the Resolver from a loop: polls its sockets, keeps its time, tells whoever asked.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+
+#include "uring/io/loop.h"
+#include "uring/net/resolver.h"
+
+namespace virtproxy {
+
+class Resolution final : private Timer::Owner, private Loop::Finisher {
+ public:
+  class Client {
+   public:
+    // Never from inside start().
+    virtual void resolved(Resolver::Result result) = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
+  explicit Resolution(Loop& loop);
+  ~Resolution();
+
+  Resolver::Id start(std::string_view host, uint16_t port, Client* client);
+  // The client will not be told.
+  void cancel(Resolver::Id id);
+
+ private:
+  struct Watcher;
+
+  void expired(Timer& timer) override;
+  void finish_turn() override;
+  void ready(uint64_t key, int result);
+  void update_watches();
+  void wake();
+
+  Loop& loop_;
+  Resolver resolver_;
+  Timer timer_;
+  std::unordered_map<Resolver::Id, Client*> clients_;
+  std::unordered_map<uint64_t, std::unique_ptr<Watcher>> watchers_;
+  std::vector<std::unique_ptr<Watcher>> leaving_;
+  bool active_ = false;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,85 @@
+// Listening sockets and the socket options every connection gets.
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "uring/net/address.h"
+
+namespace virtproxy {
+
+// What a listener's unix path gets, and how far a TCP listener may be seen.
+struct ListenRules {
+  std::optional<mode_t> mode;  // else as the umask says
+  std::optional<uid_t> owner;  // else whoever runs this
+  std::optional<gid_t> group;
+  bool allow_remote = false;  // TCP addresses that are not loopback
+};
+
+// The path of a bound unix socket; empty for any other. Removed with this object, but only while it
+// is still the socket that was bound.
+class BoundPath {
+ public:
+  BoundPath() = default;
+  // Right after bind(2).
+  explicit BoundPath(const Endpoint& endpoint);
+  BoundPath(BoundPath&& other) noexcept;
+  BoundPath& operator=(BoundPath&& other) noexcept;
+  ~BoundPath() { remove(); }
+  // Before the socket is closed: whoever finds a path that nobody listens on takes it over.
+  void remove();
+
+ private:
+  std::string path_;
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
+};
+
+// Listening sockets for one endpoint. Whoever takes them closes them.
+struct Listening {
+  std::vector<int> sockets;
+  BoundPath path;
+};
+
+// Binds: one socket, or for a host name one for each of its addresses that this machine has. Looks
+// names up and waits for the answer: for start-up only, and before other threads run, because the
+// umask is the process's. The sockets are left blocking: with O_NONBLOCK some kernels let an accept
+// through the ring fail instead of wait. A unix path that nobody listens on any more is unlinked
+// first; one that somebody does listen on is an error.
+tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const ListenRules& rules);
+
+// What is wrong with a listener on an address that is not loopback, and what to do.
+std::string remote_fault(const Endpoint& endpoint);
+
+// What a TCP socket takes without having sent it, bytes.
+inline constexpr uint64_t kMostUnsent = 256 * 1024;
+
+// Small writes leave at once; an idle connection whose peer is gone ends within about a minute.
+// Channels have a limit of their own (peer_timeout.h).
+void prepare_tcp(int fd);
+
+// Whether the connection is gone in both directions, so that what reads as its end is none: a reset
+// is told once, and a send may have been told.
+bool was_reset(int fd);
+
+// From now on the connections of a TCP socket, or of a listener, are reset when they are closed, also
+// by the kernel when this process is killed: otherwise a transfer that was cut off would end like a
+// complete one.
+void reset_on_close(int fd);
+// Takes that back, for a connection that may end in an orderly way.
+void end_on_close(int fd);
+
+// Bytes that the kernel of the other side has not acknowledged yet; on a unix socket, that were not
+// read there, and what they take up.
+int unacknowledged(int fd);
+
+// Makes close(2) send a reset where the transport has one (TCP, vsock). A unix socket has none: its
+// peer sees ECONNRESET if it had sent bytes that were not read, else the end of the stream and
+// EPIPE.
+void close_with_reset(int fd);
+
+}  // namespace virtproxy

@@ -1,0 +1,583 @@
+#include "uring/service/connection.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "core/assert.h"
+#include "uring/mux/channel.h"
+#include "uring/net/peer_identity.h"
+#include "uring/net/sockets.h"
+
+namespace virtproxy {
+namespace {
+
+// What one connection may hold of the channel's receive buffers: enough to keep the channel busy
+// while the next piece is received, little enough that a thousand flat-out clients find their
+// share.
+constexpr uint32_t kMostOutboundBuffers = 4;
+
+constexpr size_t kMostVectors = 64;
+
+// Bulk is what fills so many large buffers in a row; it is over after so many small pieces.
+constexpr unsigned kFullBuffersOfBulk = 4;
+constexpr unsigned kSmallPiecesAfterBulk = 4;
+constexpr uint64_t kMostSpliced = 256 * 1024;
+
+// Errors after which the same may be tried again.
+bool is_passing(int error) {
+  return error == EAGAIN || error == EINTR || error == ENOBUFS || error == ENOMEM;
+}
+
+}  // namespace
+
+Connection::Connection(Channel& channel, StreamKey stream, std::string_view service)
+    : channel_(channel),
+      stream_(stream),
+      service_(service),
+      receive_op_(this),
+      hangup_op_(this),
+      send_op_(this),
+      backlog_(channel.pipes()) {}
+
+Connection::~Connection() {
+  VP_ASSERT(idle());
+  channel_.slices().clear(slices_);
+  drop_outbound();
+  if (file_.fd >= 0) close(file_.fd);
+}
+
+void Connection::admit(const AcceptedClient& client) {
+  client_ = client;
+  adopt(client.fd, client.forward->endpoint.kind);
+}
+
+void Connection::adopt(int fd, Endpoint::Kind kind) {
+  file_ = {fd, -1};
+  kind_ = kind;
+  if (kind == Endpoint::Kind::kTcp) prepare_tcp(fd);
+  receive_more();
+}
+
+void Connection::dial(const Endpoint& endpoint, Duration timeout) {
+  Dial::Client* const client = this;
+  dial_ = std::make_unique<Dial>(channel_.loop(), channel_.resolution(), client);
+  kind_ = endpoint.kind;
+  dial_->start(endpoint, timeout);
+  if (const int fd = dial_->take(); fd >= 0) dialed(fd);
+}
+
+void Connection::dialed(int fd) {
+  channel_.dial_ended();
+  dialed_ = true;
+  if (is_over()) {
+    file_ = {fd, -1};
+    return;
+  }
+  channel_.session().accepted(stream_);
+  channel_.want_write();
+  adopt(fd, kind_);
+  if (break_ == Break::kThere) deliver_rest_from_now();
+  channel_.want_flush(this);
+}
+
+void Connection::dial_failed(Fault fault, const std::string& reason) {
+  channel_.dial_ended();
+  if (is_over()) return;
+  channel_.dial_failed(service_, reason);
+  channel_.session().reset(stream_, fault, channel_.events());
+  channel_.want_write();
+  abort();
+}
+
+std::string Connection::describe() const {
+  if (dialed_) return "the connection to it";
+  return "the client from " + virtproxy::describe(origin_of(file_.fd));
+}
+
+void Connection::dial_settled() { channel_.settled(this); }
+
+bool Connection::idle() const {
+  return !receive_op_.pending && !hangup_op_.pending && !send_op_.pending &&
+         (!dial_ || dial_->idle());
+}
+
+// --- socket to channel ------------------------------------------------------------------------
+
+void Connection::receive_more() {
+  if (buffer_link.linked || outbound_buffers_ >= kMostOutboundBuffers) return;
+  const uint64_t credit = receivable();
+  if (credit == 0) return;
+  touched_ = true;
+  // What a pipe holds must leave before a buffer is filled behind it.
+  if (outbound_pipe_ != nullptr) return;
+  if (splices_ && splice_out(credit)) return;
+  // Nobody overtakes those who wait.
+  if (channel_.buffers_are_short(receive_size_)) return channel_.wait_for_buffer(this);
+  receive(credit);
+}
+
+void Connection::buffer_came() {
+  const uint64_t credit = receivable();
+  if (credit == 0) return;
+  // Without provided buffers it was found readable, and a poll would let others take the buffer.
+  channel_.pool().provided() ? receive(credit) : on_readable(POLLIN);
+}
+
+// Bytes that may be received now, as far as the stream is concerned.
+uint64_t Connection::receivable() {
+  if (is_over() || file_.fd < 0 || input_ended_ || receive_op_.pending || !receives()) return 0;
+  const uint64_t credit = channel_.session().credit(stream_);
+  if (credit == 0) watch_for_hangup();
+  return credit;
+}
+
+void Connection::receive(uint64_t credit) {
+  ReceivePool& pool = channel_.pool();
+  Ring& ring = channel_.loop().ring();
+  const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
+  if (pool.provided()) {
+    polling_ = false;
+    ring.recv_provided(receive_op_, file_, pool.group(receive_size_), size, expect_wait_);
+  } else {
+    polling_ = true;
+    ring.poll(receive_op_, file_, POLLIN | POLLRDHUP);
+  }
+}
+
+void Connection::complete(Op& op, int result, uint32_t flags) {
+  if (&op == &receive_op_) {
+    polling_ ? on_readable(result) : on_received(result, flags);
+  } else if (&op == &send_op_) {
+    on_sent(result);
+  } else {
+    on_hangup(result);
+  }
+  if (closing_) channel_.settled(this);
+}
+
+void Connection::on_received(int result, uint32_t flags) {
+  ReceivePool& pool = channel_.pool();
+  Buffer* buffer = nullptr;
+  if ((flags & IORING_CQE_F_BUFFER) != 0) {
+    buffer = pool.claim(receive_size_, flags >> IORING_CQE_BUFFER_SHIFT,
+                        static_cast<uint32_t>(std::max(result, 0)));
+  }
+  const bool dropped = is_over() || !receives();
+  if (dropped || result <= 0) {
+    if (buffer != nullptr) pool.release(buffer);
+    if (dropped) return;
+  }
+  if (result > 0) {
+    VP_ASSERT(buffer != nullptr);
+    return queue(buffer);
+  }
+  switch (-result) {
+    case 0:
+      return on_end();
+    case ENOBUFS:
+      expect_wait_ = false;
+      return channel_.wait_for_buffer(this);
+    case EINTR:
+    case EAGAIN:
+      return receive_more();
+    default:
+      return break_off();
+  }
+}
+
+void Connection::on_end() {
+  // The error was told to the send that found it.
+  if (break_ == Break::kHere) return break_off();
+  input_ended_ = true;
+  channel_.session().end(stream_);
+  channel_.want_write();
+  watch_for_hangup();
+}
+
+// The paths without provided buffers: bytes are there, so now a pipe or a buffer is worth holding.
+void Connection::on_readable(int result) {
+  if (is_over() || !receives()) return;
+  if (result < 0) return break_off();
+  if (splices_) {
+    readable_ = true;
+    return receive_more();
+  }
+  // The stream may have been closed since it was asked; a receive of nothing would look like the end.
+  const uint64_t credit = receivable();
+  if (credit == 0) return;
+  ReceivePool& pool = channel_.pool();
+  Buffer* buffer = pool.take(receive_size_);
+  if (buffer == nullptr) return channel_.wait_for_buffer(this);
+  const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
+  const ssize_t got = recv(file_.fd, buffer->data + buffer->begin, size, MSG_DONTWAIT);
+  if (got > 0) {
+    buffer->end += static_cast<uint32_t>(got);
+    return queue(buffer);
+  }
+  const int error = errno;
+  pool.release(buffer);
+  // The result of a send that was told of a reset may be waiting behind this one.
+  if (got == 0 && kind_ != Endpoint::Kind::kUnix && send_op_.pending && was_reset(file_.fd)) {
+    return break_off();
+  }
+  on_received(got == 0 ? 0 : -error, 0);
+}
+
+void Connection::queue(Buffer* buffer) {
+  const uint32_t bytes = buffer->length();
+  // A full buffer means that more is there; a small piece of a large one that the rush is over.
+  const uint32_t capacity = channel_.pool().capacity(buffer->size);
+  expect_wait_ = bytes < capacity;
+  const bool full = bytes == capacity && buffer->size == BufferSize::kLarge;
+  full_in_row_ = full ? full_in_row_ + 1 : 0;
+  if (full_in_row_ >= kFullBuffersOfBulk) splices_ = channel_.splices_out();
+  if (bytes == capacity) {
+    receive_size_ = BufferSize::kLarge;
+  } else if (bytes <= ReceivePool::kSmallBytes / 2) {
+    receive_size_ = BufferSize::kSmall;
+  }
+  (outbound_head_ == nullptr ? outbound_head_ : outbound_tail_->next) = buffer;
+  outbound_tail_ = buffer;
+  ++outbound_buffers_;
+  channel_.session().queue(stream_, bytes);
+  note_movement();
+  channel_.want_write();
+  receive_more();
+}
+
+// Receives into a pipe. False when the bytes are better received into a buffer.
+bool Connection::splice_out(uint64_t credit) {
+  Pipe* pipe = channel_.pipes().take();
+  if (pipe == nullptr) {
+    // Without provided buffers the socket is polled first, and each poll would end here again.
+    readable_ = splices_ = false;
+    full_in_row_ = 0;
+    return false;
+  }
+  const ssize_t moved = pipe->fill(file_.fd, std::min(credit, kMostSpliced));
+  if (moved > 0) {
+    readable_ = false;
+    outbound_pipe_ = pipe;
+    outbound_piped_ = static_cast<uint32_t>(moved);
+    channel_.session().queue(stream_, outbound_piped_);
+    note_movement();
+    channel_.want_write();
+    // Credit for little says nothing about the application.
+    const bool small = moved < kLeastSpliced && credit >= kLeastSpliced;
+    small_in_row_ = small ? small_in_row_ + 1 : 0;
+    if (small_in_row_ >= kSmallPiecesAfterBulk) {
+      splices_ = false;
+      full_in_row_ = 0;
+    }
+    return true;
+  }
+  channel_.pipes().release(pipe);
+  const bool readable = std::exchange(readable_, false);
+  if ((moved == -EAGAIN && !readable) || moved == -EINTR) {
+    polling_ = true;
+    channel_.loop().ring().poll(receive_op_, file_, POLLIN | POLLRDHUP);
+    return true;
+  }
+  if (moved < 0 && moved != -EAGAIN && moved != -ENOBUFS && moved != -ENOMEM) {
+    break_off();
+    return true;
+  }
+  // A receive knows what it is: the end, or bytes that cannot be spliced, such as urgent ones.
+  splices_ = false;
+  full_in_row_ = 0;
+  return false;
+}
+
+Connection::Part Connection::take(uint32_t bytes) {
+  if (outbound_head_ == nullptr) {
+    VP_ASSERT(outbound_pipe_ != nullptr);
+    const uint32_t size = std::min(bytes, outbound_piped_);
+    outbound_piped_ -= size;
+    Pipe* pipe = outbound_pipe_;
+    if (outbound_piped_ > 0) {
+      PipePool::add_reference(pipe);
+    } else {
+      outbound_pipe_ = nullptr;
+    }
+    return {.pipe = pipe, .piped = size};
+  }
+  Buffer* buffer = outbound_head_;
+  const uint32_t size = std::min(bytes, buffer->length());
+  const Part part{.bytes = {buffer->data + buffer->begin, size}, .buffer = buffer};
+  buffer->begin += size;
+  if (buffer->length() > 0) {
+    channel_.pool().add_reference(buffer);
+    return part;
+  }
+  // The queue's reference passes to the caller.
+  outbound_head_ = buffer->next;
+  if (outbound_head_ == nullptr) outbound_tail_ = nullptr;
+  --outbound_buffers_;
+  return part;
+}
+
+void Connection::drop_outbound() {
+  while (outbound_head_ != nullptr) {
+    Buffer* next = outbound_head_->next;
+    channel_.pool().release(outbound_head_);
+    outbound_head_ = next;
+  }
+  outbound_tail_ = nullptr;
+  outbound_buffers_ = 0;
+  if (outbound_pipe_ != nullptr) channel_.pipes().release(std::exchange(outbound_pipe_, nullptr));
+}
+
+// Without a receive in flight, a reset by the application would go unnoticed.
+void Connection::watch_for_hangup() {
+  if (hangup_op_.pending) return;
+  channel_.loop().ring().watch(hangup_op_, file_);
+}
+
+void Connection::on_hangup(int result) {
+  if (is_over() || result == -ECANCELED) return;
+  if (!sends()) return;
+  // Once all was said and heard on this side, leaving is no abort.
+  if (input_ended_ && end_told_) return;
+  int error = 0;
+  socklen_t size = sizeof error;
+  getsockopt(file_.fd, SOL_SOCKET, SO_ERROR, &error, &size);
+  // Otherwise closed in an orderly way: what it left is still to be read once there is credit.
+  if (error != 0) return send_failed(error);
+  if (result > 0 && (result & POLLERR) != 0 && kind_ != Endpoint::Kind::kUnix) {
+    return send_failed(ECONNRESET);
+  }
+  // A poll that is to go on ends where the completion queue has overflowed. A reset may come yet.
+  if (result > 0) watch_for_hangup();
+}
+
+// --- channel to socket ------------------------------------------------------------------------
+
+void Connection::deliver(std::span<const std::byte> bytes, ReadSlab* slab) {
+  VP_ASSERT(!closing_ && !peer_ended_);
+  if (!sends()) return;
+  if (file_.fd < 0 || !backlog_.empty()) return backlog_.append(bytes);
+  channel_.slices().push(slices_, bytes, slab);
+  channel_.want_flush(this);
+}
+
+void Connection::peer_ended() {
+  peer_ended_ = true;
+  channel_.want_flush(this);
+}
+
+void Connection::flush(bool quietly) {
+  if (is_over() || file_.fd < 0 || send_op_.pending || !sends()) return;
+  if (!backlog_.empty()) {
+    send_backlog();
+  } else if (!slices_.empty()) {
+    send_slices(quietly);
+  } else if (peer_ended_ && !end_told_) {
+    end_sending();
+  } else if (break_ == Break::kThere) {
+    deliver_rest();
+  }
+}
+
+void Connection::send_slices(bool quietly) {
+  SlicePool& pool = channel_.slices();
+  sending_ = Sending::kSlices;
+  const Slice& first = pool.front(slices_);
+  if (slices_.head == slices_.tail) {
+    channel_.loop().ring().send(send_op_, file_, first.bytes.data(), first.bytes.size(),
+                                MSG_DONTWAIT);
+    if (quietly) hush(first.bytes.size());
+    return;
+  }
+  auto* vectors = channel_.loop().arena().allocate<iovec>(kMostVectors);
+  size_t count = 0;
+  size_t bytes = 0;
+  pool.for_each(slices_, [&](const Slice& slice) {
+    bytes += slice.bytes.size();
+    vectors[count++] = {const_cast<std::byte*>(slice.bytes.data()), slice.bytes.size()};
+    return count < kMostVectors;
+  });
+  send_vectors(vectors, count, MSG_DONTWAIT);
+  if (quietly && count < kMostVectors) hush(bytes);
+}
+
+// Of the arena, like the message around them.
+void Connection::send_vectors(iovec* vectors, size_t count, int flags) {
+  auto* message = channel_.loop().arena().allocate<msghdr>(1);
+  message->msg_iov = vectors;
+  message->msg_iovlen = count;
+  channel_.loop().ring().sendmsg(send_op_, file_, message, flags);
+}
+
+// Where nothing is to be done once these bytes are sent, that is no reason to wake.
+void Connection::hush(size_t bytes) {
+  if (bytes > Ring::kMostQuiet || wants_more_turns() || !channel_.session().rests(stream_, bytes)) return;
+  channel_.loop().ring().hush(send_op_);
+}
+
+// The same at once, for bytes that a splice is to follow.
+void Connection::send_slices_now() {
+  iovec vectors[kMostVectors];
+  while (!slices_.empty()) {
+    msghdr message{};
+    message.msg_iov = vectors;
+    channel_.slices().for_each(slices_, [&](const Slice& slice) {
+      vectors[message.msg_iovlen++] = {const_cast<std::byte*>(slice.bytes.data()),
+                                       slice.bytes.size()};
+      return message.msg_iovlen < kMostVectors;
+    });
+    const ssize_t sent = sendmsg(file_.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) {
+      if (!is_passing(errno)) return send_failed(errno);
+      park_slices();
+      channel_.want_flush(this);
+      return;
+    }
+    slices_sent(static_cast<size_t>(sent));
+  }
+}
+
+bool Connection::can_splice(uint32_t bytes) {
+  if (closing_ || file_.fd < 0 || break_ != Break::kNone) return false;
+  // Small pieces are copied, unless that would break up what a pipe holds.
+  if (bytes < kLeastSpliced && !backlog_.ends_in_pipe()) return false;
+  if (!slices_.empty() && !send_op_.pending) send_slices_now();
+  return slices_.empty() && break_ == Break::kNone;
+}
+
+ssize_t Connection::splice_from(int channel, uint32_t bytes) {
+  VP_ASSERT(!closing_ && !peer_ended_ && slices_.empty());
+  const ssize_t moved = backlog_.splice_from(channel, bytes);
+  if (moved <= 0) return moved;
+  channel_.session().passed(static_cast<uint32_t>(moved));
+  // At the end of the turn, with all that came in it: each write wakes the application.
+  if (!send_op_.pending) channel_.want_flush(this);
+  return moved;
+}
+
+void Connection::send_backlog() {
+  if (backlog_.begins_with_pipe()) {
+    const ssize_t sent = backlog_.splice_to(file_.fd);
+    if (sent < 0 && !is_passing(static_cast<int>(-sent))) {
+      return send_failed(static_cast<int>(-sent));
+    }
+    if (sent > 0) taken(static_cast<size_t>(sent));
+    if (!backlog_.begins_with_pipe()) {
+      if (!backlog_.empty() || wants_more_turns()) channel_.want_flush(this);
+      return;
+    }
+    sending_ = Sending::kNothing;
+    return channel_.loop().ring().poll(send_op_, file_, POLLOUT);
+  }
+  sending_ = Sending::kBacklog;
+  auto* vectors = channel_.loop().arena().allocate<iovec>(kMostVectors);
+  send_vectors(vectors, backlog_.front({vectors, kMostVectors}), 0);
+}
+
+void Connection::on_sent(int result) {
+  if (is_over() || !sends()) return drop_inbound();
+  const bool full = result == -EAGAIN || result == -EINTR || result == -ENOBUFS;
+  if (result < 0 && !full) return send_failed(-result);
+  const size_t sent = full ? 0 : static_cast<size_t>(result);
+  switch (sending_) {
+    case Sending::kSlices:
+      slices_sent(sent);
+      park_slices();
+      break;
+    case Sending::kBacklog:
+      backlog_.consume(sent);
+      taken(sent);
+      break;
+    case Sending::kNothing:
+      return send_backlog();
+  }
+  if (!backlog_.empty() || wants_more_turns()) channel_.want_flush(this);
+}
+
+void Connection::taken(size_t bytes) {
+  if (bytes == 0) return;
+  channel_.session().taken(stream_, bytes);
+  note_movement();
+  channel_.want_write();
+}
+
+void Connection::slices_sent(size_t bytes) {
+  taken(bytes);
+  SlicePool& pool = channel_.slices();
+  while (!slices_.empty()) {
+    Slice& slice = pool.front(slices_);
+    const size_t size = std::min(bytes, slice.bytes.size());
+    slice.bytes = slice.bytes.subspan(size);
+    bytes -= size;
+    if (!slice.bytes.empty()) return;
+    pool.pop(slices_);
+  }
+}
+
+void Connection::park_slices() {
+  SlicePool& pool = channel_.slices();
+  while (!slices_.empty()) {
+    backlog_.append(pool.front(slices_).bytes);
+    pool.pop(slices_);
+  }
+}
+
+void Connection::end_sending() {
+  end_told_ = true;
+  // ENOTCONN: the application has closed already; it cannot miss the end then.
+  if (shutdown(file_.fd, SHUT_WR) != 0 && errno != ENOTCONN) return send_failed(errno);
+  channel_.session().delivered(stream_, channel_.events());
+  channel_.want_write();
+  if (break_ == Break::kThere) channel_.want_flush(this);
+}
+
+// --- the end ----------------------------------------------------------------------------------
+
+void Connection::abort() { begin_closing(End::kReset); }
+
+std::optional<AcceptedClient> Connection::give_back() {
+  if (!client_ || touched_ || file_.fd < 0 || break_ != Break::kNone) return std::nullopt;
+  const auto client = std::exchange(client_, std::nullopt);
+  begin_closing(End::kGivenBack);
+  return client;
+}
+
+void Connection::finish() {
+  VP_ASSERT(end_told_);
+  begin_closing(End::kClose);
+}
+
+// Gives up what costs no system call.
+void Connection::begin_closing(End end) {
+  VP_ASSERT(!closing_);
+  closing_ = true;
+  end_ = end;
+  break_state_.reset();
+  if (buffer_link.linked) channel_.no_longer_waits(this);
+  if (!send_op_.pending) drop_inbound();
+  drop_outbound();
+  channel_.closing(this);
+}
+
+void Connection::let_go() {
+  VP_ASSERT(closing_);
+  if (dialing()) {
+    dial_->cancel();
+    channel_.dial_ended();
+  }
+  Ring& ring = channel_.loop().ring();
+  ring.cancel(receive_op_);
+  ring.cancel(hangup_op_);
+  ring.cancel(send_op_);
+  const int fd = std::exchange(file_.fd, -1);
+  if (fd < 0 || end_ == End::kGivenBack) return;
+  if (end_ == End::kReset) return channel_.close_with_reset(fd);
+  if (kind_ == Endpoint::Kind::kTcp) end_on_close(fd);
+  input_ended_ ? void(close(fd)) : channel_.part_from(fd);
+}
+
+}  // namespace virtproxy

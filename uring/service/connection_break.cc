@@ -1,0 +1,122 @@
+// A connection whose stream is broken off by one of its applications.
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "uring/mux/channel.h"
+#include "uring/net/sockets.h"
+#include "uring/service/connection.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// What is owed is given up when nothing of it has moved for so long: the peer gives no credit, the
+// application does not read, or the service is not connected yet. TCP tells of a slow reader only when it has read a good part of
+// its buffer.
+constexpr Duration kLongestPause = seconds(5);
+
+// Nothing tells when the other side's kernel has acknowledged everything, nor that an application
+// has read something while its socket has no room yet.
+constexpr Duration kFirstInterval = milliseconds(1);
+constexpr Duration kLastInterval = milliseconds(20);
+constexpr Duration kReadingInterval = milliseconds(500);
+
+}  // namespace
+
+// The application is gone, but what it had sent before may still lie in the socket.
+void Connection::send_failed(int error) {
+  if (break_ == Break::kThere) return end_break();
+  const bool gone = error == EPIPE || error == ECONNRESET || error == ETIMEDOUT;
+  if (!gone || input_ended_ || !channel_.session().delivers_before_reset(stream_)) {
+    return break_off();
+  }
+  begin_break(Break::kHere);
+  break_state_->timer.set(break_state_->moved_at + kLongestPause);
+  if (!send_op_.pending) drop_inbound();
+  channel_.session().discard_input(stream_);
+  receive_more();
+}
+
+// Nothing more comes from the application. What came is sent, and the stream is reset then.
+void Connection::break_off() {
+  if (break_ == Break::kThere) return end_break();
+  break_ = Break::kLeaving;
+  break_state_.reset();
+  channel_.loop().ring().cancel(receive_op_);
+  if (!send_op_.pending) drop_inbound();
+  channel_.want_write();
+  // An immediate reset frees the place of the stream, so it is given up at once.
+  if (!channel_.session().reset_after_data(stream_, channel_.events())) abort();
+}
+
+void Connection::peer_broke_off() {
+  // Nobody is left on either side, or there is nothing to deliver.
+  const bool idle = file_.fd < 0 && backlog_.empty() && !peer_ended_;
+  if (break_ != Break::kNone || idle) return end_break();
+  begin_break(Break::kThere);
+  drop_outbound();
+  channel_.loop().ring().cancel(receive_op_);
+  // Otherwise once the service is connected, if that does not take too long for who is gone.
+  if (file_.fd >= 0) return deliver_rest_from_now();
+  break_state_->timer.set(break_state_->moved_at + kLongestPause);
+}
+
+void Connection::deliver_rest_from_now() {
+  note_movement();
+  break_state_->timer.set(break_state_->moved_at + kReadingInterval);
+  watch_for_hangup();
+  channel_.want_flush(this);
+}
+
+void Connection::begin_break(Break kind) {
+  Timer::Owner* const owner = this;
+  break_ = kind;
+  break_state_.reset(new BreakState{{channel_.loop().timers(), owner}, channel_.loop().now()});
+  break_state_->interval = kFirstInterval;
+}
+
+void Connection::note_movement() {
+  if (break_state_) break_state_->moved_at = channel_.loop().now();
+}
+
+void Connection::expired(Timer&) {
+  if (break_ == Break::kThere) return file_.fd < 0 ? end_break() : deliver_rest();
+  const Instant limit = break_state_->moved_at + kLongestPause;
+  if (limit <= channel_.loop().now()) return break_off();
+  break_state_->timer.set(limit);
+}
+
+// A reset makes the kernel drop what it has not sent yet. So it waits until the other side's kernel
+// has everything; what that one has, its application can read although a reset follows. On a unix
+// socket the bytes are there at once.
+void Connection::deliver_rest() {
+  BreakState& state = *break_state_;
+  const Instant now = channel_.loop().now();
+  const bool all_sent = !send_op_.pending && backlog_.empty() && slices_.empty() &&
+                        (!peer_ended_ || end_told_);
+  if (all_sent && kind_ != Endpoint::Kind::kTcp) return end_break();
+  const int before = std::exchange(state.unacknowledged, unacknowledged(file_.fd));
+  if (all_sent && state.unacknowledged == 0) return end_break();
+  if (state.unacknowledged < before) state.moved_at = now;
+  const Instant limit = state.moved_at + kLongestPause;
+  if (limit <= now) return end_break();
+  state.timer.set(std::min(limit, now + (all_sent ? state.interval : kReadingInterval)));
+  if (all_sent) state.interval = std::min(2 * state.interval, kLastInterval);
+}
+
+void Connection::end_break() {
+  channel_.session().reset(stream_, Fault::kAborted, channel_.events());
+  channel_.want_write();
+  abort();
+}
+
+void Connection::drop_inbound() {
+  channel_.slices().clear(slices_);
+  backlog_.clear();
+}
+
+}  // namespace virtproxy

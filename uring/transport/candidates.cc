@@ -1,0 +1,233 @@
+#include "uring/transport/candidates.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "uring/net/sockets.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr Duration kRest = milliseconds(50);
+constexpr Duration kRetryInterval = milliseconds(250);
+// A peer that is restarted may connect before the end of its last connection is noticed.
+constexpr Duration kNamedAfter = milliseconds(500);
+
+}  // namespace
+
+Candidates::Candidates(Loop& loop, const ChannelSpec& spec, const AccessList& peers, Client* client)
+    : loop_(loop),
+      spec_(spec),
+      peers_(peers),
+      client_(client),
+      arrival_(this),
+      rest_(loop.timers(), this),
+      naming_(loop.timers(), this) {}
+
+Candidates::~Candidates() { stop(); }
+
+void Candidates::start(int listener) {
+  listener_ = listener;
+  hold_place();
+}
+
+void Candidates::resume() {
+  paused_ = false;
+  listen();
+}
+
+void Candidates::listen() {
+  if (listener_ < 0 || paused_ || arrival_.pending || rest_.armed()) return;
+  loop_.ring().poll(arrival_, {listener_, -1}, POLLIN);
+}
+
+void Candidates::hold_place() {
+  if (place_ < 0) place_ = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+}
+
+// accept4(2) is called directly, and only when a connection is there, so that no other thread can
+// take the reserved descriptor in between: an accept through the ring wants a descriptor before it
+// waits.
+void Candidates::complete(Op&, int result, uint32_t) {
+  if (listener_ < 0 || paused_) return;
+  if (result == -ECANCELED || result == -EINTR) return listen();
+  if (result < 0) return failed(std::string("poll: ") + std::strerror(-result));
+  if (place_ >= 0) close(std::exchange(place_, -1));
+  const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  const int error = errno;
+  hold_place();
+  if (fd >= 0) {
+    // While there is no peer, the Link decides how often one is taken.
+    if (client_->present_peer() && ++in_a_row_ >= kMost) {
+      in_a_row_ = 0;
+      rest_.set(loop_.now() + kRest);
+    }
+    arrived(fd);
+  } else if (error != EINTR && error != EAGAIN && error != ECONNABORTED) {
+    return failed(std::string("accept: ") + std::strerror(error));
+  }
+  listen();
+}
+
+void Candidates::failed(const std::string& reason) {
+  rest_.set(loop_.now() + kRetryInterval);
+  client_->accept_failed(reason);
+}
+
+void Candidates::arrived(int fd) {
+  const Origin origin = origin_of(fd);
+  if (!peers_.admits(fd, origin)) {
+    hang_up(fd);
+    if (const auto hidden = strangers_.allow(loop_.now())) {
+      log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.id,
+               describe(origin), and_others(*hidden));
+    }
+    return;
+  }
+  if (!make_room(origin)) return hang_up(fd);
+  // The keep-alive of a connection that waits ends it when its machine is gone.
+  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) prepare_tcp(fd);
+  waiting_.push_back(std::make_unique<Candidate>(*this, fd, origin, loop_.now()));
+  watch(*waiting_.back());
+  if (!naming_.armed()) naming_.set(loop_.now() + kNamedAfter);
+  client_->candidate_came();
+}
+
+// False if the newcomer has to go: all others have sent something.
+bool Candidates::make_room(const Origin& newcomer) {
+  if (waiting_.size() < kMost) return true;
+  const auto silent = std::find_if(waiting_.begin(), waiting_.end(),
+                                   [](const auto& candidate) { return !candidate->spoke; });
+  const bool found = silent != waiting_.end();
+  const Origin refused = found ? (*silent)->origin : newcomer;
+  if (found) {
+    hang_up(std::exchange((*silent)->fd, -1));
+    remove(**silent);
+  }
+  if (const auto hidden = refusals_.allow(loop_.now())) {
+    const auto present = client_->present_peer();
+    log_warn("channel {}: peer refused: {} has come while {} is connected, and {} others wait{}",
+             spec_.id, describe(refused), present ? describe(*present) : "another one", kMost,
+             and_others(*hidden));
+  }
+  return found;
+}
+
+void Candidates::watch(Candidate& candidate) {
+  // Of one that has sent something, only its end is of interest.
+  const uint32_t events = candidate.spoke ? POLLRDHUP : POLLIN | POLLRDHUP;
+  loop_.ring().poll(candidate.poll, {candidate.fd, -1}, events);
+}
+
+void Candidates::polled(Candidate& candidate, int result) {
+  if (candidate.fd < 0) {
+    std::erase_if(leaving_, [&](const auto& left) { return left.get() == &candidate; });
+    return;
+  }
+  if (result == -ECANCELED || result == -EINTR) return watch(candidate);
+  constexpr int kGone = POLLRDHUP | POLLHUP | POLLERR;
+  if (result < 0 || (result & kGone) != 0) {
+    hang_up(std::exchange(candidate.fd, -1));
+    return remove(candidate);
+  }
+  candidate.spoke = true;
+  watch(candidate);
+  client_->candidate_came();
+}
+
+// One whose descriptor is given away or closed. The kernel may still know its poll.
+void Candidates::remove(const Candidate& candidate) {
+  const auto found = std::find_if(waiting_.begin(), waiting_.end(),
+                                  [&](const auto& waiting) { return waiting.get() == &candidate; });
+  std::unique_ptr<Candidate> removed = std::move(*found);
+  waiting_.erase(found);
+  if (!removed->poll.pending) return;
+  loop_.ring().cancel(removed->poll);
+  leaving_.push_back(std::move(removed));
+}
+
+// shutdown(2) comes first because the other side does not notice close(2) while a poll holds the
+// file.
+void Candidates::hang_up(int fd) {
+  shutdown(fd, SHUT_RDWR);
+  // dup3(2) changes what the descriptor is in one step, so that no other thread can take it.
+  if (place_ < 0 && listener_ >= 0 && dup3(STDERR_FILENO, fd, O_CLOEXEC) == fd) {
+    place_ = fd;
+  } else {
+    close(fd);
+  }
+}
+
+std::optional<Candidates::Taken> Candidates::take(int& place) {
+  if (waiting_.empty()) return std::nullopt;
+  const auto spoke = std::find_if(waiting_.begin(), waiting_.end(),
+                                  [](const auto& candidate) { return candidate->spoke; });
+  Candidate& chosen = spoke != waiting_.end() ? **spoke : *waiting_.front();
+  const Taken taken{std::exchange(chosen.fd, -1), chosen.origin};
+  remove(chosen);
+  if (place_ < 0) {
+    place_ = std::exchange(place, -1);
+  } else if (place >= 0) {
+    close(std::exchange(place, -1));
+  }
+  return taken;
+}
+
+std::optional<Origin> Candidates::first_that_spoke() const {
+  for (const auto& candidate : waiting_) {
+    if (candidate->spoke) return candidate->origin;
+  }
+  return std::nullopt;
+}
+
+void Candidates::expired(Timer& timer) {
+  if (&timer == &naming_) {
+    name_those_that_wait();
+  } else {
+    listen();
+  }
+}
+
+void Candidates::name_those_that_wait() {
+  const auto present = client_->present_peer();
+  for (const auto& candidate : waiting_) {
+    if (candidate->named) continue;
+    if (candidate->since + kNamedAfter > loop_.now()) {
+      naming_.set(candidate->since + kNamedAfter);
+      return;
+    }
+    candidate->named = true;
+    const auto hidden = present ? seconds_.allow(loop_.now()) : std::nullopt;
+    if (!hidden) continue;
+    log_warn(
+        "channel {}: a second peer waits: {} has come while {} is connected; it has its turn when "
+        "that one is gone{}",
+        spec_.id, describe(candidate->origin), describe(*present), and_others(*hidden));
+  }
+}
+
+void Candidates::stop() {
+  rest_.clear();
+  naming_.clear();
+  if (listener_ >= 0) {
+    loop_.ring().cancel(arrival_);
+    close(std::exchange(listener_, -1));
+  }
+  while (!waiting_.empty()) {
+    Candidate& last = *waiting_.back();
+    hang_up(std::exchange(last.fd, -1));
+    remove(last);
+  }
+  if (place_ >= 0) close(std::exchange(place_, -1));
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,258 @@
+#include "uring/transport/transport_source.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "core/assert.h"
+#include "uring/base/log.h"
+#include "uring/daemon/start_checks.h"
+#include "uring/net/baud.h"
+#include "uring/net/peer_identity.h"
+#include "uring/net/sockets.h"
+
+namespace virtproxy {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr Duration kFirstBackoff = milliseconds(50);
+constexpr Duration kLastBackoff = seconds(2);
+constexpr Duration kDialTimeout = seconds(10);
+
+// Eight bits, no line discipline at work, no modem lines, no signals.
+bool make_raw(int fd, uint32_t baud) {
+  termios settings{};
+  if (tcgetattr(fd, &settings) != 0) return false;
+  cfmakeraw(&settings);
+  settings.c_cflag |= CLOCAL | CREAD;
+  settings.c_cflag &= static_cast<tcflag_t>(~(HUPCL | CSTOPB | CRTSCTS));
+  settings.c_cc[VMIN] = 1;
+  settings.c_cc[VTIME] = 0;
+  if (baud != 0) {
+    const auto speed = speed_of(baud);
+    if (!speed) {
+      errno = EINVAL;
+      return false;
+    }
+    cfsetispeed(&settings, *speed);
+    cfsetospeed(&settings, *speed);
+  }
+  return tcsetattr(fd, TCSANOW, &settings) == 0;
+}
+
+}  // namespace
+
+Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, const AccessList& peers,
+           Client* client)
+    : loop_(loop),
+      spec_(spec),
+      client_(client),
+      candidates_(loop, spec, peers, this),
+      retry_(loop.timers(), this),
+      peer_timeout_(loop, this),
+      backoff_(kFirstBackoff) {
+  if (!method_listens(spec.method) && !method_is_device(spec.method)) {
+    Dial::Client* const dial_client = this;
+    dial_ = std::make_unique<Dial>(loop, resolution, dial_client);
+  }
+}
+
+Link::~Link() { stop(); }
+
+void Link::start(Listening listening) {
+  if (!listening.sockets.empty()) {
+    // One peer at a time, so one socket: of a name with several addresses the first.
+    const int listener = listening.sockets.front();
+    // A peer may be gone again between the poll and the accept.
+    fcntl(listener, F_SETFL, O_NONBLOCK);
+    candidates_.start(listener);
+    bound_ = std::move(listening.path);
+    std::for_each(listening.sockets.begin() + 1, listening.sockets.end(), close);
+    log_info("channel {}: listening on {}", spec_.id, spec_.endpoint.to_string());
+  }
+  acquire();
+}
+
+void Link::acquire() {
+  if (stopped_) return;
+  VP_ASSERT(fd_ < 0);
+  if (!method_listens(spec_.method)) {
+    give_place();
+    return dial_ ? dial_->start(spec_.endpoint, kDialTimeout) : open_device();
+  }
+  hold_place();
+  candidates_.resume();
+  const auto taken = candidates_.take(place_);
+  if (!taken) return;
+  origin_ = taken->origin;
+  ready(taken->fd, Kind::kSocket);
+}
+
+void Link::hold_place() {
+  if (place_ < 0) place_ = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+}
+
+void Link::give_place() {
+  if (place_ >= 0) close(std::exchange(place_, -1));
+}
+
+void Link::candidate_came() {
+  // After a peer that misbehaved the next one has to wait.
+  if (fd_ < 0) return retry_.armed() ? void() : acquire();
+  if (heard_ || replaced_) return;
+  const auto newcomer = candidates_.first_that_spoke();
+  if (!newcomer) return;
+  // Bytes of the peer, or its end, may be there and not read yet.
+  pollfd present{fd_, POLLIN, 0};
+  if (poll(&present, 1, 0) != 0) return;
+  replaced_ = true;
+  if (const auto hidden = replacements_.allow(loop_.now())) {
+    log_warn("channel {}: the peer, {}, has sent nothing; {} has, and takes its place{}", spec_.id,
+             describe(origin_), describe(*newcomer), and_others(*hidden));
+  }
+  client_->link_broken("replaced by a peer that has sent something");
+}
+
+std::optional<Origin> Link::present_peer() const {
+  if (fd_ < 0) return std::nullopt;
+  return origin_;
+}
+
+void Link::accept_failed(const std::string& reason) {
+  if (fd_ < 0) complain(reason);
+}
+
+void Link::open_device() {
+  const std::string& path = spec_.endpoint.host;
+  const int fd = open(path.c_str(), O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (fd < 0) {
+    return try_later(path + ": " + std::strerror(errno) +
+                     (errno == EBUSY ? " (is another process using it?)" : ""));
+  }
+  struct stat status {};
+  if (fstat(fd, &status) == 0) {
+    if (const auto fault = device_fault(status)) {
+      close(fd);
+      return try_later(path + " " + *fault);
+    }
+  }
+  // A tty may be given to either method; it works with neither unless it is raw.
+  const bool tty = isatty(fd) == 1;
+  // A tty can be opened by several at once, who would then steal each other's bytes. The lock goes
+  // with the process. TIOCEXCL would not: it stays for as long as the master of a pty is open.
+  if (tty && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    close(fd);
+    return try_later(path + " is in use by another process");
+  }
+  if (tty && !make_raw(fd, spec_.endpoint.port)) {
+    const std::string reason = path + ": cannot set the tty raw: " + std::strerror(errno);
+    close(fd);
+    return try_later(reason);
+  }
+  if (tty) {
+    // What we may have left in the output goes its way: dropped, it could tear a packet.
+    tcflush(fd, TCIFLUSH);
+  }
+  ready(fd, tty ? Kind::kTty : Kind::kPort);
+}
+
+void Link::dialed(int fd) {
+  // The last bytes before the end still have to arrive.
+  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) end_on_close(fd);
+  ready(fd, Kind::kSocket);
+}
+
+void Link::dial_failed(Fault, const std::string& reason) { try_later(reason); }
+
+void Link::ready(int fd, Kind kind) {
+  give_place();
+  fd_ = fd;
+  heard_ = replaced_ = false;
+  backoff_ = kFirstBackoff;
+  last_reason_.clear();
+  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) {
+    prepare_tcp(fd);
+    peer_timeout_.start(fd, std::chrono::duration_cast<Duration>(
+                                std::chrono::duration<double>(spec_.peer_timeout)));
+  }
+  client_->link_ready(fd, kind);
+}
+
+void Link::peer_timed_out() {
+  client_->link_broken("the other end's machine does not answer (--peer-timeout)");
+}
+
+// Says why once, not on every attempt.
+void Link::complain(const std::string& reason) {
+  if (reason != last_reason_) {
+    log_warn("channel {}: {}: {}; trying again", spec_.id, method_name(spec_.method), reason);
+    last_reason_ = reason;
+  }
+  client_->link_failed();
+}
+
+void Link::try_later(const std::string& reason) {
+  hold_place();
+  retry_.set(loop_.now() + backoff_);
+  complain(reason);
+  backoff_ = std::min(backoff_ * 2, Duration(kLastBackoff));
+}
+
+void Link::expired(Timer&) { acquire(); }
+
+// Said with shutdown(2), because close(2) alone is not heard while a ring holds the file: Linux 6.1
+// keeps one that was registered for about a second after its removal from the table.
+void Link::hang_up() {
+  if (fd_ < 0) return;
+  peer_timeout_.stop();
+  shutdown(fd_, SHUT_RDWR);
+  // The number changes its meaning in one step.
+  if (!stopped_ && dup3(STDERR_FILENO, fd_, O_CLOEXEC) == fd_) {
+    place_ = fd_;
+  } else {
+    close(fd_);
+  }
+  fd_ = -1;
+}
+
+void Link::lost(Duration patience) {
+  hang_up();
+  if (stopped_) return;
+  if (patience > Duration::zero()) {
+    candidates_.pause();
+    retry_.set(loop_.now() + patience);
+  } else if (method_listens(spec_.method)) {
+    acquire();
+  } else {
+    // A peer that takes connections only to drop them must not make us spin.
+    retry_.set(loop_.now() + kFirstBackoff);
+  }
+}
+
+void Link::stop_listening() {
+  bound_.remove();
+  candidates_.stop();
+}
+
+void Link::stop() {
+  if (stopped_) return;
+  stopped_ = true;
+  give_place();
+  retry_.clear();
+  stop_listening();
+  if (dial_) dial_->cancel();
+  hang_up();
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,111 @@
+// Getting, losing and getting back the descriptor that a channel runs over.
+//
+//   connect methods   dial with back-off, for ever
+//   listen methods    one peer at a time; others wait (candidates.h) until it is gone, or until one
+//                     of them sends something and the peer never has
+//   device methods    open a character device, a tty in raw mode; try again until it is there
+//
+// A Link keeps one descriptor for itself at all times: its connection, or a placeholder. So when
+// clients have taken all others, a channel still comes back.
+//
+// A Link has no opinion on bytes: it hands out a descriptor and is told when that is of no use any
+// more.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "uring/base/log.h"
+#include "uring/daemon/options.h"
+#include "uring/io/loop.h"
+#include "uring/net/acl.h"
+#include "uring/net/connector.h"
+#include "uring/net/sockets.h"
+#include "uring/transport/candidates.h"
+#include "uring/transport/peer_timeout.h"
+
+namespace virtproxy {
+
+class Link final : private Timer::Owner,
+                   private Candidates::Client,
+                   private Dial::Client,
+                   private PeerTimeout::Client {
+ public:
+  enum class Kind : uint8_t {
+    kSocket,  // tells when the other end goes
+    kPort,    // virtio-serial: reads 0 bytes while nobody is on the other side
+    kTty,
+  };
+
+  class Client {
+   public:
+    // A new descriptor; it belongs to the Link, until lost() or close().
+    virtual void link_ready(int fd, Kind kind) = 0;
+    // An attempt to get one has failed; there will be others.
+    virtual void link_failed() = 0;
+    // The descriptor is of no use any more.
+    virtual void link_broken(const std::string& reason) = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
+  // `spec` and `peers`, who may be the other end of a listener, must outlive the Link.
+  Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, const AccessList& peers,
+       Client* client);
+  ~Link();
+
+  // Accepts on `listening`, which only a listen method has, or begins to connect.
+  void start(Listening listening);
+  // The peer has sent something: it keeps the channel.
+  void heard() { heard_ = true; }
+  // The descriptor is of no use any more: no operation on it may be pending. Gets another one,
+  // after `patience` if the peer misbehaved.
+  void lost(Duration patience);
+  // Gives the address up, so that another process can listen there. The connection stays, those
+  // that wait for its place are closed.
+  void stop_listening();
+  void stop();
+  bool idle() const { return candidates_.idle() && (!dial_ || dial_->idle()); }
+  // The peer of a listener, for the log.
+  std::string peer() const { return describe(origin_); }
+
+ private:
+  void candidate_came() override;
+  void accept_failed(const std::string& reason) override;
+  std::optional<Origin> present_peer() const override;
+  void expired(Timer& timer) override;
+  void dialed(int fd) override;
+  void dial_failed(Fault fault, const std::string& reason) override;
+  void peer_timed_out() override;
+
+  void acquire();
+  void hold_place();
+  void give_place();
+  void hang_up();
+  void open_device();
+  void complain(const std::string& reason);
+  void try_later(const std::string& reason);
+  void ready(int fd, Kind kind);
+
+  Loop& loop_;
+  const ChannelSpec& spec_;
+  Client* client_;
+  Candidates candidates_;
+  Timer retry_;
+  PeerTimeout peer_timeout_;
+  std::unique_ptr<Dial> dial_;
+  BoundPath bound_;
+  int fd_ = -1;
+  Origin origin_;          // of the peer of a listener
+  bool heard_ = false;     // it has sent something
+  bool replaced_ = false;  // by another one, soon
+  int place_ = -1;         // the placeholder
+  Duration backoff_;
+  RateLimit replacements_{2};
+  std::string last_reason_;
+  bool stopped_ = false;
+};
+
+}  // namespace virtproxy
