@@ -21,7 +21,7 @@ constexpr std::array kTable{
     FaultRow{Fault::kNoResources, kStream, "out of descriptors or memory"},
     FaultRow{Fault::kGoingAway, kStream, "the other end is stopping"},
     FaultRow{Fault::kStalled, kStream, "the stream held others back"},
-    FaultRow{Fault::kLinkLost, kSession, "the link was lost"},
+    FaultRow{Fault::kTransportLost, kSession, "the link was lost"},
     FaultRow{Fault::kPeerRestarted, kSession, "the other end started anew"},
     FaultRow{Fault::kBadHeader, kSession, "a frame header failed its check"},
     FaultRow{Fault::kBadTrailer, kSession, "a frame trailer failed its check"},

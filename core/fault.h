@@ -25,7 +25,7 @@ enum class Fault : uint8_t {
   kGoingAway = 8,       // this end is stopping
   kStalled = 9,         // closed for holding others back
   // Session faults: never on the wire.
-  kLinkLost = 64,
+  kTransportLost = 64,
   kPeerRestarted,
   kBadHeader,
   kBadTrailer,

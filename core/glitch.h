@@ -1,5 +1,5 @@
-// What a peer of version 1 can do against the protocol, and what becomes of it: one table. None of
-// this ends the session or touches a stream that it does not name.
+// The glitches of version 1: what a peer can do against the protocol, and what follows, in one
+// table. None ends the session or affects a stream that it does not name.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace virtproxy {
 
-enum class Oddity : uint8_t {
+enum class Glitch : uint8_t {
   kNone,
   kBytesSkipped,     // the boundary between packets was lost, and found again
   kUnknownType,      // a packet that is no CONTROL, CLIENT or SERVER
@@ -24,13 +24,13 @@ enum class Oddity : uint8_t {
   kTooManyAnswers,   // more to be refused than there is room to say
 };
 
-struct OddityRow {
-  Oddity oddity;
+struct GlitchRow {
+  Glitch glitch;
   std::string_view text;     // of the log
   std::string_view outcome;  // …
   bool expected;             // a faithful peer does that too: not worth a warning
 };
 
-const OddityRow& oddity_row(Oddity oddity);
+const GlitchRow& glitch_row(Glitch glitch);
 
 }  // namespace virtproxy

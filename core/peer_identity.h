@@ -10,9 +10,9 @@
 
 namespace virtproxy {
 
-inline constexpr size_t kMaxOriginSize = 19;
+inline constexpr size_t kMaxPeerIdentitySize = 19;
 
-struct Origin {
+struct PeerIdentity {
   enum class Kind : uint8_t { kUnknown = 0, kUnix = 1, kIpv4 = 2, kIpv6 = 3, kVsock = 4 };
 
   Kind kind = Kind::kUnknown;
@@ -23,13 +23,13 @@ struct Origin {
   uint32_t cid = 0;                   // kVsock
   uint32_t port = 0;                  // kIpv4, kIpv6, kVsock
 
-  bool operator==(const Origin&) const = default;
+  bool operator==(const PeerIdentity&) const = default;
 };
 
-// Writes at most kMaxOriginSize bytes, returns how many.
-size_t encode_origin(const Origin& origin, std::byte* out);
+// Writes at most kMaxPeerIdentitySize bytes, returns how many.
+size_t encode_peer_identity(const PeerIdentity& identity, std::byte* out);
 
 // Unknown kinds decode as kUnknown; nothing for a known kind of the wrong size.
-std::optional<Origin> decode_origin(std::span<const std::byte> in);
+std::optional<PeerIdentity> decode_peer_identity(std::span<const std::byte> in);
 
 }  // namespace virtproxy

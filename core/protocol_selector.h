@@ -19,23 +19,23 @@
 
 namespace virtproxy {
 
-enum class ProtocolMode : uint8_t { kAuto, kOld, kNew };
+enum class ProtocolMode : uint8_t { kAuto, kV1, kV2 };
 
 // How long an end that greets may take to do so, on a link that is no serial line.
 inline constexpr Duration kGrace = std::chrono::milliseconds(250);
 // On a serial line, where greetings take time themselves; 0 for a speed that nobody told.
 Duration grace_on_line(uint32_t baud);
 
-class ProtocolChoice {
+class ProtocolSelector {
  public:
-  ProtocolChoice(const SessionConfig& config, ProtocolMode mode);
-  ProtocolChoice(const ProtocolChoice&) = delete;
-  ProtocolChoice& operator=(const ProtocolChoice&) = delete;
+  ProtocolSelector(const SessionConfig& config, ProtocolMode mode);
+  ProtocolSelector(const ProtocolSelector&) = delete;
+  ProtocolSelector& operator=(const ProtocolSelector&) = delete;
 
   // --- the link -------------------------------------------------------------------------------
-  // `features` as in SessionV2; `grace` is how long a peer that greets may take.
-  void link_up(Instant now, Duration grace, uint64_t features, Events& events);
-  void link_down(Events& events);
+  // `features` as in V2Session; `grace` is how long a peer that greets may take.
+  void transport_up(Instant now, Duration grace, uint64_t features, Events& events);
+  void transport_down(Events& events);
 
   // The session that calls for streams go to. What it is changes only where kDown is reported, or
   // before kUp.
@@ -44,12 +44,12 @@ class ProtocolChoice {
   // There is a link, and it will be known soon what is spoken on it.
   bool choosing() const { return state_ == State::kChoosing; }
   // Version 1 is spoken because nothing came within the grace that says otherwise.
-  bool chosen_by_silence() const { return state_ == State::kOld && by_silence_; }
+  bool chosen_by_silence() const { return state_ == State::kV1 && by_silence_; }
   // 1 or 2, of session().
-  unsigned protocol() const { return current_ == &old_ ? 1 : 2; }
+  unsigned protocol() const { return current_ == &v1_ ? 1 : 2; }
   // What else there is to say of a session that is up, as the end of a line.
   std::string_view description() const {
-    return protocol() == 1 ? reason_ : new_.uses_trailers() ? ", frames sealed" : "";
+    return protocol() == 1 ? reason_ : v2_.uses_trailers() ? ", frames with trailers" : "";
   }
 
   // --- as in Session --------------------------------------------------------------------------
@@ -62,23 +62,23 @@ class ProtocolChoice {
   bool tick(Instant now, Events& events);
   bool behind(Instant now) const { return state_ != State::kDown && current_->behind(now); }
   void go_away();
-  Session::Figures figures();
+  Session::Stats stats();
   // What all searches for a greeting or an old packet have looked at so far. For tests.
   uint64_t bytes_searched() const { return bytes_searched_; }
 
  private:
-  enum class State : uint8_t { kDown, kChoosing, kOld, kNew };
+  enum class State : uint8_t { kDown, kChoosing, kV1, kV2 };
 
   size_t choose(std::span<const std::byte> bytes, Instant now, Events& events);
-  size_t input_old(std::span<const std::byte> bytes, Instant now, Events& events);
-  bool is_news(const Hello& hello) const;
+  size_t input_v1(std::span<const std::byte> bytes, Instant now, Events& events);
+  bool is_fresh(const Hello& hello) const;
   void begin_choosing(Instant now, Duration silence);
-  void begin_old(Instant now, Events& events);
-  void hear(const Hello& hello, Instant now, Events& events);
+  void begin_v1(Instant now, Events& events);
+  void on_hello(const Hello& hello, Instant now, Events& events);
 
   const ProtocolMode mode_;
-  SessionV2 new_;
-  OldSession old_;
+  V2Session v2_;
+  V1Session v1_;
   Session* current_;
   State state_ = State::kDown;
 
@@ -86,11 +86,11 @@ class ProtocolChoice {
 
   Duration grace_{};
   Instant grace_ends_{};          // for a peer that is silent …
-  Instant old_grace_ends_{};      // … and for one that sends old packets
+  Instant v1_grace_ends_{};       // … and for one that sends old packets
   Instant grace_ends_at_last_{};  // whatever is heard
   size_t kept_ = 0;               // bytes that input() left unused
   size_t searched_ = 0;           // of those, in front of which no greeting begins
-  std::optional<size_t> old_packet_at_;  // in those, once one was found
+  std::optional<size_t> v1_packet_at_;  // in those, once one was found
   uint64_t bytes_searched_ = 0;
   std::string_view reason_;
   bool by_silence_ = false;

@@ -3,13 +3,13 @@
 //                bytes read from the channel
 //                          │ input()
 //                          ▼
-//     events ◀──────  Session  ◀────── open() queue() end() reset() taken() delivered()
+//     events ◀──────  Session  ◀────── open() queue() end() reset() consumed() delivered()
 //                          │ plan()
 //                          ▼
 //             heads and payload to write to the channel
 //
-// SessionV2 speaks version 2, OldSession the protocol of 2010; ProtocolChoice (protocol_selector.h)
-// owns both and finds out which of them the other end understands.
+// V2Session speaks version 2, V1Session the protocol of 2010; ProtocolSelector
+// (protocol_selector.h) owns both and finds out which of them the other end understands.
 //
 // The driver reads the channel whenever bytes are there and wants_input() allows it: version 2
 // never objects, since all that can arrive was granted before. It hands the bytes to input() and
@@ -31,7 +31,7 @@
 //      it again. Whatever the driver asks about the session while it handles kUp or kDown is
 //      therefore true of the session that began or ended there.
 //   2. The driver handles the events of every call that may add a boundary before it makes the next
-//      call of input(), tick(), link_up() or link_down().
+//      call of input(), tick(), transport_up() or transport_down().
 //   3. Handling an event may call anything that takes the key of a stream, but never open(): a new
 //      stream could get the slot that an event further on still names. open() is called only when
 //      no event is left.
@@ -72,7 +72,7 @@ struct SessionConfig {
   HashKey number_key{};      // of the look-up of numbers that a peer chooses
   uint64_t number_seed = 0;  // where the numbers of version 1 begin; a peer can tell most of it
   uint32_t quantum = 65536;      // bytes a stream sends before the next one's turn
-  OldLimits old;                 // of version 1 alone
+  V1Limits v1;                   // of version 1 alone
 };
 
 struct Event {
@@ -80,7 +80,7 @@ struct Event {
     kUp,         // the peer is there; streams may be opened
     kDown,       // the session is over: `fault` says why; every key is void
     kOpened,     // the peer opened `stream` to `service`; `bytes` is the client's metadata
-    kData,       // `bytes` arrived; call taken() once the local socket has them
+    kData,       // `bytes` arrived; call consumed() once the local socket has them
     kEnd,        // no more bytes will come; call delivered() once the socket has been told
     kReset,      // the stream is over by `fault`, the peer's doing or the session's; the key is
                  // void. `count` is the peer's number for it, where it gives numbers out
@@ -90,12 +90,12 @@ struct Event {
     kCredit,     // credit() was 0 when last asked and is not any more
     kGoingAway,  // the peer opens no more and takes no more streams
     kNoVersion,  // the peer speaks no version of ours
-    kOddity,     // the peer did what `oddity` says, and `count` is about; it is dealt with
+    kGlitch,     // the peer did what `glitch` says, and `count` is about; it is dealt with
   };
   Kind kind;
   Fault fault = Fault::kNone;
   Priority priority = Priority::kNormal;
-  Oddity oddity = Oddity::kNone;
+  Glitch glitch = Glitch::kNone;
   StreamKey stream{};
   std::span<const std::byte> bytes{};
   std::string_view service{};
@@ -123,28 +123,29 @@ size_t feed(Reader& session, std::span<const std::byte> bytes, Instant now, Even
   }
 }
 
-// What to write to the channel next, in order: for each piece its head bytes, then `payload` bytes
-// taken from the front of the stream's queue, then, if `sealed`, kTrailerSize bytes from seal().
-struct Piece {
+// What to write to the channel next, in order: for each frame its head bytes, then `payload` bytes
+// taken from the front of the stream's queue, then, if `has_trailer`, kTrailerSize bytes from
+// trailer_for().
+struct PlannedFrame {
   StreamKey stream{};
   uint32_t head_at = 0;    // into Batch::heads
   uint32_t head_size = 0;  // one or several frames; the last of them is the payload's header
   uint32_t payload = 0;
-  bool sealed = false;
+  bool has_trailer = false;
 };
 
 struct Batch {
   std::vector<std::byte> heads;
-  std::vector<Piece> pieces;
+  std::vector<PlannedFrame> frames;
   uint64_t size = 0;  // bytes on the wire
 
-  std::span<const std::byte> head(const Piece& piece) const {
-    return {heads.data() + piece.head_at, piece.head_size};
+  std::span<const std::byte> head(const PlannedFrame& frame) const {
+    return {heads.data() + frame.head_at, frame.head_size};
   }
-  bool empty() const { return pieces.empty(); }
+  bool empty() const { return frames.empty(); }
   void clear() {
     heads.clear();
-    pieces.clear();
+    frames.clear();
     size = 0;
   }
 };
@@ -167,23 +168,23 @@ class Session {
 
   // Payload that need not go through input(): `left` bytes of what arrives next belong to the
   // stream, and were granted. A driver that can move them to the stream's socket without reading
-  // them says with passed() how many it took from the link; taken() follows as ever.
+  // them says with spliced() how many it took from the link; consumed() follows as ever.
   struct Arriving {
     StreamKey stream;
     uint32_t left = 0;  // bytes
   };
   virtual Arriving arriving() const { return {}; }
-  virtual void passed(uint32_t) {}
+  virtual void spliced(uint32_t) {}
 
   // --- writing --------------------------------------------------------------------------------
   virtual bool wants_to_write(Instant now) const = 0;
   // The next at most (about) `bytes` bytes: at least one frame if there is one. The batch is valid
   // until the next call. Its payload bytes count as sent.
   virtual const Batch& plan(uint64_t bytes, Instant now, Events& events) = 0;
-  // The trailer of the frame of a sealed piece, whose header and payload lie contiguously in
-  // `frame`; the header alone will do unless seals_payload().
-  virtual uint64_t seal(std::span<const std::byte> frame) const = 0;
-  virtual bool seals_payload() const = 0;
+  // The trailer of a frame that has one. Its header and payload lie contiguously in `frame`; the
+  // header alone will do unless trailer_covers_payload().
+  virtual uint64_t trailer_for(std::span<const std::byte> frame) const = 0;
+  virtual bool trailer_covers_payload() const = 0;
   // Bytes of payload that follow one head, at most.
   virtual uint32_t largest_payload() const = 0;
   // More than this at once is too much for what the peer says of its end of the line, bytes.
@@ -194,8 +195,8 @@ class Session {
   virtual bool waits_for_unread() const { return false; }
 
   // --- streams --------------------------------------------------------------------------------
-  // Opens a stream to the peer's `service` (1 to limit::kMaxService characters). Nothing when the
-  // limit of either end is reached, the session is not up or the peer is going away.
+  // Opens a stream to the peer's `service` (1 to protocol_limits::kMaxService characters). Nothing
+  // when the limit of either end is reached, the session is not up or the peer is going away.
   virtual std::optional<StreamKey> open(std::string_view service, Priority priority,
                                         std::span<const std::byte> metadata) = 0;
   // The service that the peer asked for is connected. A stream that it cannot be is reset.
@@ -214,9 +215,10 @@ class Session {
   // kReset says so; until then the driver keeps the queue, and the peer delivers it first. False when
   // the reset was immediate, as that of reset(): nothing was queued, or delivers_before_reset() is.
   virtual bool reset_after_data(StreamKey stream, Events& events) = 0;
-  virtual void taken(StreamKey stream, uint64_t bytes) = 0;
-  // Whether taken(stream, bytes) would lead to nothing now, so that it may as well be called later.
-  virtual bool rests(StreamKey, uint64_t /*bytes*/) { return false; }
+  virtual void consumed(StreamKey stream, uint64_t bytes) = 0;
+  // Whether consumed(stream, bytes) would lead to nothing now, so that it may as well be called
+  // later.
+  virtual bool credit_unaffected_by(StreamKey, uint64_t /*bytes*/) { return false; }
   virtual void delivered(StreamKey stream, Events& events) = 0;
 
   // No new streams of the peer, from now on in every session.
@@ -228,16 +230,16 @@ class Session {
   // tick() has more to do now, but others come first.
   virtual bool behind(Instant) const { return false; }
 
-  // --- for the curious ------------------------------------------------------------------------
-  struct Figures {
-    uint64_t lent = 0;       // credit beyond the promised windows, bytes
+  // --- stats ------------------------------------------------------------------------------------
+  struct Stats {
+    uint64_t borrowed = 0;   // credit beyond the promised windows, bytes
     uint64_t held = 0;       // received, not taken yet, bytes
     uint64_t queued = 0;     // ready to be sent, bytes
-    uint64_t under_way = 0;  // sent, not reported as read by the peer, bytes
+    uint64_t in_flight = 0;  // sent, not reported as read by the peer, bytes
     size_t streams = 0;
     uint64_t sessions = 0;  // established so far
   };
-  virtual Figures figures() = 0;
+  virtual Stats stats() = 0;
 };
 
 }  // namespace virtproxy

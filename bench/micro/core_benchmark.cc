@@ -51,33 +51,33 @@ BENCHMARK_CAPTURE(BM_Trailer, commit, TrailerKind::kCommit)->Arg(4096);
 BENCHMARK_CAPTURE(BM_Trailer, checksum, TrailerKind::kChecksum)->Arg(64)->Arg(4096)->Arg(65536);
 
 // A loan that grows and shrinks with a stream's traffic.
-void BM_CreditLoan(benchmark::State& state) {
-  Budget budget(32u << 20);
-  uint64_t loan = 0;
+void BM_CreditPool(benchmark::State& state) {
+  CreditPool pool(32u << 20);
+  uint64_t borrowed = 0;
   for (auto _ : state) {
-    const uint64_t wanted = std::min<uint64_t>(loan + 65536, budget.share(loan));
-    budget.change_loan(loan, wanted);
-    loan = wanted > 1u << 20 ? 0 : wanted;
-    budget.change_loan(wanted, loan);
-    benchmark::DoNotOptimize(loan);
+    const uint64_t wanted = std::min<uint64_t>(borrowed + 65536, pool.share(borrowed));
+    pool.change_borrowed(borrowed, wanted);
+    borrowed = wanted > 1u << 20 ? 0 : wanted;
+    pool.change_borrowed(wanted, borrowed);
+    benchmark::DoNotOptimize(borrowed);
   }
 }
-BENCHMARK(BM_CreditLoan);
+BENCHMARK(BM_CreditPool);
 
 // What bounds the bytes under way: one batch sent, one report of what arrived.
-void BM_Flight(benchmark::State& state) {
-  Flight flight(1u << 20);
+void BM_InflightLimiter(benchmark::State& state) {
+  InflightLimiter limiter(1u << 20);
   Instant now{1};
   uint64_t sent = 0;
   for (auto _ : state) {
     now += std::chrono::microseconds(10);
-    flight.sent(65536, now);
+    limiter.sent(65536, now);
     sent += 65536;
-    benchmark::DoNotOptimize(flight.acknowledge(sent, now));
-    benchmark::DoNotOptimize(flight.room());
+    benchmark::DoNotOptimize(limiter.acknowledge(sent, now));
+    benchmark::DoNotOptimize(limiter.available());
   }
 }
-BENCHMARK(BM_Flight);
+BENCHMARK(BM_InflightLimiter);
 
 // Every frame uses up a window's half, so that each is answered by CREDIT.
 void BM_SessionCredit(benchmark::State& state) {
@@ -162,7 +162,7 @@ void BM_SessionShortStream(benchmark::State& state) {
     pair.near().end(stream);
     do {
       pair.exchange();
-    } while (pair.near().figures().streams > 0);
+    } while (pair.near().stats().streams > 0);
   }
   state.SetItemsProcessed(state.iterations());
 }

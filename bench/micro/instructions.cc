@@ -89,7 +89,7 @@ void short_streams(uint64_t count) {
     pair.near().end(stream);
     do {
       pair.exchange();
-    } while (pair.near().figures().streams > 0);
+    } while (pair.near().stats().streams > 0);
   }
 }
 

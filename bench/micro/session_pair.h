@@ -18,8 +18,8 @@ class SessionPair {
 
   explicit SessionPair(uint64_t features = 0, uint32_t window = 1u << 20)
       : near_(config(1, features, window)), far_(config(2, features, window)) {
-    near_.link_up(now_);
-    far_.link_up(now_);
+    near_.transport_up(now_);
+    far_.transport_up(now_);
     while (!near_.up() || !far_.up() || near_.wants_to_write(now_) || far_.wants_to_write(now_)) {
       exchange();
     }
@@ -54,13 +54,13 @@ class SessionPair {
     const Batch& batch = from.plan(256 * 1024, now_, events_);
     if (bytes_.size() < batch.size) bytes_.resize(batch.size);
     size_t size = 0;
-    for (const Piece& piece : batch.pieces) {
+    for (const PlannedFrame& piece : batch.frames) {
       const auto head = batch.head(piece);
       std::memcpy(bytes_.data() + size, head.data(), head.size());
       size += head.size() + piece.payload;
-      if (piece.sealed) {
+      if (piece.has_trailer) {
         const size_t frame = kHeaderSize + piece.payload;
-        store_le(bytes_.data() + size, from.seal({bytes_.data() + size - frame, frame}));
+        store_le(bytes_.data() + size, from.trailer_for({bytes_.data() + size - frame, frame}));
         size += kTrailerSize;
       }
     }
@@ -69,7 +69,7 @@ class SessionPair {
     for (size_t i = 0; i < events_.size(); ++i) {
       const Event event = events_[i];
       if (event.kind == Event::Kind::kData) {
-        to.taken(event.stream, event.bytes.size());
+        to.consumed(event.stream, event.bytes.size());
       } else if (event.kind == Event::Kind::kEnd) {
         if (&to == &far_) to.end(event.stream);
         to.delivered(event.stream, events_);
@@ -79,8 +79,8 @@ class SessionPair {
   }
 
   Instant now_{1};
-  SessionV2 near_;
-  SessionV2 far_;
+  V2Session near_;
+  V2Session far_;
   Events events_;
   std::vector<std::byte> bytes_;
 };

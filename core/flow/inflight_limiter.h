@@ -16,12 +16,12 @@
 
 namespace virtproxy {
 
-class Flight {
+class InflightLimiter {
  public:
   static constexpr uint64_t kMost = 16u << 20;  // bytes
 
   // `floor` is the limit where the round trip is short, in bytes.
-  explicit Flight(uint64_t floor = 0) : floor_(floor), limit_(floor) {}
+  explicit InflightLimiter(uint64_t floor = 0) : floor_(floor), limit_(floor) {}
 
   void sent(uint64_t bytes, Instant now) {
     sent_ += bytes;
@@ -44,13 +44,13 @@ class Flight {
   }
 
   // How many bytes of bulk may be written now. Nothing rather than crumbs.
-  uint64_t room() const {
-    const uint64_t under_way = sent_ - acked_;
-    const uint64_t room = limit_ > under_way ? limit_ - under_way : 0;
-    return room < limit_ / 8 ? 0 : room;
+  uint64_t available() const {
+    const uint64_t in_flight = sent_ - acked_;
+    const uint64_t available = limit_ > in_flight ? limit_ - in_flight : 0;
+    return available < limit_ / 8 ? 0 : available;
   }
 
-  uint64_t under_way() const { return sent_ - acked_; }
+  uint64_t in_flight() const { return sent_ - acked_; }
   uint64_t limit() const { return limit_; }
 
  private:

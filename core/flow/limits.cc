@@ -7,7 +7,7 @@ namespace virtproxy {
 namespace {
 constexpr uint64_t kMostInitialWindow = 64 * 1024;
 // Half of the memory is promised.
-constexpr uint64_t kLeastMemoryPerStream = 2 * limit::kMinInitialWindow;
+constexpr uint64_t kLeastMemoryPerStream = 2 * protocol_limits::kMinInitialWindow;
 }  // namespace
 
 uint64_t most_streams(uint64_t receive_memory) { return receive_memory / kLeastMemoryPerStream; }

@@ -14,7 +14,7 @@
 
 namespace virtproxy {
 
-namespace limit {
+namespace protocol_limits {
 inline constexpr uint32_t kMinFrame = 256;          // DATA payload any peer must accept, bytes
 inline constexpr uint32_t kMaxFrame = 1u << 20;     // DATA payload no peer may ask for, bytes
 inline constexpr uint32_t kMaxWindow = 1u << 30;    // credit outstanding on one stream, bytes
@@ -23,7 +23,7 @@ inline constexpr uint64_t kMaxOffset = 1ull << 62;  // bytes one stream may carr
 inline constexpr uint32_t kMaxService = 31;         // characters in a service name
 inline constexpr uint32_t kMaxMetadata = 128;       // bytes of client metadata in OPEN
 inline constexpr uint32_t kMaxOpenPayload = 4 + kMaxService + kMaxMetadata;
-}  // namespace limit
+}  // namespace protocol_limits
 
 struct SessionLimits {
   uint32_t max_streams = 1024;          // open at once, both directions together
@@ -34,7 +34,7 @@ struct SessionLimits {
 };
 
 // What version 1, which knows no credit, needs besides.
-struct OldLimits {
+struct V1Limits {
   // What a stream may hold for a slow socket before reading stops, bytes; never more than the
   // budget allows.
   uint64_t hold = 1u << 30;

@@ -122,6 +122,6 @@ void Scheduler<Stream>::sent(Slab<Stream>& streams, uint32_t slot, uint32_t byte
 }
 
 template class Scheduler<Stream>;
-template class Scheduler<OldStream>;
+template class Scheduler<V1Stream>;
 
 }  // namespace virtproxy

@@ -5,11 +5,11 @@
 #include "core/v1/session.h"
 
 namespace virtproxy {
-bool OldSession::wants_to_write(Instant) const {
+bool V1Session::wants_to_write(Instant) const {
   return up_ && (!closes_.empty() || !control_.empty() || !scheduler_.empty());
 }
 
-const Batch& OldSession::plan(uint64_t bytes, Instant now, Events& events) {
+const Batch& V1Session::plan(uint64_t bytes, Instant now, Events& events) {
   batch_.clear();
   head_at_ = 0;
   // Control goes first, and leaves a quarter to data that waits: neither can starve the other.
@@ -18,7 +18,7 @@ const Batch& OldSession::plan(uint64_t bytes, Instant now, Events& events) {
   while (!closes_.empty() && batch_.size < control_limit) {
     const Close close = closes_.front();
     const int32_t number = close.client >= 0 ? close.client : close.server;
-    if (number >= 0) put_control(OldMessage::kClose, close.client, close.server);
+    if (number >= 0) put_control(V1Message::kClose, close.client, close.server);
     if (closing_.find(number) == first_close_) closing_.erase(number);
     closes_.pop_front();
     ++first_close_;
@@ -29,19 +29,19 @@ const Batch& OldSession::plan(uint64_t bytes, Instant now, Events& events) {
     put_stream_facts(slot, now, events);
   }
   if (batch_.size < bytes) put_data_packets(bytes, now, events);
-  close_piece({}, 0);
+  close_frame({}, 0);
   unread_.wrote(batch_.size);
   return batch_;
 }
 
-void OldSession::put_data_packets(uint64_t bytes, Instant now, Events& events) {
+void V1Session::put_data_packets(uint64_t bytes, Instant now, Events& events) {
   scheduler_.begin(bytes - batch_.size);
   for (;;) {
     const auto turn = scheduler_.next(streams_);
     if (turn.slot == IndexLink::kNone) return;
-    OldStream& stream = streams_.at(turn.slot);
+    V1Stream& stream = streams_.at(turn.slot);
     // A packet costs the same however little is in it: the last one of a turn is filled.
-    const uint64_t share = (turn.bytes + uint64_t{kOldMostData} - 1) / kOldMostData * kOldMostData;
+    const uint64_t share = (turn.bytes + uint64_t{kV1MostData} - 1) / kV1MostData * kV1MostData;
     const auto size = static_cast<uint32_t>(std::min(share, stream.queued));
     const uint64_t before = batch_.size;
     if (stream.state == State::kAckDue) {
@@ -49,64 +49,64 @@ void OldSession::put_data_packets(uint64_t bytes, Instant now, Events& events) {
       put_stream_facts(turn.slot, now, events);
     }
     for (uint32_t left = size; left > 0;) {
-      const uint32_t piece = std::min(left, kOldMostData);
+      const uint32_t piece = std::min(left, kV1MostData);
       put_data(turn.slot, piece);
       left -= piece;
     }
     // What went beside the data counts against the batch, not against the stream.
     const auto overhead = static_cast<uint32_t>(batch_.size - before - size);
     scheduler_.sent(streams_, turn.slot, size, overhead, stream.queued > 0);
-    if (stream.wants_credit) {
-      stream.wants_credit = false;
+    if (stream.blocked) {
+      stream.blocked = false;
       events.push_back({.kind = Event::Kind::kCredit, .stream = streams_.key_at(turn.slot)});
     }
     schedule(turn.slot);
   }
 }
 
-std::byte* OldSession::put_head(size_t size) {
+std::byte* V1Session::put_head(size_t size) {
   const size_t at = batch_.heads.size();
   batch_.heads.resize(at + size);
   batch_.size += size;
   return batch_.heads.data() + at;
 }
 
-void OldSession::put_control(OldMessage message, int32_t client, int32_t server) {
-  encode_old_control(message, client, server, put_head(kOldPacketSize));
+void V1Session::put_control(V1Message message, int32_t client, int32_t server) {
+  encode_v1_control(message, client, server, put_head(kV1PacketSize));
 }
 
 // What comes after the data of a packet goes in front of what is next.
-void OldSession::put_data(uint32_t slot, uint32_t size) {
-  OldStream& stream = streams_.at(slot);
+void V1Session::put_data(uint32_t slot, uint32_t size) {
+  V1Stream& stream = streams_.at(slot);
   VP_ASSERT(stream.state == State::kOpen && size > 0 && size <= stream.queued);
   const int32_t client = stream.opener ? stream.ours : stream.theirs;
   const int32_t server = stream.opener ? stream.theirs : stream.ours;
-  encode_old_data_head(stream.opener ? OldType::kClient : OldType::kServer, client, server, size,
-                       put_head(kOldDataHead));
+  encode_v1_data_head(stream.opener ? V1Type::kClient : V1Type::kServer, client, server, size,
+                      put_head(kV1DataHead));
   stream.queued -= size;
   stream.sent = true;
-  close_piece(streams_.key_at(slot), size);
+  close_frame(streams_.key_at(slot), size);
   batch_.size += size;
-  const size_t tail = old_tail_size(size);
-  encode_old_tail({put_head(tail), tail});
+  const size_t tail = v1_tail_size(size);
+  encode_v1_tail({put_head(tail), tail});
 }
 
-void OldSession::close_piece(StreamKey stream, uint32_t payload) {
+void V1Session::close_frame(StreamKey stream, uint32_t payload) {
   const auto end = static_cast<uint32_t>(batch_.heads.size());
   if (end == head_at_) return;
-  batch_.pieces.push_back({stream, head_at_, end - head_at_, payload, false});
+  batch_.frames.push_back({stream, head_at_, end - head_at_, payload, false});
   head_at_ = end;
 }
 
-void OldSession::put_stream_facts(uint32_t slot, Instant now, Events& events) {
-  OldStream& stream = streams_.at(slot);
+void V1Session::put_stream_facts(uint32_t slot, Instant now, Events& events) {
+  V1Stream& stream = streams_.at(slot);
   if (stream.state == State::kInitDue) {
-    encode_old_init(stream.ours, {stream.service.data(), stream.service_size},
-                    put_head(kOldPacketSize));
+    encode_v1_init(stream.ours, {stream.service.data(), stream.service_size},
+                   put_head(kV1PacketSize));
     stream.state = State::kInitSent;
-    set_wait(slot, Wait::kAck, now + config_.old.ack_timeout);
+    set_wait(slot, Wait::kAck, now + config_.v1.ack_timeout);
   } else if (stream.state == State::kAckDue) {
-    put_control(OldMessage::kAck, stream.theirs, stream.ours);
+    put_control(V1Message::kAck, stream.theirs, stream.ours);
     stream.state = State::kOpen;
   }
   if (stream.control_pending()) finish_input(slot, now, events);
@@ -118,8 +118,8 @@ void OldSession::put_stream_facts(uint32_t slot, Instant now, Events& events) {
 // one is in the middle of something. Every packet of the peer's gives more time.
 // A client that leaves by itself when it has its answer crosses the CLOSE of its service, which
 // then hits the next client with its number. Where that was seen, such a CLOSE waits a moment.
-void OldSession::finish_input(uint32_t slot, Instant now, Events& events) {
-  const OldStream& stream = streams_.at(slot);
+void V1Session::finish_input(uint32_t slot, Instant now, Events& events) {
+  const V1Stream& stream = streams_.at(slot);
   if (stream.broke_off) {
     say_close(stream);
     return abort_stream(slot, Fault::kAborted, events);

@@ -8,7 +8,7 @@
 namespace virtproxy {
 namespace {
 
-// Keys of this session differ from those of a SessionV2 beside it.
+// Keys of this session differ from those of a V2Session beside it.
 constexpr uint32_t kFirstGeneration = 1u << 31;
 
 // Data a stream may have ready to be sent, bytes.
@@ -25,23 +25,24 @@ constexpr int kChecks = 4;
 
 }  // namespace
 
-OldSession::OldSession(const SessionConfig& config)
+V1Session::V1Session(const SessionConfig& config)
     : config_(config),
-      next_number_(kFirstNumber + static_cast<int32_t>((config.number_seed * 0x9e3779b97f4a7c15 >> 33) %
-                                                       static_cast<uint64_t>(kNumbers))),
-      fund_(config.limits.receive_budget -
-            uint64_t{config.limits.initial_window} * config.limits.max_streams),
+      next_number_(kFirstNumber +
+                   static_cast<int32_t>((config.number_seed * 0x9e3779b97f4a7c15 >> 33) %
+                                        static_cast<uint64_t>(kNumbers))),
+      capacity_(config.limits.receive_budget -
+                uint64_t{config.limits.initial_window} * config.limits.max_streams),
       streams_(kFirstGeneration),
       ours_(config.number_key),
       clients_(config.number_key),
       servers_(config.number_key),
       scheduler_(config.quantum),
       closing_(config.number_key) {
-  VP_ASSERT(config.old.hold > 0 && config.old.stall_timeout > Duration::zero());
+  VP_ASSERT(config.v1.hold > 0 && config.v1.stall_timeout > Duration::zero());
   streams_.reserve(config.limits.max_streams);
 }
 
-void OldSession::begin(Events& events) {
+void V1Session::begin(Events& events) {
   VP_ASSERT(!up_);
   up_ = true;
   in_step_ = true;
@@ -50,7 +51,7 @@ void OldSession::begin(Events& events) {
   events.push_back({.kind = Event::Kind::kUp});
 }
 
-void OldSession::finish(Fault fault, Events& events) {
+void V1Session::finish(Fault fault, Events& events) {
   if (!up_) return;
   up_ = false;
   forget_streams();
@@ -59,97 +60,97 @@ void OldSession::finish(Fault fault, Events& events) {
   unread_ = {};
   leaving_ = 0;
   closed_servers_ = {};
-  greeting_.reset();
+  hello_.reset();
   events.push_back({.kind = Event::Kind::kDown, .fault = fault});
 }
 
 // At once, not one by one: a peer chooses how many there are, and when.
-void OldSession::forget_streams() {
+void V1Session::forget_streams() {
   streams_.clear();
   ours_.clear();
   clients_.clear();
   servers_.clear();
-  scheduler_ = Scheduler<OldStream>(config_.quantum);
+  scheduler_ = Scheduler<V1Stream>(config_.quantum);
   control_ = {};
   waits_ = {};
   over_ = {};
   peek_ = false;
-  held_ = lent_ = 0;
+  held_ = borrowed_ = 0;
 }
 
 // --- streams ----------------------------------------------------------------------------------
 
 // Counts up through all numbers before one comes again.
-int32_t OldSession::draw_number() {
+int32_t V1Session::draw_number() {
   do {
     next_number_ = next_number_ + 1 < kFirstNumber + kNumbers ? next_number_ + 1 : kFirstNumber;
   } while (ours_.contains(next_number_));
   return next_number_;
 }
 
-OldStream* OldSession::find_ours(int32_t number, bool opener, uint32_t& slot) {
+V1Stream* V1Session::find_ours(int32_t number, bool opener, uint32_t& slot) {
   const auto found = ours_.find(number);
   if (!found) return nullptr;
-  OldStream& stream = streams_.at(*found);
+  V1Stream& stream = streams_.at(*found);
   if (stream.opener != opener) return nullptr;
   // Not said yet, so it is a guess.
   // One that the peer was not told is a guess; a number of the stream before is not.
   const bool told = stream.state == State::kOpen || stream.state == State::kInitSent;
-  const bool due = stream.state == State::kDialing || stream.state == State::kAckDue;
+  const bool due = stream.state == State::kConnecting || stream.state == State::kAckDue;
   if (!told && !(due && number != stream.ours)) return nullptr;
   slot = *found;
   return &stream;
 }
 
-StreamKey OldSession::add_stream(bool opener, Priority priority) {
-  OldStream stream;
+StreamKey V1Session::add_stream(bool opener, Priority priority) {
+  V1Stream stream;
   stream.ours = draw_number();
   stream.opener = opener;
   stream.priority = priority;
-  stream.state = opener ? State::kInitDue : State::kDialing;
+  stream.state = opener ? State::kInitDue : State::kConnecting;
   const StreamKey key = streams_.insert(stream);
   ours_.set(stream.ours, key.slot);
   return key;
 }
 
-std::optional<StreamKey> OldSession::open(std::string_view service, Priority priority,
-                                          std::span<const std::byte>) {
-  VP_ASSERT(!service.empty() && service.size() <= limit::kMaxService);
+std::optional<StreamKey> V1Session::open(std::string_view service, Priority priority,
+                                         std::span<const std::byte>) {
+  VP_ASSERT(!service.empty() && service.size() <= protocol_limits::kMaxService);
   if (!up_ || streams_.size() >= config_.limits.max_streams) return std::nullopt;
   const StreamKey key = add_stream(true, priority);
-  OldStream& stream = streams_.at(key.slot);
+  V1Stream& stream = streams_.at(key.slot);
   std::memcpy(stream.service.data(), service.data(), service.size());
   stream.service_size = static_cast<uint8_t>(service.size());
   schedule(key.slot);
   return key;
 }
 
-void OldSession::accepted(StreamKey key) {
-  OldStream* stream = streams_.find(key);
-  if (stream == nullptr || stream->state != State::kDialing) return;
+void V1Session::accepted(StreamKey key) {
+  V1Stream* stream = streams_.find(key);
+  if (stream == nullptr || stream->state != State::kConnecting) return;
   stream->state = State::kAckDue;
   schedule(key.slot);
 }
 
-void OldSession::schedule(uint32_t slot) {
-  OldStream& stream = streams_.at(slot);
+void V1Session::schedule(uint32_t slot) {
+  V1Stream& stream = streams_.at(slot);
   if (stream.control_pending() && !stream.control_link.linked) control_.push_back(streams_, slot);
 }
 
 // Before the ACK nobody may send. An ACK that is due goes before the data.
-uint64_t OldSession::credit(StreamKey key) {
-  OldStream* stream = streams_.find(key);
+uint64_t V1Session::credit(StreamKey key) {
+  V1Stream* stream = streams_.find(key);
   if (stream == nullptr || stream->input_ended) return 0;
   const bool may_send = stream->state == State::kOpen || stream->state == State::kAckDue;
   const uint64_t credit = may_send ? kMostQueued - stream->queued : 0;
-  stream->wants_credit = credit == 0 && stream->state != State::kClosed;
+  stream->blocked = credit == 0 && stream->state != State::kClosed;
   return credit;
 }
 
 // What the driver had asked its socket for before the stream was closed may still come in: it has
 // nowhere to go.
-void OldSession::queue(StreamKey key, uint64_t bytes) {
-  OldStream* stream = streams_.find(key);
+void V1Session::queue(StreamKey key, uint64_t bytes) {
+  V1Stream* stream = streams_.find(key);
   if (stream == nullptr || stream->state == State::kClosed || stream->state == State::kBroken) {
     return;
   }
@@ -161,16 +162,16 @@ void OldSession::queue(StreamKey key, uint64_t bytes) {
   scheduler_.add(streams_, key.slot);
 }
 
-void OldSession::end(StreamKey key) {
-  OldStream* stream = streams_.find(key);
+void V1Session::end(StreamKey key) {
+  V1Stream* stream = streams_.find(key);
   if (stream == nullptr) return;
   VP_ASSERT(!stream->input_ended);
   stream->input_ended = true;
   schedule(key.slot);
 }
 
-void OldSession::reset(StreamKey key, Fault fault, Events&) {
-  OldStream* stream = streams_.find(key);
+void V1Session::reset(StreamKey key, Fault fault, Events&) {
+  V1Stream* stream = streams_.find(key);
   VP_ASSERT(fault != Fault::kNone && fault_row(fault).scope == FaultScope::kStream);
   if (stream == nullptr) return;
   if (stream->state != State::kClosed) say_close(*stream);
@@ -179,20 +180,20 @@ void OldSession::reset(StreamKey key, Fault fault, Events&) {
 }
 
 // CLOSE ends both directions, but follows what was written.
-bool OldSession::delivers_before_reset(StreamKey key) {
-  const OldStream* stream = streams_.find(key);
+bool V1Session::delivers_before_reset(StreamKey key) {
+  const V1Stream* stream = streams_.find(key);
   return stream != nullptr && stream->state != State::kClosed;
 }
 
-void OldSession::discard_input(StreamKey key) {
-  OldStream* stream = streams_.find(key);
+void V1Session::discard_input(StreamKey key) {
+  V1Stream* stream = streams_.find(key);
   if (stream == nullptr) return;
   stream->discards = true;
   consume(*stream, stream->held());
 }
 
-bool OldSession::reset_after_data(StreamKey key, Events& events) {
-  OldStream* stream = streams_.find(key);
+bool V1Session::reset_after_data(StreamKey key, Events& events) {
+  V1Stream* stream = streams_.find(key);
   if (stream == nullptr) return true;
   if (stream->queued == 0) {
     reset(key, Fault::kAborted, events);
@@ -203,25 +204,25 @@ bool OldSession::reset_after_data(StreamKey key, Events& events) {
   return true;
 }
 
-void OldSession::taken(StreamKey key, uint64_t bytes) {
-  OldStream* stream = streams_.find(key);
+void V1Session::consumed(StreamKey key, uint64_t bytes) {
+  V1Stream* stream = streams_.find(key);
   if (stream == nullptr || stream->discards) return;
   consume(*stream, bytes);
 }
 
 // The only place where a live stream holds less than before, so that the channel is read again as
 // soon as no stream holds too much.
-void OldSession::consume(OldStream& stream, uint64_t bytes) {
+void V1Session::consume(V1Stream& stream, uint64_t bytes) {
   VP_ASSERT(bytes <= stream.held() && bytes <= held_);
-  lent_ -= loan(stream);
-  stream.taken += bytes;
-  lent_ += loan(stream);
+  borrowed_ -= borrowed(stream);
+  stream.consumed += bytes;
+  borrowed_ += borrowed(stream);
   held_ -= bytes;
   review_over();
 }
 
-void OldSession::delivered(StreamKey key, Events& events) {
-  OldStream* stream = streams_.find(key);
+void V1Session::delivered(StreamKey key, Events& events) {
+  V1Stream* stream = streams_.find(key);
   if (stream == nullptr) return;
   VP_ASSERT(stream->state == State::kClosed && stream->held() == 0);
   events.push_back({.kind = Event::Kind::kClosed, .stream = key});
@@ -232,7 +233,7 @@ void OldSession::delivered(StreamKey key, Events& events) {
 
 // Names the number that the peer has to close. What it has not heard of needs no closing, and what
 // it has not answered is closed when the answer comes.
-void OldSession::say_close(const OldStream& stream) {
+void V1Session::say_close(const V1Stream& stream) {
   if (!stream.opener) {
     push_close(stream.theirs, -1);
   } else if (stream.state == State::kOpen || stream.state == State::kBroken) {
@@ -241,22 +242,23 @@ void OldSession::say_close(const OldStream& stream) {
   }
 }
 
-bool OldSession::may_answer() const {
+bool V1Session::may_answer() const {
   return closes_.size() < config_.limits.max_streams + kSpareAnswers;
 }
 
-void OldSession::answer_close(int32_t client, int32_t server, Events& events) {
-  if (!may_answer()) return odd(Oddity::kTooManyAnswers, client >= 0 ? client : server, events);
+void V1Session::answer_close(int32_t client, int32_t server, Events& events) {
+  if (!may_answer())
+    return report_glitch(Glitch::kTooManyAnswers, client >= 0 ? client : server, events);
   push_close(client, server);
 }
 
-void OldSession::push_close(int32_t client, int32_t server) {
+void V1Session::push_close(int32_t client, int32_t server) {
   closing_.set(client >= 0 ? client : server, first_close_ + static_cast<uint32_t>(closes_.size()));
   closes_.push_back({client, server});
 }
 
 // The number is somebody else's by now, whom CLOSE would hit.
-void OldSession::withdraw_close(int32_t number) {
+void V1Session::withdraw_close(int32_t number) {
   const auto found = closing_.find(number);
   if (!found) return;
   closes_[*found - first_close_] = {-1, -1};
@@ -264,8 +266,8 @@ void OldSession::withdraw_close(int32_t number) {
 }
 
 // Takes a stream off every list and out of every look-up.
-void OldSession::detach(uint32_t slot) {
-  OldStream& stream = streams_.at(slot);
+void V1Session::detach(uint32_t slot) {
+  V1Stream& stream = streams_.at(slot);
   scheduler_.remove(streams_, slot);
   if (stream.control_link.linked) control_.erase(streams_, slot);
   clear_wait(slot);
@@ -282,14 +284,14 @@ void OldSession::detach(uint32_t slot) {
 }
 
 // Both directions are over, and the peer knows or will be told: what was received is delivered.
-void OldSession::close_stream(uint32_t slot, Events& events) {
+void V1Session::close_stream(uint32_t slot, Events& events) {
   if (streams_.at(slot).discards) return abort_stream(slot, Fault::kAborted, events);
   detach(slot);
   streams_.at(slot).state = State::kClosed;
   events.push_back({.kind = Event::Kind::kEnd, .stream = streams_.key_at(slot)});
 }
 
-void OldSession::abort_stream(uint32_t slot, Fault fault, Events& events) {
+void V1Session::abort_stream(uint32_t slot, Fault fault, Events& events) {
   events.push_back({.kind = Event::Kind::kReset,
                     .fault = fault,
                     .stream = streams_.key_at(slot),
@@ -298,8 +300,8 @@ void OldSession::abort_stream(uint32_t slot, Fault fault, Events& events) {
   erase_stream(slot);
 }
 
-void OldSession::break_stream(uint32_t slot, Instant now) {
-  OldStream& stream = streams_.at(slot);
+void V1Session::break_stream(uint32_t slot, Instant now) {
+  V1Stream& stream = streams_.at(slot);
   scheduler_.remove(streams_, slot);
   if (stream.control_link.linked) control_.erase(streams_, slot);
   end_over(slot);
@@ -308,63 +310,63 @@ void OldSession::break_stream(uint32_t slot, Instant now) {
   set_wait(slot, Wait::kAbort, now);
 }
 
-void OldSession::erase_stream(uint32_t slot) {
+void V1Session::erase_stream(uint32_t slot) {
   held_ -= streams_.at(slot).held();
-  lent_ -= loan(streams_.at(slot));
+  borrowed_ -= borrowed(streams_.at(slot));
   streams_.erase(streams_.key_at(slot));
   review_over();
 }
 
-void OldSession::odd(Oddity oddity, int64_t count, Events& events) {
-  events.push_back({.kind = Event::Kind::kOddity, .oddity = oddity, .count = count});
+void V1Session::report_glitch(Glitch glitch, int64_t count, Events& events) {
+  events.push_back({.kind = Event::Kind::kGlitch, .glitch = glitch, .count = count});
 }
 
 // --- holding back -----------------------------------------------------------------------------
 
 // What a stream holds beyond its promised window it borrows, as in version 2; no stream may borrow
 // more than three times of what is left for others.
-bool OldSession::is_over(const OldStream& stream) const {
-  return stream.held() > config_.old.hold ||
-         loan(stream) > kShareOfRest * (fund_ - std::min(fund_, lent_));
+bool V1Session::is_over(const V1Stream& stream) const {
+  return stream.held() > config_.v1.hold ||
+         borrowed(stream) > kShareOfRest * (capacity_ - std::min(capacity_, borrowed_));
 }
 
-uint64_t OldSession::loan(const OldStream& stream) const {
+uint64_t V1Session::borrowed(const V1Stream& stream) const {
   const uint64_t promised = config_.limits.initial_window;
   return stream.held() > promised ? stream.held() - promised : 0;
 }
 
 // Who is to blame when memory runs short is not who came last but who borrowed most.
-void OldSession::check_over(uint32_t slot, Instant now) {
-  OldStream& stream = streams_.at(slot);
+void V1Session::check_over(uint32_t slot, Instant now) {
+  V1Stream& stream = streams_.at(slot);
   if (!is_over(stream) || stream.over_link.linked) return;
-  if (stream.held() > config_.old.hold) return begin_over(slot, now);
+  if (stream.held() > config_.v1.hold) return begin_over(slot, now);
   if (!over_.empty()) return;
-  streams_.for_each([&](StreamKey key, const OldStream& other) {
-    if (loan(other) > loan(streams_.at(slot))) slot = key.slot;
+  streams_.for_each([&](StreamKey key, const V1Stream& other) {
+    if (borrowed(other) > borrowed(streams_.at(slot))) slot = key.slot;
   });
   begin_over(slot, now);
 }
 
-void OldSession::begin_over(uint32_t slot, Instant now) {
+void V1Session::begin_over(uint32_t slot, Instant now) {
   if (over_.empty()) {
-    check_at_ = now + config_.old.stall_timeout / kChecks;
-    peek_at_ = now + config_.old.stall_timeout;
+    check_at_ = now + config_.v1.stall_timeout / kChecks;
+    peek_at_ = now + config_.v1.stall_timeout;
   }
-  OldStream& stream = streams_.at(slot);
+  V1Stream& stream = streams_.at(slot);
   over_.push_back(streams_, slot);
   stream.over_since = now;
-  stream.over_taken = stream.taken;
+  stream.over_consumed = stream.consumed;
 }
 
-void OldSession::end_over(uint32_t slot) {
+void V1Session::end_over(uint32_t slot) {
   if (streams_.at(slot).over_link.linked) over_.erase(streams_, slot);
   if (over_.empty()) peek_ = false;
 }
 
 // Less is held than before.
-void OldSession::review_over() {
+void V1Session::review_over() {
   for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
-    const OldStream& stream = streams_.at(slot);
+    const V1Stream& stream = streams_.at(slot);
     const uint32_t next = stream.over_link.next;
     if (!is_over(stream)) end_over(slot);
     slot = next;
@@ -374,24 +376,24 @@ void OldSession::review_over() {
 // A reader that has taken anything is slow, not stalled. One that is alone keeps nobody waiting, as
 // far as is known: a little more is read, for as long as there is memory, to see whether there is
 // anything behind its data. A stream that is closed and only delivered needs the channel no more.
-void OldSession::check_stalls(Instant now, Events& events) {
-  check_at_ = now + config_.old.stall_timeout / kChecks;
+void V1Session::check_stalls(Instant now, Events& events) {
+  check_at_ = now + config_.v1.stall_timeout / kChecks;
   size_t sharing = 0;
   streams_.for_each(
-      [&](StreamKey, const OldStream& stream) { sharing += stream.state != State::kClosed; });
+      [&](StreamKey, const V1Stream& stream) { sharing += stream.state != State::kClosed; });
   for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
-    OldStream& stream = streams_.at(slot);
+    V1Stream& stream = streams_.at(slot);
     const bool closed = stream.state == State::kClosed;
     const bool alone = sharing == (closed ? 0 : 1) && held_ < config_.limits.receive_budget;
     if (alone && peek_at_ <= now) {
       peek_ = true;
-      peek_at_ = now + config_.old.stall_timeout;
+      peek_at_ = now + config_.v1.stall_timeout;
     }
-    if (alone || stream.taken > stream.over_taken) {
+    if (alone || stream.consumed > stream.over_consumed) {
       stream.over_since = now;
-      stream.over_taken = stream.taken;
+      stream.over_consumed = stream.consumed;
     }
-    if (now - stream.over_since < config_.old.stall_timeout) {
+    if (now - stream.over_since < config_.v1.stall_timeout) {
       slot = stream.over_link.next;
       continue;
     }
@@ -406,22 +408,22 @@ void OldSession::check_stalls(Instant now, Events& events) {
 
 // --- time -------------------------------------------------------------------------------------
 
-void OldSession::set_wait(uint32_t slot, Wait wait, Instant until) {
+void V1Session::set_wait(uint32_t slot, Wait wait, Instant until) {
   clear_wait(slot);
-  OldStream& stream = streams_.at(slot);
+  V1Stream& stream = streams_.at(slot);
   stream.wait = wait;
   stream.wait_until = until;
   list_of(wait).push_back(streams_, slot);
 }
 
-void OldSession::clear_wait(uint32_t slot) {
-  OldStream& stream = streams_.at(slot);
+void V1Session::clear_wait(uint32_t slot) {
+  V1Stream& stream = streams_.at(slot);
   if (stream.wait == Wait::kNothing) return;
   list_of(stream.wait).erase(streams_, slot);
   stream.wait = Wait::kNothing;
 }
 
-std::optional<Instant> OldSession::deadline() const {
+std::optional<Instant> V1Session::deadline() const {
   std::optional<Instant> at;
   const auto consider = [&at](Instant other) { at = at ? std::min(*at, other) : other; };
   for (const WaitList& list : waits_) {
@@ -431,7 +433,7 @@ std::optional<Instant> OldSession::deadline() const {
   return at;
 }
 
-void OldSession::tick(Instant now, Events& events) {
+void V1Session::tick(Instant now, Events& events) {
   if (!up_) return;
   unsigned left = kMostEndsAtOnce;
   for (WaitList& list : waits_) {
@@ -441,7 +443,7 @@ void OldSession::tick(Instant now, Events& events) {
       if (wait != Wait::kAck) say_close(streams_.at(slot));
       if (wait == Wait::kAck && !over_.empty()) {
         // It may have come, and not be read yet.
-        set_wait(slot, Wait::kAck, now + config_.old.ack_timeout);
+        set_wait(slot, Wait::kAck, now + config_.v1.ack_timeout);
       } else if (wait == Wait::kAck) {
         abort_stream(slot, Fault::kTimedOut, events);
       } else if (wait == Wait::kAbort) {
@@ -455,20 +457,20 @@ void OldSession::tick(Instant now, Events& events) {
   if (!over_.empty() && check_at_ <= now) check_stalls(now, events);
 }
 
-bool OldSession::behind(Instant now) const {
+bool V1Session::behind(Instant now) const {
   return std::any_of(waits_.begin(), waits_.end(), [&](const WaitList& list) {
     return !list.empty() && streams_.at(list.front()).wait_until <= now;
   });
 }
 
-Session::Figures OldSession::figures() {
-  Figures figures;
-  figures.lent = lent_;
-  figures.held = held_;
-  figures.streams = streams_.size();
-  figures.sessions = sessions_;
-  streams_.for_each([&](StreamKey, OldStream& stream) { figures.queued += stream.queued; });
-  return figures;
+Session::Stats V1Session::stats() {
+  Stats stats;
+  stats.borrowed = borrowed_;
+  stats.held = held_;
+  stats.streams = streams_.size();
+  stats.sessions = sessions_;
+  streams_.for_each([&](StreamKey, V1Stream& stream) { stats.queued += stream.queued; });
+  return stats;
 }
 
 }  // namespace virtproxy

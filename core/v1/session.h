@@ -30,7 +30,7 @@
 
 namespace virtproxy {
 
-class OldSession final : public Session {
+class V1Session final : public Session {
  public:
   // Streams that end in one call, where their peer can make many end at once.
   static constexpr unsigned kMostEndsAtOnce = 64;
@@ -48,7 +48,7 @@ class OldSession final : public Session {
   static constexpr Duration kLeaveTime = std::chrono::milliseconds(10);
   static constexpr unsigned kLeavesExpected = 8;
 
-  explicit OldSession(const SessionConfig& config);
+  explicit V1Session(const SessionConfig& config);
 
   // A session begins at once; there is nothing to agree on.
   void begin(Events& events);
@@ -59,15 +59,15 @@ class OldSession final : public Session {
   bool uses_trailers() const override { return false; }
 
   // input() stops after a greeting of version 2; this returns it, once.
-  std::optional<Hello> take_greeting() { return std::exchange(greeting_, std::nullopt); }
+  std::optional<Hello> take_hello() { return std::exchange(hello_, std::nullopt); }
 
   bool wants_input(Instant) override { return over_.empty() || peek_; }
   size_t input(std::span<const std::byte> bytes, Instant now, Events& events) override;
   bool wants_to_write(Instant now) const override;
   const Batch& plan(uint64_t bytes, Instant now, Events& events) override;
-  uint64_t seal(std::span<const std::byte>) const override { return 0; }
-  bool seals_payload() const override { return false; }
-  uint32_t largest_payload() const override { return kOldMostData; }
+  uint64_t trailer_for(std::span<const std::byte>) const override { return 0; }
+  bool trailer_covers_payload() const override { return false; }
+  uint32_t largest_payload() const override { return kV1MostData; }
   uint64_t most_batch() const override { return UINT64_MAX; }
   void on_unread(uint64_t most, uint64_t arrived) override { unread_.on_unread(most, arrived); }
   bool waits_for_unread() const override { return up_ && unread_.waiting(); }
@@ -82,7 +82,7 @@ class OldSession final : public Session {
   bool delivers_before_reset(StreamKey stream) override;
   void discard_input(StreamKey stream) override;
   bool reset_after_data(StreamKey stream, Events& events) override;
-  void taken(StreamKey stream, uint64_t bytes) override;
+  void consumed(StreamKey stream, uint64_t bytes) override;
   void delivered(StreamKey stream, Events& events) override;
   void go_away() override { going_away_ = true; }
 
@@ -90,40 +90,40 @@ class OldSession final : public Session {
   void tick(Instant now, Events& events) override;
   bool behind(Instant now) const override;
 
-  Figures figures() override;
+  Stats stats() override;
 
  private:
-  using State = OldStream::State;
-  using Wait = OldStream::Wait;
-  using WaitList = IndexList<OldStream, &OldStream::wait_link>;
+  using State = V1Stream::State;
+  using Wait = V1Stream::Wait;
+  using WaitList = IndexList<V1Stream, &V1Stream::wait_link>;
 
   // v1/input.cc
   void on_packet(std::span<const std::byte> packet, Instant now, Events& events);
-  void on_control(const OldHead& head, const std::byte* packet, Instant now, Events& events);
+  void on_control(const V1Head& head, const std::byte* packet, Instant now, Events& events);
   void on_init(int32_t client, const std::byte* packet, Instant now, Events& events);
   void on_ack(int32_t client, int32_t server, Instant now, Events& events);
-  void on_close(const OldHead& head, Instant now, Events& events);
-  void on_data(const OldHead& head, std::span<const std::byte> packet, Instant now, Events& events);
+  void on_close(const V1Head& head, Instant now, Events& events);
+  void on_data(const V1Head& head, std::span<const std::byte> packet, Instant now, Events& events);
   void on_boundary_found(Instant now, Events& events);
-  OldStream* named_by(const OldHead& head, uint32_t& slot);
+  V1Stream* named_by(const V1Head& head, uint32_t& slot);
   void close_earlier_bearer(int32_t number, Instant now, Events& events);
   void close_stray(int32_t server, Events& events);
   void note_closed(int32_t server);
-  void inherit_numbers(OldStream& stream, uint32_t slot, const OldStream& earlier);
+  void inherit_numbers(V1Stream& stream, uint32_t slot, const V1Stream& earlier);
 
   // v1/output.cc
   std::byte* put_head(size_t size);
-  void put_control(OldMessage message, int32_t client, int32_t server);
+  void put_control(V1Message message, int32_t client, int32_t server);
   void put_stream_facts(uint32_t slot, Instant now, Events& events);
   void put_data_packets(uint64_t bytes, Instant now, Events& events);
   void put_data(uint32_t slot, uint32_t size);
-  void close_piece(StreamKey stream, uint32_t payload);
+  void close_frame(StreamKey stream, uint32_t payload);
   void finish_input(uint32_t slot, Instant now, Events& events);
 
   // v1/session.cc
   void forget_streams();
   int32_t draw_number();
-  OldStream* find_ours(int32_t number, bool opener, uint32_t& slot);
+  V1Stream* find_ours(int32_t number, bool opener, uint32_t& slot);
   StreamKey add_stream(bool opener, Priority priority);
   void schedule(uint32_t slot);
   void set_wait(uint32_t slot, Wait wait, Instant until);
@@ -133,18 +133,18 @@ class OldSession final : public Session {
   void push_close(int32_t client, int32_t server);
   void withdraw_close(int32_t number);
   void answer_close(int32_t client, int32_t server, Events& events);
-  void say_close(const OldStream& stream);
+  void say_close(const V1Stream& stream);
   void detach(uint32_t slot);
   void close_stream(uint32_t slot, Events& events);
   void abort_stream(uint32_t slot, Fault fault, Events& events);
   void break_stream(uint32_t slot, Instant now);
   void erase_stream(uint32_t slot);
-  void odd(Oddity oddity, int64_t count, Events& events);
+  void report_glitch(Glitch glitch, int64_t count, Events& events);
 
-  bool is_over(const OldStream& stream) const;
-  uint64_t loan(const OldStream& stream) const;
+  bool is_over(const V1Stream& stream) const;
+  uint64_t borrowed(const V1Stream& stream) const;
   void check_over(uint32_t slot, Instant now);
-  void consume(OldStream& stream, uint64_t bytes);
+  void consume(V1Stream& stream, uint64_t bytes);
   void begin_over(uint32_t slot, Instant now);
   void end_over(uint32_t slot);
   void review_over();
@@ -155,19 +155,19 @@ class OldSession final : public Session {
   bool going_away_ = false;
   uint64_t sessions_ = 0;
   int32_t next_number_;
-  const uint64_t fund_;  // what all streams together may borrow, bytes
-  uint64_t lent_ = 0;
+  const uint64_t capacity_;  // what all streams together may borrow, bytes
+  uint64_t borrowed_ = 0;
   uint64_t held_ = 0;
 
-  Slab<OldStream> streams_;
+  Slab<V1Stream> streams_;
   NumberTable ours_;  // slots, by our number
   // … by the peer's number: of streams that it opened, and of acknowledged ones that we opened.
   NumberTable clients_;
   NumberTable servers_;
-  Scheduler<OldStream> scheduler_;
-  IndexList<OldStream, &OldStream::control_link> control_;
+  Scheduler<V1Stream> scheduler_;
+  IndexList<V1Stream, &V1Stream::control_link> control_;
   std::array<WaitList, 6> waits_;  // each in order of time, since all of one kind wait equally long
-  IndexList<OldStream, &OldStream::over_link> over_;
+  IndexList<V1Stream, &V1Stream::over_link> over_;
   Instant check_at_{};  // while over_ is not empty: when to look who has taken something
   Instant peek_at_{};   // … and when to read on although it is not
   bool peek_ = false;   // read on, once
@@ -192,8 +192,8 @@ class OldSession final : public Session {
   // Where packets are: in step, or what was skipped since that was lost.
   bool in_step_ = true;
   uint64_t skipped_ = 0;
-  std::array<std::byte, kOldDataHead> lost_head_{};  // of the packet that had no magic
-  std::optional<Hello> greeting_;
+  std::array<std::byte, kV1DataHead> lost_head_{};  // of the packet that had no magic
+  std::optional<Hello> hello_;
 
   Batch batch_;
   uint32_t head_at_ = 0;  // where the heads of the next piece begin

@@ -1,7 +1,7 @@
 // The state of one stream of version 1 at one end.
 //
 //   opener     kInitDue → kInitSent → kOpen → kClosed
-//   acceptor   kDialing → kAckDue  → kOpen → kClosed
+//   acceptor   kConnecting → kAckDue  → kOpen → kClosed
 //
 // kClosed: CLOSE was read or is on its way; what was received before is still being delivered.
 // kBroken: bytes of it may be lost; it carries nothing any more, and is aborted in a later tick.
@@ -16,8 +16,8 @@
 
 namespace virtproxy {
 
-struct OldStream : Scheduled {
-  enum class State : uint8_t { kInitDue, kInitSent, kDialing, kAckDue, kOpen, kClosed, kBroken };
+struct V1Stream : Scheduled {
+  enum class State : uint8_t { kInitDue, kInitSent, kConnecting, kAckDue, kOpen, kClosed, kBroken };
   // What its timer is for.
   enum class Wait : uint8_t { kNothing, kAck, kQuiet, kAnswer, kAbort, kLeave };
 
@@ -28,8 +28,8 @@ struct OldStream : Scheduled {
 
   uint64_t queued = 0;
   uint64_t received = 0;
-  uint64_t taken = 0;
-  bool wants_credit = false;     // the driver asked and there was none
+  uint64_t consumed = 0;
+  bool blocked = false;          // the driver asked and there was none
   bool input_ended = false;      // our application sends no more
   bool broke_off = false;        // … it broke off: CLOSE follows what is queued at once
   bool discards = false;         // our application takes nothing any more
@@ -42,7 +42,7 @@ struct OldStream : Scheduled {
 
   // While `over_link` is linked, the stream holds more than it may, and the channel back.
   Instant over_since{};     // since when it takes nothing while others wait for the channel
-  uint64_t over_taken = 0;  // what had been taken then
+  uint64_t over_consumed = 0;  // what had been taken then
 
   // Our numbers of earlier streams of the peer's client number, whose ACK the peer may read only
   // now: then it uses them for this stream.
@@ -56,10 +56,10 @@ struct OldStream : Scheduled {
   IndexLink over_link;
 
   // What INIT says, until it is sent.
-  std::array<char, limit::kMaxService> service{};
+  std::array<char, protocol_limits::kMaxService> service{};
   uint8_t service_size = 0;
 
-  uint64_t held() const { return received - taken; }
+  uint64_t held() const { return received - consumed; }
   // Whether its end now is one in the middle of our data.
   bool broken_off() const { return sent && queued > 0; }
   void add_alias(int32_t number) {

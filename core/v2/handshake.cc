@@ -16,44 +16,44 @@ constexpr Duration kProbePause = milliseconds(1000);
 
 }  // namespace
 
-uint64_t Greeting::next_epoch() {
+uint64_t Handshake::next_epoch() {
   for (;;) {
     if (const uint64_t epoch = siphash<2, 4>(epoch_key_, ++epochs_drawn_)) return epoch;
   }
 }
 
-void Greeting::draw_epoch() {
+void Handshake::draw_epoch() {
   epoch_ = next_epoch();
   echo_sent_ = 0;
   interval_ = kFirstRepeat;
   longest_interval_ = kLastRepeat;
 }
 
-void Greeting::start(Instant now, Duration patience) { restart(now, patience, std::nullopt); }
+void Handshake::start(Instant now, Duration backoff) { restart(now, backoff, std::nullopt); }
 
-void Greeting::restart(Instant now, Duration patience, const std::optional<Hello>& peer) {
+void Handshake::restart(Instant now, Duration backoff, const std::optional<Hello>& peer) {
   state_ = State::kWaiting;
   draw_epoch();
   peer_ = peer;
   clear_suspicion();
-  not_before_ = now + patience;
+  not_before_ = now + backoff;
   hello_at_ = not_before_;
 }
 
-void Greeting::stop() {
+void Handshake::stop() {
   state_ = State::kDown;
   peer_.reset();
   clear_suspicion();
   hello_at_.reset();
 }
 
-void Greeting::end_patience(Instant now) {
+void Handshake::end_backoff(Instant now) {
   if (not_before_ <= now) return;
   not_before_ = now;
   if (hello_at_) hello_at_ = std::min(*hello_at_, now);
 }
 
-bool Greeting::on_hello(const Hello& hello, Instant now) {
+bool Handshake::on_hello(const Hello& hello, Instant now) {
   VP_ASSERT(state_ == State::kWaiting);
   if (hello.epoch == epoch_) return false;  // our own words, sent back by an echoing line
   peer_ = hello;
@@ -70,7 +70,7 @@ bool Greeting::on_hello(const Hello& hello, Instant now) {
   return true;
 }
 
-Greeting::Meaning Greeting::between_frames(const Hello& hello, uint64_t frames, Instant now) {
+Handshake::Meaning Handshake::between_frames(const Hello& hello, uint64_t frames, Instant now) {
   VP_ASSERT(state_ == State::kEstablished);
   if (hello.probe || hello.epoch == epoch_) return Meaning::kNothing;
   if (hello.epoch != peer_->epoch || hello.echo != epoch_) return Meaning::kRestarted;
@@ -79,7 +79,7 @@ Greeting::Meaning Greeting::between_frames(const Hello& hello, uint64_t frames, 
   return Meaning::kNothing;
 }
 
-bool Greeting::suspect(const Hello& hello, Instant now) {
+bool Handshake::suspect(const Hello& hello, Instant now) {
   if (hello.probe || hello.epoch == peer_->epoch || hello.epoch == epoch_) return false;
   const bool known = suspect_ && suspect_->hello.epoch == hello.epoch;
   if (known && hello.echo == suspect_->epoch) return true;
@@ -88,7 +88,7 @@ bool Greeting::suspect(const Hello& hello, Instant now) {
   return false;
 }
 
-void Greeting::adopt(const Hello& hello, Instant now) {
+void Handshake::adopt(const Hello& hello, Instant now) {
   VP_ASSERT(suspect_ && hello.echo == suspect_->epoch);
   const uint64_t epoch = suspect_->epoch;
   restart(now, {}, hello);
@@ -96,22 +96,22 @@ void Greeting::adopt(const Hello& hello, Instant now) {
   state_ = State::kEstablished;
 }
 
-void Greeting::clear_suspicion() {
+void Handshake::clear_suspicion() {
   suspect_.reset();
   probe_at_.reset();
 }
 
-bool Greeting::due(Instant now) const {
+bool Handshake::due(Instant now) const {
   const auto at = due_at();
   return at && *at <= now;
 }
 
-std::optional<Instant> Greeting::due_at() const {
+std::optional<Instant> Handshake::due_at() const {
   if (hello_at_ && probe_at_) return std::min(*hello_at_, *probe_at_);
   return hello_at_ ? hello_at_ : probe_at_;
 }
 
-Hello Greeting::take(uint64_t frames, Instant now) {
+Hello Handshake::take(uint64_t frames, Instant now) {
   VP_ASSERT(due(now));
   Hello hello = identity_;
   if (!hello_at_ || *hello_at_ > now) {

@@ -27,14 +27,14 @@
 
 namespace virtproxy {
 
-class Greeting {
+class Handshake {
  public:
   enum class State : uint8_t { kDown, kWaiting, kEstablished };
 
   // `identity` gives the limits and features to announce. Epochs are SipHash values of a counter: a
   // peer that has seen any number of them cannot tell the next one without `epoch_key`, which is
   // random and used for nothing else.
-  Greeting(const Hello& identity, const HashKey& epoch_key)
+  Handshake(const Hello& identity, const HashKey& epoch_key)
       : identity_(identity), epoch_key_(epoch_key) {}
 
   void set_identity(const Hello& identity) { identity_ = identity; }
@@ -50,14 +50,14 @@ class Greeting {
   // Frames may be sent: the peer can tell from what was sent before which session they belong to.
   bool may_speak() const { return state_ == State::kEstablished && introduced(); }
 
-  // The link is there (again). Nothing is said before `now + patience`.
-  void start(Instant now, Duration patience);
+  // The link is there (again). Nothing is said before `now + backoff`.
+  void start(Instant now, Duration backoff);
   void stop();
   // What was asked to be patient about is settled.
-  void end_patience(Instant now);
+  void end_backoff(Instant now);
 
   // Starts over on the same link, answering `peer` if it has spoken already.
-  void restart(Instant now, Duration patience, const std::optional<Hello>& peer);
+  void restart(Instant now, Duration backoff, const std::optional<Hello>& peer);
 
   // A HELLO was read while waiting. True when it establishes the session.
   bool on_hello(const Hello& hello, Instant now);

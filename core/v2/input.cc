@@ -7,33 +7,33 @@
 
 namespace virtproxy {
 
-size_t SessionV2::input(std::span<const std::byte> bytes, Instant now, Events& events) {
-  VP_ASSERT(greeting_.state() != Greeting::State::kDown);
+size_t V2Session::input(std::span<const std::byte> bytes, Instant now, Events& events) {
+  VP_ASSERT(handshake_.state() != Handshake::State::kDown);
   return up() ? input_established(bytes, now, events) : input_waiting(bytes, now, events);
 }
 
 // Skips what is no greeting. What follows the greeting that establishes the session is the
 // caller's.
-size_t SessionV2::input_waiting(std::span<const std::byte> bytes, Instant now, Events& events) {
+size_t V2Session::input_waiting(std::span<const std::byte> bytes, Instant now, Events& events) {
   size_t used = 0;
   for (;;) {
     const HelloSearch search = find_hello(bytes.subspan(used));
     if (!search.hello) return used + search.skip;
     used += search.at + kHelloSize;
-    greeted(*search.hello, now, events);
+    on_hello(*search.hello, now, events);
     if (up()) return used;
   }
 }
 
-void SessionV2::greeted(const Hello& hello, Instant now, Events& events) {
+void V2Session::on_hello(const Hello& hello, Instant now, Events& events) {
   if (!speaks_our_version(hello)) {
     events.push_back({.kind = Event::Kind::kNoVersion, .fault = Fault::kNoCommonVersion});
-  } else if (greeting_.on_hello(hello, now)) {
+  } else if (handshake_.on_hello(hello, now)) {
     establish(now, events);
   }
 }
 
-size_t SessionV2::input_established(std::span<const std::byte> bytes, Instant now, Events& events) {
+size_t V2Session::input_established(std::span<const std::byte> bytes, Instant now, Events& events) {
   for (size_t used = 0;;) {
     if (used == bytes.size()) return used;
     const Step step = this->step(bytes.subspan(used), now, events);
@@ -43,7 +43,7 @@ size_t SessionV2::input_established(std::span<const std::byte> bytes, Instant no
   }
 }
 
-SessionV2::Step SessionV2::step(std::span<const std::byte> bytes, Instant now, Events& events) {
+V2Session::Step V2Session::step(std::span<const std::byte> bytes, Instant now, Events& events) {
   if (arriving_.left > 0) return step_payload(bytes, events);
   if (bytes[0] == std::byte{1}) return step_hello(bytes, now);
   if (bytes.size() < kHeaderSize) return {};
@@ -55,16 +55,16 @@ SessionV2::Step SessionV2::step(std::span<const std::byte> bytes, Instant now, E
   if (fault != Fault::kNone) return {.fault = fault};
 
   const bool whole = uses_trailers() || header.type != FrameType::kData;
-  const bool sealed = uses_trailers() && header.length > 0;
+  const bool has_trailer = uses_trailers() && header.length > 0;
   const size_t covered = kHeaderSize + (whole ? header.length : 0);
-  const size_t size = covered + (sealed ? kTrailerSize : 0);
-  if (bytes.size() < size) return sealed ? step_unfinished(bytes, now) : Step{};
-  if (sealed) {
+  const size_t size = covered + (has_trailer ? kTrailerSize : 0);
+  if (bytes.size() < size) return has_trailer ? step_unfinished(bytes, now) : Step{};
+  if (has_trailer) {
     const uint64_t expected = frame_trailer(trailer_, bytes.first(covered), receive_key_);
     if (load_le<uint64_t>(bytes.data() + covered) != expected) return {.fault = Fault::kBadTrailer};
   }
   scanned_ = scanned_for_ping_ = 0;
-  greeting_.clear_suspicion();
+  handshake_.clear_suspicion();
 
   fault = dispatch(header, bytes.subspan(kHeaderSize, covered - kHeaderSize), stream, now, events);
   if (fault != Fault::kNone) return {.fault = fault};
@@ -73,7 +73,7 @@ SessionV2::Step SessionV2::step(std::span<const std::byte> bytes, Instant now, E
   return {.used = size};
 }
 
-SessionV2::Step SessionV2::step_hello(std::span<const std::byte> bytes, Instant now) {
+V2Session::Step V2Session::step_hello(std::span<const std::byte> bytes, Instant now) {
   if (!may_begin_hello(bytes)) return {.fault = Fault::kBadHello};
   if (bytes.size() < kHelloSize) {
     const bool torn = trailer_ == TrailerKind::kChecksum && contains_ping(bytes, 1);
@@ -82,19 +82,19 @@ SessionV2::Step SessionV2::step_hello(std::span<const std::byte> bytes, Instant 
   scanned_ = scanned_for_ping_ = 0;
   const auto hello = decode_hello(bytes.data());
   if (!hello) return {.fault = Fault::kBadHello};
-  switch (greeting_.between_frames(*hello, frames_received_, now)) {
-    case Greeting::Meaning::kNothing:
+  switch (handshake_.between_frames(*hello, frames_received_, now)) {
+    case Handshake::Meaning::kNothing:
       break;
-    case Greeting::Meaning::kRestarted:
+    case Handshake::Meaning::kRestarted:
       return {.used = kHelloSize, .fault = Fault::kPeerRestarted, .successor = hello};
-    case Greeting::Meaning::kFramesLost:
+    case Handshake::Meaning::kFramesLost:
       return {.used = kHelloSize, .fault = Fault::kFrameLost};
   }
   return {.used = kHelloSize};
 }
 
 // Payload of a frame whose header was judged already.
-SessionV2::Step SessionV2::step_payload(std::span<const std::byte> bytes, Events& events) {
+V2Session::Step V2Session::step_payload(std::span<const std::byte> bytes, Events& events) {
   const auto payload = bytes.first(std::min<size_t>(bytes.size(), arriving_.left));
   const StreamKey key = arriving_.stream;
   if (count_payload(static_cast<uint32_t>(payload.size()))) {
@@ -103,13 +103,13 @@ SessionV2::Step SessionV2::step_payload(std::span<const std::byte> bytes, Events
   return {.used = payload.size()};
 }
 
-void SessionV2::passed(uint32_t bytes) {
+void V2Session::spliced(uint32_t bytes) {
   const bool alive = count_payload(bytes);
   VP_ASSERT(alive);
 }
 
 // Counts payload of the arriving frame; false when nobody takes it.
-bool SessionV2::count_payload(uint32_t bytes) {
+bool V2Session::count_payload(uint32_t bytes) {
   VP_ASSERT(bytes <= arriving_.left);
   arriving_.left -= bytes;
   bytes_received_ += bytes;
@@ -119,7 +119,7 @@ bool SessionV2::count_payload(uint32_t bytes) {
   return !stream->discards;
 }
 
-void SessionV2::count_received(Stream& stream, uint64_t bytes) {
+void V2Session::count_received(Stream& stream, uint64_t bytes) {
   stream.received += bytes;
   VP_ASSERT(stream.received <= stream.granted);
   if (stream.discards) drop_held(stream);
@@ -127,7 +127,7 @@ void SessionV2::count_received(Stream& stream, uint64_t bytes) {
 
 // The end of this frame is missing: it is on its way, or its sender died while writing it and what
 // follows the break is a greeting.
-SessionV2::Step SessionV2::step_unfinished(std::span<const std::byte> frame, Instant now) {
+V2Session::Step V2Session::step_unfinished(std::span<const std::byte> frame, Instant now) {
   if (trailer_ == TrailerKind::kChecksum && contains_ping(frame, kHeaderSize)) {
     return {.fault = Fault::kFrameLost};
   }
@@ -141,10 +141,10 @@ SessionV2::Step SessionV2::step_unfinished(std::span<const std::byte> frame, Ins
     }
     const size_t after = from + search.at + kHelloSize;
     // Bytes of the frame were lost, and waiting for its end would swallow what comes next.
-    if (trailer_ == TrailerKind::kChecksum && greeting_.is_of_session(*search.hello)) {
+    if (trailer_ == TrailerKind::kChecksum && handshake_.is_of_session(*search.hello)) {
       return {.fault = Fault::kFrameLost};
     }
-    if (greeting_.suspect(*search.hello, now)) {
+    if (handshake_.suspect(*search.hello, now)) {
       return {.used = after,
               .fault = Fault::kPeerRestarted,
               .successor = search.hello,
@@ -157,7 +157,7 @@ SessionV2::Step SessionV2::step_unfinished(std::span<const std::byte> frame, Ins
 // Whether a ping of this session lies inside an unfinished frame or greeting: then bytes of that were
 // lost, and waiting for its end would swallow what comes next. No payload can forge the check.
 // It may begin at `first` at the earliest.
-bool SessionV2::contains_ping(std::span<const std::byte> frame, size_t first) {
+bool V2Session::contains_ping(std::span<const std::byte> frame, size_t first) {
   static constexpr std::array<std::byte, 12> kBeginning{std::byte{0x16}};
   static_assert(kBeginning[0] == static_cast<std::byte>(FrameType::kPing));
   const std::string_view haystack(reinterpret_cast<const char*>(frame.data()), frame.size());
@@ -181,7 +181,7 @@ bool SessionV2::contains_ping(std::span<const std::byte> frame, size_t first) {
 }
 
 // What can be said of a frame by its header alone. `stream` is set for frames of an open stream.
-Fault SessionV2::check_frame(const FrameHeader& header, Stream*& stream) {
+Fault V2Session::check_frame(const FrameHeader& header, Stream*& stream) {
   const bool of_session = header.type == FrameType::kPing || header.type == FrameType::kPong ||
                           header.type == FrameType::kAck || header.type == FrameType::kGoingAway;
   const bool has_payload = header.type == FrameType::kOpen || header.type == FrameType::kData;
@@ -193,7 +193,7 @@ Fault SessionV2::check_frame(const FrameHeader& header, Stream*& stream) {
   }
   if (header.type == FrameType::kOpen) {
     if (!header.opened_by_sender) return Fault::kBadStreamId;
-    const bool sane = header.length > 4 && header.length <= limit::kMaxOpenPayload;
+    const bool sane = header.length > 4 && header.length <= protocol_limits::kMaxOpenPayload;
     return sane ? Fault::kNone : Fault::kBadLength;
   }
   if (header.type == FrameType::kData &&
@@ -202,18 +202,18 @@ Fault SessionV2::check_frame(const FrameHeader& header, Stream*& stream) {
   }
 
   const auto found = (header.opened_by_sender ? theirs_ : ours_).find(header.stream);
-  if (found.standing == StreamNumbers::Standing::kOver) {
+  if (found.standing == StreamIds::Standing::kOver) {
     // Both ends may reset a stream at once; then the second reset finds it gone.
     const bool reset = header.type == FrameType::kReset || header.type == FrameType::kResetAt;
     return reset ? Fault::kNone : Fault::kUnknownStream;
   }
-  if (found.standing == StreamNumbers::Standing::kNever) return Fault::kUnknownStream;
+  if (found.standing == StreamIds::Standing::kNever) return Fault::kUnknownStream;
   stream = &streams_.at(found.local);
   if (stream->open_due || stream->reset_at_received) return Fault::kUnknownStream;
   return header.type == FrameType::kData ? check_data(header, *stream) : Fault::kNone;
 }
 
-Fault SessionV2::check_data(const FrameHeader& header, const Stream& stream) const {
+Fault V2Session::check_data(const FrameHeader& header, const Stream& stream) const {
   if (stream.dead()) return Fault::kNone;
   if (stream.end_received) return Fault::kDataAfterEnd;
   if (header.argument != stream.received) return Fault::kBadOffset;
@@ -221,7 +221,7 @@ Fault SessionV2::check_data(const FrameHeader& header, const Stream& stream) con
   return Fault::kNone;
 }
 
-Fault SessionV2::dispatch(const FrameHeader& header, std::span<const std::byte> payload,
+Fault V2Session::dispatch(const FrameHeader& header, std::span<const std::byte> payload,
                           Stream* stream, Instant now, Events& events) {
   switch (header.type) {
     case FrameType::kOpen:
@@ -243,7 +243,7 @@ Fault SessionV2::dispatch(const FrameHeader& header, std::span<const std::byte> 
     case FrameType::kPong:
       return Fault::kNone;
     case FrameType::kAck:
-      return flight_.acknowledge(header.argument, now) ? Fault::kNone : Fault::kBadAck;
+      return inflight_.acknowledge(header.argument, now) ? Fault::kNone : Fault::kBadAck;
     case FrameType::kGoingAway:
       if (!peer_going_away_) events.push_back({.kind = Event::Kind::kGoingAway});
       peer_going_away_ = true;
@@ -269,15 +269,16 @@ Fault SessionV2::dispatch(const FrameHeader& header, std::span<const std::byte> 
   return fault;
 }
 
-Fault SessionV2::on_open(const FrameHeader& header, std::span<const std::byte> payload,
+Fault V2Session::on_open(const FrameHeader& header, std::span<const std::byte> payload,
                          Events& events) {
   const auto priority = load_le<uint8_t>(payload.data());
   const auto service_size = load_le<uint8_t>(payload.data() + 1);
   const auto metadata_size = load_le<uint8_t>(payload.data() + 2);
-  const bool sane =
-      priority < kPriorities && load_le<uint8_t>(payload.data() + 3) == 0 && service_size > 0 &&
-      service_size <= limit::kMaxService && metadata_size <= limit::kMaxMetadata &&
-      payload.size() == 4u + service_size + metadata_size && header.argument <= limit::kMaxWindow;
+  const bool sane = priority < kPriorities && load_le<uint8_t>(payload.data() + 3) == 0 &&
+                    service_size > 0 && service_size <= protocol_limits::kMaxService &&
+                    metadata_size <= protocol_limits::kMaxMetadata &&
+                    payload.size() == 4u + service_size + metadata_size &&
+                    header.argument <= protocol_limits::kMaxWindow;
   if (!sane) return Fault::kBadOpen;
   const Fault fault = theirs_.admit(header.stream, config_.limits.max_streams);
   if (fault != Fault::kNone) return fault;
@@ -297,14 +298,14 @@ Fault SessionV2::on_open(const FrameHeader& header, std::span<const std::byte> p
   return Fault::kNone;
 }
 
-void SessionV2::on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload,
+void V2Session::on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload,
                         Events& events) {
   count_received(stream, payload.size());
   if (stream.discards) return;
   events.push_back({.kind = Event::Kind::kData, .stream = key, .bytes = payload});
 }
 
-Fault SessionV2::on_end(const FrameHeader& header, uint32_t local, Events& events) {
+Fault V2Session::on_end(const FrameHeader& header, uint32_t local, Events& events) {
   Stream& stream = streams_.at(local);
   if (stream.end_received) return Fault::kDataAfterEnd;
   if (stream.dead()) {
@@ -321,16 +322,16 @@ Fault SessionV2::on_end(const FrameHeader& header, uint32_t local, Events& event
 }
 
 // No more will come: what was granted beyond this goes back to the budget.
-void SessionV2::end_grant(uint32_t slot) {
+void V2Session::end_grant(uint32_t slot) {
   Stream& stream = streams_.at(slot);
-  const uint64_t before = stream.loan(config_.limits.initial_window);
+  const uint64_t before = stream.borrowed(config_.limits.initial_window);
   stream.granted = stream.received;
   stream.credit_due = false;
   if (stream.control_link.linked && !stream.control_pending()) control_.erase(streams_, slot);
-  budget_.change_loan(before, stream.loan(config_.limits.initial_window));
+  credit_pool_.change_borrowed(before, stream.borrowed(config_.limits.initial_window));
 }
 
-Fault SessionV2::on_done(const FrameHeader& header, Stream& stream) {
+Fault V2Session::on_done(const FrameHeader& header, Stream& stream) {
   if (stream.done_received) return Fault::kBadOffset;
   if (!stream.dead() && (!stream.end_sent || header.argument != stream.sent)) {
     return Fault::kBadOffset;
@@ -339,7 +340,7 @@ Fault SessionV2::on_done(const FrameHeader& header, Stream& stream) {
   return Fault::kNone;
 }
 
-void SessionV2::on_reset(uint32_t local, Fault fault, Events& events) {
+void V2Session::on_reset(uint32_t local, Fault fault, Events& events) {
   Stream& stream = streams_.at(local);
   if (!stream.dead()) {
     events.push_back(
@@ -354,7 +355,7 @@ void SessionV2::on_reset(uint32_t local, Fault fault, Events& events) {
 
 // The peer's application broke off after so many bytes. Where ours has done so, too, nobody is left
 // to deliver them to.
-Fault SessionV2::on_reset_at(const FrameHeader& header, uint32_t local, Events& events) {
+Fault V2Session::on_reset_at(const FrameHeader& header, uint32_t local, Events& events) {
   Stream& stream = streams_.at(local);
   if (!stream.dead() && header.argument != stream.received) return Fault::kBadOffset;
   if (stream.dead() || stream.discards) {
@@ -364,7 +365,7 @@ Fault SessionV2::on_reset_at(const FrameHeader& header, uint32_t local, Events& 
   stream.reset_at_received = true;
   scheduler_.remove(streams_, local);
   stream.queued = 0;
-  stream.end_due = stream.wants_credit = false;
+  stream.end_due = stream.blocked = false;
   end_grant(local);
   events.push_back({.kind = Event::Kind::kAborted,
                     .fault = Fault::kAborted,
@@ -372,16 +373,16 @@ Fault SessionV2::on_reset_at(const FrameHeader& header, uint32_t local, Events& 
   return Fault::kNone;
 }
 
-Fault SessionV2::on_credit(const FrameHeader& header, uint32_t local, Events& events) {
+Fault V2Session::on_credit(const FrameHeader& header, uint32_t local, Events& events) {
   Stream& stream = streams_.at(local);
   if (stream.dead()) return Fault::kNone;
   const bool sane = header.argument >= stream.send_limit &&
-                    header.argument - stream.sent <= limit::kMaxWindow &&
-                    header.argument <= limit::kMaxOffset;
+                    header.argument - stream.sent <= protocol_limits::kMaxWindow &&
+                    header.argument <= protocol_limits::kMaxOffset;
   if (!sane) return Fault::kCreditShrunk;
   stream.send_limit = header.argument;
-  if (stream.wants_credit && stream.credit_left() > 0) {
-    stream.wants_credit = false;
+  if (stream.blocked && stream.credit_left() > 0) {
+    stream.blocked = false;
     events.push_back({.kind = Event::Kind::kCredit, .stream = streams_.key_at(local)});
   }
   return Fault::kNone;

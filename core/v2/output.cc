@@ -14,13 +14,13 @@ constexpr unsigned kMostFacts = 512;
 
 }  // namespace
 
-uint32_t SessionV2::send_frame_limit() const {
-  return std::min(greeting_.peer().max_frame, config_.limits.max_frame);
+uint32_t V2Session::send_frame_limit() const {
+  return std::min(handshake_.peer().max_frame, config_.limits.max_frame);
 }
 
-bool SessionV2::wants_to_write(Instant now) const {
-  if (greeting_.due(now)) return true;
-  if (!greeting_.may_speak()) return false;
+bool V2Session::wants_to_write(Instant now) const {
+  if (handshake_.due(now)) return true;
+  if (!handshake_.may_speak()) return false;
   return !control_.empty() || data_may_go() || ack_due() || ping_due_ || pong_due_ ||
          going_away_due();
 }
@@ -28,22 +28,22 @@ bool SessionV2::wants_to_write(Instant now) const {
 // While no stream is open, an end of 2010 may have taken the place of the peer behind a device, and
 // anything but whole packets of its size would leave it deaf for good. So an idle session there
 // counts its frames in a greeting, and leaves without a word: the next one greets.
-bool SessionV2::hides_replacement() const { return uses_trailers() && streams_.size() == 0; }
+bool V2Session::hides_replacement() const { return uses_trailers() && streams_.size() == 0; }
 
-bool SessionV2::going_away_due() const {
+bool V2Session::going_away_due() const {
   return going_away_ && !going_away_sent_ && !hides_replacement();
 }
 
-const Batch& SessionV2::plan(uint64_t bytes, Instant now, Events& events) {
+const Batch& V2Session::plan(uint64_t bytes, Instant now, Events& events) {
   batch_.clear();
   head_at_ = 0;
-  if (ping_due_ && greeting_.may_speak() && hides_replacement()) {
+  if (ping_due_ && handshake_.may_speak() && hides_replacement()) {
     ping_due_ = uncounted_ = false;
-    greeting_.repeat(now);
+    handshake_.repeat(now);
   }
-  while (greeting_.due(now)) put_hello(greeting_.take(frames_sent_, now));
+  while (handshake_.due(now)) put_hello(handshake_.take(frames_sent_, now));
   const uint64_t greeted = batch_.size;
-  if (greeting_.may_speak()) {
+  if (handshake_.may_speak()) {
     put_session_facts();
     // Control goes first, and leaves a quarter to data that waits: neither can starve the other.
     const uint64_t control_limit = data_may_go() ? bytes - bytes / 4 : bytes;
@@ -53,15 +53,15 @@ const Batch& SessionV2::plan(uint64_t bytes, Instant now, Events& events) {
       control_.erase(streams_, slot);
       put_stream_facts(slot, events);
     }
-    const uint64_t room = std::min(bytes, batch_.size + flight_.room());
+    const uint64_t room = std::min(bytes, batch_.size + inflight_.available());
     if (batch_.size < room) put_data_frames(room, events);
   }
-  close_piece({}, 0, false);
-  if (batch_.size > greeted) flight_.sent(batch_.size - greeted, now);
+  close_frame({}, 0, false);
+  if (batch_.size > greeted) inflight_.sent(batch_.size - greeted, now);
   return batch_;
 }
 
-void SessionV2::put_data_frames(uint64_t bytes, Events& events) {
+void V2Session::put_data_frames(uint64_t bytes, Events& events) {
   scheduler_.begin(bytes - batch_.size);
   for (;;) {
     const auto turn = scheduler_.next(streams_);
@@ -89,23 +89,23 @@ void SessionV2::put_data_frames(uint64_t bytes, Events& events) {
   }
 }
 
-void SessionV2::put_hello(const Hello& hello) {
+void V2Session::put_hello(const Hello& hello) {
   const size_t at = batch_.heads.size();
   batch_.heads.resize(at + kHelloSize);
   encode_hello(hello, batch_.heads.data() + at);
   batch_.size += kHelloSize;
 }
 
-void SessionV2::put_frame(const FrameHeader& header, std::span<const std::byte> payload) {
+void V2Session::put_frame(const FrameHeader& header, std::span<const std::byte> payload) {
   const size_t at = batch_.heads.size();
-  const bool sealed = uses_trailers() && !payload.empty();
-  batch_.heads.resize(at + kHeaderSize + payload.size() + (sealed ? kTrailerSize : 0));
+  const bool has_trailer = uses_trailers() && !payload.empty();
+  batch_.heads.resize(at + kHeaderSize + payload.size() + (has_trailer ? kTrailerSize : 0));
   std::byte* out = batch_.heads.data() + at;
   encode_header(header, send_key_, out);
   if (!payload.empty()) std::memcpy(out + kHeaderSize, payload.data(), payload.size());
-  if (sealed) {
+  if (has_trailer) {
     const size_t covered = kHeaderSize + payload.size();
-    store_le(out + covered, seal({out, covered}));
+    store_le(out + covered, trailer_for({out, covered}));
   }
   batch_.size += batch_.heads.size() - at;
   ++frames_sent_;
@@ -113,14 +113,14 @@ void SessionV2::put_frame(const FrameHeader& header, std::span<const std::byte> 
   uncounted_ |= header.type != FrameType::kPing && header.type != FrameType::kPong;
 }
 
-void SessionV2::close_piece(StreamKey stream, uint32_t payload, bool sealed) {
+void V2Session::close_frame(StreamKey stream, uint32_t payload, bool has_trailer) {
   const auto end = static_cast<uint32_t>(batch_.heads.size());
   if (end == head_at_) return;
-  batch_.pieces.push_back({stream, head_at_, end - head_at_, payload, sealed});
+  batch_.frames.push_back({stream, head_at_, end - head_at_, payload, has_trailer});
   head_at_ = end;
 }
 
-void SessionV2::put_data(uint32_t slot, uint32_t size) {
+void V2Session::put_data(uint32_t slot, uint32_t size) {
   Stream& stream = streams_.at(slot);
   VP_ASSERT(!stream.open_due && size > 0);
   const size_t at = batch_.heads.size();
@@ -131,11 +131,11 @@ void SessionV2::put_data(uint32_t slot, uint32_t size) {
   stream.sent += size;
   stream.queued -= size;
   VP_ASSERT(stream.sent + stream.queued <= stream.send_limit);
-  close_piece(streams_.key_at(slot), size, uses_trailers());
+  close_frame(streams_.key_at(slot), size, uses_trailers());
   batch_.size += kHeaderSize + size + (uses_trailers() ? kTrailerSize : 0);
 }
 
-void SessionV2::put_session_facts() {
+void V2Session::put_session_facts() {
   if (going_away_due()) {
     put_frame({FrameType::kGoingAway, false, 0, 0, 0}, {});
     going_away_sent_ = true;
@@ -155,7 +155,7 @@ void SessionV2::put_session_facts() {
 }
 
 // Says everything that is pending for a stream, in the order the peer needs it.
-void SessionV2::put_stream_facts(uint32_t slot, Events& events) {
+void V2Session::put_stream_facts(uint32_t slot, Events& events) {
   Stream& stream = streams_.at(slot);
   const auto put = [&](FrameType type, uint64_t argument, std::span<const std::byte> payload) {
     put_frame({type, stream.ours, stream.number, static_cast<uint32_t>(payload.size()), argument},

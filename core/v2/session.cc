@@ -13,11 +13,11 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 // A peer whose faults end sessions is greeted again ever more slowly, as is one that does nothing
-// but restart; one that kept a session for kGoodConduct starts over with a clean record.
-constexpr Duration kFirstPenalty = milliseconds(50);
+// but restart; one that kept a session for kStableAfter starts over with a clean record.
+constexpr Duration kFirstBackoff = milliseconds(50);
 constexpr unsigned kMostDoublings = 7;
 constexpr unsigned kFreeRestarts = 4;
-constexpr Duration kGoodConduct = seconds(10);
+constexpr Duration kStableAfter = seconds(10);
 
 // On channels that may lose bytes, a lost frame at the end of a conversation shows when a ping
 // counts the frames.
@@ -27,11 +27,13 @@ constexpr Duration kPingInterval = seconds(2);
 // peer that asks for small frames is at the end of a slow line, where less is more. Both ends
 // derive both values from the smaller of their frame limits: a report is always due long before the
 // flight is full.
-constexpr uint64_t kFlightFloor = 512 * 1024;
+constexpr uint64_t kInflightFloor = 512 * 1024;
 constexpr uint64_t kFramesInFlight = 16;
 constexpr uint64_t kMostUnacknowledged = 64 * 1024;
 
-uint64_t flight_floor(uint32_t frame) { return std::min(kFlightFloor, kFramesInFlight * frame); }
+uint64_t inflight_floor(uint32_t frame) {
+  return std::min(kInflightFloor, kFramesInFlight * frame);
+}
 
 uint64_t ack_interval(uint32_t frame) {
   return std::min<uint64_t>(kMostUnacknowledged, uint64_t{4} * frame);
@@ -48,49 +50,51 @@ Hello identity_of(const SessionConfig& config) {
   return hello;
 }
 
-uint64_t fund_of(const SessionLimits& limits) {
+uint64_t capacity_of(const SessionLimits& limits) {
   const uint64_t promised = static_cast<uint64_t>(limits.initial_window) * limits.max_streams;
   VP_ASSERT(limits.max_streams > 0 && limits.max_streams <= kMaxSlots);
   VP_ASSERT(limits.initial_window > 0 && promised <= limits.receive_budget);
-  VP_ASSERT(limits.max_window >= limits.initial_window && limits.max_window <= limit::kMaxWindow);
-  VP_ASSERT(limits.max_frame >= limit::kMinFrame && limits.max_frame <= limit::kMaxFrame);
+  VP_ASSERT(limits.max_window >= limits.initial_window &&
+            limits.max_window <= protocol_limits::kMaxWindow);
+  VP_ASSERT(limits.max_frame >= protocol_limits::kMinFrame &&
+            limits.max_frame <= protocol_limits::kMaxFrame);
   return limits.receive_budget - promised;
 }
 
 }  // namespace
 
-SessionV2::SessionV2(const SessionConfig& config)
+V2Session::V2Session(const SessionConfig& config)
     : config_(config),
-      greeting_(identity_of(config), config.epoch_key),
-      budget_(fund_of(config.limits)),
+      handshake_(identity_of(config), config.epoch_key),
+      credit_pool_(capacity_of(config.limits)),
       scheduler_(config.quantum) {
   streams_.reserve(config.limits.max_streams);
 }
 
 // --- the link ---------------------------------------------------------------------------------
 
-void SessionV2::want_features(uint64_t features) {
-  VP_ASSERT(greeting_.state() == Greeting::State::kDown);
+void V2Session::want_features(uint64_t features) {
+  VP_ASSERT(handshake_.state() == Handshake::State::kDown);
   config_.wanted_features = features;
-  greeting_.set_identity(identity_of(config_));
+  handshake_.set_identity(identity_of(config_));
 }
 
-void SessionV2::link_up(Instant now, Duration patience) {
-  VP_ASSERT(greeting_.state() == Greeting::State::kDown);
-  greeting_.start(now, patience);
+void V2Session::transport_up(Instant now, Duration backoff) {
+  VP_ASSERT(handshake_.state() == Handshake::State::kDown);
+  handshake_.start(now, backoff);
 }
 
-void SessionV2::link_down(Events& events) {
+void V2Session::transport_down(Events& events) {
   const bool was_up = up();
-  greeting_.stop();
+  handshake_.stop();
   forget_streams();
-  if (was_up) events.push_back({.kind = Event::Kind::kDown, .fault = Fault::kLinkLost});
+  if (was_up) events.push_back({.kind = Event::Kind::kDown, .fault = Fault::kTransportLost});
 }
 
-void SessionV2::establish(Instant now, Events& events) {
-  const Hello& peer = greeting_.peer();
-  send_key_ = direction_key(greeting_.epoch(), peer.epoch);
-  receive_key_ = direction_key(peer.epoch, greeting_.epoch());
+void V2Session::establish(Instant now, Events& events) {
+  const Hello& peer = handshake_.peer();
+  send_key_ = direction_key(handshake_.epoch(), peer.epoch);
+  receive_key_ = direction_key(peer.epoch, handshake_.epoch());
   const uint64_t both = config_.supported_features & peer.supported;
   const uint64_t wanted = (config_.wanted_features | peer.wanted) & both;
   reliable_reset_ = (both & feature::kReliableReset) != 0;
@@ -103,7 +107,7 @@ void SessionV2::establish(Instant now, Events& events) {
   const uint32_t frame = send_frame_limit();
   const uint32_t quantum = config_.quantum;
   scheduler_ = Scheduler<Stream>(quantum > frame ? quantum - quantum % frame : quantum);
-  flight_ = Flight(flight_floor(frame));
+  inflight_ = InflightLimiter(inflight_floor(frame));
   bytes_received_ = bytes_acknowledged_ = 0;
   ack_interval_ = ack_interval(frame);
   going_away_sent_ = false;
@@ -120,44 +124,44 @@ void SessionV2::establish(Instant now, Events& events) {
   events.push_back({.kind = Event::Kind::kUp});
 }
 
-void SessionV2::fail(const Step& step, Instant now, Events& events) {
+void V2Session::fail(const Step& step, Instant now, Events& events) {
   VP_ASSERT(fault_row(step.fault).scope == FaultScope::kSession);
   forget_streams();
   events.push_back({.kind = Event::Kind::kDown, .fault = step.fault});
 
-  if (now - established_at_ > kGoodConduct) faults_in_row_ = 0;
+  if (now - established_at_ > kStableAfter) faults_in_row_ = 0;
   const unsigned fault = faults_in_row_++;
   const unsigned forgiven = step.fault == Fault::kPeerRestarted ? kFreeRestarts : 0;
-  Duration patience{};
+  Duration backoff{};
   if (fault >= forgiven) {
-    patience = kFirstPenalty * (1u << std::min(fault - forgiven, kMostDoublings));
+    backoff = kFirstBackoff * (1u << std::min(fault - forgiven, kMostDoublings));
   } else if (step.answered && speaks_our_version(*step.successor)) {
-    greeting_.adopt(*step.successor, now);
+    handshake_.adopt(*step.successor, now);
     establish(now, events);
     return;
   }
-  greeting_.restart(now, patience, step.successor);
+  handshake_.restart(now, backoff, step.successor);
 }
 
-void SessionV2::forgive(Instant now) {
+void V2Session::forgive(Instant now) {
   faults_in_row_ = 0;
-  greeting_.end_patience(now);
+  handshake_.end_backoff(now);
 }
 
 // At once, not one by one: a peer chooses how many there are, and when.
-void SessionV2::forget_streams() {
+void V2Session::forget_streams() {
   streams_.clear();
   ours_.clear();
   theirs_.clear();
   scheduler_ = Scheduler<Stream>(config_.quantum);
   control_ = {};
-  budget_.forget_loans();
+  credit_pool_.forget_borrowed();
   live_ = 0;
 }
 
 // --- streams ----------------------------------------------------------------------------------
 
-StreamKey SessionV2::add_stream(uint32_t number, bool ours, Priority priority,
+StreamKey V2Session::add_stream(uint32_t number, bool ours, Priority priority,
                                 uint64_t send_limit) {
   Stream stream;
   stream.number = number;
@@ -172,16 +176,16 @@ StreamKey SessionV2::add_stream(uint32_t number, bool ours, Priority priority,
   return key;
 }
 
-std::optional<StreamKey> SessionV2::open(std::string_view service, Priority priority,
+std::optional<StreamKey> V2Session::open(std::string_view service, Priority priority,
                                          std::span<const std::byte> metadata) {
-  VP_ASSERT(!service.empty() && service.size() <= limit::kMaxService);
-  VP_ASSERT(metadata.size() <= limit::kMaxMetadata);
+  VP_ASSERT(!service.empty() && service.size() <= protocol_limits::kMaxService);
+  VP_ASSERT(metadata.size() <= protocol_limits::kMaxMetadata);
   if (!up() || peer_going_away_ || live_ >= config_.limits.max_streams) return std::nullopt;
-  const uint32_t slots = std::min(config_.limits.max_streams, greeting_.peer().max_streams);
+  const uint32_t slots = std::min(config_.limits.max_streams, handshake_.peer().max_streams);
   const auto number = ours_.take(slots);
   if (!number) return std::nullopt;
 
-  const StreamKey key = add_stream(*number, true, priority, greeting_.peer().initial_window);
+  const StreamKey key = add_stream(*number, true, priority, handshake_.peer().initial_window);
   Stream& stream = streams_.at(key.slot);
   const size_t length = 4 + service.size() + metadata.size();
   std::byte* payload = stream.open_payload.data();
@@ -199,25 +203,25 @@ std::optional<StreamKey> SessionV2::open(std::string_view service, Priority prio
 
 // The stream, or nullptr when it is over or dead: the peer may have ended it by something that came
 // in one piece with what the driver acts on now.
-Stream* SessionV2::attached(StreamKey key) {
+Stream* V2Session::attached(StreamKey key) {
   Stream* stream = streams_.find(key);
   return stream != nullptr && !stream->dead() ? stream : nullptr;
 }
 
-void SessionV2::schedule(uint32_t slot) {
+void V2Session::schedule(uint32_t slot) {
   Stream& stream = streams_.at(slot);
   if (stream.control_pending() && !stream.control_link.linked) control_.push_back(streams_, slot);
 }
 
-uint64_t SessionV2::credit(StreamKey key) {
+uint64_t V2Session::credit(StreamKey key) {
   Stream* stream = attached(key);
   if (stream == nullptr || stream->end_due || stream->end_sent) return 0;
   if (stream->reset_at_due || stream->reset_at_received) return 0;
-  stream->wants_credit = stream->credit_left() == 0;
+  stream->blocked = stream->credit_left() == 0;
   return stream->credit_left();
 }
 
-void SessionV2::queue(StreamKey key, uint64_t bytes) {
+void V2Session::queue(StreamKey key, uint64_t bytes) {
   Stream* stream = attached(key);
   if (stream == nullptr || stream->reset_at_received) return;
   VP_ASSERT(bytes > 0 && bytes <= stream->credit_left() && !stream->reset_at_due);
@@ -226,7 +230,7 @@ void SessionV2::queue(StreamKey key, uint64_t bytes) {
   scheduler_.add(streams_, key.slot);
 }
 
-void SessionV2::end(StreamKey key) {
+void V2Session::end(StreamKey key) {
   Stream* stream = attached(key);
   if (stream == nullptr || stream->reset_at_received) return;
   VP_ASSERT(!stream->end_due && !stream->end_sent && !stream->reset_at_due);
@@ -234,7 +238,7 @@ void SessionV2::end(StreamKey key) {
   schedule(key.slot);
 }
 
-void SessionV2::reset(StreamKey key, Fault fault, Events& events) {
+void V2Session::reset(StreamKey key, Fault fault, Events& events) {
   Stream* stream = attached(key);
   VP_ASSERT(fault != Fault::kNone && fault_row(fault).scope == FaultScope::kStream);
   if (stream == nullptr) return;
@@ -255,10 +259,10 @@ void SessionV2::reset(StreamKey key, Fault fault, Events& events) {
 }
 
 // The stream carries nothing any more: what is queued is dropped, its loan is paid back.
-void SessionV2::kill(uint32_t slot) {
+void V2Session::kill(uint32_t slot) {
   Stream& stream = streams_.at(slot);
   VP_ASSERT(!stream.dead());
-  budget_.change_loan(stream.loan(config_.limits.initial_window), 0);
+  credit_pool_.change_borrowed(stream.borrowed(config_.limits.initial_window), 0);
   --live_;
   scheduler_.remove(streams_, slot);
   if (stream.control_link.linked) control_.erase(streams_, slot);
@@ -267,25 +271,25 @@ void SessionV2::kill(uint32_t slot) {
   stream.reset_at_due = false;
 }
 
-bool SessionV2::delivers_before_reset(StreamKey key) {
+bool V2Session::delivers_before_reset(StreamKey key) {
   const Stream* stream = attached(key);
   return reliable_reset_ && stream != nullptr && !stream->reset_at_received;
 }
 
-void SessionV2::discard_input(StreamKey key) {
+void V2Session::discard_input(StreamKey key) {
   Stream* stream = attached(key);
   if (stream == nullptr) return;
   stream->discards = true;
   drop_held(*stream);
 }
 
-void SessionV2::drop_held(Stream& stream) {
-  const uint64_t before = stream.loan(config_.limits.initial_window);
-  stream.taken = stream.received;
-  budget_.change_loan(before, stream.loan(config_.limits.initial_window));
+void V2Session::drop_held(Stream& stream) {
+  const uint64_t before = stream.borrowed(config_.limits.initial_window);
+  stream.consumed = stream.received;
+  credit_pool_.change_borrowed(before, stream.borrowed(config_.limits.initial_window));
 }
 
-bool SessionV2::reset_after_data(StreamKey key, Events& events) {
+bool V2Session::reset_after_data(StreamKey key, Events& events) {
   Stream* stream = attached(key);
   if (stream == nullptr) return true;
   const bool unheard_of = stream->open_due && stream->queued == 0;
@@ -299,23 +303,23 @@ bool SessionV2::reset_after_data(StreamKey key, Events& events) {
   return true;
 }
 
-void SessionV2::taken(StreamKey key, uint64_t bytes) {
+void V2Session::consumed(StreamKey key, uint64_t bytes) {
   Stream* stream = attached(key);
   if (stream == nullptr || stream->discards) return;
   VP_ASSERT(bytes <= stream->held());
-  const uint64_t before = stream->loan(config_.limits.initial_window);
-  stream->taken += bytes;
-  budget_.change_loan(before, stream->loan(config_.limits.initial_window));
+  const uint64_t before = stream->borrowed(config_.limits.initial_window);
+  stream->consumed += bytes;
+  credit_pool_.change_borrowed(before, stream->borrowed(config_.limits.initial_window));
   grant(*stream);
   schedule(key.slot);
 }
 
-bool SessionV2::rests(StreamKey key, uint64_t bytes) {
+bool V2Session::credit_unaffected_by(StreamKey key, uint64_t bytes) {
   const Stream* stream = attached(key);
-  return stream != nullptr && !stream->end_received && !renews(*stream, stream->taken + bytes);
+  return stream != nullptr && !stream->end_received && !renews(*stream, stream->consumed + bytes);
 }
 
-void SessionV2::delivered(StreamKey key, Events& events) {
+void V2Session::delivered(StreamKey key, Events& events) {
   Stream* stream = attached(key);
   if (stream == nullptr) return;
   VP_ASSERT(stream->end_received && stream->held() == 0 && !stream->done_due && !stream->done_sent);
@@ -325,32 +329,32 @@ void SessionV2::delivered(StreamKey key, Events& events) {
 }
 
 // A stream's credit is renewed once half of its window is used up.
-bool SessionV2::renews(const Stream& stream, uint64_t taken) {
+bool V2Session::renews(const Stream& stream, uint64_t consumed) {
   return !stream.end_received && !stream.reset_at_received &&
-         stream.granted - taken <= stream.window / 2;
+         stream.granted - consumed <= stream.window / 2;
 }
 
 // The window doubles while the stream's reader keeps pace, up to the stream's share of the memory.
-void SessionV2::grant(Stream& stream) {
-  if (!renews(stream, stream.taken)) return;
+void V2Session::grant(Stream& stream) {
+  if (!renews(stream, stream.consumed)) return;
   const uint32_t initial = config_.limits.initial_window;
   uint64_t window = stream.window;
   if (stream.held() <= window / 4) window *= 2;
-  const uint64_t most = initial + budget_.share(stream.loan(initial));
+  const uint64_t most = initial + credit_pool_.share(stream.borrowed(initial));
   stream.window =
       static_cast<uint32_t>(std::min<uint64_t>({window, config_.limits.max_window, most}));
-  set_grant(stream, stream.taken + stream.window);
+  set_grant(stream, stream.consumed + stream.window);
 }
 
-void SessionV2::set_grant(Stream& stream, uint64_t limit) {
+void V2Session::set_grant(Stream& stream, uint64_t limit) {
   if (limit <= stream.granted) return;
-  const uint64_t before = stream.loan(config_.limits.initial_window);
+  const uint64_t before = stream.borrowed(config_.limits.initial_window);
   stream.granted = limit;
   stream.credit_due = true;
-  budget_.change_loan(before, stream.loan(config_.limits.initial_window));
+  credit_pool_.change_borrowed(before, stream.borrowed(config_.limits.initial_window));
 }
 
-void SessionV2::release_if_over(uint32_t slot, Events& events) {
+void V2Session::release_if_over(uint32_t slot, Events& events) {
   Stream& stream = streams_.at(slot);
   if (!stream.over()) return;
   if (!stream.dead()) {
@@ -362,46 +366,46 @@ void SessionV2::release_if_over(uint32_t slot, Events& events) {
   erase_stream(slot);
 }
 
-void SessionV2::erase_stream(uint32_t slot) {
+void V2Session::erase_stream(uint32_t slot) {
   Stream& stream = streams_.at(slot);
   if (!stream.dead()) {
-    budget_.change_loan(stream.loan(config_.limits.initial_window), 0);
+    credit_pool_.change_borrowed(stream.borrowed(config_.limits.initial_window), 0);
     --live_;
   }
   streams_.erase(streams_.key_at(slot));
 }
 
-void SessionV2::go_away() { going_away_ = true; }
+void V2Session::go_away() { going_away_ = true; }
 
 // --- time -------------------------------------------------------------------------------------
 
-std::optional<Instant> SessionV2::deadline() const {
-  std::optional<Instant> at = greeting_.due_at();
+std::optional<Instant> V2Session::deadline() const {
+  std::optional<Instant> at = handshake_.due_at();
   if (up() && ping_at_ && !ping_due_ && (streams_.size() > 0 || uncounted_)) {
     at = at ? std::min(*at, *ping_at_) : *ping_at_;
   }
   return at;
 }
 
-void SessionV2::tick(Instant now, Events&) {
+void V2Session::tick(Instant now, Events&) {
   if (up() && ping_at_ && *ping_at_ <= now && (streams_.size() > 0 || uncounted_)) {
     ping_due_ = true;
     ping_at_ = now + kPingInterval;
   }
 }
 
-Session::Figures SessionV2::figures() {
-  Figures figures;
-  figures.lent = budget_.lent();
-  figures.under_way = flight_.under_way();
-  figures.streams = streams_.size();
-  figures.sessions = sessions_;
+Session::Stats V2Session::stats() {
+  Stats stats;
+  stats.borrowed = credit_pool_.borrowed();
+  stats.in_flight = inflight_.in_flight();
+  stats.streams = streams_.size();
+  stats.sessions = sessions_;
   streams_.for_each([&](StreamKey, Stream& stream) {
     if (stream.dead()) return;
-    figures.held += stream.held();
-    figures.queued += stream.queued;
+    stats.held += stream.held();
+    stats.queued += stream.queued;
   });
-  return figures;
+  return stats;
 }
 
 }  // namespace virtproxy

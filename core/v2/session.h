@@ -14,28 +14,28 @@
 
 namespace virtproxy {
 
-class SessionV2 final : public Session {
+class V2Session final : public Session {
  public:
-  explicit SessionV2(const SessionConfig& config);
+  explicit V2Session(const SessionConfig& config);
 
   // --- the link -------------------------------------------------------------------------------
   // What the next link needs: feature::… bits. Only between links.
   void want_features(uint64_t features);
-  // Says nothing before `now + patience`, which lets the driver slow down a peer that misbehaves.
-  void link_up(Instant now, Duration patience = {});
-  void link_down(Events& events);
-  bool up() const override { return greeting_.state() == Greeting::State::kEstablished; }
+  // Says nothing before `now + backoff`, which lets the driver slow down a peer that misbehaves.
+  void transport_up(Instant now, Duration backoff = {});
+  void transport_down(Events& events);
+  bool up() const override { return handshake_.state() == Handshake::State::kEstablished; }
   bool uses_trailers() const override { return trailer_ != TrailerKind::kNone; }
 
   // --- the greeting, for who has to find out whether the peer greets at all ---------------------
   // A greeting that the caller found in what was read while the session was not up.
-  void greeted(const Hello& hello, Instant now, Events& events);
+  void on_hello(const Hello& hello, Instant now, Events& events);
   // The epoch that this end greets with.
-  uint64_t epoch() const { return greeting_.epoch(); }
+  uint64_t epoch() const { return handshake_.epoch(); }
   // When it greets next, while it is not up.
-  std::optional<Instant> greets_at() const { return greeting_.due_at(); }
+  std::optional<Instant> next_hello_at() const { return handshake_.due_at(); }
   // Intervals between greetings that nobody answers grow up to this.
-  void set_longest_interval(Duration interval) { greeting_.set_longest_interval(interval); }
+  void set_longest_interval(Duration interval) { handshake_.set_longest_interval(interval); }
   // The faults so far were none: it need not slow down.
   void forgive(Instant now);
   // As input(), while the session is up.
@@ -45,13 +45,13 @@ class SessionV2 final : public Session {
   bool wants_input(Instant) override { return true; }
   size_t input(std::span<const std::byte> bytes, Instant now, Events& events) override;
   Arriving arriving() const override { return up() ? arriving_ : Arriving{}; }
-  void passed(uint32_t bytes) override;
+  void spliced(uint32_t bytes) override;
   bool wants_to_write(Instant now) const override;
   const Batch& plan(uint64_t bytes, Instant now, Events& events) override;
-  uint64_t seal(std::span<const std::byte> frame) const override {
+  uint64_t trailer_for(std::span<const std::byte> frame) const override {
     return frame_trailer(trailer_, frame, send_key_);
   }
-  bool seals_payload() const override { return trailer_ == TrailerKind::kChecksum; }
+  bool trailer_covers_payload() const override { return trailer_ == TrailerKind::kChecksum; }
   // A peer that asks for small frames is at the end of a slow line.
   uint64_t most_batch() const override { return uint64_t{8} * send_frame_limit(); }
   uint32_t largest_payload() const override { return send_frame_limit(); }
@@ -66,16 +66,16 @@ class SessionV2 final : public Session {
   bool delivers_before_reset(StreamKey stream) override;
   void discard_input(StreamKey stream) override;
   bool reset_after_data(StreamKey stream, Events& events) override;
-  void taken(StreamKey stream, uint64_t bytes) override;
-  bool rests(StreamKey stream, uint64_t bytes) override;
+  void consumed(StreamKey stream, uint64_t bytes) override;
+  bool credit_unaffected_by(StreamKey stream, uint64_t bytes) override;
   void delivered(StreamKey stream, Events& events) override;
   void go_away() override;
 
   std::optional<Instant> deadline() const override;
   void tick(Instant now, Events& events) override;
 
-  Figures figures() override;
-  const Hello& peer() const { return greeting_.peer(); }
+  Stats stats() override;
+  const Hello& peer() const { return handshake_.peer(); }
   const Slab<Stream>& streams() const { return streams_; }
 
  private:
@@ -117,9 +117,9 @@ class SessionV2 final : public Session {
   bool hides_replacement() const;
   bool going_away_due() const;
   bool ack_due() const { return bytes_received_ - bytes_acknowledged_ >= ack_interval_; }
-  bool data_may_go() const { return !scheduler_.empty() && flight_.room() > 0; }
+  bool data_may_go() const { return !scheduler_.empty() && inflight_.available() > 0; }
   void put_stream_facts(uint32_t slot, Events& events);
-  void close_piece(StreamKey stream, uint32_t payload, bool sealed);
+  void close_frame(StreamKey stream, uint32_t payload, bool has_trailer);
 
   // v2/session.cc
   void establish(Instant now, Events& events);
@@ -129,7 +129,7 @@ class SessionV2 final : public Session {
   Stream* attached(StreamKey key);
   void schedule(uint32_t slot);
   void kill(uint32_t slot);
-  static bool renews(const Stream& stream, uint64_t taken);
+  static bool renews(const Stream& stream, uint64_t consumed);
   void grant(Stream& stream);
   void set_grant(Stream& stream, uint64_t limit);
   void drop_held(Stream& stream);
@@ -137,12 +137,12 @@ class SessionV2 final : public Session {
   void erase_stream(uint32_t slot);
 
   SessionConfig config_;
-  Greeting greeting_;
+  Handshake handshake_;
   Slab<Stream> streams_;
-  StreamNumbers ours_;    // numbers that we give out
-  StreamNumbers theirs_;  // numbers that the peer gives out
+  StreamIds ours_;        // numbers that we give out
+  StreamIds theirs_;      // numbers that the peer gives out
   size_t live_ = 0;       // streams that are not dead: these own a promised window
-  Budget budget_;
+  CreditPool credit_pool_;
   Scheduler<Stream> scheduler_;
   IndexList<Stream, &Stream::control_link> control_;
 
@@ -157,7 +157,7 @@ class SessionV2 final : public Session {
   bool peer_going_away_ = false;
   std::optional<uint64_t> pong_due_;
   bool ping_due_ = false;
-  Flight flight_;
+  InflightLimiter inflight_;
   uint64_t bytes_received_ = 0;
   uint64_t bytes_acknowledged_ = 0;
   uint64_t ack_interval_ = 0;  // bytes between two ACKs of ours

@@ -4,13 +4,13 @@
 //
 //   sending     sent ≤ sent + queued ≤ send_limit
 //               `queued` bytes lie ready with the driver; send_limit is the peer's credit
-//   receiving   taken ≤ received ≤ granted
-//               bytes between taken and received wait for the local socket
+//   receiving   consumed ≤ received ≤ granted
+//               bytes between consumed and received wait for the local socket
 //
 // A direction ends with END (no more bytes, at this offset) and is over once DONE says that the
 // other application's socket took them all. A stream is over at an end when both directions are, or
-// when RESET or RESET_AT went both ways. Only then is its number free: no frame of the old stream can meet the
-// next one of that number.
+// when RESET or RESET_AT went both ways. Only then is its number free: no frame of the old stream
+// can meet the next one of that number.
 //
 // Nothing queues control frames. What must be said is a set of pending facts, each said at most
 // once or superseded by its newer value, so that a peer cannot make an end pile up control traffic.
@@ -37,8 +37,8 @@ struct Stream : Scheduled {
 
   uint64_t granted = 0;
   uint64_t received = 0;
-  uint64_t taken = 0;
-  uint32_t window = 0;  // how far ahead of `taken` the next grant reaches
+  uint64_t consumed = 0;
+  uint32_t window = 0;  // how far ahead of `consumed` the next grant reaches
 
   // Pending facts.
   bool open_due = false;
@@ -61,13 +61,13 @@ struct Stream : Scheduled {
   Fault reset_fault = Fault::kNone;
 
   bool detached = false;      // the driver has let go: its data is discarded
-  bool wants_credit = false;  // the driver asked and there was none
+  bool blocked = false;       // the driver asked and there was none
 
   IndexLink control_link;
   IndexLink ready_link;
 
   // What OPEN says, until it is sent.
-  std::array<std::byte, limit::kMaxOpenPayload> open_payload{};
+  std::array<std::byte, protocol_limits::kMaxOpenPayload> open_payload{};
   uint8_t open_length = 0;
 
   bool dead() const { return reset_due || reset_sent || reset_received; }
@@ -78,10 +78,10 @@ struct Stream : Scheduled {
     return open_due || credit_due || ((end_due || reset_at_due) && queued == 0) || done_due;
   }
   uint64_t credit_left() const { return send_limit - sent - queued; }
-  uint64_t held() const { return received - taken; }
-  uint64_t loan(uint32_t initial_window) const {
+  uint64_t held() const { return received - consumed; }
+  uint64_t borrowed(uint32_t initial_window) const {
     if (dead()) return 0;
-    const uint64_t outstanding = granted - taken;
+    const uint64_t outstanding = granted - consumed;
     return outstanding > initial_window ? outstanding - initial_window : 0;
   }
 };

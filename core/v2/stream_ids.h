@@ -15,7 +15,7 @@
 
 namespace virtproxy {
 
-class StreamNumbers {
+class StreamIds {
  public:
   // A free number below `slots`, or nothing when all are in use.
   std::optional<uint32_t> take(uint32_t slots) {

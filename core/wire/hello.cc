@@ -15,8 +15,8 @@
 namespace virtproxy {
 namespace {
 
-constexpr uint32_t kOldControl = 1;
-constexpr uint32_t kOldMagic = 0x1F374059;
+constexpr uint32_t kV1Control = 1;
+constexpr uint32_t kV1Magic = 0x1F374059;
 constexpr uint32_t kHelloMessage = 0x32585056;  // "VPX2" on the wire
 constexpr uint64_t kHelloTag = 0x9d3f1be2c45a7086;
 constexpr uint32_t kProbe = 1;
@@ -41,7 +41,7 @@ constexpr size_t kPrefixSize = 16;
 
 std::array<std::byte, kPrefixSize> prefix() {
   std::array<std::byte, kPrefixSize> bytes;
-  store_le(bytes.data(), kOldControl);
+  store_le(bytes.data(), kV1Control);
   store_le(bytes.data() + 4, kHelloMessage);
   store_le(bytes.data() + kTagAt, kHelloTag);
   return bytes;
@@ -65,13 +65,13 @@ void encode_hello(const Hello& hello, std::byte* out) {
   store_le(out + kMaxFrameAt, hello.max_frame);
   store_le(out + kFramesAt, hello.frames);
   store_le<uint64_t>(out + kCheckAt, XXH3_64bits(out, kCheckAt));
-  store_le(out + kMagicAt, kOldMagic);
+  store_le(out + kMagicAt, kV1Magic);
 }
 
 std::optional<Hello> decode_hello(const std::byte* in) {
   const auto start = prefix();
   if (std::memcmp(in, start.data(), start.size()) != 0) return std::nullopt;
-  if (load_le<uint32_t>(in + kMagicAt) != kOldMagic) return std::nullopt;
+  if (load_le<uint32_t>(in + kMagicAt) != kV1Magic) return std::nullopt;
   if (load_le<uint64_t>(in + kCheckAt) != XXH3_64bits(in, kCheckAt)) return std::nullopt;
   Hello hello;
   hello.version_min = load_le<uint16_t>(in + kVersionMinAt);
@@ -89,8 +89,10 @@ std::optional<Hello> decode_hello(const std::byte* in) {
   hello.frames = load_le<uint64_t>(in + kFramesAt);
   const bool sane = hello.epoch != 0 && hello.version_min <= hello.version_max &&
                     hello.max_streams >= 1 && hello.max_streams <= kMaxSlots &&
-                    hello.initial_window >= 1 && hello.initial_window <= limit::kMaxWindow &&
-                    hello.max_frame >= limit::kMinFrame && hello.max_frame <= limit::kMaxFrame;
+                    hello.initial_window >= 1 &&
+                    hello.initial_window <= protocol_limits::kMaxWindow &&
+                    hello.max_frame >= protocol_limits::kMinFrame &&
+                    hello.max_frame <= protocol_limits::kMaxFrame;
   if (!sane) return std::nullopt;
   return hello;
 }

@@ -69,7 +69,7 @@ class Stats:
         return sum(values[key] for values in self.channels.values())
 
     def at_rest(self) -> bool:
-        keys = ("streams", "send_buffers", "send_bytes", "held_bytes", "granted_bytes", "dials")
+        keys = ("streams", "send_buffers", "send_bytes", "held_bytes", "granted_bytes", "connecting")
         return all(self.total(key) == 0 for key in keys)
 
 

@@ -92,7 +92,7 @@ def test_a_crowd_that_says_little_and_ends_at_once(scene: Scene) -> None:
     for client in first:
         client.setblocking(False)
         client.send(b"x" * 60000)
-    pair.near.wait_stats("the link is full", lambda s: s.total("under_way") > LINK)
+    pair.near.wait_stats("the link is full", lambda s: s.total("in_flight") > LINK)
     for client in crowd:
         client.sendall(b"y")
         client.shutdown(socket.SHUT_WR)
@@ -130,7 +130,7 @@ def test_a_client_that_was_reset_before_its_service_was_dialed_is_no_end_for_it(
     pair.far.send_signal(signal.SIGSTOP)
     client = doors["x"].connect()
     client.sendall(b"a request")
-    pair.near.wait_stats("the request has left", lambda s: s.total("under_way") > 9)
+    pair.near.wait_stats("the request has left", lambda s: s.total("in_flight") > 9)
     close_hard(client)
     pair.near.wait_stats("the client is gone", lambda s: s.total("connections") == 0)
     pair.far.send_signal(signal.SIGCONT)

@@ -135,7 +135,7 @@ def test_an_unknown_service_resets_its_client_at_once(scene: Scene, kind: str) -
 def test_a_dial_that_times_out_resets_its_client(scene: Scene) -> None:
     never = scene.addresses.tcp()
     scene.serve("never-accept", never)
-    pair, doors = carry(scene, "unix", {"never": never}, far=("--dial-timeout", "1"))
+    pair, doors = carry(scene, "unix", {"never": never}, far=("--connect-timeout", "1"))
     with doors["never"].connect() as client:
         took = expect_reset(client, 5)
     assert took > 0.5, f"given up after {took:.2f} s, but a second was granted"
@@ -172,7 +172,7 @@ def test_data_waits_for_a_service_whose_backlog_was_full(scene: Scene) -> None:
     with doors["service"].connect() as client:
         client.sendall(BLOB[:16384])
         client.shutdown(socket.SHUT_WR)
-        pair.far.wait_stats("the dial", lambda stats: stats.total("dials") == 1)
+        pair.far.wait_stats("the dial", lambda stats: stats.total("connecting") == 1)
         for filler in fillers:
             filler.close()
         found = False
@@ -186,12 +186,12 @@ def test_a_client_that_left_before_the_dial_was_done_leaves_nothing(scene: Scene
     never = scene.addresses.tcp()
     scene.serve("never-accept", never)
     services = {"never": never, "echo": scene.echo_service()}
-    pair, doors = carry(scene, "unix", services, far=("--dial-timeout", "60"))
+    pair, doors = carry(scene, "unix", services, far=("--connect-timeout", "60"))
     descriptors = pair.descriptors()
     clients = [doors["never"].connect() for _ in range(10)]
     for client in clients:
         client.sendall(b"anybody there?")
-    pair.far.wait_stats("the dials", lambda stats: stats.total("dials") == len(clients))
+    pair.far.wait_stats("the dials", lambda stats: stats.total("connecting") == len(clients))
     for client in clients:
         close_hard(client)
     # What they sent is owed to the service for as long as nothing of it moves, 5 s.
@@ -203,9 +203,9 @@ def test_a_slow_dial_never_delays_another_service(scene: Scene) -> None:
     never = scene.addresses.tcp()
     scene.serve("never-accept", never)
     services = {"never": never, "echo": scene.echo_service()}
-    pair, doors = carry(scene, "tcp", services, far=("--dial-timeout", "60"))
+    pair, doors = carry(scene, "tcp", services, far=("--connect-timeout", "60"))
     waiting = [doors["never"].connect() for _ in range(4)]
-    pair.far.wait_stats("four dials", lambda stats: stats.total("dials") == 4)
+    pair.far.wait_stats("four dials", lambda stats: stats.total("connecting") == 4)
     for _ in range(50):
         begin = time.monotonic()
         echo_once(doors["echo"])

@@ -89,7 +89,7 @@ def test_every_stream_is_reset_on_both_ends_and_nothing_is_left(scene: Scene, ki
         else:
             ends += [client, far_end]
     waiting = pair.doors["never"].connect()
-    pair.far.wait_stats("the dial", lambda stats: stats.total("dials") == 1)
+    pair.far.wait_stats("the dial", lambda stats: stats.total("connecting") == 1)
     marks = pair.marks()
     pair.relay.cut_now()
     for end in (*ends, waiting):
@@ -217,7 +217,7 @@ def test_a_daemon_replaced_behind_a_character_device_starts_clean(
     host_args = ["-c", f"unix-connect:{ports[0].spec}"]
     for name, door in doors.items():
         host_args += out(name, door)
-    guest_args = ["--seal", "commit", "-c", f"unix-connect:{ports[1].spec}", *into("echo", scene.echo_service())]
+    guest_args = ["--integrity", "commit", "-c", f"unix-connect:{ports[1].spec}", *into("echo", scene.echo_service())]
     guest_args += [*into("pour", pour), *into("service", service)]
     daemons = {
         "host": scene.daemon(*host_args, name="host"),

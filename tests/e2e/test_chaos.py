@@ -36,7 +36,7 @@ class World:
         echo = scene.echo_service()
         inner, outer, steady = (scene.addresses.unix() for _ in range(3))
         self.doors = [scene.addresses.tcp(), scene.addresses.tcp()]
-        near = ["--seal", "checksum", "-c", f"unix-listen:{inner.spec}:0"]
+        near = ["--integrity", "checksum", "-c", f"unix-listen:{inner.spec}:0"]
         near += ["-c", f"unix-listen:{steady.spec}:1"]
         far = ["-c", f"unix-connect:{outer.spec}:0", "-c", f"unix-connect:{steady.spec}:1"]
         for channel, door in enumerate(self.doors):

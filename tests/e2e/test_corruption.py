@@ -50,7 +50,7 @@ def spoilt_channels(
             near += ["-c", f"unix-listen:{inner.spec}:{index}"]
             far += ["-c", f"unix-connect:{outer.spec}:{index}"]
     if kind != "pty" and seal:
-        near += ["--seal", seal]
+        near += ["--integrity", seal]
     return spoilers, near, far
 
 

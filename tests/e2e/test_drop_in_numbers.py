@@ -81,7 +81,7 @@ class Numbers:
 
         def good(stats: Stats) -> bool:
             few = streams is None or stats.total("streams") == streams
-            return few and stats.total("send_bytes") == stats.total("dials") == 0
+            return few and stats.total("send_bytes") == stats.total("connecting") == 0
 
         self.new.wait_stats("nothing to write", good)
 

@@ -237,7 +237,7 @@ def test_a_tty_that_is_in_use_is_left_alone(scene: Scene) -> None:
 def test_an_original_in_the_place_of_an_idle_new_end_hears(scene: Scene, kind: str) -> None:
     """Behind a device that hides the change, after traffic, while no stream is open."""
     for _ in range(10 if FULL else 2):
-        seal = [] if kind == "pty" else ["--seal", "checksum"]
+        seal = [] if kind == "pty" else ["--integrity", "checksum"]
         line = Line(scene, f"{kind}-new-new", {"echo": scene.echo_service()}, new=seal)
         line.wait_for_echo()
         for end in line.ends:

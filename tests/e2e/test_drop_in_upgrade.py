@@ -65,7 +65,7 @@ def test_upgraded_and_downgraded_ten_times_behind_a_line_that_hides_it(
     makes it deaf for good."""
     pairing = f"{kind}-new-old" if stays == "near" else f"{kind}-old-new"
     old = ["--no-unchecked-numbers"]
-    new = ["--drain-timeout", "0.1", "--ack-timeout", "1", "--seal", "commit"]
+    new = ["--drain-timeout", "0.1", "--ack-timeout", "1", "--integrity", "commit"]
     line = Line(scene, pairing, {"echo": scene.echo_service()}, old=old, new=new)
     stayer = line.running(NEW)
     replaced = line.running(OLD)

@@ -345,6 +345,6 @@ def test_a_daemon_that_is_killed_while_it_connects_resets_its_client(
     pair, doors = carry(scene, "unix", {"service": service}, kind)
     with doors["service"].connect(20 * PATIENCE) as client:
         client.sendall(b"?" * 1000)
-        pair.far.wait_stats("it dials", lambda stats: stats.total("dials") == 1)
+        pair.far.wait_stats("it dials", lambda stats: stats.total("connecting") == 1)
         (pair.near if victim == "near" else pair.far).kill9()
         expect_reset(client, 10)

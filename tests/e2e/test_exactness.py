@@ -138,11 +138,11 @@ def test_sealed_frames_of_any_size_arrive_whole(scene: Scene, seal: str) -> None
     """A sealed frame is parsed when all of it is there. What waits for a peer that is stopped
     becomes frames as large as the peer takes."""
     service = ListeningService(scene, "unix")
-    pair, doors = carry(scene, "unix", {"x": service.address}, "unix", ("--seal", seal))
+    pair, doors = carry(scene, "unix", {"x": service.address}, "unix", ("--integrity", seal))
     block = os.urandom(4 * MIB)
 
     def much_waits(stats: Stats) -> bool:
-        return stats.total("send_bytes") + stats.total("under_way") > 400 << 10
+        return stats.total("send_bytes") + stats.total("in_flight") > 400 << 10
 
     with doors["x"].connect() as client, service.accept() as far_end:
         rounds = large = 0

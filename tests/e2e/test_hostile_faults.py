@@ -274,7 +274,7 @@ def answer_to(peer: HostilePeer, slot: int, service: str, **how) -> int:
 
 
 def test_every_stream_fault_travels_as_its_code(scene: Scene) -> None:
-    scenes = Scenes(scene, "--max-streams", "4", "--dial-timeout", "0.3")
+    scenes = Scenes(scene, "--max-streams", "4", "--connect-timeout", "0.3")
     daemon = scenes.daemon
     with HostilePeer(scenes.channel) as peer:
         peer.greet()

@@ -81,18 +81,18 @@ def test_clients_that_ignore_their_echo_delay_nobody(
 def test_dials_that_never_complete_delay_nobody(scene: Scene, kind: str) -> None:
     never = Service(scene, "never-accept").address
     services = {"echo": scene.echo_service(), "never": never}
-    pair, doors = carry(scene, kind, services, far=("--dial-timeout", "60"))
+    pair, doors = carry(scene, kind, services, far=("--connect-timeout", "60"))
     stuck(scene, doors["never"], 8)
-    pair.far.wait_stats("eight dials", lambda stats: stats.total("dials") == 8)
+    pair.far.wait_stats("eight dials", lambda stats: stats.total("connecting") == 8)
     probe_stays_quick(scene, doors["echo"])
-    assert pair.far.stats().total("dials") == 8
+    assert pair.far.stats().total("connecting") == 8
 
 
 def test_a_unix_service_with_a_full_backlog_delays_nobody(scene: Scene, kind: str) -> None:
     """Its dials may wait or be refused (the kernel says EAGAIN at once): both are right."""
     never = Service(scene, "never-accept", "unix").address
     services = {"echo": scene.echo_service(), "never": never}
-    _, doors = carry(scene, kind, services, far=("--dial-timeout", "60"))
+    _, doors = carry(scene, kind, services, far=("--connect-timeout", "60"))
     args = ("--connect", doors["never"].traffic, "--streams", 8)
     scene.hold("stuck", "source-stuck", *args)
     probe_stays_quick(scene, doors["echo"])
@@ -106,7 +106,7 @@ def test_all_sorts_of_stalled_streams_together_delay_nobody(scene: Scene, kind: 
         "pour": pour.address,
         "never": Service(scene, "never-accept").address,
     }
-    pair, doors = carry(scene, kind, services, far=("--dial-timeout", "60"))
+    pair, doors = carry(scene, kind, services, far=("--connect-timeout", "60"))
     stuck(scene, doors["sink"], 200, "--push")
     stuck(scene, doors["pour"], 200)
     pour.wait_stuck(200)

@@ -78,7 +78,7 @@ class Beside:
         # Nobody listens at this one, and nobody ever accepts at that one, whose backlog is short.
         self.services["closed"] = scene.addresses.tcp()
         self.services["full"] = ListeningService(scene, "unix", backlog=1).address
-        args = ["--memory", "128M", "--max-streams", str(STREAMS), "--dial-timeout", "3"]
+        args = ["--memory", "128M", "--max-streams", str(STREAMS), "--connect-timeout", "3"]
         args += ["-c", f"unix-listen:{self.channel.spec}:0", "-c", f"unix-listen:{honest.spec}:1"]
         for name, address in self.services.items():
             args += into(name, address, 0)
@@ -108,14 +108,14 @@ class Beside:
         self.daemon.wait_stats(
             f"{count} connections",
             lambda stats: stats.channels[0]["connections"] == count
-            and stats.channels[0]["dials"] == 0
+            and stats.channels[0]["connecting"] == 0
             and stats.process["descriptors"] >= count,
             60,
         )
 
     def wait_over(self) -> None:
         """Nothing of channel 0 is left."""
-        keys = ("streams", "connections", "closing", "dials")
+        keys = ("streams", "connections", "closing", "connecting")
         self.daemon.wait_stats(
             "an end", lambda stats: all(stats.channels[0][key] == 0 for key in keys), 60
         )
@@ -228,7 +228,7 @@ def refused(service: str) -> Callable[[Beside], Act]:
 
         def act() -> None:
             send_all(peer, opens)
-            beside.daemon.wait_stats("refusals", lambda stats: stats.channels[0]["dials"] == 0, 60)
+            beside.daemon.wait_stats("refusals", lambda stats: stats.channels[0]["connecting"] == 0, 60)
             peer.close()
 
         return act

@@ -39,7 +39,7 @@ class Account {
 class Reader {
  public:
   explicit Reader(uint64_t features) : session_(small_config(features)) {
-    session_.link_up(now_);
+    session_.transport_up(now_);
     peer.hear(session_.plan(8192, now_, events_));
     give(peer.greet());
     VP_ASSERT(session_.up());
@@ -61,7 +61,7 @@ class Reader {
 
  private:
   Instant now_{1};
-  SessionV2 session_;
+  V2Session session_;
   Events events_;
   Bytes pending_;
 };

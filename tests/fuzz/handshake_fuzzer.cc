@@ -10,7 +10,7 @@ namespace {
 
 class Waiting {
  public:
-  explicit Waiting(bool cut) : cut_(cut), session_(small_config(0)) { session_.link_up(now_); }
+  explicit Waiting(bool cut) : cut_(cut), session_(small_config(0)) { session_.transport_up(now_); }
 
   void step(Input& in) {
     const uint64_t what = in.number(1);
@@ -55,7 +55,7 @@ class Waiting {
 
   bool cut_;
   Instant now_{1};
-  SessionV2 session_;
+  V2Session session_;
   Events events_;
   Peer peer_;
   Bytes pending_;

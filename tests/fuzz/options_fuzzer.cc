@@ -39,7 +39,9 @@ const std::vector<std::string> kWords = {
     "--max-streams",
     "--threads",
     "--priority",
+    "--integrity",
     "--seal",
+    "--connect-timeout",
     "--dial-timeout",
     "--drain-timeout",
     "--log-level",
@@ -94,10 +96,10 @@ void check_refusal(const ParseExit& exit) {
 }
 
 void check_forwards(const std::vector<ForwardSpec>& forwards, const std::set<unsigned>& ids) {
-  VP_ASSERT(forwards.size() <= limits::kMaxForwards);
+  VP_ASSERT(forwards.size() <= option_ranges::kMaxForwards);
   for (const ForwardSpec& forward : forwards) {
     VP_ASSERT(ids.contains(forward.id));
-    VP_ASSERT(!forward.service.empty() && forward.service.size() <= limits::kMaxServiceName);
+    VP_ASSERT(!forward.service.empty() && forward.service.size() <= option_ranges::kMaxServiceName);
   }
 }
 
@@ -109,13 +111,13 @@ bool takes_clients(const Options& options, Endpoint::Kind kind) {
 bool takes_peers(const Options& options, Endpoint::Kind kind) {
   return std::any_of(options.channels.begin(), options.channels.end(),
                      [&](const ChannelSpec& channel) {
-                       return method_listens(channel.method) && channel.endpoint.kind == kind;
+                       return transport_listens(channel.transport) && channel.endpoint.kind == kind;
                      });
 }
 
 // What is said to be guarded is there, and what others can reach was asked for.
-void check_containment(const Options& options) {
-  const Containment& of = options.containment;
+void check_security_options(const Options& options) {
+  const SecurityOptions& of = options.security;
   VP_ASSERT(!of.clients.guards_unix() || takes_clients(options, Endpoint::Kind::kUnix));
   VP_ASSERT(!of.clients.guards_vsock());
   VP_ASSERT(!of.peers.guards_unix() || takes_peers(options, Endpoint::Kind::kUnix));
@@ -129,31 +131,33 @@ void check_containment(const Options& options) {
 
 void check(const Options& options) {
   if (options.show_features) return;
-  VP_ASSERT(!options.channels.empty() && options.channels.size() <= limits::kMaxChannels);
+  VP_ASSERT(!options.channels.empty() && options.channels.size() <= option_ranges::kMaxChannels);
   std::set<unsigned> ids;
   for (const ChannelSpec& channel : options.channels) {
     VP_ASSERT(ids.insert(channel.id).second && channel.id <= kMaxChannelId);
     if (channel.text.find('\\') != std::string::npos) continue;  // made printable
     const auto again = parse_channels({channel.text});
     VP_ASSERT(again && again->front().endpoint == channel.endpoint);
-    VP_ASSERT(again->front().method == channel.method);
+    VP_ASSERT(again->front().transport == channel.transport);
   }
   check_forwards(options.oforwards, ids);
   check_forwards(options.iforwards, ids);
-  VP_ASSERT(options.threads >= limits::kMinThreads && options.threads <= limits::kMaxThreads);
-  VP_ASSERT(options.max_streams >= 1 && options.max_streams <= limits::kMaxStreams);
-  VP_ASSERT(options.memory >= limits::kMinMemory && options.memory <= limits::kMaxMemory);
-  VP_ASSERT(options.window >= limits::kMinWindow && options.window <= options.memory);
-  VP_ASSERT(options.dial_timeout >= limits::kMinDialTimeout);
-  VP_ASSERT(options.dial_timeout <= limits::kMaxDialTimeout);
-  VP_ASSERT(options.drain_timeout >= limits::kMinDrainTimeout);
-  VP_ASSERT(options.drain_timeout <= limits::kMaxDrainTimeout);
-  VP_ASSERT(options.hold >= limits::kMinHold && options.hold <= limits::kMaxHold);
-  VP_ASSERT(options.stall_timeout >= limits::kMinStallTimeout);
-  VP_ASSERT(options.stall_timeout <= limits::kMaxStallTimeout);
-  VP_ASSERT(options.ack_timeout >= limits::kMinAckTimeout);
-  VP_ASSERT(options.ack_timeout <= limits::kMaxAckTimeout);
-  check_containment(options);
+  VP_ASSERT(options.threads >= option_ranges::kMinThreads &&
+            options.threads <= option_ranges::kMaxThreads);
+  VP_ASSERT(options.max_streams >= 1 && options.max_streams <= option_ranges::kMaxStreams);
+  VP_ASSERT(options.memory >= option_ranges::kMinMemory &&
+            options.memory <= option_ranges::kMaxMemory);
+  VP_ASSERT(options.window >= option_ranges::kMinWindow && options.window <= options.memory);
+  VP_ASSERT(options.connect_timeout >= option_ranges::kMinConnectTimeout);
+  VP_ASSERT(options.connect_timeout <= option_ranges::kMaxConnectTimeout);
+  VP_ASSERT(options.drain_timeout >= option_ranges::kMinDrainTimeout);
+  VP_ASSERT(options.drain_timeout <= option_ranges::kMaxDrainTimeout);
+  VP_ASSERT(options.hold >= option_ranges::kMinHold && options.hold <= option_ranges::kMaxHold);
+  VP_ASSERT(options.stall_timeout >= option_ranges::kMinStallTimeout);
+  VP_ASSERT(options.stall_timeout <= option_ranges::kMaxStallTimeout);
+  VP_ASSERT(options.ack_timeout >= option_ranges::kMinAckTimeout);
+  VP_ASSERT(options.ack_timeout <= option_ranges::kMaxAckTimeout);
+  check_security_options(options);
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ struct Talk {
   uint64_t queued = 0;
   uint64_t written = 0;
   uint64_t received = 0;
-  uint64_t taken = 0;
+  uint64_t consumed = 0;
   bool ended = false;
   bool end_seen = false;
   bool delivered = false;
@@ -84,16 +84,16 @@ class End {
   void break_off(Talk& talk) {
     if (std::exchange(talk.broke_off, true)) return;
     talk.ended = true;
-    talk.taken = talk.received;
+    talk.consumed = talk.received;
     const StreamKey key = talk.key;
     if (!session.reset_after_data(key, events_)) talks.erase(key.slot);
     act();
   }
   void take(Talk& talk, uint64_t bytes) {
-    bytes = std::min(bytes, talk.received - talk.taken);
-    talk.taken += bytes;
-    if (bytes > 0) session.taken(talk.key, bytes);
-    const bool all = talk.taken == talk.received && !talk.broke_off;
+    bytes = std::min(bytes, talk.received - talk.consumed);
+    talk.consumed += bytes;
+    if (bytes > 0) session.consumed(talk.key, bytes);
+    const bool all = talk.consumed == talk.received && !talk.broke_off;
     if (all && talk.end_seen && !std::exchange(talk.delivered, true)) {
       session.delivered(talk.key, events_);
     }
@@ -110,7 +110,7 @@ class End {
     const Batch& batch = session.plan(bytes, now, events_);
     VP_ASSERT(!batch.empty());
     const size_t before = out.size();
-    for (const Piece& piece : batch.pieces) append(batch, piece);
+    for (const PlannedFrame& piece : batch.frames) append(batch, piece);
     VP_ASSERT(out.size() - before == batch.size);
     act();
   }
@@ -130,21 +130,21 @@ class End {
     act();
   }
 
-  void link_down() {
-    session.link_down(events_);
+  void transport_down() {
+    session.transport_down(events_);
     act();
     pending.clear();
     out.clear();
   }
 
-  SessionV2 session;
+  V2Session session;
   Bytes out;
   Bytes pending;
   std::map<uint32_t, Talk> talks;  // by slot
   std::map<uint64_t, Result> results;
 
  private:
-  void append(const Batch& batch, const Piece& piece) {
+  void append(const Batch& batch, const PlannedFrame& piece) {
     const auto head = batch.head(piece);
     out.insert(out.end(), head.begin(), head.end());
     if (piece.payload == 0) return;
@@ -153,10 +153,10 @@ class End {
     for (uint32_t i = 0; i < piece.payload; ++i) out.push_back(content(talk.id, talk.written++));
     VP_ASSERT(talk.written <= talk.queued);
 #ifdef VIRTPROXY_CANARY
-    if (piece.payload == 7 && talk.written > 1024 && !piece.sealed) out.back() ^= std::byte{1};
+    if (piece.payload == 7 && talk.written > 1024 && !piece.has_trailer) out.back() ^= std::byte{1};
 #endif
-    if (!piece.sealed) return;
-    const uint64_t trailer = session.seal(std::span(out).last(kHeaderSize + piece.payload));
+    if (!piece.has_trailer) return;
+    const uint64_t trailer = session.trailer_for(std::span(out).last(kHeaderSize + piece.payload));
     out.resize(out.size() + kTrailerSize);
     store_le(out.data() + out.size() - kTrailerSize, trailer);
   }
@@ -166,9 +166,9 @@ class End {
     for (size_t i = 0; i < events_.size(); ++i) act_on(Event(events_[i]));
     events_.clear();
     uint64_t held = 0;
-    for (const auto& [slot, talk] : talks) held += talk.received - talk.taken;
+    for (const auto& [slot, talk] : talks) held += talk.received - talk.consumed;
     VP_ASSERT(held <= budget_);
-    VP_ASSERT(session.figures().held == held);
+    VP_ASSERT(session.stats().held == held);
   }
 
   void act_on(const Event& event) {
@@ -221,7 +221,7 @@ class World {
  public:
   explicit World(Input& in)
       : features_(in.number(1)), ends_{End(config(in, 1)), End(config(in, 2))} {
-    for (End& end : ends_) end.session.link_up(now_);
+    for (End& end : ends_) end.session.transport_up(now_);
     settle();
     VP_ASSERT(ends_[0].session.up() && ends_[1].session.up());
   }
@@ -282,8 +282,8 @@ class World {
     }
     VP_ASSERT(at_rest());
     for (End& end : ends_) {
-      const Session::Figures figures = end.session.figures();
-      VP_ASSERT(end.session.up() && figures.lent == 0 && figures.held == 0 && figures.queued == 0);
+      const Session::Stats stats = end.session.stats();
+      VP_ASSERT(end.session.up() && stats.borrowed == 0 && stats.held == 0 && stats.queued == 0);
     }
     for (const auto& [id, result] : ends_[0].results) {
       const auto found = ends_[1].results.find(id ^ 1);
@@ -330,8 +330,8 @@ class World {
   }
 
   void relink() {
-    for (End& end : ends_) end.link_down();
-    for (End& end : ends_) end.session.link_up(now_);
+    for (End& end : ends_) end.transport_down();
+    for (End& end : ends_) end.session.transport_up(now_);
   }
 
   void finish(End& end, Talk& talk) {
@@ -368,8 +368,8 @@ class World {
         if (talk.ended) continue;
         outstanding += ends_[i].session.credit(talk.key) + talk.queued - talk.written;
       }
-      const Session::Figures figures = ends_[1 - i].session.figures();
-      VP_ASSERT(figures.held + outstanding <= budgets_[1 - i]);
+      const Session::Stats stats = ends_[1 - i].session.stats();
+      VP_ASSERT(stats.held + outstanding <= budgets_[1 - i]);
     }
   }
 
@@ -391,7 +391,7 @@ class World {
 
   bool at_rest() {
     return std::all_of(ends_.begin(), ends_.end(), [](End& end) {
-      return end.session.up() && end.talks.empty() && end.session.figures().streams == 0;
+      return end.session.up() && end.talks.empty() && end.session.stats().streams == 0;
     });
   }
 

@@ -61,7 +61,8 @@ class Peer {
     if ((what & 8) != 0) hello.joined = true;
     if ((what & 16) != 0) hello.frames = in.number(1);
     if ((what & 32) != 0) hello.version_max = static_cast<uint16_t>(2 + in.number(1));
-    if ((what & 64) != 0) hello.max_frame = limit::kMinFrame + static_cast<uint32_t>(in.number(2));
+    if ((what & 64) != 0)
+      hello.max_frame = protocol_limits::kMinFrame + static_cast<uint32_t>(in.number(2));
     // As the answer to a question.
     if ((what & 128) != 0 && probe_) {
       hello.epoch = probe_->echo;
@@ -73,7 +74,7 @@ class Peer {
 
   // Any frame with a right check and trailer. Unless the input says otherwise, its argument is one
   // that makes sense.
-  Bytes frame(Input& in, bool sealed, bool checksum) {
+  Bytes frame(Input& in, bool has_trailer, bool checksum) {
     FrameHeader header;
     const uint64_t what = in.number(1);
     header.type = static_cast<FrameType>(0x10 + (what & 15));
@@ -95,7 +96,7 @@ class Peer {
       const auto payload = in.bytes(header.length);
       std::copy(payload.begin(), payload.end(), bytes.begin() + kHeaderSize);
     }
-    if (sealed && header.length > 0) {
+    if (has_trailer && header.length > 0) {
       const TrailerKind kind = checksum ? TrailerKind::kChecksum : TrailerKind::kCommit;
       const uint64_t trailer = frame_trailer(kind, bytes, key_);
       bytes.resize(bytes.size() + kTrailerSize);

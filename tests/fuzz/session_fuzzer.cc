@@ -15,7 +15,7 @@ namespace {
 class World {
  public:
   explicit World(Input& in) : features_(in.number(1)), session_(small_config(features_)) {
-    session_.link_up(now_);
+    session_.transport_up(now_);
     greet();
   }
 
@@ -86,7 +86,7 @@ class World {
     } else if (what <= 6 && held.bytes > 0) {
       const uint64_t bytes = 1 + in.number(2) % held.bytes;
       held.bytes -= bytes;
-      session_.taken(stream, bytes);
+      session_.consumed(stream, bytes);
     } else if (what == 7 && held.ended && held.bytes == 0) {
       held.ended = false;
       session_.delivered(stream, events_);
@@ -124,13 +124,13 @@ class World {
     const uint64_t held = streams_.held();
     VP_ASSERT(held <= kBudget);
     VP_ASSERT(streams_.size() <= kStreams);
-    VP_ASSERT(session_.figures().held == held);
-    VP_ASSERT(session_.figures().lent <= kBudget / 2);
+    VP_ASSERT(session_.stats().held == held);
+    VP_ASSERT(session_.stats().borrowed <= kBudget / 2);
   }
 
   uint64_t features_;
   Instant now_{1};
-  SessionV2 session_;
+  V2Session session_;
   Events events_;
   Peer peer_;
   Bytes pending_;

@@ -54,7 +54,7 @@ class Streams {
         streams_.clear();
         break;
       case Event::Kind::kOpened:
-        VP_ASSERT(!event.service.empty() && event.bytes.size() <= limit::kMaxMetadata);
+        VP_ASSERT(!event.service.empty() && event.bytes.size() <= protocol_limits::kMaxMetadata);
         add(event.stream);
         break;
       case Event::Kind::kData:

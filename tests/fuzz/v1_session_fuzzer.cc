@@ -20,14 +20,14 @@ constexpr size_t kRead = 4096;
 
 class World {
  public:
-  explicit World(ProtocolMode mode) : choice_(config(), mode) {
-    choice_.link_up(now_, std::chrono::milliseconds(250), 0, events_);
+  explicit World(ProtocolMode mode) : selector_(config(), mode) {
+    selector_.transport_up(now_, std::chrono::milliseconds(250), 0, events_);
     react();
   }
 
   void step(Input& in) {
     now_ += Duration(100'000 * in.number(2));
-    const bool again = choice_.tick(now_, events_);
+    const bool again = selector_.tick(now_, events_);
     react();
     if (again) use();
     switch (in.number(1) % 6) {
@@ -49,7 +49,7 @@ class World {
   static SessionConfig config() {
     SessionConfig config;
     config.limits = derive_limits(kBudget, 16, 65536, 4096);
-    config.old.hold = 16 * 1024;
+    config.v1.hold = 16 * 1024;
     config.number_seed = 1;
     return config;
   }
@@ -62,18 +62,18 @@ class World {
   }
 
   void send_packet(Input& in) {
-    std::vector<std::byte> bytes(kOldPacketSize);
+    std::vector<std::byte> bytes(kV1PacketSize);
     const uint64_t what = in.number(1) % 6;
     const int32_t client = some_number(in);
     const int32_t server = some_number(in);
-    if (what == 0) encode_old_init(client, "service", bytes.data());
-    if (what == 1) encode_old_control(OldMessage::kAck, client, server, bytes.data());
-    if (what == 2) encode_old_control(OldMessage::kClose, client, server, bytes.data());
+    if (what == 0) encode_v1_init(client, "service", bytes.data());
+    if (what == 1) encode_v1_control(V1Message::kAck, client, server, bytes.data());
+    if (what == 2) encode_v1_control(V1Message::kClose, client, server, bytes.data());
     if (what > 2) {
       const auto size = static_cast<uint32_t>(in.number(2) % 1100);
-      encode_old_data_head(what == 3 ? OldType::kClient : OldType::kServer, client, server, size,
-                           bytes.data());
-      encode_old_tail(std::span(bytes).last(4));
+      encode_v1_data_head(what == 3 ? V1Type::kClient : V1Type::kServer, client, server, size,
+                          bytes.data());
+      encode_v1_tail(std::span(bytes).last(4));
     }
     if (in.number(1) == 7) bytes[in.number(2) % bytes.size()] ^= std::byte{0x40};
     give(bytes);
@@ -98,13 +98,13 @@ class World {
 
   // Learns the numbers that this end gives out.
   void listen(uint64_t bytes) {
-    const Batch& batch = choice_.plan(bytes, now_, events_);
-    for (const Piece& piece : batch.pieces) {
+    const Batch& batch = selector_.plan(bytes, now_, events_);
+    for (const PlannedFrame& piece : batch.frames) {
       const auto head = batch.head(piece);
-      for (size_t at = 0; at + kOldDataHead <= head.size(); at += kOldPacketSize) {
-        const OldHead packet = decode_old_head(head.data() + at);
+      for (size_t at = 0; at + kV1DataHead <= head.size(); at += kV1PacketSize) {
+        const V1Head packet = decode_v1_head(head.data() + at);
         if (!packet.is_control()) continue;
-        const bool init = packet.message() == static_cast<uint32_t>(OldMessage::kInit);
+        const bool init = packet.message() == static_cast<uint32_t>(V1Message::kInit);
         numbers_.push_back(init ? packet.control_client() : packet.control_server());
       }
     }
@@ -112,7 +112,7 @@ class World {
   }
 
   void drive(Input& in) {
-    Session& session = choice_.session();
+    Session& session = selector_.session();
     const uint64_t what = in.number(1) % 7;
     if (what == 0) {
       if (const auto key = session.open("service", Priority::kNormal, {})) {
@@ -136,7 +136,7 @@ class World {
     } else if (what == 4 && held.bytes > 0) {
       const uint64_t bytes = 1 + in.number(2) % held.bytes;
       held.bytes -= bytes;
-      session.taken(stream, bytes);
+      session.consumed(stream, bytes);
     } else if (what == 5 && held.ended && held.bytes == 0) {
       held.ended = false;
       session.delivered(stream, events_);
@@ -151,8 +151,8 @@ class World {
     use();
   }
   void use() {
-    if (!choice_.wants_input(now_)) return;
-    const size_t used = feed(choice_, pending_, now_, events_, [this] {
+    if (!selector_.wants_input(now_)) return;
+    const size_t used = feed(selector_, pending_, now_, events_, [this] {
       react();
       return true;
     });
@@ -168,7 +168,7 @@ class World {
   }
 
   Instant now_{1};
-  ProtocolChoice choice_;
+  ProtocolSelector selector_;
   Events events_;
   std::vector<int32_t> numbers_;
   std::vector<std::byte> pending_;
@@ -179,7 +179,7 @@ class World {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Input in(data, size);
-  World world(in.number(1) % 2 == 0 ? ProtocolMode::kOld : ProtocolMode::kAuto);
+  World world(in.number(1) % 2 == 0 ? ProtocolMode::kV1 : ProtocolMode::kAuto);
   while (!in.empty()) world.step(in);
   return 0;
 }

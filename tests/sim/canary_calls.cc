@@ -103,23 +103,24 @@ void __wrap__ZN9virtproxy14reset_on_closeEi(int fd) {
   __real__ZN9virtproxy14reset_on_closeEi(fd);
 }
 
-// Channel::part_from()
-void __real__ZN9virtproxy7Channel9part_fromEi(void* channel, int fd);
-void __wrap__ZN9virtproxy7Channel9part_fromEi(void* channel, int fd) {
+// Channel::close_lingering()
+void __real__ZN9virtproxy7Channel15close_lingeringEi(void* channel, int fd);
+void __wrap__ZN9virtproxy7Channel15close_lingeringEi(void* channel, int fd) {
   if (World::current().canary_strikes(Canary::kPartAtOnce, 0.5)) {
     close(fd);
     return;
   }
-  __real__ZN9virtproxy7Channel9part_fromEi(channel, fd);
+  __real__ZN9virtproxy7Channel15close_lingeringEi(channel, fd);
 }
 
-// Link::lost(), when the channel has let go of its link
-void __real__ZN9virtproxy4Link4lostENSt6chrono8durationIlSt5ratioILl1ELl1000000000EEEE(
-    void* link, virtproxy::Duration patience);
-void __wrap__ZN9virtproxy4Link4lostENSt6chrono8durationIlSt5ratioILl1ELl1000000000EEEE(
-    void* link, virtproxy::Duration patience) {
+// TransportSource::lost(), when the channel has let go of its link
+void __real__ZN9virtproxy15TransportSource4lostENSt6chrono8durationIlSt5ratioILl1ELl1000000000EEEE(
+    void* link, virtproxy::Duration backoff);
+void __wrap__ZN9virtproxy15TransportSource4lostENSt6chrono8durationIlSt5ratioILl1ELl1000000000EEEE(
+    void* link, virtproxy::Duration backoff) {
   if (World::current().canary_strikes(Canary::kForgetLink, 0.3)) return;
-  __real__ZN9virtproxy4Link4lostENSt6chrono8durationIlSt5ratioILl1ELl1000000000EEEE(link, patience);
+  __real__ZN9virtproxy15TransportSource4lostENSt6chrono8durationIlSt5ratioILl1ELl1000000000EEEE(
+      link, backoff);
 }
 
 // Listener::stop(), which is asked for several times
@@ -148,14 +149,14 @@ void __wrap__ZN9virtproxy13encode_headerERKNS_11FrameHeaderENS_12DirectionKeyEPS
                                                                                     out);
 }
 
-// encode_old_data_head()
-void __real__ZN9virtproxy20encode_old_data_headENS_7OldTypeEiijPSt4byte(
-    virtproxy::OldType type, int32_t client, int32_t server, uint32_t bytes, std::byte* head);
-void __wrap__ZN9virtproxy20encode_old_data_headENS_7OldTypeEiijPSt4byte(
-    virtproxy::OldType type, int32_t client, int32_t server, uint32_t bytes, std::byte* head) {
+// encode_v1_data_head()
+void __real__ZN9virtproxy19encode_v1_data_headENS_6V1TypeEiijPSt4byte(
+    virtproxy::V1Type type, int32_t client, int32_t server, uint32_t bytes, std::byte* head);
+void __wrap__ZN9virtproxy19encode_v1_data_headENS_6V1TypeEiijPSt4byte(
+    virtproxy::V1Type type, int32_t client, int32_t server, uint32_t bytes, std::byte* head) {
   const int32_t off = World::current().canary_strikes(Canary::kMisdirect, 0.01) ? 1 << 20 : 0;
-  __real__ZN9virtproxy20encode_old_data_headENS_7OldTypeEiijPSt4byte(type, client + off,
-                                                                     server + off, bytes, head);
+  __real__ZN9virtproxy19encode_v1_data_headENS_6V1TypeEiijPSt4byte(type, client + off, server + off,
+                                                                   bytes, head);
 }
 
 }  // extern "C"

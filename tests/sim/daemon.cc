@@ -21,7 +21,7 @@ constexpr uint64_t kOneRead = ChannelReader::kLargestFrame + 16 * 1024;
 // For what is late, for a daemon that is busy, and for what happened between two looks at it.
 constexpr Duration kSlack = milliseconds(300);
 
-SessionV2* v2_session(Channel& channel) { return dynamic_cast<SessionV2*>(&channel.session()); }
+V2Session* v2_session(Channel& channel) { return dynamic_cast<V2Session*>(&channel.session()); }
 
 }  // namespace
 
@@ -35,8 +35,8 @@ bool Daemon::all(Holds holds) const {
   return std::all_of(channels_.begin(), channels_.end(), holds);
 }
 
-std::optional<std::vector<ChannelDoors>> Daemon::bind_doors() {
-  std::vector<ChannelDoors> doors;
+std::optional<std::vector<ChannelListenSockets>> Daemon::bind_listen_sockets() {
+  std::vector<ChannelListenSockets> listen_sockets;
   bool good = true;
   const auto bind = [&](const Endpoint& endpoint) {
     auto listening = listen_on(endpoint, {});
@@ -44,18 +44,18 @@ std::optional<std::vector<ChannelDoors>> Daemon::bind_doors() {
     return listening ? *std::move(listening) : Listening{};
   };
   for (const ChannelConfig& channel : config_.channels) {
-    ChannelDoors& mine = doors.emplace_back();
+    ChannelListenSockets& mine = listen_sockets.emplace_back();
     for (const ForwardSpec& forward : channel.oforwards) {
       mine.forwards.push_back(bind(forward.endpoint));
     }
-    if (method_listens(channel.spec.method)) mine.link = bind(channel.spec.endpoint);
+    if (transport_listens(channel.spec.transport)) mine.transport = bind(channel.spec.endpoint);
   }
-  if (good) return doors;
-  for (const ChannelDoors& mine : doors) {
+  if (good) return listen_sockets;
+  for (const ChannelListenSockets& mine : listen_sockets) {
     for (const Listening& forward : mine.forwards) {
       std::for_each(forward.sockets.begin(), forward.sockets.end(), close);
     }
-    std::for_each(mine.link.sockets.begin(), mine.link.sockets.end(), close);
+    std::for_each(mine.transport.sockets.begin(), mine.transport.sockets.end(), close);
   }
   return std::nullopt;
 }
@@ -66,17 +66,17 @@ bool Daemon::start() {
   world.trace("start", process_.number());
   loop_ = std::make_unique<Loop>(*Ring::open(kOperations, config_.features));
   ring_ = process_.ring_of(loop_->ring().raw());
-  resolution_ = std::make_unique<Resolution>(*loop_);
-  auto doors = bind_doors();
-  if (!doors) {
+  resolver_driver_ = std::make_unique<ResolverDriver>(*loop_);
+  auto listen_sockets = bind_listen_sockets();
+  if (!listen_sockets) {
     destroy();
     return false;
   }
   for (size_t i = 0; i < config_.channels.size(); ++i) {
     ChannelConfig config = config_.channels[i];
-    if (world.canary() == Canary::kHoldBack) config.old.stall_timeout = seconds(60);
-    channels_.push_back(std::make_unique<Channel>(*loop_, *resolution_, config));
-    channels_.back()->start(std::move((*doors)[i]));
+    if (world.canary() == Canary::kHoldBack) config.v1.stall_timeout = seconds(60);
+    channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config));
+    channels_.back()->start(std::move((*listen_sockets)[i]));
   }
   return true;
 }
@@ -129,7 +129,7 @@ void Daemon::advance() {
     for (const auto& channel : channels_) channel->stop();
     enter(Phase::kLastWords, kLastWordsLimit);
   } else if (phase_ == Phase::kLastWords &&
-             (late || all([](const auto& channel) { return channel->said(); }))) {
+             (late || all([](const auto& channel) { return channel->flushed(); }))) {
     for (const auto& channel : channels_) channel->disconnect();
     enter(Phase::kLettingGo, kLetGoLimit);
   } else if (phase_ == Phase::kLettingGo) {
@@ -142,7 +142,7 @@ void Daemon::destroy() {
   World& world = World::current();
   world.trace("gone", process_.number());
   channels_.clear();
-  resolution_.reset();
+  resolver_driver_.reset();
   if (ring_->pending() > 0) {
     world.fail("operations", fmt::format("{}: {} requests left", config_.name, ring_->pending()));
   }
@@ -163,7 +163,7 @@ Channel* Daemon::channel(unsigned id) {
   return nullptr;
 }
 
-SessionV2* Daemon::session(unsigned id) {
+V2Session* Daemon::session(unsigned id) {
   Channel* found = channel(id);
   return found == nullptr ? nullptr : v2_session(*found);
 }
@@ -175,7 +175,7 @@ bool Daemon::speaks_old(unsigned id) {
 
 uint64_t Daemon::old_session(unsigned id) {
   if (!speaks_old(id)) return 0;
-  return mix(process_.number() + 1) ^ channel(id)->session().figures().sessions;
+  return mix(process_.number() + 1) ^ channel(id)->session().stats().sessions;
 }
 
 void Daemon::check_held_back(unsigned id) {
@@ -192,17 +192,17 @@ void Daemon::check_held_back(unsigned id) {
     waiting = {file ? file->reads : 0, world.now(), 0};
     return;
   }
-  const Session::Figures figures = channel(id)->session().figures();
+  const Session::Stats stats = channel(id)->session().stats();
   world.channel(id).hinder(world.now());
   // One that is alone keeps nobody waiting, and one that takes something is slow, not stalled.
-  if (figures.streams <= 1 || figures.held != waiting.held) {
+  if (stats.streams <= 1 || stats.held != waiting.held) {
     waiting.since = world.now();
-    waiting.held = figures.held;
+    waiting.held = stats.held;
     return;
   }
   const auto config = std::find_if(config_.channels.begin(), config_.channels.end(),
                                    [id](const auto& c) { return c.spec.id == id; });
-  if (world.now() - waiting.since > 2 * config->old.stall_timeout + kSlack) {
+  if (world.now() - waiting.since > 2 * config->v1.stall_timeout + kSlack) {
     world.fail("holding back", fmt::format("{}: channel {} is not read", config_.name, id));
   }
 }
@@ -216,33 +216,32 @@ std::shared_ptr<Socket> Daemon::channel_socket() const {
 
 void Daemon::check_bounds() {
   for (size_t i = 0; i < channels_.size(); ++i) {
-    const Channel::Figures figures = channels_[i]->figures();
+    const Channel::Stats stats = channels_[i]->stats();
     const ChannelConfig& config = config_.channels[i];
     World& world = World::current();
-    const uint64_t receive = limits::receive_share(config.memory);
+    const uint64_t receive = option_ranges::receive_share(config.memory);
     // Protocol 1 may be in the middle of a read when there is enough.
     const uint64_t most = receive + (v2_session(*channels_[i]) == nullptr ? kOneRead : 0);
     // Connections that are closing may hold bytes that streams of today were granted anew.
-    if (figures.closing == 0 && figures.held > most) {
-      world.fail("memory",
-                 fmt::format("{}: {} bytes held of {}", config_.name, figures.held, most));
+    if (stats.closing == 0 && stats.held > most) {
+      world.fail("memory", fmt::format("{}: {} bytes held of {}", config_.name, stats.held, most));
     }
     uint64_t granted = 0;
-    if (const SessionV2* session = v2_session(*channels_[i])) {
+    if (const V2Session* session = v2_session(*channels_[i])) {
       session->streams().for_each([&](StreamKey, const Stream& stream) {
         if (World::current().canary_strikes(Canary::kRaiseLimit, 0.001)) {
           const_cast<Stream&>(stream).send_limit += 1 << 20;
         }
-        if (!stream.dead()) granted += stream.granted - stream.taken;
+        if (!stream.dead()) granted += stream.granted - stream.consumed;
       });
     }
     if (granted > receive) {
       world.fail("memory",
                  fmt::format("{}: {} bytes granted of {}", config_.name, granted, receive));
     }
-    if (figures.session.streams < figures.connections) {
+    if (stats.session.streams < stats.connections) {
       world.fail("slots", fmt::format("{}: {} connections for {} streams", config_.name,
-                                      figures.connections, figures.session.streams));
+                                      stats.connections, stats.session.streams));
     }
   }
 }
@@ -250,19 +249,19 @@ void Daemon::check_bounds() {
 void Daemon::check_idle() {
   World& world = World::current();
   for (const auto& channel : channels_) {
-    const Channel::Figures figures = channel->figures();
+    const Channel::Stats stats = channel->stats();
     if (!channel->session().up()) world.fail("liveness", config_.name + ": channel is down");
-    const bool clean = figures.session.streams == 0 && figures.session.lent == 0 &&
-                       figures.session.held == 0 && figures.session.queued == 0 &&
-                       figures.connections == 0 && figures.closing == 0 && figures.dials == 0 &&
-                       figures.send_buffers == 0 && figures.held == 0 && figures.waiting == 0 &&
-                       figures.pipes == 0;
+    const bool clean = stats.session.streams == 0 && stats.session.borrowed == 0 &&
+                       stats.session.held == 0 && stats.session.queued == 0 &&
+                       stats.connections == 0 && stats.closing == 0 && stats.connecting == 0 &&
+                       stats.send_buffers == 0 && stats.held == 0 && stats.waiting == 0 &&
+                       stats.pipes == 0;
     if (!clean) world.fail("leak", "not idle: " + describe());
   }
   // The channels, the listeners, what a listening channel keeps in reserve, and nothing else.
   size_t expected = 0;
   for (const ChannelConfig& config : config_.channels) {
-    expected += config.oforwards.size() + (method_listens(config.spec.method) ? 3 : 1);
+    expected += config.oforwards.size() + (transport_listens(config.spec.transport) ? 3 : 1);
   }
   if (process_.open_files() != expected) {
     world.fail("descriptors", fmt::format("{}: {} descriptors, expected {}", config_.name,
@@ -275,20 +274,20 @@ std::string Daemon::describe() {
                                  config_.name, process_.number(), static_cast<int>(phase_),
                                  process_.open_files(), ring_ == nullptr ? 0 : ring_->pending());
   for (const auto& channel : channels_) {
-    const Channel::Figures f = channel->figures();
+    const Channel::Stats f = channel->stats();
     text += fmt::format(
-        "\n    channel {}: up={} protocol={} idle={} streams={} connections={} closing={} dials={} buffers={} "
+        "\n    channel {}: up={} protocol={} idle={} streams={} connections={} closing={} "
+        "connecting={} buffers={} "
         "held={} waiting={} pipes={} lent={} queued={} under_way={}",
-        channel->id(), channel->session().up(),
-        v2_session(*channel) == nullptr ? 1 : 2, channel->idle(), f.session.streams, f.connections,
-        f.closing, f.dials, f.send_buffers, f.held, f.waiting, f.pipes, f.session.lent,
-        f.session.queued, f.session.under_way);
-    const SessionV2* session = v2_session(*channel);
+        channel->id(), channel->session().up(), v2_session(*channel) == nullptr ? 1 : 2,
+        channel->idle(), f.session.streams, f.connections, f.closing, f.connecting, f.send_buffers,
+        f.held, f.waiting, f.pipes, f.session.borrowed, f.session.queued, f.session.in_flight);
+    const V2Session* session = v2_session(*channel);
     if (session == nullptr) continue;
     session->streams().for_each([&](StreamKey, const Stream& s) {
       text += fmt::format(
           "\n      stream {:x}{}: sent {}+{} of {}, taken {} received {} granted {}{}{}{}{}{}",
-          s.number, s.ours ? " ours" : "", s.sent, s.queued, s.send_limit, s.taken, s.received,
+          s.number, s.ours ? " ours" : "", s.sent, s.queued, s.send_limit, s.consumed, s.received,
           s.granted, s.end_sent ? " end>" : "", s.end_received ? " <end" : "",
           s.done_sent ? " done>" : "", s.done_received ? " <done" : "", s.dead() ? " dead" : "");
     });
@@ -296,12 +295,12 @@ std::string Daemon::describe() {
   return text;
 }
 
-bool paired(const SessionV2& one, const SessionV2& other) {
+bool paired(const V2Session& one, const V2Session& other) {
   return one.up() && other.up() && one.peer().epoch == other.epoch() &&
          other.peer().epoch == one.epoch();
 }
 
-void check_pair(const SessionV2& one, const SessionV2& other) {
+void check_pair(const V2Session& one, const V2Session& other) {
   if (!paired(one, other)) return;
   std::unordered_map<uint64_t, const Stream*> known;
   const auto key = [](const Stream& stream, bool ours) {
@@ -316,14 +315,14 @@ void check_pair(const SessionV2& one, const SessionV2& other) {
          {std::pair(&stream, found->second), std::pair(found->second, &stream)}) {
       const bool kept = sender->sent + sender->queued <= sender->send_limit &&
                         receiver->received <= sender->sent &&
-                        receiver->taken <= receiver->received &&
+                        receiver->consumed <= receiver->received &&
                         (receiver->end_received || sender->send_limit <= receiver->granted);
       if (!kept) {
         World::current().fail(
             "credit", fmt::format("stream {:x}: sent {} queued {} limit {}, received {} taken {} "
                                   "granted {}",
                                   stream.number, sender->sent, sender->queued, sender->send_limit,
-                                  receiver->received, receiver->taken, receiver->granted));
+                                  receiver->received, receiver->consumed, receiver->granted));
       }
     }
   });

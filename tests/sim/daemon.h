@@ -46,7 +46,7 @@ class Daemon {
   // Null when the daemon is not there to be asked.
   Channel* channel(unsigned id);
   // The same, and while it is one of version 2.
-  SessionV2* session(unsigned id);
+  V2Session* session(unsigned id);
   // Whether a session of version 1 is up.
   bool speaks_old(unsigned id);
   // Which of all such sessions it is, 0 if none is up.
@@ -65,7 +65,7 @@ class Daemon {
   enum class Phase : uint8_t { kServing, kDraining, kLastWords, kLettingGo, kOver };
 
   // What uring/daemon/daemon.cc does before it starts a worker. Nothing when an address is in use.
-  std::optional<std::vector<ChannelDoors>> bind_doors();
+  std::optional<std::vector<ChannelListenSockets>> bind_listen_sockets();
   template <typename Holds>
   bool all(Holds holds) const;
   void enter(Phase phase, Duration limit);
@@ -80,7 +80,7 @@ class Daemon {
   Instant busy_until_{};
   KernelRing* ring_ = nullptr;
   std::unique_ptr<Loop> loop_;
-  std::unique_ptr<Resolution> resolution_;
+  std::unique_ptr<ResolverDriver> resolver_driver_;
   std::vector<std::unique_ptr<Channel>> channels_;
   // Of a channel, by its id: since when nothing has been read of what there is.
   struct Waiting {
@@ -92,9 +92,9 @@ class Daemon {
 };
 
 // Whether these are the two ends of one session.
-bool paired(const SessionV2& one, const SessionV2& other);
+bool paired(const V2Session& one, const V2Session& other);
 
 // What must hold between the two sessions of one channel, at any time.
-void check_pair(const SessionV2& one, const SessionV2& other);
+void check_pair(const V2Session& one, const V2Session& other);
 
 }  // namespace virtproxy::sim

@@ -300,7 +300,7 @@ void Cable::lose() {
     const size_t other = lose_in(to->to_daemon());
     // Who misses whole packets has nothing to notice it by.
     for (const size_t lost : {one, other, one + other}) {
-      if (lost > 0 && lost % kOldPacketSize == 0) record.falsify(world.now());
+      if (lost > 0 && lost % kV1PacketSize == 0) record.falsify(world.now());
     }
   }
 }

@@ -44,18 +44,18 @@ void HostileBytes::on_bytes(std::span<const std::byte> bytes) {
     features_ = search.hello->wanted;
     used += search.at + kHelloSize;
   }
-  for (size_t at = 0; at + kOldPacketSize <= unread_.size(); ++at) {
+  for (size_t at = 0; at + kV1PacketSize <= unread_.size(); ++at) {
     const std::byte* packet = unread_.data() + at;
-    if (unread_[at] != std::byte{1} || !has_old_magic(packet)) continue;
-    const OldHead head = decode_old_head(packet);
-    const auto message = static_cast<OldMessage>(head.message());
-    if (message == OldMessage::kInit) its_clients_.push_back(head.control_client());
-    if (message == OldMessage::kAck) its_servers_.push_back(head.control_server());
-    if (message == OldMessage::kInit || message == OldMessage::kAck) {
-      used = std::max(used, at + kOldPacketSize);
+    if (unread_[at] != std::byte{1} || !has_v1_magic(packet)) continue;
+    const V1Head head = decode_v1_head(packet);
+    const auto message = static_cast<V1Message>(head.message());
+    if (message == V1Message::kInit) its_clients_.push_back(head.control_client());
+    if (message == V1Message::kAck) its_servers_.push_back(head.control_server());
+    if (message == V1Message::kInit || message == V1Message::kAck) {
+      used = std::max(used, at + kV1PacketSize);
     }
   }
-  const size_t kept = std::min(unread_.size() - used, kOldPacketSize - 1);
+  const size_t kept = std::min(unread_.size() - used, kV1PacketSize - 1);
   unread_.erase(unread_.begin(), unread_.end() - static_cast<std::ptrdiff_t>(kept));
 }
 
@@ -121,7 +121,8 @@ Hello HostileBytes::draw_identity() {
   hello.epoch = std::max<uint64_t>(random.next(), 1);
   hello.max_streams = static_cast<uint32_t>(random.magnitude(1, 1024));
   hello.initial_window = static_cast<uint32_t>(random.magnitude(1, 1 << 20));
-  hello.max_frame = static_cast<uint32_t>(random.magnitude(limit::kMinFrame, limit::kMaxFrame));
+  hello.max_frame = static_cast<uint32_t>(
+      random.magnitude(protocol_limits::kMinFrame, protocol_limits::kMaxFrame));
   if (random.chance(0.2)) hello.wanted = random.below(4);
   if (random.chance(0.2)) hello.supported = random.next();
   if (random.chance(0.05)) hello.version_min = hello.version_max = 3;
@@ -275,30 +276,30 @@ int32_t HostileBytes::draw_number(const std::vector<int32_t>& known) {
 }
 
 void HostileBytes::add_init(Bytes& to, int32_t client) {
-  to.resize(to.size() + kOldPacketSize);
-  encode_old_init(client, draw_service(), to.data() + to.size() - kOldPacketSize);
+  to.resize(to.size() + kV1PacketSize);
+  encode_v1_init(client, draw_service(), to.data() + to.size() - kV1PacketSize);
 }
 
 void HostileBytes::add_data(Bytes& to, int32_t client, int32_t server) {
   Random& random = World::current().random();
   Bytes payload;
-  add_noise(payload, kOldMostData);
+  add_noise(payload, kV1MostData);
   const auto size = static_cast<uint32_t>(payload.size());
-  const OldType type = random.chance(0.7) ? OldType::kClient : OldType::kServer;
-  Bytes packet(kOldDataHead);
-  encode_old_data_head(type, client, server, random.chance(0.03) ? 5000 : size, packet.data());
+  const V1Type type = random.chance(0.7) ? V1Type::kClient : V1Type::kServer;
+  Bytes packet(kV1DataHead);
+  encode_v1_data_head(type, client, server, random.chance(0.03) ? 5000 : size, packet.data());
   packet.insert(packet.end(), payload.begin(), payload.end());
-  packet.resize(kOldPacketSize);
-  encode_old_tail(std::span(packet).last(old_tail_size(size)));
+  packet.resize(kV1PacketSize);
+  encode_v1_tail(std::span(packet).last(v1_tail_size(size)));
   to.insert(to.end(), packet.begin(), packet.end());
 }
 
 void HostileBytes::add_packet(Bytes& to) {
   Random& random = World::current().random();
   const auto client = static_cast<int32_t>(random.between(1, kNumbers));
-  const auto add_control = [&](OldMessage message, int32_t one, int32_t other) {
-    to.resize(to.size() + kOldPacketSize);
-    encode_old_control(message, one, other, to.data() + to.size() - kOldPacketSize);
+  const auto add_control = [&](V1Message message, int32_t one, int32_t other) {
+    to.resize(to.size() + kV1PacketSize);
+    encode_v1_control(message, one, other, to.data() + to.size() - kV1PacketSize);
   };
   switch (random.below(10)) {
     case 0:
@@ -311,23 +312,23 @@ void HostileBytes::add_packet(Bytes& to) {
       return add_data(to, client, 0);
     case 3:
       add_init(to, client);
-      to[to.size() - kOldPacketSize + 12] = std::byte{0};
+      to[to.size() - kV1PacketSize + 12] = std::byte{0};
       return;
     case 4:
       return add_data(to, client, draw_number(its_servers_));
     case 5:
       return add_data(to, draw_number(its_clients_), client);
     case 6:
-      return add_control(OldMessage::kAck, draw_number(its_clients_), client);
+      return add_control(V1Message::kAck, draw_number(its_clients_), client);
     case 7:
-      return random.chance(0.5) ? add_control(OldMessage::kClose, draw_number(its_clients_), -1)
-                                : add_control(OldMessage::kClose, -1, draw_number(its_servers_));
+      return random.chance(0.5) ? add_control(V1Message::kClose, draw_number(its_clients_), -1)
+                                : add_control(V1Message::kClose, -1, draw_number(its_servers_));
     case 8:
       if (random.chance(0.5)) add_noise(to, 32);
       if (random.chance(0.3)) to.resize(to.size() - std::min<size_t>(to.size(), 500));
       return;
     default:
-      return add_control(static_cast<OldMessage>(random.below(6)), client, client);
+      return add_control(static_cast<V1Message>(random.below(6)), client, client);
   }
 }
 

@@ -68,14 +68,14 @@ void HostilePeer::act() {
 // --- the channel ------------------------------------------------------------------------------
 
 void HostilePeer::connect() {
-  if (method_is_device(spec_.method)) {
+  if (transport_is_device(spec_.transport)) {
     int error = 0;
     Device* device = network_.device(spec_.endpoint.host);
     FileRef file = device == nullptr ? nullptr : device->open(error);
     if (file) attach(std::move(file));
     return;
   }
-  if (method_listens(spec_.method)) {
+  if (transport_listens(spec_.transport)) {
     if (!listener_) listen();
     if (auto socket = listener_->accept()) attach(std::move(socket));
     return;
@@ -124,7 +124,7 @@ void HostilePeer::read() {
     if (got == -EAGAIN || got == -EINTR) return;
     if (got <= 0) {
       // A port without a host side is read again later.
-      if (got < 0 || !method_is_device(spec_.method)) detach();
+      if (got < 0 || !transport_is_device(spec_.transport)) detach();
       return;
     }
     const bool first = !heard_;
@@ -144,7 +144,8 @@ void HostilePeer::plan_next() {
   if (random.chance(0.2)) next_at_ = now;
   if (!heard_ || !random.chance(0.5)) return act_at(next_at_);
   // The attacked end began to wait when it greeted, and both ways take time.
-  const Duration way = method_is_device(spec_.method) ? Duration{} : network_.path(name_).latency;
+  const Duration way =
+      transport_is_device(spec_.transport) ? Duration{} : network_.path(name_).latency;
   const Instant grace_ends = *heard_ + kGrace - 2 * way;
   const Instant aimed = grace_ends + random.duration({}, 2 * kAroundGrace) - kAroundGrace;
   if (aimed > now) {
@@ -157,12 +158,12 @@ void HostilePeer::plan_next() {
 void HostilePeer::write() {
   World& world = World::current();
   Random& random = world.random();
-  if (method_is_device(spec_.method) &&
+  if (transport_is_device(spec_.transport) &&
       Device::of(file_)->from_daemon().size() > kMostPending) {
     next_at_ = world.now() + kRetry;
     return act_at(next_at_);
   }
-  const bool may_leave = !method_is_device(spec_.method);
+  const bool may_leave = !transport_is_device(spec_.transport);
   if (pending_.size() == 0) {
     // Or without a word: what it wrote before is all there is.
     if (may_leave && random.chance(0.1)) return leave();

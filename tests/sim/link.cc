@@ -57,7 +57,8 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
     return made;
   };
   const auto to_device = [](ChannelSpec& spec, const Device& at) {
-    spec.method = at.kind() == Device::Kind::kTty ? Method::kIsaSerial : Method::kVirtioSerial;
+    spec.transport =
+        at.kind() == Device::Kind::kTty ? TransportKind::kIsaSerial : TransportKind::kVirtioSerial;
     spec.endpoint = {Endpoint::Kind::kDevice, at.path(), 0};
   };
   const std::string name = fmt::format("/sim/channel{}", id);
@@ -69,8 +70,8 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
     const bool host_listens = random.chance(0.5);
     ChannelSpec& listener = host_listens ? host_spec_ : guest_spec_;
     ChannelSpec& dialer = host_listens ? guest_spec_ : host_spec_;
-    listener.method = tcp ? Method::kTcpListen : Method::kUnixListen;
-    dialer.method = tcp ? Method::kTcpConnect : Method::kUnixConnect;
+    listener.transport = tcp ? TransportKind::kTcpListen : TransportKind::kUnixListen;
+    dialer.transport = tcp ? TransportKind::kTcpConnect : TransportKind::kUnixConnect;
     listener.endpoint = dialer.endpoint =
         tcp ? tcp_endpoint(static_cast<uint16_t>(7000 + id)) : unix_endpoint(name);
     if (tcp) {
@@ -99,7 +100,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
   guest_device_ =
       device("guest", kind == LinkKind::kPort ? Device::Kind::kPort : Device::Kind::kTty);
   to_device(guest_spec_, *guest_device_);
-  host_spec_.method = Method::kUnixConnect;
+  host_spec_.transport = TransportKind::kUnixConnect;
   host_spec_.endpoint = unix_endpoint(name);
   network.set_path(name, path);
   emulator_ = std::make_unique<Emulator>(network, *guest_device_, name);

@@ -87,21 +87,21 @@ ChannelConfig Scenario::draw_channel(unsigned index) {
   config.memory = random_.magnitude(512 << 10, bulky_ ? 64 << 20 : 8 << 20);
   config.max_streams = static_cast<uint32_t>(random_.magnitude(8, 128));
   config.window = static_cast<uint32_t>(random_.magnitude(bulky_ ? 128 << 10 : 4096, 1 << 20));
-  config.dial_timeout = random_.duration(milliseconds(300), seconds(3));
+  config.connect_timeout = random_.duration(milliseconds(300), seconds(3));
   config.epoch_key = {random_.next(), random_.next()};
   config.number_seed = random_.next();
-  if (random_.chance(0.5)) config.protocol = ProtocolMode::kNew;
+  if (random_.chance(0.5)) config.protocol = ProtocolMode::kV2;
   config.first_buffer_group = static_cast<uint16_t>(2 * index);
   return config;
 }
 
 // One end speaks protocol 1 alone; the other one, if it may, has to find out.
 void Scenario::draw_protocol_one(ChannelConfig& one, ChannelConfig& other) {
-  OldLimits old;
+  V1Limits old;
   old.hold = random_.magnitude(1024, 128 << 10);
   old.stall_timeout = random_.duration(milliseconds(100), seconds(1));
-  one.old = other.old = old;
-  one.protocol = other.protocol = ProtocolMode::kOld;
+  one.v1 = other.v1 = old;
+  one.protocol = other.protocol = ProtocolMode::kV1;
   if (random_.chance(0.7)) (random_.chance(0.5) ? one : other).protocol = ProtocolMode::kAuto;
 }
 
@@ -145,7 +145,7 @@ void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig
 bool Scenario::streams_open(unsigned id) {
   for (const size_t place : {size_t{0}, size_t{id}}) {
     Channel* channel = places_[place].daemon ? places_[place].daemon->channel(id) : nullptr;
-    if (channel == nullptr || channel->figures().connections == 0) return false;
+    if (channel == nullptr || channel->stats().connections == 0) return false;
   }
   return true;
 }
@@ -174,7 +174,8 @@ void Scenario::draw_topology() {
       changing_.back() = random_.chance(0.5);
     }
     if (!links_.back()->hides() && random_.chance(0.3)) {
-      host.channels.back().seal = random_.chance(0.5) ? Seal::kCommit : Seal::kChecksum;
+      host.channels.back().integrity =
+          random_.chance(0.5) ? Integrity::kCommit : Integrity::kChecksum;
     }
     draw_routes(*links_.back(), host, guest);
   }
@@ -252,10 +253,10 @@ void Scenario::change_protocol(Place& place) {
     if (index != 0 && index != 1 + i) continue;
     ProtocolMode& ours = mode(index, i);
     const size_t far = index == 0 ? 1 + i : 0;
-    if (ours == ProtocolMode::kNew || mode(far, i) == ProtocolMode::kNew || !changing_[i]) continue;
+    if (ours == ProtocolMode::kV2 || mode(far, i) == ProtocolMode::kV2 || !changing_[i]) continue;
     if (random_.chance(0.5)) continue;
-    const bool upgraded = ours == ProtocolMode::kOld;
-    ours = upgraded ? ProtocolMode::kAuto : ProtocolMode::kOld;
+    const bool upgraded = ours == ProtocolMode::kV1;
+    ours = upgraded ? ProtocolMode::kAuto : ProtocolMode::kV1;
     world_.count(upgraded ? Mishap::kUpgraded : Mishap::kDowngraded);
     // Nobody tells an end that speaks protocol 2: whoever puts an old one there restarts it, too.
     Place& other = places_[far];
@@ -318,14 +319,14 @@ bool Scenario::run_until(Instant limit, Done done) {
   return done();
 }
 
-SessionV2* Scenario::session_of(Place& place, const SimulatedLink& link) {
+V2Session* Scenario::session_of(Place& place, const SimulatedLink& link) {
   return place.daemon ? place.daemon->session(link.id()) : nullptr;
 }
 
 uint64_t Scenario::session_on(size_t link) {
   if (expects_old(link)) return old_session_on(link);
-  const SessionV2* one = session_of(places_[0], *links_[link]);
-  const SessionV2* other = session_of(places_[1 + link], *links_[link]);
+  const V2Session* one = session_of(places_[0], *links_[link]);
+  const V2Session* other = session_of(places_[1 + link], *links_[link]);
   if (one == nullptr || other == nullptr || !paired(*one, *other)) return 0;
   return std::max<uint64_t>(mix(one->epoch()) ^ other->epoch(), 1);
 }
@@ -379,7 +380,7 @@ void Scenario::check_sessions() {
       if (daemon == nullptr || !daemon->speaks_old(id)) continue;
       record.speak_old(world_.now());
       old = old || !record.old();
-      const size_t streams = daemon->channel(id)->session().figures().streams;
+      const size_t streams = daemon->channel(id)->session().stats().streams;
       if (streams + kUncounted >= places_[place].config.channels[place == 0 ? i : 0].max_streams) {
         record.fill(world_.now());
       }
@@ -391,8 +392,8 @@ void Scenario::check_sessions() {
     if (!record.note_session(session, world_.now())) {
       world_.fail("session", fmt::format("channel {}: its session ended for no reason", id));
     }
-    const SessionV2* one = session_of(places_[0], *links_[i]);
-    const SessionV2* other = session_of(places_[1 + i], *links_[i]);
+    const V2Session* one = session_of(places_[0], *links_[i]);
+    const V2Session* other = session_of(places_[1 + i], *links_[i]);
     if (one == nullptr || other == nullptr) continue;
     check_pair(*one, *other);
     if (session == 0) continue;
@@ -483,7 +484,7 @@ void Scenario::run() {
     run_until(world_.now() + kToProbe, [this] { return exchange_.all_over() && everything_up(); });
   }
   settled_ = true;
-  strangers_.clear();
+  rejected_peers_.clear();
   run_until(world_.now() + kToSettle, [] { return false; });
   for (size_t round = 0; round < 2; ++round) {
     const size_t before = exchange_.all().size();

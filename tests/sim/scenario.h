@@ -69,7 +69,7 @@ class Scenario {
   void end_life(Place& place, bool killed, Duration pause);
   ProtocolMode& mode(size_t place, size_t link);
   bool expects_old(size_t link) {
-    return mode(0, link) == ProtocolMode::kOld || mode(1 + link, link) == ProtocolMode::kOld;
+    return mode(0, link) == ProtocolMode::kV1 || mode(1 + link, link) == ProtocolMode::kV1;
   }
   void change_protocol(Place& place);
   void connect_client(size_t route, bool polite);
@@ -79,7 +79,7 @@ class Scenario {
   template <typename Done>
   bool run_until(Instant limit, Done done);
   bool run_once();
-  static SessionV2* session_of(Place& place, const SimulatedLink& link);
+  static V2Session* session_of(Place& place, const SimulatedLink& link);
   // The one that both ends of a link are in, 0 if they are in none.
   uint64_t session_on(size_t link);
   uint64_t old_session_on(size_t link);
@@ -113,7 +113,8 @@ class Scenario {
   bool cutting_ = false;
   bool hostile_ = false;
   bool strange_ = false;                            // strangers come
-  std::vector<std::shared_ptr<Socket>> strangers_;  // they stay until nothing goes wrong any more
+  std::vector<std::shared_ptr<Socket>>
+      rejected_peers_;  // they stay until nothing goes wrong any more
   bool stalling_ = false;
   bool old_spoken_ = false;  // in the last turn
   bool settled_ = false;     // nothing goes wrong any more and every two ends have met

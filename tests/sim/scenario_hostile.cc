@@ -39,14 +39,14 @@ void Scenario::send_strangers(const Place& place, unsigned channel) {
   const size_t at = channel - 1;
   const ChannelSpec& spec =
       &place == places_.data() ? links_[at]->host_spec() : links_[at]->guest_spec();
-  if (!strange_ || settled_ || !method_listens(spec.method)) return;
+  if (!strange_ || settled_ || !transport_listens(spec.transport)) return;
   if (expects_old(at) || changing_[at]) return;
   const auto connect = [this, name = network_name(spec.endpoint)] {
     const auto listener = network_.find(name);
     if (settled_ || !listener || !listener->listening() || listener->backlog_full()) return;
     world_.count(Mishap::kSilentStranger);
-    strangers_.push_back(std::make_shared<Socket>(listener->family()));
-    strangers_.back()->connect_to(listener, network_.path(name));
+    rejected_peers_.push_back(std::make_shared<Socket>(listener->family()));
+    rejected_peers_.back()->connect_to(listener, network_.path(name));
   };
   if (random_.chance(0.5)) connect();
   for (size_t left = random_.below(kMostStrangers); left > 0; --left) {
@@ -138,7 +138,7 @@ void Scenario::end_attacks() {
       Place& far = places_[here == 0 ? 1 + at : 0];
       // It may be in a session of protocol 2 with the hostile program, and is not told that this
       // was replaced by an end that does not greet. Whoever puts that there restarts it, too.
-      if (links_[at]->hides() && mode(here, at) == ProtocolMode::kOld && far.daemon) {
+      if (links_[at]->hides() && mode(here, at) == ProtocolMode::kV1 && far.daemon) {
         end_life(far, true, milliseconds(1));
       }
     }

@@ -22,7 +22,7 @@ Talk converse(BusyPoll& poll, int messages, const std::function<Duration(int)>& 
     if (!poll.worth_it(true)) continue;
     ++talk.looks;
     const Duration time = took(n);
-    poll.looked(time);
+    poll.spun(time);
     if (time > BusyPoll::kLongest) talk.in_vain += time;
   }
   return talk;
@@ -45,7 +45,7 @@ TEST(BusyPoll, AnythingElseInATurnEndsIt) {
   BusyPoll poll;
   ASSERT_GT(converse(poll, 100, at_once).looks, 0);
   ASSERT_TRUE(poll.worth_it(true));
-  poll.looked(microseconds(1));
+  poll.spun(microseconds(1));
   EXPECT_FALSE(poll.worth_it(false));
   EXPECT_FALSE(poll.worth_it(true));
 }

@@ -189,10 +189,12 @@ const std::vector<BadCase> kBadCases = {
     {{"-c", kChannel, "--window", "512M"},
      "--window 512M is larger than --memory 256M",
      "make the window smaller"},
-    {{"-c", kChannel, "--dial-timeout", "0"}, "--dial-timeout 0 is out of range", "0.1 to 3600"},
-    {{"-c", kChannel, "--dial-timeout", "soon"}, "'soon' is not a time", "500ms"},
-    {{"-c", kChannel, "--dial-timeout", "nan"}, "'nan' is not a time", "500ms"},
-    {{"-c", kChannel, "--dial-timeout", "2h"}, "'2h' is not a time", "0.1 to 3600"},
+    {{"-c", kChannel, "--connect-timeout", "0"},
+     "--connect-timeout 0 is out of range",
+     "0.1 to 3600"},
+    {{"-c", kChannel, "--connect-timeout", "soon"}, "'soon' is not a time", "500ms"},
+    {{"-c", kChannel, "--connect-timeout", "nan"}, "'nan' is not a time", "500ms"},
+    {{"-c", kChannel, "--connect-timeout", "2h"}, "'2h' is not a time", "0.1 to 3600"},
     {{"-c", kChannel, "--protocol", "3"}, "--protocol 3", "auto, 1 or 2"},
     {{"-c", kChannel, "--protocol", ""}, "--protocol", "auto, 1 or 2"},
     {{"-c", kChannel, "--hold", "63K"}, "--hold 63K is out of range", "64K to 1G"},
@@ -286,7 +288,7 @@ TEST(OptionsTest, Defaults) {
   EXPECT_EQ(options.max_streams, 16384U);
   EXPECT_EQ(options.memory, 256U << 20);
   EXPECT_EQ(options.window, 1U << 20);
-  EXPECT_EQ(options.dial_timeout, 10.0);
+  EXPECT_EQ(options.connect_timeout, 10.0);
   EXPECT_EQ(options.protocol, ProtocolMode::kAuto);
   EXPECT_EQ(options.hold, 1U << 30);
   EXPECT_EQ(options.stall_timeout, 20.0);
@@ -303,7 +305,7 @@ TEST(OptionsTest, TheCommandLinesOfTheOldDaemon) {
   const Options host = parse_ok({"-c", "unix-connect:/var/lib/libvirt/qemu/vp.sock:-", "-o",
                                  "http:127.0.0.1:9080", "-o", "ssh:127.0.0.1:9022"});
   ASSERT_EQ(host.channels.size(), 1U);
-  EXPECT_EQ(host.channels[0].method, Method::kUnixConnect);
+  EXPECT_EQ(host.channels[0].transport, TransportKind::kUnixConnect);
   EXPECT_EQ(host.channels[0].endpoint.host, "/var/lib/libvirt/qemu/vp.sock");
   EXPECT_EQ(host.channels[0].id, 0U);
   ASSERT_EQ(host.oforwards.size(), 2U);
@@ -313,36 +315,36 @@ TEST(OptionsTest, TheCommandLinesOfTheOldDaemon) {
 
   const Options guest = parse_ok({"-c", "virtserial-open:/dev/virtio-ports/test2:-", "-i",
                                   "http:127.0.0.1:80", "-i", "ssh:127.0.0.1:22"});
-  EXPECT_EQ(guest.channels[0].method, Method::kVirtioSerial);
+  EXPECT_EQ(guest.channels[0].transport, TransportKind::kVirtioSerial);
   ASSERT_EQ(guest.iforwards.size(), 2U);
   EXPECT_EQ(guest.iforwards[0].endpoint.to_string(), "127.0.0.1:80");
 }
 
 TEST(OptionsTest, EveryMethod) {
-  const std::vector<std::tuple<std::string, Method, std::string>> methods = {
-      {"unix-connect:/x:-", Method::kUnixConnect, "unix-connect"},
-      {"unix-connect:@x:-", Method::kUnixConnect, "unix-connect"},
-      {"unix-listen:/x:-", Method::kUnixListen, "unix-listen"},
-      {"tcp-connect:example.org:80", Method::kTcpConnect, "tcp-connect"},
-      {"tcp-connect:[::1]:http", Method::kTcpConnect, "tcp-connect"},
-      {"tcp-listen::8000", Method::kTcpListen, "tcp-listen"},
-      {"tcp-listen:*:8000", Method::kTcpListen, "tcp-listen"},
-      {"virtserial-open:/dev/vport0p1:-", Method::kVirtioSerial, "virtio-serial"},
-      {"virtio-serial:/dev/vport0p1:-", Method::kVirtioSerial, "virtio-serial"},
-      {"isa-serial:/dev/ttyS1:-", Method::kIsaSerial, "isa-serial"},
-      {"isa-serial:/dev/ttyS1:115200", Method::kIsaSerial, "isa-serial"},
-      {"vsock-connect:host:5000", Method::kVsockConnect, "vsock-connect"},
-      {"vsock-listen:any:5000", Method::kVsockListen, "vsock-listen"},
+  const std::vector<std::tuple<std::string, TransportKind, std::string>> methods = {
+      {"unix-connect:/x:-", TransportKind::kUnixConnect, "unix-connect"},
+      {"unix-connect:@x:-", TransportKind::kUnixConnect, "unix-connect"},
+      {"unix-listen:/x:-", TransportKind::kUnixListen, "unix-listen"},
+      {"tcp-connect:example.org:80", TransportKind::kTcpConnect, "tcp-connect"},
+      {"tcp-connect:[::1]:http", TransportKind::kTcpConnect, "tcp-connect"},
+      {"tcp-listen::8000", TransportKind::kTcpListen, "tcp-listen"},
+      {"tcp-listen:*:8000", TransportKind::kTcpListen, "tcp-listen"},
+      {"virtserial-open:/dev/vport0p1:-", TransportKind::kVirtioSerial, "virtio-serial"},
+      {"virtio-serial:/dev/vport0p1:-", TransportKind::kVirtioSerial, "virtio-serial"},
+      {"isa-serial:/dev/ttyS1:-", TransportKind::kIsaSerial, "isa-serial"},
+      {"isa-serial:/dev/ttyS1:115200", TransportKind::kIsaSerial, "isa-serial"},
+      {"vsock-connect:host:5000", TransportKind::kVsockConnect, "vsock-connect"},
+      {"vsock-listen:any:5000", TransportKind::kVsockListen, "vsock-listen"},
   };
-  for (const auto& [arg, method, name] : methods) {
+  for (const auto& [arg, transport, name] : methods) {
     for (const Args& args : {Args{"-c", arg}, Args{"-c" + arg}, Args{"--channel", arg},
                              Args{"--channel=" + arg}, Args{"-c", arg + ":5"}}) {
       Args with_flag = args;
       with_flag.push_back("--allow-remote");
       const Options options = parse_ok(with_flag);
       ASSERT_EQ(options.channels.size(), 1U) << arg;
-      EXPECT_EQ(options.channels[0].method, method) << arg;
-      EXPECT_EQ(method_name(options.channels[0].method), name);
+      EXPECT_EQ(options.channels[0].transport, transport) << arg;
+      EXPECT_EQ(transport_name(options.channels[0].transport), name);
       EXPECT_EQ(options.channels[0].id, args[0] == "-c" && args[1] != arg ? 5U : 0U);
     }
   }
@@ -435,16 +437,22 @@ TEST(OptionsTest, PeerTimeouts) {
 TEST(OptionsTest, Limits) {
   const Options options =
       parse_ok({"-c", kChannel, "--threads", "4", "--max-streams=1048576", "--memory", "64MiB",
-                "--window", "4096", "--dial-timeout", "500ms", "--drain-timeout=0", "--disable",
+                "--window", "4096", "--connect-timeout", "500ms", "--drain-timeout=0", "--disable",
                 "zc,bundle", "--disable", "napi"});
   EXPECT_EQ(options.threads, 4U);
   EXPECT_EQ(options.max_streams, 1048576U);
   EXPECT_EQ(options.memory, 64U << 20);
   EXPECT_EQ(options.window, 4096U);
-  EXPECT_EQ(options.dial_timeout, 0.5);
+  EXPECT_EQ(options.connect_timeout, 0.5);
   EXPECT_EQ(options.drain_timeout, 0.0);
   EXPECT_EQ(options.disabled, "zc,bundle,napi");
   EXPECT_EQ(parse_ok({"-c", kChannel, "--threads", "2", "--threads", "3"}).threads, 3U);
+}
+
+TEST(OptionsTest, EarlierNamesOfOptionsGoOn) {
+  const Options options = parse_ok({"-c", kChannel, "--seal", "commit", "--dial-timeout", "2"});
+  EXPECT_EQ(options.integrity, Integrity::kCommit);
+  EXPECT_EQ(options.connect_timeout, 2.0);
 }
 
 TEST(OptionsTest, LogLevels) {
@@ -513,11 +521,11 @@ TEST(SecondsTest, Units) {
 TEST(Options, ProtocolAndItsLimits) {
   const Options one = parse_ok({"-c", kChannel, "--protocol", "1", "--hold", "128K",
                                 "--stall-timeout", "2s", "--ack-timeout=500ms"});
-  EXPECT_EQ(one.protocol, ProtocolMode::kOld);
+  EXPECT_EQ(one.protocol, ProtocolMode::kV1);
   EXPECT_EQ(one.hold, 128U << 10);
   EXPECT_EQ(one.stall_timeout, 2.0);
   EXPECT_EQ(one.ack_timeout, 0.5);
-  EXPECT_EQ(parse_ok({"-c", kChannel, "--protocol=2"}).protocol, ProtocolMode::kNew);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--protocol=2"}).protocol, ProtocolMode::kV2);
   EXPECT_EQ(parse_ok({"-c", kChannel, "--protocol=auto"}).protocol, ProtocolMode::kAuto);
 }
 

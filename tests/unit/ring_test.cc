@@ -289,13 +289,20 @@ TEST(Ring, CancelsNoOtherRequestThatHasItsPlace) {
   for (const int fd : pair) close(fd);
 }
 
-class QuietSend : public testing::Test {
+TEST(RingFeaturesTest, TheEarlierNameOfSkipSuccessGoesOn) {
+  RingFeatures features;
+  ASSERT_TRUE(features.disable("quiet-sends,splice"));
+  EXPECT_FALSE(features.skip_success);
+  EXPECT_FALSE(features.splice);
+}
+
+class SkipSuccess : public testing::Test {
  protected:
   void SetUp() override {
     auto opened = Ring::open(64, {});
     ASSERT_TRUE(opened) << opened.error();
     ring = *std::move(opened);
-    if (!ring->features().quiet_sends) GTEST_SKIP() << "this kernel lacks them";
+    if (!ring->features().skip_success) GTEST_SKIP() << "this kernel lacks them";
     ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
   }
   void TearDown() override {
@@ -303,7 +310,7 @@ class QuietSend : public testing::Test {
   }
   void send(const void* from, size_t size) {
     ring->send(waiting.op, {pair[0], -1}, from, size, MSG_DONTWAIT);
-    ring->hush(waiting.op);
+    ring->skip_success(waiting.op);
   }
 
   std::unique_ptr<Ring> ring;
@@ -311,7 +318,7 @@ class QuietSend : public testing::Test {
   Waiting waiting;
 };
 
-TEST_F(QuietSend, WakesNobodyAndIsReportedBeforeWhatDoes) {
+TEST_F(SkipSuccess, WakesNobodyAndIsReportedBeforeWhatDoes) {
   int other[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, other), 0);
   struct Receiver final : Completion {
@@ -343,7 +350,7 @@ TEST_F(QuietSend, WakesNobodyAndIsReportedBeforeWhatDoes) {
   for (const int fd : other) close(fd);
 }
 
-TEST_F(QuietSend, IsReportedAtOnceWhereThereIsNoRoom) {
+TEST_F(SkipSuccess, IsReportedAtOnceWhereThereIsNoRoom) {
   const std::vector<std::byte> much(1 << 20);
   while (::send(pair[0], much.data(), much.size(), MSG_DONTWAIT) > 0) continue;
   send("x", 1);
@@ -352,7 +359,7 @@ TEST_F(QuietSend, IsReportedAtOnceWhereThereIsNoRoom) {
   EXPECT_EQ(waiting.result, -EAGAIN);
 }
 
-TEST_F(QuietSend, SaysHowMuchFoundRoom) {
+TEST_F(SkipSuccess, SaysHowMuchFoundRoom) {
   const std::vector<std::byte> much(4 << 20);
   send(much.data(), much.size());
   ASSERT_EQ(ring->wait(std::nullopt), 0);
@@ -370,7 +377,7 @@ TEST_F(QuietSend, SaysHowMuchFoundRoom) {
   EXPECT_EQ(static_cast<size_t>(*waiting.result), received);
 }
 
-TEST_F(QuietSend, IsReportedAtOnceWhenNobodyIsThere) {
+TEST_F(SkipSuccess, IsReportedAtOnceWhenNobodyIsThere) {
   close(std::exchange(pair[1], -1));
   send("x", 1);
   ASSERT_EQ(ring->wait(std::nullopt), 0);
@@ -378,7 +385,7 @@ TEST_F(QuietSend, IsReportedAtOnceWhenNobodyIsThere) {
   EXPECT_EQ(waiting.result, -EPIPE);
 }
 
-TEST_F(QuietSend, CancelledBeforeItWasSubmittedSendsNothing) {
+TEST_F(SkipSuccess, CancelledBeforeItWasSubmittedSendsNothing) {
   send("x", 1);
   ring->cancel(waiting.op);
   ASSERT_EQ(ring->wait(std::nullopt), 0);
@@ -389,7 +396,7 @@ TEST_F(QuietSend, CancelledBeforeItWasSubmittedSendsNothing) {
   EXPECT_EQ(recv(pair[1], &got, 1, MSG_DONTWAIT), -1);
 }
 
-TEST_F(QuietSend, ManyMayBeUnderWayAndSomeOfThemFail) {
+TEST_F(SkipSuccess, ManyMayBeUnderWayAndSomeOfThemFail) {
   // More than fit into the submission queue, so that some leave before they are waited for.
   constexpr size_t kSends = 2500;
   std::vector<std::unique_ptr<Waiting>> sends;
@@ -400,7 +407,7 @@ TEST_F(QuietSend, ManyMayBeUnderWayAndSomeOfThemFail) {
     sends.push_back(std::make_unique<Waiting>());
     const int fd = i % 7 == 3 ? gone[0] : pair[0];
     ring->send(sends[i]->op, {fd, -1}, "x", 1, MSG_DONTWAIT);
-    ring->hush(sends[i]->op);
+    ring->skip_success(sends[i]->op);
     char got[64];
     while (i % 50 == 49 && recv(pair[1], got, sizeof got, MSG_DONTWAIT) > 0) continue;
   }

@@ -22,9 +22,9 @@ ParseResult parse(const Args& more) {
   return parse_options(static_cast<int>(argv.size()), argv.data());
 }
 
-Containment parse_ok(const Args& more) {
+SecurityOptions parse_ok(const Args& more) {
   auto result = parse(more);
-  if (result) return result->containment;
+  if (result) return result->security;
   ADD_FAILURE() << result.error().text;
   return {};
 }
@@ -37,8 +37,8 @@ std::string fault(const Args& more) {
   return result.error().text;
 }
 
-TEST(ContainmentTest, WhatIsOnByDefault) {
-  const Containment of = parse_ok({});
+TEST(SecurityOptionsTest, WhatIsOnByDefault) {
+  const SecurityOptions of = parse_ok({});
   EXPECT_TRUE(of.sandbox);
   EXPECT_FALSE(of.user);
   EXPECT_FALSE(of.listen.mode);
@@ -50,7 +50,7 @@ TEST(ContainmentTest, WhatIsOnByDefault) {
   EXPECT_FALSE(of.peers.guards_vsock());
 }
 
-TEST(ContainmentTest, User) {
+TEST(SecurityOptionsTest, User) {
   EXPECT_EQ(parse_ok({"--user", "nobody"}).user, (Account{65534, 65534, {}}));
   EXPECT_EQ(parse_ok({"--user", "65534"}).user, (Account{65534, 65534, {}}));
   EXPECT_EQ(parse_ok({"--user", "nobody:root"}).user, (Account{65534, 0, {}}));
@@ -63,7 +63,7 @@ TEST(ContainmentTest, User) {
   }
 }
 
-TEST(ContainmentTest, SocketsBelongToTheUserItRunsAs) {
+TEST(SecurityOptionsTest, SocketsBelongToTheUserItRunsAs) {
   const ListenRules of_user = parse_ok({"--user", "nobody:root"}).listen;
   EXPECT_EQ(of_user.owner, 65534U);
   EXPECT_EQ(of_user.group, 0U);
@@ -72,7 +72,7 @@ TEST(ContainmentTest, SocketsBelongToTheUserItRunsAs) {
   EXPECT_EQ(mixed.group, 0U);
 }
 
-TEST(ContainmentTest, ModeAndOwner) {
+TEST(SecurityOptionsTest, ModeAndOwner) {
   EXPECT_EQ(parse_ok({"--socket-mode", "0660"}).listen.mode, 0660U);
   EXPECT_EQ(parse_ok({"--socket-mode", "777"}).listen.mode, 0777U);
   EXPECT_EQ(parse_ok({"--socket-mode", "0"}).listen.mode, 0U);
@@ -93,9 +93,10 @@ TEST(ContainmentTest, ModeAndOwner) {
   }
 }
 
-TEST(ContainmentTest, Lists) {
-  const Containment of = parse_ok({"--allow-uid", "nobody,7", "--allow-uid", "0", "--allow-gid",
-                                   "root", "--channel-allow-uid", "8", "--channel-allow-gid", "9"});
+TEST(SecurityOptionsTest, Lists) {
+  const SecurityOptions of =
+      parse_ok({"--allow-uid", "nobody,7", "--allow-uid", "0", "--allow-gid", "root",
+                "--channel-allow-uid", "8", "--channel-allow-gid", "9"});
   EXPECT_EQ(of.clients.uids, (std::vector<uid_t>{65534, 7, 0}));
   EXPECT_EQ(of.clients.gids, (std::vector<gid_t>{0}));
   EXPECT_EQ(of.peers.uids, (std::vector<uid_t>{8}));
@@ -110,7 +111,7 @@ TEST(ContainmentTest, Lists) {
   }
 }
 
-TEST(ContainmentTest, AListThatGuardsNothingIsAFault) {
+TEST(SecurityOptionsTest, AListThatGuardsNothingIsAFault) {
   EXPECT_NE(fault({"--channel-allow-cid", "3"}).find("there is none"), std::string::npos);
   const Args argv{"virtproxy", "-c", "unix-connect:/x:-", "-o", "x:127.0.0.1:80"};
   for (const char* option :
@@ -122,7 +123,7 @@ TEST(ContainmentTest, AListThatGuardsNothingIsAFault) {
   }
 }
 
-TEST(ContainmentTest, ListenersThatOthersReachNeedAFlag) {
+TEST(SecurityOptionsTest, ListenersThatOthersReachNeedAFlag) {
   for (const char* far : {"0.0.0.0", "*", "", "[::]", "10.1.2.3", "128.0.0.1", "126.255.255.255",
                           "[::2]", "[::ffff:10.0.0.1]", "[fe80::1]", "255.255.255.255"}) {
     for (const Args& args : {Args{"-o", "y:" + std::string(far) + ":80"},
@@ -141,25 +142,25 @@ TEST(ContainmentTest, ListenersThatOthersReachNeedAFlag) {
   parse_ok({"-i", "y:10.1.2.3:80", "-c", "tcp-connect:10.1.2.3:80:1"});
 }
 
-TEST(AccessListTest, UnixClientsByUserOrGroup) {
+TEST(AclTest, UnixClientsByUserOrGroup) {
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-  EXPECT_TRUE(AccessList{}.admits(pair[0], origin_of(pair[0])));
-  EXPECT_TRUE((AccessList{{geteuid()}, {}, {}}.admits(pair[0], origin_of(pair[0]))));
-  EXPECT_TRUE((AccessList{{}, {getegid()}, {}}.admits(pair[0], origin_of(pair[0]))));
-  EXPECT_TRUE((AccessList{{geteuid() + 1}, {getegid()}, {}}.admits(pair[0], origin_of(pair[0]))));
-  EXPECT_FALSE((AccessList{{geteuid() + 1}, {}, {}}.admits(pair[0], origin_of(pair[0]))));
+  EXPECT_TRUE(Acl{}.admits(pair[0], peer_identity_of(pair[0])));
+  EXPECT_TRUE((Acl{{geteuid()}, {}, {}}.admits(pair[0], peer_identity_of(pair[0]))));
+  EXPECT_TRUE((Acl{{}, {getegid()}, {}}.admits(pair[0], peer_identity_of(pair[0]))));
+  EXPECT_TRUE((Acl{{geteuid() + 1}, {getegid()}, {}}.admits(pair[0], peer_identity_of(pair[0]))));
+  EXPECT_FALSE((Acl{{geteuid() + 1}, {}, {}}.admits(pair[0], peer_identity_of(pair[0]))));
   EXPECT_FALSE(
-      (AccessList{{geteuid() + 1}, {getegid() + 77777}, {}}.admits(pair[0], origin_of(pair[0]))));
+      (Acl{{geteuid() + 1}, {getegid() + 77777}, {}}.admits(pair[0], peer_identity_of(pair[0]))));
   for (const int fd : pair) close(fd);
 }
 
-TEST(AccessListTest, WhoCannotBeToldIsRefused) {
+TEST(AclTest, WhoCannotBeToldIsRefused) {
   int pair[2];
   ASSERT_EQ(pipe(pair), 0);
-  EXPECT_TRUE(AccessList{}.admits(pair[0], origin_of(pair[0])));
-  EXPECT_FALSE((AccessList{{geteuid()}, {}, {}}.admits(pair[0], origin_of(pair[0]))));
-  EXPECT_FALSE((AccessList{{}, {}, {3}}.admits(pair[0], origin_of(pair[0]))));
+  EXPECT_TRUE(Acl{}.admits(pair[0], peer_identity_of(pair[0])));
+  EXPECT_FALSE((Acl{{geteuid()}, {}, {}}.admits(pair[0], peer_identity_of(pair[0]))));
+  EXPECT_FALSE((Acl{{}, {}, {3}}.admits(pair[0], peer_identity_of(pair[0]))));
   for (const int fd : pair) close(fd);
 }
 

@@ -47,95 +47,95 @@ class Sockets {
   int ends_[2];
 };
 
-class BacklogTest : public testing::Test {
+class SendQueueTest : public testing::Test {
  protected:
-  ~BacklogTest() override {
-    backlog_.clear();
+  ~SendQueueTest() override {
+    send_queue_.clear();
     EXPECT_EQ(pool_.in_use(), 0u);
   }
 
   // What its first part, or up to `pieces` chunks of it, brings to the application.
   std::string send_part(size_t pieces = 64) {
-    if (backlog_.begins_with_pipe()) {
-      EXPECT_GT(backlog_.splice_to(application_.in()), 0);
+    if (send_queue_.begins_with_pipe()) {
+      EXPECT_GT(send_queue_.splice_to(application_.in()), 0);
       return application_.read();
     }
     std::vector<iovec> vectors(pieces);
-    vectors.resize(backlog_.front(vectors));
+    vectors.resize(send_queue_.front(vectors));
     std::string sent;
     for (const iovec& vector : vectors) {
       sent.append(static_cast<const char*>(vector.iov_base), vector.iov_len);
     }
-    backlog_.consume(sent.size());
+    send_queue_.consume(sent.size());
     return sent;
   }
 
   PipePool pool_{PipePool::kMost * 128 * kPinnedBySlot};
-  Backlog backlog_{pool_};
+  SendQueue send_queue_{pool_};
   Sockets channel_;
   Sockets application_;
 };
 
-TEST_F(BacklogTest, KeepsBytesAndPipesInOrder) {
-  backlog_.append(as_bytes("one "));
+TEST_F(SendQueueTest, KeepsBytesAndPipesInOrder) {
+  send_queue_.append(as_bytes("one "));
   channel_.write("two three ");
-  EXPECT_EQ(backlog_.splice_from(channel_.out(), 4), 4);
-  EXPECT_TRUE(backlog_.ends_in_pipe());
-  EXPECT_EQ(backlog_.splice_from(channel_.out(), 100), 6);
-  backlog_.append(as_bytes("four "));
-  backlog_.append(as_bytes("five"));
-  EXPECT_EQ(backlog_.size(), 23u);
+  EXPECT_EQ(send_queue_.splice_from(channel_.out(), 4), 4);
+  EXPECT_TRUE(send_queue_.ends_in_pipe());
+  EXPECT_EQ(send_queue_.splice_from(channel_.out(), 100), 6);
+  send_queue_.append(as_bytes("four "));
+  send_queue_.append(as_bytes("five"));
+  EXPECT_EQ(send_queue_.size(), 23u);
   EXPECT_EQ(pool_.in_use(), 1u);
 
-  EXPECT_FALSE(backlog_.begins_with_pipe());
+  EXPECT_FALSE(send_queue_.begins_with_pipe());
   EXPECT_EQ(send_part(), "one ");
-  EXPECT_TRUE(backlog_.begins_with_pipe());
+  EXPECT_TRUE(send_queue_.begins_with_pipe());
   EXPECT_EQ(send_part(), "two three ");
   EXPECT_EQ(pool_.in_use(), 0u);
   EXPECT_EQ(send_part(), "four five");
-  EXPECT_TRUE(backlog_.empty());
-  EXPECT_EQ(backlog_.size(), 0u);
+  EXPECT_TRUE(send_queue_.empty());
+  EXPECT_EQ(send_queue_.size(), 0u);
 }
 
-TEST_F(BacklogTest, SaysWhyNothingWasSpliced) {
-  EXPECT_EQ(backlog_.splice_from(channel_.out(), 1), -EAGAIN);
-  EXPECT_TRUE(backlog_.empty());
+TEST_F(SendQueueTest, SaysWhyNothingWasSpliced) {
+  EXPECT_EQ(send_queue_.splice_from(channel_.out(), 1), -EAGAIN);
+  EXPECT_TRUE(send_queue_.empty());
   EXPECT_EQ(pool_.in_use(), 0u);
   channel_.write("x");
-  EXPECT_EQ(backlog_.splice_from(channel_.out(), 1), 1);
-  EXPECT_EQ(backlog_.splice_from(channel_.out(), 1), -EAGAIN);
-  EXPECT_EQ(backlog_.size(), 1u);
+  EXPECT_EQ(send_queue_.splice_from(channel_.out(), 1), 1);
+  EXPECT_EQ(send_queue_.splice_from(channel_.out(), 1), -EAGAIN);
+  EXPECT_EQ(send_queue_.size(), 1u);
   shutdown(channel_.in(), SHUT_WR);
-  EXPECT_EQ(backlog_.splice_from(channel_.out(), 1), 0);
+  EXPECT_EQ(send_queue_.splice_from(channel_.out(), 1), 0);
 }
 
-TEST_F(BacklogTest, TakesAnotherPipeWhenOneIsFullAndThenNoMore) {
+TEST_F(SendQueueTest, TakesAnotherPipeWhenOneIsFullAndThenNoMore) {
   // Each message fills a slot of a pipe, however small it is.
   std::string expected;
   ssize_t moved = 0;
   for (char next = 'a'; moved >= 0; next = next == 'z' ? 'a' : static_cast<char>(next + 1)) {
     channel_.write(std::string(1, next));
-    moved = backlog_.splice_from(channel_.out(), 1);
+    moved = send_queue_.splice_from(channel_.out(), 1);
     if (moved > 0) expected += next;
     ASSERT_LT(expected.size(), 10'000u);
   }
   EXPECT_EQ(moved, -ENOBUFS);
   EXPECT_EQ(pool_.in_use(), 4u);
-  EXPECT_EQ(backlog_.size(), expected.size());
+  EXPECT_EQ(send_queue_.size(), expected.size());
   std::string got;
-  while (!backlog_.empty()) got += send_part();
+  while (!send_queue_.empty()) got += send_part();
   EXPECT_EQ(got, expected);
 }
 
-TEST_F(BacklogTest, DoesWithoutPipesWhereThereAreNone) {
+TEST_F(SendQueueTest, DoesWithoutPipesWhereThereAreNone) {
   std::vector<Pipe*> taken;
   while (Pipe* pipe = pool_.take()) taken.push_back(pipe);
   channel_.write("x");
-  EXPECT_EQ(backlog_.splice_from(channel_.out(), 1), -ENOBUFS);
+  EXPECT_EQ(send_queue_.splice_from(channel_.out(), 1), -ENOBUFS);
   for (Pipe* pipe : taken) pool_.release(pipe);
 }
 
-TEST_F(BacklogTest, LosesAndReordersNothingUnderRandomOperations) {
+TEST_F(SendQueueTest, LosesAndReordersNothingUnderRandomOperations) {
   std::mt19937 draw(20101123);
   std::string expected;
   std::string got;
@@ -144,29 +144,29 @@ TEST_F(BacklogTest, LosesAndReordersNothingUnderRandomOperations) {
     for (char& c : text) c = static_cast<char>(draw());
     switch (draw() % 4) {
       case 0:
-        if (backlog_.size() > 1 << 20) break;
-        backlog_.append(as_bytes(text));
+        if (send_queue_.size() > 1 << 20) break;
+        send_queue_.append(as_bytes(text));
         expected += text;
         break;
       case 1: {
-        if (backlog_.size() > 1 << 20) break;
+        if (send_queue_.size() > 1 << 20) break;
         channel_.write(text);
-        const ssize_t moved = backlog_.splice_from(channel_.out(), 1 + draw() % text.size());
+        const ssize_t moved = send_queue_.splice_from(channel_.out(), 1 + draw() % text.size());
         if (moved > 0) expected += text.substr(0, static_cast<size_t>(moved));
         channel_.read();
         break;
       }
       default:
-        if (!backlog_.empty()) got += send_part(1 + draw() % 3);
+        if (!send_queue_.empty()) got += send_part(1 + draw() % 3);
     }
-    ASSERT_EQ(backlog_.size(), expected.size() - got.size());
+    ASSERT_EQ(send_queue_.size(), expected.size() - got.size());
     if (got.size() > 4 << 20) {
       ASSERT_EQ(expected.substr(0, got.size()), got);
       expected.erase(0, got.size());
       got.clear();
     }
   }
-  while (!backlog_.empty()) got += send_part();
+  while (!send_queue_.empty()) got += send_part();
   EXPECT_EQ(got, expected);
 }
 

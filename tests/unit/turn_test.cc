@@ -60,9 +60,9 @@ TEST(TurnBudget, EndsWithItsNumberOrItsTime) {
   EXPECT_FALSE(no_time.left());
 }
 
-struct Slow final : Loop::Finisher {
+struct Slow final : Loop::Deferred {
   explicit Slow(Loop& l) : loop(l) {}
-  void finish_turn() override {
+  void run_deferred() override {
     while (loop.spent() < kTime) {
     }
   }
@@ -74,7 +74,7 @@ TEST(Loop, TellsItsLongestTurnOnce) {
   const auto loop = make_loop();
   if (!loop) GTEST_SKIP() << "no ring here";
   Slow slow(*loop);
-  loop->finish_later(&slow);
+  loop->defer(&slow);
   ASSERT_EQ(loop->turn(), 0);
   loop->hurry();
   ASSERT_EQ(loop->turn(), 0);

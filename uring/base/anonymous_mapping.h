@@ -9,7 +9,7 @@
 namespace virtproxy {
 
 // Throws std::bad_alloc. Give back with munmap().
-inline std::byte* map_pages(size_t bytes) {
+inline std::byte* map_anonymous(size_t bytes) {
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();

@@ -16,7 +16,7 @@ constexpr size_t kMostBytes = 64 * 1024;
 
 }  // namespace
 
-Rope::Chunk* Rope::make(size_t bytes) {
+ChunkQueue::Chunk* ChunkQueue::make(size_t bytes) {
   const size_t wanted = std::min(bytes + sizeof(Chunk), kMostBytes);
   const size_t size = (wanted + kStep - 1) / kStep * kStep;
   auto* chunk = static_cast<Chunk*>(::operator new(size));
@@ -24,9 +24,9 @@ Rope::Chunk* Rope::make(size_t bytes) {
   return chunk;
 }
 
-void Rope::free(Chunk* chunk) { ::operator delete(chunk); }
+void ChunkQueue::free(Chunk* chunk) { ::operator delete(chunk); }
 
-void Rope::append(std::span<const std::byte> bytes) {
+void ChunkQueue::append(std::span<const std::byte> bytes) {
   size_ += bytes.size();
   while (!bytes.empty()) {
     if (tail_ == nullptr || tail_->end == tail_->capacity) {
@@ -41,7 +41,7 @@ void Rope::append(std::span<const std::byte> bytes) {
   }
 }
 
-size_t Rope::front(std::span<iovec> pieces, size_t size) const {
+size_t ChunkQueue::front(std::span<iovec> pieces, size_t size) const {
   VP_ASSERT(size <= size_);
   size_t count = 0;
   for (Chunk* chunk = head_; size > 0 && count < pieces.size(); chunk = chunk->next) {
@@ -52,7 +52,7 @@ size_t Rope::front(std::span<iovec> pieces, size_t size) const {
   return count;
 }
 
-void Rope::consume(size_t bytes) {
+void ChunkQueue::consume(size_t bytes) {
   VP_ASSERT(bytes <= size_);
   size_ -= bytes;
   while (bytes > 0) {
@@ -67,7 +67,7 @@ void Rope::consume(size_t bytes) {
   }
 }
 
-void Rope::clear() {
+void ChunkQueue::clear() {
   while (head_ != nullptr) {
     Chunk* next = head_->next;
     free(head_);

@@ -9,12 +9,12 @@
 
 namespace virtproxy {
 
-class Rope {
+class ChunkQueue {
  public:
-  Rope() = default;
-  ~Rope() { clear(); }
-  Rope(const Rope&) = delete;
-  Rope& operator=(const Rope&) = delete;
+  ChunkQueue() = default;
+  ~ChunkQueue() { clear(); }
+  ChunkQueue(const ChunkQueue&) = delete;
+  ChunkQueue& operator=(const ChunkQueue&) = delete;
 
   bool empty() const { return size_ == 0; }
   size_t size() const { return size_; }

@@ -6,27 +6,27 @@
 
 namespace virtproxy {
 
-ReadSlabs::ReadSlabs(size_t count, size_t bytes)
-    : bytes_(bytes), memory_(map_pages(count * bytes)) {
-  slabs_.resize(count);
-  for (size_t i = 0; i < count; ++i) slabs_[i].data = memory_ + i * bytes;
+ReadBuffers::ReadBuffers(size_t count, size_t bytes)
+    : bytes_(bytes), memory_(map_anonymous(count * bytes)) {
+  buffers_.resize(count);
+  for (size_t i = 0; i < count; ++i) buffers_[i].data = memory_ + i * bytes;
 }
 
-ReadSlabs::~ReadSlabs() { munmap(memory_, slabs_.size() * bytes_); }
+ReadBuffers::~ReadBuffers() { munmap(memory_, buffers_.size() * bytes_); }
 
-ReadSlab* ReadSlabs::take() {
-  for (ReadSlab& slab : slabs_) {
-    if (slab.references == 0) {
-      slab.references = 1;
-      return &slab;
+ReadBuffer* ReadBuffers::take() {
+  for (ReadBuffer& buffer : buffers_) {
+    if (buffer.references == 0) {
+      buffer.references = 1;
+      return &buffer;
     }
   }
   return nullptr;
 }
 
-void ReadSlabs::trim() {
-  for (const ReadSlab& slab : slabs_) {
-    if (slab.references == 0) madvise(slab.data, bytes_, MADV_DONTNEED);
+void ReadBuffers::trim() {
+  for (const ReadBuffer& buffer : buffers_) {
+    if (buffer.references == 0) madvise(buffer.data, bytes_, MADV_DONTNEED);
   }
 }
 

@@ -1,6 +1,6 @@
-// The buffers a channel is read into. What arrives is parsed in place and sent on from here: a slab
-// is counted while anything still points into it. Sends that do not finish at once copy their rest
-// out (see connection.h), so that a few slabs are always enough.
+// The buffers a channel is read into. What arrives is parsed in place and sent on from here: a read
+// buffer is counted while anything still points into it. Sends that do not finish at once copy
+// their rest out (see connection.h), so that a few read buffers are always enough.
 #pragma once
 
 #include <cstddef>
@@ -11,34 +11,34 @@
 
 namespace virtproxy {
 
-struct ReadSlab {
+struct ReadBuffer {
   std::byte* data = nullptr;
   uint32_t references = 0;
 };
 
-class ReadSlabs {
+class ReadBuffers {
  public:
   // `bytes` is a multiple of the page size.
-  ReadSlabs(size_t count, size_t bytes);
-  ~ReadSlabs();
-  ReadSlabs(const ReadSlabs&) = delete;
-  ReadSlabs& operator=(const ReadSlabs&) = delete;
+  ReadBuffers(size_t count, size_t bytes);
+  ~ReadBuffers();
+  ReadBuffers(const ReadBuffers&) = delete;
+  ReadBuffers& operator=(const ReadBuffers&) = delete;
 
-  // A slab nobody points into, with one reference; nullptr when there is none.
-  ReadSlab* take();
-  // Returns the memory of slabs that are not in use to the system.
+  // A read buffer nobody points into, with one reference; nullptr when there is none.
+  ReadBuffer* take();
+  // Returns the memory of read buffers that are not in use to the system.
   void trim();
 
-  static void add_reference(ReadSlab* slab) { ++slab->references; }
-  static void release(ReadSlab* slab) {
-    VP_ASSERT(slab->references > 0);
-    --slab->references;
+  static void add_reference(ReadBuffer* buffer) { ++buffer->references; }
+  static void release(ReadBuffer* buffer) {
+    VP_ASSERT(buffer->references > 0);
+    --buffer->references;
   }
 
  private:
   size_t bytes_;
   std::byte* memory_;
-  std::vector<ReadSlab> slabs_;
+  std::vector<ReadBuffer> buffers_;
 };
 
 }  // namespace virtproxy

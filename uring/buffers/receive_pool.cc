@@ -31,7 +31,7 @@ ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool ro
   const size_t small = std::clamp<size_t>(bytes / 4 / kSmallBytes, 16, kMostBuffers);
   const size_t large = std::clamp<size_t>((bytes - bytes / 4) / kLargeBytes, 8, kMostBuffers);
   mapped_ = small * kSmallBytes + large * kLargeBytes;
-  memory_ = map_pages(mapped_);
+  memory_ = map_anonymous(mapped_);
 
   std::byte* at_byte = memory_;
   if (room_for_frame) {
@@ -65,7 +65,7 @@ ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool ro
 bool ReceivePool::provide(Class& of) {
   const uint32_t most = of.size == BufferSize::kSmall ? kSmallOffered : kLargeOffered;
   of.ring_entries = std::bit_ceil(most);
-  of.ring = reinterpret_cast<io_uring_buf_ring*>(map_pages(ring_bytes(of.ring_entries)));
+  of.ring = reinterpret_cast<io_uring_buf_ring*>(map_anonymous(ring_bytes(of.ring_entries)));
   io_uring_buf_reg registration{};
   registration.ring_addr = reinterpret_cast<uintptr_t>(of.ring);
   registration.ring_entries = of.ring_entries;

@@ -15,14 +15,14 @@
 
 namespace virtproxy {
 
-class Backlog {
+class SendQueue {
  public:
-  explicit Backlog(PipePool& pipes) : pipes_(pipes) {}
-  ~Backlog() { clear(); }
-  Backlog(const Backlog&) = delete;
-  Backlog& operator=(const Backlog&) = delete;
+  explicit SendQueue(PipePool& pipes) : pipes_(pipes) {}
+  ~SendQueue() { clear(); }
+  SendQueue(const SendQueue&) = delete;
+  SendQueue& operator=(const SendQueue&) = delete;
 
-  bool empty() const { return parts_.empty(); }
+  bool empty() const { return segments_.empty(); }
   size_t size() const;
   void clear();
 
@@ -30,9 +30,9 @@ class Backlog {
   // Moves up to `size` bytes from a non-blocking socket to its end. Bytes moved, 0 at the socket's
   // end, or a negative errno (-EAGAIN: nothing is there; -ENOBUFS: no pipe has room).
   ssize_t splice_from(int socket, size_t size);
-  bool ends_in_pipe() const { return !parts_.empty() && parts_.back().pipe != nullptr; }
+  bool ends_in_pipe() const { return !segments_.empty() && segments_.back().pipe != nullptr; }
 
-  bool begins_with_pipe() const { return !parts_.empty() && parts_.front().pipe != nullptr; }
+  bool begins_with_pipe() const { return !segments_.empty() && segments_.front().pipe != nullptr; }
   // The pipe that it begins with, to a non-blocking socket: bytes moved, or a negative errno.
   ssize_t splice_to(int socket);
   // Where the bytes that it begins with lie, up to the next pipe, and how many pieces that are.
@@ -41,15 +41,15 @@ class Backlog {
   void consume(size_t bytes);
 
  private:
-  struct Part {
+  struct Segment {
     Pipe* pipe;
     size_t copied;  // without a pipe: so many bytes of the rope
   };
-  void pop() { parts_.erase(parts_.begin()); }
+  void pop() { segments_.erase(segments_.begin()); }
 
   PipePool& pipes_;
-  std::vector<Part> parts_;
-  Rope rope_;
+  std::vector<Segment> segments_;
+  ChunkQueue chunks_;
 };
 
 }  // namespace virtproxy

@@ -1,4 +1,4 @@
-// Parts of read slabs on their way to a socket: lists of small nodes from one pool, so that a
+// Parts of read buffers on their way to a socket: lists of small nodes from one pool, so that a
 // connection with nothing under way costs two words.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace virtproxy {
 
 struct Slice {
   std::span<const std::byte> bytes;
-  ReadSlab* slab = nullptr;
+  ReadBuffer* buffer = nullptr;
   uint32_t next = UINT32_MAX;
 };
 
@@ -28,7 +28,7 @@ struct SliceList {
 
 class SlicePool {
  public:
-  void push(SliceList& list, std::span<const std::byte> bytes, ReadSlab* slab) {
+  void push(SliceList& list, std::span<const std::byte> bytes, ReadBuffer* buffer) {
     uint32_t index;
     if (free_ != UINT32_MAX) {
       index = free_;
@@ -37,8 +37,8 @@ class SlicePool {
       index = static_cast<uint32_t>(slices_.size());
       slices_.emplace_back();
     }
-    ReadSlabs::add_reference(slab);
-    slices_[index] = {bytes, slab, UINT32_MAX};
+    ReadBuffers::add_reference(buffer);
+    slices_[index] = {bytes, buffer, UINT32_MAX};
     if (list.empty()) {
       list.head = index;
     } else {
@@ -55,7 +55,7 @@ class SlicePool {
   void pop(SliceList& list) {
     const uint32_t index = list.head;
     Slice& slice = slices_[index];
-    ReadSlabs::release(slice.slab);
+    ReadBuffers::release(slice.buffer);
     list.head = slice.next;
     if (list.empty()) list.tail = UINT32_MAX;
     slice = {{}, nullptr, free_};

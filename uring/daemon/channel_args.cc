@@ -10,31 +10,31 @@
 namespace virtproxy {
 namespace {
 
-struct MethodEntry {
+struct TransportEntry {
   std::string_view name;
-  Method method;
+  TransportKind transport;
   Endpoint::Kind kind;
   std::string_view form;
 };
 
 // The first name of a method is the one that messages use.
-constexpr MethodEntry kMethods[] = {
-    {"unix-connect", Method::kUnixConnect, Endpoint::Kind::kUnix, "PATH:-"},
-    {"unix-listen", Method::kUnixListen, Endpoint::Kind::kUnix, "PATH:-"},
-    {"tcp-connect", Method::kTcpConnect, Endpoint::Kind::kTcp, "HOST:PORT"},
-    {"tcp-listen", Method::kTcpListen, Endpoint::Kind::kTcp, "HOST:PORT"},
-    {"virtio-serial", Method::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
-    {"virtserial-open", Method::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
-    {"isa-serial", Method::kIsaSerial, Endpoint::Kind::kDevice, "DEVICE:BAUD"},
-    {"vsock-connect", Method::kVsockConnect, Endpoint::Kind::kVsock, "CID:PORT"},
-    {"vsock-listen", Method::kVsockListen, Endpoint::Kind::kVsock, "CID:PORT"},
+constexpr TransportEntry kTransports[] = {
+    {"unix-connect", TransportKind::kUnixConnect, Endpoint::Kind::kUnix, "PATH:-"},
+    {"unix-listen", TransportKind::kUnixListen, Endpoint::Kind::kUnix, "PATH:-"},
+    {"tcp-connect", TransportKind::kTcpConnect, Endpoint::Kind::kTcp, "HOST:PORT"},
+    {"tcp-listen", TransportKind::kTcpListen, Endpoint::Kind::kTcp, "HOST:PORT"},
+    {"virtio-serial", TransportKind::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
+    {"virtserial-open", TransportKind::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
+    {"isa-serial", TransportKind::kIsaSerial, Endpoint::Kind::kDevice, "DEVICE:BAUD"},
+    {"vsock-connect", TransportKind::kVsockConnect, Endpoint::Kind::kVsock, "CID:PORT"},
+    {"vsock-listen", TransportKind::kVsockListen, Endpoint::Kind::kVsock, "CID:PORT"},
 };
 
 }  // namespace
 
-std::string method_list() {
+std::string transport_list() {
   std::string list;
-  for (const MethodEntry& entry : kMethods) {
+  for (const TransportEntry& entry : kTransports) {
     if (!list.empty()) list += ", ";
     list += entry.name;
   }
@@ -67,26 +67,28 @@ struct ParsedChannel {
 tl::expected<ParsedChannel, std::string> parse_channel(const std::string& arg) {
   const size_t colon = arg.find(':');
   if (colon == std::string::npos) {
-    return bad_arg(arg, "write -c METHOD:ADDRESS:PORT[:ID] with a method out of " + method_list());
+    return bad_arg(arg,
+                   "write -c METHOD:ADDRESS:PORT[:ID] with a method out of " + transport_list());
   }
   const std::string_view name = std::string_view(arg).substr(0, colon);
-  const auto* const entry = std::find_if(std::begin(kMethods), std::end(kMethods),
-                                         [&](const MethodEntry& e) { return e.name == name; });
-  if (entry == std::end(kMethods)) {
-    return failure("invalid channel type: " + printable(name) + ": use one of " + method_list());
+  const auto* const entry = std::find_if(std::begin(kTransports), std::end(kTransports),
+                                         [&](const TransportEntry& e) { return e.name == name; });
+  if (entry == std::end(kTransports)) {
+    return failure("invalid channel type: " + printable(name) + ": use one of " + transport_list());
   }
-  const EndpointUse use = method_listens(entry->method) ? EndpointUse::kListen : EndpointUse::kDial;
+  const EndpointUse use =
+      transport_listens(entry->transport) ? EndpointUse::kListen : EndpointUse::kConnect;
   auto parsed = parse_endpoint(std::string_view(arg).substr(colon + 1), use, entry->kind);
   if (!parsed) {
     return bad_arg(arg, parsed.error() + " (the form is " + std::string(name) + ":" +
                             std::string(entry->form) + "[:ID])");
   }
-  if (entry->method == Method::kVirtioSerial && parsed->endpoint.port != 0) {
+  if (entry->transport == TransportKind::kVirtioSerial && parsed->endpoint.port != 0) {
     return bad_arg(arg, "a virtio-serial port has no speed: write - as its port");
   }
   if (const auto fault = any_port_fault(parsed->endpoint, use)) return bad_arg(arg, *fault);
   ParsedChannel channel;
-  channel.spec.method = entry->method;
+  channel.spec.transport = entry->transport;
   channel.spec.endpoint = std::move(parsed->endpoint);
   channel.spec.text = printable(arg);
   channel.has_id = parsed->id.has_value();
@@ -96,9 +98,9 @@ tl::expected<ParsedChannel, std::string> parse_channel(const std::string& arg) {
 
 std::optional<std::string> service_fault(std::string_view service) {
   if (service.empty()) return "the service name is empty";
-  if (service.size() > limits::kMaxServiceName) {
+  if (service.size() > option_ranges::kMaxServiceName) {
     return "the service name has " + std::to_string(service.size()) + " characters, the limit is " +
-           std::to_string(limits::kMaxServiceName);
+           std::to_string(option_ranges::kMaxServiceName);
   }
   if (printable(service) != service || service.front() == ' ' || service.back() == ' ') {
     return "a service name is made of printable ASCII characters, no space at either end";
@@ -113,7 +115,7 @@ tl::expected<ForwardSpec, std::string> parse_forward(const std::string& arg, cha
   if (colon == std::string::npos) return bad_arg(arg, "no address after the service" + form);
   ForwardSpec forward;
   forward.service = arg.substr(0, colon);
-  const EndpointUse use = option == 'o' ? EndpointUse::kListen : EndpointUse::kDial;
+  const EndpointUse use = option == 'o' ? EndpointUse::kListen : EndpointUse::kConnect;
   const auto fault = service_fault(forward.service);
   auto parsed = parse_endpoint(std::string_view(arg).substr(colon + 1), use);
   if ((fault || !parsed) && !arg.starts_with(':') && parse_endpoint(arg, use)) {
@@ -133,9 +135,9 @@ tl::expected<ForwardSpec, std::string> parse_forward(const std::string& arg, cha
 
 tl::expected<std::vector<ChannelSpec>, std::string> parse_channels(
     const std::vector<std::string>& args) {
-  if (args.size() > limits::kMaxChannels) {
+  if (args.size() > option_ranges::kMaxChannels) {
     return failure("too many channels: " + std::to_string(args.size()) + " given, the limit is " +
-                   std::to_string(limits::kMaxChannels));
+                   std::to_string(option_ranges::kMaxChannels));
   }
   std::vector<ParsedChannel> parsed;
   std::map<unsigned, std::string> taken;
@@ -166,9 +168,9 @@ tl::expected<std::vector<ChannelSpec>, std::string> parse_channels(
 
 tl::expected<std::vector<ForwardSpec>, std::string> parse_forwards(
     const std::vector<std::string>& args, char option) {
-  if (args.size() > limits::kMaxForwards) {
+  if (args.size() > option_ranges::kMaxForwards) {
     return failure(std::string("too many -") + option + " options: " + std::to_string(args.size()) +
-                   " given, the limit is " + std::to_string(limits::kMaxForwards));
+                   " given, the limit is " + std::to_string(option_ranges::kMaxForwards));
   }
   std::vector<ForwardSpec> forwards;
   std::map<std::pair<unsigned, std::string>, std::string> services;
@@ -214,16 +216,17 @@ std::string exclusive_key(const Endpoint& endpoint) {
 
 std::optional<std::string> check_exclusive(const Options& options) {
   std::map<std::string, std::string> users;
-  std::map<std::string, std::string> dialers;
+  std::map<std::string, std::string> connecting;
   for (const ChannelSpec& channel : options.channels) {
-    const bool dials = !method_listens(channel.method) && !method_is_device(channel.method);
-    const auto [other, fresh] = (dials ? dialers : users)
-                                    .emplace(exclusive_key(channel.endpoint), channel.text);
+    const bool connects =
+        !transport_listens(channel.transport) && !transport_is_device(channel.transport);
+    const auto [other, fresh] =
+        (connects ? connecting : users).emplace(exclusive_key(channel.endpoint), channel.text);
     if (fresh) continue;
     return bad_arg(channel.text,
                    channel.endpoint.to_string() + " is already used by " + other->second +
-                       (dials ? ": one peer takes one channel, so give each its own address"
-                              : ": give each its own address"))
+                       (connects ? ": one peer takes one channel, so give each its own address"
+                                 : ": give each its own address"))
         .value();
   }
   for (const ForwardSpec& forward : options.oforwards) {
@@ -283,8 +286,8 @@ std::optional<std::string> apply_priority(const std::string& arg,
 
 std::optional<std::string> apply_peer_timeouts(const std::vector<std::string>& args,
                                                std::vector<ChannelSpec>& channels) {
-  using limits::kMaxPeerTimeout;
-  using limits::kMinPeerTimeout;
+  using option_ranges::kMaxPeerTimeout;
+  using option_ranges::kMinPeerTimeout;
   const auto is_tcp = [](const ChannelSpec& channel) {
     return channel.endpoint.kind == Endpoint::Kind::kTcp;
   };
@@ -324,9 +327,9 @@ std::optional<std::string> apply_peer_timeouts(const std::vector<std::string>& a
   return std::nullopt;
 }
 
-std::string_view method_name(Method method) {
-  for (const MethodEntry& entry : kMethods) {
-    if (entry.method == method) return entry.name;
+std::string_view transport_name(TransportKind transport) {
+  for (const TransportEntry& entry : kTransports) {
+    if (entry.transport == transport) return entry.name;
   }
   return {};
 }

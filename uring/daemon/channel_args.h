@@ -12,7 +12,7 @@
 namespace virtproxy {
 
 // The names of all channel methods, for messages.
-std::string method_list();
+std::string transport_list();
 
 // Channels without an id take the lowest free ones, in order.
 tl::expected<std::vector<ChannelSpec>, std::string> parse_channels(

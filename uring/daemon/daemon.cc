@@ -119,17 +119,17 @@ ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
                std::back_inserter(config.oforwards), of_this);
   std::copy_if(options.iforwards.begin(), options.iforwards.end(),
                std::back_inserter(config.iforwards), of_this);
-  config.clients = options.containment.clients;
-  config.peers = options.containment.peers;
+  config.clients = options.security.clients;
+  config.peers = options.security.peers;
   config.memory = options.memory / options.channels.size();
   config.max_streams = options.max_streams;
   config.window = static_cast<uint32_t>(options.window);
-  config.seal = options.seal;
+  config.integrity = options.integrity;
   config.protocol = options.protocol;
-  config.old.hold = options.hold;
-  config.old.stall_timeout = to_duration(options.stall_timeout);
-  config.old.ack_timeout = to_duration(options.ack_timeout);
-  config.dial_timeout = to_duration(options.dial_timeout);
+  config.v1.hold = options.hold;
+  config.v1.stall_timeout = to_duration(options.stall_timeout);
+  config.v1.ack_timeout = to_duration(options.ack_timeout);
+  config.connect_timeout = to_duration(options.connect_timeout);
   config.epoch_key = {random_number(), random_number()};
   config.number_key = {random_number(), random_number()};
   config.number_seed = random_number();
@@ -155,20 +155,20 @@ std::vector<WorkerConfig> worker_configs(const Options& options, const RingFeatu
 }
 
 // Everything that is listened on, while there are privileges for it.
-tl::expected<void, std::string> bind_doors(std::vector<WorkerConfig>& workers,
-                                           const ListenRules& rules) {
+tl::expected<void, std::string> bind_listen_sockets(std::vector<WorkerConfig>& workers,
+                                                    const ListenRules& rules) {
   for (WorkerConfig& worker : workers) {
     for (const ChannelConfig& channel : worker.channels) {
-      ChannelDoors& doors = worker.doors.emplace_back();
+      ChannelListenSockets& listen_sockets = worker.listen_sockets.emplace_back();
       for (const ForwardSpec& forward : channel.oforwards) {
         auto listening = listen_on(forward.endpoint, rules);
         if (!listening) return tl::unexpected(listening.error());
-        doors.forwards.push_back(*std::move(listening));
+        listen_sockets.forwards.push_back(*std::move(listening));
       }
-      if (!method_listens(channel.spec.method)) continue;
+      if (!transport_listens(channel.spec.transport)) continue;
       auto listening = listen_on(channel.spec.endpoint, rules);
       if (!listening) return tl::unexpected(listening.error());
-      doors.link = *std::move(listening);
+      listen_sockets.transport = *std::move(listening);
     }
   }
   return {};
@@ -233,7 +233,7 @@ class Daemon {
     if (auto checked = check_paths(options); !checked) return checked;
     for (const std::string& line : unguarded(options)) log_warn("{}", line);
     for (const std::string& line : idle_channels(options)) log_warn("{}", line);
-    if (auto bound = bind_doors(configs, options.containment.listen); !bound) return bound;
+    if (auto bound = bind_listen_sockets(configs, options.security.listen); !bound) return bound;
     const auto left = give_up_privileges(options);
     if (!left) return tl::unexpected(left.error());
     log_debug("running with {}", *left);
@@ -250,7 +250,7 @@ class Daemon {
 
   // Rules of Landlock hold for the thread that sets them and those it starts: before the workers.
   void confine(const Options& options, bool landlock) {
-    if (!options.containment.sandbox || !Sandbox::available()) return;  // enter_sandbox() logs it
+    if (!options.security.sandbox || !Sandbox::available()) return;  // enter_sandbox() logs it
     if (!landlock) {
       log_info("files and ports are not confined: --disable landlock");
       return;
@@ -273,7 +273,7 @@ class Daemon {
 
   // All threads are there and nothing from outside was read.
   void enter_sandbox(const Options& options) {
-    if (!options.containment.sandbox) {
+    if (!options.security.sandbox) {
       log_info("system calls are not filtered: --sandbox off");
       return;
     }
@@ -336,13 +336,13 @@ class Daemon {
 
   void on_signal(uint32_t number) {
     if (number == SIGUSR1) {
-      for (const auto& worker : workers_) worker->request_figures();
+      for (const auto& worker : workers_) worker->request_stats();
       log_answer("stats process descriptors={} log_lines_dropped={}", descriptors_.count(),
                log_lines_dropped());
       return;
     }
     if (number == SIGUSR2) {
-      log_info("SIGUSR2 is ignored: it has no meaning here (SIGUSR1 logs figures)");
+      log_info("SIGUSR2 is ignored: it has no meaning here (SIGUSR1 logs stats)");
       return;
     }
     if (number == SIGHUP && !has_terminal_) {

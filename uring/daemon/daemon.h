@@ -1,7 +1,7 @@
 // The process: workers with their channels, the limits divided among them, and the signals.
 //
 //   SIGTERM, SIGINT   drain and exit 0; a second one cuts the drain short
-//   SIGUSR1           one line of figures for every channel, and one for the process
+//   SIGUSR1           one line of stats for every channel, and one for the process
 #pragma once
 
 #include "uring/daemon/options.h"

@@ -24,10 +24,10 @@ constexpr int kAbiOfScopes = 6;
 constexpr int kAbiOfUnix = 9;
 constexpr uint16_t kNameServerPort = 53;
 
-std::vector<const Endpoint*> dialled(const Options& options) {
+std::vector<const Endpoint*> connected_to(const Options& options) {
   std::vector<const Endpoint*> all;
   for (const ChannelSpec& channel : options.channels) {
-    if (!method_listens(channel.method)) all.push_back(&channel.endpoint);
+    if (!transport_listens(channel.transport)) all.push_back(&channel.endpoint);
   }
   for (const ForwardSpec& forward : options.iforwards) all.push_back(&forward.endpoint);
   return all;
@@ -36,7 +36,7 @@ std::vector<const Endpoint*> dialled(const Options& options) {
 std::vector<const Endpoint*> bound(const Options& options) {
   std::vector<const Endpoint*> all;
   for (const ChannelSpec& channel : options.channels) {
-    if (method_listens(channel.method)) all.push_back(&channel.endpoint);
+    if (transport_listens(channel.transport)) all.push_back(&channel.endpoint);
   }
   for (const ForwardSpec& forward : options.oforwards) all.push_back(&forward.endpoint);
   return all;
@@ -173,7 +173,7 @@ LandlockRules landlock_rules(const Options& options, int abi) {
 
   Collector collector(rules);
   bool names = false;
-  for (const Endpoint* endpoint : dialled(options)) {
+  for (const Endpoint* endpoint : connected_to(options)) {
     switch (endpoint->kind) {
       case Endpoint::Kind::kTcp:
         names |= endpoint->needs_resolver();

@@ -90,15 +90,15 @@ struct Raw {
   std::optional<std::string> max_streams;
   std::optional<std::string> memory;
   std::optional<std::string> window;
-  std::optional<std::string> dial_timeout;
+  std::optional<std::string> connect_timeout;
   std::optional<std::string> drain_timeout;
-  std::optional<std::string> seal;
+  std::optional<std::string> integrity;
   std::optional<std::string> protocol;
   std::optional<std::string> hold;
   std::optional<std::string> stall_timeout;
   std::optional<std::string> ack_timeout;
   std::optional<std::string> log_level;
-  RawContainment containment;
+  RawSecurityOptions security;
   unsigned verbose = 0;
   bool show_features = false;
   bool help = false;
@@ -213,41 +213,46 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
   many("--peer-timeout", raw.peer_timeouts,
        defaults("Drop a TCP channel whose other machine has not answered for this long, idle or "
                 "not; 0: never. With ID of that channel, else of every TCP channel",
-                format_seconds(limits::kDefaultPeerTimeout)),
+                format_seconds(option_ranges::kDefaultPeerTimeout)),
        "SECONDS[:ID]")
       ->group(channels);
 
   const std::string sizes = "Limits (sizes take K, M or G: 64M is 64MiB)";
   one("--max-streams", raw.max_streams,
       defaults("Streams open at once on one channel, at most",
-               std::to_string(limits::kDefaultStreams)),
+               std::to_string(option_ranges::kDefaultStreams)),
       "N")
       ->group(sizes);
   one("--memory", raw.memory,
-      defaults("Memory for data under way, in one process", format_size(limits::kDefaultMemory)),
+      defaults("Memory for data under way, in one process",
+               format_size(option_ranges::kDefaultMemory)),
       "SIZE")
       ->group(sizes);
   one("--window", raw.window,
-      defaults("Data under way on one stream at most", format_size(limits::kDefaultWindow)), "SIZE")
+      defaults("Data under way on one stream at most", format_size(option_ranges::kDefaultWindow)),
+      "SIZE")
       ->group(sizes);
-  one("--dial-timeout", raw.dial_timeout,
-      defaults("Give up connecting to a service after this many seconds",
-               format_seconds(limits::kDefaultDialTimeout)),
+  one("--connect-timeout,--dial-timeout", raw.connect_timeout,
+      defaults("Give up connecting to a service after this many seconds; --dial-timeout is its "
+               "earlier name",
+               format_seconds(option_ranges::kDefaultConnectTimeout)),
       "SECONDS")
       ->group(sizes);
   one("--drain-timeout", raw.drain_timeout,
       defaults("On SIGTERM, let streams finish for this many seconds",
-               format_seconds(limits::kDefaultDrainTimeout)),
+               format_seconds(option_ranges::kDefaultDrainTimeout)),
       "SECONDS")
       ->group(sizes);
-  one("--seal", raw.seal,
-      "How frames are sealed: auto (commit on virtio-serial, checksum on a tty, not at all on a "
+  one("--integrity,--seal", raw.integrity,
+      "How frames are protected: auto (commit on virtio-serial, checksum on a tty, not at all on a "
       "socket unless the other end asks), commit (for a relay that hides that an end was replaced) "
-      "or checksum (for one that may damage bytes)",
+      "or checksum (for one that may damage bytes). --seal is its earlier name",
       "KIND")
       ->group(sizes);
   one("--threads", raw.threads,
-      defaults("Threads to spread the channels over", std::to_string(limits::kDefaultThreads)), "N")
+      defaults("Threads to spread the channels over",
+               std::to_string(option_ranges::kDefaultThreads)),
+      "N")
       ->group(sizes);
 
   const std::string old = "Protocol (1 is that of qemu-vp)";
@@ -260,21 +265,21 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
       defaults(
           "Protocol 1: what a stream may hold for a slow socket before the channel has to wait, if "
           "the memory allows it",
-          format_size(limits::kDefaultHold)),
+          format_size(option_ranges::kDefaultHold)),
       "SIZE")
       ->group(old);
   one("--stall-timeout", raw.stall_timeout,
       defaults("Protocol 1: close a stream that makes others wait and takes nothing for this many "
                "seconds",
-               format_seconds(limits::kDefaultStallTimeout)),
+               format_seconds(option_ranges::kDefaultStallTimeout)),
       "SECONDS")
       ->group(old);
   one("--ack-timeout", raw.ack_timeout,
       defaults("Protocol 1: refuse a client that the other end does not answer for this long",
-               format_seconds(limits::kDefaultAckTimeout)),
+               format_seconds(option_ranges::kDefaultAckTimeout)),
       "SECONDS")
       ->group(old);
-  declare_containment(app, raw.containment);
+  declare_security_options(app, raw.security);
 
   const std::string logging = "Log (on standard error)";
   one("--log-level", raw.log_level, "error, warn, info, debug or trace (default info)", "LEVEL")
@@ -300,8 +305,8 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
 
 uint32_t streams_that_fit(const Options& options) {
   const uint64_t memory = options.memory / options.channels.size();
-  const uint64_t fitting = most_streams(limits::receive_share(memory));
-  return static_cast<uint32_t>(std::min<uint64_t>(fitting, limits::kDefaultStreams));
+  const uint64_t fitting = most_streams(option_ranges::receive_share(memory));
+  return static_cast<uint32_t>(std::min<uint64_t>(fitting, option_ranges::kDefaultStreams));
 }
 
 std::optional<std::string> interpret(const Raw& raw, Options& options) {
@@ -315,7 +320,7 @@ std::optional<std::string> interpret(const Raw& raw, Options& options) {
   if (!iforwards) return iforwards.error();
   options.iforwards = *std::move(iforwards);
 
-  using namespace limits;
+  using namespace option_ranges;
   std::optional<std::string> fault;
   if (!fault && raw.threads) {
     fault = read_count("--threads", *raw.threads, kMinThreads, kMaxThreads, options.threads);
@@ -330,24 +335,24 @@ std::optional<std::string> interpret(const Raw& raw, Options& options) {
   if (!fault && raw.window) {
     fault = read_size("--window", *raw.window, kMinWindow, kMaxWindow, options.window);
   }
-  if (!fault && raw.dial_timeout) {
-    fault = read_seconds("--dial-timeout", *raw.dial_timeout, kMinDialTimeout, kMaxDialTimeout,
-                         options.dial_timeout);
+  if (!fault && raw.connect_timeout) {
+    fault = read_seconds("--connect-timeout", *raw.connect_timeout, kMinConnectTimeout,
+                         kMaxConnectTimeout, options.connect_timeout);
   }
-  if (!fault && raw.seal) {
-    if (*raw.seal == "commit") {
-      options.seal = Seal::kCommit;
-    } else if (*raw.seal == "checksum") {
-      options.seal = Seal::kChecksum;
-    } else if (*raw.seal != "auto") {
-      fault = "--seal " + printable(*raw.seal) + ": it is auto, commit or checksum";
+  if (!fault && raw.integrity) {
+    if (*raw.integrity == "commit") {
+      options.integrity = Integrity::kCommit;
+    } else if (*raw.integrity == "checksum") {
+      options.integrity = Integrity::kChecksum;
+    } else if (*raw.integrity != "auto") {
+      fault = "--integrity " + printable(*raw.integrity) + ": it is auto, commit or checksum";
     }
   }
   if (!fault && raw.protocol) {
     if (*raw.protocol == "1") {
-      options.protocol = ProtocolMode::kOld;
+      options.protocol = ProtocolMode::kV1;
     } else if (*raw.protocol == "2") {
-      options.protocol = ProtocolMode::kNew;
+      options.protocol = ProtocolMode::kV2;
     } else if (*raw.protocol != "auto") {
       fault = "--protocol " + printable(*raw.protocol) + ": it is auto, 1 or 2";
     }
@@ -390,7 +395,7 @@ std::optional<std::string> interpret(const Raw& raw, Options& options) {
   }
   if (auto missing = check_channel_ids(options)) return missing;
   if (auto clash = check_exclusive(options)) return clash;
-  if (auto unsafe = interpret_containment(raw.containment, options)) return unsafe;
+  if (auto unsafe = interpret_security_options(raw.security, options)) return unsafe;
   if (auto wrong = apply_peer_timeouts(raw.peer_timeouts, options.channels)) return wrong;
   if (!raw.max_streams) options.max_streams = streams_that_fit(options);
   for (const std::string& priority : raw.priorities) {

@@ -24,7 +24,7 @@
 namespace virtproxy {
 
 // Every default and limit of the command line. Sizes in bytes, times in seconds.
-namespace limits {
+namespace option_ranges {
 inline constexpr unsigned kDefaultThreads = 1;
 inline constexpr unsigned kMinThreads = 1;
 inline constexpr unsigned kMaxThreads = 256;
@@ -47,9 +47,9 @@ constexpr uint64_t receive_share(uint64_t memory) { return memory / 8 * 5; }
 constexpr uint64_t memory_of_receive_share(uint64_t share) { return (share + 4) / 5 * 8; }
 constexpr uint64_t outbound_share(uint64_t memory) { return memory / 4; }
 
-inline constexpr double kDefaultDialTimeout = 10.0;
-inline constexpr double kMinDialTimeout = 0.1;
-inline constexpr double kMaxDialTimeout = 3600.0;
+inline constexpr double kDefaultConnectTimeout = 10.0;
+inline constexpr double kMinConnectTimeout = 0.1;
+inline constexpr double kMaxConnectTimeout = 3600.0;
 
 inline constexpr double kDefaultDrainTimeout = 5.0;
 inline constexpr double kMinDrainTimeout = 0.0;
@@ -74,12 +74,12 @@ inline constexpr double kMinAckTimeout = 0.1;
 inline constexpr double kMaxAckTimeout = 3600.0;
 
 // The old wire format carries no more.
-inline constexpr size_t kMaxServiceName = limit::kMaxService;
+inline constexpr size_t kMaxServiceName = protocol_limits::kMaxService;
 inline constexpr size_t kMaxChannels = 1024;
 inline constexpr size_t kMaxForwards = 16384;  // -o and -i each
-}  // namespace limits
+}  // namespace option_ranges
 
-enum class Method {
+enum class TransportKind {
   kUnixConnect,
   kUnixListen,
   kTcpConnect,
@@ -91,26 +91,26 @@ enum class Method {
 };
 
 // The name as --help has it: unix-connect, virtio-serial, isa-serial.
-std::string_view method_name(Method method);
-constexpr bool method_listens(Method method) {
-  return method == Method::kUnixListen || method == Method::kTcpListen ||
-         method == Method::kVsockListen;
+std::string_view transport_name(TransportKind transport);
+constexpr bool transport_listens(TransportKind transport) {
+  return transport == TransportKind::kUnixListen || transport == TransportKind::kTcpListen ||
+         transport == TransportKind::kVsockListen;
 }
-constexpr bool method_is_device(Method method) {
-  return method == Method::kVirtioSerial || method == Method::kIsaSerial;
+constexpr bool transport_is_device(TransportKind transport) {
+  return transport == TransportKind::kVirtioSerial || transport == TransportKind::kIsaSerial;
 }
 
-// How the frames of a channel are sealed (core/PROTOCOL.md, trailers). kAuto: as the method needs
-// it.
-enum class Seal { kAuto, kCommit, kChecksum };
+// How the frames of a channel are protected (core/PROTOCOL.md, trailers). kAuto: as the method
+// needs it.
+enum class Integrity { kAuto, kCommit, kChecksum };
 
 struct ChannelSpec {
-  Method method = Method::kUnixConnect;
+  TransportKind transport = TransportKind::kUnixConnect;
   Endpoint endpoint;
   unsigned id = 0;   // unique among the channels
   std::string text;  // the argument as given, made printable
   // Of a TCP channel: seconds without an answer of the other machine; 0 for never.
-  double peer_timeout = limits::kDefaultPeerTimeout;
+  double peer_timeout = option_ranges::kDefaultPeerTimeout;
 };
 
 struct ForwardSpec {
@@ -125,20 +125,20 @@ struct Options {
   std::vector<ChannelSpec> channels;   // in the order given
   std::vector<ForwardSpec> oforwards;  // -o: listen here, the other side has the service
   std::vector<ForwardSpec> iforwards;  // -i: dial here what the other side asks for
-  Seal seal = Seal::kAuto;             // of every channel
-  unsigned threads = limits::kDefaultThreads;
+  Integrity integrity = Integrity::kAuto;  // of every channel
+  unsigned threads = option_ranges::kDefaultThreads;
   // On each channel. Where it was not given, as many as the memory has room for, up to the default.
-  uint32_t max_streams = limits::kDefaultStreams;
-  uint64_t memory = limits::kDefaultMemory;             // bytes; never less than window
-  uint64_t window = limits::kDefaultWindow;             // bytes a stream may have in flight at most
-  double dial_timeout = limits::kDefaultDialTimeout;    // seconds
-  double drain_timeout = limits::kDefaultDrainTimeout;  // seconds
+  uint32_t max_streams = option_ranges::kDefaultStreams;
+  uint64_t memory = option_ranges::kDefaultMemory;  // bytes; never less than window
+  uint64_t window = option_ranges::kDefaultWindow;  // bytes a stream may have in flight at most
+  double connect_timeout = option_ranges::kDefaultConnectTimeout;  // seconds
+  double drain_timeout = option_ranges::kDefaultDrainTimeout;      // seconds
   // Of every channel; the rest is of protocol 1 alone.
   ProtocolMode protocol = ProtocolMode::kAuto;
-  uint64_t hold = limits::kDefaultHold;                 // bytes
-  double stall_timeout = limits::kDefaultStallTimeout;  // seconds
-  double ack_timeout = limits::kDefaultAckTimeout;      // seconds
-  Containment containment;
+  uint64_t hold = option_ranges::kDefaultHold;                 // bytes
+  double stall_timeout = option_ranges::kDefaultStallTimeout;  // seconds
+  double ack_timeout = option_ranges::kDefaultAckTimeout;      // seconds
+  SecurityOptions security;
   LogLevel log_level = LogLevel::kInfo;
   std::string disabled;  // ring features to do without, separated by commas; names not checked
   bool show_features = false;  // print the ring features and exit; there may be no channel then

@@ -31,7 +31,7 @@ bool is_path(const Endpoint& endpoint) {
 bool opens_paths(const Options& options) {
   return std::any_of(options.channels.begin(), options.channels.end(),
                      [](const ChannelSpec& channel) {
-                       return !method_listens(channel.method) && is_path(channel.endpoint);
+                       return !transport_listens(channel.transport) && is_path(channel.endpoint);
                      }) ||
          std::any_of(options.iforwards.begin(), options.iforwards.end(),
                      [](const ForwardSpec& forward) { return is_path(forward.endpoint); });
@@ -95,22 +95,22 @@ void keep_lockable_memory() {
 }
 
 tl::expected<std::string, std::string> give_up_privileges(const Options& options) {
-  const Containment& containment = options.containment;
+  const SecurityOptions& security = options.security;
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
     return Failure(std::string("cannot rule out new privileges: ") + std::strerror(errno));
   }
-  if (containment.user) {
-    if (!is(*containment.user)) {
+  if (security.user) {
+    if (!is(*security.user)) {
       if (geteuid() != 0) {
         return Failure("--user: only root can become another user, and this is user " +
                        std::to_string(geteuid()) + ": start it as root, or leave --user out");
       }
       drop_bounding_set();
-      if (const auto done = become(*containment.user); !done) return Failure(done.error());
+      if (const auto done = become(*security.user); !done) return Failure(done.error());
     }
     if (const auto done = drop_capabilities({}); !done) return Failure(done.error());
-    if (!is(*containment.user) || setuid(0) == 0) return Failure("--user: root came back");
-  } else if (containment.sandbox) {
+    if (!is(*security.user) || setuid(0) == 0) return Failure("--user: root came back");
+  } else if (security.sandbox) {
     drop_bounding_set();
     std::vector<unsigned> kept{CAP_IPC_LOCK};
     if (opens_paths(options)) kept.push_back(CAP_DAC_OVERRIDE);
@@ -127,7 +127,7 @@ tl::expected<std::string, std::string> give_up_privileges(const Options& options
 tl::expected<void, std::string> check_devices(const Options& options) {
   for (const ChannelSpec& channel : options.channels) {
     const std::string& path = channel.endpoint.host;
-    if (!method_is_device(channel.method)) continue;
+    if (!transport_is_device(channel.transport)) continue;
     if (faccessat(AT_FDCWD, path.c_str(), R_OK | W_OK, AT_EACCESS) == 0) continue;
     // One that is not there yet is waited for.
     if (errno != EACCES && errno != EPERM) continue;

@@ -148,7 +148,7 @@ struct Needs {
   bool scopes = false;  // [fe80::1%eth0]: the interface's number is asked for at each dial
   std::vector<int> families;
 
-  void dial(const Endpoint& endpoint) {
+  void connect(const Endpoint& endpoint) {
     switch (endpoint.kind) {
       case Endpoint::Kind::kUnix:
         return add(AF_UNIX);
@@ -176,10 +176,11 @@ struct Needs {
 Needs needs_of(const Options& options) {
   Needs needs;
   for (const ChannelSpec& channel : options.channels) {
-    method_listens(channel.method) ? needs.listen(channel.endpoint) : needs.dial(channel.endpoint);
+    transport_listens(channel.transport) ? needs.listen(channel.endpoint)
+                                         : needs.connect(channel.endpoint);
   }
   for (const ForwardSpec& forward : options.oforwards) needs.listen(forward.endpoint);
-  for (const ForwardSpec& forward : options.iforwards) needs.dial(forward.endpoint);
+  for (const ForwardSpec& forward : options.iforwards) needs.connect(forward.endpoint);
   return needs;
 }
 

@@ -15,7 +15,7 @@ bool is_abstract(const Endpoint& endpoint) {
 bool listens_on(const Options& options, Endpoint::Kind kind, bool channels) {
   if (channels) {
     return std::any_of(options.channels.begin(), options.channels.end(), [&](const auto& channel) {
-      return method_listens(channel.method) && channel.endpoint.kind == kind;
+      return transport_listens(channel.transport) && channel.endpoint.kind == kind;
     });
   }
   return std::any_of(options.oforwards.begin(), options.oforwards.end(),
@@ -81,7 +81,7 @@ std::optional<std::string> read_owner(const std::string& text, ListenRules& rule
 
 // A list that guards nothing was meant for something.
 std::optional<std::string> check_lists(const Options& options) {
-  const Containment& of = options.containment;
+  const SecurityOptions& of = options.security;
   using Kind = Endpoint::Kind;
   if (of.clients.guards_unix() && !listens_on(options, Kind::kUnix, false)) {
     return "--allow-uid and --allow-gid guard unix sockets given with -o, and there is none: "
@@ -99,14 +99,14 @@ std::optional<std::string> check_lists(const Options& options) {
 
 // Names are looked up, and then judged, when they are bound.
 std::optional<std::string> check_remote(const Options& options) {
-  if (options.containment.listen.allow_remote) return std::nullopt;
+  if (options.security.listen.allow_remote) return std::nullopt;
   const auto far = [](const Endpoint& endpoint) {
     if (endpoint.kind != Endpoint::Kind::kTcp || endpoint.needs_resolver()) return false;
     const auto address = to_socket_address(endpoint);
     return address && !address->is_loopback();
   };
   for (const ChannelSpec& channel : options.channels) {
-    if (method_listens(channel.method) && far(channel.endpoint)) {
+    if (transport_listens(channel.transport) && far(channel.endpoint)) {
       return "-c " + channel.text + " " + remote_fault(channel.endpoint);
     }
   }
@@ -118,7 +118,7 @@ std::optional<std::string> check_remote(const Options& options) {
 
 }  // namespace
 
-void declare_containment(CLI::App& app, RawContainment& raw) {
+void declare_security_options(CLI::App& app, RawSecurityOptions& raw) {
   const std::string group = "Containment (names or numbers; lists may be repeated)";
   const auto one = [&](const std::string& name, std::optional<std::string>& into,
                        const std::string& what, const std::string& type) {
@@ -164,8 +164,9 @@ void declare_containment(CLI::App& app, RawContainment& raw) {
       ->group(group);
 }
 
-std::optional<std::string> interpret_containment(const RawContainment& raw, Options& options) {
-  Containment& into = options.containment;
+std::optional<std::string> interpret_security_options(const RawSecurityOptions& raw,
+                                                      Options& options) {
+  SecurityOptions& into = options.security;
   if (raw.user) {
     auto account = find_account(*raw.user);
     if (!account) return "--user: " + account.error();
@@ -200,7 +201,7 @@ std::optional<std::string> interpret_containment(const RawContainment& raw, Opti
 }
 
 std::vector<std::string> unguarded(const Options& options) {
-  const Containment& of = options.containment;
+  const SecurityOptions& of = options.security;
   std::vector<std::string> lines;
   for (const ForwardSpec& forward : options.oforwards) {
     if (of.clients.guards_unix() && forward.endpoint.kind == Endpoint::Kind::kTcp) {
@@ -215,7 +216,7 @@ std::vector<std::string> unguarded(const Options& options) {
     }
   }
   for (const ChannelSpec& channel : options.channels) {
-    if (of.listen.mode && method_listens(channel.method) && is_abstract(channel.endpoint) &&
+    if (of.listen.mode && transport_listens(channel.transport) && is_abstract(channel.endpoint) &&
         !of.peers.guards_unix()) {
       lines.push_back("-c " + channel.text +
                       ": an abstract socket has no mode, only --channel-allow-uid and "

@@ -22,16 +22,16 @@ namespace virtproxy {
 
 struct Options;
 
-struct Containment {
+struct SecurityOptions {
   std::optional<Account> user;  // to run as
   bool sandbox = true;          // filter system calls; as root without `user`, drop capabilities
   ListenRules listen;           // of every listener
-  AccessList clients;           // of -o listeners
-  AccessList peers;             // of channels that listen
+  Acl clients;                  // of -o listeners
+  Acl peers;                    // of channels that listen
 };
 
 // The arguments as text.
-struct RawContainment {
+struct RawSecurityOptions {
   std::optional<std::string> user;
   std::optional<std::string> sandbox;
   std::optional<std::string> socket_mode;
@@ -44,10 +44,11 @@ struct RawContainment {
   bool allow_remote = false;
 };
 
-void declare_containment(CLI::App& app, RawContainment& raw);
+void declare_security_options(CLI::App& app, RawSecurityOptions& raw);
 
 // `options` has its channels and forwards already. Nothing, or the fault.
-std::optional<std::string> interpret_containment(const RawContainment& raw, Options& options);
+std::optional<std::string> interpret_security_options(const RawSecurityOptions& raw,
+                                                      Options& options);
 
 // What the user may think is guarded and is not, one line each.
 std::vector<std::string> unguarded(const Options& options);

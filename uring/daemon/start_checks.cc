@@ -58,11 +58,11 @@ std::optional<std::string> device_fault(const struct stat& status) {
 tl::expected<void, std::string> check_paths(const Options& options) {
   std::map<std::pair<uint64_t, uint64_t>, std::string> users;
   for (const ChannelSpec& channel : options.channels) {
-    if (method_listens(channel.method)) continue;
+    if (transport_listens(channel.transport)) continue;
     const auto status = look_at(channel.endpoint);
     if (!status) continue;
     std::pair<uint64_t, uint64_t> key{status->st_dev, status->st_ino};
-    if (method_is_device(channel.method)) {
+    if (transport_is_device(channel.transport)) {
       if (const auto fault = device_fault(*status)) {
         return Failure(fmt::format("{}: {} {}", channel.text, printable(channel.endpoint.host),
                                    *fault));

@@ -63,7 +63,7 @@ void Worker::run(std::promise<Started> started) {
     abandon();
   } else {
     channels_.clear();
-    resolution_.reset();
+    resolver_driver_.reset();
     limit_.reset();
     loop_.reset();
   }
@@ -76,7 +76,7 @@ void Worker::run(std::promise<Started> started) {
 // What the kernel may still write to must not be freed: the process is about to end.
 void Worker::abandon() {
   for (auto& channel : channels_) (void)channel.release();
-  (void)resolution_.release();
+  (void)resolver_driver_.release();
   (void)limit_.release();
   (void)loop_.release();
 }
@@ -116,12 +116,12 @@ Worker::Started Worker::set_up() {
         "LimitMEMLOCK=)");
   }
   loop_ = std::make_unique<Loop>(std::move(*ring));
-  resolution_ = std::make_unique<Resolution>(*loop_);
+  resolver_driver_ = std::make_unique<ResolverDriver>(*loop_);
   Timer::Owner* const owner = this;
   limit_ = std::make_unique<Timer>(loop_->timers(), owner);
   for (size_t i = 0; i < config_.channels.size(); ++i) {
-    channels_.push_back(std::make_unique<Channel>(*loop_, *resolution_, config_.channels[i]));
-    channels_.back()->start(std::move(config_.doors[i]));
+    channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config_.channels[i]));
+    channels_.back()->start(std::move(config_.listen_sockets[i]));
   }
   loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
   return {};
@@ -142,8 +142,8 @@ bool Worker::turn() {
 
 void Worker::complete(Op&, int, uint32_t) {
   const unsigned requests = requests_.exchange(0);
-  if ((requests & kFigures) != 0) {
-    for (const auto& channel : channels_) channel->log_figures();
+  if ((requests & kStats) != 0) {
+    for (const auto& channel : channels_) channel->log_stats();
     log_answer("stats worker={} longest_turn_us={}", config_.index,
                std::chrono::ceil<std::chrono::microseconds>(loop_->take_longest()).count());
   }
@@ -178,7 +178,8 @@ void Worker::drain() {
   });
   if (!finished && !broken_) log_info("streams are still open: resetting them");
   for (const auto& channel : channels_) channel->stop();
-  turn_until(kLastWords, [&] { return all([](const auto& channel) { return channel->said(); }); });
+  turn_until(kLastWords,
+             [&] { return all([](const auto& channel) { return channel->flushed(); }); });
   for (const auto& channel : channels_) channel->disconnect();
   ending_ = true;
   loop_->ring().cancel(wake_op_);

@@ -19,7 +19,7 @@ struct WorkerConfig {
   size_t index = 0;  // among the workers, for figures
   RingFeatures features;
   std::vector<ChannelConfig> channels;
-  std::vector<ChannelDoors> doors;  // of each of them
+  std::vector<ChannelListenSockets> listen_sockets;  // of each of them
   Duration drain_timeout{};
 };
 
@@ -39,7 +39,7 @@ class Worker final : private Completion, private Timer::Owner {
   // The same without that time: open streams are reset. What is sent last and the end of requests
   // to the kernel keep their own limits.
   void request_stop() { request(kDrain | kStop); }
-  void request_figures() { request(kFigures); }
+  void request_stats() { request(kStats); }
   // Waits for the thread to end; `on_end` is signalled when it does.
   void join();
   void set_end_signal(int event_fd) { end_signal_ = event_fd; }
@@ -48,7 +48,7 @@ class Worker final : private Completion, private Timer::Owner {
 
  private:
   static constexpr unsigned kDrain = 1;
-  static constexpr unsigned kFigures = 2;
+  static constexpr unsigned kStats = 2;
   static constexpr unsigned kStop = 4;
 
   void request(unsigned what);
@@ -74,7 +74,7 @@ class Worker final : private Completion, private Timer::Owner {
 
   // Owned by the thread.
   std::unique_ptr<Loop> loop_;
-  std::unique_ptr<Resolution> resolution_;
+  std::unique_ptr<ResolverDriver> resolver_driver_;
   std::vector<std::unique_ptr<Channel>> channels_;
   std::unique_ptr<Timer> limit_;
   Op wake_op_;

@@ -1,16 +1,16 @@
-// Whether a thread that has nothing to do should look out for the next completion for a moment
-// before it sleeps.
+// Whether a thread that has nothing to do should spin for the next completion for a moment before
+// it sleeps.
 //
 // To sleep and be woken costs a message more than all else that happens to it, the more so where
 // the processor is virtual and idle meanwhile. It is worth avoiding while one conversation goes
 // back and forth and nothing else happens: each turn passes one message on, and the answer to it
-// is what comes next. Between looks the thread yields, so whoever has something to do comes first.
+// is what comes next. While it spins the thread yields, so that other threads come first.
 //
 // It does not pay where the answer takes its time, or where somebody else wants the processor and a
-// yield lasts a time slice. So accounts are kept: a look that was in time gains a little, one that
-// was in vain or late costs the time it took. Without a balance nobody looks for so many messages,
-// the more of them the more often that has happened. (KVM's halt polling learns how long to poll
-// for the same reason.)
+// yield lasts a time slice. So a balance is kept: a spin that was in time gains a little, one that
+// was in vain or late costs the time it took. Without a balance the thread does not spin for so
+// many messages, the more of them the more often that has happened. (KVM's halt polling learns how
+// long to poll for the same reason.)
 #pragma once
 
 #include <algorithm>
@@ -38,8 +38,8 @@ class BusyPoll {
     return true;
   }
 
-  // After each look.
-  void looked(Duration took) {
+  // After each spin.
+  void spun(Duration took) {
     balance_ = std::min(balance_ + (took <= kLongest ? kGain : -took), kMostBalance);
     if (balance_ == kMostBalance) pause_ = kFirstPause;
   }

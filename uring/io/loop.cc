@@ -26,7 +26,7 @@ Duration Loop::spent() const { return read_clock() - now_; }
 int Loop::turn() {
   std::optional<Instant> deadline = timers_.next();
   // Somebody may have asked before the first turn: a device that was there at the start.
-  if (hurried_ || !finishers_.empty() || (deadline && *deadline <= now_)) deadline = Ring::kNow;
+  if (hurried_ || !deferred_.empty() || (deadline && *deadline <= now_)) deadline = Ring::kNow;
   hurried_ = false;
   const bool sleeps = deadline != Ring::kNow;
   const Instant begun = ended_;
@@ -36,9 +36,9 @@ int Loop::turn() {
   update_clock();
   if (ring_->dispatch(kCompletionsPerTurn)) hurry();
   timers_.expire(now_, kTimersPerTurn);
-  std::swap(finishing_, finishers_);
-  for (Finisher* finisher : finishing_) finisher->finish_turn();
-  finishing_.clear();
+  std::swap(running_, deferred_);
+  for (Deferred* deferred : running_) deferred->run_deferred();
+  running_.clear();
   ended_ = read_clock();
   longest_ = std::max(longest_, ended_ - (sleeps ? now_ : begun));
   return 0;

@@ -2,7 +2,8 @@
 //
 //   1. submit what the last turn queued and sleep until something completes or a timer is due
 //   2. hand out every completion, then every timer that is due
-//   3. run the finishers: whoever asked for it in this turn writes what has piled up, once
+//   3. run what was deferred: each object that asked for it in this turn writes once what has
+//      piled up
 //
 // Nothing blocks anywhere else. What one thread owns, no other touches.
 #pragma once
@@ -22,12 +23,12 @@ namespace virtproxy {
 class Loop {
  public:
   // Runs in the third step of every turn.
-  class Finisher {
+  class Deferred {
    public:
-    virtual void finish_turn() = 0;
+    virtual void run_deferred() = 0;
 
    protected:
-    ~Finisher() = default;
+    ~Deferred() = default;
   };
 
   explicit Loop(std::unique_ptr<Ring> ring) : ring_(std::move(ring)) {
@@ -46,9 +47,9 @@ class Loop {
   // The longest turn since the last call. A wait that may sleep is no part of it.
   Duration take_longest() { return std::exchange(longest_, Duration::zero()); }
 
-  // Runs the finisher in this turn, or in the next one when called from a finisher. Asking twice is
-  // the finisher's to avoid.
-  void finish_later(Finisher* finisher) { finishers_.push_back(finisher); }
+  // Calls run_deferred() in this turn, or in the next one when called from there. The caller asks
+  // at most once.
+  void defer(Deferred* deferred) { deferred_.push_back(deferred); }
   // The next turn must not sleep.
   void hurry() { hurried_ = true; }
 
@@ -65,8 +66,8 @@ class Loop {
   Instant ended_{};  // the last turn
   Duration longest_{};
   bool hurried_ = false;
-  std::vector<Finisher*> finishers_;
-  std::vector<Finisher*> finishing_;
+  std::vector<Deferred*> deferred_;
+  std::vector<Deferred*> running_;
 };
 
 // How much of one kind of work a turn takes, so that the other channels of the thread have theirs

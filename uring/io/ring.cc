@@ -97,7 +97,7 @@ const std::vector<RingFeatures::Name>& RingFeatures::names() {
       {"provided-buffers", &RingFeatures::provided_buffers},
       {"poll-first", &RingFeatures::poll_first},
       {"multishot-accept", &RingFeatures::multishot_accept},
-      {"quiet-sends", &RingFeatures::quiet_sends},
+      {"skip-success", &RingFeatures::skip_success},
       {"busy-poll", &RingFeatures::busy_poll},
       {"splice", &RingFeatures::splice},
       {"no-iowait", &RingFeatures::no_iowait},
@@ -109,7 +109,8 @@ const std::vector<RingFeatures::Name>& RingFeatures::names() {
 tl::expected<void, std::string> RingFeatures::disable(std::string_view list) {
   while (!list.empty()) {
     const size_t comma = std::min(list.find(','), list.size());
-    const std::string_view name = list.substr(0, comma);
+    std::string_view name = list.substr(0, comma);
+    if (name == "quiet-sends") name = "skip-success";  // its earlier name
     list.remove_prefix(std::min(comma + 1, list.size()));
     if (name.empty()) continue;
     const auto& all = names();
@@ -179,10 +180,10 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
       refuse(&RingFeatures::registered_files, "registered-files");
     }
   }
-  if (features.quiet_sends && !reports_partial_sends(ring->ring_)) {
-    refuse(&RingFeatures::quiet_sends, "quiet-sends");
+  if (features.skip_success && !reports_partial_sends(ring->ring_)) {
+    refuse(&RingFeatures::skip_success, "skip-success");
   }
-  if (!features.quiet_sends) features.busy_poll = false;
+  if (!features.skip_success) features.busy_poll = false;
   if (!prepare_entering(ring->ring_)) features.no_iowait = false;
   if (features.restrictions) {
     if (!ring->restrict_operations()) refuse(&RingFeatures::restrictions, "restrictions");
@@ -306,8 +307,8 @@ void Ring::sendmsg(Op& op, File file, const msghdr* message, int flags) {
   entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
 }
 
-void Ring::hush(Op& op) {
-  if (!features_.quiet_sends) return;
+void Ring::skip_success(Op& op) {
+  if (!features_.skip_success) return;
   io_uring_sqe& entry = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
   VP_ASSERT(op.pending && entry.user_data == reinterpret_cast<uintptr_t>(&op));
   uint64_t bytes = entry.len;
@@ -319,8 +320,8 @@ void Ring::hush(Op& op) {
   // With MSG_WAITALL less than all of it is a failure, and failures complete as ever.
   entry.msg_flags |= MSG_DONTWAIT | MSG_WAITALL;
   entry.flags |= IOSQE_CQE_SKIP_SUCCESS;
-  op.quiet = true;
-  quiet_.push_back({&op, static_cast<uint32_t>(bytes)});
+  op.skips_success = true;
+  skipped_.push_back({&op, static_cast<uint32_t>(bytes)});
 }
 
 void Ring::poll(Op& op, File file, uint32_t events) {
@@ -329,7 +330,7 @@ void Ring::poll(Op& op, File file, uint32_t events) {
   entry->poll32_events = events;
 }
 
-void Ring::watch(Op& op, File file) {
+void Ring::poll_hangup(Op& op, File file) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_POLL_ADD;
   entry->len = IORING_POLL_ADD_MULTI;
@@ -414,8 +415,8 @@ int Ring::wait(std::optional<Instant> deadline) {
     result = io_uring_submit_and_get_events(&ring_);
   } else {
     if (deadline) set_alarm(*deadline);
-    const bool look = features_.busy_poll && busy_poll_.worth_it(passed_one_message_on());
-    result = look && look_out() ? io_uring_get_events(&ring_) : submit_and_wait();
+    const bool spin_first = features_.busy_poll && busy_poll_.worth_it(passed_one_message_on());
+    result = spin_first && spin() ? io_uring_get_events(&ring_) : submit_and_wait();
   }
   if (result >= 0 || result == -EINTR) {
     refusals_ = 0;
@@ -434,11 +435,11 @@ int Ring::submit_and_wait() {
 
 // The message, and the receive for the next one.
 bool Ring::passed_one_message_on() const {
-  return quiet_.size() == 1 && io_uring_sq_ready(&ring_) <= 2;
+  return skipped_.size() == 1 && io_uring_sq_ready(&ring_) <= 2;
 }
 
 // Whether something came.
-bool Ring::look_out() {
+bool Ring::spin() {
   io_uring_submit(&ring_);
   const auto begun = std::chrono::steady_clock::now();
   for (;;) {
@@ -447,27 +448,28 @@ bool Ring::look_out() {
         (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
     const Duration took = std::chrono::steady_clock::now() - begun;
     if (came || took > BusyPoll::kLongest) {
-      busy_poll_.looked(took);
+      busy_poll_.spun(took);
       return came;
     }
     sched_yield();
   }
 }
 
-// The quiet sends that the kernel has seen are done; all have succeeded but those that completed.
-void Ring::report_quiet() {
-  if (quiet_.empty() || !submitted()) return;
+// The sends that skip their completion on success that the kernel has seen are done; all have
+// succeeded but those that completed.
+void Ring::report_skipped() {
+  if (skipped_.empty() || !submitted()) return;
   // Completions the kernel has no room for may be about them.
   if ((IO_URING_READ_ONCE(*ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0) return;
   unsigned head = 0;
   io_uring_cqe* entry = nullptr;
   io_uring_for_each_cqe(&ring_, head, entry) {
-    if (Op* op = op_of(*entry)) op->quiet = false;
+    if (Op* op = op_of(*entry)) op->skips_success = false;
   }
-  std::swap(quiet_, reporting_);
-  for (const Quiet& sent : reporting_) {
-    if (!sent.op->quiet) continue;
-    sent.op->quiet = sent.op->pending = false;
+  std::swap(skipped_, reporting_);
+  for (const Skipped& sent : reporting_) {
+    if (!sent.op->skips_success) continue;
+    sent.op->skips_success = sent.op->pending = false;
     sent.op->owner->complete(*sent.op, static_cast<int>(sent.bytes), 0);
   }
   reporting_.clear();
@@ -480,7 +482,7 @@ Op* Ring::op_of(const io_uring_cqe& entry) const {
 }
 
 bool Ring::dispatch(unsigned most) {
-  report_quiet();
+  report_skipped();
   // Written before it is read; zeroing 1 KiB would be paid on every turn.
   __attribute__((uninitialized)) io_uring_cqe* entries[128];
   // What can be collected meanwhile is left to wait(); peeking for it would call the kernel.
@@ -494,8 +496,8 @@ bool Ring::dispatch(unsigned most) {
       const int result = entries[i]->res;
       const uint32_t flags = entries[i]->flags;
       if (op == nullptr) continue;
-      if (std::exchange(op->quiet, false)) {
-        std::erase_if(quiet_, [op](const Quiet& failed) { return failed.op == op; });
+      if (std::exchange(op->skips_success, false)) {
+        std::erase_if(skipped_, [op](const Skipped& failed) { return failed.op == op; });
       }
       if ((flags & IORING_CQE_F_MORE) == 0) op->pending = false;
       op->owner->complete(*op, result, flags);

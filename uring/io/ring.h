@@ -4,8 +4,8 @@
 // its Completion. An Op is `pending` from submission to its last completion; the kernel may touch
 // the memory it names for as long. An owner must outlive its pending Ops: cancel(), then wait for
 // the completion. Requests are only queued here; wait() submits what was queued and sleeps. Where
-// the submission queue is full and the kernel takes nothing out of it for a second, queuing one more
-// throws std::system_error: the ring is of no use any more.
+// the submission queue is full and the kernel takes nothing out of it for a second, queuing one
+// more throws std::system_error: the ring is of no use any more.
 //
 // Which kernel features are used and why (each can be switched off by name, and is dropped with a
 // message where the kernel refuses it):
@@ -18,10 +18,10 @@
 //                     no buffer. The buffer ring is registered memory shared with the kernel.
 //   poll-first        a receive that expects to wait does not try in vain first
 //   multishot-accept  one request accepts any number of clients
-//   quiet-sends       the success of a small send that nothing follows from wakes nobody; it is
+//   skip-success      the success of a small send that nothing follows from wakes nobody; it is
 //                     noted when something else does. Saves half the turns of a message.
-//   busy-poll         while one conversation goes back and forth, wait() looks out for the answer for
-//                     a moment before it sleeps (busy_poll.h); it needs quiet-sends
+//   busy-poll         while one conversation goes back and forth, wait() spins for a moment before
+//                     it sleeps (busy_poll.h); it needs skip-success
 //   splice            bulk payload passes from socket to socket by way of pipes (pipes.h); not the
 //                     ring's own, but optional like the others
 //   no-iowait         a thread that waits for its ring is idle to the kernel's accounts. Without it
@@ -66,7 +66,7 @@ struct Op {
 
   Completion* owner;
   bool pending = false;
-  bool quiet = false;  // see hush()
+  bool skips_success = false;  // see skip_success()
   unsigned place = 0;  // of its request in the submission queue, in the queue's own counting
 };
 
@@ -85,7 +85,7 @@ struct RingFeatures {
   bool provided_buffers = true;
   bool poll_first = true;
   bool multishot_accept = true;
-  bool quiet_sends = true;
+  bool skip_success = true;
   bool busy_poll = true;
   bool splice = true;
   bool no_iowait = true;
@@ -120,16 +120,17 @@ class Ring {
   void write(Op& op, File file, const void* from, size_t size);
   void send(Op& op, File file, const void* from, size_t size, int flags);
   void sendmsg(Op& op, File file, const msghdr* message, int flags);
-  // Makes a send that was queued just now quiet, where the kernel can: it does not wait for room.
-  // If all of it leaves, that ends no wait() and is reported by the first dispatch() afterwards,
-  // before anything else. Anything less is reported like every completion. For a send whose success
-  // leads to nothing, of at most kMostQuiet bytes: a larger one may find no room.
-  static constexpr size_t kMostQuiet = 16 * 1024;
-  void hush(Op& op);
+  // Makes a send that was queued just now skip its completion on success, where the kernel can: it
+  // does not wait for room. If all of it leaves, that ends no wait() and is reported by the first
+  // dispatch() afterwards, before anything else. Anything less is reported like every completion.
+  // For a send whose success leads to nothing, of at most kMostSkipped bytes: a larger one may find
+  // no room.
+  static constexpr size_t kMostSkipped = 16 * 1024;
+  void skip_success(Op& op);
   void poll(Op& op, File file, uint32_t events);
   // Completes whenever the socket's other side has left further: shut its write side, closed, or
   // reset. The kernel says so of the first unasked, so the Op stays pending for the others.
-  void watch(Op& op, File file);
+  void poll_hangup(Op& op, File file);
   // Accepts connections one after another; with multishot-accept the Op stays pending in between.
   void accept(Op& op, int fd);
   // Asks for the end of a pending operation; its completion still comes. One that the kernel has
@@ -164,8 +165,8 @@ class Ring {
   bool endures(int error);
   bool still_queued(const Op& op) const;
   bool passed_one_message_on() const;
-  bool look_out();
-  void report_quiet();
+  bool spin();
+  void report_skipped();
   Op* op_of(const io_uring_cqe& entry) const;
   io_uring_sqe* next();
   io_uring_sqe* next_after_submitting();
@@ -179,12 +180,12 @@ class Ring {
   bool reduced_ = false;
   unsigned refusals_ = 0;  // in a row, see endures()
   std::vector<int> free_files_;
-  struct Quiet {
+  struct Skipped {
     Op* op;
     uint32_t bytes;
   };
-  std::vector<Quiet> quiet_;  // queued, or sent and not reported
-  std::vector<Quiet> reporting_;
+  std::vector<Skipped> skipped_;  // queued, or sent and not reported
+  std::vector<Skipped> reporting_;
   BusyPoll busy_poll_;
 
   // One request wakes wait() at its deadline, or before. A time-out given to each wait would have

@@ -14,9 +14,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-using limits::memory_of_receive_share;
-using limits::outbound_share;
-using limits::receive_share;
+using option_ranges::memory_of_receive_share;
+using option_ranges::outbound_share;
+using option_ranges::receive_share;
 
 // Spliced payload gains from large frames. A port's is written, and a small message waits for it.
 constexpr uint32_t kSocketFrame = 256 * 1024;
@@ -39,21 +39,21 @@ constexpr Duration kTrimInterval = seconds(1);
 constexpr Duration kTrimPause = milliseconds(10);
 
 // A peer that breaks the protocol on a link of its own gets the next link ever later.
-constexpr Duration kFirstPatience = milliseconds(100);
+constexpr Duration kFirstBackoff = milliseconds(100);
 constexpr unsigned kMostDoublings = 6;
-constexpr Duration kGoodConduct = seconds(10);
+constexpr Duration kStableAfter = seconds(10);
 
 // Pipes hold bytes only while a socket is slow or a batch is being written: a few are enough. What
 // they keep allocated in the kernel is beside the rest of the channel's memory.
 constexpr uint64_t pipe_memory(uint64_t memory) { return memory / 2; }
 
 // So does one that does nothing but come and go, though not by much.
-constexpr Duration kShortLink = seconds(1);
-constexpr unsigned kFreeShortLinks = 8;
-constexpr Duration kShortLinkPatience = milliseconds(50);
+constexpr Duration kShortTransport = seconds(1);
+constexpr unsigned kFreeShortTransports = 8;
+constexpr Duration kShortTransportBackoff = milliseconds(50);
 
 // How long clients wait for the first link: most have nothing but a connect(2) before them.
-constexpr Duration kFirstLinkTime = kGrace;
+constexpr Duration kFirstTransportTime = kGrace;
 
 // For how long a client is held in all, however often the peer has the protocol chosen anew: longer
 // than one choice takes, which greetings put off for ten times the grace.
@@ -72,20 +72,20 @@ constexpr size_t kMostFlushed = 64;
 
 SessionConfig session_config(const ChannelConfig& config) {
   SessionConfig session;
-  if (config.spec.method == Method::kIsaSerial) {
+  if (config.spec.transport == TransportKind::kIsaSerial) {
     session.limits = derive_limits(std::min(receive_share(config.memory), kTtyMemory),
                                    std::min(config.max_streams, kTtyStreams),
                                    std::min(config.window, kTtyWindow), kTtyFrame);
     session.quantum = kTtyQuantum;
   } else {
-    session.limits =
-        derive_limits(receive_share(config.memory), config.max_streams, config.window,
-                      config.spec.method == Method::kVirtioSerial ? kPortFrame : kSocketFrame);
+    session.limits = derive_limits(
+        receive_share(config.memory), config.max_streams, config.window,
+        config.spec.transport == TransportKind::kVirtioSerial ? kPortFrame : kSocketFrame);
   }
   session.epoch_key = config.epoch_key;
   session.number_seed = config.number_seed;
   session.number_key = config.number_key;
-  session.old = config.old;
+  session.v1 = config.v1;
   return session;
 }
 
@@ -102,82 +102,83 @@ tl::expected<void, std::string> Channel::check(const ChannelConfig& config) {
       format_size((enough + kMiB - 1) / kMiB * kMiB)));
 }
 
-Channel::Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config)
+Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfig& config)
     : loop_(loop),
-      resolution_(resolution),
+      resolver_driver_(resolver_driver),
       config_(config),
-      choice_(session_config(config), config.protocol),
+      selector_(session_config(config), config.protocol),
       pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group,
-            config.spec.method == Method::kVirtioSerial),
+            config.spec.transport == TransportKind::kVirtioSerial),
       pipes_(pipe_memory(config.memory)),
-      link_(loop, resolution, config_.spec, config_.peers, this),
+      source_(loop, resolver_driver, config_.spec, config_.peers, this),
       reader_(loop, this),
-      writer_(loop, choice_, pool_, pipes_, this),
+      writer_(loop, selector_, pool_, pipes_, this),
       timer_(loop.timers(), this),
       trim_timer_(loop.timers(), this),
       recheck_timer_(loop.timers(), this),
-      first_link_timer_(loop.timers(), this),
+      first_transport_timer_(loop.timers(), this),
       held_timer_(loop.timers(), this),
       silence_timer_(loop.timers(), this),
       greeting_timer_(loop.timers(), this),
       admission_(config.max_streams),
-      presence_(loop, id()) {}
+      channel_log_(loop, id()) {}
 
 Channel::~Channel() { VP_ASSERT(idle()); }
 
-void Channel::start(ChannelDoors doors) {
-  VP_ASSERT(doors.forwards.size() == config_.oforwards.size());
+void Channel::start(ChannelListenSockets listen_sockets) {
+  VP_ASSERT(listen_sockets.forwards.size() == config_.oforwards.size());
   Listener::Client* const client = this;
-  for (size_t i = 0; i < doors.forwards.size(); ++i) {
+  for (size_t i = 0; i < listen_sockets.forwards.size(); ++i) {
     const ForwardSpec& forward = config_.oforwards[i];
-    bound_.push_back(std::move(doors.forwards[i].path));
-    for (const int fd : doors.forwards[i].sockets) {
+    bound_.push_back(std::move(listen_sockets.forwards[i].path));
+    for (const int fd : listen_sockets.forwards[i].sockets) {
       listeners_.push_back(std::make_unique<Listener>(loop_, forward, fd, client));
     }
     log_info("channel {}: listening on {} for service {}", id(), forward.endpoint.to_string(),
              forward.service);
   }
-  first_link_timer_.set(loop_.now() + kFirstLinkTime);
-  link_.start(std::move(doors.link));
+  first_transport_timer_.set(loop_.now() + kFirstTransportTime);
+  source_.start(std::move(listen_sockets.transport));
 }
 
 void Channel::wake() {
   if (awake_) return;
   awake_ = true;
-  loop_.finish_later(this);
+  loop_.defer(this);
 }
 
-void Channel::finish_turn() {
+void Channel::run_deferred() {
   awake_ = false;
   busy_ = true;
   if (!trim_timer_.armed()) trim_timer_.set(loop_.now() + kTrimInterval);
   handle_events(nullptr);
-  close_doomed();
+  close_fds_to_reset();
   let_go_of_ended();
   abort_departed();
   admit_clients();
-  start_dials();
+  start_connects();
   hand_out_buffers();
   flush_connections();
   handle_events(nullptr);
-  if (link_state_ == LinkState::kInUse) {
+  if (transport_state_ == TransportState::kInUse) {
     writer_.write_on(events_, moved_ == Moved::kIn && !draining_ && nobody_waits());
     if (!writer_.idle()) moved_ = Moved::kOut;
     handle_events(nullptr);
     reader_.read_on();
     set_timer();
-    if (link_kind_ != Link::Kind::kSocket && open_connections_ > 0 && !recheck_timer_.armed()) {
+    if (transport_kind_ != TransportSource::Kind::kSocket && open_connections_ > 0 &&
+        !recheck_timer_.armed()) {
       recheck_timer_.set(loop_.now() + kRecheckInterval);
     }
   } else {
     timer_.clear();
   }
   reap();
-  if (link_state_ == LinkState::kLetGo && reader_.idle() && writer_.idle()) {
-    link_state_ = LinkState::kNone;
+  if (transport_state_ == TransportState::kLetGo && reader_.idle() && writer_.idle()) {
+    transport_state_ = TransportState::kNone;
     loop_.ring().remove_file(file_);
     file_ = {};
-    link_.lost(link_patience_);
+    source_.lost(reconnect_backoff_);
   }
 }
 
@@ -198,8 +199,8 @@ void Channel::flush_connections() {
 }
 
 void Channel::set_timer() {
-  if (choice_.behind(loop_.now())) return timer_.set(loop_.now());
-  const auto deadline = choice_.deadline();
+  if (selector_.behind(loop_.now())) return timer_.set(loop_.now());
+  const auto deadline = selector_.deadline();
   if (!deadline) return timer_.clear();
   // Due already, and not written just now: the link does not take it.
   timer_.set(*deadline > loop_.now() ? *deadline : loop_.now() + kBlockedInterval);
@@ -211,7 +212,7 @@ void Channel::expired(Timer& timer) {
   if (&timer == &silence_timer_) return give_up_on_silence();
   if (&timer == &greeting_timer_) return on_no_greeting();
   if (&timer == &timer_) {
-    const bool again = choice_.tick(loop_.now(), events_);
+    const bool again = selector_.tick(loop_.now(), events_);
     handle_events(nullptr);
     if (again) reader_.offer_again();
   }
@@ -221,7 +222,9 @@ void Channel::expired(Timer& timer) {
 // virtio-serial is known to lose wake-ups. While no stream is open this ends, once it has found that
 // none is lost.
 void Channel::recheck_device() {
-  if (link_state_ != LinkState::kInUse || link_kind_ == Link::Kind::kSocket) return;
+  if (transport_state_ != TransportState::kInUse ||
+      transport_kind_ == TransportSource::Kind::kSocket)
+    return;
   const bool settled = reader_.recheck();
   writer_.recheck();
   if (open_connections_ > 0 || !settled) recheck_timer_.set(loop_.now() + kRecheckInterval);
@@ -242,36 +245,39 @@ void Channel::trim() {
 
 // --- the link and the session -----------------------------------------------------------------
 
-void Channel::link_ready(int fd, Link::Kind kind) {
-  VP_ASSERT(link_state_ == LinkState::kNone);
-  link_state_ = LinkState::kInUse;
-  link_kind_ = kind;
-  link_since_ = loop_.now();
+void Channel::transport_ready(int fd, TransportSource::Kind kind) {
+  VP_ASSERT(transport_state_ == TransportState::kNone);
+  transport_state_ = TransportState::kInUse;
+  transport_kind_ = kind;
+  transport_since_ = loop_.now();
   // A device is not registered: it could not be opened again until the ring lets go of it, and it
-  // cannot be shut down (see Link::hang_up).
-  file_ = kind == Link::Kind::kSocket ? loop_.ring().add_file(fd) : File{fd, -1};
-  log_debug("channel {}: link established", id());
+  // cannot be shut down (see TransportSource::hang_up).
+  file_ = kind == TransportSource::Kind::kSocket ? loop_.ring().add_file(fd) : File{fd, -1};
+  log_debug("channel {}: transport established", id());
   writer_.attach(file_, kind);
   reader_.attach(file_, kind);
   // A port is asked first whether anybody is on its other side.
-  if (kind != Link::Kind::kPort) begin_session();
+  if (kind != TransportSource::Kind::kPort) begin_session();
 }
 
-void Channel::link_failed() {
-  first_link_timer_.clear();
+void Channel::transport_unavailable() {
+  first_transport_timer_.clear();
   wake();
 }
 
 // A device hides that the other end was replaced, and a tty may lose bytes besides.
 uint64_t Channel::wanted_features() const {
-  const bool checksum = link_kind_ == Link::Kind::kTty || config_.seal == Seal::kChecksum;
-  const bool commit = link_kind_ == Link::Kind::kPort || config_.seal == Seal::kCommit;
+  const bool checksum =
+      transport_kind_ == TransportSource::Kind::kTty || config_.integrity == Integrity::kChecksum;
+  const bool commit =
+      transport_kind_ == TransportSource::Kind::kPort || config_.integrity == Integrity::kCommit;
   return (checksum ? feature::kChecksumTrailer : 0) | (commit ? feature::kCommitTrailer : 0);
 }
 
 // How long a peer that greets may take to do so.
 Duration Channel::grace() const {
-  return link_kind_ == Link::Kind::kTty ? grace_on_line(config_.spec.endpoint.port) : kGrace;
+  return transport_kind_ == TransportSource::Kind::kTty ? grace_on_line(config_.spec.endpoint.port)
+                                                        : kGrace;
 }
 
 Instant Channel::hold_limit() const {
@@ -280,8 +286,8 @@ Instant Channel::hold_limit() const {
 
 void Channel::begin_session() {
   heard_ = mute_ = false;
-  if (config_.protocol == ProtocolMode::kNew) greeting_timer_.set(loop_.now() + kGreetingTime);
-  choice_.link_up(loop_.now(), grace(), wanted_features(), events_);
+  if (config_.protocol == ProtocolMode::kV2) greeting_timer_.set(loop_.now() + kGreetingTime);
+  selector_.transport_up(loop_.now(), grace(), wanted_features(), events_);
   handle_events(nullptr);
   wake();
 }
@@ -295,58 +301,60 @@ void Channel::port_present(bool present) {
 }
 
 void Channel::end_session(const std::string& reason) {
-  const bool was_up = choice_.up();
-  choice_.link_down(events_);
+  const bool was_up = selector_.up();
+  selector_.transport_down(events_);
   discard_events();
-  detach_all(Fault::kLinkLost);
-  first_link_timer_.clear();
+  detach_all(Fault::kTransportLost);
+  first_transport_timer_.clear();
   silence_timer_.clear();
   greeting_timer_.clear();
-  if (was_up) presence_.changed("down: " + reason);
+  if (was_up) channel_log_.changed("down: " + reason);
   wake();
 }
 
 void Channel::channel_failed(const std::string& reason) {
-  if (link_state_ != LinkState::kInUse) return;
-  log_debug("channel {}: link lost: {}", id(), reason);
-  if (loop_.now() - link_since_ > kShortLink) short_links_ = 0;
-  link_patience_ = ++short_links_ > kFreeShortLinks ? kShortLinkPatience : Duration::zero();
-  let_go_of_link();
+  if (transport_state_ != TransportState::kInUse) return;
+  log_debug("channel {}: transport lost: {}", id(), reason);
+  if (loop_.now() - transport_since_ > kShortTransport) short_transports_ = 0;
+  reconnect_backoff_ =
+      ++short_transports_ > kFreeShortTransports ? kShortTransportBackoff : Duration::zero();
+  release_transport();
   end_session(reason);
 }
 
-void Channel::let_go_of_link() {
-  link_state_ = LinkState::kLetGo;
+void Channel::release_transport() {
+  transport_state_ = TransportState::kLetGo;
   reader_.detach();
   writer_.detach();
   wake();
 }
 
-size_t Channel::channel_input(std::span<const std::byte> bytes, ReadSlab* slab) {
+size_t Channel::channel_input(std::span<const std::byte> bytes, ReadBuffer* buffer) {
   wake();
   const bool was_unanswered = unanswered();
-  if (!std::exchange(heard_, true)) link_.heard();
-  const size_t used = feed(choice_, bytes, loop_.now(), events_, [&] {
-    handle_events(slab);
-    return link_state_ == LinkState::kInUse;
+  if (!std::exchange(heard_, true)) source_.heard();
+  const size_t used = feed(selector_, bytes, loop_.now(), events_, [&] {
+    handle_events(buffer);
+    return transport_state_ == TransportState::kInUse;
   });
-  if (was_unanswered && choice_.up() && choice_.protocol() == 1) say_up();
+  if (was_unanswered && selector_.up() && selector_.protocol() == 1) say_up();
   return used;
 }
 
 bool Channel::splices() {
-  return loop_.ring().features().splice && link_kind_ == Link::Kind::kSocket && session().up() &&
-         !session().uses_trailers() && session().largest_payload() >= kLeastSpliced;
+  return loop_.ring().features().splice && transport_kind_ == TransportSource::Kind::kSocket &&
+         session().up() && !session().uses_trailers() &&
+         session().largest_payload() >= kLeastSpliced;
 }
 
-bool Channel::may_pass() {
+bool Channel::may_splice() {
   const auto [stream, left] = session().arriving();
   if (left == 0 || !splices()) return false;
   Connection* connection = find(stream);
   return connection != nullptr && connection->can_splice(left);
 }
 
-ssize_t Channel::pass(int fd) {
+ssize_t Channel::splice_payload(int fd) {
   const auto [stream, left] = session().arriving();
   return connection_of(stream).splice_from(fd, left);
 }
@@ -355,11 +363,11 @@ ssize_t Channel::pass(int fd) {
 
 // Handling may add events, reset streams that events further on still name, and discard events. It
 // opens no stream and begins no session.
-void Channel::handle_events(ReadSlab* slab) {
+void Channel::handle_events(ReadBuffer* buffer) {
   VP_ASSERT(next_event_ == 0);
   while (next_event_ < events_.size()) {
     const Event event = events_[next_event_++];
-    handle(event, slab);
+    handle(event, buffer);
   }
   discard_events();
 }
@@ -369,7 +377,7 @@ void Channel::discard_events() {
   next_event_ = 0;
 }
 
-void Channel::handle(const Event& event, ReadSlab* slab) {
+void Channel::handle(const Event& event, ReadBuffer* buffer) {
   switch (event.kind) {
     case Event::Kind::kUp:
       return on_up();
@@ -382,8 +390,8 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
         log_info("channel {}: the other end is going away{}", id(), and_others(*hidden));
       }
       return;
-    case Event::Kind::kOddity:
-      return on_oddity(event);
+    case Event::Kind::kGlitch:
+      return on_glitch(event);
     case Event::Kind::kNoVersion:
       if (versions_.allow(loop_.now())) {
         log_error("channel {}: {}", id(), fault_text(event.fault));
@@ -396,7 +404,7 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
   if (connection == nullptr) return;
   switch (event.kind) {
     case Event::Kind::kData:
-      return connection->deliver(event.bytes, slab);
+      return connection->deliver(event.bytes, buffer);
     case Event::Kind::kEnd:
       return connection->peer_ended();
     case Event::Kind::kCredit:
@@ -419,10 +427,10 @@ void Channel::handle(const Event& event, ReadSlab* slab) {
 
 void Channel::on_up() {
   up_since_ = loop_.now();
-  first_link_timer_.clear();
+  first_transport_timer_.clear();
   greeting_timer_.clear();
   if (unanswered()) {
-    presence_.changed("connected, but the other end has sent nothing", LogLevel::kWarn);
+    channel_log_.changed("connected, but the other end has sent nothing", LogLevel::kWarn);
   } else {
     say_up();
   }
@@ -430,20 +438,21 @@ void Channel::on_up() {
 }
 
 void Channel::say_up() {
-  presence_.changed(fmt::format("up, protocol {}{}", choice_.protocol(), choice_.description()));
+  channel_log_.changed(
+      fmt::format("up, protocol {}{}", selector_.protocol(), selector_.description()));
 }
 
 // On a listener such a peer keeps the next one out. A connection that is dialled does not, and
 // behind a device or an emulator's socket the other end may start at any time.
 void Channel::on_no_greeting() {
-  if (method_listens(config_.spec.method)) {
+  if (transport_listens(config_.spec.transport)) {
     log_warn("channel {}: the peer, {}, has not greeted within {} s (--protocol 2): dropped", id(),
-             link_.peer(), kGreetingTime.count());
+             source_.peer(), kGreetingTime.count());
     return channel_failed("the other end has not greeted");
   }
-  presence_.changed(fmt::format("connected, but the other end has {}",
-                                heard_ ? "not greeted (--protocol 2)" : "sent nothing"),
-                    LogLevel::kWarn);
+  channel_log_.changed(fmt::format("connected, but the other end has {}",
+                                   heard_ ? "not greeted (--protocol 2)" : "sent nothing"),
+                       LogLevel::kWarn);
 }
 
 void Channel::on_stalled(const Event& event, const Connection& connection) {
@@ -455,28 +464,28 @@ void Channel::on_stalled(const Event& event, const Connection& connection) {
       id(), connection.service(), connection.describe(), event.count, and_others(*hidden));
 }
 
-void Channel::on_oddity(const Event& event) {
-  const OddityRow& row = oddity_row(event.oddity);
+void Channel::on_glitch(const Event& event) {
+  const GlitchRow& row = glitch_row(event.glitch);
   if (row.expected) {
     log_debug("channel {}: the other end sent {} ({}): {}", id(), row.text, event.count,
               row.outcome);
-  } else if (const auto hidden = oddities_.allow(loop_.now())) {
+  } else if (const auto hidden = glitches_.allow(loop_.now())) {
     log_warn("channel {}: the other end sent {} ({}): {}{}", id(), row.text, event.count,
              row.outcome, and_others(*hidden));
   }
 }
 
 void Channel::on_down(Fault fault) {
-  presence_.changed("down: " + std::string(fault_text(fault)));
+  channel_log_.changed("down: " + std::string(fault_text(fault)));
   detach_all(fault);
   const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
   if (restarted || session().uses_trailers()) return;
   // On a link that tells when a peer goes, a broken peer is rid of by dropping the link.
-  if (loop_.now() - up_since_ > kGoodConduct) bad_links_ = 0;
-  link_patience_ = kFirstPatience * (1u << std::min(bad_links_, kMostDoublings));
-  ++bad_links_;
-  let_go_of_link();
-  choice_.link_down(events_);
+  if (loop_.now() - up_since_ > kStableAfter) bad_transports_ = 0;
+  reconnect_backoff_ = kFirstBackoff * (1u << std::min(bad_transports_, kMostDoublings));
+  ++bad_transports_;
+  release_transport();
+  selector_.transport_down(events_);
   discard_events();
 }
 
@@ -486,9 +495,9 @@ void Channel::drain() {
   draining_ = true;
   for (BoundPath& path : bound_) path.remove();
   for (auto& listener : listeners_) listener->stop();
-  link_.stop_listening();
-  choice_.go_away();
-  first_link_timer_.clear();
+  source_.stop_listening();
+  selector_.go_away();
+  first_transport_timer_.clear();
   while (const auto client = admission_.take()) close_with_reset(client->fd);
   wake();
 }
@@ -500,51 +509,52 @@ void Channel::stop() {
     session().reset(connections_[slot]->stream(), Fault::kGoingAway, events_);
   }
   detach_all(Fault::kGoingAway);
-  for (const auto& farewell : farewells_) farewell->end();
+  for (const auto& lingering : lingering_) lingering->end();
   wake();
 }
 
 void Channel::disconnect() {
-  if (link_state_ == LinkState::kInUse) {
-    let_go_of_link();
+  if (transport_state_ == TransportState::kInUse) {
+    release_transport();
     end_session("stopped");
   }
-  link_.stop();
+  source_.stop();
 }
 
 bool Channel::idle() const {
-  return drained() && reader_.idle() && writer_.idle() && link_.idle() &&
-         link_state_ == LinkState::kNone &&
+  return drained() && reader_.idle() && writer_.idle() && source_.idle() &&
+         transport_state_ == TransportState::kNone &&
          std::all_of(listeners_.begin(), listeners_.end(),
                      [](const auto& listener) { return listener->idle(); });
 }
 
-Channel::Figures Channel::figures() {
-  Figures figures;
-  figures.session = choice_.figures();
-  figures.connections = open_connections_;
-  figures.closing = departed_.size() + ended_.size() + closing_.size() + farewells_.size();
-  figures.dials = dials_;
-  figures.send_buffers = pool_.in_use();
+Channel::Stats Channel::stats() {
+  Stats stats;
+  stats.session = selector_.stats();
+  stats.connections = open_connections_;
+  stats.closing = departed_.size() + ended_.size() + closing_.size() + lingering_.size();
+  stats.connecting = connecting_;
+  stats.send_buffers = pool_.in_use();
   for (const auto& connection : connections_) {
-    if (connection) figures.held += connection->held();
+    if (connection) stats.held += connection->held();
   }
-  for (const Departed& departed : departed_) figures.held += departed.connection->held();
-  for (const auto& connection : ended_) figures.held += connection->held();
-  figures.waiting = waiting_[0].size() + waiting_[1].size();
-  figures.pipes = pipes_.in_use();
-  return figures;
+  for (const Departed& departed : departed_) stats.held += departed.connection->held();
+  for (const auto& connection : ended_) stats.held += connection->held();
+  stats.waiting = waiting_[0].size() + waiting_[1].size();
+  stats.pipes = pipes_.in_use();
+  return stats;
 }
 
-void Channel::log_figures() {
-  const Figures now = figures();
+void Channel::log_stats() {
+  const Stats now = stats();
   log_answer(
-      "stats channel={} up={} protocol={} streams={} connections={} closing={} dials={} "
+      "stats channel={} up={} protocol={} streams={} connections={} closing={} connecting={} "
       "send_buffers={} send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} "
-      "under_way={} pipes={}",
-      id(), choice_.up() && !unanswered() ? 1 : 0, choice_.up() ? choice_.protocol() : 0, now.session.streams,
-      now.connections, now.closing, now.dials, now.send_buffers, now.session.queued, now.held,
-      now.session.lent, now.waiting, now.session.sessions, now.session.under_way, now.pipes);
+      "in_flight={} pipes={}",
+      id(), selector_.up() && !unanswered() ? 1 : 0, selector_.up() ? selector_.protocol() : 0,
+      now.session.streams, now.connections, now.closing, now.connecting, now.send_buffers,
+      now.session.queued, now.held, now.session.borrowed, now.waiting, now.session.sessions,
+      now.session.in_flight, now.pipes);
 }
 
 }  // namespace virtproxy

@@ -1,12 +1,12 @@
-// One channel: the link it runs over, the session on it, and the connections it carries.
+// One channel: the transport it runs over, the session on it, and the connections it carries.
 //
-//        clients ──▶ Listener ──▶ Connection ◀──▶ ┌─────────┐ ◀── ChannelReader ◀── Link
-//       services ◀── Dial ◀────── Connection ◀──▶ │ Session │ ──▶ ChannelWriter ──▶
-//                                                 └─────────┘
+//      clients ──▶ Listener ───▶ Connection ◀──▶ ┌─────────┐ ◀── ChannelReader ◀── TransportSource
+//     services ◀── Connector ◀── Connection ◀──▶ │ Session │ ──▶ ChannelWriter ──▶
+//                                                └─────────┘
 //
-// The session decides, the others do. Which session it is, of which protocol, ProtocolChoice knows.
-// Within a turn the parts only note what has to be done; at its end the channel admits clients,
-// sends what was delivered, writes one batch and asks for more bytes.
+// The session decides, the others do. ProtocolSelector knows which session it is, of which
+// protocol. Within a turn the parts only note what has to be done; at its end the channel admits
+// clients, sends what was delivered, writes one batch and asks for more bytes.
 //
 // The rules of session.h for events are kept here: every call of the core that may begin or end a
 // session is followed by handle_events(), and the loss of the link by discard_events(). Nothing
@@ -55,15 +55,15 @@ struct ChannelConfig {
   ChannelSpec spec;
   std::vector<ForwardSpec> oforwards;
   std::vector<ForwardSpec> iforwards;
-  AccessList clients;   // of the -o listeners
-  AccessList peers;     // of the channel's own listener
+  Acl clients;          // of the -o listeners
+  Acl peers;            // of the channel's own listener
   uint64_t memory = 0;  // bytes, for everything that grows with traffic
   uint32_t max_streams = 0;
   uint32_t window = 0;
-  Seal seal = Seal::kAuto;
+  Integrity integrity = Integrity::kAuto;
   ProtocolMode protocol = ProtocolMode::kAuto;
-  OldLimits old;
-  Duration dial_timeout{};
+  V1Limits v1;
+  Duration connect_timeout{};
   HashKey epoch_key{};  // see SessionConfig
   HashKey number_key{};
   uint64_t number_seed = 0;
@@ -72,58 +72,58 @@ struct ChannelConfig {
 };
 
 // The listeners of one channel, bound by whoever had the privileges for it.
-struct ChannelDoors {
+struct ChannelListenSockets {
   std::vector<Listening> forwards;  // in the order of ChannelConfig::oforwards
-  Listening link;                   // of a method that listens
+  Listening transport;              // of a method that listens
 };
 
-class Channel final : private Link::Client,
+class Channel final : private TransportSource::Client,
                       private Listener::Client,
                       private ChannelReader::Client,
                       private ChannelWriter::Client,
-                      private Loop::Finisher,
+                      private Loop::Deferred,
                       private Timer::Owner {
  public:
   // Whether the memory suffices for that many streams; the error says what would be right.
   static tl::expected<void, std::string> check(const ChannelConfig& config);
 
   // `config` must pass check().
-  Channel(Loop& loop, Resolution& resolution, const ChannelConfig& config);
+  Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfig& config);
   ~Channel();
 
   // Accepts on what was bound, and begins to connect.
-  void start(ChannelDoors doors);
+  void start(ChannelListenSockets listen_sockets);
   // No new streams; those that are open go on.
   void drain();
   bool drained() const {
     return open_connections_ == 0 && departed_.empty() && ended_.empty() && closing_.empty() &&
-           farewells_.empty() && doomed_.empty() && admission_.empty();
+           lingering_.empty() && fds_to_reset_.empty() && admission_.empty();
   }
   // Resets what is left and says so to the peer, as far as the channel takes it at once.
   void stop();
   // Whether everything there was to say has left.
-  bool said() const { return writer_.idle() && !choice_.wants_to_write(loop_.now()); }
+  bool flushed() const { return writer_.idle() && !selector_.wants_to_write(loop_.now()); }
   void disconnect();
   // Nothing of the channel is known to the kernel any more.
   bool idle() const;
 
-  struct Figures {
-    Session::Figures session;
+  struct Stats {
+    Session::Stats session;
     size_t connections = 0;
     size_t closing = 0;
-    unsigned dials = 0;
+    unsigned connecting = 0;
     size_t send_buffers = 0;  // holding bytes for the channel
     size_t held = 0;          // bytes copied out for sockets that were full
     size_t waiting = 0;       // connections without a receive buffer
     size_t pipes = 0;         // in use
   };
-  Figures figures();
-  void log_figures();
+  Stats stats();
+  void log_stats();
 
   unsigned id() const { return config_.spec.id; }
   Loop& loop() { return loop_; }
-  Resolution& resolution() { return resolution_; }
-  Session& session() { return choice_.session(); }
+  ResolverDriver& resolver_driver() { return resolver_driver_; }
+  Session& session() { return selector_.session(); }
   ReceivePool& pool() { return pool_; }
   SlicePool& slices() { return slices_; }
   PipePool& pipes() { return pipes_; }
@@ -141,40 +141,40 @@ class Channel final : private Link::Client,
     return !waiting_[static_cast<size_t>(size)].empty();
   }
   void close_with_reset(int fd);
-  void dial_ended() { --dials_; }
-  void dial_failed(std::string_view service, const std::string& reason);
+  void connect_ended() { --connecting_; }
+  void connect_failed(std::string_view service, const std::string& reason);
   void closing(Connection* connection);
   // Nothing of a connection that is closing() is known to the kernel any more, perhaps.
   void settled(Connection* connection);
   // Closes the socket of an application that was told the end and may still be speaking.
-  void part_from(int fd);
+  void close_lingering(int fd);
   void connection_settled() { wake(); }
 
  private:
-  void link_ready(int fd, Link::Kind kind) override;
-  void link_failed() override;
-  void link_broken(const std::string& reason) override { channel_failed(reason); }
+  void transport_ready(int fd, TransportSource::Kind kind) override;
+  void transport_unavailable() override;
+  void transport_broken(const std::string& reason) override { channel_failed(reason); }
   void accepted(int fd, const ForwardSpec& forward) override;
   // Connections that are over are within no session's limits. The channel is not read while
   // connections of an earlier session are left, while many that ended wait for the kernel to let go
   // of others, or while more can be destroyed than one turn destroys. So a peer that ends sessions or
   // streams in a tight loop cannot pile them up.
   bool wants_input() override {
-    return departed_.empty() && ended_.size() <= kMostEnded &&
-           settled_.size() <= kReapedPerTurn && choice_.wants_input(loop_.now());
+    return departed_.empty() && ended_.size() <= kMostEnded && settled_.size() <= kReapedPerTurn &&
+           selector_.wants_input(loop_.now());
   }
-  size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) override;
+  size_t channel_input(std::span<const std::byte> bytes, ReadBuffer* buffer) override;
   uint32_t payload_ahead() override { return session().arriving().left; }
-  bool may_pass() override;
-  ssize_t pass(int fd) override;
+  bool may_splice() override;
+  ssize_t splice_payload(int fd) override;
   void channel_readable() override { wake(); }
-  void channel_passed() override { flush_connections(); }
+  void channel_spliced() override { flush_connections(); }
   void port_present(bool present) override;
   Connection& connection_of(StreamKey stream) override;
   void channel_failed(const std::string& reason) override;
   void channel_written() override { wake(); }
   void channel_settled() override { wake(); }
-  void finish_turn() override;
+  void run_deferred() override;
   void expired(Timer& timer) override;
 
   void wake();
@@ -183,16 +183,16 @@ class Channel final : private Link::Client,
   void begin_session();
   uint64_t wanted_features() const;
   void end_session(const std::string& reason);
-  void let_go_of_link();
+  void release_transport();
   Duration grace() const;
-  void handle_events(ReadSlab* slab);
+  void handle_events(ReadBuffer* buffer);
   void discard_events();
-  void handle(const Event& event, ReadSlab* slab);
+  void handle(const Event& event, ReadBuffer* buffer);
   void on_up();
   void on_down(Fault fault);
   void on_opened(const Event& event);
   void on_stalled(const Event& event, const Connection& connection);
-  void on_oddity(const Event& event);
+  void on_glitch(const Event& event);
   void admit_clients();
   void admit(const AcceptedClient& client);
   void refuse(const AcceptedClient& client, std::string_view reason);
@@ -200,7 +200,7 @@ class Channel final : private Link::Client,
   void take_back(Connection& connection);
   Instant hold_limit() const;
   bool holds_clients() const {
-    return choice_.choosing() || awaits_first_link() || awaits_answer();
+    return selector_.choosing() || awaits_first_transport() || awaits_answer();
   }
   bool awaits_answer() const {
     if (!unanswered()) return false;
@@ -209,12 +209,12 @@ class Channel final : private Link::Client,
   }
   Instant answer_due() const { return asked_at_ + grace(); }
   // Nothing has come over this link, and version 1 was chosen for that reason.
-  bool unanswered() const { return !heard_ && choice_.chosen_by_silence(); }
+  bool unanswered() const { return !heard_ && selector_.chosen_by_silence(); }
   std::string_view why_held() const;
   void say_up();
   void give_up_on_silence();
   void on_no_greeting();
-  bool awaits_first_link() const { return first_link_timer_.armed(); }
+  bool awaits_first_transport() const { return first_transport_timer_.armed(); }
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
   void detach_all(Fault fault);
@@ -230,8 +230,8 @@ class Channel final : private Link::Client,
   static constexpr size_t kMostEnded = 64;
   static constexpr unsigned kReapedPerTurn = 128;
   size_t unsettled() const { return closing_.size() - settled_.size(); }
-  void close_doomed();
-  void start_dials();
+  void close_fds_to_reset();
+  void start_connects();
   void hand_out_buffers();
   bool nobody_waits() const { return waiting_[0].empty() && waiting_[1].empty(); }
   void flush_connections();
@@ -239,19 +239,19 @@ class Channel final : private Link::Client,
   void trim();
 
   Loop& loop_;
-  Resolution& resolution_;
+  ResolverDriver& resolver_driver_;
   const ChannelConfig config_;
-  ProtocolChoice choice_;
+  ProtocolSelector selector_;
   ReceivePool pool_;
   SlicePool slices_;
   PipePool pipes_;
-  Link link_;
+  TransportSource source_;
   ChannelReader reader_;
   ChannelWriter writer_;
   Timer timer_;
   Timer trim_timer_;
   Timer recheck_timer_;     // of a device, while streams are open
-  Timer first_link_timer_;  // armed until the first session, or what stands in its way
+  Timer first_transport_timer_;  // armed until the first session, or what stands in its way
   Timer held_timer_;        // until the next held client has waited long enough
   Timer silence_timer_;     // of an end that was asked and has sent nothing yet
   Timer greeting_timer_;    // of an end that has to greet (--protocol 2) and has not yet
@@ -272,45 +272,46 @@ class Channel final : private Link::Client,
   std::deque<std::unique_ptr<Connection>> ended_;     // closing; to be let go of
   std::vector<std::unique_ptr<Connection>> closing_;  // let go of
   std::vector<Connection*> settled_;  // of closing_, can be destroyed
-  std::vector<std::unique_ptr<Farewell>> farewells_;
-  std::vector<int> doomed_;  // sockets still to be reset
+  std::vector<std::unique_ptr<LingeringClose>> lingering_;
+  std::vector<int> fds_to_reset_;  // sockets still to be reset
   unsigned resets_in_turn_ = 0;
   std::vector<Connection*> flushing_;
   AdmissionQueue admission_;
   // For a receive buffer of one of the sizes, first come first served.
   std::array<List<Connection, &Connection::buffer_link>, 2> waiting_;
-  struct DialDue {
+  struct PendingConnect {
     StreamKey stream;
     const ForwardSpec* forward;
   };
-  std::deque<DialDue> dials_due_;
-  unsigned dials_ = 0;  // in progress
+  std::deque<PendingConnect> pending_connects_;
+  unsigned connecting_ = 0;  // in progress
 
-  enum class LinkState : uint8_t { kNone, kInUse, kLetGo };
-  LinkState link_state_ = LinkState::kNone;
-  Link::Kind link_kind_ = Link::Kind::kSocket;
+  enum class TransportState : uint8_t { kNone, kInUse, kLetGo };
+  TransportState transport_state_ = TransportState::kNone;
+  TransportSource::Kind transport_kind_ = TransportSource::Kind::kSocket;
   File file_;
-  Duration link_patience_{};
-  unsigned bad_links_ = 0;  // in a row that ended in a fault of the peer
+  Duration reconnect_backoff_{};
+  unsigned bad_transports_ = 0;  // in a row that ended in a fault of the peer
   Instant up_since_{};
-  unsigned short_links_ = 0;  // in a row that the peer closed at once
-  Instant link_since_{};
+  unsigned short_transports_ = 0;  // in a row that the peer closed at once
+  Instant transport_since_{};
   bool heard_ = false;  // something has come over this link
   bool mute_ = false;   // it was asked, and nothing has come
   Instant asked_at_{};  // by the last client that was let in meanwhile
-  Presence presence_;
+  ChannelLog channel_log_;
   // Which way bytes went last. Where that changes with every message, somebody waits for an answer,
-  // and quiet sends save a turn. Where it does not, the turn after a send finds more to send.
+  // and sends that skip their completion on success save a turn. Where it does not, the turn after
+  // a send finds more to send.
   enum class Moved : uint8_t { kIn, kOut };
   Moved moved_ = Moved::kIn;
   bool awake_ = false;
   bool busy_ = false;  // since the last trim
   bool draining_ = false;
   RateLimit refusals_{2};
-  RateLimit strangers_{2};
-  RateLimit dial_failures_{10};
+  RateLimit rejected_peers_{2};
+  RateLimit connect_failures_{10};
   RateLimit versions_{2};
-  RateLimit oddities_{5};
+  RateLimit glitches_{5};
   RateLimit departures_{2};
   RateLimit stalls_{5};
 };

@@ -21,12 +21,12 @@ constexpr std::string_view kSentNothing = "the other end has sent nothing";
 // Who may not connect is turned away before it can take the place of another in the queue.
 void Channel::accepted(int fd, const ForwardSpec& forward) {
   const AcceptedClient client{fd, &forward};
-  const Origin origin = origin_of(fd);
-  if (!config_.clients.admits(fd, origin)) {
+  const PeerIdentity identity = peer_identity_of(fd);
+  if (!config_.clients.admits(fd, identity)) {
     close_with_reset(fd);
-    if (const auto hidden = strangers_.allow(loop_.now())) {
+    if (const auto hidden = rejected_peers_.allow(loop_.now())) {
       log_warn("channel {}: service {}: client refused: {} is not on the list (--allow-…){}", id(),
-               forward.service, describe(origin), and_others(*hidden));
+               forward.service, describe(identity), and_others(*hidden));
     }
     return;
   }
@@ -67,14 +67,14 @@ void Channel::admit_clients() {
 void Channel::admit(const AcceptedClient& client) {
   VP_ASSERT(events_.empty());
   const ForwardSpec& forward = *client.forward;
-  const Origin origin = origin_of(client.fd);
-  std::byte metadata[kMaxOriginSize];
-  const size_t size = encode_origin(origin, metadata);
+  const PeerIdentity identity = peer_identity_of(client.fd);
+  std::byte metadata[kMaxPeerIdentitySize];
+  const size_t size = encode_peer_identity(identity, metadata);
   const auto stream = session().open(forward.service, forward.priority, {metadata, size});
   if (!stream) return refuse(client, why_no_stream());
   if (log_enabled(LogLevel::kDebug)) {
     log_debug("channel {}: client of service {} from {} at {}", id(), forward.service,
-              describe(origin), forward.endpoint.to_string());
+              describe(identity), forward.endpoint.to_string());
   }
   add(*stream, forward.service).admit(client);
   if (!unanswered()) return;
@@ -86,8 +86,8 @@ void Channel::admit(const AcceptedClient& client) {
 void Channel::give_up_on_silence() {
   if (!unanswered()) return;
   if (!std::exchange(mute_, true)) {
-    presence_.changed("connected, but the other end does not answer: clients are refused",
-                      LogLevel::kWarn);
+    channel_log_.changed("connected, but the other end does not answer: clients are refused",
+                         LogLevel::kWarn);
   }
   for (const auto& connection : connections_) {
     if (connection) session().reset(connection->stream(), Fault::kTimedOut, events_);
@@ -109,8 +109,8 @@ void Channel::refuse(const AcceptedClient& client, std::string_view reason) {
 }
 
 std::string_view Channel::why_no_stream() const {
-  return choice_.up() ? "no more streams (--max-streams here or there, or going away)"
-                      : "the channel is down";
+  return selector_.up() ? "no more streams (--max-streams here or there, or going away)"
+                        : "the channel is down";
 }
 
 // A client whose INIT nobody answered has lost nothing: it can be asked for again in version 2.

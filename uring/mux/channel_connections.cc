@@ -15,14 +15,14 @@ namespace virtproxy {
 namespace {
 
 // Dials in progress hold a descriptor and little else.
-constexpr unsigned kMostDials = 4096;
+constexpr unsigned kMostConnects = 4096;
 // Begun before the other channels have their turn again. The kernel takes a hundred times as long
 // for a connect(2) where its ports are nearly used up: then fewer.
-constexpr unsigned kDialsPerTurn = 16;
+constexpr unsigned kConnectsPerTurn = 16;
 constexpr unsigned kResetsPerTurn = 64;
 
 // At once: descriptors that a peer can make the channel hold although its streams are over.
-constexpr size_t kMostFarewells = 256;
+constexpr size_t kMostLingering = 256;
 
 }  // namespace
 
@@ -39,32 +39,32 @@ void Channel::on_opened(const Event& event) {
     session().reset(event.stream, Fault::kUnknownService, events_);
     return;
   }
-  if (dials_ + dials_due_.size() >= kMostDials) {
+  if (connecting_ + pending_connects_.size() >= kMostConnects) {
     session().reset(event.stream, Fault::kTooManyStreams, events_);
     return;
   }
   if (log_enabled(LogLevel::kDebug)) {
     log_debug("channel {}: stream to service {} from {}", id(), event.service,
-              describe(decode_origin(event.bytes).value_or(Origin{})));
+              describe(decode_peer_identity(event.bytes).value_or(PeerIdentity{})));
   }
   add(event.stream, event.service);
-  dials_due_.push_back({event.stream, &*forward});
+  pending_connects_.push_back({event.stream, &*forward});
 }
 
 // A peer may open thousands of streams in one breath, and reset them in the next.
-void Channel::start_dials() {
-  if (dials_due_.empty()) return;
-  TurnBudget budget(loop_, kDialsPerTurn);
-  while (!dials_due_.empty() && budget.left()) {
-    const DialDue due = dials_due_.front();
-    dials_due_.pop_front();
+void Channel::start_connects() {
+  if (pending_connects_.empty()) return;
+  TurnBudget budget(loop_, kConnectsPerTurn);
+  while (!pending_connects_.empty() && budget.left()) {
+    const PendingConnect due = pending_connects_.front();
+    pending_connects_.pop_front();
     Connection* connection = find(due.stream);
     if (connection == nullptr) continue;
-    ++dials_;
-    connection->dial(due.forward->endpoint, config_.dial_timeout);
+    ++connecting_;
+    connection->connect(due.forward->endpoint, config_.connect_timeout);
     budget.spend();
   }
-  if (!dials_due_.empty()) wake();
+  if (!pending_connects_.empty()) wake();
 }
 
 Connection& Channel::add(StreamKey stream, std::string_view service) {
@@ -88,8 +88,8 @@ Connection& Channel::connection_of(StreamKey stream) {
   return *connection;
 }
 
-void Channel::dial_failed(std::string_view service, const std::string& reason) {
-  const auto hidden = dial_failures_.allow(loop_.now());
+void Channel::connect_failed(std::string_view service, const std::string& reason) {
+  const auto hidden = connect_failures_.allow(loop_.now());
   if (!hidden) return;
   log_info("channel {}: service {}: {}{}", id(), service, reason, and_others(*hidden));
 }
@@ -134,9 +134,9 @@ void Channel::settled(Connection* connection) {
   settled_.push_back(connection);
 }
 
-void Channel::part_from(int fd) {
-  if (farewells_.size() < kMostFarewells) {
-    farewells_.push_back(std::make_unique<Farewell>(*this, fd));
+void Channel::close_lingering(int fd) {
+  if (lingering_.size() < kMostLingering) {
+    lingering_.push_back(std::make_unique<LingeringClose>(*this, fd));
   } else {
     close(fd);
   }
@@ -148,19 +148,19 @@ void Channel::close_with_reset(int fd) {
     ++resets_in_turn_;
     virtproxy::close_with_reset(fd);
   } else {
-    doomed_.push_back(fd);
+    fds_to_reset_.push_back(fd);
     wake();
   }
 }
 
-void Channel::close_doomed() {
+void Channel::close_fds_to_reset() {
   resets_in_turn_ = 0;
-  while (!doomed_.empty() && resets_in_turn_ < kResetsPerTurn) {
-    const int fd = doomed_.back();
-    doomed_.pop_back();
+  while (!fds_to_reset_.empty() && resets_in_turn_ < kResetsPerTurn) {
+    const int fd = fds_to_reset_.back();
+    fds_to_reset_.pop_back();
     close_with_reset(fd);
   }
-  if (!doomed_.empty()) wake();
+  if (!fds_to_reset_.empty()) wake();
 }
 
 // A session is over by `fault`. Its connections go out of the way of the next session, which has
@@ -174,7 +174,7 @@ void Channel::detach_all(Fault fault) {
   }
   connections_.clear();
   open_connections_ = 0;
-  dials_due_.clear();
+  pending_connects_.clear();
   wake();
 }
 
@@ -229,7 +229,7 @@ void Channel::hand_out_buffers() {
 }
 
 void Channel::reap() {
-  std::erase_if(farewells_, [](const auto& farewell) { return farewell->idle(); });
+  std::erase_if(lingering_, [](const auto& lingering) { return lingering->idle(); });
   for (unsigned reaped = 0; reaped < kReapedPerTurn && !settled_.empty(); ++reaped) {
     Connection* const connection = settled_.back();
     if (connection->flush_wanted) break;  // the next turn takes it off that list

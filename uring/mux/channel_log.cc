@@ -4,7 +4,7 @@
 
 namespace virtproxy {
 
-void Presence::changed(std::string state, LogLevel level) {
+void ChannelLog::changed(std::string state, LogLevel level) {
   state_ = std::move(state);
   level_ = level;
   if (summary_.armed() || !limit_.allow(loop_.now())) {
@@ -15,7 +15,7 @@ void Presence::changed(std::string state, LogLevel level) {
   log_at(level_, "channel {}: {}", channel_, state_);
 }
 
-void Presence::expired(Timer&) {
+void ChannelLog::expired(Timer&) {
   const uint64_t before = std::exchange(hidden_, 0) - 1;
   log_at(level_, "channel {}: {}{}", channel_, state_,
          before > 0 ? " (and " + std::to_string(before) + " changes before)" : "");

@@ -1,4 +1,4 @@
-// Says that a channel is up or down, and why, in the log.
+// Logs that a channel is up or down, and why.
 //
 // A peer that comes and goes as fast as it can must not fill the log: then lines are held back and
 // counted. What is said last is always the state of the moment.
@@ -13,9 +13,9 @@
 
 namespace virtproxy {
 
-class Presence final : private Timer::Owner {
+class ChannelLog final : private Timer::Owner {
  public:
-  Presence(Loop& loop, unsigned channel)
+  ChannelLog(Loop& loop, unsigned channel)
       : loop_(loop), channel_(channel), summary_(loop.timers(), this) {}
 
   // `state` completes "channel N: ".

@@ -17,16 +17,16 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-constexpr size_t kSlabs = 4;
+constexpr size_t kBuffers = 4;
 constexpr size_t kLeastRead =
-    16 * 1024;  // less room than this behind the leftover: take a new slab
-constexpr size_t kSlabBytes = ChannelReader::kLargestFrame + kLeastRead;
+    16 * 1024;  // less room than this behind the leftover: take a new read buffer
+constexpr size_t kBufferBytes = ChannelReader::kLargestFrame + kLeastRead;
 // A virtio port hands out one buffer of the driver's at a time. A full one has others behind it:
 // so many bytes are read in one turn.
 constexpr size_t kPortBuffer = 4096;
 constexpr size_t kMostPortRead = 128 * 1024;
 // In one turn, before the others have theirs.
-constexpr size_t kMostPassed = 512 * 1024;
+constexpr size_t kMostSpliced = 512 * 1024;
 // Headers and small frames in a row after which bulk is over.
 constexpr unsigned kReadsAfterBulk = 8;
 // A read this large may be the beginning of bulk: reading headers alone is tried, ever more rarely
@@ -47,20 +47,20 @@ ChannelReader::ChannelReader(Loop& loop, Client* client)
       client_(client),
       op_(this),
       absence_(loop.timers(), this),
-      slabs_(kSlabs, kSlabBytes) {}
+      buffers_(kBuffers, kBufferBytes) {}
 
-void ChannelReader::attach(File file, Link::Kind kind) {
+void ChannelReader::attach(File file, TransportSource::Kind kind) {
   VP_ASSERT(!attached_ && idle());
   file_ = file;
   kind_ = kind;
   attached_ = true;
-  expect_wait_ = false;
-  passing_ = false;
+  poll_first_ = false;
+  splicing_ = false;
   polling_ = readable_ = rechecked_ = false;
   begin_ = end_ = offered_ = 0;
   unparsed_ = false;
   present_ = false;
-  if (kind_ == Link::Kind::kPort) {
+  if (kind_ == TransportSource::Kind::kPort) {
     absence_.set(loop_.now());
   } else {
     read_on();
@@ -71,7 +71,7 @@ void ChannelReader::detach() {
   attached_ = false;
   absence_.clear();
   loop_.ring().cancel(op_);
-  if (slab_ != nullptr && !op_.pending) ReadSlabs::release(std::exchange(slab_, nullptr));
+  if (buffer_ != nullptr && !op_.pending) ReadBuffers::release(std::exchange(buffer_, nullptr));
 }
 
 void ChannelReader::read_on() {
@@ -82,20 +82,20 @@ void ChannelReader::read_on() {
     if (unparsed_ || !attached_ || !client_->wants_input()) return;
   }
   if (op_.pending) return;
-  if (!passing_) return read_normally();
-  pass_on();
-  client_->channel_passed();
+  if (!splicing_) return read_normally();
+  splice_on();
+  client_->channel_spliced();
 }
 
-void ChannelReader::pass_on() {
-  for (size_t passed = 0; passed < kMostPassed;) {
-    if (!client_->may_pass()) {
+void ChannelReader::splice_on() {
+  for (size_t spliced = 0; spliced < kMostSpliced;) {
+    if (!client_->may_splice()) {
       if (!read_header()) return;
       continue;
     }
-    const ssize_t moved = client_->pass(file_.fd);
+    const ssize_t moved = client_->splice_payload(file_.fd);
     if (moved > 0) {
-      passed += static_cast<size_t>(moved);
+      spliced += static_cast<size_t>(moved);
       reads_in_row_ = 0;
       next_skips_ = 0;
       readable_ = false;
@@ -105,7 +105,7 @@ void ChannelReader::pass_on() {
     } else if (moved == 0 || moved == -EAGAIN || moved == -ENOBUFS || moved == -ENOMEM) {
       // A receive knows what it is: the end, bytes that cannot be spliced (urgent ones, or those
       // behind a pipe that is full), or nothing.
-      return stop_passing();
+      return stop_splicing();
     } else {
       return client_->channel_failed(std::strerror(static_cast<int>(-moved)));
     }
@@ -117,10 +117,10 @@ void ChannelReader::pass_on() {
 bool ChannelReader::read_header() {
   const size_t size = client_->payload_ahead() + kHeaderSize;
   if (++reads_in_row_ > kReadsAfterBulk || begin_ != end_ || size > kLeastRead || !make_room()) {
-    stop_passing();
+    stop_splicing();
     return false;
   }
-  const ssize_t got = recv(file_.fd, slab_->data + end_, size, MSG_DONTWAIT);
+  const ssize_t got = recv(file_.fd, buffer_->data + end_, size, MSG_DONTWAIT);
   if (got > 0) {
     on_bytes(static_cast<size_t>(got));
     return attached_ && !unparsed_;
@@ -129,13 +129,13 @@ bool ChannelReader::read_header() {
     client_->channel_failed("closed by the other end");
   } else {
     // Whatever it is, the request meets it too.
-    loop_.ring().recv(op_, file_, slab_->data + end_, size, true);
+    loop_.ring().recv(op_, file_, buffer_->data + end_, size, true);
   }
   return false;
 }
 
-void ChannelReader::stop_passing() {
-  passing_ = readable_ = false;
+void ChannelReader::stop_splicing() {
+  splicing_ = readable_ = false;
   skips_ = next_skips_;
   next_skips_ = std::min(2 * next_skips_ + 1, kMostSkips);
   read_normally();
@@ -143,11 +143,11 @@ void ChannelReader::stop_passing() {
 
 void ChannelReader::read_normally() {
   if (!make_room()) return;
-  std::byte* to = slab_->data + end_;
-  const size_t size = kSlabBytes - end_;
+  std::byte* to = buffer_->data + end_;
+  const size_t size = kBufferBytes - end_;
   Ring& ring = loop_.ring();
-  if (kind_ == Link::Kind::kSocket) {
-    ring.recv(op_, file_, to, size, expect_wait_);
+  if (kind_ == TransportSource::Kind::kSocket) {
+    ring.recv(op_, file_, to, size, poll_first_);
   } else if (polling_) {
     ring.poll(op_, file_, POLLIN);
   } else {
@@ -155,25 +155,25 @@ void ChannelReader::read_normally() {
   }
 }
 
-// A slab with room behind the leftover. False when all are still being sent from; the turn in which
-// one comes back asks again.
+// A read buffer with room behind the leftover. False when all are still being sent from; the turn
+// in which one comes back asks again.
 bool ChannelReader::make_room() {
-  if (slab_ == nullptr) {
-    slab_ = slabs_.take();
+  if (buffer_ == nullptr) {
+    buffer_ = buffers_.take();
     begin_ = end_ = offered_ = 0;
-    return slab_ != nullptr;
+    return buffer_ != nullptr;
   }
-  const bool unshared = slab_->references == 1;
+  const bool unshared = buffer_->references == 1;
   if (begin_ == end_ && unshared) begin_ = end_ = 0;
-  if (kSlabBytes - end_ >= kLeastRead) return true;
-  ReadSlab* next = unshared ? slab_ : slabs_.take();
+  if (kBufferBytes - end_ >= kLeastRead) return true;
+  ReadBuffer* next = unshared ? buffer_ : buffers_.take();
   if (next == nullptr) return false;
-  std::memmove(next->data, slab_->data + begin_, end_ - begin_);
-  if (next != slab_) ReadSlabs::release(slab_);
-  slab_ = next;
+  std::memmove(next->data, buffer_->data + begin_, end_ - begin_);
+  if (next != buffer_) ReadBuffers::release(buffer_);
+  buffer_ = next;
   end_ -= begin_;
   begin_ = 0;
-  VP_ASSERT(kSlabBytes - end_ >= kLeastRead);
+  VP_ASSERT(kBufferBytes - end_ >= kLeastRead);
   return true;
 }
 
@@ -189,7 +189,7 @@ bool ChannelReader::recheck() {
 void ChannelReader::complete(Op&, int result, uint32_t) {
   rechecked_ = false;
   if (!attached_) {
-    if (slab_ != nullptr) ReadSlabs::release(std::exchange(slab_, nullptr));
+    if (buffer_ != nullptr) ReadBuffers::release(std::exchange(buffer_, nullptr));
     return client_->channel_settled();
   }
   if (polling_) {
@@ -204,24 +204,24 @@ void ChannelReader::complete(Op&, int result, uint32_t) {
     case 0:
       return on_nothing();
     case -EAGAIN:
-      polling_ = kind_ != Link::Kind::kSocket;
+      polling_ = kind_ != TransportSource::Kind::kSocket;
       return read_on();
     case -EINTR:
     case -ECANCELED:
       return read_on();
     default:
       if (result < 0) return client_->channel_failed(std::strerror(-result));
-      on_bytes(kind_ == Link::Kind::kPort ? read_port(static_cast<size_t>(result))
-                                          : static_cast<size_t>(result));
+      on_bytes(kind_ == TransportSource::Kind::kPort ? read_port(static_cast<size_t>(result))
+                                                     : static_cast<size_t>(result));
   }
 }
 
 // Reads on for as long as full buffers come. Whatever ends that, the next request meets it too.
 size_t ChannelReader::read_port(size_t count) {
   for (auto got = static_cast<ssize_t>(count); got >= static_cast<ssize_t>(kPortBuffer);) {
-    const size_t room = kSlabBytes - end_ - count;
+    const size_t room = kBufferBytes - end_ - count;
     if (count >= kMostPortRead || room < kPortBuffer) break;
-    got = ::read(file_.fd, slab_->data + end_ + count, room);
+    got = ::read(file_.fd, buffer_->data + end_ + count, room);
     count += static_cast<size_t>(std::max<ssize_t>(got, 0));
   }
   return count;
@@ -230,17 +230,18 @@ size_t ChannelReader::read_port(size_t count) {
 void ChannelReader::on_bytes(size_t count) {
   // A read that fills what it was offered leaves more behind.
   if (count > 0) {
-    expect_wait_ = count < kSlabBytes - end_;
+    poll_first_ = count < kBufferBytes - end_;
     readable_ = false;
   }
   end_ += count;
-  VP_ASSERT(end_ <= kSlabBytes);
+  VP_ASSERT(end_ <= kBufferBytes);
   parse();
-  if (passing_ || count < kLargeRead || begin_ != end_ || !attached_ || !client_->splices()) return;
+  if (splicing_ || count < kLargeRead || begin_ != end_ || !attached_ || !client_->splices())
+    return;
   if (skips_ > 0) {
     --skips_;
   } else {
-    passing_ = true;
+    splicing_ = true;
     reads_in_row_ = 0;
   }
 }
@@ -252,7 +253,7 @@ void ChannelReader::parse() {
   const Duration begun = at_once ? Duration::zero() : loop_.spent();
   for (size_t piece = kFirstPiece; attached_; piece *= 2) {
     const size_t size = std::min(offered_ + piece, end_ - begin_);
-    const size_t used = client_->channel_input({slab_->data + begin_, size}, slab_);
+    const size_t used = client_->channel_input({buffer_->data + begin_, size}, buffer_);
     VP_ASSERT(used <= size);
     begin_ += used;
     offered_ = size - used;
@@ -266,11 +267,12 @@ void ChannelReader::parse() {
 }
 
 void ChannelReader::offer_again() {
-  if (attached_ && slab_ != nullptr && begin_ < end_) parse();
+  if (attached_ && buffer_ != nullptr && begin_ < end_) parse();
 }
 
 void ChannelReader::on_nothing() {
-  if (kind_ != Link::Kind::kPort) return client_->channel_failed("closed by the other end");
+  if (kind_ != TransportSource::Kind::kPort)
+    return client_->channel_failed("closed by the other end");
   absence_.set(loop_.now() + kAbsenceInterval);
   // The host side may go while bytes of it that were offered again are still being parsed.
   unparsed_ = false;
@@ -283,7 +285,7 @@ void ChannelReader::expired(Timer&) {
     absence_.set(loop_.now() + kAbsenceInterval);
     return;
   }
-  const ssize_t got = ::read(file_.fd, slab_->data + end_, kSlabBytes - end_);
+  const ssize_t got = ::read(file_.fd, buffer_->data + end_, kBufferBytes - end_);
   if (got == 0 || (got < 0 && errno == EPIPE)) return on_nothing();
   if (got < 0 && errno != EAGAIN && errno != EINTR) {
     return client_->channel_failed(std::strerror(errno));

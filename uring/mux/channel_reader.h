@@ -1,17 +1,17 @@
 // Reads a channel, always: what arrives was granted before, so there is never a reason to wait.
 //
-// Bytes are read into slabs and parsed where they lie. What the session cannot use yet (the front
-// of a frame whose end is missing) stays in place while the slab has room behind it, and moves to
-// the front of the next slab when it has not. Small frames take long to parse: where much was read,
-// the rest waits in its slab for the next turn once this one has had its time, so that other
-// channels have theirs.
+// Bytes are read into read buffers and parsed where they lie. What the session cannot use yet (the
+// front of a frame whose end is missing) stays in place while the read buffer has room behind it,
+// and moves to the front of the next read buffer when it has not. Small frames take long to parse:
+// where much was read, the rest waits in its read buffer for the next turn once this one has had
+// its time, so that other channels have theirs.
 //
 // While bulk arrives, payload passes from the channel's socket to the application's without being
 // read: then only the headers between are, each by itself.
 //
 // A virtio port reads 0 bytes, and tells nobody when that changes, while no one holds its other
-// side; then it is asked again from time to time. It may also lose a wake-up: bytes are there and the
-// request that waits for them does not end. recheck() finds that out.
+// side; then it is asked again from time to time. It may also lose a wake-up: bytes are there and
+// the request that waits for them does not end. recheck() finds that out.
 #pragma once
 
 #include <span>
@@ -32,18 +32,19 @@ class ChannelReader final : private Completion, private Timer::Owner {
    public:
     // Whether to read on now.
     virtual bool wants_input() = 0;
-    // Returns how many of the bytes were used. They lie in `slab`, which the client may reference.
-    virtual size_t channel_input(std::span<const std::byte> bytes, ReadSlab* slab) = 0;
+    // Returns how many of the bytes were used. They lie in `buffer`, which the client may
+    // reference.
+    virtual size_t channel_input(std::span<const std::byte> bytes, ReadBuffer* buffer) = 0;
     // Bytes of payload that come next.
     virtual uint32_t payload_ahead() = 0;
-    // Whether payload may be moved without being read, on this link at all, and now; then pass()
-    // moves some from the socket: their number, 0 at its end, or a negative errno (-EAGAIN: none is
-    // there, -ENOBUFS: read them).
+    // Whether payload may be moved without being read, on this link at all, and now; then
+    // splice_payload() moves some from the socket: their number, 0 at its end, or a negative errno
+    // (-EAGAIN: none is there, -ENOBUFS: read them).
     virtual bool splices() = 0;
-    virtual bool may_pass() = 0;
-    virtual ssize_t pass(int fd) = 0;
-    // What was passed may go on to the applications now.
-    virtual void channel_passed() = 0;
+    virtual bool may_splice() = 0;
+    virtual ssize_t splice_payload(int fd) = 0;
+    // What was spliced may go on to the applications now.
+    virtual void channel_spliced() = 0;
     // More may be there, but others first.
     virtual void channel_readable() = 0;
     // Somebody holds the other side of a port, or not any more.
@@ -58,7 +59,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
 
   ChannelReader(Loop& loop, Client* client);
 
-  void attach(File file, Link::Kind kind);
+  void attach(File file, TransportSource::Kind kind);
   // Nothing more is reported; the file may be closed once idle().
   void detach();
   bool idle() const { return !op_.pending; }
@@ -71,14 +72,14 @@ class ChannelReader final : private Completion, private Timer::Owner {
   // Gives the client once more what it has not used.
   void offer_again();
   // Returns memory that is not in use to the system.
-  void trim() { slabs_.trim(); }
+  void trim() { buffers_.trim(); }
 
  private:
   void complete(Op& op, int result, uint32_t flags) override;
   void expired(Timer& timer) override;
 
-  void pass_on();
-  void stop_passing();
+  void splice_on();
+  void stop_splicing();
   bool read_header();
   void read_normally();
   bool make_room();
@@ -91,24 +92,24 @@ class ChannelReader final : private Completion, private Timer::Owner {
   Client* client_;
   Op op_;
   Timer absence_;  // until the port is asked again
-  ReadSlabs slabs_;
-  ReadSlab* slab_ = nullptr;
+  ReadBuffers buffers_;
+  ReadBuffer* buffer_ = nullptr;
   size_t begin_ = 0;  // first byte not used yet
   size_t end_ = 0;
   size_t offered_ = 0;     // from there on: bytes the client has seen and could not use
   bool unparsed_ = false;  // there are more that it has not seen
   Instant parsed_at_{};    // the turn that left something unparsed
   File file_;
-  Link::Kind kind_ = Link::Kind::kSocket;
+  TransportSource::Kind kind_ = TransportSource::Kind::kSocket;
   bool attached_ = false;
   bool polling_ = false;
-  bool readable_ = false;  // said a poll, and nothing was passed since
-  bool expect_wait_ = false;
+  bool readable_ = false;  // said a poll, and nothing was spliced since
+  bool poll_first_ = false;
   bool rechecked_ = false;  // the request was pending at the last recheck()
   bool present_ = false;
-  bool passing_ = false;
-  unsigned reads_in_row_ = 0;  // while passing, without anything passed
-  unsigned skips_ = 0;         // large reads to go before passing is tried again
+  bool splicing_ = false;
+  unsigned reads_in_row_ = 0;  // while splicing, without anything spliced
+  unsigned skips_ = 0;         // large reads to go before splicing is tried again
   unsigned next_skips_ = 0;
 };
 

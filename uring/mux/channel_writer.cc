@@ -39,10 +39,10 @@ constexpr Duration kMostUnreadInterval = milliseconds(256);
 
 }  // namespace
 
-ChannelWriter::ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& pool, PipePool& pipes,
-                             Client* client)
+ChannelWriter::ChannelWriter(Loop& loop, ProtocolSelector& selector, ReceivePool& pool,
+                             PipePool& pipes, Client* client)
     : loop_(loop),
-      choice_(choice),
+      selector_(selector),
       pool_(pool),
       pipes_(pipes),
       client_(client),
@@ -52,12 +52,12 @@ ChannelWriter::ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& po
   vectors_.reserve(kMostVectors);
 }
 
-void ChannelWriter::attach(File file, Link::Kind kind) {
+void ChannelWriter::attach(File file, TransportSource::Kind kind) {
   VP_ASSERT(!attached_ && idle());
   file_ = file;
   kind_ = kind;
   attached_ = true;
-  polling_ = quiet_ = polled_ = rechecked_ = false;
+  polling_ = skips_success_ = polled_ = rechecked_ = false;
   planned_ = true;
   room_.attach(file.fd, kind);
 }
@@ -87,38 +87,39 @@ bool ChannelWriter::takes_pipes() {
 
 uint64_t ChannelWriter::batch_limit() const {
   switch (kind_) {
-    case Link::Kind::kSocket:
-      if (!choice_.up()) return kSocketBatch;
-      if (choice_.protocol() == 1) return room_.most_batch();
-      return std::min(kSocketBatch, choice_.session().most_batch());
-    case Link::Kind::kPort:
+    case TransportSource::Kind::kSocket:
+      if (!selector_.up()) return kSocketBatch;
+      if (selector_.protocol() == 1) return room_.most_batch();
+      return std::min(kSocketBatch, selector_.session().most_batch());
+    case TransportSource::Kind::kPort:
       return kPortBatch;
-    case Link::Kind::kTty:
+    case TransportSource::Kind::kTty:
       return kTtyBatch;
   }
   return kTtyBatch;
 }
 
-void ChannelWriter::write_on(Events& events, bool quietly) {
+void ChannelWriter::write_on(Events& events, bool may_skip_success) {
   if (!attached_ || op_.pending || retry_.armed()) return;
   watch_unread();
-  if (!choice_.wants_to_write(loop_.now()) || !has_room()) return;
-  const Batch& batch = choice_.plan(batch_limit(), loop_.now(), events);
+  if (!selector_.wants_to_write(loop_.now()) || !has_room()) return;
+  const Batch& batch = selector_.plan(batch_limit(), loop_.now(), events);
   if (batch.empty()) return;
-  quiet_ = quietly && batch.pieces.size() == 1 && batch.size <= Ring::kMostQuiet &&
-           kind_ == Link::Kind::kSocket && !choice_.wants_to_write(loop_.now());
+  skips_success_ = may_skip_success && batch.frames.size() == 1 &&
+                   batch.size <= Ring::kMostSkipped && kind_ == TransportSource::Kind::kSocket &&
+                   !selector_.wants_to_write(loop_.now());
   lay_out(batch);
-  quiet_ = quiet_ && vectors_.size() == 1 && cuts_.empty();
+  skips_success_ = skips_success_ && vectors_.size() == 1 && pipe_segments_.empty();
   submit();
 }
 
 // False when the socket is waited for before anything is planned.
 bool ChannelWriter::has_room() {
-  const bool packets = !choice_.up() || choice_.protocol() == 1;
-  room_.speak_packets(packets, choice_.up());
+  const bool packets = !selector_.up() || selector_.protocol() == 1;
+  room_.speak_packets(packets, selector_.up());
   if (!room_.knows_unread()) return true;
   if (room_.has_room()) {
-    Session& session = choice_.session();
+    Session& session = selector_.session();
     if (session.waits_for_unread()) session.on_unread(room_.most_unread(), room_.arrived());
     return true;
   }
@@ -129,11 +130,11 @@ bool ChannelWriter::has_room() {
 }
 
 void ChannelWriter::watch_unread() {
-  if (!room_.knows_unread() || !choice_.up() || !choice_.session().waits_for_unread()) {
+  if (!room_.knows_unread() || !selector_.up() || !selector_.session().waits_for_unread()) {
     unread_interval_ = kUnreadInterval;
     return;
   }
-  if (room_.is_drained()) return choice_.session().on_unread(0, room_.arrived());
+  if (room_.is_drained()) return selector_.session().on_unread(0, room_.arrived());
   if (unread_.armed()) return;
   unread_.set(loop_.now() + unread_interval_);
   unread_interval_ = std::min(2 * unread_interval_, kMostUnreadInterval);
@@ -141,67 +142,72 @@ void ChannelWriter::watch_unread() {
 
 void ChannelWriter::lay_out(const Batch& batch) {
   vectors_.clear();
-  cuts_.clear();
-  cut_at_ = vector_at_ = 0;
+  pipe_segments_.clear();
+  pipe_segment_at_ = vector_at_ = 0;
   staged_ = 0;
   if (staging_.size() < batch.size) staging_.resize(batch.size);
-  for (const Piece& piece : batch.pieces) {
-    if (piece.payload == 0) {
-      copy(batch.head(piece));
+  for (const PlannedFrame& planned : batch.frames) {
+    if (planned.payload == 0) {
+      copy(batch.head(planned));
       continue;
     }
-    Connection& connection = client_->connection_of(piece.stream);
-    lay_out(piece, batch.head(piece), connection);
+    Connection& connection = client_->connection_of(planned.stream);
+    lay_out(planned, batch.head(planned), connection);
     laid_out_.push_back(&connection);
   }
   for (Connection* connection : laid_out_) connection->receive_more();
   laid_out_.clear();
 }
 
-void ChannelWriter::lay_out(const Piece& piece, std::span<const std::byte> head,
+void ChannelWriter::lay_out(const PlannedFrame& planned, std::span<const std::byte> head,
                             Connection& connection) {
-  const bool seals_payload = piece.sealed && choice_.session().seals_payload();
-  const size_t copy_below = seals_payload || kind_ == Link::Kind::kTty ? SIZE_MAX
-                            : kind_ == Link::Kind::kPort               ? kPortCopyBelow
-                                                                       : kCopyBelow;
+  const bool trailer_covers_payload =
+      planned.has_trailer && selector_.session().trailer_covers_payload();
+  const size_t copy_below = trailer_covers_payload || kind_ == TransportSource::Kind::kTty
+                                ? SIZE_MAX
+                            : kind_ == TransportSource::Kind::kPort ? kPortCopyBelow
+                                                                    : kCopyBelow;
   const size_t staged_at = staged_;
   std::byte* behind = nullptr;
-  for (uint32_t left = piece.payload; left > 0;) {
-    const Connection::Part part = connection.take(left);
-    const bool first = left == piece.payload;
-    const bool refer = part.pipe == nullptr && part.bytes.size() >= copy_below &&
+  for (uint32_t left = planned.payload; left > 0;) {
+    const Connection::OutSegment segment = connection.take(left);
+    const bool first = left == planned.payload;
+    const bool refer = segment.pipe == nullptr && segment.bytes.size() >= copy_below &&
                        vectors_.size() + 4 < kMostVectors;
-    left -= part.size();
-    if (first && !(refer && put_before(part, head))) copy(head);
-    if (part.pipe != nullptr) {
-      VP_ASSERT(!seals_payload);
-      cuts_.push_back({vectors_.size(), part.pipe, part.piped});
+    left -= segment.size();
+    if (first && !(refer && put_before(segment, head))) copy(head);
+    if (segment.pipe != nullptr) {
+      VP_ASSERT(!trailer_covers_payload);
+      pipe_segments_.push_back({vectors_.size(), segment.pipe, segment.piped});
     } else if (refer) {
-      behind = pool_.room_behind(part.buffer) < kTrailerSize ? nullptr
-                                                             : part.buffer->data + part.buffer->end;
-      reference(part.bytes, part.buffer);
+      behind = pool_.room_behind(segment.buffer) < kTrailerSize
+                   ? nullptr
+                   : segment.buffer->data + segment.buffer->end;
+      reference(segment.bytes, segment.buffer);
     } else {
       behind = nullptr;
-      copy(part.bytes);
-      pool_.release(part.buffer);
+      copy(segment.bytes);
+      pool_.release(segment.buffer);
     }
   }
-  if (!piece.sealed) return;
-  const auto frame = seals_payload
+  if (!planned.has_trailer) return;
+  const auto frame = trailer_covers_payload
                          ? std::span<const std::byte>(staging_).subspan(
-                               staged_at + head.size() - kHeaderSize, kHeaderSize + piece.payload)
+                               staged_at + head.size() - kHeaderSize, kHeaderSize + planned.payload)
                          : head.last(kHeaderSize);
   std::byte trailer[kTrailerSize];
-  store_le(trailer, choice_.session().seal(frame));
+  store_le(trailer, selector_.session().trailer_for(frame));
   if (behind == nullptr) return copy(trailer);
   std::memcpy(behind, trailer, kTrailerSize);
   add_vector(behind, kTrailerSize);
 }
 
 // False where there is no room.
-bool ChannelWriter::put_before(const Connection::Part& part, std::span<const std::byte> head) {
-  if (ReceivePool::room_before(part.buffer, part.bytes) < head.size()) return false;
-  std::byte* to = part.buffer->data + (part.bytes.data() - part.buffer->data) - head.size();
+bool ChannelWriter::put_before(const Connection::OutSegment& segment,
+                               std::span<const std::byte> head) {
+  if (ReceivePool::room_before(segment.buffer, segment.bytes) < head.size()) return false;
+  std::byte* to =
+      segment.buffer->data + (segment.bytes.data() - segment.buffer->data) - head.size();
   std::memcpy(to, head.data(), head.size());
   add_vector(to, head.size());
   return true;
@@ -221,7 +227,7 @@ void ChannelWriter::reference(std::span<const std::byte> bytes, Buffer* buffer) 
 }
 
 void ChannelWriter::add_vector(const std::byte* data, size_t size) {
-  if (vectors_.size() > (cuts_.empty() ? 0 : cuts_.back().vectors)) {
+  if (vectors_.size() > (pipe_segments_.empty() ? 0 : pipe_segments_.back().vectors)) {
     iovec& last = vectors_.back();
     if (static_cast<const std::byte*>(last.iov_base) + last.iov_len == data) {
       last.iov_len += size;
@@ -237,16 +243,16 @@ void ChannelWriter::submit() {
     ring.poll(op_, file_, POLLOUT);
   } else if (room_.packets()) {
     write_packets();
-  } else if (!cuts_.empty()) {
+  } else if (!pipe_segments_.empty()) {
     push();
-  } else if (kind_ == Link::Kind::kPort && write_port()) {
+  } else if (kind_ == TransportSource::Kind::kPort && write_port()) {
     batch_left();
-  } else if (kind_ != Link::Kind::kSocket) {
+  } else if (kind_ != TransportSource::Kind::kSocket) {
     const auto next = next_write();
     ring.write(op_, file_, next.data(), next.size());
   } else if (vectors_.size() == 1) {
     ring.send(op_, file_, vectors_[0].iov_base, vectors_[0].iov_len, MSG_WAITALL);
-    if (quiet_) ring.hush(op_);
+    if (skips_success_) ring.skip_success(op_);
   } else {
     message_.msg_iov = vectors_.data();
     message_.msg_iovlen = vectors_.size();
@@ -255,7 +261,7 @@ void ChannelWriter::submit() {
 }
 
 void ChannelWriter::write_packets() {
-  VP_ASSERT(vectors_.size() == 1 && cuts_.empty());
+  VP_ASSERT(vectors_.size() == 1 && pipe_segments_.empty());
   iovec& vector = vectors_.front();
   while (vector.iov_len > 0) {
     const size_t size = room_.next(vector.iov_len, std::exchange(polled_, false));
@@ -263,9 +269,9 @@ void ChannelWriter::write_packets() {
       polling_ = true;
       return submit();
     }
-    if (kind_ == Link::Kind::kSocket && size == vector.iov_len) {
+    if (kind_ == TransportSource::Kind::kSocket && size == vector.iov_len) {
       loop_.ring().send(op_, file_, vector.iov_base, size, MSG_WAITALL);
-      if (quiet_) loop_.ring().hush(op_);
+      if (skips_success_) loop_.ring().skip_success(op_);
       return;
     }
     const ssize_t written = write_now({static_cast<const std::byte*>(vector.iov_base), size});
@@ -281,7 +287,7 @@ void ChannelWriter::write_packets() {
 }
 
 ssize_t ChannelWriter::write_now(std::span<const std::byte> bytes) {
-  if (kind_ != Link::Kind::kSocket) return ::write(file_.fd, bytes.data(), bytes.size());
+  if (kind_ != TransportSource::Kind::kSocket) return ::write(file_.fd, bytes.data(), bytes.size());
   iovec vector{const_cast<std::byte*>(bytes.data()), bytes.size()};
   msghdr message{};
   message.msg_iov = &vector;
@@ -292,7 +298,7 @@ ssize_t ChannelWriter::write_now(std::span<const std::byte> bytes) {
 // A port whose other side is gone says it hung up, again and again: there, wait a moment instead of
 // polling.
 void ChannelWriter::wait_for_room() {
-  if (kind_ == Link::Kind::kPort) return retry_.set(loop_.now() + kFullInterval);
+  if (kind_ == TransportSource::Kind::kPort) return retry_.set(loop_.now() + kFullInterval);
   polling_ = true;
   submit();
 }
@@ -350,15 +356,15 @@ void ChannelWriter::push() {
 // Moves the next vectors, or the next bytes of a pipe, to the assembly. Their number, or a negative
 // errno (-EAGAIN: it is full).
 ssize_t ChannelWriter::assemble() {
-  const bool piped = cut_at_ < cuts_.size();
-  const size_t end = piped ? cuts_[cut_at_].vectors : vectors_.size();
+  const bool piped = pipe_segment_at_ < pipe_segments_.size();
+  const size_t end = piped ? pipe_segments_[pipe_segment_at_].vectors : vectors_.size();
   if (vector_at_ == end) {
-    Cut& cut = cuts_[cut_at_];
-    const ssize_t moved = cut.pipe->pour(*assembly_, cut.bytes);
-    if (moved > 0) cut.bytes -= static_cast<uint32_t>(moved);
-    if (cut.bytes == 0) {
-      pipes_.release(cut.pipe);
-      ++cut_at_;
+    PipeSegment& pipe_segment = pipe_segments_[pipe_segment_at_];
+    const ssize_t moved = pipe_segment.pipe->pour(*assembly_, pipe_segment.bytes);
+    if (moved > 0) pipe_segment.bytes -= static_cast<uint32_t>(moved);
+    if (pipe_segment.bytes == 0) {
+      pipes_.release(pipe_segment.pipe);
+      ++pipe_segment_at_;
     }
     return moved;
   }
@@ -388,10 +394,11 @@ void ChannelWriter::complete(Op&, int result, uint32_t) {
     polled_ = result > 0;
     return submit();
   }
-  if (kind_ == Link::Kind::kSocket) {
+  if (kind_ == TransportSource::Kind::kSocket) {
     size_t total = 0;
     for (const iovec& vector : vectors_) total += vector.iov_len;
-    const bool short_of_room = std::exchange(quiet_, false) && (result == -EAGAIN || result > 0);
+    const bool short_of_room =
+        std::exchange(skips_success_, false) && (result == -EAGAIN || result > 0);
     if (result < 0 && !short_of_room) return client_->channel_failed(std::strerror(-result));
     const auto sent = static_cast<size_t>(std::max(result, 0));
     if (sent < total) {
@@ -423,7 +430,8 @@ void ChannelWriter::batch_left() {
 void ChannelWriter::release_buffers() {
   for (Buffer* buffer : buffers_) pool_.release(buffer);
   buffers_.clear();
-  for (; cut_at_ < cuts_.size(); ++cut_at_) pipes_.release(cuts_[cut_at_].pipe);
+  for (; pipe_segment_at_ < pipe_segments_.size(); ++pipe_segment_at_)
+    pipes_.release(pipe_segments_[pipe_segment_at_].pipe);
 }
 
 }  // namespace virtproxy

@@ -49,10 +49,10 @@ class ChannelWriter final : private Completion, private Timer::Owner {
     ~Client() = default;
   };
 
-  ChannelWriter(Loop& loop, ProtocolChoice& choice, ReceivePool& pool, PipePool& pipes,
+  ChannelWriter(Loop& loop, ProtocolSelector& selector, ReceivePool& pool, PipePool& pipes,
                 Client* client);
 
-  void attach(File file, Link::Kind kind);
+  void attach(File file, TransportSource::Kind kind);
   void detach();
   bool idle() const { return !op_.pending; }
   // Whether payload may be handed over in pipes, until the link is lost or trim() is called.
@@ -64,17 +64,18 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   // anew if there is room. A device may lose the wake-up. A port is not waited for, see complete().
   void recheck();
 
-  // Writes what the session has to say, unless a batch is still on its way. With `quietly`,
-  // nobody waits for it to have left.
-  void write_on(Events& events, bool quietly);
+  // Writes what the session has to say, unless a batch is still on its way. With
+  // `may_skip_success`, nobody waits for it to have left.
+  void write_on(Events& events, bool may_skip_success);
 
  private:
   void complete(Op& op, int result, uint32_t flags) override;
   void expired(Timer& timer) override;
 
   void lay_out(const Batch& batch);
-  void lay_out(const Piece& piece, std::span<const std::byte> head, Connection& connection);
-  bool put_before(const Connection::Part& part, std::span<const std::byte> head);
+  void lay_out(const PlannedFrame& planned, std::span<const std::byte> head,
+               Connection& connection);
+  bool put_before(const Connection::OutSegment& segment, std::span<const std::byte> head);
   void copy(std::span<const std::byte> bytes);
   void reference(std::span<const std::byte> bytes, Buffer* buffer);
   void add_vector(const std::byte* data, size_t size);
@@ -88,7 +89,9 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void watch_unread();
   void push();
   void advance(size_t bytes);
-  bool assembled() const { return cut_at_ == cuts_.size() && vector_at_ == vectors_.size(); }
+  bool assembled() const {
+    return pipe_segment_at_ == pipe_segments_.size() && vector_at_ == vectors_.size();
+  }
   ssize_t assemble();
   void batch_left();
   void release_buffers();
@@ -96,7 +99,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   uint64_t batch_limit() const;
 
   Loop& loop_;
-  ProtocolChoice& choice_;
+  ProtocolSelector& selector_;
   ReceivePool& pool_;
   PipePool& pipes_;
   Client* client_;
@@ -105,13 +108,13 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   Timer unread_;  // to look again whether the peer has read everything
   Duration unread_interval_{};
   File file_;
-  Link::Kind kind_ = Link::Kind::kSocket;
+  TransportSource::Kind kind_ = TransportSource::Kind::kSocket;
   bool attached_ = false;
   bool polling_ = false;
   bool planned_ = true;     // … with a batch at hand
   bool polled_ = false;     // and found writable
   bool rechecked_ = false;  // the request was pending at the last recheck()
-  bool quiet_ = false;  // the request, see Ring::hush()
+  bool skips_success_ = false;  // the request, see Ring::skip_success()
 
   PacketRoom room_;
   std::vector<std::byte> staging_;
@@ -123,13 +126,13 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   std::vector<Connection*> laid_out_;
 
   // Bytes of a pipe, and the vectors that go before them.
-  struct Cut {
+  struct PipeSegment {
     size_t vectors;  // index of the first one that comes after
     Pipe* pipe;
     uint32_t bytes;
   };
-  std::vector<Cut> cuts_;
-  size_t cut_at_ = 0;  // the first that is not in the assembly yet
+  std::vector<PipeSegment> pipe_segments_;
+  size_t pipe_segment_at_ = 0;  // the first that is not in the assembly yet
   Pipe* assembly_ = nullptr;
 };
 

@@ -32,21 +32,21 @@ std::vector<gid_t> groups_of(int fd) {
 
 }  // namespace
 
-bool AccessList::admits(int fd, const Origin& origin) const {
-  switch (origin.kind) {
-    case Origin::Kind::kUnix: {
-      if (!guards_unix() || lists(uids, origin.uid) || lists(gids, origin.gid)) return true;
+bool Acl::admits(int fd, const PeerIdentity& identity) const {
+  switch (identity.kind) {
+    case PeerIdentity::Kind::kUnix: {
+      if (!guards_unix() || lists(uids, identity.uid) || lists(gids, identity.gid)) return true;
       if (gids.empty()) return false;
       const std::vector<gid_t> groups = groups_of(fd);
       return std::any_of(groups.begin(), groups.end(),
                          [this](gid_t group) { return lists(gids, group); });
     }
-    case Origin::Kind::kVsock:
-      return !guards_vsock() || lists(cids, origin.cid);
-    case Origin::Kind::kIpv4:
-    case Origin::Kind::kIpv6:
+    case PeerIdentity::Kind::kVsock:
+      return !guards_vsock() || lists(cids, identity.cid);
+    case PeerIdentity::Kind::kIpv4:
+    case PeerIdentity::Kind::kIpv6:
       return true;
-    case Origin::Kind::kUnknown:
+    case PeerIdentity::Kind::kUnknown:
       break;
   }
   return !guards_unix() && !guards_vsock();

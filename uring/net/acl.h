@@ -11,7 +11,7 @@
 
 namespace virtproxy {
 
-struct AccessList {
+struct Acl {
   std::vector<uid_t> uids;
   std::vector<gid_t> gids;  // primary or supplementary
   std::vector<uint32_t> cids;
@@ -21,7 +21,7 @@ struct AccessList {
 
   // Whether the other side of an accepted socket may stay. Where nothing is listed for its kind,
   // everybody may; where it cannot be told who it is and something is listed, nobody.
-  bool admits(int fd, const Origin& origin) const;
+  bool admits(int fd, const PeerIdentity& identity) const;
 };
 
 }  // namespace virtproxy

@@ -161,7 +161,7 @@ tl::expected<Endpoint, std::string> tcp_endpoint(const Fields& fields, EndpointU
   }
   const auto port = parse_port(fields.port);
   if (!port) return failure(port.error());
-  if (*port == 0 && use == EndpointUse::kDial) {
+  if (*port == 0 && use == EndpointUse::kConnect) {
     return failure("port 0 cannot be connected to: use a number from 1 to 65535");
   }
   Endpoint endpoint{Endpoint::Kind::kTcp, std::string(fields.address), *port};
@@ -173,7 +173,7 @@ tl::expected<Endpoint, std::string> tcp_endpoint(const Fields& fields, EndpointU
     return endpoint;
   }
   if (endpoint.host.empty() || endpoint.host == "*") {
-    if (use == EndpointUse::kDial) {
+    if (use == EndpointUse::kConnect) {
       return failure("no address to connect to: write HOST:PORT, for example 127.0.0.1:" +
                      std::to_string(*port));
     }
@@ -208,7 +208,7 @@ tl::expected<Endpoint, std::string> vsock_endpoint(const Fields& fields, Endpoin
     return failure("vsock CID " + quoted(name) +
                    " is not a number from 0 to 4294967295, nor any, host or local");
   }
-  if (*cid == VMADDR_CID_ANY && use == EndpointUse::kDial) {
+  if (*cid == VMADDR_CID_ANY && use == EndpointUse::kConnect) {
     return failure("no CID to connect to: write a number, host (2) or local (1)");
   }
   return Endpoint{Endpoint::Kind::kVsock, std::to_string(*cid), *port};
@@ -223,7 +223,7 @@ tl::expected<Endpoint, std::string> device_endpoint(const Fields& fields) {
   uint32_t speed = 0;
   if (fields.port != "-") {
     const auto number = to_number<uint32_t>(fields.port);
-    if (!number || !speed_of(*number)) {
+    if (!number || !termios_speed(*number)) {
       return failure("port " + quoted(fields.port) +
                      " of a device is neither - nor a usual speed such as 9600 or 115200");
     }

@@ -70,8 +70,8 @@ struct Endpoint {
 
 // What an endpoint is for decides which forms make sense.
 enum class EndpointUse {
-  kListen,  // wildcards, and port 0 for any free tcp port
-  kDial,    // a definite address and port
+  kListen,   // wildcards, and port 0 for any free tcp port
+  kConnect,  // a definite address and port
 };
 
 struct ParsedEndpoint {

@@ -8,12 +8,12 @@
 
 namespace virtproxy {
 
-struct LineSpeed {
+struct BaudRate {
   uint32_t baud;
   speed_t speed;
 };
 
-inline constexpr LineSpeed kLineSpeeds[] = {
+inline constexpr BaudRate kBaudRates[] = {
     {300, B300},         {600, B600},         {1200, B1200},       {1800, B1800},
     {2400, B2400},       {4800, B4800},       {9600, B9600},       {19200, B19200},
     {38400, B38400},     {57600, B57600},     {115200, B115200},   {230400, B230400},
@@ -22,8 +22,8 @@ inline constexpr LineSpeed kLineSpeeds[] = {
     {2500000, B2500000}, {3000000, B3000000}, {3500000, B3500000}, {4000000, B4000000},
 };
 
-constexpr std::optional<speed_t> speed_of(uint32_t baud) {
-  for (const LineSpeed& line : kLineSpeeds) {
+constexpr std::optional<speed_t> termios_speed(uint32_t baud) {
+  for (const BaudRate& line : kBaudRates) {
     if (line.baud == baud) return line.speed;
   }
   return std::nullopt;

@@ -41,17 +41,17 @@ Fault fault_of(int error) {
 
 }  // namespace
 
-Dial::Dial(Loop& loop, Resolution& resolution, Client* client)
+Connector::Connector(Loop& loop, ResolverDriver& resolver_driver, Client* client)
     : loop_(loop),
-      resolution_(resolution),
+      resolver_driver_(resolver_driver),
       client_(client),
       poll_(this),
       deadline_(loop.timers(), this),
       retry_(loop.timers(), this) {}
 
-Dial::~Dial() { cancel(); }
+Connector::~Connector() { cancel(); }
 
-void Dial::start(const Endpoint& endpoint, Duration timeout) {
+void Connector::start(const Endpoint& endpoint, Duration timeout) {
   running_ = true;
   addresses_.clear();
   next_address_ = 0;
@@ -60,7 +60,7 @@ void Dial::start(const Endpoint& endpoint, Duration timeout) {
   share_ = timeout;
   deadline_.set(loop_.now() + timeout);
   if (endpoint.needs_resolver()) {
-    lookup_ = resolution_.start(endpoint.host, static_cast<uint16_t>(endpoint.port), this);
+    lookup_ = resolver_driver_.start(endpoint.host, static_cast<uint16_t>(endpoint.port), this);
     return;
   }
   if (auto address = to_socket_address(endpoint)) {
@@ -71,7 +71,7 @@ void Dial::start(const Endpoint& endpoint, Duration timeout) {
   try_next();
 }
 
-void Dial::resolved(Resolver::Result result) {
+void Connector::resolved(Resolver::Result result) {
   lookup_.reset();
   if (result) {
     addresses_ = std::move(*result);
@@ -82,16 +82,16 @@ void Dial::resolved(Resolver::Result result) {
   try_next();
 }
 
-int Dial::take() {
+int Connector::take() {
   if (connected_ < 0) return -1;
   deadline_.clear();
   running_ = false;
   return std::exchange(connected_, -1);
 }
 
-void Dial::cancel() {
+void Connector::cancel() {
   running_ = false;
-  if (lookup_) resolution_.cancel(*lookup_);
+  if (lookup_) resolver_driver_.cancel(*lookup_);
   lookup_.reset();
   deadline_.clear();
   retry_.clear();
@@ -99,7 +99,7 @@ void Dial::cancel() {
   if (connected_ >= 0) close_with_reset(std::exchange(connected_, -1));
 }
 
-void Dial::close_socket() {
+void Connector::close_socket() {
   if (fd_ < 0) return;
   loop_.ring().cancel(poll_);
   // It may be connected by now, and the service must not take this for an orderly end.
@@ -109,7 +109,7 @@ void Dial::close_socket() {
   ++attempt_;
 }
 
-void Dial::try_next() {
+void Connector::try_next() {
   backoff_ = kFirstBackoff;
   if (next_address_ == addresses_.size()) {
     // Told in the next turn, so that no caller is surprised from inside its own call.
@@ -120,7 +120,7 @@ void Dial::try_next() {
   attempt();
 }
 
-void Dial::attempt() {
+void Connector::attempt() {
   const SocketAddress& address = addresses_[next_address_];
   if (fd_ < 0) {
     fd_ = socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -147,13 +147,13 @@ void Dial::attempt() {
   attempt_failed(errno);
 }
 
-void Dial::await_connection() {
+void Connector::await_connection() {
   if (poll_.pending) return;  // of an attempt that was given up; its completion comes back here
   polled_ = attempt_;
   loop_.ring().poll(poll_, {fd_, -1}, POLLOUT);
 }
 
-void Dial::attempt_failed(int error) {
+void Connector::attempt_failed(int error) {
   retry_.clear();
   last_error_ = error;
   reason_ = addresses_[next_address_].to_string() + ": " + std::strerror(error);
@@ -162,10 +162,10 @@ void Dial::attempt_failed(int error) {
   try_next();
 }
 
-void Dial::complete(Op&, int result, uint32_t) {
+void Connector::complete(Op&, int result, uint32_t) {
   if (!running_ || polled_ != attempt_) {
     if (running_ && in_progress_) await_connection();
-    if (!running_) client_->dial_settled();
+    if (!running_) client_->connector_settled();
     return;
   }
   int error = 0;
@@ -182,26 +182,26 @@ void Dial::complete(Op&, int result, uint32_t) {
   conclude();
 }
 
-void Dial::expired(Timer& timer) {
+void Connector::expired(Timer& timer) {
   if (&timer == &retry_) {
     return in_progress_ ? attempt_failed(ETIMEDOUT) : attempt();
   }
   conclude();
 }
 
-void Dial::conclude() {
+void Connector::conclude() {
   deadline_.clear();
   retry_.clear();
   running_ = false;
   if (connected_ >= 0) {
-    client_->dialed(std::exchange(connected_, -1));
+    client_->connected(std::exchange(connected_, -1));
     return;
   }
   const bool exhausted = next_address_ > addresses_.size();
   const int error = exhausted ? last_error_ : ETIMEDOUT;
   std::string reason = exhausted && !reason_.empty() ? reason_ : "no answer in time";
   cancel();
-  client_->dial_failed(fault_of(error), reason);
+  client_->connect_failed(fault_of(error), reason);
 }
 
 }  // namespace virtproxy

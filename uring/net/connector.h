@@ -1,4 +1,4 @@
-// Connecting to an address, one attempt after another until one succeeds or time is up.
+// Connects to an address, one attempt after another until one succeeds or time is up.
 //
 // Host names are looked up first. connect(2) is called directly on a non-blocking socket: through
 // the ring, a unix socket with a full backlog would hold a kernel worker until somebody accepts. A
@@ -17,22 +17,22 @@
 
 namespace virtproxy {
 
-class Dial final : private Completion, private Timer::Owner, private Resolution::Client {
+class Connector final : private Completion, private Timer::Owner, private ResolverDriver::Client {
  public:
   class Client {
    public:
     // `fd` is connected and non-blocking; the client owns it now.
-    virtual void dialed(int fd) = 0;
-    virtual void dial_failed(Fault fault, const std::string& reason) = 0;
-    // A dial that was cancelled has become idle.
-    virtual void dial_settled() {}
+    virtual void connected(int fd) = 0;
+    virtual void connect_failed(Fault fault, const std::string& reason) = 0;
+    // A connector that was cancelled has become idle.
+    virtual void connector_settled() {}
 
    protected:
     ~Client() = default;
   };
 
-  Dial(Loop& loop, Resolution& resolution, Client* client);
-  ~Dial();
+  Connector(Loop& loop, ResolverDriver& resolver_driver, Client* client);
+  ~Connector();
 
   // Tells the client before `timeout` is over, and never from inside start().
   void start(const Endpoint& endpoint, Duration timeout);
@@ -58,10 +58,10 @@ class Dial final : private Completion, private Timer::Owner, private Resolution:
   void close_socket();
 
   Loop& loop_;
-  Resolution& resolution_;
+  ResolverDriver& resolver_driver_;
   Client* client_;
   Op poll_;
-  Timer deadline_;  // of the whole dial
+  Timer deadline_;  // of all attempts together
   Timer retry_;     // full backlog, or the end of this attempt's share of time
   bool running_ = false;
   std::optional<Resolver::Id> lookup_;

@@ -19,17 +19,17 @@ constexpr int kMostReads = 8;  // before others have their turn
 
 }  // namespace
 
-Farewell::Farewell(Channel& channel, int fd)
+LingeringClose::LingeringClose(Channel& channel, int fd)
     : channel_(channel), fd_(fd), poll_(this), timer_(channel.loop().timers(), this) {
   timer_.set(channel_.loop().now() + kLongest);
   listen();
 }
 
-Farewell::~Farewell() { VP_ASSERT(idle()); }
+LingeringClose::~LingeringClose() { VP_ASSERT(idle()); }
 
-void Farewell::listen() { channel_.loop().ring().poll(poll_, {fd_, -1}, POLLIN | POLLRDHUP); }
+void LingeringClose::listen() { channel_.loop().ring().poll(poll_, {fd_, -1}, POLLIN | POLLRDHUP); }
 
-void Farewell::complete(Op&, int, uint32_t) {
+void LingeringClose::complete(Op&, int, uint32_t) {
   if (fd_ < 0) return channel_.connection_settled();
   std::byte unheard[kReadSize];
   for (int reads = 0; reads < kMostReads; ++reads) {
@@ -41,7 +41,7 @@ void Farewell::complete(Op&, int, uint32_t) {
   listen();
 }
 
-void Farewell::end() {
+void LingeringClose::end() {
   if (fd_ < 0) return;
   timer_.clear();
   channel_.loop().ring().cancel(poll_);

@@ -1,9 +1,9 @@
-// The last of a socket whose application was told the end and may still be speaking. That happens
-// where the end of one direction is the end of both, as in version 1.
+// Closes a socket whose application was sent the end and may still be sending. That happens where
+// the end of one direction is the end of both, as in version 1.
 //
-// TCP answers bytes that nobody will read with a reset, and a reset makes the application's kernel
-// throw away what it has not read: the last words would be lost. So what still comes is read and
-// thrown away, until the application has closed too, or for kLongest.
+// TCP answers bytes that are not read with a reset, and a reset makes the application's kernel drop
+// what the application has not read yet. So what still arrives is read and dropped, until the
+// application has closed too, or for kLongest.
 #pragma once
 
 #include <chrono>
@@ -14,13 +14,13 @@ namespace virtproxy {
 
 class Channel;
 
-class Farewell final : private Completion, private Timer::Owner {
+class LingeringClose final : private Completion, private Timer::Owner {
  public:
   static constexpr Duration kLongest = std::chrono::seconds(2);
 
   // Owns the descriptor.
-  Farewell(Channel& channel, int fd);
-  ~Farewell();
+  LingeringClose(Channel& channel, int fd);
+  ~LingeringClose();
 
   void end();
   bool idle() const { return fd_ < 0 && !poll_.pending; }

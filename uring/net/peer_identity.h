@@ -9,9 +9,9 @@
 namespace virtproxy {
 
 // The peer of an accepted socket.
-Origin origin_of(int fd);
+PeerIdentity peer_identity_of(int fd);
 
 // For people: 127.0.0.1:40112, uid 1000 gid 1000 pid 4711, vsock 2:9000, unknown.
-std::string describe(const Origin& origin);
+std::string describe(const PeerIdentity& identity);
 
 }  // namespace virtproxy

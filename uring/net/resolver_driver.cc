@@ -13,21 +13,21 @@ constexpr unsigned kResultsPerTurn = 16;
 
 }  // namespace
 
-struct Resolution::Watcher final : Completion {
-  Watcher(Resolution& o, uint64_t k) : owner(o), key(k), op(this) {}
+struct ResolverDriver::Watcher final : Completion {
+  Watcher(ResolverDriver& o, uint64_t k) : owner(o), key(k), op(this) {}
   void complete(Op&, int result, uint32_t) override { owner.ready(key, result); }
 
-  Resolution& owner;
+  ResolverDriver& owner;
   uint64_t key;
   Op op;
   uint32_t events = 0;
 };
 
-Resolution::Resolution(Loop& loop) : loop_(loop), timer_(loop.timers(), this) {}
+ResolverDriver::ResolverDriver(Loop& loop) : loop_(loop), timer_(loop.timers(), this) {}
 
-Resolution::~Resolution() = default;
+ResolverDriver::~ResolverDriver() = default;
 
-Resolver::Id Resolution::start(std::string_view host, uint16_t port, Client* client) {
+Resolver::Id ResolverDriver::start(std::string_view host, uint16_t port, Client* client) {
   const Resolver::Id id = resolver_.start(host, port);
   clients_.emplace(id, client);
   wake();
@@ -35,17 +35,17 @@ Resolver::Id Resolution::start(std::string_view host, uint16_t port, Client* cli
   return id;
 }
 
-void Resolution::cancel(Resolver::Id id) {
+void ResolverDriver::cancel(Resolver::Id id) {
   resolver_.cancel(id);
   clients_.erase(id);
 }
 
-void Resolution::expired(Timer&) {
+void ResolverDriver::expired(Timer&) {
   resolver_.process_timeouts();
   wake();
 }
 
-void Resolution::ready(uint64_t key, int result) {
+void ResolverDriver::ready(uint64_t key, int result) {
   const bool failed = result < 0 || (result & (POLLERR | POLLHUP)) != 0;
   if (result != -ECANCELED) {
     resolver_.process(key, failed || (result & POLLIN) != 0, failed || (result & POLLOUT) != 0);
@@ -53,12 +53,12 @@ void Resolution::ready(uint64_t key, int result) {
   wake();
 }
 
-void Resolution::wake() {
-  if (!active_) loop_.finish_later(this);
+void ResolverDriver::wake() {
+  if (!active_) loop_.defer(this);
   active_ = true;
 }
 
-void Resolution::finish_turn() {
+void ResolverDriver::run_deferred() {
   active_ = false;
   TurnBudget budget(loop_, kResultsPerTurn);
   while (auto done = resolver_.next()) {
@@ -81,7 +81,7 @@ void Resolution::finish_turn() {
   }
 }
 
-void Resolution::update_watches() {
+void ResolverDriver::update_watches() {
   for (auto at = watchers_.begin(); at != watchers_.end();) {
     const auto& wanted = resolver_.watches();
     const bool kept = std::any_of(wanted.begin(), wanted.end(),

@@ -1,4 +1,4 @@
-// Drives the Resolver from a loop: polls its sockets, keeps its time, tells whoever asked.
+// Drives the Resolver from a loop: polls its sockets, keeps its timer, reports results to clients.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace virtproxy {
 
-class Resolution final : private Timer::Owner, private Loop::Finisher {
+class ResolverDriver final : private Timer::Owner, private Loop::Deferred {
  public:
   class Client {
    public:
@@ -20,8 +20,8 @@ class Resolution final : private Timer::Owner, private Loop::Finisher {
     ~Client() = default;
   };
 
-  explicit Resolution(Loop& loop);
-  ~Resolution();
+  explicit ResolverDriver(Loop& loop);
+  ~ResolverDriver();
 
   Resolver::Id start(std::string_view host, uint16_t port, Client* client);
   // The client will not be told.
@@ -31,7 +31,7 @@ class Resolution final : private Timer::Owner, private Loop::Finisher {
   struct Watcher;
 
   void expired(Timer& timer) override;
-  void finish_turn() override;
+  void run_deferred() override;
   void ready(uint64_t key, int result);
   void update_watches();
   void wake();

@@ -26,7 +26,7 @@ constexpr int kBacklog = 4096;
 
 // A daemon that was killed keeps its addresses until the kernel has torn down its ring, which takes
 // some tens of milliseconds after the process is gone.
-constexpr auto kAddressPatience = std::chrono::milliseconds(1500);
+constexpr auto kAddressRetryTime = std::chrono::milliseconds(1500);
 constexpr auto kAddressInterval = std::chrono::milliseconds(10);
 
 // What a stalled stream leaves in the kernel is bounded like the rest. Left alone, TCP grows the
@@ -183,10 +183,10 @@ tl::expected<int, std::string> try_to_listen_at(const Endpoint& endpoint,
 
 tl::expected<int, std::string> listen_at(const Endpoint& endpoint, const SocketAddress& address,
                                          const ListenRules& rules, BoundPath& path) {
-  const auto patience_ends = std::chrono::steady_clock::now() + kAddressPatience;
+  const auto retry_ends = std::chrono::steady_clock::now() + kAddressRetryTime;
   for (;;) {
     auto fd = try_to_listen_at(endpoint, address, rules, path);
-    if (fd || errno != EADDRINUSE || std::chrono::steady_clock::now() > patience_ends) return fd;
+    if (fd || errno != EADDRINUSE || std::chrono::steady_clock::now() > retry_ends) return fd;
     std::this_thread::sleep_for(kAddressInterval);
   }
 }

@@ -42,7 +42,7 @@ Connection::Connection(Channel& channel, StreamKey stream, std::string_view serv
       receive_op_(this),
       hangup_op_(this),
       send_op_(this),
-      backlog_(channel.pipes()) {}
+      send_queue_(channel.pipes()) {}
 
 Connection::~Connection() {
   VP_ASSERT(idle());
@@ -63,17 +63,17 @@ void Connection::adopt(int fd, Endpoint::Kind kind) {
   receive_more();
 }
 
-void Connection::dial(const Endpoint& endpoint, Duration timeout) {
-  Dial::Client* const client = this;
-  dial_ = std::make_unique<Dial>(channel_.loop(), channel_.resolution(), client);
+void Connection::connect(const Endpoint& endpoint, Duration timeout) {
+  Connector::Client* const client = this;
+  connector_ = std::make_unique<Connector>(channel_.loop(), channel_.resolver_driver(), client);
   kind_ = endpoint.kind;
-  dial_->start(endpoint, timeout);
-  if (const int fd = dial_->take(); fd >= 0) dialed(fd);
+  connector_->start(endpoint, timeout);
+  if (const int fd = connector_->take(); fd >= 0) connected(fd);
 }
 
-void Connection::dialed(int fd) {
-  channel_.dial_ended();
-  dialed_ = true;
+void Connection::connected(int fd) {
+  channel_.connect_ended();
+  is_service_ = true;
   if (is_over()) {
     file_ = {fd, -1};
     return;
@@ -85,25 +85,25 @@ void Connection::dialed(int fd) {
   channel_.want_flush(this);
 }
 
-void Connection::dial_failed(Fault fault, const std::string& reason) {
-  channel_.dial_ended();
+void Connection::connect_failed(Fault fault, const std::string& reason) {
+  channel_.connect_ended();
   if (is_over()) return;
-  channel_.dial_failed(service_, reason);
+  channel_.connect_failed(service_, reason);
   channel_.session().reset(stream_, fault, channel_.events());
   channel_.want_write();
   abort();
 }
 
 std::string Connection::describe() const {
-  if (dialed_) return "the connection to it";
-  return "the client from " + virtproxy::describe(origin_of(file_.fd));
+  if (is_service_) return "the connection to it";
+  return "the client from " + virtproxy::describe(peer_identity_of(file_.fd));
 }
 
-void Connection::dial_settled() { channel_.settled(this); }
+void Connection::connector_settled() { channel_.settled(this); }
 
 bool Connection::idle() const {
   return !receive_op_.pending && !hangup_op_.pending && !send_op_.pending &&
-         (!dial_ || dial_->idle());
+         (!connector_ || connector_->idle());
 }
 
 // --- socket to channel ------------------------------------------------------------------------
@@ -112,7 +112,7 @@ void Connection::receive_more() {
   if (buffer_link.linked || outbound_buffers_ >= kMostOutboundBuffers) return;
   const uint64_t credit = receivable();
   if (credit == 0) return;
-  touched_ = true;
+  io_started_ = true;
   // What a pipe holds must leave before a buffer is filled behind it.
   if (outbound_pipe_ != nullptr) return;
   if (splices_ && splice_out(credit)) return;
@@ -132,7 +132,7 @@ void Connection::buffer_came() {
 uint64_t Connection::receivable() {
   if (is_over() || file_.fd < 0 || input_ended_ || receive_op_.pending || !receives()) return 0;
   const uint64_t credit = channel_.session().credit(stream_);
-  if (credit == 0) watch_for_hangup();
+  if (credit == 0) poll_hangup();
   return credit;
 }
 
@@ -142,7 +142,7 @@ void Connection::receive(uint64_t credit) {
   const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
   if (pool.provided()) {
     polling_ = false;
-    ring.recv_provided(receive_op_, file_, pool.group(receive_size_), size, expect_wait_);
+    ring.recv_provided(receive_op_, file_, pool.group(receive_size_), size, poll_first_);
   } else {
     polling_ = true;
     ring.poll(receive_op_, file_, POLLIN | POLLRDHUP);
@@ -180,7 +180,7 @@ void Connection::on_received(int result, uint32_t flags) {
     case 0:
       return on_end();
     case ENOBUFS:
-      expect_wait_ = false;
+      poll_first_ = false;
       return channel_.wait_for_buffer(this);
     case EINTR:
     case EAGAIN:
@@ -196,7 +196,7 @@ void Connection::on_end() {
   input_ended_ = true;
   channel_.session().end(stream_);
   channel_.want_write();
-  watch_for_hangup();
+  poll_hangup();
 }
 
 // The paths without provided buffers: bytes are there, so now a pipe or a buffer is worth holding.
@@ -232,7 +232,7 @@ void Connection::queue(Buffer* buffer) {
   const uint32_t bytes = buffer->length();
   // A full buffer means that more is there; a small piece of a large one that the rush is over.
   const uint32_t capacity = channel_.pool().capacity(buffer->size);
-  expect_wait_ = bytes < capacity;
+  poll_first_ = bytes < capacity;
   const bool full = bytes == capacity && buffer->size == BufferSize::kLarge;
   full_in_row_ = full ? full_in_row_ + 1 : 0;
   if (full_in_row_ >= kFullBuffersOfBulk) splices_ = channel_.splices_out();
@@ -293,7 +293,7 @@ bool Connection::splice_out(uint64_t credit) {
   return false;
 }
 
-Connection::Part Connection::take(uint32_t bytes) {
+Connection::OutSegment Connection::take(uint32_t bytes) {
   if (outbound_head_ == nullptr) {
     VP_ASSERT(outbound_pipe_ != nullptr);
     const uint32_t size = std::min(bytes, outbound_piped_);
@@ -308,17 +308,17 @@ Connection::Part Connection::take(uint32_t bytes) {
   }
   Buffer* buffer = outbound_head_;
   const uint32_t size = std::min(bytes, buffer->length());
-  const Part part{.bytes = {buffer->data + buffer->begin, size}, .buffer = buffer};
+  const OutSegment segment{.bytes = {buffer->data + buffer->begin, size}, .buffer = buffer};
   buffer->begin += size;
   if (buffer->length() > 0) {
     channel_.pool().add_reference(buffer);
-    return part;
+    return segment;
   }
   // The queue's reference passes to the caller.
   outbound_head_ = buffer->next;
   if (outbound_head_ == nullptr) outbound_tail_ = nullptr;
   --outbound_buffers_;
-  return part;
+  return segment;
 }
 
 void Connection::drop_outbound() {
@@ -333,9 +333,9 @@ void Connection::drop_outbound() {
 }
 
 // Without a receive in flight, a reset by the application would go unnoticed.
-void Connection::watch_for_hangup() {
+void Connection::poll_hangup() {
   if (hangup_op_.pending) return;
-  channel_.loop().ring().watch(hangup_op_, file_);
+  channel_.loop().ring().poll_hangup(hangup_op_, file_);
 }
 
 void Connection::on_hangup(int result) {
@@ -352,16 +352,16 @@ void Connection::on_hangup(int result) {
     return send_failed(ECONNRESET);
   }
   // A poll that is to go on ends where the completion queue has overflowed. A reset may come yet.
-  if (result > 0) watch_for_hangup();
+  if (result > 0) poll_hangup();
 }
 
 // --- channel to socket ------------------------------------------------------------------------
 
-void Connection::deliver(std::span<const std::byte> bytes, ReadSlab* slab) {
+void Connection::deliver(std::span<const std::byte> bytes, ReadBuffer* buffer) {
   VP_ASSERT(!closing_ && !peer_ended_);
   if (!sends()) return;
-  if (file_.fd < 0 || !backlog_.empty()) return backlog_.append(bytes);
-  channel_.slices().push(slices_, bytes, slab);
+  if (file_.fd < 0 || !send_queue_.empty()) return send_queue_.append(bytes);
+  channel_.slices().push(slices_, bytes, buffer);
   channel_.want_flush(this);
 }
 
@@ -370,12 +370,12 @@ void Connection::peer_ended() {
   channel_.want_flush(this);
 }
 
-void Connection::flush(bool quietly) {
+void Connection::flush(bool may_skip_success) {
   if (is_over() || file_.fd < 0 || send_op_.pending || !sends()) return;
-  if (!backlog_.empty()) {
-    send_backlog();
+  if (!send_queue_.empty()) {
+    send_queued();
   } else if (!slices_.empty()) {
-    send_slices(quietly);
+    send_slices(may_skip_success);
   } else if (peer_ended_ && !end_told_) {
     end_sending();
   } else if (break_ == Break::kThere) {
@@ -383,14 +383,14 @@ void Connection::flush(bool quietly) {
   }
 }
 
-void Connection::send_slices(bool quietly) {
+void Connection::send_slices(bool may_skip_success) {
   SlicePool& pool = channel_.slices();
   sending_ = Sending::kSlices;
   const Slice& first = pool.front(slices_);
   if (slices_.head == slices_.tail) {
     channel_.loop().ring().send(send_op_, file_, first.bytes.data(), first.bytes.size(),
                                 MSG_DONTWAIT);
-    if (quietly) hush(first.bytes.size());
+    if (may_skip_success) skip_success(first.bytes.size());
     return;
   }
   auto* vectors = channel_.loop().arena().allocate<iovec>(kMostVectors);
@@ -402,7 +402,7 @@ void Connection::send_slices(bool quietly) {
     return count < kMostVectors;
   });
   send_vectors(vectors, count, MSG_DONTWAIT);
-  if (quietly && count < kMostVectors) hush(bytes);
+  if (may_skip_success && count < kMostVectors) skip_success(bytes);
 }
 
 // Of the arena, like the message around them.
@@ -414,9 +414,11 @@ void Connection::send_vectors(iovec* vectors, size_t count, int flags) {
 }
 
 // Where nothing is to be done once these bytes are sent, that is no reason to wake.
-void Connection::hush(size_t bytes) {
-  if (bytes > Ring::kMostQuiet || wants_more_turns() || !channel_.session().rests(stream_, bytes)) return;
-  channel_.loop().ring().hush(send_op_);
+void Connection::skip_success(size_t bytes) {
+  if (bytes > Ring::kMostSkipped || wants_more_turns() ||
+      !channel_.session().credit_unaffected_by(stream_, bytes))
+    return;
+  channel_.loop().ring().skip_success(send_op_);
 }
 
 // The same at once, for bytes that a splice is to follow.
@@ -444,38 +446,38 @@ void Connection::send_slices_now() {
 bool Connection::can_splice(uint32_t bytes) {
   if (closing_ || file_.fd < 0 || break_ != Break::kNone) return false;
   // Small pieces are copied, unless that would break up what a pipe holds.
-  if (bytes < kLeastSpliced && !backlog_.ends_in_pipe()) return false;
+  if (bytes < kLeastSpliced && !send_queue_.ends_in_pipe()) return false;
   if (!slices_.empty() && !send_op_.pending) send_slices_now();
   return slices_.empty() && break_ == Break::kNone;
 }
 
 ssize_t Connection::splice_from(int channel, uint32_t bytes) {
   VP_ASSERT(!closing_ && !peer_ended_ && slices_.empty());
-  const ssize_t moved = backlog_.splice_from(channel, bytes);
+  const ssize_t moved = send_queue_.splice_from(channel, bytes);
   if (moved <= 0) return moved;
-  channel_.session().passed(static_cast<uint32_t>(moved));
+  channel_.session().spliced(static_cast<uint32_t>(moved));
   // At the end of the turn, with all that came in it: each write wakes the application.
   if (!send_op_.pending) channel_.want_flush(this);
   return moved;
 }
 
-void Connection::send_backlog() {
-  if (backlog_.begins_with_pipe()) {
-    const ssize_t sent = backlog_.splice_to(file_.fd);
+void Connection::send_queued() {
+  if (send_queue_.begins_with_pipe()) {
+    const ssize_t sent = send_queue_.splice_to(file_.fd);
     if (sent < 0 && !is_passing(static_cast<int>(-sent))) {
       return send_failed(static_cast<int>(-sent));
     }
-    if (sent > 0) taken(static_cast<size_t>(sent));
-    if (!backlog_.begins_with_pipe()) {
-      if (!backlog_.empty() || wants_more_turns()) channel_.want_flush(this);
+    if (sent > 0) consumed(static_cast<size_t>(sent));
+    if (!send_queue_.begins_with_pipe()) {
+      if (!send_queue_.empty() || wants_more_turns()) channel_.want_flush(this);
       return;
     }
     sending_ = Sending::kNothing;
     return channel_.loop().ring().poll(send_op_, file_, POLLOUT);
   }
-  sending_ = Sending::kBacklog;
+  sending_ = Sending::kQueue;
   auto* vectors = channel_.loop().arena().allocate<iovec>(kMostVectors);
-  send_vectors(vectors, backlog_.front({vectors, kMostVectors}), 0);
+  send_vectors(vectors, send_queue_.front({vectors, kMostVectors}), 0);
 }
 
 void Connection::on_sent(int result) {
@@ -488,25 +490,25 @@ void Connection::on_sent(int result) {
       slices_sent(sent);
       park_slices();
       break;
-    case Sending::kBacklog:
-      backlog_.consume(sent);
-      taken(sent);
+    case Sending::kQueue:
+      send_queue_.consume(sent);
+      consumed(sent);
       break;
     case Sending::kNothing:
-      return send_backlog();
+      return send_queued();
   }
-  if (!backlog_.empty() || wants_more_turns()) channel_.want_flush(this);
+  if (!send_queue_.empty() || wants_more_turns()) channel_.want_flush(this);
 }
 
-void Connection::taken(size_t bytes) {
+void Connection::consumed(size_t bytes) {
   if (bytes == 0) return;
-  channel_.session().taken(stream_, bytes);
+  channel_.session().consumed(stream_, bytes);
   note_movement();
   channel_.want_write();
 }
 
 void Connection::slices_sent(size_t bytes) {
-  taken(bytes);
+  consumed(bytes);
   SlicePool& pool = channel_.slices();
   while (!slices_.empty()) {
     Slice& slice = pool.front(slices_);
@@ -521,7 +523,7 @@ void Connection::slices_sent(size_t bytes) {
 void Connection::park_slices() {
   SlicePool& pool = channel_.slices();
   while (!slices_.empty()) {
-    backlog_.append(pool.front(slices_).bytes);
+    send_queue_.append(pool.front(slices_).bytes);
     pool.pop(slices_);
   }
 }
@@ -540,7 +542,7 @@ void Connection::end_sending() {
 void Connection::abort() { begin_closing(End::kReset); }
 
 std::optional<AcceptedClient> Connection::give_back() {
-  if (!client_ || touched_ || file_.fd < 0 || break_ != Break::kNone) return std::nullopt;
+  if (!client_ || io_started_ || file_.fd < 0 || break_ != Break::kNone) return std::nullopt;
   const auto client = std::exchange(client_, std::nullopt);
   begin_closing(End::kGivenBack);
   return client;
@@ -565,9 +567,9 @@ void Connection::begin_closing(End end) {
 
 void Connection::let_go() {
   VP_ASSERT(closing_);
-  if (dialing()) {
-    dial_->cancel();
-    channel_.dial_ended();
+  if (connecting()) {
+    connector_->cancel();
+    channel_.connect_ended();
   }
   Ring& ring = channel_.loop().ring();
   ring.cancel(receive_op_);
@@ -577,7 +579,7 @@ void Connection::let_go() {
   if (fd < 0 || end_ == End::kGivenBack) return;
   if (end_ == End::kReset) return channel_.close_with_reset(fd);
   if (kind_ == Endpoint::Kind::kTcp) end_on_close(fd);
-  input_ended_ ? void(close(fd)) : channel_.part_from(fd);
+  input_ended_ ? void(close(fd)) : channel_.close_lingering(fd);
 }
 
 }  // namespace virtproxy

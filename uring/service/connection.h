@@ -1,15 +1,16 @@
 // One application's socket and the stream it belongs to.
 //
 //   socket ── receive ──▶ outbound buffers ── take() ──▶ channel
-//   socket ◀── send ───── slices of a read slab, or the backlog ◀── deliver() ── channel
+//   socket ◀── send ───── slices of a read buffer, or the send queue ◀── deliver() ── channel
 //   socket ── splice ───▶ pipe ── take(), splice ─▶ channel      bulk, see pipes.h
-//   socket ◀── splice ─── pipes of the backlog ◀── splice_from() ── channel
+//   socket ◀── splice ─── pipes of the send queue ◀── splice_from() ── channel
 //
 // Receiving is asked for only while the stream has credit and holds few buffers: what is received
-// can always be sent to the peer. Sending first tries the bytes where they lie, in the slab that
-// the channel was read into, without waiting (MSG_DONTWAIT: the kernel answers within the
-// submission). What the socket does not take is copied to the backlog, and the slab is free; the
-// backlog is sent with a request that waits. So the channel's reader never depends on a socket.
+// can always be sent to the peer. Sending first tries the bytes where they lie, in the read buffer
+// that the channel was read into, without waiting (MSG_DONTWAIT: the kernel answers within the
+// submission). What the socket does not take is copied to the send queue, and the read buffer is
+// free; the send queue is sent with a request that waits. So the channel's reader never depends on
+// a socket.
 //
 // Life: made with a descriptor, or dialing one; reset or closed by either side; then closing(),
 // until the channel has let_go() of it, no operation is pending and the channel destroys it. The
@@ -44,7 +45,7 @@ namespace virtproxy {
 
 class Channel;
 
-class Connection final : private Completion, private Dial::Client, private Timer::Owner {
+class Connection final : private Completion, private Connector::Client, private Timer::Owner {
  public:
   Connection(Channel& channel, StreamKey stream, std::string_view service);
   ~Connection();
@@ -52,10 +53,10 @@ class Connection final : private Completion, private Dial::Client, private Timer
   // An accepted client.
   void admit(const AcceptedClient& client);
   // A service to connect to; bytes that arrive for it meanwhile are kept.
-  void dial(const Endpoint& endpoint, Duration timeout);
+  void connect(const Endpoint& endpoint, Duration timeout);
 
   // From the session.
-  void deliver(std::span<const std::byte> bytes, ReadSlab* slab);
+  void deliver(std::span<const std::byte> bytes, ReadBuffer* buffer);
   void peer_ended();
   void credit_arrived() { receive_more(); }
   void peer_broke_off();
@@ -74,22 +75,22 @@ class Connection final : private Completion, private Dial::Client, private Timer
 
   // Whether so many bytes of payload are best moved from the channel to the socket by a pipe.
   bool can_splice(uint32_t bytes);
-  // Moves up to `bytes` of payload that lie in the channel's socket, see Backlog.
+  // Moves up to `bytes` of payload that lie in the channel's socket, see SendQueue.
   ssize_t splice_from(int channel, uint32_t bytes);
 
   // From the channel's writer: the next `bytes` of what was received, in order, one part at a time:
   // a span of a buffer, or a piece of a pipe. The reference to either passes to the caller.
-  struct Part {
+  struct OutSegment {
     std::span<const std::byte> bytes{};
     Buffer* buffer = nullptr;
     Pipe* pipe = nullptr;
     uint32_t piped = 0;
     uint32_t size() const { return piped + static_cast<uint32_t>(bytes.size()); }
   };
-  Part take(uint32_t bytes);
+  OutSegment take(uint32_t bytes);
 
-  // At the end of a turn: sends what was delivered; quietly, where it can.
-  void flush(bool quietly);
+  // At the end of a turn: sends what was delivered; without a completion on success, where it can.
+  void flush(bool may_skip_success);
   void receive_more();
   // After wait_for_buffer(): it is this connection's turn.
   void buffer_came();
@@ -97,12 +98,12 @@ class Connection final : private Completion, private Dial::Client, private Timer
   bool closing() const { return closing_; }
   bool detached() const { return detached_; }
   bool idle() const;
-  bool dialing() const { return dial_ && dial_->running(); }
+  bool connecting() const { return connector_ && connector_->running(); }
   StreamKey stream() const { return stream_; }
   std::string_view service() const { return service_; }
   // Which application it is, for the log.
   std::string describe() const;
-  size_t held() const { return backlog_.size(); }
+  size_t held() const { return send_queue_.size(); }
   BufferSize receive_size() const { return receive_size_; }
 
   // Links in the channel's lists.
@@ -116,9 +117,9 @@ class Connection final : private Completion, private Dial::Client, private Timer
   enum class Break : uint8_t { kNone, kHere, kLeaving, kThere };
 
   void complete(Op& op, int result, uint32_t flags) override;
-  void dialed(int fd) override;
-  void dial_failed(Fault fault, const std::string& reason) override;
-  void dial_settled() override;
+  void connected(int fd) override;
+  void connect_failed(Fault fault, const std::string& reason) override;
+  void connector_settled() override;
 
   void adopt(int fd, Endpoint::Kind kind);
   // It carries nothing any more: what it still completes leads to nothing.
@@ -136,14 +137,14 @@ class Connection final : private Completion, private Dial::Client, private Timer
   void on_end();
   void queue(Buffer* buffer);
   bool splice_out(uint64_t credit);
-  void watch_for_hangup();
-  void send_slices(bool quietly);
+  void poll_hangup();
+  void send_slices(bool may_skip_success);
   void send_vectors(iovec* vectors, size_t count, int flags);
-  void hush(size_t bytes);
+  void skip_success(size_t bytes);
   void send_slices_now();
-  void send_backlog();
+  void send_queued();
   void slices_sent(size_t bytes);
-  void taken(size_t bytes);
+  void consumed(size_t bytes);
   void park_slices();
   void end_sending();
   // connection_break.cc
@@ -164,13 +165,13 @@ class Connection final : private Completion, private Dial::Client, private Timer
   StreamKey stream_;
   std::string service_;
   File file_;
-  std::unique_ptr<Dial> dial_;
+  std::unique_ptr<Connector> connector_;
   std::optional<AcceptedClient> client_;  // that was admitted; its descriptor is file_.fd
   bool closing_ = false;
   End end_ = End::kReset;  // of the socket, once closing_
   bool detached_ = false;
   Endpoint::Kind kind_ = Endpoint::Kind::kTcp;
-  bool dialed_ = false;   // a service, not a client
+  bool is_service_ = false;  // a service, not a client
   Break break_ = Break::kNone;
   struct BreakState {
     Timer timer;
@@ -179,13 +180,13 @@ class Connection final : private Completion, private Dial::Client, private Timer
     int unacknowledged{};  // bytes, when it was looked at last
   };
   std::unique_ptr<BreakState> break_state_;
-  bool touched_ = false;  // something may have been read from it, or written to it
+  bool io_started_ = false;  // something may have been read from it, or written to it
 
   // Socket to channel.
   Op receive_op_;
   bool polling_ = false;     // receive_op_ waits for readiness only (no provided buffers)
   bool readable_ = false;    // said a poll, and nothing was spliced since
-  bool expect_wait_ = true;  // the last receive emptied the socket
+  bool poll_first_ = true;   // the last receive emptied the socket
   bool input_ended_ = false;
   BufferSize receive_size_ = BufferSize::kSmall;
   Buffer* outbound_head_ = nullptr;
@@ -199,11 +200,11 @@ class Connection final : private Completion, private Dial::Client, private Timer
   Op hangup_op_;
 
   // Channel to socket.
-  enum class Sending : uint8_t { kSlices, kBacklog, kNothing };  // nothing: it waits for room
+  enum class Sending : uint8_t { kSlices, kQueue, kNothing };  // nothing: it waits for room
   Op send_op_;
   Sending sending_ = Sending::kSlices;
   SliceList slices_;
-  Backlog backlog_;
+  SendQueue send_queue_;
   bool peer_ended_ = false;
   bool end_told_ = false;  // the socket's write side is shut
 };

@@ -55,7 +55,7 @@ void Connection::break_off() {
 
 void Connection::peer_broke_off() {
   // Nobody is left on either side, or there is nothing to deliver.
-  const bool idle = file_.fd < 0 && backlog_.empty() && !peer_ended_;
+  const bool idle = file_.fd < 0 && send_queue_.empty() && !peer_ended_;
   if (break_ != Break::kNone || idle) return end_break();
   begin_break(Break::kThere);
   drop_outbound();
@@ -68,7 +68,7 @@ void Connection::peer_broke_off() {
 void Connection::deliver_rest_from_now() {
   note_movement();
   break_state_->timer.set(break_state_->moved_at + kReadingInterval);
-  watch_for_hangup();
+  poll_hangup();
   channel_.want_flush(this);
 }
 
@@ -96,8 +96,8 @@ void Connection::expired(Timer&) {
 void Connection::deliver_rest() {
   BreakState& state = *break_state_;
   const Instant now = channel_.loop().now();
-  const bool all_sent = !send_op_.pending && backlog_.empty() && slices_.empty() &&
-                        (!peer_ended_ || end_told_);
+  const bool all_sent =
+      !send_op_.pending && send_queue_.empty() && slices_.empty() && (!peer_ended_ || end_told_);
   if (all_sent && kind_ != Endpoint::Kind::kTcp) return end_break();
   const int before = std::exchange(state.unacknowledged, unacknowledged(file_.fd));
   if (all_sent && state.unacknowledged == 0) return end_break();
@@ -116,7 +116,7 @@ void Connection::end_break() {
 
 void Connection::drop_inbound() {
   channel_.slices().clear(slices_);
-  backlog_.clear();
+  send_queue_.clear();
 }
 
 }  // namespace virtproxy

@@ -24,7 +24,7 @@ constexpr Duration kNamedAfter = milliseconds(500);
 
 }  // namespace
 
-Candidates::Candidates(Loop& loop, const ChannelSpec& spec, const AccessList& peers, Client* client)
+Candidates::Candidates(Loop& loop, const ChannelSpec& spec, const Acl& peers, Client* client)
     : loop_(loop),
       spec_(spec),
       peers_(peers),
@@ -66,7 +66,7 @@ void Candidates::complete(Op&, int result, uint32_t) {
   const int error = errno;
   hold_place();
   if (fd >= 0) {
-    // While there is no peer, the Link decides how often one is taken.
+    // While there is no peer, the TransportSource decides how often one is taken.
     if (client_->present_peer() && ++in_a_row_ >= kMost) {
       in_a_row_ = 0;
       rest_.set(loop_.now() + kRest);
@@ -84,31 +84,31 @@ void Candidates::failed(const std::string& reason) {
 }
 
 void Candidates::arrived(int fd) {
-  const Origin origin = origin_of(fd);
-  if (!peers_.admits(fd, origin)) {
+  const PeerIdentity identity = peer_identity_of(fd);
+  if (!peers_.admits(fd, identity)) {
     hang_up(fd);
-    if (const auto hidden = strangers_.allow(loop_.now())) {
+    if (const auto hidden = rejected_peers_.allow(loop_.now())) {
       log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.id,
-               describe(origin), and_others(*hidden));
+               describe(identity), and_others(*hidden));
     }
     return;
   }
-  if (!make_room(origin)) return hang_up(fd);
+  if (!make_room(identity)) return hang_up(fd);
   // The keep-alive of a connection that waits ends it when its machine is gone.
   if (spec_.endpoint.kind == Endpoint::Kind::kTcp) prepare_tcp(fd);
-  waiting_.push_back(std::make_unique<Candidate>(*this, fd, origin, loop_.now()));
+  waiting_.push_back(std::make_unique<Candidate>(*this, fd, identity, loop_.now()));
   watch(*waiting_.back());
   if (!naming_.armed()) naming_.set(loop_.now() + kNamedAfter);
   client_->candidate_came();
 }
 
 // False if the newcomer has to go: all others have sent something.
-bool Candidates::make_room(const Origin& newcomer) {
+bool Candidates::make_room(const PeerIdentity& newcomer) {
   if (waiting_.size() < kMost) return true;
   const auto silent = std::find_if(waiting_.begin(), waiting_.end(),
                                    [](const auto& candidate) { return !candidate->spoke; });
   const bool found = silent != waiting_.end();
-  const Origin refused = found ? (*silent)->origin : newcomer;
+  const PeerIdentity refused = found ? (*silent)->identity : newcomer;
   if (found) {
     hang_up(std::exchange((*silent)->fd, -1));
     remove(**silent);
@@ -172,7 +172,7 @@ std::optional<Candidates::Taken> Candidates::take(int& place) {
   const auto spoke = std::find_if(waiting_.begin(), waiting_.end(),
                                   [](const auto& candidate) { return candidate->spoke; });
   Candidate& chosen = spoke != waiting_.end() ? **spoke : *waiting_.front();
-  const Taken taken{std::exchange(chosen.fd, -1), chosen.origin};
+  const Taken taken{std::exchange(chosen.fd, -1), chosen.identity};
   remove(chosen);
   if (place_ < 0) {
     place_ = std::exchange(place, -1);
@@ -182,9 +182,9 @@ std::optional<Candidates::Taken> Candidates::take(int& place) {
   return taken;
 }
 
-std::optional<Origin> Candidates::first_that_spoke() const {
+std::optional<PeerIdentity> Candidates::first_that_spoke() const {
   for (const auto& candidate : waiting_) {
-    if (candidate->spoke) return candidate->origin;
+    if (candidate->spoke) return candidate->identity;
   }
   return std::nullopt;
 }
@@ -211,7 +211,7 @@ void Candidates::name_those_that_wait() {
     log_warn(
         "channel {}: a second peer waits: {} has come while {} is connected; it has its turn when "
         "that one is gone{}",
-        spec_.id, describe(candidate->origin), describe(*present), and_others(*hidden));
+        spec_.id, describe(candidate->identity), describe(*present), and_others(*hidden));
   }
 }
 

@@ -15,8 +15,8 @@
 // connections: a connection therefore has at least that long to send something, however many
 // others arrive, and a flood of them takes a bounded share of the thread's time.
 //
-// Like a Link, this keeps a descriptor in reserve, so that a connection can be accepted after
-// clients have taken all others.
+// Like a TransportSource, this keeps a descriptor in reserve, so that a connection can be accepted
+// after clients have taken all others.
 #pragma once
 
 #include <memory>
@@ -41,7 +41,7 @@ class Candidates final : private Completion, private Timer::Owner {
     // accept(2) fails; it will be tried again.
     virtual void accept_failed(const std::string& reason) = 0;
     // The peer that the others wait for, if there is one.
-    virtual std::optional<Origin> present_peer() const = 0;
+    virtual std::optional<PeerIdentity> present_peer() const = 0;
 
    protected:
     ~Client() = default;
@@ -50,7 +50,7 @@ class Candidates final : private Completion, private Timer::Owner {
   static constexpr size_t kMost = 16;
 
   // `spec` and `peers`, who may connect, must outlive this.
-  Candidates(Loop& loop, const ChannelSpec& spec, const AccessList& peers, Client* client);
+  Candidates(Loop& loop, const ChannelSpec& spec, const Acl& peers, Client* client);
   ~Candidates();
 
   // `listener` belongs to this object from now on. It must not block.
@@ -64,24 +64,24 @@ class Candidates final : private Completion, private Timer::Owner {
 
   struct Taken {
     int fd;
-    Origin origin;
+    PeerIdentity identity;
   };
   // Gives away a connection: the oldest that has sent something, else the oldest. `place`, a spare
   // descriptor or -1, is kept or closed in return, if there is a connection.
   std::optional<Taken> take(int& place);
   // The oldest that has sent something.
-  std::optional<Origin> first_that_spoke() const;
+  std::optional<PeerIdentity> first_that_spoke() const;
 
  private:
   struct Candidate final : Completion {
-    Candidate(Candidates& c, int f, const Origin& o, Instant now)
-        : candidates(c), poll(this), fd(f), origin(o), since(now) {}
+    Candidate(Candidates& c, int f, const PeerIdentity& o, Instant now)
+        : candidates(c), poll(this), fd(f), identity(o), since(now) {}
     void complete(Op&, int result, uint32_t) override { candidates.polled(*this, result); }
 
     Candidates& candidates;
     Op poll;
     int fd;  // -1 once it is given away or closed
-    Origin origin;
+    PeerIdentity identity;
     Instant since;
     bool spoke = false;
     bool named = false;  // in the log
@@ -93,7 +93,7 @@ class Candidates final : private Completion, private Timer::Owner {
   void listen();
   void failed(const std::string& reason);
   void arrived(int fd);
-  bool make_room(const Origin& newcomer);
+  bool make_room(const PeerIdentity& newcomer);
   void watch(Candidate& candidate);
   void polled(Candidate& candidate, int result);
   void remove(const Candidate& candidate);
@@ -103,7 +103,7 @@ class Candidates final : private Completion, private Timer::Owner {
 
   Loop& loop_;
   const ChannelSpec& spec_;
-  const AccessList& peers_;
+  const Acl& peers_;
   Client* client_;
   int listener_ = -1;
   int place_ = -1;  // the descriptor in reserve
@@ -114,7 +114,7 @@ class Candidates final : private Completion, private Timer::Owner {
   Timer naming_;
   std::vector<std::unique_ptr<Candidate>> waiting_;  // the oldest first
   std::vector<std::unique_ptr<Candidate>> leaving_;  // until their poll has ended
-  RateLimit strangers_{2};
+  RateLimit rejected_peers_{2};
   RateLimit refusals_{2};
   RateLimit seconds_{2};
 };

@@ -31,15 +31,15 @@ constexpr size_t kTcpReserve = 4096;
 
 }  // namespace
 
-void PacketRoom::attach(int fd, Link::Kind kind) {
+void PacketRoom::attach(int fd, TransportSource::Kind kind) {
   fd_ = fd;
   kind_ = kind;
   packets_ = shrunk_ = false;
   family_ = Family::kOther;
-  most_ = most_batch_ = kMostPackets * kOldPacketSize;
+  most_ = most_batch_ = kMostPackets * kV1PacketSize;
   quarter_ = SIZE_MAX;
-  if (kind == Link::Kind::kTty) most_ = kOldPacketSize;
-  if (kind != Link::Kind::kSocket) return;
+  if (kind == TransportSource::Kind::kTty) most_ = kV1PacketSize;
+  if (kind != TransportSource::Kind::kSocket) return;
   int domain = AF_UNSPEC;
   socklen_t size = sizeof domain;
   if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) != 0) return;
@@ -62,8 +62,8 @@ void PacketRoom::speak_packets(bool packets, bool up) {
   if (getsockopt(fd_, SOL_SOCKET, SO_SNDBUF, &got, &size) != 0) return;
   const size_t half = static_cast<size_t>(std::max(got, 0)) / 2;
   const size_t one_buffer = half - std::min(half, kUnixReserve);
-  most_ = std::clamp<size_t>(one_buffer / kOldPacketSize, 1, kMostPackets) * kOldPacketSize;
-  most_batch_ = (packets ? kMostUnixPackets : kMostPackets) * kOldPacketSize;
+  most_ = std::clamp<size_t>(one_buffer / kV1PacketSize, 1, kMostPackets) * kV1PacketSize;
+  most_batch_ = (packets ? kMostUnixPackets : kMostPackets) * kV1PacketSize;
   quarter_ = static_cast<size_t>(std::max(got, 0)) / 4;
 }
 
@@ -84,15 +84,15 @@ size_t PacketRoom::arrived() const {
 
 size_t PacketRoom::next(size_t left, bool polled) const {
   // Whatever cut it, what was begun is finished.
-  if (left % kOldPacketSize != 0) return left % kOldPacketSize;
+  if (left % kV1PacketSize != 0) return left % kV1PacketSize;
   size_t room = most_;
   if (family_ == Family::kTcp) room = std::min(room, tcp_room());
-  if (kind_ == Link::Kind::kTty && !polled) {
+  if (kind_ == TransportSource::Kind::kTty && !polled) {
     pollfd state{fd_, POLLOUT, 0};
     if (poll(&state, 1, 0) != 1 || (state.revents & POLLOUT) == 0) return 0;
   }
-  if (polled) room = std::max(room, kOldPacketSize);
-  return std::min(left, room / kOldPacketSize * kOldPacketSize);
+  if (polled) room = std::max(room, kV1PacketSize);
+  return std::min(left, room / kV1PacketSize * kV1PacketSize);
 }
 
 // The kernel takes all of what is less than both: the room in the send buffer, and what may wait

@@ -23,7 +23,7 @@ namespace virtproxy {
 
 class PacketRoom {
  public:
-  void attach(int fd, Link::Kind kind);
+  void attach(int fd, TransportSource::Kind kind);
   // Which protocol the next batch is of. True for protocol 1, and before there is any: a greeting
   // is a packet, too.
   void speak_packets(bool packets, bool up);
@@ -51,7 +51,7 @@ class PacketRoom {
   enum class Family { kOther, kUnix, kTcp };
 
   int fd_ = -1;
-  Link::Kind kind_ = Link::Kind::kSocket;
+  TransportSource::Kind kind_ = TransportSource::Kind::kSocket;
   Family family_ = Family::kOther;
   bool packets_ = false;
   int send_buffer_ = 0;  // of a unix socket, as it was

@@ -28,7 +28,7 @@ using std::chrono::seconds;
 
 constexpr Duration kFirstBackoff = milliseconds(50);
 constexpr Duration kLastBackoff = seconds(2);
-constexpr Duration kDialTimeout = seconds(10);
+constexpr Duration kConnectTimeout = seconds(10);
 
 // Eight bits, no line discipline at work, no modem lines, no signals.
 bool make_raw(int fd, uint32_t baud) {
@@ -40,7 +40,7 @@ bool make_raw(int fd, uint32_t baud) {
   settings.c_cc[VMIN] = 1;
   settings.c_cc[VTIME] = 0;
   if (baud != 0) {
-    const auto speed = speed_of(baud);
+    const auto speed = termios_speed(baud);
     if (!speed) {
       errno = EINVAL;
       return false;
@@ -53,8 +53,8 @@ bool make_raw(int fd, uint32_t baud) {
 
 }  // namespace
 
-Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, const AccessList& peers,
-           Client* client)
+TransportSource::TransportSource(Loop& loop, ResolverDriver& resolver_driver,
+                                 const ChannelSpec& spec, const Acl& peers, Client* client)
     : loop_(loop),
       spec_(spec),
       client_(client),
@@ -62,15 +62,15 @@ Link::Link(Loop& loop, Resolution& resolution, const ChannelSpec& spec, const Ac
       retry_(loop.timers(), this),
       peer_timeout_(loop, this),
       backoff_(kFirstBackoff) {
-  if (!method_listens(spec.method) && !method_is_device(spec.method)) {
-    Dial::Client* const dial_client = this;
-    dial_ = std::make_unique<Dial>(loop, resolution, dial_client);
+  if (!transport_listens(spec.transport) && !transport_is_device(spec.transport)) {
+    Connector::Client* const connector_client = this;
+    connector_ = std::make_unique<Connector>(loop, resolver_driver, connector_client);
   }
 }
 
-Link::~Link() { stop(); }
+TransportSource::~TransportSource() { stop(); }
 
-void Link::start(Listening listening) {
+void TransportSource::start(Listening listening) {
   if (!listening.sockets.empty()) {
     // One peer at a time, so one socket: of a name with several addresses the first.
     const int listener = listening.sockets.front();
@@ -84,30 +84,30 @@ void Link::start(Listening listening) {
   acquire();
 }
 
-void Link::acquire() {
+void TransportSource::acquire() {
   if (stopped_) return;
   VP_ASSERT(fd_ < 0);
-  if (!method_listens(spec_.method)) {
+  if (!transport_listens(spec_.transport)) {
     give_place();
-    return dial_ ? dial_->start(spec_.endpoint, kDialTimeout) : open_device();
+    return connector_ ? connector_->start(spec_.endpoint, kConnectTimeout) : open_device();
   }
   hold_place();
   candidates_.resume();
   const auto taken = candidates_.take(place_);
   if (!taken) return;
-  origin_ = taken->origin;
+  origin_ = taken->identity;
   ready(taken->fd, Kind::kSocket);
 }
 
-void Link::hold_place() {
+void TransportSource::hold_place() {
   if (place_ < 0) place_ = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 }
 
-void Link::give_place() {
+void TransportSource::give_place() {
   if (place_ >= 0) close(std::exchange(place_, -1));
 }
 
-void Link::candidate_came() {
+void TransportSource::candidate_came() {
   // After a peer that misbehaved the next one has to wait.
   if (fd_ < 0) return retry_.armed() ? void() : acquire();
   if (heard_ || replaced_) return;
@@ -121,19 +121,19 @@ void Link::candidate_came() {
     log_warn("channel {}: the peer, {}, has sent nothing; {} has, and takes its place{}", spec_.id,
              describe(origin_), describe(*newcomer), and_others(*hidden));
   }
-  client_->link_broken("replaced by a peer that has sent something");
+  client_->transport_broken("replaced by a peer that has sent something");
 }
 
-std::optional<Origin> Link::present_peer() const {
+std::optional<PeerIdentity> TransportSource::present_peer() const {
   if (fd_ < 0) return std::nullopt;
   return origin_;
 }
 
-void Link::accept_failed(const std::string& reason) {
+void TransportSource::accept_failed(const std::string& reason) {
   if (fd_ < 0) complain(reason);
 }
 
-void Link::open_device() {
+void TransportSource::open_device() {
   const std::string& path = spec_.endpoint.host;
   const int fd = open(path.c_str(), O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
   if (fd < 0) {
@@ -167,15 +167,15 @@ void Link::open_device() {
   ready(fd, tty ? Kind::kTty : Kind::kPort);
 }
 
-void Link::dialed(int fd) {
+void TransportSource::connected(int fd) {
   // The last bytes before the end still have to arrive.
   if (spec_.endpoint.kind == Endpoint::Kind::kTcp) end_on_close(fd);
   ready(fd, Kind::kSocket);
 }
 
-void Link::dial_failed(Fault, const std::string& reason) { try_later(reason); }
+void TransportSource::connect_failed(Fault, const std::string& reason) { try_later(reason); }
 
-void Link::ready(int fd, Kind kind) {
+void TransportSource::ready(int fd, Kind kind) {
   give_place();
   fd_ = fd;
   heard_ = replaced_ = false;
@@ -186,34 +186,34 @@ void Link::ready(int fd, Kind kind) {
     peer_timeout_.start(fd, std::chrono::duration_cast<Duration>(
                                 std::chrono::duration<double>(spec_.peer_timeout)));
   }
-  client_->link_ready(fd, kind);
+  client_->transport_ready(fd, kind);
 }
 
-void Link::peer_timed_out() {
-  client_->link_broken("the other end's machine does not answer (--peer-timeout)");
+void TransportSource::peer_timed_out() {
+  client_->transport_broken("the other end's machine does not answer (--peer-timeout)");
 }
 
 // Says why once, not on every attempt.
-void Link::complain(const std::string& reason) {
+void TransportSource::complain(const std::string& reason) {
   if (reason != last_reason_) {
-    log_warn("channel {}: {}: {}; trying again", spec_.id, method_name(spec_.method), reason);
+    log_warn("channel {}: {}: {}; trying again", spec_.id, transport_name(spec_.transport), reason);
     last_reason_ = reason;
   }
-  client_->link_failed();
+  client_->transport_unavailable();
 }
 
-void Link::try_later(const std::string& reason) {
+void TransportSource::try_later(const std::string& reason) {
   hold_place();
   retry_.set(loop_.now() + backoff_);
   complain(reason);
   backoff_ = std::min(backoff_ * 2, Duration(kLastBackoff));
 }
 
-void Link::expired(Timer&) { acquire(); }
+void TransportSource::expired(Timer&) { acquire(); }
 
 // Said with shutdown(2), because close(2) alone is not heard while a ring holds the file: Linux 6.1
 // keeps one that was registered for about a second after its removal from the table.
-void Link::hang_up() {
+void TransportSource::hang_up() {
   if (fd_ < 0) return;
   peer_timeout_.stop();
   shutdown(fd_, SHUT_RDWR);
@@ -226,13 +226,13 @@ void Link::hang_up() {
   fd_ = -1;
 }
 
-void Link::lost(Duration patience) {
+void TransportSource::lost(Duration backoff) {
   hang_up();
   if (stopped_) return;
-  if (patience > Duration::zero()) {
+  if (backoff > Duration::zero()) {
     candidates_.pause();
-    retry_.set(loop_.now() + patience);
-  } else if (method_listens(spec_.method)) {
+    retry_.set(loop_.now() + backoff);
+  } else if (transport_listens(spec_.transport)) {
     acquire();
   } else {
     // A peer that takes connections only to drop them must not make us spin.
@@ -240,18 +240,18 @@ void Link::lost(Duration patience) {
   }
 }
 
-void Link::stop_listening() {
+void TransportSource::stop_listening() {
   bound_.remove();
   candidates_.stop();
 }
 
-void Link::stop() {
+void TransportSource::stop() {
   if (stopped_) return;
   stopped_ = true;
   give_place();
   retry_.clear();
   stop_listening();
-  if (dial_) dial_->cancel();
+  if (connector_) connector_->cancel();
   hang_up();
 }
 

@@ -21,8 +21,8 @@ Kinds kinds(const Events& events) {
 }
 
 Bytes init(int32_t client, std::string_view service) {
-  Bytes packet(kOldPacketSize);
-  encode_old_init(client, service, packet.data());
+  Bytes packet(kV1PacketSize);
+  encode_v1_init(client, service, packet.data());
   return packet;
 }
 
@@ -34,7 +34,7 @@ Bytes short_life() {
   append(bytes, init(5, ""));
   return bytes;
 }
-const Kinds kShortLife{Kind::kOpened, Kind::kOddity, Kind::kReset, Kind::kOddity};
+const Kinds kShortLife{Kind::kOpened, Kind::kGlitch, Kind::kReset, Kind::kGlitch};
 
 // Calls input() for as long as it finds something; the events of each call.
 template <typename Reader>
@@ -47,53 +47,53 @@ Calls read(Reader& reader, std::span<const std::byte> bytes, Instant now) {
   }
 }
 
-Bytes first_greeting(ProtocolChoice& choice, Instant now) {
+Bytes first_greeting(ProtocolSelector& selector, Instant now) {
   Events events;
-  const auto head = choice.plan(1 << 20, now, events).heads;
+  const auto head = selector.plan(1 << 20, now, events).heads;
   return {head.begin(), head.begin() + kHelloSize};
 }
 
-class Choice : public testing::Test {
+class Selector : public testing::Test {
  protected:
   void begin(ProtocolMode mode) {
-    choice.emplace(config_with(1), mode);
-    choice->link_up(now, kGrace, 0, events);
+    selector.emplace(config_with(1), mode);
+    selector->transport_up(now, kGrace, 0, events);
   }
 
-  std::optional<ProtocolChoice> choice;
+  std::optional<ProtocolSelector> selector;
   Instant now = seconds(1);
   Events events;
 };
 
-TEST_F(Choice, OfProtocol1ByTheClockEndsTheTick) {
+TEST_F(Selector, OfProtocol1ByTheClockEndsTheTick) {
   begin(ProtocolMode::kAuto);
-  EXPECT_TRUE(read(*choice, short_life(), now).empty()) << "it is kept";
+  EXPECT_TRUE(read(*selector, short_life(), now).empty()) << "it is kept";
   now += kGrace;
-  EXPECT_TRUE(choice->tick(now, events));
+  EXPECT_TRUE(selector->tick(now, events));
   EXPECT_EQ(kinds(events), Kinds{Kind::kUp});
-  EXPECT_EQ(choice->protocol(), 1u);
-  EXPECT_EQ(read(*choice, short_life(), now), Calls{kShortLife});
+  EXPECT_EQ(selector->protocol(), 1u);
+  EXPECT_EQ(read(*selector, short_life(), now), Calls{kShortLife});
 }
 
-TEST_F(Choice, OfProtocol1InTheMiddleOfAReadEndsTheCall) {
+TEST_F(Selector, OfProtocol1InTheMiddleOfAReadEndsTheCall) {
   begin(ProtocolMode::kAuto);
   now += kGrace;  // and no tick yet
-  const auto calls = read(*choice, short_life(), now);
+  const auto calls = read(*selector, short_life(), now);
   EXPECT_EQ(calls, (Calls{Kinds{Kind::kUp}, kShortLife}));
 }
 
-TEST_F(Choice, OfProtocol1BeforehandEndsTheLinksBeginning) {
-  begin(ProtocolMode::kOld);
+TEST_F(Selector, OfProtocol1BeforehandEndsTheLinksBeginning) {
+  begin(ProtocolMode::kV1);
   EXPECT_EQ(kinds(events), Kinds{Kind::kUp});
-  EXPECT_EQ(read(*choice, short_life(), now), Calls{kShortLife});
+  EXPECT_EQ(read(*selector, short_life(), now), Calls{kShortLife});
 }
 
-TEST_F(Choice, UpgradesEndTheCall) {
+TEST_F(Selector, UpgradesEndTheCall) {
   begin(ProtocolMode::kAuto);
-  const Hello ours = *decode_hello(first_greeting(*choice, now).data());
+  const Hello ours = *decode_hello(first_greeting(*selector, now).data());
   now += kGrace;
-  choice->tick(now, events);
-  ASSERT_EQ(choice->protocol(), 1u);
+  selector->tick(now, events);
+  ASSERT_EQ(selector->protocol(), 1u);
 
   Hello theirs;
   theirs.epoch = 99;
@@ -105,11 +105,11 @@ TEST_F(Choice, UpgradesEndTheCall) {
   const size_t upgraded = bytes.size();
   append(bytes, Bytes(kHeaderSize, std::byte{0x7f}));  // a fault
   append(bytes, short_life());
-  const auto calls = read(*choice, bytes, now);
+  const auto calls = read(*selector, bytes, now);
   ASSERT_EQ(calls.size(), 2u);
   EXPECT_EQ(calls[0], (Kinds{Kind::kOpened, Kind::kDown, Kind::kUp}));
   EXPECT_EQ(calls[1], Kinds{Kind::kDown});
-  EXPECT_TRUE(choice->choosing());
+  EXPECT_TRUE(selector->choosing());
   EXPECT_GT(upgraded, kHelloSize);
 }
 
@@ -135,7 +135,7 @@ TEST(SessionBoundary, AFaultAndItsSuccessorsAreCallsOfTheirOwn) {
 
 TEST(SessionBoundary, FeedReadsOnBehindABoundary) {
   Puppet puppet;
-  puppet.session.link_up(puppet.now);
+  puppet.session.transport_up(puppet.now);
   puppet.hear();
   ASSERT_EQ(puppet.hellos.size(), 1u);
   const uint64_t epoch = puppet.hellos[0].epoch;

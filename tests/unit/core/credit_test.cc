@@ -8,27 +8,27 @@
 namespace virtproxy::test {
 namespace {
 
-SessionConfig tight(uint64_t secret, uint64_t fund = 256 * 1024) {
+SessionConfig tight(uint64_t secret, uint64_t capacity = 256 * 1024) {
   SessionConfig config = config_with(secret);
   config.limits = {.max_streams = 16,
                    .initial_window = 4096,
                    .max_window = 128 * 1024,
-                   .receive_budget = 16 * 4096 + fund,
+                   .receive_budget = 16 * 4096 + capacity,
                    .max_frame = 16384};
   return config;
 }
 
-TEST(Budget, LendsNoMoreThanItsFund) {
-  Budget budget(1000);
-  budget.change_loan(0, 600);
-  EXPECT_EQ(budget.lent(), 600u);
-  EXPECT_EQ(budget.share(0), 200u) << "a newcomer";
-  EXPECT_EQ(budget.share(600), 500u) << "the stream that has it all";
-  budget.change_loan(0, 400);
-  EXPECT_EQ(budget.lent(), 1000u);
-  EXPECT_DEATH(budget.change_loan(0, 1), "lent_ <= fund_");
-  budget.change_loan(1000, 0);
-  EXPECT_EQ(budget.share(0), 500u);
+TEST(CreditPool, LendsNoMoreThanItsFund) {
+  CreditPool pool(1000);
+  pool.change_borrowed(0, 600);
+  EXPECT_EQ(pool.borrowed(), 600u);
+  EXPECT_EQ(pool.share(0), 200u) << "a newcomer";
+  EXPECT_EQ(pool.share(600), 500u) << "the stream that has it all";
+  pool.change_borrowed(0, 400);
+  EXPECT_EQ(pool.borrowed(), 1000u);
+  EXPECT_DEATH(pool.change_borrowed(0, 1), "borrowed_ <= capacity_");
+  pool.change_borrowed(1000, 0);
+  EXPECT_EQ(pool.share(0), 500u);
 }
 
 TEST(Limits, PromiseToEveryStreamFitsIntoHalfOfTheMemory) {
@@ -36,7 +36,8 @@ TEST(Limits, PromiseToEveryStreamFitsIntoHalfOfTheMemory) {
     for (const uint32_t streams : {1u, 7u, 1024u, 100'000u}) {
       const SessionLimits limits = derive_limits(memory, streams, 1 << 20, 65536);
       EXPECT_LE(uint64_t{limits.initial_window} * streams, memory / 2);
-      EXPECT_EQ(limits.initial_window > 0, memory / 2 / streams >= limit::kMinInitialWindow);
+      EXPECT_EQ(limits.initial_window > 0,
+                memory / 2 / streams >= protocol_limits::kMinInitialWindow);
       EXPECT_LE(streams, most_streams(least_receive_memory(streams)));
       EXPECT_GT(streams, most_streams(least_receive_memory(streams) - 1));
     }
@@ -67,8 +68,8 @@ TEST(Credit, WindowOfAReaderWhoTakesNothingStaysWhatWasPromised) {
     pair.settle();
   }
   EXPECT_EQ(sent, 4096u);
-  EXPECT_EQ(pair.b.session.figures().lent, 0u);
-  EXPECT_EQ(pair.b.session.figures().held, 4096u);
+  EXPECT_EQ(pair.b.session.stats().borrowed, 0u);
+  EXPECT_EQ(pair.b.session.stats().held, 4096u);
   pair.b.take(id, 4096);
   pair.settle();
   EXPECT_TRUE(pair.a.at(id).has_credit_again);
@@ -88,7 +89,7 @@ TEST(Credit, WindowsShrinkWhenMemoryIsScarceAndTheSumOfLoansStaysWithinTheFund) 
   for (int i = 0; i < 300; ++i) {
     for (const uint64_t id : ids) pair.a.queue(id, UINT64_MAX);
     pair.settle();
-    ASSERT_LE(pair.b.session.figures().lent, 256u * 1024);
+    ASSERT_LE(pair.b.session.stats().borrowed, 256u * 1024);
   }
   uint64_t most_together = 0;
   for (const uint64_t id : ids)
@@ -109,8 +110,8 @@ uint64_t borrow(Pair& pair) {
   pair.b.takes_at_once = false;
   pair.a.queue(id, UINT64_MAX);
   pair.settle();
-  EXPECT_GT(pair.b.session.figures().lent, 0u);
-  EXPECT_GT(pair.b.session.figures().held, 0u);
+  EXPECT_GT(pair.b.session.stats().borrowed, 0u);
+  EXPECT_GT(pair.b.session.stats().held, 0u);
   return id;
 }
 
@@ -118,7 +119,7 @@ TEST(Credit, ReturnsWhenTheReceiverResets) {
   Pair pair(tight(1), tight(2));
   pair.connect();
   pair.b.reset(borrow(pair));
-  EXPECT_EQ(pair.b.session.figures().lent, 0u);
+  EXPECT_EQ(pair.b.session.stats().borrowed, 0u);
   pair.settle();
   pair.expect_nothing_left();
 }
@@ -138,10 +139,10 @@ TEST(Credit, ReturnsAtTheEndAsTheLastBytesAreTaken) {
   pair.a.end(id);
   pair.b.end(id);
   pair.settle();
-  const Session::Figures figures = pair.b.session.figures();
-  EXPECT_EQ(figures.lent, figures.held - std::min<uint64_t>(figures.held, 4096));
+  const Session::Stats stats = pair.b.session.stats();
+  EXPECT_EQ(stats.borrowed, stats.held - std::min<uint64_t>(stats.held, 4096));
   pair.b.take(id, UINT64_MAX);
-  EXPECT_EQ(pair.b.session.figures().lent, 0u);
+  EXPECT_EQ(pair.b.session.stats().borrowed, 0u);
   pair.settle();
   pair.expect_nothing_left();
 }
@@ -152,10 +153,10 @@ TEST(Credit, BeyondTheEndReturnsAsSoonAsTheEndIsKnown) {
   const uint64_t id = borrow(pair);
   pair.b.take(id, UINT64_MAX);
   pair.settle();
-  ASSERT_GT(pair.b.session.figures().lent, 0u) << "granted for bytes that may come";
+  ASSERT_GT(pair.b.session.stats().borrowed, 0u) << "granted for bytes that may come";
   pair.a.end(id);
   pair.settle();
-  EXPECT_EQ(pair.b.session.figures().lent, 0u);
+  EXPECT_EQ(pair.b.session.stats().borrowed, 0u);
 }
 
 TEST(Credit, ReturnsWhenTheLinkIsLost) {
@@ -207,13 +208,13 @@ TEST(Credit, IsRenewedOnlyWhenHalfAWindowIsUsedSoThatTinyReadsCostNoFrames) {
   const StreamKey key = puppet.event(Event::Kind::kOpened)->stream;
   for (uint64_t i = 0; i < 2047; ++i) {
     puppet.say(puppet.data(number, i, 1));
-    EXPECT_TRUE(puppet.session.rests(key, 1));
-    puppet.session.taken(key, 1);
+    EXPECT_TRUE(puppet.session.credit_unaffected_by(key, 1));
+    puppet.session.consumed(key, 1);
   }
   EXPECT_TRUE(puppet.hear().empty());
   puppet.say(puppet.data(number, 2047, 1));
-  EXPECT_FALSE(puppet.session.rests(key, 1));
-  puppet.session.taken(key, 1);
+  EXPECT_FALSE(puppet.session.credit_unaffected_by(key, 1));
+  puppet.session.consumed(key, 1);
   const auto frames = puppet.hear();
   ASSERT_EQ(frames.size(), 1u);
   EXPECT_EQ(frames[0].type, FrameType::kCredit);

@@ -59,20 +59,20 @@ Bytes frame(DirectionKey key, const FrameHeader& header, std::span<const std::by
 
 std::string metadata() {
   std::string text;
-  const auto add = [&](const Origin& origin) {
-    std::byte bytes[kMaxOriginSize];
-    text += hex(std::span(bytes).first(encode_origin(origin, bytes)));
+  const auto add = [&](const PeerIdentity& origin) {
+    std::byte bytes[kMaxPeerIdentitySize];
+    text += hex(std::span(bytes).first(encode_peer_identity(origin, bytes)));
   };
-  Origin origin;
-  origin.kind = Origin::Kind::kIpv4;
+  PeerIdentity origin;
+  origin.kind = PeerIdentity::Kind::kIpv4;
   origin.address = {127, 0, 0, 1};
   origin.port = 8080;
   add(origin);
-  origin.kind = Origin::Kind::kIpv6;
+  origin.kind = PeerIdentity::Kind::kIpv6;
   origin.address = {};
   origin.address[15] = 1;
   add(origin);
-  origin.kind = Origin::Kind::kVsock;
+  origin.kind = PeerIdentity::Kind::kVsock;
   origin.cid = 2;
   origin.port = 1024;
   add(origin);
@@ -104,11 +104,11 @@ std::map<std::string, std::string> example() {
   open[1] = std::byte{4};
   open[2] = std::byte{13};
   std::memcpy(open.data() + 4, "http", 4);
-  Origin origin;
-  origin.kind = Origin::Kind::kUnix;
+  PeerIdentity origin;
+  origin.kind = PeerIdentity::Kind::kUnix;
   origin.uid = origin.gid = 1000;
   origin.pid = 4242;
-  EXPECT_EQ(encode_origin(origin, open.data() + 8), 13u);
+  EXPECT_EQ(encode_peer_identity(origin, open.data() + 8), 13u);
   blocks["open"] = hex(frame(a_to_b, {FrameType::kOpen, true, kStream, 21, 16384}, open));
 
   Bytes request(7);
@@ -213,7 +213,7 @@ TEST(Document, GreetingsAreWrittenWhenItSays) {
   for (const auto& [name, lines] : blocks) {
     SCOPED_TRACE(name);
     Puppet puppet;
-    puppet.session.link_up(puppet.now);
+    puppet.session.transport_up(puppet.now);
     size_t heard = 0;
     for (const std::string& text : lines) {
       SCOPED_TRACE(text);
@@ -290,7 +290,7 @@ TEST(Document, EachFaultOfAnOpenIsTheOneThatItNames) {
 
 // Of 4096 streams one after another in slot 0 the last one has the number 0.
 TEST(Document, Generation0Follows4095) {
-  StreamNumbers numbers;
+  StreamIds numbers;
   for (uint32_t i = 1; i <= 2 * kGenerations; ++i) {
     const auto number = numbers.take(1);
     ASSERT_TRUE(number);

@@ -13,7 +13,7 @@ namespace {
 
 Hello first_greeting(const SessionConfig& config) {
   ChoosingEnd end(config, ProtocolMode::kAuto);
-  end.link_up(seconds(1));
+  end.transport_up(seconds(1));
   end.write(1 << 20, seconds(1));
   return *decode_hello(end.out.data());
 }
@@ -35,13 +35,13 @@ TEST(Epochs, DependOnTheirKeyAndOnNothingElse) {
   EXPECT_NE(first_greeting(config).epoch, epoch);
 }
 
-TEST(OldNumbers, DependOnTheirSeedAndNotOnTheKeyOfTheEpochs) {
+TEST(V1Numbers, DependOnTheirSeedAndNotOnTheKeyOfTheEpochs) {
   const auto first_number = [](const SessionConfig& config) {
-    ChoosingEnd end(config, ProtocolMode::kOld);
-    end.link_up(seconds(1));
+    ChoosingEnd end(config, ProtocolMode::kV1);
+    end.transport_up(seconds(1));
     end.open(1);
     end.write(1 << 20, seconds(1));
-    return decode_old_head(end.out.data()).control_client();
+    return decode_v1_head(end.out.data()).control_client();
   };
   SessionConfig config = config_with(7);
   const int32_t number = first_number(config);
@@ -53,7 +53,7 @@ TEST(OldNumbers, DependOnTheirSeedAndNotOnTheKeyOfTheEpochs) {
 }
 
 TEST(Epochs, AreDrawnAnewForEverySession) {
-  Greeting greeting(Hello{}, {1, 2});
+  Handshake greeting(Hello{}, {1, 2});
   std::set<uint64_t> seen;
   for (int i = 0; i < 10'000; ++i) {
     greeting.start(seconds(i), {});

@@ -11,26 +11,26 @@ namespace {
 
 bool both_up(const Pair& pair) { return pair.a.session.up() && pair.b.session.up(); }
 
-TEST(Greeting, SucceedsWhoeverStartsFirst) {
+TEST(Handshake, SucceedsWhoeverStartsFirst) {
   for (const bool a_first : {true, false}) {
     Pair pair;
     End& first = a_first ? pair.a : pair.b;
     End& second = a_first ? pair.b : pair.a;
-    first.link_up(pair.now);
+    first.transport_up(pair.now);
     for (int i = 0; i < 100; ++i) {
       pair.now += milliseconds(100);
       first.write(1 << 20, pair.now);
     }
     EXPECT_LE(first.out.size(), 9 * kHelloSize) << "greetings are repeated with back-off";
-    second.link_up(pair.now);
+    second.transport_up(pair.now);
     pair.settle();
     EXPECT_TRUE(both_up(pair));
   }
 }
 
-TEST(Greeting, SucceedsWhenGreetingsCross) {
+TEST(Handshake, SucceedsWhenGreetingsCross) {
   Pair pair;
-  pair.link_up();
+  pair.transport_up();
   for (int i = 0; i < 4; ++i) {
     pair.a.write(1 << 20, pair.now);
     pair.b.write(1 << 20, pair.now);
@@ -41,7 +41,7 @@ TEST(Greeting, SucceedsWhenGreetingsCross) {
   EXPECT_TRUE(both_up(pair));
 }
 
-TEST(Greeting, EstablishedEndsFallSilent) {
+TEST(Handshake, EstablishedEndsFallSilent) {
   Pair pair;
   pair.connect();
   EXPECT_FALSE(pair.a.session.deadline());
@@ -50,7 +50,7 @@ TEST(Greeting, EstablishedEndsFallSilent) {
   EXPECT_EQ(pair.b.ups, 1u);
 }
 
-TEST(Greeting, StaleBytesOfAnEarlierLifeAreSkipped) {
+TEST(Handshake, StaleBytesOfAnEarlierLifeAreSkipped) {
   Random random(5);
   for (int round = 0; round < 200; ++round) {
     Pair earlier(config_with(100 + below(random, 50)), config_with(200));
@@ -71,7 +71,7 @@ TEST(Greeting, StaleBytesOfAnEarlierLifeAreSkipped) {
     };
     pair.a.out = stale(earlier.a.out);
     pair.b.out = stale(earlier.b.out);
-    pair.link_up();
+    pair.transport_up();
     pair.run_for(seconds(10));
     ASSERT_TRUE(both_up(pair)) << round;
     ASSERT_TRUE(pair.a.conversations.empty() && pair.b.conversations.empty());
@@ -80,15 +80,15 @@ TEST(Greeting, StaleBytesOfAnEarlierLifeAreSkipped) {
   }
 }
 
-TEST(Greeting, StaleGreetingsCannotEstablish) {
+TEST(Handshake, StaleGreetingsCannotEstablish) {
   // The b of an earlier life greeted a, which has greeted anew since.
   Puppet puppet;
-  puppet.session.link_up(puppet.now);
+  puppet.session.transport_up(puppet.now);
   puppet.hear();
   const uint64_t old = puppet.hellos.back().epoch;
   Events events;
-  puppet.session.link_down(events);
-  puppet.session.link_up(puppet.now);
+  puppet.session.transport_down(events);
+  puppet.session.transport_up(puppet.now);
   puppet.hear();
   puppet.greet(old);
   EXPECT_FALSE(puppet.session.up());
@@ -98,9 +98,9 @@ TEST(Greeting, StaleGreetingsCannotEstablish) {
   EXPECT_TRUE(puppet.session.up());
 }
 
-TEST(Greeting, ReflectedGreetingsAreIgnored) {
+TEST(Handshake, ReflectedGreetingsAreIgnored) {
   Pair pair;
-  pair.a.link_up(pair.now);
+  pair.a.transport_up(pair.now);
   for (int i = 0; i < 50; ++i) {
     pair.now += milliseconds(300);
     pair.a.write(1 << 20, pair.now);
@@ -109,7 +109,7 @@ TEST(Greeting, ReflectedGreetingsAreIgnored) {
   EXPECT_FALSE(pair.a.session.up()) << "it talks to itself";
 }
 
-TEST(Greeting, RepeatedOnesOfTheSameSessionDisturbNothing) {
+TEST(Handshake, RepeatedOnesOfTheSameSessionDisturbNothing) {
   Puppet puppet;
   puppet.establish();
   for (int i = 0; i < 20; ++i) {
@@ -128,10 +128,10 @@ TEST(Greeting, RepeatedOnesOfTheSameSessionDisturbNothing) {
   EXPECT_TRUE(puppet.hellos.empty()) << "answers are not answered";
 }
 
-TEST(Greeting, SlowLineFullOfRepeatsConvergesAtOnce) {
+TEST(Handshake, SlowLineFullOfRepeatsConvergesAtOnce) {
   for (const int delay_ms : {50, 1000, 5000, 30'000}) {
     Pair pair;
-    pair.link_up();
+    pair.transport_up();
     std::vector<std::pair<Instant, Bytes>> to_b;
     std::vector<std::pair<Instant, Bytes>> to_a;
     for (int ms = 0; ms < delay_ms * 8; ms += 10) {
@@ -156,11 +156,11 @@ TEST(Greeting, SlowLineFullOfRepeatsConvergesAtOnce) {
   }
 }
 
-TEST(Greeting, LossOfAnyGreetingIsMadeGood) {
+TEST(Handshake, LossOfAnyGreetingIsMadeGood) {
   for (uint64_t seed = 0; seed < 300; ++seed) {
     Random random(seed);
     Pair pair;
-    pair.link_up();
+    pair.transport_up();
     for (int i = 0; i < 3000; ++i) {
       pair.now += milliseconds(10);
       pair.a.write(1 << 20, pair.now);
@@ -180,9 +180,9 @@ TEST(Greeting, LossOfAnyGreetingIsMadeGood) {
   }
 }
 
-TEST(Greeting, EndThatMissedFramesDoesNotJoin) {
+TEST(Handshake, EndThatMissedFramesDoesNotJoin) {
   Puppet puppet;
-  puppet.session.link_up(puppet.now);
+  puppet.session.transport_up(puppet.now);
   puppet.hear();
   puppet.mine.echo = puppet.hellos[0].epoch;
   puppet.mine.joined = true;
@@ -194,7 +194,7 @@ TEST(Greeting, EndThatMissedFramesDoesNotJoin) {
   EXPECT_EQ(puppet.hellos.back().echo, puppet.mine.epoch);
 }
 
-TEST(Greeting, AnswerThatCountsMoreFramesThanArrivedEndsTheSession) {
+TEST(Handshake, AnswerThatCountsMoreFramesThanArrivedEndsTheSession) {
   Puppet puppet;
   puppet.establish();
   puppet.say(puppet.frame({FrameType::kPing, false, 0, 0, 0}));
@@ -207,10 +207,10 @@ TEST(Greeting, AnswerThatCountsMoreFramesThanArrivedEndsTheSession) {
   EXPECT_EQ(puppet.fault(), Fault::kFrameLost);
 }
 
-TEST(Greeting, OtherVersionIsReportedAndNeverJoined) {
+TEST(Handshake, OtherVersionIsReportedAndNeverJoined) {
   Puppet puppet;
   puppet.mine.version_min = puppet.mine.version_max = 3;
-  puppet.session.link_up(puppet.now);
+  puppet.session.transport_up(puppet.now);
   puppet.hear();
   puppet.greet(puppet.hellos[0].epoch);
   EXPECT_FALSE(puppet.session.up());
@@ -220,7 +220,7 @@ TEST(Greeting, OtherVersionIsReportedAndNeverJoined) {
   EXPECT_TRUE(puppet.session.up());
 }
 
-TEST(Greeting, FeatureIsOnWhenEitherEndWantsItAndBothSupportIt) {
+TEST(Handshake, FeatureIsOnWhenEitherEndWantsItAndBothSupportIt) {
   for (const bool supported : {true, false}) {
     Puppet puppet(config_with(7, feature::kChecksumTrailer));
     if (!supported) puppet.mine.supported = 0;
@@ -233,7 +233,7 @@ TEST(Greeting, FeatureIsOnWhenEitherEndWantsItAndBothSupportIt) {
   EXPECT_TRUE(pair.a.session.uses_trailers() && pair.b.session.uses_trailers());
 }
 
-TEST(Greeting, PenaltyGrowsWithFaultsAndIsForgivenAfterGoodConduct) {
+TEST(Handshake, PenaltyGrowsWithFaultsAndIsForgivenAfterGoodConduct) {
   Puppet puppet;
   puppet.establish();
   const auto fault_and_wait = [&] {
@@ -260,7 +260,7 @@ TEST(Greeting, PenaltyGrowsWithFaultsAndIsForgivenAfterGoodConduct) {
   EXPECT_EQ(fault_and_wait(), milliseconds(50));
 }
 
-TEST(Greeting, PeerThatDoesNothingButRestartIsSlowedDown) {
+TEST(Handshake, PeerThatDoesNothingButRestartIsSlowedDown) {
   Puppet puppet;
   puppet.establish();
   int at_once = 0;

@@ -72,9 +72,9 @@ TEST(Hello, SenselessLimitsAreRefused) {
   EXPECT_TRUE(refused([](Hello& h) { h.max_streams = 0; }));
   EXPECT_TRUE(refused([](Hello& h) { h.max_streams = (1u << 20) + 1; }));
   EXPECT_TRUE(refused([](Hello& h) { h.initial_window = 0; }));
-  EXPECT_TRUE(refused([](Hello& h) { h.initial_window = limit::kMaxWindow + 1; }));
-  EXPECT_TRUE(refused([](Hello& h) { h.max_frame = limit::kMinFrame - 1; }));
-  EXPECT_TRUE(refused([](Hello& h) { h.max_frame = limit::kMaxFrame + 1; }));
+  EXPECT_TRUE(refused([](Hello& h) { h.initial_window = protocol_limits::kMaxWindow + 1; }));
+  EXPECT_TRUE(refused([](Hello& h) { h.max_frame = protocol_limits::kMinFrame - 1; }));
+  EXPECT_TRUE(refused([](Hello& h) { h.max_frame = protocol_limits::kMaxFrame + 1; }));
   EXPECT_FALSE(refused([](Hello& h) { h.version_max = 9; }));
 }
 

@@ -8,55 +8,55 @@
 namespace virtproxy::test {
 namespace {
 
-TEST(Flight, LeavesRoomUpToItsLimitAndNoCrumbs) {
-  Flight flight(8000);
-  EXPECT_EQ(flight.room(), 8000u);
-  flight.sent(6000, seconds(1));
-  EXPECT_EQ(flight.room(), 2000u);
-  flight.sent(1500, seconds(1));
-  EXPECT_EQ(flight.room(), 0u);
-  EXPECT_TRUE(flight.acknowledge(1000, seconds(1)));
-  EXPECT_EQ(flight.room(), 1500u);
+TEST(InflightLimiter, LeavesRoomUpToItsLimitAndNoCrumbs) {
+  InflightLimiter limiter(8000);
+  EXPECT_EQ(limiter.available(), 8000u);
+  limiter.sent(6000, seconds(1));
+  EXPECT_EQ(limiter.available(), 2000u);
+  limiter.sent(1500, seconds(1));
+  EXPECT_EQ(limiter.available(), 0u);
+  EXPECT_TRUE(limiter.acknowledge(1000, seconds(1)));
+  EXPECT_EQ(limiter.available(), 1500u);
 }
 
-TEST(Flight, RefusesReportsThatShrinkOrCountTooMuch) {
-  Flight flight(8000);
-  flight.sent(100, seconds(1));
-  EXPECT_FALSE(flight.acknowledge(101, seconds(1)));
-  EXPECT_TRUE(flight.acknowledge(100, seconds(1)));
-  EXPECT_FALSE(flight.acknowledge(99, seconds(1)));
+TEST(InflightLimiter, RefusesReportsThatShrinkOrCountTooMuch) {
+  InflightLimiter limiter(8000);
+  limiter.sent(100, seconds(1));
+  EXPECT_FALSE(limiter.acknowledge(101, seconds(1)));
+  EXPECT_TRUE(limiter.acknowledge(100, seconds(1)));
+  EXPECT_FALSE(limiter.acknowledge(99, seconds(1)));
 }
 
-TEST(Flight, LimitFollowsALongFatPathAndHasAnEnd) {
-  Flight flight(500'000);
+TEST(InflightLimiter, LimitFollowsALongFatPathAndHasAnEnd) {
+  InflightLimiter limiter(500'000);
   Instant now = seconds(1);
   uint64_t total = 0;
   for (int i = 0; i < 100; ++i) {
-    const uint64_t bytes = flight.room();
-    flight.sent(bytes, now);
+    const uint64_t bytes = limiter.available();
+    limiter.sent(bytes, now);
     now += milliseconds(100);
     total += bytes;
-    ASSERT_TRUE(flight.acknowledge(total, now));
+    ASSERT_TRUE(limiter.acknowledge(total, now));
   }
-  EXPECT_GT(flight.limit(), 4'000'000u);
-  EXPECT_LE(flight.limit(), Flight::kMost);
+  EXPECT_GT(limiter.limit(), 4'000'000u);
+  EXPECT_LE(limiter.limit(), InflightLimiter::kMost);
 }
 
-TEST(Flight, SurvivesSenselessTimes) {
-  Flight flight(500'000);
+TEST(InflightLimiter, SurvivesSenselessTimes) {
+  InflightLimiter limiter(500'000);
   Instant now{};
   uint64_t total = 0;
   for (int i = 0; i < 50; ++i) {
-    flight.sent(400'000, now);
+    limiter.sent(400'000, now);
     total += 400'000;
     if (i % 2 == 0) now += std::chrono::hours(24 * 365);
-    ASSERT_TRUE(flight.acknowledge(total, now));
-    ASSERT_GE(flight.limit(), 500'000u);
-    ASSERT_LE(flight.limit(), Flight::kMost);
+    ASSERT_TRUE(limiter.acknowledge(total, now));
+    ASSERT_GE(limiter.limit(), 500'000u);
+    ASSERT_LE(limiter.limit(), InflightLimiter::kMost);
   }
 }
 
-TEST(Flight, NeverWaitsForAReportThatIsNotDueWhateverFrameSizesMeet) {
+TEST(InflightLimiter, NeverWaitsForAReportThatIsNotDueWhateverFrameSizesMeet) {
   for (const uint32_t a_frame : {256u, 300u, 5000u, 65536u, 1u << 20}) {
     for (const uint32_t b_frame : {256u, 65536u, 1u << 20}) {
       SessionConfig a = config_with(1);
@@ -76,7 +76,7 @@ TEST(Flight, NeverWaitsForAReportThatIsNotDueWhateverFrameSizesMeet) {
   }
 }
 
-TEST(Flight, BoundsWhatAChannelThatSwallowsEverythingHolds) {
+TEST(InflightLimiter, BoundsWhatAChannelThatSwallowsEverythingHolds) {
   Pair pair;
   pair.connect();
   std::vector<uint64_t> ids;
@@ -86,9 +86,9 @@ TEST(Flight, BoundsWhatAChannelThatSwallowsEverythingHolds) {
   while (pair.a.write(64 * 1024, pair.now)) {
   }
   EXPECT_LE(pair.a.out.size(), 600u * 1024);
-  EXPECT_GT(pair.a.session.figures().queued, 500u * 1024);
+  EXPECT_GT(pair.a.session.stats().queued, 500u * 1024);
   pair.settle();
-  EXPECT_EQ(pair.a.session.figures().queued, 0u);
+  EXPECT_EQ(pair.a.session.stats().queued, 0u);
 }
 
 }  // namespace

@@ -6,23 +6,23 @@
 namespace virtproxy::test {
 namespace {
 
-class OldReuseTest : public OldPuppetTest {
+class OldReuseTest : public V1PuppetTest {
  protected:
   // A download of the peer's client 5: a batch of it is under way, more is queued.
   int32_t download(uint64_t id) {
     const int32_t number = open_service(id, 5);
     end.queue(id, 100 * 1024);
-    EXPECT_TRUE(end.write(15 * kOldPacketSize, now));
+    EXPECT_TRUE(end.write(15 * kV1PacketSize, now));
     end.out.clear();
     return number;
   }
-  void abort(int32_t number) { say(control(OldMessage::kClose, -1, number)); }
+  void abort(int32_t number) { say(control(V1Message::kClose, -1, number)); }
   void expect_refused(int32_t client, std::string_view service) {
     say(init(client, service));
-    EXPECT_EQ(end.oddities.back(), Oddity::kForeignBytes);
-    expect_heard({control(OldMessage::kClose, client, -1)});
+    EXPECT_EQ(end.glitches.back(), Glitch::kForeignBytes);
+    expect_heard({control(V1Message::kClose, client, -1)});
   }
-  Session& session() { return end.choice->session(); }
+  Session& session() { return end.selector->session(); }
 };
 
 TEST_F(OldReuseTest, ClientWhoseNumberHasDataUnderWayIsClosedAndTheNextIsNot) {
@@ -76,10 +76,10 @@ TEST_F(OldReuseTest, NumberIsFreeOnceEnoughWasWrittenBehindItsData) {
 TEST_F(OldReuseTest, WhatThePeerSaidBeforeItReadAllIsNotTakenForLater) {
   session().on_unread(0, 0);
   abort(download(1));
-  session().on_unread(0, kOldPacketSize);
+  session().on_unread(0, kV1PacketSize);
   expect_refused(5, "s2");
   abort(download(3));
-  session().on_unread(0, kOldPacketSize);
+  session().on_unread(0, kV1PacketSize);
   open_service(4, 6);
   open_service(5, 5);
   EXPECT_TRUE(end.is_open(5)) << "that INIT came behind what was there";
@@ -102,20 +102,20 @@ TEST_F(OldReuseTest, WhereReadingIsToldTimeAloneFreesNothing) {
 TEST_F(OldReuseTest, ServiceOfThePeersIsClosedForTheSameReason) {
   const int32_t number = open_client(1, 44);
   end.queue(1, 100 * 1024);
-  end.write(15 * kOldPacketSize, now);
+  end.write(15 * kV1PacketSize, now);
   end.out.clear();
-  say(control(OldMessage::kClose, number, -1));
+  say(control(V1Message::kClose, number, -1));
   end.open(2);
-  const int32_t second = decode_old_head(hear().at(0).data()).control_client();
-  say(control(OldMessage::kAck, second, 44));
+  const int32_t second = decode_v1_head(hear().at(0).data()).control_client();
+  say(control(V1Message::kAck, second, 44));
   EXPECT_EQ(end.at(2).fate, Fate::kResetByPeer);
-  expect_heard({control(OldMessage::kClose, -1, 44)});
+  expect_heard({control(V1Message::kClose, -1, 44)});
 }
 
 TEST_F(OldReuseTest, ANewSessionStartsClean) {
   abort(download(1));
-  end.link_down();
-  end.link_up(now);
+  end.transport_down();
+  end.transport_up(now);
   open_service(2, 5);
   EXPECT_TRUE(end.is_open(2));
 }
@@ -127,7 +127,7 @@ class OldCrossingTest : public OldReuseTest {
   // A service that answers and ends. Its client has not left yet.
   int32_t answer(uint64_t id) {
     const int32_t number = open_service(id, 5);
-    say(data(OldType::kClient, 5, number));
+    say(data(V1Type::kClient, 5, number));
     end.queue(id, 300);
     end.end(id);
     return number;
@@ -153,7 +153,7 @@ TEST_F(OldCrossingTest, CloseWaitsAMomentWhereClientsLeaveByThemselves) {
   const int32_t second = answer(2);
   EXPECT_EQ(hear().size(), 1u) << "the answer";
   abort(second);
-  pass(OldSession::kLeaveTime);
+  pass(V1Session::kLeaveTime);
   expect_heard({});
   EXPECT_EQ(end.at(2).fate, Fate::kClosed);
 }
@@ -162,18 +162,18 @@ TEST_F(OldCrossingTest, ClientThatWaitsForCloseGetsIt) {
   abort((answer(1), hear(), 1'000'000));
   answer(2);
   EXPECT_EQ(hear().size(), 1u);
-  pass(OldSession::kLeaveTime);
-  expect_heard({control(OldMessage::kClose, 5, -1)});
+  pass(V1Session::kLeaveTime);
+  expect_heard({control(V1Message::kClose, 5, -1)});
   EXPECT_EQ(end.at(2).fate, Fate::kClosed);
 }
 
 TEST_F(OldCrossingTest, WhereClientsWaitForCloseItIsSoonWrittenAtOnceAgain) {
   abort((answer(1), hear(), 1'000'000));
   uint64_t id = 1;
-  for (unsigned i = 0; i < OldSession::kLeavesExpected; ++i) {
+  for (unsigned i = 0; i < V1Session::kLeavesExpected; ++i) {
     answer(++id);
     EXPECT_EQ(hear().size(), 1u);
-    pass(OldSession::kLeaveTime);
+    pass(V1Session::kLeaveTime);
     EXPECT_EQ(hear().size(), 1u);
   }
   answer(++id);

@@ -50,7 +50,7 @@ struct Conversation {
   uint64_t queued = 0;
   uint64_t written = 0;
   uint64_t received = 0;
-  uint64_t taken = 0;
+  uint64_t consumed = 0;
   bool end_sent = false;
   bool end_seen = false;
   bool delivered = false;
@@ -114,13 +114,14 @@ class End {
   void take(uint64_t id, uint64_t bytes) {
     Conversation& c = at(id);
     if (c.fate != Fate::kOpen) return;
-    bytes = std::min(bytes, c.received - c.taken);
-    c.taken += bytes;
+    bytes = std::min(bytes, c.received - c.consumed);
+    c.consumed += bytes;
     if (bytes > 0) {
-      const bool rests = session.rests(c.key, bytes);
+      const bool credit_unaffected_by = session.credit_unaffected_by(c.key, bytes);
       const bool had_to_write = session.wants_to_write({});
-      session.taken(c.key, bytes);
-      EXPECT_TRUE(!rests || session.wants_to_write({}) == had_to_write) << "it was to rest";
+      session.consumed(c.key, bytes);
+      EXPECT_TRUE(!credit_unaffected_by || session.wants_to_write({}) == had_to_write)
+          << "it was to rest";
     }
     deliver_if_done(c);
     act();
@@ -131,7 +132,7 @@ class End {
     const Batch& batch = session.plan(bytes, now, events_);
     EXPECT_FALSE(batch.empty()) << "wants_to_write() promised something";
     const size_t before = out.size();
-    for (const Piece& piece : batch.pieces) append(batch, piece);
+    for (const PlannedFrame& piece : batch.frames) append(batch, piece);
     EXPECT_EQ(out.size() - before, batch.size);
     act();
     return true;
@@ -153,9 +154,9 @@ class End {
     act();
   }
 
-  void link_up(Instant now) { session.link_up(now); }
-  void link_down() {
-    session.link_down(events_);
+  void transport_up(Instant now) { session.transport_up(now); }
+  void transport_down() {
+    session.transport_down(events_);
     inbox.clear();
     act();
   }
@@ -166,7 +167,7 @@ class End {
     return n;
   }
 
-  SessionV2 session;
+  V2Session session;
   Bytes out;    // written, on its way
   Bytes inbox;  // read, not used yet
   std::map<uint64_t, Conversation> conversations;
@@ -194,7 +195,7 @@ class End {
     forgotten_.insert(name(c.key));
   }
   void deliver_if_done(Conversation& c) {
-    if (c.fate != Fate::kOpen || c.broke_off || c.taken < c.received) return;
+    if (c.fate != Fate::kOpen || c.broke_off || c.consumed < c.received) return;
     if (c.end_seen && !c.delivered) {
       c.delivered = true;
       session.delivered(c.key, events_);
@@ -205,7 +206,7 @@ class End {
     }
   }
 
-  void append(const Batch& batch, const Piece& piece) {
+  void append(const Batch& batch, const PlannedFrame& piece) {
     const auto head = batch.head(piece);
     out.insert(out.end(), head.begin(), head.end());
     if (piece.payload == 0) return;
@@ -214,9 +215,9 @@ class End {
       out.push_back(content(c.id, c.opener, c.written++));
     }
     ASSERT_LE(c.written, c.queued);
-    if (!piece.sealed) return;
+    if (!piece.has_trailer) return;
     const size_t frame = kHeaderSize + piece.payload;
-    const uint64_t trailer = session.seal(std::span(out).last(frame));
+    const uint64_t trailer = session.trailer_for(std::span(out).last(frame));
     out.resize(out.size() + kTrailerSize);
     store_le(out.data() + out.size() - kTrailerSize, trailer);
   }
@@ -324,12 +325,12 @@ class Pair {
   explicit Pair(SessionConfig a_config = config_with(1), SessionConfig b_config = config_with(2))
       : a(a_config, 1), b(b_config, 1'000'000'000) {}
 
-  void link_up() {
-    a.link_up(now);
-    b.link_up(now);
+  void transport_up() {
+    a.transport_up(now);
+    b.transport_up(now);
   }
   void connect() {
-    link_up();
+    transport_up();
     settle();
     ASSERT_TRUE(a.session.up() && b.session.up());
   }
@@ -378,17 +379,17 @@ class Pair {
   }
 
   void drop_link() {
-    a.link_down();
-    b.link_down();
+    a.transport_down();
+    b.transport_down();
   }
 
   void expect_nothing_left() {
     for (End* end : {&a, &b}) {
-      const Session::Figures figures = end->session.figures();
-      EXPECT_EQ(figures.streams, 0u);
-      EXPECT_EQ(figures.lent, 0u);
-      EXPECT_EQ(figures.held, 0u);
-      EXPECT_EQ(figures.queued, 0u);
+      const Session::Stats stats = end->session.stats();
+      EXPECT_EQ(stats.streams, 0u);
+      EXPECT_EQ(stats.borrowed, 0u);
+      EXPECT_EQ(stats.held, 0u);
+      EXPECT_EQ(stats.queued, 0u);
       EXPECT_EQ(end->count(Fate::kOpen), 0u);
     }
   }

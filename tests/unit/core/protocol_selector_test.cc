@@ -10,18 +10,18 @@ namespace virtproxy::test {
 namespace {
 
 constexpr ProtocolMode kAuto = ProtocolMode::kAuto;
-constexpr ProtocolMode kOld = ProtocolMode::kOld;
-constexpr ProtocolMode kNew = ProtocolMode::kNew;
+constexpr ProtocolMode kV1 = ProtocolMode::kV1;
+constexpr ProtocolMode kV2 = ProtocolMode::kV2;
 
-Bytes old_init(int32_t client = 5, std::string_view service = "s900") {
-  Bytes bytes(kOldPacketSize);
-  encode_old_init(client, service, bytes.data());
+Bytes v1_init(int32_t client = 5, std::string_view service = "s900") {
+  Bytes bytes(kV1PacketSize);
+  encode_v1_init(client, service, bytes.data());
   return bytes;
 }
-Bytes old_data() {
-  Bytes bytes(kOldPacketSize);
-  encode_old_data_head(OldType::kClient, 5, 6, 1024, bytes.data());
-  encode_old_tail(std::span(bytes).last(4));
+Bytes v1_data() {
+  Bytes bytes(kV1PacketSize);
+  encode_v1_data_head(V1Type::kClient, 5, 6, 1024, bytes.data());
+  encode_v1_tail(std::span(bytes).last(4));
   return bytes;
 }
 Bytes stale_hello() {
@@ -74,24 +74,24 @@ const std::vector<Stale>& stale_bytes() {
   static const std::vector<Stale> all{
       {"nothing", {}},
       {"half a packet", Bytes(500, std::byte{7})},
-      {"an old packet", old_init()},
-      {"old data", join({old_data(), old_data(), old_data()})},
+      {"an old packet", v1_init()},
+      {"old data", join({v1_data(), v1_data(), v1_data()})},
       {"the end of an old packet, and more",
-       join({Bytes(400, std::byte{1}), old_init(), old_data()})},
+       join({Bytes(400, std::byte{1}), v1_init(), v1_data()})},
       {"a stale greeting", stale_hello()},
       {"stale greetings and old packets",
-       join({old_init(), stale_hello(), old_init(), stale_hello(), old_data()})},
+       join({v1_init(), stale_hello(), v1_init(), stale_hello(), v1_data()})},
       {"frames", frames()},
       {"half a greeting", half(stale_hello())},
   };
   return all;
 }
 
-TEST(ProtocolChoice, EveryPairOfSettingsFindsItsProtocolWhoeverStartsFirst) {
-  for (const ProtocolMode mode_a : {kAuto, kOld, kNew}) {
-    for (const ProtocolMode mode_b : {kAuto, kOld, kNew}) {
-      const bool never = (mode_a == kOld && mode_b == kNew) || (mode_a == kNew && mode_b == kOld);
-      const unsigned expected = mode_a == kOld || mode_b == kOld ? 1 : 2;
+TEST(ProtocolSelector, EveryPairOfSettingsFindsItsProtocolWhoeverStartsFirst) {
+  for (const ProtocolMode mode_a : {kAuto, kV1, kV2}) {
+    for (const ProtocolMode mode_b : {kAuto, kV1, kV2}) {
+      const bool never = (mode_a == kV1 && mode_b == kV2) || (mode_a == kV2 && mode_b == kV1);
+      const unsigned expected = mode_a == kV1 || mode_b == kV1 ? 1 : 2;
       for (const Duration delay : {Duration{}, Duration(milliseconds(100)), Duration(kGrace),
                                    Duration(seconds(5)), Duration(seconds(100))}) {
         for (const bool a_first : {true, false}) {
@@ -105,17 +105,17 @@ TEST(ProtocolChoice, EveryPairOfSettingsFindsItsProtocolWhoeverStartsFirst) {
                                      (a_first ? " a first" : " b first");
             ChoosingEnd& first = a_first ? pair.a : pair.b;
             ChoosingEnd& second = a_first ? pair.b : pair.a;
-            first.link_up(pair.now);
+            first.transport_up(pair.now);
             // The second one's end of the pipe holds what the first one writes.
             for (const Instant start = pair.now; pair.now < start + delay;) {
               while (first.write(1 << 20, pair.now)) {
               }
-              const auto next = first.choice->deadline();
+              const auto next = first.selector->deadline();
               pair.now = next ? std::min(std::max(*next, pair.now + Duration(1)), start + delay)
                               : start + delay;
               first.tick(pair.now);
             }
-            second.link_up(pair.now);
+            second.transport_up(pair.now);
             pair.run_for(seconds(30));
             ASSERT_FALSE(testing::Test::HasFailure()) << what;
             if (never) {
@@ -136,7 +136,7 @@ TEST(ProtocolChoice, EveryPairOfSettingsFindsItsProtocolWhoeverStartsFirst) {
   }
 }
 
-TEST(ProtocolChoice, TwoNewEndsNeverSpeakTheOldProtocolWhenBothAreThere) {
+TEST(ProtocolSelector, TwoNewEndsNeverSpeakTheOldProtocolWhenBothAreThere) {
   for (const Stale& stale : stale_bytes()) {
     ChoosingPair pair(kAuto, kAuto);
     pair.a.out = pair.b.out = stale.bytes;
@@ -147,114 +147,114 @@ TEST(ProtocolChoice, TwoNewEndsNeverSpeakTheOldProtocolWhenBothAreThere) {
   }
 }
 
-TEST(ProtocolChoice, OldPeerIsSpokenToAfterTheGraceAndItsPacketsAreKept) {
+TEST(ProtocolSelector, OldPeerIsSpokenToAfterTheGraceAndItsPacketsAreKept) {
   ChoosingEnd end(config_with(1), kAuto);
   Instant now = seconds(1);
-  end.link_up(now);
-  end.read(join({old_init(5, "s1"), old_init(6, "s2")}), now);
-  EXPECT_TRUE(end.choice->choosing());
+  end.transport_up(now);
+  end.read(join({v1_init(5, "s1"), v1_init(6, "s2")}), now);
+  EXPECT_TRUE(end.selector->choosing());
   EXPECT_EQ(end.talks.size(), 0u);
-  EXPECT_EQ(*end.choice->deadline(), now) << "the greeting is due";
+  EXPECT_EQ(*end.selector->deadline(), now) << "the greeting is due";
   end.write(1 << 20, now);
   now += kGrace - milliseconds(1);
   end.tick(now);
-  EXPECT_TRUE(end.choice->choosing());
+  EXPECT_TRUE(end.selector->choosing());
   now += milliseconds(1);
   end.tick(now);
   EXPECT_EQ(end.protocol(), 1u);
   EXPECT_TRUE(end.is_open(1) && end.is_open(2));
-  EXPECT_NE(end.choice->description().find("sent an old packet"), std::string_view::npos);
+  EXPECT_NE(end.selector->description().find("sent an old packet"), std::string_view::npos);
   // From now on nothing waits.
-  end.read(old_init(7, "s3"), now);
+  end.read(v1_init(7, "s3"), now);
   EXPECT_TRUE(end.is_open(3));
 }
 
-TEST(ProtocolChoice, SilentPeerIsTakenForAnOldOneAfterTheGrace) {
+TEST(ProtocolSelector, SilentPeerIsTakenForAnOldOneAfterTheGrace) {
   ChoosingEnd end(config_with(1), kAuto);
-  end.link_up(seconds(1));
+  end.transport_up(seconds(1));
   EXPECT_FALSE(end.open(1)) << "not before it is known";
   end.tick(seconds(1) + kGrace);
   EXPECT_EQ(end.protocol(), 1u);
-  EXPECT_NE(end.choice->description().find("not greeted"), std::string_view::npos);
+  EXPECT_NE(end.selector->description().find("not greeted"), std::string_view::npos);
   EXPECT_TRUE(end.open(1));
 }
 
 // Two greetings, one after the other, and as long as any link has for the rest.
-TEST(ProtocolChoice, GraceOfASerialLineFollowsItsSpeed) {
+TEST(ProtocolSelector, GraceOfASerialLineFollowsItsSpeed) {
   EXPECT_EQ(grace_on_line(0), milliseconds(500));
   EXPECT_EQ(grace_on_line(115'200), kGrace + milliseconds(181) + microseconds(250));
   EXPECT_EQ(grace_on_line(1200), kGrace + milliseconds(17'400));
   EXPECT_LT(grace_on_line(115'200), grace_on_line(0)) << "the slowest that needs no telling";
 }
 
-TEST(ProtocolChoice, WhatIsKeptIsBounded) {
+TEST(ProtocolSelector, WhatIsKeptIsBounded) {
   ChoosingEnd end(config_with(1), kAuto);
   Instant now = seconds(1);
-  end.link_up(now);
+  end.transport_up(now);
   end.checks_content = false;
-  while (end.choice->wants_input(now)) {
-    end.read(old_data(), now);
+  while (end.selector->wants_input(now)) {
+    end.read(v1_data(), now);
     ASSERT_LT(end.inbox.size(), 100'000u);
   }
   EXPECT_GT(end.inbox.size(), 60'000u);
   now += kGrace;
   end.tick(now);
-  EXPECT_TRUE(end.choice->wants_input(now));
-  EXPECT_LT(end.inbox.size(), kOldPacketSize);
+  EXPECT_TRUE(end.selector->wants_input(now));
+  EXPECT_LT(end.inbox.size(), kV1PacketSize);
 }
 
 // What is kept grows with every read, up to 64 KiB, and the other end chooses how small the reads
 // are: searched from the start for each, they would cost the square of that.
-TEST(ProtocolChoice, WhatIsKeptIsNotSearchedAgain) {
+TEST(ProtocolSelector, WhatIsKeptIsNotSearchedAgain) {
   constexpr size_t kBytes = 20'000;
   ChoosingEnd end(config_with(1), kAuto);
-  end.link_up(seconds(1));
-  Bytes stream = old_init();
+  end.transport_up(seconds(1));
+  Bytes stream = v1_init();
   while (stream.size() < kBytes) {
-    const Bytes more = old_data();
+    const Bytes more = v1_data();
     stream.insert(stream.end(), more.begin(), more.end());
   }
   for (const std::byte& byte : stream) end.read({&byte, 1}, seconds(1));
-  EXPECT_TRUE(end.choice->choosing());
-  EXPECT_GE(end.choice->bytes_searched(), stream.size());
+  EXPECT_TRUE(end.selector->choosing());
+  EXPECT_GE(end.selector->bytes_searched(), stream.size());
   // Of the first packet, until it is whole, all of it; of the rest the beginning of a greeting.
-  const uint64_t first = uint64_t{kOldPacketSize} * kOldPacketSize;
-  EXPECT_LE(end.choice->bytes_searched(), 2 * first + 64 * stream.size());
+  const uint64_t first = uint64_t{kV1PacketSize} * kV1PacketSize;
+  EXPECT_LE(end.selector->bytes_searched(), 2 * first + 64 * stream.size());
   // A greeting in pieces behind it is found all the same.
   for (const std::byte& byte : stale_hello()) end.read({&byte, 1}, seconds(1));
-  for (const std::byte& byte : old_init()) end.read({&byte, 1}, seconds(1));
+  for (const std::byte& byte : v1_init()) end.read({&byte, 1}, seconds(1));
   end.tick(seconds(1) + kGrace);
   EXPECT_EQ(end.protocol(), 1u);
   EXPECT_TRUE(end.is_open(900));
 }
 
-TEST(ProtocolChoice, GarbageIsNotKept) {
+TEST(ProtocolSelector, GarbageIsNotKept) {
   ChoosingEnd end(config_with(1), kAuto);
   const Instant now = seconds(1);
-  end.link_up(now);
+  end.transport_up(now);
   for (int i = 0; i < 1000; ++i) end.read(frames(), now);
-  EXPECT_TRUE(end.choice->wants_input(now));
-  EXPECT_LE(end.most_kept, 3000 + kOldSearchKeeps);
+  EXPECT_TRUE(end.selector->wants_input(now));
+  EXPECT_LE(end.most_kept, 3000 + kV1SearchKeeps);
 }
 
-TEST(ProtocolChoice, ForcedOldNeverGreetsAndForcedNewNeverGivesIn) {
-  ChoosingEnd old(config_with(1), kOld);
-  old.link_up(seconds(1));
-  EXPECT_FALSE(old.choice->wants_to_write(seconds(100)));
+TEST(ProtocolSelector, ForcedOldNeverGreetsAndForcedNewNeverGivesIn) {
+  ChoosingEnd old(config_with(1), kV1);
+  old.transport_up(seconds(1));
+  EXPECT_FALSE(old.selector->wants_to_write(seconds(100)));
   old.read(stale_hello(), seconds(2));
   EXPECT_EQ(old.protocol(), 1u);
-  ChoosingEnd fresh(config_with(1), kNew);
-  fresh.link_up(seconds(1));
-  fresh.read(join({old_init(), old_init()}), seconds(1));
+  ChoosingEnd fresh(config_with(1), kV2);
+  fresh.transport_up(seconds(1));
+  fresh.read(join({v1_init(), v1_init()}), seconds(1));
   fresh.tick(seconds(1000));
   EXPECT_EQ(fresh.protocol(), 0u);
-  EXPECT_FALSE(fresh.choice->choosing()) << "clients are refused, not held";
+  EXPECT_FALSE(fresh.selector->choosing()) << "clients are refused, not held";
 }
 
-TEST(ProtocolChoice, ItsOwnGreetingSentBackIsNoNews) {
+TEST(ProtocolSelector, ItsOwnGreetingSentBackIsNoNews) {
   ChoosingEnd end(config_with(1), kAuto);
   Instant now = seconds(1);
-  end.link_up(now);
+  end.transport_up(now);
   for (int i = 0; i < 200; ++i) {
     while (end.write(1 << 20, now)) {
     }
@@ -267,8 +267,8 @@ TEST(ProtocolChoice, ItsOwnGreetingSentBackIsNoNews) {
   EXPECT_TRUE(end.downs.empty());
 }
 
-TEST(ProtocolChoice, GreetingInVersionOneWinsAndVersionTwoComesUpAtOnce) {
-  ChoosingPair pair(kOld, kAuto);
+TEST(ProtocolSelector, GreetingInVersionOneWinsAndVersionTwoComesUpAtOnce) {
+  ChoosingPair pair(kV1, kAuto);
   pair.connect();
   pair.run_for(kGrace);
   ASSERT_EQ(pair.b.protocol(), 1u);
@@ -277,11 +277,11 @@ TEST(ProtocolChoice, GreetingInVersionOneWinsAndVersionTwoComesUpAtOnce) {
   const uint64_t lost = 1;
   ASSERT_TRUE(pair.a.is_open(lost));
   // The old end is replaced behind a device that hides it, in mid-packet.
-  Bytes torn = old_data();
+  Bytes torn = v1_data();
   torn.resize(700);
   pair.a = ChoosingEnd(config_with(77), kAuto);
   pair.a.out = torn;
-  pair.a.link_up(pair.now);
+  pair.a.transport_up(pair.now);
   pair.settle();
   EXPECT_EQ(pair.b.downs, std::vector<Fault>{Fault::kUpgraded});
   EXPECT_NE(pair.b.at(lost).fate, Fate::kOpen);
@@ -290,22 +290,22 @@ TEST(ProtocolChoice, GreetingInVersionOneWinsAndVersionTwoComesUpAtOnce) {
   expect_traffic(pair, 10);
 }
 
-TEST(ProtocolChoice, UpgradedAndDowngradedTenTimesBehindADeviceThatHidesIt) {
+TEST(ProtocolSelector, UpgradedAndDowngradedTenTimesBehindADeviceThatHidesIt) {
   ChoosingPair pair(kAuto, kAuto);
   pair.connect(feature::kCommitTrailer);
   uint64_t secret = 100;
   for (int round = 0; round < 10; ++round) {
-    for (const ProtocolMode mode : {kOld, kAuto}) {
-      ASSERT_EQ(pair.b.protocol(), mode == kOld ? 2u : 1u);
+    for (const ProtocolMode mode : {kV1, kAuto}) {
+      ASSERT_EQ(pair.b.protocol(), mode == kV1 ? 2u : 1u);
       pair.a = ChoosingEnd(config_with(++secret), mode);
-      pair.a.link_up(pair.now, feature::kCommitTrailer);
-      if (mode == kOld) {
+      pair.a.transport_up(pair.now, feature::kCommitTrailer);
+      if (mode == kV1) {
         pair.a.open(secret * 10);  // an old end is noticed once it speaks
       }
       pair.run_for(seconds(3));
-      EXPECT_EQ(pair.a.protocol(), mode == kOld ? 1u : 2u) << round;
-      EXPECT_EQ(pair.b.protocol(), mode == kOld ? 1u : 2u) << round;
-      if (mode == kOld) {
+      EXPECT_EQ(pair.a.protocol(), mode == kV1 ? 1u : 2u) << round;
+      EXPECT_EQ(pair.b.protocol(), mode == kV1 ? 1u : 2u) << round;
+      if (mode == kV1) {
         EXPECT_TRUE(pair.b.is_open(secret * 10)) << "what it asked for was kept";
       }
       expect_traffic(pair, secret * 1000);
@@ -314,10 +314,10 @@ TEST(ProtocolChoice, UpgradedAndDowngradedTenTimesBehindADeviceThatHidesIt) {
   }
 }
 
-TEST(ProtocolChoice, EndsThatMissedEachOthersGreetingsFindEachOther) {
+TEST(ProtocolSelector, EndsThatMissedEachOthersGreetingsFindEachOther) {
   ChoosingPair pair(kAuto, kAuto);
-  pair.a.link_up(pair.now);
-  pair.b.link_up(pair.now);
+  pair.a.transport_up(pair.now);
+  pair.b.transport_up(pair.now);
   for (int i = 0; i < 100; ++i) {  // a line that is down for ten seconds
     for (ChoosingEnd* end : {&pair.a, &pair.b}) {
       end->tick(pair.now);
@@ -334,22 +334,22 @@ TEST(ProtocolChoice, EndsThatMissedEachOthersGreetingsFindEachOther) {
   EXPECT_EQ(pair.b.protocol(), 2u);
 }
 
-TEST(ProtocolChoice, ChosenAnewAfterEveryReconnect) {
+TEST(ProtocolSelector, ChosenAnewAfterEveryReconnect) {
   ChoosingPair pair(kAuto, kAuto);
   for (int round = 0; round < 6; ++round) {
-    const ProtocolMode mode = round % 2 == 0 ? kOld : kAuto;
+    const ProtocolMode mode = round % 2 == 0 ? kV1 : kAuto;
     pair.drop_link();
     pair.a.out.clear();
     pair.b.out.clear();
     pair.a = ChoosingEnd(config_with(50 + static_cast<uint64_t>(round)), mode);
     pair.connect();
     pair.run_for(kGrace);
-    EXPECT_EQ(pair.b.protocol(), mode == kOld ? 1u : 2u);
+    EXPECT_EQ(pair.b.protocol(), mode == kV1 ? 1u : 2u);
     expect_traffic(pair, 100 * static_cast<uint64_t>(round + 1));
   }
 }
 
-TEST(ProtocolChoice, GreetingOfNoCommonVersionDoesNotWin) {
+TEST(ProtocolSelector, GreetingOfNoCommonVersionDoesNotWin) {
   Hello hello;
   hello.version_min = hello.version_max = 9;
   hello.epoch = 5;
@@ -358,7 +358,7 @@ TEST(ProtocolChoice, GreetingOfNoCommonVersionDoesNotWin) {
   hello.max_frame = 4096;
   const Bytes bytes = hello_bytes(hello);
   ChoosingEnd end(config_with(1), kAuto);
-  end.link_up(seconds(1));
+  end.transport_up(seconds(1));
   end.read(bytes, seconds(1));
   end.tick(seconds(1) + kGrace);
   EXPECT_EQ(end.protocol(), 1u);
@@ -366,19 +366,19 @@ TEST(ProtocolChoice, GreetingOfNoCommonVersionDoesNotWin) {
   EXPECT_EQ(end.protocol(), 1u);
 }
 
-TEST(ProtocolChoice, KeysOfOneProtocolMeanNothingToTheOther) {
-  ChoosingPair pair(kOld, kAuto);
+TEST(ProtocolSelector, KeysOfOneProtocolMeanNothingToTheOther) {
+  ChoosingPair pair(kV1, kAuto);
   pair.connect();
   pair.run_for(kGrace);
   pair.b.open(1);
   pair.settle();
   const StreamKey key = pair.b.at(1).key;
   pair.a = ChoosingEnd(config_with(77), kAuto);
-  pair.a.link_up(pair.now);
+  pair.a.transport_up(pair.now);
   pair.settle();
   ASSERT_EQ(pair.b.protocol(), 2u);
   pair.b.open(2);
-  EXPECT_EQ(pair.b.choice->session().credit(key), 0u);
+  EXPECT_EQ(pair.b.selector->session().credit(key), 0u);
   EXPECT_FALSE(pair.b.at(2).key == key);
 }
 

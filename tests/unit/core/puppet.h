@@ -19,7 +19,7 @@ class Puppet {
 
   // Greets; `mine` may be changed before.
   void establish() {
-    session.link_up(now);
+    session.transport_up(now);
     hear();
     ASSERT_EQ(hellos.size(), 1u);
     greet(hellos[0].epoch);
@@ -77,7 +77,7 @@ class Puppet {
     std::vector<FrameHeader> frames;
     while (session.wants_to_write(now)) {
       const Batch& batch = session.plan(1 << 20, now, events);
-      for (const Piece& piece : batch.pieces) parse(batch.head(piece), piece, frames);
+      for (const PlannedFrame& piece : batch.frames) parse(batch.head(piece), piece, frames);
     }
     return frames;
   }
@@ -99,7 +99,7 @@ class Puppet {
     return down ? down->fault : Fault::kNone;
   }
 
-  SessionV2 session;
+  V2Session session;
   Hello mine;
   DirectionKey send_key;
   DirectionKey receive_key;
@@ -110,7 +110,7 @@ class Puppet {
   Bytes kept;
 
  private:
-  void parse(std::span<const std::byte> head, const Piece& piece,
+  void parse(std::span<const std::byte> head, const PlannedFrame& piece,
              std::vector<FrameHeader>& frames) {
     while (!head.empty()) {
       if (head[0] == std::byte{1}) {

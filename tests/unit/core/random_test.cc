@@ -24,7 +24,7 @@ class World {
         pair_(random_config(), random_config()) {
     if (below(random_, 2) != 0) pair_.cuts = Random(seed);
     pair_.most_piece = 1 + below(random_, 5000);
-    pair_.link_up();
+    pair_.transport_up();
   }
 
   void run(int operations) {
@@ -73,7 +73,8 @@ class World {
     config.limits.receive_budget =
         uint64_t{config.limits.initial_window} * config.limits.max_streams +
         below(random_, 100'000);
-    config.limits.max_frame = limit::kMinFrame + static_cast<uint32_t>(below(random_, 9000));
+    config.limits.max_frame =
+        protocol_limits::kMinFrame + static_cast<uint32_t>(below(random_, 9000));
     config.quantum = 1 + static_cast<uint32_t>(below(random_, 9000));
     if (features_ != 0) config.wanted_features = features_;
     fund_ = std::max(fund_, config.limits.receive_budget);
@@ -114,7 +115,7 @@ class World {
     } else if (below(random_, 20) == 0) {
       break_something(end);
     }
-    ASSERT_LE(end.session.figures().lent, fund_);
+    ASSERT_LE(end.session.stats().borrowed, fund_);
   }
 
   void operate_on_stream(End& end, uint64_t what) {
@@ -138,7 +139,7 @@ class World {
       case Faults::kDrops:
         pair_.drop_link();
         for (End* e : {&pair_.a, &pair_.b}) e->out.resize(below(random_, e->out.size() + 1));
-        pair_.link_up();
+        pair_.transport_up();
         return;
       case Faults::kRestarts: {
         // Whatever was written so far is in the pipe, perhaps up to the middle of a frame.
@@ -146,7 +147,7 @@ class World {
         stale.resize(below(random_, stale.size() + 1));
         end = End(random_config(), below(random_, 1ull << 62));
         end.out = stale;
-        end.link_up(pair_.now);
+        end.transport_up(pair_.now);
         return;
       }
       case Faults::kCorruption: {

@@ -43,7 +43,7 @@ TEST_F(ResetAtTest, WaitsUntilTheOtherApplicationHasTakenEverything) {
   pair.b.take(id, 999);
   pair.settle();
   EXPECT_EQ(pair.b.at(id).fate, Fate::kOpen);
-  EXPECT_EQ(pair.a.session.figures().streams, 1u) << "its number is taken until then";
+  EXPECT_EQ(pair.a.session.stats().streams, 1u) << "its number is taken until then";
   pair.b.take(id, 1);
   pair.settle();
   EXPECT_EQ(pair.b.at(id).fate, Fate::kResetByPeer);
@@ -81,7 +81,7 @@ TEST_F(ResetAtTest, NothingIsGrantedToWhoSendsToAnApplicationThatTakesNothing) {
   const StreamKey key = puppet.event(Event::Kind::kOpened)->stream;
   puppet.say(puppet.data(one, 0, 100));
   puppet.session.discard_input(key);
-  EXPECT_EQ(puppet.session.figures().held, 0u);
+  EXPECT_EQ(puppet.session.stats().held, 0u);
   const uint64_t window = puppet.session.streams().at(key.slot).granted;
   for (uint64_t at = 100; at < window;) {
     const uint64_t size = std::min<uint64_t>(window - at, 4096);
@@ -91,7 +91,7 @@ TEST_F(ResetAtTest, NothingIsGrantedToWhoSendsToAnApplicationThatTakesNothing) {
     EXPECT_FALSE(puppet.event(Event::Kind::kData));
     EXPECT_FALSE(puppet.heard(FrameType::kCredit, puppet.hear()));
   }
-  EXPECT_EQ(puppet.session.figures().held, 0u);
+  EXPECT_EQ(puppet.session.stats().held, 0u);
   puppet.say(puppet.data(one, window, 1));
   EXPECT_EQ(puppet.fault(), Fault::kCreditExceeded);
 }

@@ -14,7 +14,7 @@ void restart(Pair& pair, End& end, uint64_t secret, uint64_t features) {
   const Bytes stale = end.out;
   end = End(config_with(secret, features), secret * 1'000'000'000);
   end.out = stale;
-  end.link_up(pair.now);
+  end.transport_up(pair.now);
 }
 
 void exchange_something(Pair& pair) {
@@ -162,7 +162,7 @@ TEST_F(MidFrame, InnocentGreetingInAPayloadDisturbsNothing) {
   const auto data = puppet.event(Event::Kind::kData);
   ASSERT_TRUE(data);
   EXPECT_TRUE(std::equal(data->bytes.begin(), data->bytes.end(), payload.begin(), payload.end()));
-  EXPECT_EQ(puppet.session.figures().sessions, 1u);
+  EXPECT_EQ(puppet.session.stats().sessions, 1u);
   EXPECT_FALSE(puppet.session.wants_to_write(puppet.now));
 }
 
@@ -187,7 +187,7 @@ TEST_F(MidFrame, ForgedAnswersCannotEndTheSession) {
     puppet.now += milliseconds(500);
     ASSERT_EQ(puppet.fault(), Fault::kNone);
   }
-  EXPECT_EQ(puppet.session.figures().sessions, 1u);
+  EXPECT_EQ(puppet.session.stats().sessions, 1u);
 }
 
 TEST_F(MidFrame, PayloadFullOfGreetingsCausesAtMostOneQuestionASecond) {

@@ -42,7 +42,7 @@ Bytes everything(uint64_t features, Puppet& puppet) {
   puppet.trailer = features == 0                         ? TrailerKind::kNone
                    : features == feature::kCommitTrailer ? TrailerKind::kCommit
                                                          : TrailerKind::kChecksum;
-  puppet.session.link_up(puppet.now);
+  puppet.session.transport_up(puppet.now);
   puppet.hear();
   const uint64_t epoch = puppet.hellos[0].epoch;
   puppet.send_key = direction_key(puppet.mine.epoch, epoch);

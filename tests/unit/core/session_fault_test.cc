@@ -16,8 +16,8 @@ class FaultTest : public testing::Test {
     puppet.say(bytes);
     EXPECT_EQ(puppet.fault(), fault) << fault_text(puppet.fault());
     EXPECT_EQ(puppet.session.up(), fault == Fault::kNone);
-    EXPECT_EQ(puppet.session.figures().lent, 0u);
-    EXPECT_TRUE(fault == Fault::kNone || puppet.session.figures().streams == 0);
+    EXPECT_EQ(puppet.session.stats().borrowed, 0u);
+    EXPECT_TRUE(fault == Fault::kNone || puppet.session.stats().streams == 0);
   }
   Bytes frame(FrameType type, uint32_t stream, uint64_t argument, uint32_t length = 0,
               bool mine = true) {
@@ -57,7 +57,7 @@ TEST_F(FaultTest, BadLengthOfEveryType) {
     fresh.say(fresh.frame({type, false, 0, 1, 0}));
     EXPECT_EQ(fresh.fault(), Fault::kBadLength);
   }
-  for (const uint32_t length : {0u, 4u, limit::kMaxOpenPayload + 1, 0xffffffffu}) {
+  for (const uint32_t length : {0u, 4u, protocol_limits::kMaxOpenPayload + 1, 0xffffffffu}) {
     Puppet fresh;
     fresh.establish();
     fresh.say(fresh.frame({FrameType::kOpen, true, one, length, 0}));
@@ -113,7 +113,7 @@ TEST_F(FaultTest, UnknownStreamThatIsOver) {
   puppet.session.reset(key, Fault::kRefused, events);
   puppet.hear();
   puppet.say(frame(FrameType::kReset, one, 1));
-  EXPECT_EQ(puppet.session.figures().streams, 0u);
+  EXPECT_EQ(puppet.session.stats().streams, 0u);
   expect(Fault::kNone, frame(FrameType::kReset, one, 1));
   expect(Fault::kUnknownStream, puppet.data(one, 0, 10));
 }
@@ -175,9 +175,10 @@ TEST_F(FaultTest, BadOpenForEverySenselessField) {
   bad = good;
   bad[3] = std::byte{1};
   EXPECT_TRUE(refused(bad)) << "reserved byte";
-  EXPECT_TRUE(refused(Puppet::open_payload("e", limit::kMaxMetadata + 1))) << "long metadata";
-  EXPECT_FALSE(refused(Puppet::open_payload("e", limit::kMaxMetadata)));
-  EXPECT_TRUE(refused(good, uint64_t{limit::kMaxWindow} + 1)) << "credit";
+  EXPECT_TRUE(refused(Puppet::open_payload("e", protocol_limits::kMaxMetadata + 1)))
+      << "long metadata";
+  EXPECT_FALSE(refused(Puppet::open_payload("e", protocol_limits::kMaxMetadata)));
+  EXPECT_TRUE(refused(good, uint64_t{protocol_limits::kMaxWindow} + 1)) << "credit";
 }
 
 TEST_F(FaultTest, CreditExceeded) {
@@ -193,7 +194,7 @@ TEST_F(FaultTest, CreditShrunk) {
 }
 TEST_F(FaultTest, CreditShrunkCoversCreditThatOverflows) {
   for (const uint64_t limit :
-       {uint64_t{limit::kMaxWindow} + 1, limit::kMaxOffset + 1, UINT64_MAX}) {
+       {uint64_t{protocol_limits::kMaxWindow} + 1, protocol_limits::kMaxOffset + 1, UINT64_MAX}) {
     Puppet fresh;
     fresh.establish();
     fresh.session.open("echo", Priority::kNormal, {});
@@ -283,10 +284,10 @@ TEST_F(FaultTest, PeerRestarted) {
 
 TEST_F(FaultTest, LinkLost) {
   Events events;
-  puppet.session.link_down(events);
+  puppet.session.transport_down(events);
   ASSERT_EQ(events.size(), 1u);
-  EXPECT_EQ(events[0].fault, Fault::kLinkLost);
-  puppet.session.link_down(events);
+  EXPECT_EQ(events[0].fault, Fault::kTransportLost);
+  puppet.session.transport_down(events);
   EXPECT_EQ(events.size(), 1u) << "it was down already";
 }
 
@@ -310,7 +311,7 @@ TEST_F(FaultTest, NothingOfTheAboveHarmsAHealthyExchange) {
   const StreamKey key = peer_opens(one);
   puppet.session.queue(key, 100);
   expect(Fault::kNone, puppet.data(one, 0, 100));
-  puppet.session.taken(key, 100);
+  puppet.session.consumed(key, 100);
   expect(Fault::kNone, frame(FrameType::kEnd, one, 100));
   puppet.session.delivered(key, puppet.events);
   puppet.session.end(key);
@@ -368,12 +369,12 @@ TEST(Ping, FindsALostFrameWhenItsSenderHasNoStreamLeft) {
   pair.a.read(std::exchange(pair.b.out, {}), pair.now);
   pair.a.write(1 << 20, pair.now);
   pair.a.out.clear();  // the DONE is lost, after which the stream is over for its sender
-  ASSERT_EQ(pair.a.session.figures().streams, 0u);
-  ASSERT_EQ(pair.b.session.figures().streams, 1u);
+  ASSERT_EQ(pair.a.session.stats().streams, 0u);
+  ASSERT_EQ(pair.b.session.stats().streams, 1u);
   pair.run_for(seconds(3));
   ASSERT_EQ(pair.b.downs.size(), 1u);
   EXPECT_EQ(pair.b.downs[0], Fault::kFrameLost);
-  EXPECT_EQ(pair.b.session.figures().streams, 0u);
+  EXPECT_EQ(pair.b.session.stats().streams, 0u);
 }
 
 TEST(Ping, FallsSilentWhenEverythingIsCounted) {

@@ -108,7 +108,7 @@ TEST_F(SessionTest, StreamThatIsResetBeforeItsOpenWentOutIsNeverHeardOf) {
   pair.a.queue(id, 100);
   pair.a.end(id);
   pair.a.reset(id);
-  EXPECT_EQ(pair.a.session.figures().streams, 0u);
+  EXPECT_EQ(pair.a.session.stats().streams, 0u);
   EXPECT_FALSE(pair.a.session.wants_to_write(pair.now));
   const uint64_t next = *pair.a.open();
   pair.settle();
@@ -328,7 +328,7 @@ TEST_F(SessionTest, LateResetOfAStreamThatIsOverMeetsTheNextOneOfItsNumber) {
   single.settle();
   EXPECT_TRUE(single.a.downs.empty()) << fault_text(single.a.downs[0]);
   EXPECT_TRUE(single.b.open_here(third));
-  EXPECT_EQ(single.b.session.figures().streams, 1u);
+  EXPECT_EQ(single.b.session.stats().streams, 1u);
 }
 
 TEST_F(SessionTest, CallsForAStreamThatThePeerJustEndedDoNothing) {
@@ -343,7 +343,7 @@ TEST_F(SessionTest, CallsForAStreamThatThePeerJustEndedDoNothing) {
   pair.b.session.input(pair.a.out, pair.now, events);
   EXPECT_EQ(events.back().kind, Event::Kind::kReset);
   const size_t before = events.size();
-  pair.b.session.taken(key, 100);
+  pair.b.session.consumed(key, 100);
   pair.b.session.delivered(key, events);
   pair.b.session.end(key);
   pair.b.session.queue(key, 10);
@@ -353,8 +353,8 @@ TEST_F(SessionTest, CallsForAStreamThatThePeerJustEndedDoNothing) {
 }
 
 TEST_F(SessionTest, LongestServiceAndMetadataArrive) {
-  const std::string service(limit::kMaxService, 's');
-  const Bytes metadata(limit::kMaxMetadata, std::byte{7});
+  const std::string service(protocol_limits::kMaxService, 's');
+  const Bytes metadata(protocol_limits::kMaxMetadata, std::byte{7});
   ASSERT_TRUE(pair.a.session.open(service, Priority::kBulk, metadata));
   pair.a.write(1 << 20, pair.now);
   Events events;
@@ -402,9 +402,9 @@ TEST(Session, DataMovesHoweverMuchControlIsPending) {
     for (int i = 0; i < 60; ++i) {
       if (const auto id = pair.a.open()) pair.a.queue(*id, 10);
     }
-    const uint64_t queued = pair.a.session.figures().queued;
+    const uint64_t queued = pair.a.session.stats().queued;
     ASSERT_TRUE(pair.a.write(kLimit, pair.now));
-    EXPECT_LT(pair.a.session.figures().queued, queued);
+    EXPECT_LT(pair.a.session.stats().queued, queued);
   }
   pair.settle();
   EXPECT_EQ(pair.b.at(bulk).received, 16'000u);

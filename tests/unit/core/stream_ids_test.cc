@@ -9,10 +9,10 @@
 namespace virtproxy {
 namespace {
 
-using Standing = StreamNumbers::Standing;
+using Standing = StreamIds::Standing;
 
-TEST(StreamNumbers, AreGivenOutUpToTheLimitAndNeverTwiceAtOnce) {
-  StreamNumbers numbers;
+TEST(StreamIds, AreGivenOutUpToTheLimitAndNeverTwiceAtOnce) {
+  StreamIds numbers;
   std::set<uint32_t> seen;
   for (int i = 0; i < 10; ++i) {
     const auto number = numbers.take(10);
@@ -23,9 +23,9 @@ TEST(StreamNumbers, AreGivenOutUpToTheLimitAndNeverTwiceAtOnce) {
   EXPECT_FALSE(numbers.take(10));
 }
 
-TEST(StreamNumbers, OtherEndFollowsThroughEveryGeneration) {
-  StreamNumbers ours;
-  StreamNumbers theirs;
+TEST(StreamIds, OtherEndFollowsThroughEveryGeneration) {
+  StreamIds ours;
+  StreamIds theirs;
   for (uint32_t i = 0; i < 3 * kGenerations; ++i) {
     const auto number = ours.take(1);
     ASSERT_TRUE(number);
@@ -41,8 +41,8 @@ TEST(StreamNumbers, OtherEndFollowsThroughEveryGeneration) {
   }
 }
 
-TEST(StreamNumbers, StreamBeforeTheLastOneOfItsSlotIsOverAndOlderOnesNeverWere) {
-  StreamNumbers numbers;
+TEST(StreamIds, StreamBeforeTheLastOneOfItsSlotIsOverAndOlderOnesNeverWere) {
+  StreamIds numbers;
   uint32_t number[3];
   for (uint32_t& n : number) {
     n = *numbers.take(1);
@@ -56,16 +56,16 @@ TEST(StreamNumbers, StreamBeforeTheLastOneOfItsSlotIsOverAndOlderOnesNeverWere) 
   EXPECT_EQ(numbers.find(stream_number(1, 1)).standing, Standing::kNever);
 }
 
-TEST(StreamNumbers, NumberThatThePeerNeverHeardOfIsGivenOutAgain) {
-  StreamNumbers numbers;
+TEST(StreamIds, NumberThatThePeerNeverHeardOfIsGivenOutAgain) {
+  StreamIds numbers;
   const uint32_t first = *numbers.take(4);
   numbers.put_back(first);
   EXPECT_EQ(numbers.find(first).standing, Standing::kNever);
   EXPECT_EQ(*numbers.take(4), first);
 }
 
-TEST(StreamNumbers, WrongGenerationOrSlotOrReuseIsRefused) {
-  StreamNumbers theirs;
+TEST(StreamIds, WrongGenerationOrSlotOrReuseIsRefused) {
+  StreamIds theirs;
   EXPECT_EQ(theirs.admit(stream_number(4, 1), 4), Fault::kBadStreamId);
   EXPECT_EQ(theirs.admit(stream_number(0, 0), 4), Fault::kBadStreamId);
   EXPECT_EQ(theirs.admit(stream_number(0, 2), 4), Fault::kBadStreamId);
@@ -77,11 +77,11 @@ TEST(StreamNumbers, WrongGenerationOrSlotOrReuseIsRefused) {
   EXPECT_EQ(theirs.admit(stream_number(3, 2), 4), Fault::kNone);
 }
 
-TEST(StreamNumbers, BothEndsAgreeThroughRandomUse) {
+TEST(StreamIds, BothEndsAgreeThroughRandomUse) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     std::mt19937_64 random(seed);
-    StreamNumbers ours;
-    StreamNumbers theirs;
+    StreamIds ours;
+    StreamIds theirs;
     std::vector<uint32_t> open;
     for (int i = 0; i < 5000; ++i) {
       if (random() % 2 != 0) {

@@ -12,8 +12,8 @@ constexpr Duration kStall = milliseconds(500);
 
 SessionConfig holding(uint64_t secret, uint64_t budget = 64u << 20) {
   SessionConfig config = config_with(secret);
-  config.old.hold = kHold;
-  config.old.stall_timeout = kStall;
+  config.v1.hold = kHold;
+  config.v1.stall_timeout = kStall;
   config.limits.receive_budget = budget;
   config.limits.max_streams = 64;
   config.limits.initial_window = 1024;
@@ -36,9 +36,9 @@ class HoldTest : public testing::Test {
       pair.settle();
     }
   }
-  bool reading() { return pair.b.choice->wants_input(pair.now); }
+  bool reading() { return pair.b.selector->wants_input(pair.now); }
 
-  ChoosingPair pair{ProtocolMode::kOld, ProtocolMode::kOld, holding(1), holding(2)};
+  ChoosingPair pair{ProtocolMode::kV1, ProtocolMode::kV1, holding(1), holding(2)};
 };
 
 TEST_F(HoldTest, StreamMayHoldItsShareAndNothingWaits) {
@@ -143,7 +143,7 @@ TEST_F(HoldTest, ClientOfOursSharesTheChannelWithAStreamThatStandsStill) {
 
 TEST_F(HoldTest, StreamThatIsAloneFillsNoMoreThanTheMemory) {
   constexpr uint64_t kBudget = 1'000'000;
-  ChoosingPair small(ProtocolMode::kOld, ProtocolMode::kOld, holding(1), holding(2, kBudget));
+  ChoosingPair small(ProtocolMode::kV1, ProtocolMode::kV1, holding(1), holding(2, kBudget));
   small.most_read = 16 * 1024;
   small.b.takes_at_once = false;
   small.connect();
@@ -152,7 +152,7 @@ TEST_F(HoldTest, StreamThatIsAloneFillsNoMoreThanTheMemory) {
   for (int i = 0; i < 200; ++i) {
     small.a.queue(1, 200'000);
     small.run_for(kStall);
-    ASSERT_LE(small.b.choice->figures().held, kBudget + small.most_read);
+    ASSERT_LE(small.b.selector->stats().held, kBudget + small.most_read);
   }
   EXPECT_EQ(small.b.at(1).fault, Fault::kStalled);
 }
@@ -162,13 +162,13 @@ TEST_F(HoldTest, ReaderThatLeavesLetsTheChannelGoOn) {
   ASSERT_FALSE(reading());
   pair.b.reset(1);
   EXPECT_TRUE(reading());
-  EXPECT_EQ(pair.b.choice->figures().held, 0u);
+  EXPECT_EQ(pair.b.selector->stats().held, 0u);
 }
 
 TEST_F(HoldTest, ApplicationThatTakesNothingAnyMoreLetsTheChannelGoOn) {
   flood(1);
   ASSERT_FALSE(reading());
-  pair.b.choice->session().discard_input(pair.b.at(1).key);
+  pair.b.selector->session().discard_input(pair.b.at(1).key);
   EXPECT_TRUE(reading());
   pair.a.queue(2, 1000);
   pair.settle();
@@ -177,7 +177,7 @@ TEST_F(HoldTest, ApplicationThatTakesNothingAnyMoreLetsTheChannelGoOn) {
 
 TEST(HoldBudget, AllStreamsTogetherStayWithinTheMemoryAndWhoHoldsMostPays) {
   constexpr uint64_t kBudget = 300'000;
-  ChoosingPair pair(ProtocolMode::kOld, ProtocolMode::kOld, holding(1), holding(2, kBudget));
+  ChoosingPair pair(ProtocolMode::kV1, ProtocolMode::kV1, holding(1), holding(2, kBudget));
   pair.most_read = 16 * 1024;
   pair.b.takes_at_once = false;
   pair.connect();
@@ -193,7 +193,7 @@ TEST(HoldBudget, AllStreamsTogetherStayWithinTheMemoryAndWhoHoldsMostPays) {
       pair.run_for(milliseconds(1));
       pair.b.take(id, UINT64_MAX);
     }
-    ASSERT_LE(pair.b.choice->figures().held, kBudget + pair.most_read);
+    ASSERT_LE(pair.b.selector->stats().held, kBudget + pair.most_read);
   }
   size_t closed = 0;
   for (uint64_t id = 1; id <= kAll; ++id) {

@@ -13,7 +13,7 @@ constexpr std::array<uint8_t, 4> kMagic{0x59, 0x40, 0x37, 0x1f};
 
 // Packets as they were in 2010, written without the codec.
 Bytes packet(std::initializer_list<uint8_t> head, uint8_t filler = 0) {
-  Bytes bytes(kOldPacketSize, static_cast<std::byte>(filler));
+  Bytes bytes(kV1PacketSize, static_cast<std::byte>(filler));
   size_t at = 0;
   for (const uint8_t b : head) bytes[at++] = static_cast<std::byte>(b);
   at = 1040;
@@ -31,122 +31,122 @@ Bytes operator+(Bytes left, const Bytes& right) {
   return left;
 }
 
-TEST(OldPacket, ControlPacketsAreEncodedByteForByte) {
-  Bytes bytes(kOldPacketSize, std::byte{0xaa});
-  encode_old_init(1'000'000, "http", bytes.data());
+TEST(V1Packet, ControlPacketsAreEncodedByteForByte) {
+  Bytes bytes(kV1PacketSize, std::byte{0xaa});
+  encode_v1_init(1'000'000, "http", bytes.data());
   EXPECT_EQ(bytes, kInit);
-  encode_old_control(OldMessage::kAck, 1'000'000, 1'000'001, bytes.data());
+  encode_v1_control(V1Message::kAck, 1'000'000, 1'000'001, bytes.data());
   EXPECT_EQ(bytes, kAck);
-  encode_old_control(OldMessage::kClose, -1, 7, bytes.data());
+  encode_v1_control(V1Message::kClose, -1, 7, bytes.data());
   EXPECT_EQ(bytes, kClose);
 }
 
-TEST(OldPacket, ServiceTakesAtMost31CharactersAndANul) {
-  Bytes bytes(kOldPacketSize);
+TEST(V1Packet, ServiceTakesAtMost31CharactersAndANul) {
+  Bytes bytes(kV1PacketSize);
   const std::string name(31, 'n');
-  encode_old_init(5, name, bytes.data());
+  encode_v1_init(5, name, bytes.data());
   EXPECT_EQ(bytes[12 + 31], std::byte{0});
-  EXPECT_EQ(old_service(bytes.data()), name);
+  EXPECT_EQ(v1_service(bytes.data()), name);
   bytes[12 + 31] = std::byte{'n'};
-  EXPECT_FALSE(old_service(bytes.data()));
-  encode_old_init(5, "", bytes.data());
-  EXPECT_FALSE(old_service(bytes.data()));
+  EXPECT_FALSE(v1_service(bytes.data()));
+  encode_v1_init(5, "", bytes.data());
+  EXPECT_FALSE(v1_service(bytes.data()));
 }
 
-TEST(OldPacket, DataIsFramedByHeadAndTail) {
+TEST(V1Packet, DataIsFramedByHeadAndTail) {
   for (const uint32_t size : {1u, 5u, 1023u, 1024u}) {
-    Bytes bytes(kOldDataHead);
-    encode_old_data_head(OldType::kServer, 3, 1'000'000, size, bytes.data());
+    Bytes bytes(kV1DataHead);
+    encode_v1_data_head(V1Type::kServer, 3, 1'000'000, size, bytes.data());
     bytes.resize(bytes.size() + size, std::byte{'d'});
-    Bytes tail(old_tail_size(size), std::byte{0xaa});
-    encode_old_tail(tail);
+    Bytes tail(v1_tail_size(size), std::byte{0xaa});
+    encode_v1_tail(tail);
     bytes = bytes + tail;
-    ASSERT_EQ(bytes.size(), kOldPacketSize);
-    EXPECT_TRUE(has_old_magic(bytes.data()));
-    const OldHead head = decode_old_head(bytes.data());
+    ASSERT_EQ(bytes.size(), kV1PacketSize);
+    EXPECT_TRUE(has_v1_magic(bytes.data()));
+    const V1Head head = decode_v1_head(bytes.data());
     EXPECT_TRUE(head.is_data());
     EXPECT_EQ(head.data_client(), 3);
     EXPECT_EQ(head.data_server(), 1'000'000);
     EXPECT_EQ(head.bytes(), static_cast<int32_t>(size));
-    for (size_t i = kOldDataHead + size; i < 1040; ++i) ASSERT_EQ(bytes[i], std::byte{0});
+    for (size_t i = kV1DataHead + size; i < 1040; ++i) ASSERT_EQ(bytes[i], std::byte{0});
   }
 }
 
-TEST(OldPacket, NegativeNumbersAreRead) {
-  const OldHead head = decode_old_head(kClose.data());
+TEST(V1Packet, NegativeNumbersAreRead) {
+  const V1Head head = decode_v1_head(kClose.data());
   EXPECT_TRUE(head.is_control());
   EXPECT_EQ(head.control_client(), -1);
   EXPECT_EQ(head.control_server(), 7);
 }
 
-TEST(OldSearch, ControlPacketIsProvenAloneWhereverItLies) {
+TEST(V1Search, ControlPacketIsProvenAloneWhereverItLies) {
   for (const Bytes* one : {&kInit, &kAck, &kClose}) {
     for (const size_t before : {0, 1, 3, 4, 1043, 1044, 5000}) {
       const Bytes bytes = Bytes(before, std::byte{0x77}) + *one;
-      const OldSearch search = find_old_packet(bytes);
+      const V1Search search = find_v1_packet(bytes);
       EXPECT_TRUE(search.found);
       EXPECT_EQ(search.at, before);
     }
   }
 }
 
-TEST(OldSearch, GreetingIsProvenAlone) {
+TEST(V1Search, GreetingIsProvenAlone) {
   Hello hello;
   hello.epoch = 1;
   hello.max_streams = 1;
   hello.initial_window = 4096;
   hello.max_frame = 4096;
-  const OldSearch search = find_old_packet(Bytes(17, std::byte{1}) + hello_bytes(hello));
+  const V1Search search = find_v1_packet(Bytes(17, std::byte{1}) + hello_bytes(hello));
   EXPECT_TRUE(search.found);
   EXPECT_EQ(search.at, 17u);
 }
 
 // Or a question after a stray byte would wait for whoever speaks next.
-TEST(OldSearch, ShortDataIsProvenByTheZerosAfterIt) {
+TEST(V1Search, ShortDataIsProvenByTheZerosAfterIt) {
   const Bytes noise(100, std::byte{0x33});
   const auto head = [](int bytes) {
     return packet({2, 0, 0, 0, 5, 0, 0, 0, 9, 0, 0, 0, static_cast<uint8_t>(bytes),
                    static_cast<uint8_t>(bytes >> 8), 0, 0});
   };
   for (const int bytes : {1, 500, 960}) {
-    const OldSearch search = find_old_packet(noise + head(bytes));
+    const V1Search search = find_v1_packet(noise + head(bytes));
     EXPECT_TRUE(search.found) << bytes;
     EXPECT_EQ(search.at, 100u);
   }
-  EXPECT_FALSE(find_old_packet(noise + head(961)).found) << "few zeros may be chance";
-  EXPECT_FALSE(find_old_packet(noise + head(0)).found);
+  EXPECT_FALSE(find_v1_packet(noise + head(961)).found) << "few zeros may be chance";
+  EXPECT_FALSE(find_v1_packet(noise + head(0)).found);
   Bytes odd = head(500);
   odd[1039] = std::byte{1};
-  EXPECT_FALSE(find_old_packet(noise + odd).found);
+  EXPECT_FALSE(find_v1_packet(noise + odd).found);
 }
 
-TEST(OldSearch, DataNeedsAMagicBeforeOrASecondPacket) {
+TEST(V1Search, DataNeedsAMagicBeforeOrASecondPacket) {
   const Bytes noise(100, std::byte{0x33});
-  OldSearch search = find_old_packet(noise + kData);
+  V1Search search = find_v1_packet(noise + kData);
   EXPECT_FALSE(search.found);
   EXPECT_LE(search.at, 100u) << "it may be one yet";
-  search = find_old_packet(noise + kData + kData);
+  search = find_v1_packet(noise + kData + kData);
   EXPECT_TRUE(search.found);
   EXPECT_EQ(search.at, 100u);
   const Bytes magic(kData.end() - 4, kData.end());
-  search = find_old_packet(noise + magic + kData);
+  search = find_v1_packet(noise + magic + kData);
   EXPECT_TRUE(search.found);
   EXPECT_EQ(search.at, 104u);
   // Two magics at the right distance around something that is no packet.
   Bytes insane = kData;
   insane[13] = std::byte{5};  // 1280 bytes
-  search = find_old_packet(noise + magic + insane + Bytes(3000, std::byte{0}));
+  search = find_v1_packet(noise + magic + insane + Bytes(3000, std::byte{0}));
   EXPECT_FALSE(search.found);
 }
 
-TEST(OldSearch, ControlPacketWithAnUnusedByteSetIsNotProvenAlone) {
+TEST(V1Search, ControlPacketWithAnUnusedByteSetIsNotProvenAlone) {
   Bytes odd = kAck;
   odd[500] = std::byte{1};
-  EXPECT_FALSE(find_old_packet(odd).found);
-  EXPECT_TRUE(find_old_packet(odd + kAck).found);
+  EXPECT_FALSE(find_v1_packet(odd).found);
+  EXPECT_TRUE(find_v1_packet(odd + kAck).found);
 }
 
-TEST(OldSearch, KeepsNoMoreThanItNeedsAndLosesNothing) {
+TEST(V1Search, KeepsNoMoreThanItNeedsAndLosesNothing) {
   Random random(5);
   for (int round = 0; round < 300; ++round) {
     Bytes bytes(below(random, 4000));
@@ -157,10 +157,10 @@ TEST(OldSearch, KeepsNoMoreThanItNeedsAndLosesNothing) {
     size_t used = 0;
     size_t fed = 0;
     for (;;) {
-      const OldSearch search = find_old_packet(std::span(bytes).subspan(used, fed - used));
+      const V1Search search = find_v1_packet(std::span(bytes).subspan(used, fed - used));
       used += search.at;
       if (search.found) break;
-      ASSERT_LE(fed - used, kOldSearchKeeps);
+      ASSERT_LE(fed - used, kV1SearchKeeps);
       ASSERT_LT(fed, bytes.size()) << "never found";
       fed = std::min(bytes.size(), fed + 1 + below(random, 700));
     }
@@ -168,7 +168,7 @@ TEST(OldSearch, KeepsNoMoreThanItNeedsAndLosesNothing) {
   }
 }
 
-TEST(OldSearch, HostileBytesCostNoMoreThanHonestOnes) {
+TEST(V1Search, HostileBytesCostNoMoreThanHonestOnes) {
   // Every possible head and magic: the search stays linear, or this would take minutes.
   Bytes bytes;
   for (int i = 0; i < 60'000; ++i) {
@@ -177,7 +177,7 @@ TEST(OldSearch, HostileBytesCostNoMoreThanHonestOnes) {
   }
   size_t used = 0;
   for (int i = 0; i < 1000; ++i)
-    used += find_old_packet(std::span(bytes).subspan(static_cast<size_t>(i))).at;
+    used += find_v1_packet(std::span(bytes).subspan(static_cast<size_t>(i))).at;
   EXPECT_GT(used, 0u);
 }
 

@@ -18,7 +18,7 @@ struct Talk {
   uint64_t queued = 0;
   uint64_t written = 0;
   uint64_t received = 0;
-  uint64_t taken = 0;
+  uint64_t consumed = 0;
   bool ended = false;  // our application sends no more
   bool end_seen = false;
   bool delivered = false;
@@ -27,10 +27,10 @@ struct Talk {
 class ChoosingEnd {
  public:
   ChoosingEnd(const SessionConfig& config, ProtocolMode mode)
-      : choice(std::make_unique<ProtocolChoice>(config, mode)) {}
+      : selector(std::make_unique<ProtocolSelector>(config, mode)) {}
 
   std::optional<uint64_t> open(uint64_t id, Priority priority = Priority::kNormal) {
-    const auto key = choice->session().open("s" + std::to_string(id), priority, {});
+    const auto key = selector->session().open("s" + std::to_string(id), priority, {});
     if (!key) return std::nullopt;
     add({.key = *key, .id = id, .opener = true});
     return id;
@@ -40,12 +40,12 @@ class ChoosingEnd {
     const auto found = talks.find(id);
     return found != talks.end() && found->second.fate == Fate::kOpen;
   }
-  uint64_t credit(uint64_t id) { return choice->session().credit(at(id).key); }
+  uint64_t credit(uint64_t id) { return selector->session().credit(at(id).key); }
   uint64_t queue(uint64_t id, uint64_t bytes) {
     Talk& t = at(id);
     if (t.fate != Fate::kOpen || t.ended) return 0;
     bytes = std::min(bytes, credit(id));
-    if (bytes > 0) choice->session().queue(t.key, bytes);
+    if (bytes > 0) selector->session().queue(t.key, bytes);
     t.queued += bytes;
     return bytes;
   }
@@ -53,38 +53,38 @@ class ChoosingEnd {
     Talk& t = at(id);
     if (t.fate != Fate::kOpen || t.ended) return;
     t.ended = true;
-    choice->session().end(t.key);
+    selector->session().end(t.key);
   }
   void reset(uint64_t id, Fault fault = Fault::kAborted) {
     Talk& t = at(id);
     if (t.fate != Fate::kOpen) return;
     settle_fate(t, Fate::kResetHere, fault);
-    choice->session().reset(t.key, fault, events_);
+    selector->session().reset(t.key, fault, events_);
     act();
   }
   // The application here is gone, and leaves what it had queued.
   void break_off(uint64_t id) {
-    if (!choice->session().reset_after_data(at(id).key, events_)) {
+    if (!selector->session().reset_after_data(at(id).key, events_)) {
       settle_fate(at(id), Fate::kResetHere, Fault::kAborted);
     }
     act();
   }
-  void accept(uint64_t id) { choice->session().accepted(at(id).key); }
+  void accept(uint64_t id) { selector->session().accepted(at(id).key); }
   void take(uint64_t id, uint64_t bytes) {
     Talk& t = at(id);
     if (t.fate != Fate::kOpen) return;
-    bytes = std::min(bytes, t.received - t.taken);
-    t.taken += bytes;
-    if (bytes > 0) choice->session().taken(t.key, bytes);
+    bytes = std::min(bytes, t.received - t.consumed);
+    t.consumed += bytes;
+    if (bytes > 0) selector->session().consumed(t.key, bytes);
     deliver_if_done(t);
     act();
   }
 
   bool write(uint64_t bytes, Instant now) {
-    if (!choice->wants_to_write(now)) return false;
-    const Batch& batch = choice->plan(bytes, now, events_);
+    if (!selector->wants_to_write(now)) return false;
+    const Batch& batch = selector->plan(bytes, now, events_);
     const size_t before = out.size();
-    for (const Piece& piece : batch.pieces) append(batch, piece);
+    for (const PlannedFrame& piece : batch.frames) append(batch, piece);
     EXPECT_EQ(out.size() - before, batch.size);
     act();
     return true;
@@ -94,38 +94,38 @@ class ChoosingEnd {
     use_inbox(now);
   }
   void tick(Instant now) {
-    const bool again = choice->tick(now, events_);
+    const bool again = selector->tick(now, events_);
     act();
     if (again) use_inbox(now);
   }
-  void link_up(Instant now, uint64_t features = 0, Duration grace = milliseconds(250)) {
-    choice->link_up(now, grace, features, events_);
+  void transport_up(Instant now, uint64_t features = 0, Duration grace = milliseconds(250)) {
+    selector->transport_up(now, grace, features, events_);
     act();
   }
-  void link_down() {
-    choice->link_down(events_);
+  void transport_down() {
+    selector->transport_down(events_);
     inbox.clear();
     act();
   }
 
-  unsigned protocol() { return choice->up() ? choice->protocol() : 0; }
+  unsigned protocol() { return selector->up() ? selector->protocol() : 0; }
   size_t count(Fate fate) const {
     size_t n = 0;
     for (const auto& [id, t] : talks) n += t.fate == fate;
     return n;
   }
-  bool saw(Oddity oddity) const {
-    return std::find(oddities.begin(), oddities.end(), oddity) != oddities.end();
+  bool saw(Glitch glitch) const {
+    return std::find(glitches.begin(), glitches.end(), glitch) != glitches.end();
   }
 
-  std::unique_ptr<ProtocolChoice> choice;
+  std::unique_ptr<ProtocolSelector> selector;
   Bytes out;    // written, on its way
   Bytes inbox;  // read, not used yet
   std::map<uint64_t, Talk> talks;
   bool takes_at_once = true;
   bool accepts_at_once = true;
   std::optional<Fault> refuses_with;
-  std::vector<Oddity> oddities;
+  std::vector<Glitch> glitches;
   std::vector<int64_t> counts;
   std::vector<unsigned> ups;  // the protocols
   std::vector<Fault> downs;
@@ -137,7 +137,7 @@ class ChoosingEnd {
   static Name name(StreamKey key) { return {key.slot, key.generation}; }
 
   void use_inbox(Instant now) {
-    const size_t used = feed(*choice, inbox, now, events_, [this] {
+    const size_t used = feed(*selector, inbox, now, events_, [this] {
       act();
       return true;
     });
@@ -156,11 +156,11 @@ class ChoosingEnd {
     ids_.erase(name(t.key));
   }
   void deliver_if_done(Talk& t) {
-    if (t.fate != Fate::kOpen || !t.end_seen || t.delivered || t.taken < t.received) return;
+    if (t.fate != Fate::kOpen || !t.end_seen || t.delivered || t.consumed < t.received) return;
     t.delivered = true;
-    choice->session().delivered(t.key, events_);
+    selector->session().delivered(t.key, events_);
   }
-  void append(const Batch& batch, const Piece& piece) {
+  void append(const Batch& batch, const PlannedFrame& piece) {
     const auto head = batch.head(piece);
     out.insert(out.end(), head.begin(), head.end());
     if (piece.payload == 0) return;
@@ -169,9 +169,9 @@ class ChoosingEnd {
       out.push_back(content(t.id, t.opener, t.written++));
     }
     ASSERT_LE(t.written, t.queued);
-    if (!piece.sealed) return;
+    if (!piece.has_trailer) return;
     const size_t frame = kHeaderSize + piece.payload;
-    const uint64_t trailer = choice->session().seal(std::span(out).last(frame));
+    const uint64_t trailer = selector->session().trailer_for(std::span(out).last(frame));
     out.resize(out.size() + kTrailerSize);
     store_le(out.data() + out.size() - kTrailerSize, trailer);
   }
@@ -185,7 +185,7 @@ class ChoosingEnd {
   void act_on(const Event& event) {
     switch (event.kind) {
       case Event::Kind::kUp:
-        ups.push_back(choice->protocol());
+        ups.push_back(selector->protocol());
         return;
       case Event::Kind::kDown:
         downs.push_back(event.fault);
@@ -193,8 +193,8 @@ class ChoosingEnd {
           if (t.fate == Fate::kOpen) settle_fate(t, Fate::kLost, event.fault);
         }
         return;
-      case Event::Kind::kOddity:
-        oddities.push_back(event.oddity);
+      case Event::Kind::kGlitch:
+        glitches.push_back(event.glitch);
         counts.push_back(event.count);
         return;
       case Event::Kind::kOpened: {
@@ -255,21 +255,21 @@ class ChoosingEnd {
 
 class ChoosingPair {
  public:
-  explicit ChoosingPair(ProtocolMode a_mode = ProtocolMode::kOld,
-                        ProtocolMode b_mode = ProtocolMode::kOld,
+  explicit ChoosingPair(ProtocolMode a_mode = ProtocolMode::kV1,
+                        ProtocolMode b_mode = ProtocolMode::kV1,
                         const SessionConfig& a_config = config_with(1),
                         const SessionConfig& b_config = config_with(2))
       : a(a_config, a_mode), b(b_config, b_mode) {}
 
   void connect(uint64_t features = 0) {
-    a.link_up(now, features);
-    b.link_up(now, features);
+    a.transport_up(now, features);
+    b.transport_up(now, features);
     settle();
   }
   // Moves what `from` wrote; an end that does not want input leaves it in the pipe.
   bool carry(ChoosingEnd& from, ChoosingEnd& to, size_t most = SIZE_MAX) {
     bool moved = false;
-    while (!from.out.empty() && most > 0 && to.choice->wants_input(now)) {
+    while (!from.out.empty() && most > 0 && to.selector->wants_input(now)) {
       size_t size = std::min(most, from.out.size());
       if (cuts) size = std::min<size_t>(size, 1 + below(*cuts, 3000));
       size = std::min(size, most_read);
@@ -296,8 +296,9 @@ class ChoosingPair {
     const Instant until = now + time;
     settle();
     while (!testing::Test::HasFatalFailure()) {
-      std::optional<Instant> next = a.choice->deadline();
-      if (const auto other = b.choice->deadline(); other && (!next || *other < *next)) next = other;
+      std::optional<Instant> next = a.selector->deadline();
+      if (const auto other = b.selector->deadline(); other && (!next || *other < *next))
+        next = other;
       if (!next || *next > until) break;
       now = std::max(now + std::chrono::nanoseconds(1), *next);
       a.tick(now);
@@ -308,8 +309,8 @@ class ChoosingPair {
     settle();
   }
   void drop_link() {
-    a.link_down();
-    b.link_down();
+    a.transport_down();
+    b.transport_down();
   }
 
   ChoosingEnd a;

@@ -8,9 +8,9 @@
 namespace virtproxy::test {
 namespace {
 
-class OldWorld {
+class V1World {
  public:
-  OldWorld(uint64_t seed, bool faults) : random_(seed), faults_(faults), pair_(modes(), modes()) {
+  V1World(uint64_t seed, bool faults) : random_(seed), faults_(faults), pair_(modes(), modes()) {
     // A byte that is changed inside data is nobody's business in version 1.
     pair_.a.checks_content = pair_.b.checks_content = !faults;
     pair_.cuts = Random(seed);
@@ -35,13 +35,13 @@ class OldWorld {
       pair_.run_for(seconds(20));
     }
     for (ChoosingEnd* end : {&pair_.a, &pair_.b}) {
-      const Session::Figures figures = end->choice->figures();
-      EXPECT_EQ(figures.streams, 0u);
-      EXPECT_EQ(figures.held, 0u);
-      EXPECT_EQ(figures.lent, 0u);
+      const Session::Stats stats = end->selector->stats();
+      EXPECT_EQ(stats.streams, 0u);
+      EXPECT_EQ(stats.held, 0u);
+      EXPECT_EQ(stats.borrowed, 0u);
       closed += end->count(Fate::kClosed);
       cut += end->count(Fate::kResetByPeer) + end->count(Fate::kLost);
-      skipped += end->saw(Oddity::kBytesSkipped);
+      skipped += end->saw(Glitch::kBytesSkipped);
     }
   }
 
@@ -50,7 +50,7 @@ class OldWorld {
   size_t skipped = 0;
 
  private:
-  static ProtocolMode modes() { return ProtocolMode::kOld; }
+  static ProtocolMode modes() { return ProtocolMode::kV1; }
   ChoosingEnd& some_end() { return below(random_, 2) != 0 ? pair_.a : pair_.b; }
   ChoosingEnd& other(ChoosingEnd& end) { return &end == &pair_.a ? pair_.b : pair_.a; }
 
@@ -93,7 +93,7 @@ class OldWorld {
       pair_.drop_link();
       for (ChoosingEnd* e : {&pair_.a, &pair_.b}) {
         e->out.resize(below(random_, e->out.size() + 1));  // stale bytes
-        e->link_up(pair_.now);
+        e->transport_up(pair_.now);
       }
       return;
     }
@@ -119,7 +119,7 @@ void run_seeds(uint64_t seeds, bool faults) {
   size_t skipped = 0;
   if (const char* more = std::getenv("VIRTPROXY_SEEDS")) seeds = std::strtoull(more, nullptr, 10);
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
-    OldWorld world(seed, faults);
+    V1World world(seed, faults);
     world.run(3000);
     world.heal();
     ASSERT_FALSE(testing::Test::HasFailure()) << "seed " << seed;
@@ -132,8 +132,8 @@ void run_seeds(uint64_t seeds, bool faults) {
   EXPECT_EQ(skipped > 0, faults);
 }
 
-TEST(OldRandomOperations, OverAPerfectLink) { run_seeds(60, false); }
-TEST(OldRandomOperations, OverALineThatDropsFlipsLosesAndInsertsBytes) { run_seeds(120, true); }
+TEST(V1RandomOperations, OverAPerfectLink) { run_seeds(60, false); }
+TEST(V1RandomOperations, OverALineThatDropsFlipsLosesAndInsertsBytes) { run_seeds(120, true); }
 
 }  // namespace
 }  // namespace virtproxy::test

@@ -6,27 +6,27 @@
 namespace virtproxy::test {
 namespace {
 
-class OldPairTest : public testing::Test {
+class V1PairTest : public testing::Test {
  protected:
   void SetUp() override { pair.connect(); }
   void expect_nothing_left() {
     for (ChoosingEnd* end : {&pair.a, &pair.b}) {
-      const Session::Figures figures = end->choice->figures();
-      EXPECT_EQ(figures.streams, 0u);
-      EXPECT_EQ(figures.held, 0u);
-      EXPECT_EQ(figures.queued, 0u);
+      const Session::Stats stats = end->selector->stats();
+      EXPECT_EQ(stats.streams, 0u);
+      EXPECT_EQ(stats.held, 0u);
+      EXPECT_EQ(stats.queued, 0u);
     }
   }
   ChoosingPair pair;
 };
 
-TEST_F(OldPairTest, IsUpAtOnceAndSaysNothing) {
+TEST_F(V1PairTest, IsUpAtOnceAndSaysNothing) {
   EXPECT_EQ(pair.a.ups, std::vector<unsigned>{1});
-  EXPECT_FALSE(pair.a.choice->wants_to_write(pair.now));
-  EXPECT_FALSE(pair.a.choice->deadline());
+  EXPECT_FALSE(pair.a.selector->wants_to_write(pair.now));
+  EXPECT_FALSE(pair.a.selector->deadline());
 }
 
-TEST_F(OldPairTest, NothingMayBeSentBeforeTheAck) {
+TEST_F(V1PairTest, NothingMayBeSentBeforeTheAck) {
   pair.b.accepts_at_once = false;
   const uint64_t id = *pair.a.open(1);
   pair.settle();
@@ -39,7 +39,7 @@ TEST_F(OldPairTest, NothingMayBeSentBeforeTheAck) {
   EXPECT_GT(pair.a.credit(id), 0u);
 }
 
-TEST_F(OldPairTest, BytesGoBothWaysWhoeverOpened) {
+TEST_F(V1PairTest, BytesGoBothWaysWhoeverOpened) {
   uint64_t id = 1;
   for (ChoosingEnd* opener : {&pair.a, &pair.b}) {
     ChoosingEnd& other = opener == &pair.a ? pair.b : pair.a;
@@ -57,15 +57,15 @@ TEST_F(OldPairTest, BytesGoBothWaysWhoeverOpened) {
   }
 }
 
-TEST_F(OldPairTest, PacketsAreWholeHoweverSmallTheBatch) {
+TEST_F(V1PairTest, PacketsAreWholeHoweverSmallTheBatch) {
   const uint64_t id = *pair.a.open(1);
   pair.settle();
   pair.a.queue(id, 5000);
-  while (pair.a.write(1, pair.now)) ASSERT_EQ(pair.a.out.size() % kOldPacketSize, 0u);
-  EXPECT_EQ(pair.a.out.size(), 5 * kOldPacketSize);
+  while (pair.a.write(1, pair.now)) ASSERT_EQ(pair.a.out.size() % kV1PacketSize, 0u);
+  EXPECT_EQ(pair.a.out.size(), 5 * kV1PacketSize);
 }
 
-TEST_F(OldPairTest, RefusalReachesTheClient) {
+TEST_F(V1PairTest, RefusalReachesTheClient) {
   pair.b.refuses_with = Fault::kUnknownService;
   const uint64_t id = *pair.a.open(1);
   pair.settle();
@@ -74,7 +74,7 @@ TEST_F(OldPairTest, RefusalReachesTheClient) {
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, ServiceThatAnswersAndEndsIsClosedAtOnceWithAllItSaid) {
+TEST_F(V1PairTest, ServiceThatAnswersAndEndsIsClosedAtOnceWithAllItSaid) {
   const uint64_t id = *pair.a.open(1);
   pair.settle();
   pair.a.queue(id, 100);
@@ -88,16 +88,16 @@ TEST_F(OldPairTest, ServiceThatAnswersAndEndsIsClosedAtOnceWithAllItSaid) {
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, ClientThatAskedAndEndedGetsItsAnswer) {
+TEST_F(V1PairTest, ClientThatAskedAndEndedGetsItsAnswer) {
   const uint64_t id = *pair.a.open(1);
   pair.settle();
   pair.a.queue(id, 100);
   pair.a.end(id);
-  pair.run_for(OldSession::kAnswerTime - milliseconds(1));
+  pair.run_for(V1Session::kAnswerTime - milliseconds(1));
   ASSERT_TRUE(pair.b.is_open(id));
   for (int i = 0; i < 5; ++i) {  // slowly
     pair.b.queue(id, 1000);
-    pair.run_for(OldSession::kAnswerTime - milliseconds(1));
+    pair.run_for(V1Session::kAnswerTime - milliseconds(1));
   }
   EXPECT_EQ(pair.a.at(id).received, 5000u);
   ASSERT_TRUE(pair.a.is_open(id));
@@ -107,7 +107,7 @@ TEST_F(OldPairTest, ClientThatAskedAndEndedGetsItsAnswer) {
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, ClientThatHasItsAnswerAndEndsIsGoneSoon) {
+TEST_F(V1PairTest, ClientThatHasItsAnswerAndEndsIsGoneSoon) {
   const uint64_t id = *pair.a.open(1);
   pair.settle();
   pair.a.queue(id, 100);
@@ -115,14 +115,14 @@ TEST_F(OldPairTest, ClientThatHasItsAnswerAndEndsIsGoneSoon) {
   pair.b.queue(id, 100);
   pair.settle();
   pair.a.end(id);
-  pair.run_for(OldSession::kQuietTime - milliseconds(1));
+  pair.run_for(V1Session::kQuietTime - milliseconds(1));
   EXPECT_TRUE(pair.a.is_open(id));
   pair.run_for(milliseconds(1));
   EXPECT_EQ(pair.b.at(id).fate, Fate::kClosed);
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, CloseDeliversWhatWasReceivedBefore) {
+TEST_F(V1PairTest, CloseDeliversWhatWasReceivedBefore) {
   pair.a.takes_at_once = false;
   const uint64_t id = *pair.a.open(1);
   pair.settle();
@@ -138,7 +138,7 @@ TEST_F(OldPairTest, CloseDeliversWhatWasReceivedBefore) {
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, CloseFollowsTheDataOfAnApplicationThatBrokeOff) {
+TEST_F(V1PairTest, CloseFollowsTheDataOfAnApplicationThatBrokeOff) {
   for (const bool opener : {true, false}) {
     const uint64_t id = *pair.a.open(opener ? 1 : 2);
     pair.settle();
@@ -158,7 +158,7 @@ TEST_F(OldPairTest, CloseFollowsTheDataOfAnApplicationThatBrokeOff) {
   }
 }
 
-TEST_F(OldPairTest, CloseIsWrittenAtOnceWhereNothingIsQueued) {
+TEST_F(V1PairTest, CloseIsWrittenAtOnceWhereNothingIsQueued) {
   const uint64_t id = *pair.a.open(1);
   pair.settle();
   pair.a.break_off(id);
@@ -168,7 +168,7 @@ TEST_F(OldPairTest, CloseIsWrittenAtOnceWhereNothingIsQueued) {
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, PeerThatClosesFirstEndsTheWaitForWhatIsQueued) {
+TEST_F(V1PairTest, PeerThatClosesFirstEndsTheWaitForWhatIsQueued) {
   const uint64_t id = *pair.a.open(1);
   pair.settle();
   pair.a.queue(id, 70'001);
@@ -181,7 +181,7 @@ TEST_F(OldPairTest, PeerThatClosesFirstEndsTheWaitForWhatIsQueued) {
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, BothCloseAtOnce) {
+TEST_F(V1PairTest, BothCloseAtOnce) {
   const uint64_t id = *pair.a.open(1);
   pair.settle();
   pair.a.reset(id);
@@ -190,7 +190,7 @@ TEST_F(OldPairTest, BothCloseAtOnce) {
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, ClientThatLeavesBeforeTheAckIsClosedByIt) {
+TEST_F(V1PairTest, ClientThatLeavesBeforeTheAckIsClosedByIt) {
   pair.b.accepts_at_once = false;
   const uint64_t id = *pair.a.open(1);
   pair.settle();
@@ -200,11 +200,11 @@ TEST_F(OldPairTest, ClientThatLeavesBeforeTheAckIsClosedByIt) {
   pair.b.accept(id);
   pair.settle();
   EXPECT_EQ(pair.b.at(id).fate, Fate::kClosed);
-  EXPECT_TRUE(pair.a.saw(Oddity::kUnknownAck));
+  EXPECT_TRUE(pair.a.saw(Glitch::kUnknownAck));
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, AckThatNeverComesRefusesTheClient) {
+TEST_F(V1PairTest, AckThatNeverComesRefusesTheClient) {
   pair.b.accepts_at_once = false;
   const uint64_t id = *pair.a.open(1);
   pair.run_for(seconds(15) - milliseconds(1));
@@ -226,38 +226,38 @@ constexpr size_t kCrowd = 1000;
 // others may wait for.
 size_t ticks_until_over(ChoosingEnd& end, Instant now) {
   size_t ticks = 0;
-  for (; end.choice->behind(now); ++ticks) {
+  for (; end.selector->behind(now); ++ticks) {
     const size_t open = end.count(Fate::kOpen);
     end.tick(now);
     const size_t ended = open - end.count(Fate::kOpen);
     EXPECT_GT(ended, 0u);
-    EXPECT_LE(ended, OldSession::kMostEndsAtOnce);
+    EXPECT_LE(ended, V1Session::kMostEndsAtOnce);
     if (ended == 0) break;
   }
   return ticks;
 }
 
-TEST_F(OldPairTest, ThousandAcksThatNeverComeRefuseTheirClientsInSlices) {
+TEST_F(V1PairTest, ThousandAcksThatNeverComeRefuseTheirClientsInSlices) {
   pair.b.accepts_at_once = false;
   for (uint64_t id = 1; id <= kCrowd; ++id) ASSERT_TRUE(pair.a.open(id));
   pair.settle();
   pair.now += seconds(15) + milliseconds(1);
-  ASSERT_TRUE(pair.a.choice->behind(pair.now));
-  EXPECT_GE(ticks_until_over(pair.a, pair.now), kCrowd / OldSession::kMostEndsAtOnce);
+  ASSERT_TRUE(pair.a.selector->behind(pair.now));
+  EXPECT_GE(ticks_until_over(pair.a, pair.now), kCrowd / V1Session::kMostEndsAtOnce);
   EXPECT_EQ(pair.a.count(Fate::kResetByPeer), kCrowd);
-  EXPECT_EQ(pair.a.choice->figures().streams, 0u);
+  EXPECT_EQ(pair.a.selector->stats().streams, 0u);
 }
 
-TEST_F(OldPairTest, ALostBoundaryBreaksAllStreamsAtOnceAndAbortsThemInSlices) {
+TEST_F(V1PairTest, ALostBoundaryBreaksAllStreamsAtOnceAndAbortsThemInSlices) {
   for (uint64_t id = 1; id <= kCrowd; ++id) ASSERT_TRUE(pair.a.open(id));
   pair.settle();
   ASSERT_EQ(pair.b.count(Fate::kOpen), kCrowd);
   ASSERT_EQ(pair.a.queue(1, 100), 100u);
   Bytes lost(100, std::byte{7});
-  lost.resize(lost.size() + kOldPacketSize);
-  encode_old_control(OldMessage::kClose, -1, 7, lost.data() + 100);
+  lost.resize(lost.size() + kV1PacketSize);
+  encode_v1_control(V1Message::kClose, -1, 7, lost.data() + 100);
   pair.a.read(lost, pair.now);
-  EXPECT_EQ(pair.a.count(Fate::kOpen), kCrowd - OldSession::kMostEndsAtOnce);
+  EXPECT_EQ(pair.a.count(Fate::kOpen), kCrowd - V1Session::kMostEndsAtOnce);
   // Those that are left carry nothing any more, either way.
   for (uint64_t id = 1; id <= kCrowd; ++id) {
     if (!pair.a.is_open(id)) continue;
@@ -270,17 +270,17 @@ TEST_F(OldPairTest, ALostBoundaryBreaksAllStreamsAtOnceAndAbortsThemInSlices) {
   pair.carry(pair.b, pair.a);
   EXPECT_EQ(pair.a.at(last).received, 0u);
   pair.a.end(last);
-  EXPECT_GE(ticks_until_over(pair.a, pair.now), kCrowd / OldSession::kMostEndsAtOnce - 1);
+  EXPECT_GE(ticks_until_over(pair.a, pair.now), kCrowd / V1Session::kMostEndsAtOnce - 1);
   pair.settle();
   EXPECT_EQ(pair.a.count(Fate::kResetByPeer), kCrowd);
   EXPECT_EQ(pair.b.count(Fate::kOpen), 0u);
   expect_nothing_left();
 }
 
-TEST_F(OldPairTest, GoingAwayRefusesNewStreamsAndKeepsOldOnes) {
+TEST_F(V1PairTest, GoingAwayRefusesNewStreamsAndKeepsOldOnes) {
   const uint64_t old = *pair.a.open(1);
   pair.settle();
-  pair.b.choice->go_away();
+  pair.b.selector->go_away();
   const uint64_t late = *pair.a.open(2);
   pair.a.queue(old, 100);
   pair.settle();
@@ -288,7 +288,7 @@ TEST_F(OldPairTest, GoingAwayRefusesNewStreamsAndKeepsOldOnes) {
   EXPECT_EQ(pair.a.at(late).fate, Fate::kResetByPeer);
 }
 
-TEST_F(OldPairTest, LostLinkEndsEverythingAndTheNextSessionIsClean) {
+TEST_F(V1PairTest, LostLinkEndsEverythingAndTheNextSessionIsClean) {
   for (uint64_t id = 1; id <= 20; ++id) pair.a.open(id);
   pair.settle();
   for (uint64_t id = 1; id <= 20; ++id) pair.a.queue(id, 5000);
@@ -305,7 +305,7 @@ TEST_F(OldPairTest, LostLinkEndsEverythingAndTheNextSessionIsClean) {
   EXPECT_EQ(pair.b.at(id).received, 5000u);
 }
 
-TEST_F(OldPairTest, StreamsShareTheChannelAndClassesAreKept) {
+TEST_F(V1PairTest, StreamsShareTheChannelAndClassesAreKept) {
   for (uint64_t id = 1; id <= 3; ++id) {
     pair.a.open(id, id == 3 ? Priority::kInteractive : Priority::kBulk);
   }
@@ -317,16 +317,16 @@ TEST_F(OldPairTest, StreamsShareTheChannelAndClassesAreKept) {
   EXPECT_GT(pair.b.at(1).received + pair.b.at(2).received, 10'000u);
 }
 
-TEST(OldNumbers, AreLargeUniqueAndNotUsedAgain) {
+TEST(V1Numbers, AreLargeUniqueAndNotUsedAgain) {
   for (const uint64_t secret : {0ull, 1ull, 0xffffffffffffffffull, 0x123456789abcdefull}) {
-    ChoosingEnd end(config_with(secret), ProtocolMode::kOld);
-    end.link_up(seconds(1));
+    ChoosingEnd end(config_with(secret), ProtocolMode::kV1);
+    end.transport_up(seconds(1));
     std::set<int32_t> seen;
     for (uint64_t id = 0; id < 3000; ++id) {
       end.open(id);
       end.write(1 << 20, seconds(1));
-      ASSERT_EQ(end.out.size(), kOldPacketSize);
-      const int32_t number = decode_old_head(end.out.data()).control_client();
+      ASSERT_EQ(end.out.size(), kV1PacketSize);
+      const int32_t number = decode_v1_head(end.out.data()).control_client();
       EXPECT_GE(number, 1'000'000);
       ASSERT_TRUE(seen.insert(number).second);
       end.out.clear();
@@ -335,14 +335,14 @@ TEST(OldNumbers, AreLargeUniqueAndNotUsedAgain) {
   }
 }
 
-TEST(OldNumbers, StartSomewhereElseInEveryLife) {
+TEST(V1Numbers, StartSomewhereElseInEveryLife) {
   std::set<int32_t> first;
   for (uint64_t secret = 1; secret <= 50; ++secret) {
-    ChoosingEnd end(config_with(secret * 0x1234567), ProtocolMode::kOld);
-    end.link_up(seconds(1));
+    ChoosingEnd end(config_with(secret * 0x1234567), ProtocolMode::kV1);
+    end.transport_up(seconds(1));
     end.open(1);
     end.write(1 << 20, seconds(1));
-    first.insert(decode_old_head(end.out.data()).control_client());
+    first.insert(decode_v1_head(end.out.data()).control_client());
   }
   EXPECT_EQ(first.size(), 50u);
 }
