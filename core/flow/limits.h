@@ -1,4 +1,4 @@
-// Every limit of the protocol and of one session, in one place.
+// The limits of one session. Those of the protocol itself are in wire/protocol_limits.h.
 //
 // A session is given an amount of memory for bytes that came over the channel and have not been
 // taken by their sockets yet. Half of it is promised: each of max_streams streams owns
@@ -11,19 +11,9 @@
 #include <cstdint>
 
 #include "core/time.h"
+#include "core/wire/protocol_limits.h"
 
 namespace virtproxy {
-
-namespace protocol_limits {
-inline constexpr uint32_t kMinFrame = 256;          // DATA payload any peer must accept, bytes
-inline constexpr uint32_t kMaxFrame = 1u << 20;     // DATA payload no peer may ask for, bytes
-inline constexpr uint32_t kMaxWindow = 1u << 30;    // credit outstanding on one stream, bytes
-inline constexpr uint32_t kMinInitialWindow = 256;  // below this a session is not worth having
-inline constexpr uint64_t kMaxOffset = 1ull << 62;  // bytes one stream may carry each way
-inline constexpr uint32_t kMaxService = 31;         // characters in a service name
-inline constexpr uint32_t kMaxMetadata = 128;       // bytes of client metadata in OPEN
-inline constexpr uint32_t kMaxOpenPayload = 4 + kMaxService + kMaxMetadata;
-}  // namespace protocol_limits
 
 struct SessionLimits {
   uint32_t max_streams = 1024;          // open at once, both directions together

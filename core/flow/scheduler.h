@@ -9,9 +9,11 @@
 // one waits. So the interactive class goes first and the bulk class always moves.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
+#include "core/assert.h"
 #include "core/flow/priority.h"
 #include "core/index_list.h"
 
@@ -54,6 +56,10 @@ class Scheduler {
   void sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes, uint32_t overhead, bool more);
 
  private:
+  // A rest of a quantum that is smaller than this is not worth a frame: it is rounded up, and the
+  // deficit remembers.
+  static constexpr uint32_t kLeastPiece = 1024;
+
   struct Class {
     IndexList<Stream, &Stream::ready_link> fresh;
     IndexList<Stream, &Stream::ready_link> round;
@@ -72,5 +78,112 @@ class Scheduler {
   std::array<Class, kPriorities> classes_;
   uint64_t left_ = 0;
 };
+
+template <typename Stream>
+Scheduler<Stream>::Scheduler(uint32_t quantum) : quantum_(std::max(quantum, kLeastPiece)) {}
+
+template <typename Stream>
+void Scheduler<Stream>::list(Slab<Stream>& streams, uint32_t slot, bool fresh) {
+  Stream& stream = streams.at(slot);
+  Class& of = class_of(stream);
+  stream.fresh = fresh;
+  (fresh ? of.fresh : of.round).push_back(streams, slot);
+  ++of.listed;
+}
+
+template <typename Stream>
+void Scheduler<Stream>::unlist(Slab<Stream>& streams, uint32_t slot) {
+  Stream& stream = streams.at(slot);
+  Class& of = class_of(stream);
+  (stream.fresh ? of.fresh : of.round).erase(streams, slot);
+  --of.listed;
+}
+
+template <typename Stream>
+void Scheduler<Stream>::add(Slab<Stream>& streams, uint32_t slot) {
+  Stream& stream = streams.at(slot);
+  if (stream.ready_link.linked) return;
+  const Class& of = class_of(stream);
+  const uint64_t round = uint64_t{of.listed} * quantum_;
+  if (!stream.scheduled || of.served - stream.renewed_at >= round) {
+    stream.scheduled = true;
+    stream.deficit = quantum_;
+    stream.renewed_at = of.served;
+  }
+  const bool fresh = stream.deficit > 0;
+  if (!fresh) stream.deficit += quantum_;
+  list(streams, slot, fresh);
+}
+
+template <typename Stream>
+void Scheduler<Stream>::remove(Slab<Stream>& streams, uint32_t slot) {
+  if (streams.at(slot).ready_link.linked) unlist(streams, slot);
+}
+
+template <typename Stream>
+bool Scheduler<Stream>::empty() const {
+  return std::all_of(classes_.begin(), classes_.end(), [](const Class& c) { return c.empty(); });
+}
+
+template <typename Stream>
+void Scheduler<Stream>::begin(uint64_t bytes) {
+  left_ = bytes;
+  uint64_t rest = bytes;
+  for (size_t i = 0; i < kPriorities; ++i) {
+    const bool lower_waits = std::any_of(classes_.begin() + static_cast<ptrdiff_t>(i) + 1,
+                                         classes_.end(), [](const Class& c) { return !c.empty(); });
+    Class& of = classes_[i];
+    of.allowance = of.empty() ? 0 : lower_waits ? rest - rest / 4 : rest;
+    of.fresh_allowance = of.round.empty() ? of.allowance : of.allowance - of.allowance / 4;
+    rest -= of.allowance;
+  }
+}
+
+template <typename Stream>
+typename Scheduler<Stream>::Turn Scheduler<Stream>::next(Slab<Stream>& streams) {
+  if (left_ == 0) return {};
+  for (Class& of : classes_) {
+    if (of.empty() || of.allowance == 0) continue;
+    const bool from_fresh = !of.fresh.empty() && (of.fresh_allowance > 0 || of.round.empty());
+    const uint32_t slot = (from_fresh ? of.fresh : of.round).front();
+    const int64_t deficit = streams.at(slot).deficit;
+    VP_ASSERT(deficit > 0);
+    // Whoever is alone in its class takes nothing from anybody.
+    const uint64_t share = of.listed == 1
+                               ? of.allowance
+                               : std::max<uint64_t>(static_cast<uint64_t>(deficit), kLeastPiece);
+    const uint64_t bytes = std::min({share, of.allowance, left_});
+    return {slot, static_cast<uint32_t>(bytes)};
+  }
+  // Classes with nothing left to say leave their share to whoever still waits.
+  for (Class& of : classes_) {
+    if (!of.empty()) {
+      of.allowance = left_;
+      of.fresh_allowance = left_;
+      return next(streams);
+    }
+  }
+  return {};
+}
+
+template <typename Stream>
+void Scheduler<Stream>::sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes,
+                             uint32_t overhead, bool more) {
+  Stream& stream = streams.at(slot);
+  Class& of = class_of(stream);
+  left_ -= std::min<uint64_t>(left_, uint64_t{bytes} + overhead);
+  of.allowance -= std::min<uint64_t>(of.allowance, bytes);
+  if (stream.fresh) of.fresh_allowance -= std::min<uint64_t>(of.fresh_allowance, bytes);
+  of.served += bytes;
+  stream.deficit -= bytes;
+  if (of.listed == 1) stream.deficit = std::max<int64_t>(stream.deficit, 0);
+  const bool used_up = stream.deficit <= 0;
+  if (used_up) stream.renewed_at = of.served;
+  if (more && !used_up) return;
+  unlist(streams, slot);
+  if (!more) return;
+  stream.deficit += quantum_;
+  list(streams, slot, false);
+}
 
 }  // namespace virtproxy

@@ -473,4 +473,6 @@ Session::Stats V1Session::stats() {
   return stats;
 }
 
+template class Scheduler<V1Stream>;
+
 }  // namespace virtproxy

@@ -10,9 +10,9 @@
 #include <array>
 #include <cstdint>
 
-#include "core/flow/limits.h"
 #include "core/flow/scheduler.h"
 #include "core/time.h"
+#include "core/wire/protocol_limits.h"
 
 namespace virtproxy {
 
@@ -75,5 +75,7 @@ struct V1Stream : Scheduled {
            (state == State::kOpen && input_ended && queued == 0 && wait == Wait::kNothing);
   }
 };
+
+extern template class Scheduler<V1Stream>;  // session.cc
 
 }  // namespace virtproxy

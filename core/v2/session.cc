@@ -408,4 +408,6 @@ Session::Stats V2Session::stats() {
   return stats;
 }
 
+template class Scheduler<Stream>;
+
 }  // namespace virtproxy

@@ -21,9 +21,9 @@
 #include <cstdint>
 
 #include "core/fault.h"
-#include "core/flow/limits.h"
 #include "core/flow/scheduler.h"
 #include "core/index_list.h"
+#include "core/wire/protocol_limits.h"
 
 namespace virtproxy {
 
@@ -85,5 +85,7 @@ struct Stream : Scheduled {
     return outstanding > initial_window ? outstanding - initial_window : 0;
   }
 };
+
+extern template class Scheduler<Stream>;  // session.cc
 
 }  // namespace virtproxy

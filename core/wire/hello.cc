@@ -8,9 +8,9 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "core/flow/limits.h"
 #include "core/wire/frame.h"
 #include "core/wire/little_endian.h"
+#include "core/wire/protocol_limits.h"
 
 namespace virtproxy {
 namespace {

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "uring/mux/memory_shares.h"
+
 namespace virtproxy::sim {
 namespace {
 
@@ -219,7 +221,7 @@ void Daemon::check_bounds() {
     const Channel::Stats stats = channels_[i]->stats();
     const ChannelConfig& config = config_.channels[i];
     World& world = World::current();
-    const uint64_t receive = option_ranges::receive_share(config.memory);
+    const uint64_t receive = receive_share(config.memory);
     // Protocol 1 may be in the middle of a read when there is enough.
     const uint64_t most = receive + (v2_session(*channels_[i]) == nullptr ? kOneRead : 0);
     // Connections that are closing may hold bytes that streams of today were granted anew.

@@ -8,29 +8,6 @@
 #include <utility>
 
 namespace virtproxy {
-namespace {
-
-struct TransportEntry {
-  std::string_view name;
-  TransportKind transport;
-  Endpoint::Kind kind;
-  std::string_view form;
-};
-
-// The first name of a method is the one that messages use.
-constexpr TransportEntry kTransports[] = {
-    {"unix-connect", TransportKind::kUnixConnect, Endpoint::Kind::kUnix, "PATH:-"},
-    {"unix-listen", TransportKind::kUnixListen, Endpoint::Kind::kUnix, "PATH:-"},
-    {"tcp-connect", TransportKind::kTcpConnect, Endpoint::Kind::kTcp, "HOST:PORT"},
-    {"tcp-listen", TransportKind::kTcpListen, Endpoint::Kind::kTcp, "HOST:PORT"},
-    {"virtio-serial", TransportKind::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
-    {"virtserial-open", TransportKind::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
-    {"isa-serial", TransportKind::kIsaSerial, Endpoint::Kind::kDevice, "DEVICE:BAUD"},
-    {"vsock-connect", TransportKind::kVsockConnect, Endpoint::Kind::kVsock, "CID:PORT"},
-    {"vsock-listen", TransportKind::kVsockListen, Endpoint::Kind::kVsock, "CID:PORT"},
-};
-
-}  // namespace
 
 std::string transport_list() {
   std::string list;
@@ -325,13 +302,6 @@ std::optional<std::string> apply_peer_timeouts(const std::vector<std::string>& a
     }
   }
   return std::nullopt;
-}
-
-std::string_view transport_name(TransportKind transport) {
-  for (const TransportEntry& entry : kTransports) {
-    if (entry.transport == transport) return entry.name;
-  }
-  return {};
 }
 
 }  // namespace virtproxy

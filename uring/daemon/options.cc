@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "uring/daemon/channel_args.h"
+#include "uring/mux/memory_shares.h"
 
 namespace virtproxy {
 namespace {
@@ -305,7 +306,7 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
 
 uint32_t streams_that_fit(const Options& options) {
   const uint64_t memory = options.memory / options.channels.size();
-  const uint64_t fitting = most_streams(option_ranges::receive_share(memory));
+  const uint64_t fitting = most_streams(receive_share(memory));
   return static_cast<uint32_t>(std::min<uint64_t>(fitting, option_ranges::kDefaultStreams));
 }
 
@@ -492,23 +493,6 @@ tl::expected<double, std::string> parse_seconds(std::string_view text) {
   if (unit == "ms") return number / 1000.0;
   if (unit == "m") return number * 60.0;
   return number;
-}
-
-std::string format_seconds(double seconds) {
-  char text[32];
-  const auto [end, error] = std::to_chars(text, text + sizeof(text), seconds);
-  return error == std::errc() ? std::string(text, end) : std::string("?");
-}
-
-std::string format_size(uint64_t bytes) {
-  static constexpr char kUnits[] = {'K', 'M', 'G', 'T'};
-  std::string unit;
-  for (const char next : kUnits) {
-    if (bytes < 1024 || bytes % 1024 != 0) break;
-    bytes /= 1024;
-    unit = next;
-  }
-  return std::to_string(bytes) + unit;
 }
 
 }  // namespace virtproxy

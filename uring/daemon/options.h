@@ -15,11 +15,13 @@
 #include <vector>
 
 #include "core/flow/limits.h"
-#include "core/flow/priority.h"
 #include "core/protocol_selector.h"
 #include "uring/base/log.h"
+#include "uring/base/units.h"
 #include "uring/daemon/security_options.h"
 #include "uring/net/address.h"
+#include "uring/net/forward_spec.h"
+#include "uring/transport/channel_spec.h"
 
 namespace virtproxy {
 
@@ -41,12 +43,6 @@ inline constexpr uint64_t kDefaultWindow = uint64_t{1} << 20;
 inline constexpr uint64_t kMinWindow = uint64_t{4} << 10;
 inline constexpr uint64_t kMaxWindow = uint64_t{1} << 30;
 
-// Of a channel's memory: bytes on their way to sockets, bytes on their way to the channel; the rest
-// is for what rounding and fragments cost.
-constexpr uint64_t receive_share(uint64_t memory) { return memory / 8 * 5; }
-constexpr uint64_t memory_of_receive_share(uint64_t share) { return (share + 4) / 5 * 8; }
-constexpr uint64_t outbound_share(uint64_t memory) { return memory / 4; }
-
 inline constexpr double kDefaultConnectTimeout = 10.0;
 inline constexpr double kMinConnectTimeout = 0.1;
 inline constexpr double kMaxConnectTimeout = 3600.0;
@@ -55,9 +51,8 @@ inline constexpr double kDefaultDrainTimeout = 5.0;
 inline constexpr double kMinDrainTimeout = 0.0;
 inline constexpr double kMaxDrainTimeout = 3600.0;
 
-// Of a TCP channel; 0 is never. Long enough for a route to change and a switch to start again,
-// short enough that nobody waits for a machine that is gone.
-inline constexpr double kDefaultPeerTimeout = 60.0;
+// Of a TCP channel; 0 is never.
+inline constexpr double kDefaultPeerTimeout = ChannelSpec::kDefaultPeerTimeout;
 inline constexpr double kMinPeerTimeout = 3.0;
 inline constexpr double kMaxPeerTimeout = 86400.0;
 
@@ -78,48 +73,6 @@ inline constexpr size_t kMaxServiceName = protocol_limits::kMaxService;
 inline constexpr size_t kMaxChannels = 1024;
 inline constexpr size_t kMaxForwards = 16384;  // -o and -i each
 }  // namespace option_ranges
-
-enum class TransportKind {
-  kUnixConnect,
-  kUnixListen,
-  kTcpConnect,
-  kTcpListen,
-  kVirtioSerial,  // also written virtserial-open
-  kIsaSerial,
-  kVsockConnect,
-  kVsockListen,
-};
-
-// The name as --help has it: unix-connect, virtio-serial, isa-serial.
-std::string_view transport_name(TransportKind transport);
-constexpr bool transport_listens(TransportKind transport) {
-  return transport == TransportKind::kUnixListen || transport == TransportKind::kTcpListen ||
-         transport == TransportKind::kVsockListen;
-}
-constexpr bool transport_is_device(TransportKind transport) {
-  return transport == TransportKind::kVirtioSerial || transport == TransportKind::kIsaSerial;
-}
-
-// How the frames of a channel are protected (core/PROTOCOL.md, trailers). kAuto: as the method
-// needs it.
-enum class Integrity { kAuto, kCommit, kChecksum };
-
-struct ChannelSpec {
-  TransportKind transport = TransportKind::kUnixConnect;
-  Endpoint endpoint;
-  unsigned id = 0;   // unique among the channels
-  std::string text;  // the argument as given, made printable
-  // Of a TCP channel: seconds without an answer of the other machine; 0 for never.
-  double peer_timeout = option_ranges::kDefaultPeerTimeout;
-};
-
-struct ForwardSpec {
-  std::string service;
-  Endpoint endpoint;
-  unsigned id = 0;                        // of an existing channel
-  std::string text;                       // the argument as given, made printable
-  Priority priority = Priority::kNormal;  // of -o forwards: the side that opens the stream decides
-};
 
 struct Options {
   std::vector<ChannelSpec> channels;   // in the order given
@@ -162,11 +115,5 @@ tl::expected<uint64_t, std::string> parse_size(std::string_view text);
 
 // A time in seconds: a decimal number with an optional ms, s or m.
 tl::expected<double, std::string> parse_seconds(std::string_view text);
-
-// 268435456 as 256M.
-std::string format_size(uint64_t bytes);
-
-// 0.5 as 0.5, 60.0 as 60.
-std::string format_seconds(double seconds);
 
 }  // namespace virtproxy

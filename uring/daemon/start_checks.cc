@@ -1,28 +1,19 @@
 #include "uring/daemon/start_checks.h"
 
 #include <fmt/format.h>
-#include <sys/sysmacros.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
+
+#include "uring/transport/device_check.h"
 
 namespace virtproxy {
 namespace {
 
 using Failure = tl::unexpected<std::string>;
-
-// null, zero, full, random, kmsg and others of drivers/char/mem.c.
-constexpr unsigned kMemoryDevices = 1;
-
-std::string_view name_of_type(mode_t mode) {
-  if (S_ISREG(mode)) return "a regular file";
-  if (S_ISDIR(mode)) return "a directory";
-  if (S_ISCHR(mode)) return "a character device";
-  if (S_ISBLK(mode)) return "a block device";
-  if (S_ISFIFO(mode)) return "a named pipe";
-  return "a socket";
-}
 
 // What a path leads to, if it is there and may be looked at.
 std::optional<struct stat> look_at(const Endpoint& endpoint) {
@@ -40,20 +31,6 @@ std::string socket_fault(const Endpoint& endpoint, mode_t mode) {
 }
 
 }  // namespace
-
-std::optional<std::string> device_fault(const struct stat& status) {
-  if (!S_ISCHR(status.st_mode)) {
-    return fmt::format("is {}, no character device{}", name_of_type(status.st_mode),
-                       S_ISSOCK(status.st_mode)
-                           ? ": use unix-connect"
-                           : ": give a port such as /dev/virtio-ports/NAME or /dev/ttyS1");
-  }
-  if (major(status.st_rdev) == kMemoryDevices) {
-    return "is a device of the kernel's memory, no port: give one such as /dev/virtio-ports/NAME "
-           "or /dev/ttyS1";
-  }
-  return std::nullopt;
-}
 
 tl::expected<void, std::string> check_paths(const Options& options) {
   std::map<std::pair<uint64_t, uint64_t>, std::string> users;

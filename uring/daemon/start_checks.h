@@ -3,9 +3,6 @@
 // over. What is not there yet is no fault: it is waited for.
 #pragma once
 
-#include <sys/stat.h>
-
-#include <optional>
 #include <string>
 #include <tl/expected.hpp>
 #include <vector>
@@ -13,10 +10,6 @@
 #include "uring/daemon/options.h"
 
 namespace virtproxy {
-
-// The fault, as the rest of a line after the path: it is no character device, or one that carries
-// nothing.
-std::optional<std::string> device_fault(const struct stat& status);
 
 // Looks at the paths of channels and services.
 tl::expected<void, std::string> check_paths(const Options& options);

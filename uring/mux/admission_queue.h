@@ -18,7 +18,7 @@
 #include <optional>
 
 #include "core/time.h"
-#include "uring/daemon/options.h"
+#include "uring/net/forward_spec.h"
 
 namespace virtproxy {
 

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "core/assert.h"
+#include "uring/base/units.h"
+#include "uring/mux/memory_shares.h"
 #include "uring/net/address.h"
 
 namespace virtproxy {
@@ -13,10 +15,6 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-using option_ranges::memory_of_receive_share;
-using option_ranges::outbound_share;
-using option_ranges::receive_share;
 
 // Spliced payload gains from large frames. A port's is written, and a small message waits for it.
 constexpr uint32_t kSocketFrame = 256 * 1024;

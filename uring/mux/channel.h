@@ -36,17 +36,18 @@
 #include "uring/base/log.h"
 #include "uring/buffers/receive_pool.h"
 #include "uring/buffers/slices.h"
-#include "uring/daemon/options.h"
 #include "uring/io/loop.h"
 #include "uring/io/pipes.h"
 #include "uring/mux/admission_queue.h"
 #include "uring/mux/channel_log.h"
 #include "uring/mux/channel_reader.h"
 #include "uring/mux/channel_writer.h"
+#include "uring/net/forward_spec.h"
 #include "uring/net/lingering_close.h"
 #include "uring/net/listener.h"
 #include "uring/net/sockets.h"
 #include "uring/service/connection.h"
+#include "uring/transport/channel_spec.h"
 #include "uring/transport/transport_source.h"
 
 namespace virtproxy {
@@ -81,6 +82,7 @@ class Channel final : private TransportSource::Client,
                       private Listener::Client,
                       private ChannelReader::Client,
                       private ChannelWriter::Client,
+                      private LingeringClose::Client,
                       private Loop::Deferred,
                       private Timer::Owner {
  public:
@@ -148,7 +150,6 @@ class Channel final : private TransportSource::Client,
   void settled(Connection* connection);
   // Closes the socket of an application that was told the end and may still be speaking.
   void close_lingering(int fd);
-  void connection_settled() { wake(); }
 
  private:
   void transport_ready(int fd, TransportSource::Kind kind) override;
@@ -174,6 +175,7 @@ class Channel final : private TransportSource::Client,
   void channel_failed(const std::string& reason) override;
   void channel_written() override { wake(); }
   void channel_settled() override { wake(); }
+  void lingering_closed() override { wake(); }
   void run_deferred() override;
   void expired(Timer& timer) override;
 

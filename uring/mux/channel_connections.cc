@@ -135,8 +135,9 @@ void Channel::settled(Connection* connection) {
 }
 
 void Channel::close_lingering(int fd) {
+  LingeringClose::Client* const client = this;
   if (lingering_.size() < kMostLingering) {
-    lingering_.push_back(std::make_unique<LingeringClose>(*this, fd));
+    lingering_.push_back(std::make_unique<LingeringClose>(loop_, fd, client));
   } else {
     close(fd);
   }

@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "core/assert.h"
-#include "uring/mux/channel.h"
 
 namespace virtproxy {
 namespace {
@@ -19,18 +18,18 @@ constexpr int kMostReads = 8;  // before others have their turn
 
 }  // namespace
 
-LingeringClose::LingeringClose(Channel& channel, int fd)
-    : channel_(channel), fd_(fd), poll_(this), timer_(channel.loop().timers(), this) {
-  timer_.set(channel_.loop().now() + kLongest);
+LingeringClose::LingeringClose(Loop& loop, int fd, Client* client)
+    : loop_(loop), client_(client), fd_(fd), poll_(this), timer_(loop.timers(), this) {
+  timer_.set(loop_.now() + kLongest);
   listen();
 }
 
 LingeringClose::~LingeringClose() { VP_ASSERT(idle()); }
 
-void LingeringClose::listen() { channel_.loop().ring().poll(poll_, {fd_, -1}, POLLIN | POLLRDHUP); }
+void LingeringClose::listen() { loop_.ring().poll(poll_, {fd_, -1}, POLLIN | POLLRDHUP); }
 
 void LingeringClose::complete(Op&, int, uint32_t) {
-  if (fd_ < 0) return channel_.connection_settled();
+  if (fd_ < 0) return client_->lingering_closed();
   std::byte unheard[kReadSize];
   for (int reads = 0; reads < kMostReads; ++reads) {
     const ssize_t got = recv(fd_, unheard, sizeof unheard, MSG_DONTWAIT);
@@ -44,9 +43,9 @@ void LingeringClose::complete(Op&, int, uint32_t) {
 void LingeringClose::end() {
   if (fd_ < 0) return;
   timer_.clear();
-  channel_.loop().ring().cancel(poll_);
+  loop_.ring().cancel(poll_);
   close(std::exchange(fd_, -1));
-  channel_.connection_settled();
+  client_->lingering_closed();
 }
 
 }  // namespace virtproxy

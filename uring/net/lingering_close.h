@@ -12,14 +12,21 @@
 
 namespace virtproxy {
 
-class Channel;
-
 class LingeringClose final : private Completion, private Timer::Owner {
  public:
   static constexpr Duration kLongest = std::chrono::seconds(2);
 
+  class Client {
+   public:
+    // It has become idle, perhaps.
+    virtual void lingering_closed() = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
   // Owns the descriptor.
-  LingeringClose(Channel& channel, int fd);
+  LingeringClose(Loop& loop, int fd, Client* client);
   ~LingeringClose();
 
   void end();
@@ -30,7 +37,8 @@ class LingeringClose final : private Completion, private Timer::Owner {
   void expired(Timer&) override { end(); }
   void listen();
 
-  Channel& channel_;
+  Loop& loop_;
+  Client* client_;
   int fd_;
   Op poll_;
   Timer timer_;

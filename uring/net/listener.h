@@ -2,8 +2,8 @@
 // waiting clients wait in the backlog, and tries again a little later.
 #pragma once
 
-#include "uring/daemon/options.h"
 #include "uring/io/loop.h"
+#include "uring/net/forward_spec.h"
 
 namespace virtproxy {
 

@@ -25,10 +25,10 @@
 #include <vector>
 
 #include "uring/base/log.h"
-#include "uring/daemon/options.h"
 #include "uring/io/loop.h"
 #include "uring/net/acl.h"
 #include "uring/net/peer_identity.h"
+#include "uring/transport/channel_spec.h"
 
 namespace virtproxy {
 

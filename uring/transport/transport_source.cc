@@ -15,10 +15,10 @@
 
 #include "core/assert.h"
 #include "uring/base/log.h"
-#include "uring/daemon/start_checks.h"
 #include "uring/net/baud.h"
 #include "uring/net/peer_identity.h"
 #include "uring/net/sockets.h"
+#include "uring/transport/device_check.h"
 
 namespace virtproxy {
 namespace {

@@ -17,12 +17,12 @@
 #include <string>
 
 #include "uring/base/log.h"
-#include "uring/daemon/options.h"
 #include "uring/io/loop.h"
 #include "uring/net/acl.h"
 #include "uring/net/connector.h"
 #include "uring/net/sockets.h"
 #include "uring/transport/candidates.h"
+#include "uring/transport/channel_spec.h"
 #include "uring/transport/peer_timeout.h"
 
 namespace virtproxy {

@@ -1,0 +1,71 @@
+// What a channel runs over, as the command line names it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "uring/net/address.h"
+
+namespace virtproxy {
+
+enum class TransportKind {
+  kUnixConnect,
+  kUnixListen,
+  kTcpConnect,
+  kTcpListen,
+  kVirtioSerial,  // also written virtserial-open
+  kIsaSerial,
+  kVsockConnect,
+  kVsockListen,
+};
+
+// One row for each name of a kind.
+struct TransportEntry {
+  std::string_view name;
+  TransportKind transport;
+  Endpoint::Kind kind;
+  std::string_view form;
+};
+
+// The first name of a kind is the one that messages use.
+inline constexpr TransportEntry kTransports[] = {
+    {"unix-connect", TransportKind::kUnixConnect, Endpoint::Kind::kUnix, "PATH:-"},
+    {"unix-listen", TransportKind::kUnixListen, Endpoint::Kind::kUnix, "PATH:-"},
+    {"tcp-connect", TransportKind::kTcpConnect, Endpoint::Kind::kTcp, "HOST:PORT"},
+    {"tcp-listen", TransportKind::kTcpListen, Endpoint::Kind::kTcp, "HOST:PORT"},
+    {"virtio-serial", TransportKind::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
+    {"virtserial-open", TransportKind::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
+    {"isa-serial", TransportKind::kIsaSerial, Endpoint::Kind::kDevice, "DEVICE:BAUD"},
+    {"vsock-connect", TransportKind::kVsockConnect, Endpoint::Kind::kVsock, "CID:PORT"},
+    {"vsock-listen", TransportKind::kVsockListen, Endpoint::Kind::kVsock, "CID:PORT"},
+};
+
+// The name as --help has it: unix-connect, virtio-serial, isa-serial.
+std::string_view transport_name(TransportKind transport);
+constexpr bool transport_listens(TransportKind transport) {
+  return transport == TransportKind::kUnixListen || transport == TransportKind::kTcpListen ||
+         transport == TransportKind::kVsockListen;
+}
+constexpr bool transport_is_device(TransportKind transport) {
+  return transport == TransportKind::kVirtioSerial || transport == TransportKind::kIsaSerial;
+}
+
+// How the frames of a channel are protected (core/PROTOCOL.md, trailers). kAuto: as the method
+// needs it.
+enum class Integrity { kAuto, kCommit, kChecksum };
+
+struct ChannelSpec {
+  // Long enough for a route to change and a switch to start again, short enough for a machine that
+  // is gone.
+  static constexpr double kDefaultPeerTimeout = 60.0;  // seconds
+
+  TransportKind transport = TransportKind::kUnixConnect;
+  Endpoint endpoint;
+  unsigned id = 0;   // unique among the channels
+  std::string text;  // the argument as given, made printable
+  // Of a TCP channel: seconds without an answer of the other machine; 0 for never.
+  double peer_timeout = kDefaultPeerTimeout;
+};
+
+}  // namespace virtproxy
