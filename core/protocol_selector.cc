@@ -15,7 +15,7 @@ constexpr size_t kMostKept = 64 * 1024;
 constexpr Duration kAfterSession = seconds(2);
 // Greetings that lead nowhere put the choice off at most this many times the grace.
 constexpr int kMostGraces = 10;
-// In version 1 somebody may still have to on_hello our greeting.
+// In version 1 the peer may still have to read our greeting.
 constexpr Duration kLongestInterval = seconds(10);
 
 // Enough for 115,200 baud, the slowest line that is likely to be used without telling its speed.
@@ -86,7 +86,7 @@ void ProtocolSelector::begin_v1(Instant now, Events& events) {
   v1_.begin(events);
 }
 
-// A greeting, and not our own words sent back.
+// A greeting of the peer, and not our own sent back.
 bool ProtocolSelector::is_fresh(const Hello& hello) const {
   return speaks_our_version(hello) && hello.epoch != v2_.epoch();
 }
@@ -148,7 +148,7 @@ size_t ProtocolSelector::choose(std::span<const std::byte> bytes, Instant now, E
     if (v1_packet_at_) *v1_packet_at_ -= skip;
     kept_ = bytes.size() - used;
     if (now < choose_at()) return used;
-    // The clock has run out while nobody looked.
+    // The grace has ended since the last tick().
     begin_v1(now, events);
     return used;
   }

@@ -23,7 +23,7 @@ enum class ProtocolMode : uint8_t { kAuto, kV1, kV2 };
 
 // How long an end that greets may take to do so, on a link that is no serial line.
 inline constexpr Duration kGrace = std::chrono::milliseconds(250);
-// On a serial line, where greetings take time themselves; 0 for a speed that nobody told.
+// On a serial line, where greetings take time themselves. `baud` is 0 if the speed is not known.
 Duration grace_on_line(uint32_t baud);
 
 class ProtocolSelector {

@@ -68,7 +68,7 @@ struct SessionConfig {
   uint64_t supported_features = feature::kAll;
   // All random and of this end alone. A peer sees what is made of the first and of the last, so
   // nothing else may be made of a key, and no two of them of each other.
-  HashKey epoch_key{};       // of the epochs, which nobody may predict
+  HashKey epoch_key{};       // of the epochs, which must not be predictable
   HashKey number_key{};      // of the look-up of numbers that a peer chooses
   uint64_t number_seed = 0;  // where the numbers of version 1 begin; a peer can tell most of it
   uint32_t quantum = 65536;      // bytes a stream sends before the next one's turn

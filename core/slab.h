@@ -1,5 +1,5 @@
 // A slab hands out slots that are guarded against reuse: a key is a slot and the generation it was
-// given in, so that a key kept too long finds nothing instead of somebody else's object.
+// given in, so that a key kept too long finds nothing instead of another object.
 //
 // Slots are reused last-in first-out, which keeps the working set small. Objects move when the slab
 // grows beyond what reserve() foresaw: hold keys, not pointers, across an insert().

@@ -155,7 +155,7 @@ typename Scheduler<Stream>::Turn Scheduler<Stream>::next(Slab<Stream>& streams) 
     const uint64_t bytes = std::min({share, of.allowance, left_});
     return {slot, static_cast<uint32_t>(bytes)};
   }
-  // Classes with nothing left to say leave their share to whoever still waits.
+  // A class with nothing left to send leaves its share to the classes that still wait.
   for (Class& of : classes_) {
     if (!of.empty()) {
       of.allowance = left_;

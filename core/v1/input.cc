@@ -70,7 +70,7 @@ void V1Session::on_boundary_found(Instant now, Events& events) {
   });
 }
 
-// The stream of ours that a packet is about, by the field that its type says.
+// The stream of ours that a packet is about, by the field that its type names.
 V1Stream* V1Session::named_by(const V1Head& head, uint32_t& slot) {
   if (head.type == static_cast<uint32_t>(V1Type::kServer)) {
     return find_ours(head.data_client(), true, slot);

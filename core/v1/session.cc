@@ -93,8 +93,8 @@ V1Stream* V1Session::find_ours(int32_t number, bool opener, uint32_t& slot) {
   if (!found) return nullptr;
   V1Stream& stream = streams_.at(*found);
   if (stream.opener != opener) return nullptr;
-  // Not said yet, so it is a guess.
-  // One that the peer was not told is a guess; a number of the stream before is not.
+  // A peer that names a number which was not sent to it guesses. A number of the earlier stream is
+  // no guess.
   const bool told = stream.state == State::kOpen || stream.state == State::kInitSent;
   const bool due = stream.state == State::kConnecting || stream.state == State::kAckDue;
   if (!told && !(due && number != stream.ours)) return nullptr;
@@ -137,7 +137,7 @@ void V1Session::schedule(uint32_t slot) {
   if (stream.control_pending() && !stream.control_link.linked) control_.push_back(streams_, slot);
 }
 
-// Before the ACK nobody may send. An ACK that is due goes before the data.
+// Neither end may send before the ACK. An ACK that is due goes before the data.
 uint64_t V1Session::credit(StreamKey key) {
   V1Stream* stream = streams_.find(key);
   if (stream == nullptr || stream->input_ended) return 0;
@@ -257,7 +257,7 @@ void V1Session::push_close(int32_t client, int32_t server) {
   closes_.push_back({client, server});
 }
 
-// The number is somebody else's by now, whom CLOSE would hit.
+// The number belongs to a new stream by now, which CLOSE would hit.
 void V1Session::withdraw_close(int32_t number) {
   const auto found = closing_.find(number);
   if (!found) return;

@@ -55,7 +55,7 @@ struct V1Stream : Scheduled {
   IndexLink wait_link;
   IndexLink over_link;
 
-  // What INIT says, until it is sent.
+  // The service that INIT names, until INIT is sent.
   std::array<char, protocol_limits::kMaxService> service{};
   uint8_t service_size = 0;
 
@@ -69,7 +69,7 @@ struct V1Stream : Scheduled {
     }
     aliases[alias_count++] = number;
   }
-  // INIT or ACK has to be said, or the end of our application has to be dealt with.
+  // INIT or ACK has to be sent, or the end of our application has to be handled.
   bool control_pending() const {
     return state == State::kInitDue || state == State::kAckDue ||
            (state == State::kOpen && input_ended && queued == 0 && wait == Wait::kNothing);

@@ -28,8 +28,7 @@ class UnreadNumbers {
     if (used_ > mark_.heard) read_ = std::max(read_, mark_.read);
   }
   // Of what was written at most `most` bytes lie unread, and `arrived` bytes of the peer's are
-  // there which the session has not used. What the peer said in those it may have said before it
-  // read.
+  // there which the session has not used. The peer may have sent those before it read ours.
   void on_unread(uint64_t most, uint64_t arrived) {
     told_ = true;
     const Mark mark{written_ - std::min(written_, most), used_ + arrived};
@@ -66,7 +65,7 @@ class UnreadNumbers {
   struct Entry {
     int32_t number;
     uint64_t end;   // written_ when the stream was closed
-    Instant until;  // where nothing is told
+    Instant until;  // where the driver does not report it
   };
   // What is known to be read once `heard` bytes of the peer's were used.
   struct Mark {

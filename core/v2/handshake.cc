@@ -55,7 +55,7 @@ void Handshake::end_backoff(Instant now) {
 
 bool Handshake::on_hello(const Hello& hello, Instant now) {
   VP_ASSERT(state_ == State::kWaiting);
-  if (hello.epoch == epoch_) return false;  // our own words, sent back by an echoing line
+  if (hello.epoch == epoch_) return false;  // our own greeting, sent back by a line that echoes
   peer_ = hello;
   // An answer that is already on its way is repeated by the timer, not by every greeting read.
   if (!introduced()) hello_at_ = std::max(now, not_before_);

@@ -38,7 +38,7 @@ class Handshake {
       : identity_(identity), epoch_key_(epoch_key) {}
 
   void set_identity(const Hello& identity) { identity_ = identity; }
-  // Intervals between greetings that nobody answers double up to this. Until the next restart.
+  // Intervals between unanswered greetings double up to this, until the next restart.
   void set_longest_interval(Duration interval) { longest_interval_ = interval; }
 
   State state() const { return state_; }
@@ -50,7 +50,7 @@ class Handshake {
   // Frames may be sent: the peer can tell from what was sent before which session they belong to.
   bool may_speak() const { return state_ == State::kEstablished && introduced(); }
 
-  // The link is there (again). Nothing is said before `now + backoff`.
+  // The link is up (again). Nothing is sent before `now + backoff`.
   void start(Instant now, Duration backoff);
   void stop();
   // What was asked to be patient about is settled.

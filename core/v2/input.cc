@@ -108,7 +108,7 @@ void V2Session::spliced(uint32_t bytes) {
   VP_ASSERT(alive);
 }
 
-// Counts payload of the arriving frame; false when nobody takes it.
+// Counts payload of the arriving frame; false when no stream takes it.
 bool V2Session::count_payload(uint32_t bytes) {
   VP_ASSERT(bytes <= arriving_.left);
   arriving_.left -= bytes;
@@ -180,7 +180,7 @@ bool V2Session::contains_ping(std::span<const std::byte> frame, size_t first) {
   return false;
 }
 
-// What can be said of a frame by its header alone. `stream` is set for frames of an open stream.
+// What the header of a frame alone decides. `stream` is set for frames of an open stream.
 Fault V2Session::check_frame(const FrameHeader& header, Stream*& stream) {
   const bool of_session = header.type == FrameType::kPing || header.type == FrameType::kPong ||
                           header.type == FrameType::kAck || header.type == FrameType::kGoingAway;

@@ -243,7 +243,7 @@ void V2Session::reset(StreamKey key, Fault fault, Events& events) {
   VP_ASSERT(fault != Fault::kNone && fault_row(fault).scope == FaultScope::kStream);
   if (stream == nullptr) return;
   if (stream->open_due) {
-    // The peer has not heard of it and never will.
+    // Nothing of it was sent to the peer, and nothing will be.
     if (stream->control_link.linked) control_.erase(streams_, key.slot);
     scheduler_.remove(streams_, key.slot);
     ours_.put_back(stream->number);

@@ -34,7 +34,7 @@ class V2Session final : public Session {
   uint64_t epoch() const { return handshake_.epoch(); }
   // When it greets next, while it is not up.
   std::optional<Instant> next_hello_at() const { return handshake_.due_at(); }
-  // Intervals between greetings that nobody answers grow up to this.
+  // Intervals between unanswered greetings grow up to this.
   void set_longest_interval(Duration interval) { handshake_.set_longest_interval(interval); }
   // The faults so far were none: it need not slow down.
   void forgive(Instant now);

@@ -12,7 +12,7 @@
 // when RESET or RESET_AT went both ways. Only then is its number free: no frame of the old stream
 // can meet the next one of that number.
 //
-// Nothing queues control frames. What must be said is a set of pending facts, each said at most
+// Nothing queues control frames. What must be sent is a set of pending facts, each sent at most
 // once or superseded by its newer value, so that a peer cannot make an end pile up control traffic.
 #pragma once
 
@@ -66,7 +66,7 @@ struct Stream : Scheduled {
   IndexLink control_link;
   IndexLink ready_link;
 
-  // What OPEN says, until it is sent.
+  // What OPEN contains, until it is sent.
   std::array<std::byte, protocol_limits::kMaxOpenPayload> open_payload{};
   uint8_t open_length = 0;
 

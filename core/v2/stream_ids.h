@@ -57,7 +57,7 @@ class StreamIds {
     if (reusable) free_.push_back(slot_of(number));
   }
 
-  // The peer never heard of the number: the next take() gives the same one.
+  // The number was never sent to the peer: the next take() gives the same one.
   void put_back(uint32_t number) {
     release(number, true);
     --entries_[slot_of(number)].generation;

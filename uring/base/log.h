@@ -10,7 +10,7 @@
 // Logging never throws, and never waits for a reader: a line that does not fit now is dropped and
 // counted, and the next line that does fit is preceded by the count. Control characters come out as
 // \xNN, so a peer's text cannot start a line of its own. Safe from any thread. The first line that
-// is written ignores SIGPIPE for the process if nobody has set a handler.
+// is written ignores SIGPIPE for the process if no handler is set.
 #pragma once
 
 #include <fmt/core.h>
@@ -81,7 +81,7 @@ void log_info(fmt::format_string<Args...> format, Args&&... args) {
   }
 }
 
-// What somebody asked for, whatever the level.
+// What an operator asked for, whatever the level.
 template <typename... Args>
 void log_answer(fmt::format_string<Args...> format, Args&&... args) {
   log_internal::write(LogLevel::kInfo, format, fmt::make_format_args(args...));

@@ -24,7 +24,7 @@ class ReadBuffers {
   ReadBuffers(const ReadBuffers&) = delete;
   ReadBuffers& operator=(const ReadBuffers&) = delete;
 
-  // A read buffer nobody points into, with one reference; nullptr when there is none.
+  // A free read buffer, with one reference; nullptr when there is none.
   ReadBuffer* take();
   // Returns the memory of read buffers that are not in use to the system.
   void trim();

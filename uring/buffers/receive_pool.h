@@ -87,7 +87,7 @@ class ReceivePool {
   }
   size_t in_use() const;
 
-  // Returns the memory of buffers that nobody has needed since the last call to the system. True
+  // Returns the memory of buffers that were not needed since the last call to the system. True
   // when a later call may find more. Of thousands, some with each call: then trims_on().
   bool trim();
   bool trims_on() const { return trims_on_; }

@@ -45,7 +45,7 @@ ssize_t SendQueue::splice_from(int socket, size_t size) {
   if (ends_in_pipe()) {
     Pipe* last = segments_.back().pipe;
     ssize_t moved = last->fill(socket, size);
-    // A full pipe says what an empty socket says; or the bytes have just come.
+    // A full pipe and an empty socket have the same error; or the bytes have just come.
     if (moved != -EAGAIN || !has_bytes(socket)) return moved;
     moved = last->fill(socket, size);
     if (moved != -EAGAIN) return moved;

@@ -28,7 +28,7 @@ Failure bad_arg(std::string_view arg, std::string_view reason) {
   return failure("error parsing arg: " + printable(arg) + ": " + std::string(reason));
 }
 
-// The kernel would choose a port, and nobody would know which.
+// The kernel would choose a port that no client knows.
 std::optional<std::string> any_port_fault(const Endpoint& endpoint, EndpointUse use) {
   if (use != EndpointUse::kListen || endpoint.kind != Endpoint::Kind::kTcp || endpoint.port != 0) {
     return std::nullopt;

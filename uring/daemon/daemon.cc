@@ -57,7 +57,7 @@ void raise_descriptor_limit(const Options& options) {
 }
 
 // Makes the kernel's table of descriptors as large as it will be needed. Where a table grows while
-// the process has threads, whoever asked for the descriptor waits until no processor reads the old
+// the process has threads, the call that asked for the descriptor waits until no CPU reads the old
 // one (synchronize_rcu()): 10 to 20 ms at 256 descriptors, at 512 and so on.
 void reserve_descriptors(const Options& options) {
   constexpr uint64_t kBesideStreams = 1024;  // of a channel: pipes, sockets that are being closed
@@ -239,8 +239,8 @@ class Daemon {
     log_debug("running with {}", *left);
     if (geteuid() == 0) {
       log_warn(
-          "running as root without --user: whoever takes this process over through a peer's bytes "
-          "is root on all that the sandbox leaves open; give --user USER, a user that may use the "
+          "running as root without --user: an intruder who takes over this process is root on all "
+          "that the sandbox leaves open; give --user USER, a user that may use the "
           "devices and sockets of the command line");
     }
     if (auto checked = check_devices(options); !checked) return checked;

@@ -89,7 +89,7 @@ constexpr int kForNames[] = {
     SCMP_SYS(stat), SCMP_SYS(newfstatat), SCMP_SYS(recvmsg), SCMP_SYS(fcntl), SCMP_SYS(uname),
 };
 
-// What no part of this program does, and whoever took it over tries first.
+// What no part of this program does, and an intruder tries first.
 constexpr int kFatal[] = {
     SCMP_SYS(execve),
     SCMP_SYS(execveat),

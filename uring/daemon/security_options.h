@@ -1,4 +1,4 @@
-// The part of the command line that says who is kept out and what the daemon gives up:
+// The part of the command line about who may connect and what the daemon gives up:
 //
 //   started as root ─▶ every listener bound, with its mode and owner ─▶ another user, no
 //   capabilities, no new privileges ─▶ rings that take few operations ─▶ system calls filtered

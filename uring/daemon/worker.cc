@@ -105,7 +105,7 @@ Worker::Started Worker::set_up() {
     return tl::unexpected<std::string>(
         "the kernel refuses to restrict the ring to the operations that are needed: allow "
         "io_uring_register in the container's profile, or give --disable restrictions to go on with "
-        "a ring that does everything for whoever takes this process over");
+        "a ring that an intruder could use for any operation");
   }
   if (!(*ring)->refused().empty()) {
     log_warn("this kernel lacks or refuses: {}; going on without", (*ring)->refused());

@@ -3,7 +3,7 @@
 //   socket ── fill() ──▶ pipe ── drain() ──▶ socket
 //
 // splice(2) moves references to the kernel's own pages, so that large payloads are copied by the
-// two applications and by nobody between them. It is called directly, on sockets that do not block:
+// two applications and not between them. It is called directly, on sockets that do not block:
 // through a ring it would run on a worker thread. Small payloads are cheaper to copy (see
 // kLeastSpliced).
 //

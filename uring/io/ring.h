@@ -18,7 +18,7 @@
 //                     no buffer. The buffer ring is registered memory shared with the kernel.
 //   poll-first        a receive that expects to wait does not try in vain first
 //   multishot-accept  one request accepts any number of clients
-//   skip-success      the success of a small send that nothing follows from wakes nobody; it is
+//   skip-success      the success of a small send that nothing follows from ends no wait; it is
 //                     noted when something else does. Saves half the turns of a message.
 //   busy-poll         while one conversation goes back and forth, wait() spins for a moment before
 //                     it sleeps (busy_poll.h); it needs skip-success

@@ -478,7 +478,7 @@ void Channel::on_down(Fault fault) {
   detach_all(fault);
   const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
   if (restarted || session().uses_trailers()) return;
-  // On a link that tells when a peer goes, a broken peer is rid of by dropping the link.
+  // Where the link reports that a peer is gone, a peer that broke the protocol is dropped with it.
   if (loop_.now() - up_since_ > kStableAfter) bad_transports_ = 0;
   reconnect_backoff_ = kFirstBackoff * (1u << std::min(bad_transports_, kMostDoublings));
   ++bad_transports_;

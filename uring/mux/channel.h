@@ -16,7 +16,7 @@
 // those that come before the link was tried for the first time.
 //
 // An end of version 1 that has no clients sends nothing until it is asked. So where version 1 was
-// chosen because nothing had come, only clients can find out whether somebody is there: some are
+// chosen because nothing had come, only clients can find out whether an end is there: some are
 // let in, and if nothing has come within the time for which clients are held, the channel counts
 // as down for clients. One at a time is let in to ask again; the others wait for the answer as long
 // as a greeting may take.
@@ -72,7 +72,7 @@ struct ChannelConfig {
   void (*release_memory)() = nullptr;  // returns the allocator's free memory to the system
 };
 
-// The listeners of one channel, bound by whoever had the privileges for it.
+// The listeners of one channel, bound before privileges were given up.
 struct ChannelListenSockets {
   std::vector<Listening> forwards;  // in the order of ChannelConfig::oforwards
   Listening transport;              // of a method that listens
@@ -101,7 +101,7 @@ class Channel final : private TransportSource::Client,
     return open_connections_ == 0 && departed_.empty() && ended_.empty() && closing_.empty() &&
            lingering_.empty() && fds_to_reset_.empty() && admission_.empty();
   }
-  // Resets what is left and says so to the peer, as far as the channel takes it at once.
+  // Resets what is left and tells the peer, as far as the channel takes it at once.
   void stop();
   // Whether everything there was to say has left.
   bool flushed() const { return writer_.idle() && !selector_.wants_to_write(loop_.now()); }
@@ -148,7 +148,7 @@ class Channel final : private TransportSource::Client,
   void closing(Connection* connection);
   // Nothing of a connection that is closing() is known to the kernel any more, perhaps.
   void settled(Connection* connection);
-  // Closes the socket of an application that was told the end and may still be speaking.
+  // Closes the socket of an application that was sent the end and may still be sending.
   void close_lingering(int fd);
 
  private:

@@ -113,7 +113,7 @@ std::string_view Channel::why_no_stream() const {
                         : "the channel is down";
 }
 
-// A client whose INIT nobody answered has lost nothing: it can be asked for again in version 2.
+// A client whose INIT was not answered has lost nothing: its stream can be opened in version 2.
 void Channel::take_back(Connection& connection) {
   const auto client = connection.give_back();
   if (!client) return;

@@ -1,7 +1,7 @@
 // Logs that a channel is up or down, and why.
 //
 // A peer that comes and goes as fast as it can must not fill the log: then lines are held back and
-// counted. What is said last is always the state of the moment.
+// counted. The last line is always the present state.
 #pragma once
 
 #include <chrono>

@@ -103,7 +103,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
   TransportSource::Kind kind_ = TransportSource::Kind::kSocket;
   bool attached_ = false;
   bool polling_ = false;
-  bool readable_ = false;  // said a poll, and nothing was spliced since
+  bool readable_ = false;  // a poll reported it, and nothing was spliced since
   bool poll_first_ = false;
   bool rechecked_ = false;  // the request was pending at the last recheck()
   bool present_ = false;

@@ -1,5 +1,5 @@
 // Who may connect to a listener, by what the kernel says of the other side: a user or a group on a
-// unix socket, a CID on vsock. TCP names nobody.
+// unix socket, a CID on vsock. TCP identifies no user.
 #pragma once
 
 #include <sys/types.h>

@@ -1,9 +1,9 @@
 // Connects to an address, one attempt after another until one succeeds or time is up.
 //
 // Host names are looked up first. connect(2) is called directly on a non-blocking socket: through
-// the ring, a unix socket with a full backlog would hold a kernel worker until somebody accepts. A
+// the ring, a unix socket with a full backlog would hold a kernel worker until it is accepted. A
 // full backlog is tried again with back-off; a connection in progress is polled for. So a service
-// that does not answer costs one descriptor and one timer, and delays nobody.
+// that does not answer costs one descriptor and one timer, and delays no other.
 #pragma once
 
 #include <optional>
@@ -39,7 +39,7 @@ class Connector final : private Completion, private Timer::Owner, private Resolv
   // After start(): the descriptor if it connected at once, for who need not be told in the next
   // turn; else -1.
   int take();
-  // The client hears nothing more.
+  // The client is not called any more.
   void cancel();
   // The object may be destroyed: nothing of it is known to the kernel.
   bool idle() const { return !poll_.pending; }

@@ -24,7 +24,7 @@ class ResolverDriver final : private Timer::Owner, private Loop::Deferred {
   ~ResolverDriver();
 
   Resolver::Id start(std::string_view host, uint16_t port, Client* client);
-  // The client will not be told.
+  // The client is not called any more.
   void cancel(Resolver::Id id);
 
  private:

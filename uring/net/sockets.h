@@ -15,7 +15,7 @@ namespace virtproxy {
 // What a listener's unix path gets, and how far a TCP listener may be seen.
 struct ListenRules {
   std::optional<mode_t> mode;  // else as the umask says
-  std::optional<uid_t> owner;  // else whoever runs this
+  std::optional<uid_t> owner;  // else the user of the process
   std::optional<gid_t> group;
   bool allow_remote = false;  // TCP addresses that are not loopback
 };
@@ -30,7 +30,7 @@ class BoundPath {
   BoundPath(BoundPath&& other) noexcept;
   BoundPath& operator=(BoundPath&& other) noexcept;
   ~BoundPath() { remove(); }
-  // Before the socket is closed: whoever finds a path that nobody listens on takes it over.
+  // Before the socket is closed: another process may take over a path without a listener.
   void remove();
 
  private:
@@ -48,8 +48,8 @@ struct Listening {
 // Binds: one socket, or for a host name one for each of its addresses that this machine has. Looks
 // names up and waits for the answer: for start-up only, and before other threads run, because the
 // umask is the process's. The sockets are left blocking: with O_NONBLOCK some kernels let an accept
-// through the ring fail instead of wait. A unix path that nobody listens on any more is unlinked
-// first; one that somebody does listen on is an error.
+// through the ring fail instead of wait. A unix path without a listener is unlinked
+// first; one with a listener is an error.
 tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const ListenRules& rules);
 
 // What is wrong with a listener on an address that is not loopback, and what to do.

@@ -191,7 +191,7 @@ void Connection::on_received(int result, uint32_t flags) {
 }
 
 void Connection::on_end() {
-  // The error was told to the send that found it.
+  // The send that found the error has reported it.
   if (break_ == Break::kHere) return break_off();
   input_ended_ = true;
   channel_.session().end(stream_);
@@ -341,7 +341,7 @@ void Connection::poll_hangup() {
 void Connection::on_hangup(int result) {
   if (is_over() || result == -ECANCELED) return;
   if (!sends()) return;
-  // Once all was said and heard on this side, leaving is no abort.
+  // Once both directions have ended on this side, a hang-up is no abort.
   if (input_ended_ && end_told_) return;
   int error = 0;
   socklen_t size = sizeof error;

@@ -185,7 +185,7 @@ class Connection final : private Completion, private Connector::Client, private 
   // Socket to channel.
   Op receive_op_;
   bool polling_ = false;     // receive_op_ waits for readiness only (no provided buffers)
-  bool readable_ = false;    // said a poll, and nothing was spliced since
+  bool readable_ = false;    // a poll reported it, and nothing was spliced since
   bool poll_first_ = true;   // the last receive emptied the socket
   bool input_ended_ = false;
   BufferSize receive_size_ = BufferSize::kSmall;

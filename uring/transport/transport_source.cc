@@ -211,8 +211,8 @@ void TransportSource::try_later(const std::string& reason) {
 
 void TransportSource::expired(Timer&) { acquire(); }
 
-// Said with shutdown(2), because close(2) alone is not heard while a ring holds the file: Linux 6.1
-// keeps one that was registered for about a second after its removal from the table.
+// shutdown(2) comes first, because close(2) alone has no effect while a ring holds the file. Linux
+// 6.1 keeps a registered file for about a second after its removal from the table.
 void TransportSource::hang_up() {
   if (fd_ < 0) return;
   peer_timeout_.stop();

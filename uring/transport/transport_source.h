@@ -33,8 +33,8 @@ class TransportSource final : private Timer::Owner,
                               private PeerTimeout::Client {
  public:
   enum class Kind : uint8_t {
-    kSocket,  // tells when the other end goes
-    kPort,    // virtio-serial: reads 0 bytes while nobody is on the other side
+    kSocket,  // reports that the other end is gone
+    kPort,    // virtio-serial: reads 0 bytes while the other side is not open
     kTty,
   };
 
