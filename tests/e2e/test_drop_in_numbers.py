@@ -36,7 +36,7 @@ class Numbers:
         )
         specs = ["-c", channel("connect", address), *into("any", self.service.address)]
         self.new = scene.daemon(*specs)
-        self.new.wait_for_log(r"channel 0: up, protocol 1")
+        self.new.wait_up(protocol=1)
         self.heartbeat = self.stream()
 
     def stream(self) -> tuple[socket.socket, socket.socket]:
