@@ -68,6 +68,10 @@ def sources(tree):
                 yield str(file.relative_to(tree)), file.read_text()
 
 
+# The multiplexer asks for a property of what a channel runs over, never which kind it is.
+KIND = re.compile(r"\bTransportKind\b|\bTransportSource::Kind\b")
+
+
 def complaints(tree, exceptions):
     text, needed = [], set()
     for file, source in sources(tree):
@@ -78,6 +82,8 @@ def complaints(tree, exceptions):
         if here is None:
             text.append(f"{file} is in no folder of a layer: move it, or give its folder one in LAYERS")
             continue
+        if file.startswith("uring/mux/") and (kind := KIND.search(source)):
+            text.append(f"{file} names {kind.group()}: ask for a property of TransportTraits")
         for line in source.splitlines():
             if file.startswith("core/") and NOT_OF_CORE.search(line) and line.startswith("#include"):
                 text.append(f"{file}: {line}: core/ makes no system call and knows no thread and no clock")
@@ -139,6 +145,7 @@ def test_what_points_up_or_aside_is_named(tmp_path):
         "core/session.h": ('#include "core/protocol_selector.h"\n', "core/protocol_selector is above core/session"),
         "core/v2/session.h": ("#include <sys/socket.h>\n", "core/ makes no system call"),
         "uring/daemon/a.h": ("\n" * (LONGEST + 1), "601 lines"),
+        "uring/mux/x.cc": ("if (kind == TransportKind::kTty)\n", "ask for a property of TransportTraits"),
         "uring/stray.h": ("", "is in no folder of a layer"),
         "core/other/x.h": ("", "is in no folder of a layer"),
     }

@@ -16,20 +16,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// Spliced payload gains from large frames. A port's is written, and a small message waits for it.
-constexpr uint32_t kSocketFrame = 256 * 1024;
-// It fills one receive buffer, so that neither is ever cut for the other.
-constexpr uint32_t kPortFrame = ReceivePool::kFramedBytes;
-static_assert(kHeaderSize + kSocketFrame + kTrailerSize <= ChannelReader::kLargestFrame);
-// A serial line carries about 10 bytes per millisecond: a frame must not take seconds, nor a
-// window.
-constexpr uint32_t kTtyFrame = 1024;
-// Nor must the turns of the streams before a small message.
-constexpr uint32_t kTtyQuantum = 4 * kTtyFrame;
-constexpr uint32_t kTtyWindow = 32 * 1024;
-// A guest's tty keeps about 1.25 MiB for a daemon that is slow to read and drops the rest unsaid.
-constexpr uint64_t kTtyMemory = 1024 * 1024;
-constexpr uint32_t kTtyStreams = 1024;
+static_assert(kHeaderSize + transport_traits::kSocket.max_frame + kTrailerSize <=
+              ChannelReader::kLargestFrame);
 
 // Memory that was not needed for this long goes back to the system.
 constexpr Duration kTrimInterval = seconds(1);
@@ -70,16 +58,11 @@ constexpr size_t kMostFlushed = 64;
 
 SessionConfig session_config(const ChannelConfig& config) {
   SessionConfig session;
-  if (config.spec.transport == TransportKind::kIsaSerial) {
-    session.limits = derive_limits(std::min(receive_share(config.memory), kTtyMemory),
-                                   std::min(config.max_streams, kTtyStreams),
-                                   std::min(config.window, kTtyWindow), kTtyFrame);
-    session.quantum = kTtyQuantum;
-  } else {
-    session.limits = derive_limits(
-        receive_share(config.memory), config.max_streams, config.window,
-        config.spec.transport == TransportKind::kVirtioSerial ? kPortFrame : kSocketFrame);
-  }
+  const TransportTraits& traits = traits_of(config.spec.transport);
+  session.limits = derive_limits(std::min(receive_share(config.memory), traits.max_memory),
+                                 std::min(config.max_streams, traits.max_streams),
+                                 std::min(config.window, traits.max_window), traits.max_frame);
+  session.quantum = traits.quantum;
   session.epoch_key = config.epoch_key;
   session.number_seed = config.number_seed;
   session.number_key = config.number_key;
@@ -106,7 +89,7 @@ Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfi
       config_(config),
       selector_(session_config(config), config.protocol),
       pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group,
-            config.spec.transport == TransportKind::kVirtioSerial),
+            traits_of(config.spec.transport).frame_headroom),
       pipes_(pipe_memory(config.memory)),
       source_(loop, resolver_driver, config_.spec, config_.peers, this),
       reader_(loop, this),
@@ -164,8 +147,7 @@ void Channel::run_deferred() {
     handle_events(nullptr);
     reader_.read_on();
     set_timer();
-    if (transport_kind_ != TransportSource::Kind::kSocket && open_connections_ > 0 &&
-        !recheck_timer_.armed()) {
+    if (!traits_->is_socket && open_connections_ > 0 && !recheck_timer_.armed()) {
       recheck_timer_.set(loop_.now() + kRecheckInterval);
     }
   } else {
@@ -220,9 +202,7 @@ void Channel::expired(Timer& timer) {
 // virtio-serial is known to lose wake-ups. While no stream is open this ends, once it has found that
 // none is lost.
 void Channel::recheck_device() {
-  if (transport_state_ != TransportState::kInUse ||
-      transport_kind_ == TransportSource::Kind::kSocket)
-    return;
+  if (transport_state_ != TransportState::kInUse || traits_->is_socket) return;
   const bool settled = reader_.recheck();
   writer_.recheck();
   if (open_connections_ > 0 || !settled) recheck_timer_.set(loop_.now() + kRecheckInterval);
@@ -243,19 +223,19 @@ void Channel::trim() {
 
 // --- the link and the session -----------------------------------------------------------------
 
-void Channel::transport_ready(int fd, TransportSource::Kind kind) {
+void Channel::transport_ready(int fd, const TransportTraits& traits) {
   VP_ASSERT(transport_state_ == TransportState::kNone);
   transport_state_ = TransportState::kInUse;
-  transport_kind_ = kind;
+  traits_ = &traits;
   transport_since_ = loop_.now();
   // A device is not registered: it could not be opened again until the ring lets go of it, and it
   // cannot be shut down (see TransportSource::hang_up).
-  file_ = kind == TransportSource::Kind::kSocket ? loop_.ring().add_file(fd) : File{fd, -1};
+  file_ = traits.is_socket ? loop_.ring().add_file(fd) : File{fd, -1};
   log_debug("channel {}: transport established", id());
-  writer_.attach(file_, kind);
-  reader_.attach(file_, kind);
+  writer_.attach(file_, traits);
+  reader_.attach(file_, traits);
   // A port is asked first whether anybody is on its other side.
-  if (kind != TransportSource::Kind::kPort) begin_session();
+  if (!traits.has_presence) begin_session();
 }
 
 void Channel::transport_unavailable() {
@@ -265,17 +245,15 @@ void Channel::transport_unavailable() {
 
 // A device hides that the other end was replaced, and a tty may lose bytes besides.
 uint64_t Channel::wanted_features() const {
-  const bool checksum =
-      transport_kind_ == TransportSource::Kind::kTty || config_.integrity == Integrity::kChecksum;
-  const bool commit =
-      transport_kind_ == TransportSource::Kind::kPort || config_.integrity == Integrity::kCommit;
+  const bool checksum = !traits_->preserves_bytes || config_.integrity == Integrity::kChecksum;
+  const bool commit = (!traits_->reports_peer_loss && traits_->preserves_bytes) ||
+                      config_.integrity == Integrity::kCommit;
   return (checksum ? feature::kChecksumTrailer : 0) | (commit ? feature::kCommitTrailer : 0);
 }
 
 // How long a peer that greets may take to do so.
 Duration Channel::grace() const {
-  return transport_kind_ == TransportSource::Kind::kTty ? grace_on_line(config_.spec.endpoint.port)
-                                                        : kGrace;
+  return traits_->has_line_speed ? grace_on_line(config_.spec.endpoint.port) : kGrace;
 }
 
 Instant Channel::hold_limit() const {
@@ -340,9 +318,8 @@ size_t Channel::channel_input(std::span<const std::byte> bytes, ReadBuffer* buff
 }
 
 bool Channel::splices() {
-  return loop_.ring().features().splice && transport_kind_ == TransportSource::Kind::kSocket &&
-         session().up() && !session().uses_trailers() &&
-         session().largest_payload() >= kLeastSpliced;
+  return loop_.ring().features().splice && traits_->is_socket && session().up() &&
+         !session().uses_trailers() && session().largest_payload() >= kLeastSpliced;
 }
 
 bool Channel::may_splice() {

@@ -152,7 +152,7 @@ class Channel final : private TransportSource::Client,
   void close_lingering(int fd);
 
  private:
-  void transport_ready(int fd, TransportSource::Kind kind) override;
+  void transport_ready(int fd, const TransportTraits& traits) override;
   void transport_unavailable() override;
   void transport_broken(const std::string& reason) override { channel_failed(reason); }
   void accepted(int fd, const ForwardSpec& forward) override;
@@ -290,7 +290,7 @@ class Channel final : private TransportSource::Client,
 
   enum class TransportState : uint8_t { kNone, kInUse, kLetGo };
   TransportState transport_state_ = TransportState::kNone;
-  TransportSource::Kind transport_kind_ = TransportSource::Kind::kSocket;
+  const TransportTraits* traits_ = &transport_traits::kSocket;
   File file_;
   Duration reconnect_backoff_{};
   unsigned bad_transports_ = 0;  // in a row that ended in a fault of the peer

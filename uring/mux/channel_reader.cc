@@ -21,9 +21,7 @@ constexpr size_t kBuffers = 4;
 constexpr size_t kLeastRead =
     16 * 1024;  // less room than this behind the leftover: take a new read buffer
 constexpr size_t kBufferBytes = ChannelReader::kLargestFrame + kLeastRead;
-// A virtio port hands out one buffer of the driver's at a time. A full one has others behind it:
-// so many bytes are read in one turn.
-constexpr size_t kPortBuffer = 4096;
+// Bytes that are read in one turn from a device that hands out portions.
 constexpr size_t kMostPortRead = 128 * 1024;
 // In one turn, before the others have theirs.
 constexpr size_t kMostSpliced = 512 * 1024;
@@ -49,10 +47,10 @@ ChannelReader::ChannelReader(Loop& loop, Client* client)
       absence_(loop.timers(), this),
       buffers_(kBuffers, kBufferBytes) {}
 
-void ChannelReader::attach(File file, TransportSource::Kind kind) {
+void ChannelReader::attach(File file, const TransportTraits& traits) {
   VP_ASSERT(!attached_ && idle());
   file_ = file;
-  kind_ = kind;
+  traits_ = &traits;
   attached_ = true;
   poll_first_ = false;
   splicing_ = false;
@@ -60,7 +58,7 @@ void ChannelReader::attach(File file, TransportSource::Kind kind) {
   begin_ = end_ = offered_ = 0;
   unparsed_ = false;
   present_ = false;
-  if (kind_ == TransportSource::Kind::kPort) {
+  if (traits.has_presence) {
     absence_.set(loop_.now());
   } else {
     read_on();
@@ -146,7 +144,7 @@ void ChannelReader::read_normally() {
   std::byte* to = buffer_->data + end_;
   const size_t size = kBufferBytes - end_;
   Ring& ring = loop_.ring();
-  if (kind_ == TransportSource::Kind::kSocket) {
+  if (traits_->is_socket) {
     ring.recv(op_, file_, to, size, poll_first_);
   } else if (polling_) {
     ring.poll(op_, file_, POLLIN);
@@ -204,23 +202,24 @@ void ChannelReader::complete(Op&, int result, uint32_t) {
     case 0:
       return on_nothing();
     case -EAGAIN:
-      polling_ = kind_ != TransportSource::Kind::kSocket;
+      polling_ = !traits_->is_socket;
       return read_on();
     case -EINTR:
     case -ECANCELED:
       return read_on();
     default:
       if (result < 0) return client_->channel_failed(std::strerror(-result));
-      on_bytes(kind_ == TransportSource::Kind::kPort ? read_port(static_cast<size_t>(result))
-                                                     : static_cast<size_t>(result));
+      on_bytes(traits_->read_portion > 0 ? read_port(static_cast<size_t>(result))
+                                         : static_cast<size_t>(result));
   }
 }
 
 // Reads on for as long as full buffers come. Whatever ends that, the next request meets it too.
 size_t ChannelReader::read_port(size_t count) {
-  for (auto got = static_cast<ssize_t>(count); got >= static_cast<ssize_t>(kPortBuffer);) {
+  const size_t portion = traits_->read_portion;
+  for (auto got = static_cast<ssize_t>(count); got >= static_cast<ssize_t>(portion);) {
     const size_t room = kBufferBytes - end_ - count;
-    if (count >= kMostPortRead || room < kPortBuffer) break;
+    if (count >= kMostPortRead || room < portion) break;
     got = ::read(file_.fd, buffer_->data + end_ + count, room);
     count += static_cast<size_t>(std::max<ssize_t>(got, 0));
   }
@@ -271,8 +270,7 @@ void ChannelReader::offer_again() {
 }
 
 void ChannelReader::on_nothing() {
-  if (kind_ != TransportSource::Kind::kPort)
-    return client_->channel_failed("closed by the other end");
+  if (!traits_->has_presence) return client_->channel_failed("closed by the other end");
   absence_.set(loop_.now() + kAbsenceInterval);
   // The host side may go while bytes of it that were offered again are still being parsed.
   unparsed_ = false;

@@ -59,7 +59,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
 
   ChannelReader(Loop& loop, Client* client);
 
-  void attach(File file, TransportSource::Kind kind);
+  void attach(File file, const TransportTraits& traits);
   // Nothing more is reported; the file may be closed once idle().
   void detach();
   bool idle() const { return !op_.pending; }
@@ -100,7 +100,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
   bool unparsed_ = false;  // there are more that it has not seen
   Instant parsed_at_{};    // the turn that left something unparsed
   File file_;
-  TransportSource::Kind kind_ = TransportSource::Kind::kSocket;
+  const TransportTraits* traits_ = &transport_traits::kSocket;
   bool attached_ = false;
   bool polling_ = false;
   bool readable_ = false;  // a poll reported it, and nothing was spliced since

@@ -18,19 +18,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// One bulk batch bounds what a small message waits behind.
-constexpr uint64_t kSocketBatch = 256 * 1024;
-// virtio_console takes at most 32 KiB a write. A batch is several: between two of them the guest's
-// processor would switch to the application and back. It is whole frames, of whole buffers: the
-// crumbs that a larger one has room for would put all that follows out of step.
-constexpr uint64_t kDeviceWrite = 32 * 1024;
-constexpr uint64_t kPortBatch = 2 * (kHeaderSize + ReceivePool::kFramedBytes + kTrailerSize);
-constexpr uint64_t kTtyBatch = 2048;
-// Below this many bytes a copy costs less than a vector of its own (measured with batches on one
-// socket; the crossing lies between 1 and 8 KiB).
-constexpr size_t kCopyBelow = 2048;
-// The same of a port, where a vector is a device write.
-constexpr size_t kPortCopyBelow = 16 * 1024;
 constexpr size_t kMostVectors = 1024;  // UIO_MAXIOV: one more is EMSGSIZE
 constexpr Duration kFullInterval = milliseconds(20);
 // Doubled while the peer reads nothing.
@@ -52,14 +39,14 @@ ChannelWriter::ChannelWriter(Loop& loop, ProtocolSelector& selector, ReceivePool
   vectors_.reserve(kMostVectors);
 }
 
-void ChannelWriter::attach(File file, TransportSource::Kind kind) {
+void ChannelWriter::attach(File file, const TransportTraits& traits) {
   VP_ASSERT(!attached_ && idle());
   file_ = file;
-  kind_ = kind;
+  traits_ = &traits;
   attached_ = true;
   polling_ = skips_success_ = polled_ = rechecked_ = false;
   planned_ = true;
-  room_.attach(file.fd, kind);
+  room_.attach(file.fd, traits);
 }
 
 void ChannelWriter::detach() {
@@ -86,17 +73,9 @@ bool ChannelWriter::takes_pipes() {
 }
 
 uint64_t ChannelWriter::batch_limit() const {
-  switch (kind_) {
-    case TransportSource::Kind::kSocket:
-      if (!selector_.up()) return kSocketBatch;
-      if (selector_.protocol() == 1) return room_.most_batch();
-      return std::min(kSocketBatch, selector_.session().most_batch());
-    case TransportSource::Kind::kPort:
-      return kPortBatch;
-    case TransportSource::Kind::kTty:
-      return kTtyBatch;
-  }
-  return kTtyBatch;
+  if (!traits_->is_socket || !selector_.up()) return traits_->max_batch;
+  if (selector_.protocol() == 1) return room_.most_batch();
+  return std::min(traits_->max_batch, selector_.session().most_batch());
 }
 
 void ChannelWriter::write_on(Events& events, bool may_skip_success) {
@@ -106,7 +85,7 @@ void ChannelWriter::write_on(Events& events, bool may_skip_success) {
   const Batch& batch = selector_.plan(batch_limit(), loop_.now(), events);
   if (batch.empty()) return;
   skips_success_ = may_skip_success && batch.frames.size() == 1 &&
-                   batch.size <= Ring::kMostSkipped && kind_ == TransportSource::Kind::kSocket &&
+                   batch.size <= Ring::kMostSkipped && traits_->is_socket &&
                    !selector_.wants_to_write(loop_.now());
   lay_out(batch);
   skips_success_ = skips_success_ && vectors_.size() == 1 && pipe_segments_.empty();
@@ -163,10 +142,7 @@ void ChannelWriter::lay_out(const PlannedFrame& planned, std::span<const std::by
                             Connection& connection) {
   const bool trailer_covers_payload =
       planned.has_trailer && selector_.session().trailer_covers_payload();
-  const size_t copy_below = trailer_covers_payload || kind_ == TransportSource::Kind::kTty
-                                ? SIZE_MAX
-                            : kind_ == TransportSource::Kind::kPort ? kPortCopyBelow
-                                                                    : kCopyBelow;
+  const size_t copy_below = trailer_covers_payload ? SIZE_MAX : traits_->copy_below;
   const size_t staged_at = staged_;
   std::byte* behind = nullptr;
   for (uint32_t left = planned.payload; left > 0;) {
@@ -245,9 +221,9 @@ void ChannelWriter::submit() {
     write_packets();
   } else if (!pipe_segments_.empty()) {
     push();
-  } else if (kind_ == TransportSource::Kind::kPort && write_port()) {
+  } else if (traits_->write_portion > 0 && write_port()) {
     batch_left();
-  } else if (kind_ != TransportSource::Kind::kSocket) {
+  } else if (!traits_->is_socket) {
     const auto next = next_write();
     ring.write(op_, file_, next.data(), next.size());
   } else if (vectors_.size() == 1) {
@@ -269,7 +245,7 @@ void ChannelWriter::write_packets() {
       polling_ = true;
       return submit();
     }
-    if (kind_ == TransportSource::Kind::kSocket && size == vector.iov_len) {
+    if (traits_->is_socket && size == vector.iov_len) {
       loop_.ring().send(op_, file_, vector.iov_base, size, MSG_WAITALL);
       if (skips_success_) loop_.ring().skip_success(op_);
       return;
@@ -287,7 +263,7 @@ void ChannelWriter::write_packets() {
 }
 
 ssize_t ChannelWriter::write_now(std::span<const std::byte> bytes) {
-  if (kind_ != TransportSource::Kind::kSocket) return ::write(file_.fd, bytes.data(), bytes.size());
+  if (!traits_->is_socket) return ::write(file_.fd, bytes.data(), bytes.size());
   iovec vector{const_cast<std::byte*>(bytes.data()), bytes.size()};
   msghdr message{};
   message.msg_iov = &vector;
@@ -298,7 +274,7 @@ ssize_t ChannelWriter::write_now(std::span<const std::byte> bytes) {
 // A port whose other side is gone says it hung up, again and again: there, wait a moment instead of
 // polling.
 void ChannelWriter::wait_for_room() {
-  if (kind_ == TransportSource::Kind::kPort) return retry_.set(loop_.now() + kFullInterval);
+  if (traits_->has_presence) return retry_.set(loop_.now() + kFullInterval);
   polling_ = true;
   submit();
 }
@@ -318,7 +294,7 @@ bool ChannelWriter::write_port() {
 std::span<const std::byte> ChannelWriter::next_write() const {
   const iovec& vector = vectors_[vector_at_];
   return {static_cast<const std::byte*>(vector.iov_base),
-          std::min<size_t>(vector.iov_len, kDeviceWrite)};
+          std::min(vector.iov_len, traits_->write_portion > 0 ? traits_->write_portion : SIZE_MAX)};
 }
 
 // So many bytes of the vectors are written.
@@ -394,7 +370,7 @@ void ChannelWriter::complete(Op&, int result, uint32_t) {
     polled_ = result > 0;
     return submit();
   }
-  if (kind_ == TransportSource::Kind::kSocket) {
+  if (traits_->is_socket) {
     size_t total = 0;
     for (const iovec& vector : vectors_) total += vector.iov_len;
     const bool short_of_room =

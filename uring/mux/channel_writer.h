@@ -52,7 +52,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   ChannelWriter(Loop& loop, ProtocolSelector& selector, ReceivePool& pool, PipePool& pipes,
                 Client* client);
 
-  void attach(File file, TransportSource::Kind kind);
+  void attach(File file, const TransportTraits& traits);
   void detach();
   bool idle() const { return !op_.pending; }
   // Whether payload may be handed over in pipes, until the link is lost or trim() is called.
@@ -108,7 +108,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   Timer unread_;  // to look again whether the peer has read everything
   Duration unread_interval_{};
   File file_;
-  TransportSource::Kind kind_ = TransportSource::Kind::kSocket;
+  const TransportTraits* traits_ = &transport_traits::kSocket;
   bool attached_ = false;
   bool polling_ = false;
   bool planned_ = true;     // … with a batch at hand

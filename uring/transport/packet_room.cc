@@ -31,15 +31,15 @@ constexpr size_t kTcpReserve = 4096;
 
 }  // namespace
 
-void PacketRoom::attach(int fd, TransportSource::Kind kind) {
+void PacketRoom::attach(int fd, const TransportTraits& traits) {
   fd_ = fd;
-  kind_ = kind;
+  asks_for_room_ = traits.has_line_speed;
   packets_ = shrunk_ = false;
   family_ = Family::kOther;
   most_ = most_batch_ = kMostPackets * kV1PacketSize;
   quarter_ = SIZE_MAX;
-  if (kind == TransportSource::Kind::kTty) most_ = kV1PacketSize;
-  if (kind != TransportSource::Kind::kSocket) return;
+  if (asks_for_room_) most_ = kV1PacketSize;
+  if (!traits.is_socket) return;
   int domain = AF_UNSPEC;
   socklen_t size = sizeof domain;
   if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) != 0) return;
@@ -87,7 +87,7 @@ size_t PacketRoom::next(size_t left, bool polled) const {
   if (left % kV1PacketSize != 0) return left % kV1PacketSize;
   size_t room = most_;
   if (family_ == Family::kTcp) room = std::min(room, tcp_room());
-  if (kind_ == TransportSource::Kind::kTty && !polled) {
+  if (asks_for_room_ && !polled) {
     pollfd state{fd_, POLLOUT, 0};
     if (poll(&state, 1, 0) != 1 || (state.revents & POLLOUT) == 0) return 0;
   }

@@ -23,7 +23,7 @@ namespace virtproxy {
 
 class PacketRoom {
  public:
-  void attach(int fd, TransportSource::Kind kind);
+  void attach(int fd, const TransportTraits& traits);
   // Which protocol the next batch is of. True for protocol 1, and before there is any: a greeting
   // is a packet, too.
   void speak_packets(bool packets, bool up);
@@ -51,7 +51,7 @@ class PacketRoom {
   enum class Family { kOther, kUnix, kTcp };
 
   int fd_ = -1;
-  TransportSource::Kind kind_ = TransportSource::Kind::kSocket;
+  bool asks_for_room_ = false;  // of a line, before each packet
   Family family_ = Family::kOther;
   bool packets_ = false;
   int send_buffer_ = 0;  // of a unix socket, as it was

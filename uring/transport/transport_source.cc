@@ -96,7 +96,7 @@ void TransportSource::acquire() {
   const auto taken = candidates_.take(place_);
   if (!taken) return;
   origin_ = taken->identity;
-  ready(taken->fd, Kind::kSocket);
+  ready(taken->fd, transport_traits::kSocket);
 }
 
 void TransportSource::hold_place() {
@@ -164,18 +164,18 @@ void TransportSource::open_device() {
     // What we may have left in the output goes its way: dropped, it could tear a packet.
     tcflush(fd, TCIFLUSH);
   }
-  ready(fd, tty ? Kind::kTty : Kind::kPort);
+  ready(fd, tty ? transport_traits::kTty : transport_traits::kPort);
 }
 
 void TransportSource::connected(int fd) {
   // The last bytes before the end still have to arrive.
   if (spec_.endpoint.kind == Endpoint::Kind::kTcp) end_on_close(fd);
-  ready(fd, Kind::kSocket);
+  ready(fd, transport_traits::kSocket);
 }
 
 void TransportSource::connect_failed(Fault, const std::string& reason) { try_later(reason); }
 
-void TransportSource::ready(int fd, Kind kind) {
+void TransportSource::ready(int fd, const TransportTraits& traits) {
   give_place();
   fd_ = fd;
   heard_ = replaced_ = false;
@@ -186,7 +186,7 @@ void TransportSource::ready(int fd, Kind kind) {
     peer_timeout_.start(fd, std::chrono::duration_cast<Duration>(
                                 std::chrono::duration<double>(spec_.peer_timeout)));
   }
-  client_->transport_ready(fd, kind);
+  client_->transport_ready(fd, traits);
 }
 
 void TransportSource::peer_timed_out() {

@@ -1,6 +1,6 @@
 // Getting, losing and getting back the descriptor that a channel runs over.
 //
-//   connect kinds     dial with back-off, for ever
+//   connect methods   connect with backoff, for ever
 //   listen methods    one peer at a time; others wait (candidates.h) until it is gone, or until one
 //                     of them sends something and the peer never has
 //   device methods    open a character device, a tty in raw mode; try again until it is there
@@ -24,6 +24,7 @@
 #include "uring/transport/candidates.h"
 #include "uring/transport/channel_spec.h"
 #include "uring/transport/peer_timeout.h"
+#include "uring/transport/traits.h"
 
 namespace virtproxy {
 
@@ -32,16 +33,10 @@ class TransportSource final : private Timer::Owner,
                               private Connector::Client,
                               private PeerTimeout::Client {
  public:
-  enum class Kind : uint8_t {
-    kSocket,  // reports that the other end is gone
-    kPort,    // virtio-serial: reads 0 bytes while the other side is not open
-    kTty,
-  };
-
   class Client {
    public:
     // A new descriptor; it belongs to the TransportSource, until lost() or close().
-    virtual void transport_ready(int fd, Kind kind) = 0;
+    virtual void transport_ready(int fd, const TransportTraits& traits) = 0;
     // An attempt to get one has failed; there will be others.
     virtual void transport_unavailable() = 0;
     // The descriptor is of no use any more.
@@ -87,7 +82,7 @@ class TransportSource final : private Timer::Owner,
   void open_device();
   void complain(const std::string& reason);
   void try_later(const std::string& reason);
-  void ready(int fd, Kind kind);
+  void ready(int fd, const TransportTraits& traits);
 
   Loop& loop_;
   const ChannelSpec& spec_;
