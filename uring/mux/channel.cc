@@ -479,11 +479,7 @@ void Channel::drain() {
 
 void Channel::stop() {
   drain();
-  for (size_t slot = 0; slot < connections_.size(); ++slot) {
-    if (!connections_[slot]) continue;
-    session().reset(connections_[slot]->stream(), Fault::kGoingAway, events_);
-  }
-  detach_all(Fault::kGoingAway);
+  reset_all(Fault::kGoingAway);
   for (const auto& lingering : lingering_) lingering->end();
   wake();
 }

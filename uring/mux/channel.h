@@ -219,6 +219,7 @@ class Channel final : private TransportSource::Client,
   bool awaits_first_transport() const { return first_transport_timer_.armed(); }
   Connection* find(StreamKey stream);
   Connection& add(StreamKey stream, std::string_view service);
+  void reset_all(Fault fault);
   void detach_all(Fault fault);
   void let_go_of_ended();
   void abort_departed();

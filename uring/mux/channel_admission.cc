@@ -89,10 +89,7 @@ void Channel::give_up_on_silence() {
     channel_log_.changed("connected, but the other end does not answer: clients are refused",
                          LogLevel::kWarn);
   }
-  for (const auto& connection : connections_) {
-    if (connection) session().reset(connection->stream(), Fault::kTimedOut, events_);
-  }
-  detach_all(Fault::kTimedOut);
+  reset_all(Fault::kTimedOut);
   while (const auto client = admission_.take()) refuse(*client, kSentNothing);
 }
 

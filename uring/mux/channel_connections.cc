@@ -164,6 +164,14 @@ void Channel::close_fds_to_reset() {
   if (!fds_to_reset_.empty()) wake();
 }
 
+// Resets every stream of a session that goes on.
+void Channel::reset_all(Fault fault) {
+  for (const auto& connection : connections_) {
+    if (connection) session().reset(connection->stream(), fault, events_);
+  }
+  detach_all(fault);
+}
+
 // A session is over by `fault`. Its connections go out of the way of the next session, which has
 // the slots of their streams at once. Ending thousands takes longer than others may wait: that is
 // left to this and later turns.

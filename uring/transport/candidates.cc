@@ -1,6 +1,5 @@
 #include "uring/transport/candidates.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -37,7 +36,7 @@ Candidates::~Candidates() { stop(); }
 
 void Candidates::start(int listener) {
   listener_ = listener;
-  hold_place();
+  spare_.hold();
 }
 
 void Candidates::resume() {
@@ -50,10 +49,6 @@ void Candidates::listen() {
   loop_.ring().poll(arrival_, {listener_, -1}, POLLIN);
 }
 
-void Candidates::hold_place() {
-  if (place_ < 0) place_ = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-}
-
 // accept4(2) is called directly, and only when a connection is there, so that no other thread can
 // take the reserved descriptor in between: an accept through the ring wants a descriptor before it
 // waits.
@@ -61,10 +56,10 @@ void Candidates::complete(Op&, int result, uint32_t) {
   if (listener_ < 0 || paused_) return;
   if (result == -ECANCELED || result == -EINTR) return listen();
   if (result < 0) return failed(std::string("poll: ") + std::strerror(-result));
-  if (place_ >= 0) close(std::exchange(place_, -1));
+  spare_.release();
   const int fd = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
   const int error = errno;
-  hold_place();
+  spare_.hold();
   if (fd >= 0) {
     // While there is no peer, the TransportSource decides how often one is taken.
     if (client_->present_peer() && ++in_a_row_ >= kMost) {
@@ -159,26 +154,21 @@ void Candidates::remove(const Candidate& candidate) {
 // file.
 void Candidates::hang_up(int fd) {
   shutdown(fd, SHUT_RDWR);
-  // dup3(2) changes what the descriptor is in one step, so that no other thread can take it.
-  if (place_ < 0 && listener_ >= 0 && dup3(STDERR_FILENO, fd, O_CLOEXEC) == fd) {
-    place_ = fd;
+  if (listener_ >= 0) {
+    spare_.close_into(fd);
   } else {
     close(fd);
   }
 }
 
-std::optional<Candidates::Taken> Candidates::take(int& place) {
+std::optional<Candidates::Taken> Candidates::take(SpareDescriptor& spare) {
   if (waiting_.empty()) return std::nullopt;
   const auto spoke = std::find_if(waiting_.begin(), waiting_.end(),
                                   [](const auto& candidate) { return candidate->spoke; });
   Candidate& chosen = spoke != waiting_.end() ? **spoke : *waiting_.front();
   const Taken taken{std::exchange(chosen.fd, -1), chosen.identity};
   remove(chosen);
-  if (place_ < 0) {
-    place_ = std::exchange(place, -1);
-  } else if (place >= 0) {
-    close(std::exchange(place, -1));
-  }
+  spare_.take_over(spare);
   return taken;
 }
 
@@ -227,7 +217,7 @@ void Candidates::stop() {
     hang_up(std::exchange(last.fd, -1));
     remove(last);
   }
-  if (place_ >= 0) close(std::exchange(place_, -1));
+  spare_.release();
 }
 
 }  // namespace virtproxy

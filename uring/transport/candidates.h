@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "uring/base/log.h"
+#include "uring/base/spare_descriptor.h"
 #include "uring/io/loop.h"
 #include "uring/net/acl.h"
 #include "uring/net/peer_identity.h"
@@ -66,9 +67,9 @@ class Candidates final : private Completion, private Timer::Owner {
     int fd;
     PeerIdentity identity;
   };
-  // Gives away a connection: the oldest that has sent something, else the oldest. `place`, a spare
-  // descriptor or -1, is kept or closed in return, if there is a connection.
-  std::optional<Taken> take(int& place);
+  // Gives away a connection: the oldest that has sent something, else the oldest. If there is one,
+  // the caller's `spare` is taken over in return.
+  std::optional<Taken> take(SpareDescriptor& spare);
   // The oldest that has sent something.
   std::optional<PeerIdentity> first_that_spoke() const;
 
@@ -98,7 +99,6 @@ class Candidates final : private Completion, private Timer::Owner {
   void polled(Candidate& candidate, int result);
   void remove(const Candidate& candidate);
   void hang_up(int fd);
-  void hold_place();
   void name_those_that_wait();
 
   Loop& loop_;
@@ -106,7 +106,7 @@ class Candidates final : private Completion, private Timer::Owner {
   const Acl& peers_;
   Client* client_;
   int listener_ = -1;
-  int place_ = -1;  // the descriptor in reserve
+  SpareDescriptor spare_;
   bool paused_ = true;
   unsigned in_a_row_ = 0;  // accepted beside a peer since the last pause
   Op arrival_;

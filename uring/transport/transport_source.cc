@@ -88,23 +88,15 @@ void TransportSource::acquire() {
   if (stopped_) return;
   VP_ASSERT(fd_ < 0);
   if (!transport_listens(spec_.transport)) {
-    give_place();
+    spare_.release();
     return connector_ ? connector_->start(spec_.endpoint, kConnectTimeout) : open_device();
   }
-  hold_place();
+  spare_.hold();
   candidates_.resume();
-  const auto taken = candidates_.take(place_);
+  const auto taken = candidates_.take(spare_);
   if (!taken) return;
   origin_ = taken->identity;
   ready(taken->fd, transport_traits::kSocket);
-}
-
-void TransportSource::hold_place() {
-  if (place_ < 0) place_ = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-}
-
-void TransportSource::give_place() {
-  if (place_ >= 0) close(std::exchange(place_, -1));
 }
 
 void TransportSource::candidate_came() {
@@ -176,7 +168,7 @@ void TransportSource::connected(int fd) {
 void TransportSource::connect_failed(Fault, const std::string& reason) { try_later(reason); }
 
 void TransportSource::ready(int fd, const TransportTraits& traits) {
-  give_place();
+  spare_.release();
   fd_ = fd;
   heard_ = replaced_ = false;
   backoff_ = kFirstBackoff;
@@ -203,7 +195,7 @@ void TransportSource::complain(const std::string& reason) {
 }
 
 void TransportSource::try_later(const std::string& reason) {
-  hold_place();
+  spare_.hold();
   retry_.set(loop_.now() + backoff_);
   complain(reason);
   backoff_ = std::min(backoff_ * 2, Duration(kLastBackoff));
@@ -217,11 +209,10 @@ void TransportSource::hang_up() {
   if (fd_ < 0) return;
   peer_timeout_.stop();
   shutdown(fd_, SHUT_RDWR);
-  // The number changes its meaning in one step.
-  if (!stopped_ && dup3(STDERR_FILENO, fd_, O_CLOEXEC) == fd_) {
-    place_ = fd_;
-  } else {
+  if (stopped_) {
     close(fd_);
+  } else {
+    spare_.close_into(fd_);
   }
   fd_ = -1;
 }
@@ -248,7 +239,7 @@ void TransportSource::stop_listening() {
 void TransportSource::stop() {
   if (stopped_) return;
   stopped_ = true;
-  give_place();
+  spare_.release();
   retry_.clear();
   stop_listening();
   if (connector_) connector_->cancel();

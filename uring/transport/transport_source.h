@@ -17,6 +17,7 @@
 #include <string>
 
 #include "uring/base/log.h"
+#include "uring/base/spare_descriptor.h"
 #include "uring/io/loop.h"
 #include "uring/net/acl.h"
 #include "uring/net/connector.h"
@@ -76,8 +77,6 @@ class TransportSource final : private Timer::Owner,
   void peer_timed_out() override;
 
   void acquire();
-  void hold_place();
-  void give_place();
   void hang_up();
   void open_device();
   void complain(const std::string& reason);
@@ -96,7 +95,7 @@ class TransportSource final : private Timer::Owner,
   PeerIdentity origin_;    // of the peer of a listener
   bool heard_ = false;     // it has sent something
   bool replaced_ = false;  // by another one, soon
-  int place_ = -1;         // the placeholder
+  SpareDescriptor spare_;  // while there is no fd_
   Duration backoff_;
   RateLimit replacements_{2};
   std::string last_reason_;
