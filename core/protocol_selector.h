@@ -43,7 +43,7 @@ class ProtocolSelector {
   bool up() const { return current_->up(); }
   // There is a link, and it will be known soon what is spoken on it.
   bool choosing() const { return state_ == State::kChoosing; }
-  // Version 1 is spoken because nothing came within the grace that says otherwise.
+  // Version 1 was chosen because nothing arrived within the grace.
   bool chosen_by_silence() const { return state_ == State::kV1 && by_silence_; }
   // 1 or 2, of session().
   unsigned protocol() const { return current_ == &v1_ ? 1 : 2; }

@@ -52,7 +52,7 @@ class Scheduler {
   Turn next(Slab<Stream>& streams);
 
   // The stream of the last turn sent `bytes` and `overhead`, which counts against the batch only;
-  // `more` says whether it has bytes left.
+  // `more`: it has bytes left.
   void sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes, uint32_t overhead, bool more);
 
  private:

@@ -173,7 +173,7 @@ class V1Session final : public Session {
   bool peek_ = false;   // read on, once
 
   // CLOSE packets to be sent, for streams that need nothing else any more. One that was withdrawn
-  // names nobody.
+  // has no number.
   struct Close {
     int32_t client;
     int32_t server;
