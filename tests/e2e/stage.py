@@ -145,11 +145,11 @@ class ListeningService:
 
     def __init__(self, scene: Scene, kind: str = "tcp", backlog: int = 256) -> None:
         self.address = scene.addresses.of_kind(kind)
-        self._listener = self.address.listen(backlog)
-        scene.cleanup(self._listener.close)
+        self.listener = self.address.listen(backlog)
+        scene.cleanup(self.listener.close)
 
     def accept(self, timeout: float = 10) -> socket.socket:
-        self._listener.settimeout(timeout * PATIENCE)
-        sock = self._listener.accept()[0]
+        self.listener.settimeout(timeout * PATIENCE)
+        sock = self.listener.accept()[0]
         sock.settimeout(timeout * PATIENCE)
         return sock

@@ -7,17 +7,13 @@ from __future__ import annotations
 import select
 import signal
 import socket
-import threading
 import time
 from collections import Counter
 from contextlib import suppress
 
-from drop_in import NEW, OLD
+from drop_in import channel, start_old
 from harness import PATIENCE, Scene, Stats, into, out
-from old_peer import channel
-from old_peer import start as start_old
-from parity import Stage
-from stage import ListeningService, echo_once, eventually, receive, wait_for_echo
+from stage import ListeningService, eventually, receive
 
 KIB = 1 << 10
 
@@ -137,55 +133,77 @@ def test_a_client_that_is_bound_to_the_number_before_is_served(scene: Scene) -> 
         sock.close()
 
 
-def _ask_after_an_abort(stage: Stage) -> tuple[str, int]:
-    """What a client gets whose number a download had that was broken off just before: how it ends,
-    and how many bytes of the download came first."""
-    client, server = stage.download()
+def _pour_until_more_is_queued(line: Numbers, server: socket.socket) -> None:
+    """Sends until the daemon holds bytes that the channel has no room for."""
+    server.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            server.sendall(bytes(1 << 16))
+    line.new.wait_stats("more queued", lambda stats: stats.total("send_bytes") > 0)
 
-    def pour() -> None:
-        try:
-            server.settimeout(None)
-            while True:
-                server.sendall(bytes(1 << 16))
-        except OSError:
-            pass
 
-    source = threading.Thread(target=pour, daemon=True)
-    source.start()
-    receive(client, 200 * KIB)
-    client.close()
+def _answer(line: Numbers, client: socket.socket) -> tuple[bytes, bool]:
+    """What the client gets until its end or its answer, and whether that is the answer to its question."""
     got = b""
-    with stage.doors["echo"].connect(10 * PATIENCE) as following:
+    servers: list[socket.socket] = []
+    listener = line.service.listener
+    while True:
+        ready = select.select([client, listener, *servers], [], [], 10 * PATIENCE)[0]
+        assert ready, f"{len(got)} bytes, then neither an answer nor the end"
+        if listener in ready:
+            servers.append(line.service.accept())
+        for server in ready:
+            if server in servers and server.recv(8) == b"question":
+                server.sendall(b"answer")
+        if client not in ready:
+            continue
         try:
-            following.sendall(b"ping")
-            while not got.endswith(b"ping"):
-                piece = following.recv(1 << 20)
-                if not piece:
-                    break
-                got += piece
+            piece = client.recv(1 << 20)
         except ConnectionError:
-            pass
-    with suppress(OSError):
-        server.shutdown(socket.SHUT_RDWR)
-    source.join(10 * PATIENCE)
-    server.close()
-    return "answered" if got.endswith(b"ping") else "closed", got.count(0)
+            piece = b""
+        got += piece
+        if not piece or got.endswith(b"answer"):
+            for server in servers:
+                server.close()
+            return got, got.endswith(b"answer")
 
 
 def test_foreign_bytes_are_few_and_nothing_comes_behind_them(scene: Scene) -> None:
-    """A client that gets what was under way to the one before it is closed, and gets no answer that
-    could be taken for the rest of that."""
-    stage = Stage(scene, f"{OLD}-{NEW}")
+    """A client breaks off a download of which the daemon has more. The next client of that number gets
+    at most what lies in the channel, and no answer behind it that could be taken for the rest."""
+    line = Numbers(scene)
+    stopper = line.stream()
+    room = line.fill(stopper[1])
+    stopper[0].settimeout(10 * PATIENCE)
+    receive(stopper[0], (room + 1) * KIB)
+    assert receive(line.heartbeat[0], 1) == b"."
     found: Counter[tuple[str, bool]] = Counter()
     most = 0
-    for _ in range(60):
-        outcome, foreign = _ask_after_an_abort(stage)
-        found[outcome, foreign > 0] += 1
+    for _ in range(10):
+        victim = line.stream()
+        for _ in range(room + 1):
+            stopper[1].sendall(bytes(KIB))
+        eventually("the halt", line.halted)
+        _pour_until_more_is_queued(line, victim[1])
+        victim[0].close()
+        # One is accepted before that number is free. The next one gets it.
+        other = line.door.connect(10 * PATIENCE)
+        asking = line.door.connect(10 * PATIENCE)
+        asking.sendall(b"question")
+        receive(stopper[0], (room + 1) * KIB)
+        got, answered = _answer(line, asking)
+        foreign = got.count(0)
+        found["answered" if answered else "closed", foreign > 0] += 1
         most = max(most, foreign)
+        for sock in (victim[1], other, asking):
+            sock.close()
+        line.wait_written(streams=2)
     print(dict(found), f"at most {most} bytes")
     assert not found["answered", True]
-    assert most <= 2 * 15 * KIB
+    assert found["closed", True] > 0, "no number was given out anew in time"
+    # Two batches in the channel, and one that was written before the end of the download was read.
+    assert most <= 3 * 15 * KIB
     # Once all of that is read the number is as good as any.
-    wait_for_echo(stage.doors["echo"])
-    for _ in range(5):
-        echo_once(stage.doors["echo"])
+    last = line.stream()
+    last[1].sendall(b"answer")
+    assert receive(last[0], 6) == b"answer"
