@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -22,8 +23,10 @@
 #include "uring/base/log.h"
 #include "uring/daemon/allocator.h"
 #include "uring/daemon/landlock.h"
+#include "uring/daemon/listen_sockets.h"
 #include "uring/daemon/privileges.h"
 #include "uring/daemon/sandbox.h"
+#include "uring/daemon/service_manager.h"
 #include "uring/daemon/start_checks.h"
 #include "uring/daemon/worker.h"
 
@@ -154,31 +157,26 @@ std::vector<WorkerConfig> worker_configs(const Options& options, const RingFeatu
   return workers;
 }
 
-// Everything that is listened on, while there are privileges for it.
-tl::expected<void, std::string> bind_listen_sockets(std::vector<WorkerConfig>& workers,
-                                                    const ListenRules& rules) {
-  for (WorkerConfig& worker : workers) {
-    for (const ChannelConfig& channel : worker.channels) {
-      ChannelListenSockets& listen_sockets = worker.listen_sockets.emplace_back();
-      for (const ForwardSpec& forward : channel.oforwards) {
-        auto listening = listen_on(forward.endpoint, rules);
-        if (!listening) return tl::unexpected(listening.error());
-        listen_sockets.forwards.push_back(*std::move(listening));
-      }
-      if (!transport_listens(channel.spec.transport)) continue;
-      auto listening = listen_on(channel.spec.endpoint, rules);
-      if (!listening) return tl::unexpected(listening.error());
-      listen_sockets.transport = *std::move(listening);
-    }
-  }
-  return {};
+// A worker that reports this often leaves room for a report that comes late by as much.
+constexpr int kHeartbeatsPerWatchdog = 4;
+
+// How long the last resets and the end of requests to the kernel may take, after --drain-timeout.
+constexpr Duration kEndLimit = std::chrono::seconds(3);
+
+std::string ready_status(const Options& options) {
+  return fmt::format("ready: channels {}, listening for {} services, offering {}",
+                     options.channels.size(), options.oforwards.size(), options.iforwards.size());
 }
 
 class Daemon {
  public:
-  Daemon() : ended_(eventfd(0, EFD_CLOEXEC)) {}
+  explicit Daemon(ServiceManager manager)
+      : ended_(eventfd(0, EFD_CLOEXEC)),
+        heartbeats_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+        manager_(std::move(manager)) {}
   ~Daemon() {
     if (ended_ >= 0) close(ended_);
+    if (heartbeats_ >= 0) close(heartbeats_);
     if (signals_ >= 0) close(signals_);
   }
 
@@ -192,12 +190,16 @@ class Daemon {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGIO, SIG_IGN);
     signals_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (signals_ < 0 || ended_ < 0) {
+    if (signals_ < 0 || ended_ < 0 || heartbeats_ < 0) {
       log_error("cannot start: {}", std::strerror(errno));
       return 1;
     }
     log_debug("memory comes from {}", allocator_in_use());
     std::vector<WorkerConfig> configs = worker_configs(options, features);
+    for (WorkerConfig& worker : configs) {
+      worker.heartbeat = manager_.watchdog() / kHeartbeatsPerWatchdog;
+    }
+    end_limit_ = to_duration(options.drain_timeout) + kEndLimit;
     for (const WorkerConfig& worker : configs) {
       for (const ChannelConfig& channel : worker.channels) {
         const auto checked = Channel::check(channel);
@@ -214,6 +216,7 @@ class Daemon {
     if (good) {
       enter_sandbox(options);
       log_info("ready");
+      manager_.ready(ready_status(options));
     } else {
       request_drain();
     }
@@ -233,7 +236,7 @@ class Daemon {
     if (auto checked = check_paths(options); !checked) return checked;
     for (const std::string& line : unguarded(options)) log_warn("{}", line);
     for (const std::string& line : idle_channels(options)) log_warn("{}", line);
-    if (auto bound = bind_listen_sockets(configs, options.security.listen); !bound) return bound;
+    if (auto got = get_listen_sockets(configs, options.security.listen, manager_); !got) return got;
     const auto left = give_up_privileges(options);
     if (!left) return tl::unexpected(left.error());
     log_debug("running with {}", *left);
@@ -292,6 +295,7 @@ class Daemon {
     for (WorkerConfig& config : configs) {
       workers_.push_back(std::make_unique<Worker>(std::move(config)));
       workers_.back()->set_end_signal(ended_);
+      workers_.back()->set_heartbeat_signal(heartbeats_);
       try {
         starting.push_back(workers_.back()->start());
       } catch (const std::system_error& error) {
@@ -314,15 +318,22 @@ class Daemon {
   bool wait_for_end() {
     bool good = true;
     for (size_t running = workers_.size(); running > 0;) {
-      pollfd waits[] = {{signals_, POLLIN, 0}, {ended_, POLLIN, 0}, {sandbox_.alarm(), POLLIN, 0}};
+      pollfd waits[] = {{signals_, POLLIN, 0},
+                        {ended_, POLLIN, 0},
+                        {sandbox_.alarm(), POLLIN, 0},
+                        {heartbeats_, POLLIN, 0}};
       if (poll(waits, std::size(waits), -1) < 0) continue;
       if ((waits[2].revents & POLLIN) != 0) sandbox_.report();
+      if ((waits[3].revents & POLLIN) != 0) on_heartbeat();
       uint64_t ended = 0;
       if ((waits[1].revents & POLLIN) != 0 && read(ended_, &ended, sizeof ended) > 0) {
         running -= ended;
         good = std::none_of(workers_.begin(), workers_.end(),
                             [](const auto& worker) { return worker->failed(); });
-        if (!good && !std::exchange(stopping_, true)) request_drain();
+        if (!good && !std::exchange(stopping_, true)) {
+          manager_.stopping("stopping: a thread has failed", end_limit_);
+          request_drain();
+        }
       }
       signalfd_siginfo info{};
       while (read(signals_, &info, sizeof info) == sizeof info) on_signal(info.ssi_signo);
@@ -332,6 +343,16 @@ class Daemon {
 
   void request_drain() {
     for (const auto& worker : workers_) worker->request_drain();
+  }
+
+  // The manager is told once every worker has reported: one that hangs stops it for all.
+  void on_heartbeat() {
+    uint64_t count = 0;
+    [[maybe_unused]] const ssize_t taken = read(heartbeats_, &count, sizeof count);
+    const auto reported = [](const auto& worker) { return worker->has_heartbeat(); };
+    if (!std::all_of(workers_.begin(), workers_.end(), reported)) return;
+    for (const auto& worker : workers_) worker->clear_heartbeat();
+    manager_.alive();
   }
 
   void on_signal(uint32_t number) {
@@ -351,6 +372,7 @@ class Daemon {
     }
     if (!std::exchange(stopping_, true)) {
       log_info("stopping: no new streams{}", number == SIGHUP ? " (the terminal hung up)" : "");
+      manager_.stopping("stopping: open streams may finish", end_limit_);
       return request_drain();
     }
     // A terminal that goes away may send its signal twice.
@@ -360,10 +382,13 @@ class Daemon {
   }
 
   int ended_;
+  int heartbeats_;
   int signals_ = -1;
   bool stopping_ = false;
   const bool has_terminal_ = has_controlling_terminal();
+  Duration end_limit_{};
   DescriptorList descriptors_;
+  ServiceManager manager_;
   Sandbox sandbox_;
   std::vector<std::unique_ptr<Worker>> workers_;
 };
@@ -373,7 +398,12 @@ class Daemon {
 int run_daemon(const Options& options, const RingFeatures& features, bool landlock) {
   raise_descriptor_limit(options);
   reserve_descriptors(options);
-  return Daemon().run(options, features, landlock);
+  auto manager = ServiceManager::from_environment();
+  if (!manager) {
+    log_error("{}", manager.error());
+    return 1;
+  }
+  return Daemon(*std::move(manager)).run(options, features, landlock);
 }
 
 }  // namespace virtproxy

@@ -21,6 +21,11 @@ constexpr Duration kLetGo = milliseconds(1000);
 
 constexpr unsigned kOperationsPerStream = 3;
 
+void signal_event(int event_fd) {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(event_fd, &one, sizeof one);
+}
+
 }  // namespace
 
 Worker::Worker(WorkerConfig config)
@@ -42,8 +47,7 @@ void Worker::join() {
 
 void Worker::request(unsigned what) {
   requests_.fetch_or(what);
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = write(wake_fd_, &one, sizeof one);
+  signal_event(wake_fd_);
 }
 
 void Worker::run(std::promise<Started> started) {
@@ -65,12 +69,11 @@ void Worker::run(std::promise<Started> started) {
     channels_.clear();
     resolver_driver_.reset();
     limit_.reset();
+    heartbeat_timer_.reset();
     loop_.reset();
   }
-  if (end_signal_ >= 0) {
-    const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t written = write(end_signal_, &one, sizeof one);
-  }
+  ended_ = true;
+  if (end_signal_ >= 0) signal_event(end_signal_);
 }
 
 // What the kernel may still write to must not be freed: the process is about to end.
@@ -78,6 +81,7 @@ void Worker::abandon() {
   for (auto& channel : channels_) (void)channel.release();
   (void)resolver_driver_.release();
   (void)limit_.release();
+  (void)heartbeat_timer_.release();
   (void)loop_.release();
 }
 
@@ -119,6 +123,8 @@ Worker::Started Worker::set_up() {
   resolver_driver_ = std::make_unique<ResolverDriver>(*loop_);
   Timer::Owner* const owner = this;
   limit_ = std::make_unique<Timer>(loop_->timers(), owner);
+  heartbeat_timer_ = std::make_unique<Timer>(loop_->timers(), owner);
+  if (config_.heartbeat > Duration::zero()) beat();
   for (size_t i = 0; i < config_.channels.size(); ++i) {
     channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config_.channels[i]));
     channels_.back()->start(std::move(config_.listen_sockets[i]));
@@ -155,7 +161,17 @@ void Worker::complete(Op&, int, uint32_t) {
   if (!ending_) loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
 }
 
-void Worker::expired(Timer&) { limit_passed_ = true; }
+void Worker::expired(Timer& timer) {
+  if (&timer == heartbeat_timer_.get()) return beat();
+  limit_passed_ = true;
+}
+
+// A timer of the loop, so that a turn that does not end keeps it from expiring.
+void Worker::beat() {
+  heartbeat_ = true;
+  if (heartbeat_signal_ >= 0) signal_event(heartbeat_signal_);
+  heartbeat_timer_->set(loop_->now() + config_.heartbeat);
+}
 
 bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
   limit_passed_ = false;

@@ -1,6 +1,7 @@
 // A thread with its own loop and its own channels; workers share nothing but the process.
 //
-// The main thread talks to a worker through a set of flags and an eventfd.
+// The main thread talks to a worker through a set of flags and an eventfd. For a watchdog a worker
+// talks back: its loop notes at an interval that it has turned.
 #pragma once
 
 #include <atomic>
@@ -21,6 +22,7 @@ struct WorkerConfig {
   std::vector<ChannelConfig> channels;
   std::vector<ChannelListenSockets> listen_sockets;  // of each of them
   Duration drain_timeout{};
+  Duration heartbeat{};  // the interval of heartbeats; zero for none
 };
 
 class Worker final : private Completion, private Timer::Owner {
@@ -46,6 +48,12 @@ class Worker final : private Completion, private Timer::Owner {
   // Whether the thread ended for another reason than being asked to.
   bool failed() const { return failed_; }
 
+  // `event_fd` is signalled at each heartbeat. Call before start().
+  void set_heartbeat_signal(int event_fd) { heartbeat_signal_ = event_fd; }
+  // True if the loop has turned since clear_heartbeat(), or has ended.
+  bool has_heartbeat() const { return heartbeat_ || ended_; }
+  void clear_heartbeat() { heartbeat_ = false; }
+
  private:
   static constexpr unsigned kDrain = 1;
   static constexpr unsigned kStats = 2;
@@ -60,15 +68,19 @@ class Worker final : private Completion, private Timer::Owner {
   void abandon();
   void complete(Op& op, int result, uint32_t flags) override;
   void expired(Timer& timer) override;
+  void beat();
   bool turn();
   bool turn_until(Duration limit, const std::function<bool()>& done);
 
   WorkerConfig config_;
   std::atomic<unsigned> requests_{0};
   std::atomic<bool> failed_{false};
+  std::atomic<bool> heartbeat_{false};
+  std::atomic<bool> ended_{false};
   std::promise<void> go_;
   int wake_fd_;
   int end_signal_ = -1;
+  int heartbeat_signal_ = -1;
   uint64_t wake_count_ = 0;
   std::thread thread_;
 
@@ -77,6 +89,7 @@ class Worker final : private Completion, private Timer::Owner {
   std::unique_ptr<ResolverDriver> resolver_driver_;
   std::vector<std::unique_ptr<Channel>> channels_;
   std::unique_ptr<Timer> limit_;
+  std::unique_ptr<Timer> heartbeat_timer_;
   Op wake_op_;
   // What was asked for last, of what ends the thread.
   enum class Wanted : uint8_t { kServe, kDrain, kStop };

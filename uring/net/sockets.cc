@@ -216,13 +216,20 @@ std::string remote_fault(const Endpoint& endpoint) {
          "[::1]";
 }
 
-tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const ListenRules& rules) {
-  const auto addresses = addresses_of(endpoint);
-  if (!addresses) return tl::unexpected(addresses.error());
+tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Endpoint& endpoint,
+                                                                       const ListenRules& rules) {
+  auto addresses = addresses_of(endpoint);
+  if (!addresses) return addresses;
   // One address too far is enough: which of them others use is not ours to say.
   if (!rules.allow_remote && std::any_of(addresses->begin(), addresses->end(), reaches_far)) {
     return tl::unexpected("the listener " + remote_fault(endpoint));
   }
+  return addresses;
+}
+
+tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const ListenRules& rules) {
+  const auto addresses = listen_addresses(endpoint, rules);
+  if (!addresses) return tl::unexpected(addresses.error());
   Listening listening;
   std::string first_error;
   for (const SocketAddress& address : *addresses) {

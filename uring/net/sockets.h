@@ -32,6 +32,8 @@ class BoundPath {
   ~BoundPath() { remove(); }
   // Before the socket is closed: another process may take over a path without a listener.
   void remove();
+  // Leaves the path where it is: another process keeps the socket.
+  void release() { path_.clear(); }
 
  private:
   std::string path_;
@@ -44,6 +46,11 @@ struct Listening {
   std::vector<int> sockets;
   BoundPath path;
 };
+
+// The addresses that a listener of this endpoint may have: one, two for a wildcard, or all of a host
+// name. Looks names up and waits for the answer: for start-up only. An error if the rules forbid one.
+tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Endpoint& endpoint,
+                                                                       const ListenRules& rules);
 
 // Binds: one socket, or for a host name one for each of its addresses that this machine has. Looks
 // names up and waits for the answer: for start-up only, and before other threads run, because the

@@ -1,0 +1,34 @@
+// Everything that the process listens on: bound by itself, or passed by the service manager.
+//
+// A service manager passes listening sockets by LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES, as
+// sd_listen_fds(3) describes. Its socket units name them (FileDescriptorName=):
+//
+//   SERVICE      the listener of -o SERVICE
+//   SERVICE@ID   the one of that channel
+//   @ID          the channel's own listener
+//
+// The address of a passed socket must be that of the option, so that a unit and a command line cannot
+// contradict each other. It also decides between several listeners of one name, and alone where a name
+// is one that systemd gives by default (unknown, *.socket).
+//
+// Sockets that the process bound itself are given to the manager to keep, if it keeps any. The next
+// process gets them back and so refuses no client. One whose address is not wanted any more is closed.
+#pragma once
+
+#include <string>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "uring/daemon/service_manager.h"
+#include "uring/daemon/worker.h"
+#include "uring/net/sockets.h"
+
+namespace virtproxy {
+
+// Fills `listen_sockets` of each worker. Reads and removes LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES.
+// Call while there are privileges for binding and before any thread starts.
+tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& workers,
+                                                   const ListenRules& rules,
+                                                   ServiceManager& manager);
+
+}  // namespace virtproxy
