@@ -38,9 +38,12 @@ bool opens_paths(const Options& options) {
 }
 
 void drop_bounding_set() {
+  // Takes a capability of its own, and libcap-ng complains to syslog without it. Nothing can be gained
+  // by exec then anyway: no_new_privs.
+  capng_get_caps_process();
+  const bool able = capng_have_capability(CAPNG_EFFECTIVE, CAP_SETPCAP) != 0;
   capng_clear(CAPNG_SELECT_BOUNDS);
-  // Takes a capability of its own. Without it nothing can be gained by exec anyway: no_new_privs.
-  if (capng_apply(CAPNG_SELECT_BOUNDS) != 0) log_debug("the bounding set stays as it is");
+  if (!able || capng_apply(CAPNG_SELECT_BOUNDS) != 0) log_debug("the bounding set stays as it is");
 }
 
 tl::expected<void, std::string> become(const Account& account) {
@@ -64,6 +67,8 @@ bool is(const Account& account) {
 // All but those of `kept` that are there.
 tl::expected<void, std::string> drop_capabilities(std::vector<unsigned> kept) {
   capng_get_caps_process();
+  // A service manager may forbid capset(2) to a process that was started without capabilities.
+  if (capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_NONE) return {};
   std::erase_if(kept, [](unsigned one) { return !capng_have_capability(CAPNG_PERMITTED, one); });
   capng_clear(CAPNG_SELECT_ALL);
   for (const unsigned one : kept) {
