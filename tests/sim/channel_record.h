@@ -70,7 +70,7 @@ class ChannelRecord {
   // An end is told to speak protocol 1 alone.
   void set_old(bool old) { old_ = old; }
   bool old() const { return old_; }
-  // A stream was closed for holding the channel back. Not every one is told of.
+  // A stream was closed for holding the channel back.
   void note_stall(Instant now) { stalls_.push_back(now); }
   bool stalled_at(Instant when) const {
     return std::any_of(stalls_.begin(), stalls_.end(), [when](Instant at) {

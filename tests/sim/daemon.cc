@@ -78,6 +78,8 @@ bool Daemon::start() {
     ChannelConfig config = config_.channels[i];
     if (world.canary() == Canary::kHoldBack) config.v1.stall_timeout = seconds(60);
     channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config));
+    oracles_.push_back(std::make_unique<ChannelOracle>(process_.number(), config.spec.id));
+    channels_.back()->add_observer(*oracles_.back());
     channels_.back()->start(std::move((*listen_sockets)[i]));
   }
   return true;
@@ -250,6 +252,11 @@ void Daemon::check_bounds() {
 
 void Daemon::check_idle() {
   World& world = World::current();
+  for (const auto& oracle : oracles_) {
+    if (oracle->open_streams() > 0) {
+      world.fail("events", config_.name + ": a stream was opened and never closed");
+    }
+  }
   for (const auto& channel : channels_) {
     const Channel::Stats stats = channel->stats();
     if (!channel->session().up()) world.fail("liveness", config_.name + ": channel is down");

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/sim/channel_oracle.h"
 #include "tests/sim/process.h"
 #include "uring/io/loop.h"
 #include "uring/mux/channel.h"
@@ -81,6 +82,7 @@ class Daemon {
   KernelRing* ring_ = nullptr;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_driver_;
+  std::vector<std::unique_ptr<ChannelOracle>> oracles_;  // of each channel
   std::vector<std::unique_ptr<Channel>> channels_;
   // Of a channel, by its id: since when nothing has been read of what there is.
   struct Waiting {

@@ -350,21 +350,14 @@ bool Scenario::everything_up() {
 // What arrives is what the other end wrote in this session, unless the line lost or changed
 // something, or hides that there is another end: then a fault is a defect of one of the two.
 void Scenario::check_faults() {
-  for (const auto& [process, fault] : world_.take_faults()) {
+  for (const auto& [process, channel, fault] : world_.take_faults()) {
     if (fault == Fault::kPeerRestarted || fault == Fault::kUpgraded) continue;
-    const auto place = std::find_if(places_.begin(), places_.end(), [&](const Place& candidate) {
-      return candidate.daemon && candidate.daemon->process().number() == process;
-    });
-    if (place == places_.end()) continue;
-    const bool explained =
-        std::any_of(place->channels.begin(), place->channels.end(), [this](unsigned id) {
-          const ChannelRecord& record = world_.channel(id);
-          return record.hostile_since(world_.now()) ||
-                 (record.hides() && record.explains(world_.now()));
-        });
-    if (explained) continue;
-    world_.fail("protocol",
-                fmt::format("{}: a session has ended: {}", place->config.name, fault_text(fault)));
+    const ChannelRecord& record = world_.channel(channel);
+    if (record.hostile_since(world_.now()) || (record.hides() && record.explains(world_.now()))) {
+      continue;
+    }
+    world_.fail("protocol", fmt::format("process {}, channel {}: a session has ended: {}", process,
+                                        channel, fault_text(fault)));
   }
 }
 

@@ -119,12 +119,13 @@ class World {
     return since(name) || since({});
   }
 
-  // A session of the process, by number, has ended of this.
+  // A session has ended of this, or did not begin for it.
   struct SessionFault {
     unsigned process;
+    unsigned channel;  // by its id
     Fault fault;
   };
-  void note_fault(unsigned process, Fault fault) { faults_.push_back({process, fault}); }
+  void note_fault(const SessionFault& fault) { faults_.push_back(fault); }
   std::vector<SessionFault> take_faults() { return std::exchange(faults_, {}); }
 
   bool printing() const { return printing_; }

@@ -102,7 +102,9 @@ Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfi
       silence_timer_(loop.timers(), this),
       greeting_timer_(loop.timers(), this),
       admission_(config.max_streams),
-      channel_log_(loop, id()) {}
+      log_(loop, id()) {
+  observers_.add(log_);
+}
 
 Channel::~Channel() { VP_ASSERT(idle()); }
 
@@ -115,8 +117,7 @@ void Channel::start(ChannelListenSockets listen_sockets) {
     for (const int fd : listen_sockets.forwards[i].sockets) {
       listeners_.push_back(std::make_unique<Listener>(loop_, forward, fd, client));
     }
-    log_info("channel {}: listening on {} for service {}", id(), forward.endpoint.to_string(),
-             forward.service);
+    observers_.notify(&ChannelObserver::listening, forward);
   }
   first_transport_timer_.set(loop_.now() + kFirstTransportTime);
   source_.start(std::move(listen_sockets.transport));
@@ -231,7 +232,7 @@ void Channel::transport_ready(int fd, const TransportTraits& traits) {
   // A device is not registered: it could not be opened again until the ring lets go of it, and it
   // cannot be shut down (see TransportSource::hang_up).
   file_ = traits.is_socket ? loop_.ring().add_file(fd) : File{fd, -1};
-  log_debug("channel {}: transport established", id());
+  observers_.notify(&ChannelObserver::transport_up);
   writer_.attach(file_, traits);
   reader_.attach(file_, traits);
   // A port is asked first whether anybody is on its other side.
@@ -280,22 +281,24 @@ void Channel::end_session(const std::string& reason) {
   const bool was_up = selector_.up();
   selector_.transport_down(events_);
   discard_events();
+  if (was_up) {
+    observers_.notify(&ChannelObserver::session_down, {Fault::kTransportLost, reason});
+  }
   detach_all(Fault::kTransportLost);
   first_transport_timer_.clear();
   silence_timer_.clear();
   greeting_timer_.clear();
-  if (was_up) channel_log_.changed("down: " + reason);
   wake();
 }
 
 void Channel::channel_failed(const std::string& reason) {
   if (transport_state_ != TransportState::kInUse) return;
-  log_debug("channel {}: transport lost: {}", id(), reason);
   if (loop_.now() - transport_since_ > kShortTransport) short_transports_ = 0;
   reconnect_backoff_ =
       ++short_transports_ > kFreeShortTransports ? kShortTransportBackoff : Duration::zero();
   release_transport();
   end_session(reason);
+  observers_.notify(&ChannelObserver::transport_lost, {reason});
 }
 
 void Channel::release_transport() {
@@ -313,7 +316,7 @@ size_t Channel::channel_input(std::span<const std::byte> bytes, ReadBuffer* buff
     handle_events(buffer);
     return transport_state_ == TransportState::kInUse;
   });
-  if (was_unanswered && selector_.up() && selector_.protocol() == 1) say_up();
+  if (was_unanswered && selector_.up() && selector_.protocol() == 1) report_up();
   return used;
 }
 
@@ -361,17 +364,11 @@ void Channel::handle(const Event& event, ReadBuffer* buffer) {
     case Event::Kind::kOpened:
       return on_opened(event);
     case Event::Kind::kGoingAway:
-      if (const auto hidden = departures_.allow(loop_.now())) {
-        log_info("channel {}: the other end is going away{}", id(), and_others(*hidden));
-      }
-      return;
+      return observers_.notify(&ChannelObserver::peer_going_away);
     case Event::Kind::kGlitch:
-      return on_glitch(event);
+      return observers_.notify(&ChannelObserver::glitch_seen, {event.glitch, event.count});
     case Event::Kind::kNoVersion:
-      if (versions_.allow(loop_.now())) {
-        log_error("channel {}: {}", id(), fault_text(event.fault));
-      }
-      return;
+      return observers_.notify(&ChannelObserver::no_common_version, {event.fault});
     default:
       break;
   }
@@ -385,13 +382,14 @@ void Channel::handle(const Event& event, ReadBuffer* buffer) {
     case Event::Kind::kCredit:
       return connection->credit_arrived();
     case Event::Kind::kReset:
-      if (event.fault == Fault::kStalled) on_stalled(event, *connection);
-      log_debug("channel {}: service {}: stream reset: {}", id(), connection->service(),
-                fault_text(event.fault));
-      return connection->abort();
+      if (event.fault == Fault::kStalled) {
+        observers_.notify(&ChannelObserver::stream_held_back,
+                          {event.stream, connection->service(), connection->role(),
+                           connection->fd(), event.count});
+      }
+      return connection->abort(event.fault);
     case Event::Kind::kAborted:
-      log_debug("channel {}: service {}: the application at the other end broke off", id(),
-                connection->service());
+      observers_.notify(&ChannelObserver::stream_broken_off, {event.stream, connection->service()});
       return connection->peer_broke_off();
     case Event::Kind::kClosed:
       return connection->finish();
@@ -405,53 +403,31 @@ void Channel::on_up() {
   first_transport_timer_.clear();
   greeting_timer_.clear();
   if (unanswered()) {
-    channel_log_.changed("connected, but the other end has sent nothing", LogLevel::kWarn);
+    observers_.notify(&ChannelObserver::session_silent, {Silence::kSentNothing});
   } else {
-    say_up();
+    report_up();
   }
   wake();
 }
 
-void Channel::say_up() {
-  channel_log_.changed(
-      fmt::format("up, protocol {}{}", selector_.protocol(), selector_.description()));
+void Channel::report_up() {
+  observers_.notify(&ChannelObserver::session_up,
+                    {selector_.protocol(), selector_.description(), source_.peer()});
 }
 
 // On a listener such a peer keeps the next one out. A connection that is dialled does not, and
 // behind a device or an emulator's socket the other end may start at any time.
 void Channel::on_no_greeting() {
   if (transport_listens(config_.spec.transport)) {
-    log_warn("channel {}: the peer, {}, has not greeted within {} s (--protocol 2): dropped", id(),
-             source_.peer(), kGreetingTime.count());
+    observers_.notify(&ChannelObserver::peer_dropped, {source_.peer(), kGreetingTime});
     return channel_failed("the other end has not greeted");
   }
-  channel_log_.changed(fmt::format("connected, but the other end has {}",
-                                   heard_ ? "not greeted (--protocol 2)" : "sent nothing"),
-                       LogLevel::kWarn);
-}
-
-void Channel::on_stalled(const Event& event, const Connection& connection) {
-  const auto hidden = stalls_.allow(loop_.now());
-  if (!hidden) return;
-  log_warn(
-      "channel {}: service {}: closed {}, stream {} of the other end: it took nothing and held the "
-      "channel back{}",
-      id(), connection.service(), connection.describe(), event.count, and_others(*hidden));
-}
-
-void Channel::on_glitch(const Event& event) {
-  const GlitchRow& row = glitch_row(event.glitch);
-  if (row.expected) {
-    log_debug("channel {}: the other end sent {} ({}): {}", id(), row.text, event.count,
-              row.outcome);
-  } else if (const auto hidden = glitches_.allow(loop_.now())) {
-    log_warn("channel {}: the other end sent {} ({}): {}{}", id(), row.text, event.count,
-             row.outcome, and_others(*hidden));
-  }
+  observers_.notify(&ChannelObserver::session_silent,
+                    {heard_ ? Silence::kNotGreeted : Silence::kSentNothing});
 }
 
 void Channel::on_down(Fault fault) {
-  channel_log_.changed("down: " + std::string(fault_text(fault)));
+  observers_.notify(&ChannelObserver::session_down, {fault, fault_text(fault)});
   detach_all(fault);
   const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
   if (restarted || session().uses_trailers()) return;

@@ -33,7 +33,6 @@
 
 #include "core/protocol_selector.h"
 #include "uring/base/list.h"
-#include "uring/base/log.h"
 #include "uring/buffers/receive_pool.h"
 #include "uring/buffers/slices.h"
 #include "uring/io/loop.h"
@@ -42,6 +41,7 @@
 #include "uring/mux/channel_log.h"
 #include "uring/mux/channel_reader.h"
 #include "uring/mux/channel_writer.h"
+#include "uring/mux/observer.h"
 #include "uring/net/forward_spec.h"
 #include "uring/net/lingering_close.h"
 #include "uring/net/listener.h"
@@ -93,6 +93,8 @@ class Channel final : private TransportSource::Client,
   Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfig& config);
   ~Channel();
 
+  // Before start(). The observer must outlive the channel.
+  void add_observer(ChannelObserver& observer) { observers_.add(observer); }
   // Accepts on what was bound, and begins to connect.
   void start(ChannelListenSockets listen_sockets);
   // No new streams; those that are open go on.
@@ -144,7 +146,8 @@ class Channel final : private TransportSource::Client,
   }
   void close_with_reset(int fd);
   void connect_ended() { --connecting_; }
-  void connect_failed(std::string_view service, const std::string& reason);
+  // Also for what happens to the stream of a connection.
+  const ObserverList& observers() const { return observers_; }
   void closing(Connection* connection);
   // Nothing of a connection that is closing() is known to the kernel any more, perhaps.
   void settled(Connection* connection);
@@ -193,12 +196,10 @@ class Channel final : private TransportSource::Client,
   void on_up();
   void on_down(Fault fault);
   void on_opened(const Event& event);
-  void on_stalled(const Event& event, const Connection& connection);
-  void on_glitch(const Event& event);
   void admit_clients();
   void admit(const AcceptedClient& client);
-  void refuse(const AcceptedClient& client, std::string_view reason);
-  std::string_view why_no_stream() const;
+  void refuse(const AcceptedClient& client, RefusalReason reason);
+  RefusalReason why_no_stream() const;
   void take_back(Connection& connection);
   Instant hold_limit() const;
   bool holds_clients() const {
@@ -212,13 +213,13 @@ class Channel final : private TransportSource::Client,
   Instant answer_due() const { return asked_at_ + grace(); }
   // Nothing has come over this link, and version 1 was chosen for that reason.
   bool unanswered() const { return !heard_ && selector_.chosen_by_silence(); }
-  std::string_view why_held() const;
-  void say_up();
+  RefusalReason why_held() const;
+  void report_up();
   void give_up_on_silence();
   void on_no_greeting();
   bool awaits_first_transport() const { return first_transport_timer_.armed(); }
   Connection* find(StreamKey stream);
-  Connection& add(StreamKey stream, std::string_view service);
+  Connection& add(StreamKey stream, std::string_view service, StreamRole role);
   void reset_all(Fault fault);
   void detach_all(Fault fault);
   void let_go_of_ended();
@@ -301,7 +302,8 @@ class Channel final : private TransportSource::Client,
   bool heard_ = false;  // something has come over this link
   bool mute_ = false;   // it was asked, and nothing has come
   Instant asked_at_{};  // by the last client that was let in meanwhile
-  ChannelLog channel_log_;
+  ObserverList observers_;
+  ChannelLog log_;
   // Which way bytes went last. Where that changes with every message, somebody waits for an answer,
   // and sends that skip their completion on success save a turn. Where it does not, the turn after
   // a send finds more to send.
@@ -310,13 +312,6 @@ class Channel final : private TransportSource::Client,
   bool awake_ = false;
   bool busy_ = false;  // since the last trim
   bool draining_ = false;
-  RateLimit refusals_{2};
-  RateLimit rejected_peers_{2};
-  RateLimit connect_failures_{10};
-  RateLimit versions_{2};
-  RateLimit glitches_{5};
-  RateLimit departures_{2};
-  RateLimit stalls_{5};
 };
 
 }  // namespace virtproxy

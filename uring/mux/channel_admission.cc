@@ -14,8 +14,6 @@ namespace {
 // Admitted, or refused, before the other channels have their turn again.
 constexpr unsigned kAdmissionsPerTurn = 64;
 
-constexpr std::string_view kSentNothing = "the other end has sent nothing";
-
 }  // namespace
 
 // Who may not connect is turned away before it can take the place of another in the queue.
@@ -23,12 +21,7 @@ void Channel::accepted(int fd, const ForwardSpec& forward) {
   const AcceptedClient client{fd, &forward};
   const PeerIdentity identity = peer_identity_of(fd);
   if (!config_.clients.admits(fd, identity)) {
-    close_with_reset(fd);
-    if (const auto hidden = rejected_peers_.allow(loop_.now())) {
-      log_warn("channel {}: service {}: client refused: {} is not on the list (--allow-…){}", id(),
-               forward.service, describe(identity), and_others(*hidden));
-    }
-    return;
+    return refuse(client, RefusalReason::kNotAllowed);
   }
   if (draining_ || !admission_.push(client)) return refuse(client, why_no_stream());
   wake();
@@ -48,7 +41,7 @@ void Channel::admit_clients() {
     if (holds) {
       refuse(*client, why_held());
     } else if (unanswered() && mute_ && open_connections_ > 0) {
-      refuse(*client, kSentNothing);
+      refuse(*client, RefusalReason::kNoAnswer);
     } else {
       admit(*client);
       handle_events(nullptr);
@@ -72,11 +65,10 @@ void Channel::admit(const AcceptedClient& client) {
   const size_t size = encode_peer_identity(identity, metadata);
   const auto stream = session().open(forward.service, forward.priority, {metadata, size});
   if (!stream) return refuse(client, why_no_stream());
-  if (log_enabled(LogLevel::kDebug)) {
-    log_debug("channel {}: client of service {} from {} at {}", id(), forward.service,
-              describe(identity), forward.endpoint.to_string());
-  }
-  add(*stream, forward.service).admit(client);
+  observers_.notify(
+      &ChannelObserver::stream_opened,
+      {*stream, forward.service, StreamRole::kOpener, {metadata, size}, forward.endpoint});
+  add(*stream, forward.service, StreamRole::kOpener).admit(client);
   if (!unanswered()) return;
   asked_at_ = loop_.now();
   if (!silence_timer_.armed()) silence_timer_.set(hold_limit());
@@ -86,28 +78,25 @@ void Channel::admit(const AcceptedClient& client) {
 void Channel::give_up_on_silence() {
   if (!unanswered()) return;
   if (!std::exchange(mute_, true)) {
-    channel_log_.changed("connected, but the other end does not answer: clients are refused",
-                         LogLevel::kWarn);
+    observers_.notify(&ChannelObserver::session_silent, {Silence::kDoesNotAnswer});
   }
   reset_all(Fault::kTimedOut);
-  while (const auto client = admission_.take()) refuse(*client, kSentNothing);
-}
-
-std::string_view Channel::why_held() const {
-  return unanswered() ? kSentNothing : "the other end keeps changing what it speaks";
-}
-
-void Channel::refuse(const AcceptedClient& client, std::string_view reason) {
-  close_with_reset(client.fd);
-  if (const auto hidden = refusals_.allow(loop_.now())) {
-    log_warn("channel {}: service {}: client refused: {}{}", id(), client.forward->service, reason,
-             and_others(*hidden));
+  while (const auto client = admission_.take()) {
+    refuse(*client, RefusalReason::kNoAnswer);
   }
 }
 
-std::string_view Channel::why_no_stream() const {
-  return selector_.up() ? "no more streams (--max-streams here or there, or going away)"
-                        : "the channel is down";
+RefusalReason Channel::why_held() const {
+  return unanswered() ? RefusalReason::kNoAnswer : RefusalReason::kUnsettled;
+}
+
+void Channel::refuse(const AcceptedClient& client, RefusalReason reason) {
+  observers_.notify(&ChannelObserver::client_refused, {client.forward->service, reason, client.fd});
+  close_with_reset(client.fd);
+}
+
+RefusalReason Channel::why_no_stream() const {
+  return selector_.up() ? RefusalReason::kNoStream : RefusalReason::kChannelDown;
 }
 
 // A client whose INIT was not answered has lost nothing: its stream can be opened in version 2.

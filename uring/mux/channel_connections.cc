@@ -31,23 +31,19 @@ void Channel::on_opened(const Event& event) {
       std::find_if(config_.iforwards.begin(), config_.iforwards.end(),
                    [&](const ForwardSpec& f) { return f.service == event.service; });
   if (forward == config_.iforwards.end()) {
-    if (refusals_.allow(loop_.now())) {
-      const std::string service = printable(event.service);
-      log_warn("channel {}: the other end asks for service {}, which is not offered here (-i {}:…)",
-               id(), service, service);
-    }
+    observers_.notify(&ChannelObserver::stream_refused, {event.service, Fault::kUnknownService});
     session().reset(event.stream, Fault::kUnknownService, events_);
     return;
   }
   if (connecting_ + pending_connects_.size() >= kMostConnects) {
+    observers_.notify(&ChannelObserver::stream_refused, {event.service, Fault::kTooManyStreams});
     session().reset(event.stream, Fault::kTooManyStreams, events_);
     return;
   }
-  if (log_enabled(LogLevel::kDebug)) {
-    log_debug("channel {}: stream to service {} from {}", id(), event.service,
-              describe(decode_peer_identity(event.bytes).value_or(PeerIdentity{})));
-  }
-  add(event.stream, event.service);
+  observers_.notify(
+      &ChannelObserver::stream_opened,
+      {event.stream, event.service, StreamRole::kAcceptor, event.bytes, forward->endpoint});
+  add(event.stream, event.service, StreamRole::kAcceptor);
   pending_connects_.push_back({event.stream, &*forward});
 }
 
@@ -67,11 +63,11 @@ void Channel::start_connects() {
   if (!pending_connects_.empty()) wake();
 }
 
-Connection& Channel::add(StreamKey stream, std::string_view service) {
+Connection& Channel::add(StreamKey stream, std::string_view service, StreamRole role) {
   if (stream.slot >= connections_.size()) connections_.resize(stream.slot + 1);
   auto& place = connections_[stream.slot];
   VP_ASSERT(!place);
-  place = std::make_unique<Connection>(*this, stream, service);
+  place = std::make_unique<Connection>(*this, stream, service, role);
   ++open_connections_;
   return *place;
 }
@@ -86,12 +82,6 @@ Connection& Channel::connection_of(StreamKey stream) {
   Connection* connection = find(stream);
   VP_ASSERT(connection != nullptr);
   return *connection;
-}
-
-void Channel::connect_failed(std::string_view service, const std::string& reason) {
-  const auto hidden = connect_failures_.allow(loop_.now());
-  if (!hidden) return;
-  log_info("channel {}: service {}: {}{}", id(), service, reason, and_others(*hidden));
 }
 
 void Channel::closing(Connection* connection) {
@@ -178,7 +168,7 @@ void Channel::reset_all(Fault fault) {
 void Channel::detach_all(Fault fault) {
   for (auto& connection : connections_) {
     if (!connection) continue;
-    connection->detach();
+    connection->detach(fault);
     departed_.push_back({std::move(connection), fault});
   }
   connections_.clear();
@@ -195,7 +185,7 @@ void Channel::abort_departed() {
     departed_.pop_back();
     Connection& connection = *departed.connection;
     if (departed.fault == Fault::kUpgraded && !connection.closing()) take_back(connection);
-    if (!connection.closing()) connection.abort();
+    if (!connection.closing()) connection.abort(departed.fault);
     connection.let_go();
     bury(std::move(departed.connection));
     budget.spend();
@@ -211,6 +201,7 @@ void Channel::want_flush(Connection* connection) {
 }
 
 void Channel::wait_for_buffer(Connection* connection) {
+  connection->buffers_are_short();
   waiting_[static_cast<size_t>(connection->receive_size())].push_back(connection);
   wake();
 }

@@ -35,10 +35,11 @@ bool is_passing(int error) {
 
 }  // namespace
 
-Connection::Connection(Channel& channel, StreamKey stream, std::string_view service)
+Connection::Connection(Channel& channel, StreamKey stream, std::string_view service,
+                       StreamRole role)
     : channel_(channel),
+      account_(channel.observers(), channel.loop(), stream, service, role),
       stream_(stream),
-      service_(service),
       receive_op_(this),
       hangup_op_(this),
       send_op_(this),
@@ -64,6 +65,7 @@ void Connection::adopt(int fd, Endpoint::Kind kind) {
 }
 
 void Connection::connect(const Endpoint& endpoint, Duration timeout) {
+  account_.stall(StallReason::kConnecting);
   Connector::Client* const client = this;
   connector_ = std::make_unique<Connector>(channel_.loop(), channel_.resolver_driver(), client);
   kind_ = endpoint.kind;
@@ -73,11 +75,11 @@ void Connection::connect(const Endpoint& endpoint, Duration timeout) {
 
 void Connection::connected(int fd) {
   channel_.connect_ended();
-  is_service_ = true;
   if (is_over()) {
     file_ = {fd, -1};
     return;
   }
+  account_.unstall(StallReason::kConnecting);
   channel_.session().accepted(stream_);
   channel_.want_write();
   adopt(fd, kind_);
@@ -88,15 +90,10 @@ void Connection::connected(int fd) {
 void Connection::connect_failed(Fault fault, const std::string& reason) {
   channel_.connect_ended();
   if (is_over()) return;
-  channel_.connect_failed(service_, reason);
+  channel_.observers().notify(&ChannelObserver::connect_failed, {service(), fault, reason});
   channel_.session().reset(stream_, fault, channel_.events());
   channel_.want_write();
-  abort();
-}
-
-std::string Connection::describe() const {
-  if (is_service_) return "the connection to it";
-  return "the client from " + virtproxy::describe(peer_identity_of(file_.fd));
+  abort(fault);
 }
 
 void Connection::connector_settled() { channel_.settled(this); }
@@ -121,7 +118,13 @@ void Connection::receive_more() {
   receive(credit);
 }
 
+void Connection::credit_arrived() {
+  account_.unstall(StallReason::kCredit);
+  receive_more();
+}
+
 void Connection::buffer_came() {
+  account_.unstall(StallReason::kMemory);
   const uint64_t credit = receivable();
   if (credit == 0) return;
   // Without provided buffers it was found readable, and a poll would let others take the buffer.
@@ -132,7 +135,10 @@ void Connection::buffer_came() {
 uint64_t Connection::receivable() {
   if (is_over() || file_.fd < 0 || input_ended_ || receive_op_.pending || !receives()) return 0;
   const uint64_t credit = channel_.session().credit(stream_);
-  if (credit == 0) poll_hangup();
+  if (credit == 0) {
+    account_.stall(StallReason::kCredit);
+    poll_hangup();
+  }
   return credit;
 }
 
@@ -245,6 +251,7 @@ void Connection::queue(Buffer* buffer) {
   outbound_tail_ = buffer;
   ++outbound_buffers_;
   channel_.session().queue(stream_, bytes);
+  account_.sent(bytes);
   note_movement();
   channel_.want_write();
   receive_more();
@@ -265,6 +272,7 @@ bool Connection::splice_out(uint64_t credit) {
     outbound_pipe_ = pipe;
     outbound_piped_ = static_cast<uint32_t>(moved);
     channel_.session().queue(stream_, outbound_piped_);
+    account_.sent(outbound_piped_);
     note_movement();
     channel_.want_write();
     // Credit for little says nothing about the application.
@@ -469,10 +477,12 @@ void Connection::send_queued() {
     }
     if (sent > 0) consumed(static_cast<size_t>(sent));
     if (!send_queue_.begins_with_pipe()) {
+      if (send_queue_.empty()) account_.unstall(StallReason::kApplication);
       if (!send_queue_.empty() || wants_more_turns()) channel_.want_flush(this);
       return;
     }
     sending_ = Sending::kNothing;
+    account_.stall(StallReason::kApplication);
     return channel_.loop().ring().poll(send_op_, file_, POLLOUT);
   }
   sending_ = Sending::kQueue;
@@ -497,12 +507,14 @@ void Connection::on_sent(int result) {
     case Sending::kNothing:
       return send_queued();
   }
+  if (send_queue_.empty()) account_.unstall(StallReason::kApplication);
   if (!send_queue_.empty() || wants_more_turns()) channel_.want_flush(this);
 }
 
 void Connection::consumed(size_t bytes) {
   if (bytes == 0) return;
   channel_.session().consumed(stream_, bytes);
+  account_.received(bytes);
   note_movement();
   channel_.want_write();
 }
@@ -521,6 +533,7 @@ void Connection::slices_sent(size_t bytes) {
 }
 
 void Connection::park_slices() {
+  if (!slices_.empty()) account_.stall(StallReason::kApplication);
   SlicePool& pool = channel_.slices();
   while (!slices_.empty()) {
     send_queue_.append(pool.front(slices_).bytes);
@@ -539,26 +552,27 @@ void Connection::end_sending() {
 
 // --- the end ----------------------------------------------------------------------------------
 
-void Connection::abort() { begin_closing(End::kReset); }
+void Connection::abort(Fault fault) { begin_closing(End::kReset, fault); }
 
 std::optional<AcceptedClient> Connection::give_back() {
   if (!client_ || io_started_ || file_.fd < 0 || break_ != Break::kNone) return std::nullopt;
   const auto client = std::exchange(client_, std::nullopt);
-  begin_closing(End::kGivenBack);
+  begin_closing(End::kGivenBack, Fault::kUpgraded);
   return client;
 }
 
 void Connection::finish() {
   VP_ASSERT(end_told_);
-  begin_closing(End::kClose);
+  begin_closing(End::kClose, Fault::kNone);
 }
 
 // Gives up what costs no system call.
-void Connection::begin_closing(End end) {
+void Connection::begin_closing(End end, Fault fault) {
   VP_ASSERT(!closing_);
   closing_ = true;
   end_ = end;
   break_state_.reset();
+  account_.close(fault);
   if (buffer_link.linked) channel_.no_longer_waits(this);
   if (!send_op_.pending) drop_inbound();
   drop_outbound();

@@ -39,6 +39,7 @@
 #include "uring/io/loop.h"
 #include "uring/io/pipes.h"
 #include "uring/mux/admission_queue.h"
+#include "uring/mux/stream_account.h"
 #include "uring/net/connector.h"
 
 namespace virtproxy {
@@ -47,7 +48,7 @@ class Channel;
 
 class Connection final : private Completion, private Connector::Client, private Timer::Owner {
  public:
-  Connection(Channel& channel, StreamKey stream, std::string_view service);
+  Connection(Channel& channel, StreamKey stream, std::string_view service, StreamRole role);
   ~Connection();
 
   // An accepted client.
@@ -58,15 +59,16 @@ class Connection final : private Completion, private Connector::Client, private 
   // From the session.
   void deliver(std::span<const std::byte> bytes, ReadBuffer* buffer);
   void peer_ended();
-  void credit_arrived() { receive_more(); }
+  void credit_arrived();
   void peer_broke_off();
-  void abort();   // the stream was reset: so is the socket
-  void finish();  // both directions are over
+  void abort(Fault fault);  // the stream was reset: so is the socket
+  void finish();            // both directions are over
   // From the channel, once after closing(): cancels what is pending and closes the socket.
   void let_go();
-  // Its session is over: nothing of it reaches the next one. It is to be aborted.
-  void detach() {
+  // Its session is over by `fault`: nothing of it reaches the next one. It is to be aborted.
+  void detach(Fault fault) {
     detached_ = true;
+    account_.close(fault);
     break_state_.reset();
   }
   // A client that nothing was read from yet, so that it can be given to another stream; or nothing.
@@ -92,6 +94,8 @@ class Connection final : private Completion, private Connector::Client, private 
   // At the end of a turn: sends what was delivered; without a completion on success, where it can.
   void flush(bool may_skip_success);
   void receive_more();
+  // It has to wait for a buffer.
+  void buffers_are_short() { account_.stall(StallReason::kMemory); }
   // After wait_for_buffer(): it is this connection's turn.
   void buffer_came();
 
@@ -100,9 +104,9 @@ class Connection final : private Completion, private Connector::Client, private 
   bool idle() const;
   bool connecting() const { return connector_ && connector_->running(); }
   StreamKey stream() const { return stream_; }
-  std::string_view service() const { return service_; }
-  // Which application it is, for the log.
-  std::string describe() const;
+  const std::string& service() const { return account_.service(); }
+  StreamRole role() const { return account_.role(); }
+  int fd() const { return file_.fd; }  // of the application's socket, -1 while there is none
   size_t held() const { return send_queue_.size(); }
   BufferSize receive_size() const { return receive_size_; }
 
@@ -158,12 +162,12 @@ class Connection final : private Completion, private Connector::Client, private 
   void note_movement();
   void drop_inbound();
   enum class End : uint8_t { kReset, kClose, kGivenBack };
-  void begin_closing(End end);
+  void begin_closing(End end, Fault fault);
   void drop_outbound();
 
   Channel& channel_;
+  StreamAccount account_;
   StreamKey stream_;
-  std::string service_;
   File file_;
   std::unique_ptr<Connector> connector_;
   std::optional<AcceptedClient> client_;  // that was admitted; its descriptor is file_.fd
@@ -171,7 +175,6 @@ class Connection final : private Completion, private Connector::Client, private 
   End end_ = End::kReset;  // of the socket, once closing_
   bool detached_ = false;
   Endpoint::Kind kind_ = Endpoint::Kind::kTcp;
-  bool is_service_ = false;  // a service, not a client
   Break break_ = Break::kNone;
   struct BreakState {
     Timer timer;

@@ -50,7 +50,7 @@ void Connection::break_off() {
   if (!send_op_.pending) drop_inbound();
   channel_.want_write();
   // An immediate reset frees the place of the stream, so it is given up at once.
-  if (!channel_.session().reset_after_data(stream_, channel_.events())) abort();
+  if (!channel_.session().reset_after_data(stream_, channel_.events())) abort(Fault::kAborted);
 }
 
 void Connection::peer_broke_off() {
@@ -111,7 +111,7 @@ void Connection::deliver_rest() {
 void Connection::end_break() {
   channel_.session().reset(stream_, Fault::kAborted, channel_.events());
   channel_.want_write();
-  abort();
+  abort(Fault::kAborted);
 }
 
 void Connection::drop_inbound() {

@@ -1,0 +1,77 @@
+#include "tests/sim/channel_oracle.h"
+
+#include <fmt/format.h>
+
+namespace virtproxy::sim {
+namespace {
+
+unsigned bit(StallReason reason) { return 1u << static_cast<unsigned>(reason); }
+
+}  // namespace
+
+void ChannelOracle::session_up(const SessionUp& event) {
+  World::current().trace("up", process_, channel_, event.protocol);
+}
+
+// The link's end is judged by what happened to the channel, see ChannelRecord.
+void ChannelOracle::session_down(const SessionDown& event) {
+  World& world = World::current();
+  world.trace("down", process_, channel_, static_cast<int>(event.fault));
+  if (event.fault != Fault::kTransportLost) world.note_fault({process_, channel_, event.fault});
+}
+
+void ChannelOracle::no_common_version(const NoCommonVersion& event) {
+  World::current().note_fault({process_, channel_, event.fault});
+}
+
+void ChannelOracle::stream_opened(const StreamOpened& event) {
+  World& world = World::current();
+  world.trace("opened", process_, channel_, event.stream.slot, static_cast<int>(event.role));
+  if (!streams_.try_emplace({event.stream.slot, event.stream.generation}).second) {
+    world.fail("events", fmt::format("a stream of channel {} was opened twice", channel_));
+  }
+}
+
+void ChannelOracle::stream_held_back(const StreamHeldBack&) {
+  World& world = World::current();
+  world.count(Mishap::kStreamStalls);
+  world.channel(channel_).note_stall(world.now());
+}
+
+ChannelOracle::Open& ChannelOracle::open_stream(StreamKey stream) {
+  const auto found = streams_.find({stream.slot, stream.generation});
+  if (found == streams_.end()) {
+    World::current().fail("events", fmt::format("channel {} has no such stream", channel_));
+  }
+  return found->second;
+}
+
+void ChannelOracle::stream_stalled(const StreamStalled& event) {
+  Open& stream = open_stream(event.stream);
+  if ((stream.stalls & bit(event.reason)) != 0) {
+    World::current().fail("events", fmt::format("a stream of channel {} stalls twice for {}",
+                                                channel_, stall_name(event.reason)));
+  }
+  stream.stalls |= bit(event.reason);
+}
+
+void ChannelOracle::stream_unstalled(const StreamUnstalled& event) {
+  Open& stream = open_stream(event.stream);
+  if ((stream.stalls & bit(event.reason)) == 0 || event.duration < Duration::zero()) {
+    World::current().fail("events", fmt::format("a stream of channel {} ends a stall for {}",
+                                                channel_, stall_name(event.reason)));
+  }
+  stream.stalls &= ~bit(event.reason);
+}
+
+void ChannelOracle::stream_closed(const StreamClosed& event) {
+  World& world = World::current();
+  world.trace("closed", process_, channel_, event.stream.slot, static_cast<int>(event.fault),
+              event.bytes.sent, event.bytes.received);
+  if (open_stream(event.stream).stalls != 0) {
+    world.fail("events", fmt::format("a stream of channel {} is closed in a stall", channel_));
+  }
+  streams_.erase({event.stream.slot, event.stream.generation});
+}
+
+}  // namespace virtproxy::sim
