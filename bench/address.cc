@@ -7,10 +7,11 @@
 #include <sys/un.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstddef>
 #include <cstring>
 #include <memory>
+
+#include "uring/base/units.h"
 
 namespace virtproxy::bench {
 namespace {
@@ -54,12 +55,7 @@ Address parse_tcp(std::string_view text, std::string_view rest) {
     if (host.find(':') != std::string_view::npos) reject(text, "an IPv6 address needs brackets");
   }
   if (host.empty()) reject(text, "the host is empty");
-  unsigned number = 0;
-  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
-  if (port.empty() || error != std::errc() || end != port.data() + port.size() || number == 0 ||
-      number > 65535) {
-    reject(text, "the port must be 1 to 65535");
-  }
+  if (parse_number<uint16_t>(port).value_or(0) == 0) reject(text, "the port must be 1 to 65535");
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;

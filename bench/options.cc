@@ -8,6 +8,8 @@
 #include <map>
 #include <random>
 
+#include "uring/base/units.h"
+
 namespace virtproxy::bench {
 namespace {
 
@@ -39,6 +41,16 @@ Enum lookup(const std::map<std::string, Enum>& names, const std::string& name, c
   reject(fmt::format("unknown {} '{}' (one of {})", what, name, known));
 }
 
+CLI::Validator as_size() {
+  const auto convert = [](std::string& text) {
+    const auto size = parse_size(text);
+    if (!size) return size.error();
+    text = std::to_string(*size);
+    return std::string();
+  };
+  return {convert, "SIZE"};
+}
+
 // What CLI11 fills in before it is checked and translated.
 struct Raw {
   std::string mode;
@@ -59,9 +71,9 @@ void add_sockets(CLI::App& app, Raw& raw) {
   app.add_flag("--http-connect", raw.http_connect,
                "for HTTP proxies: connections begin with CONNECT, which the sink answers");
   app.add_option("--sndbuf", raw.send_buffer, "SO_SNDBUF of every socket (default: the kernel's)")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(as_size());
   app.add_option("--rcvbuf", raw.receive_buffer, "SO_RCVBUF of every socket")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(as_size());
 }
 
 void add_run(CLI::App& run, Raw& raw) {
@@ -77,13 +89,13 @@ void add_run(CLI::App& run, Raw& raw) {
   run.add_option("-n,--connections", plan.connections, "connections; churn: at a time (1)");
   run.add_option("--ping-connections", plan.ping_connections, "mixed: ping-pong connections (1)");
   run.add_option("--size", plan.size, "message size of all modes but bulk (64)")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(as_size());
   run.add_option("--chunk", plan.chunk, "size of a bulk write (64K)")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(as_size());
   run.add_option("--direction", raw.direction, "of bulk streams: up, down or both (up)");
   run.add_option("--duration", plan.duration, "seconds to measure (5)");
   run.add_option("--bytes", plan.bytes, "instead: bytes per connection and direction")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(as_size());
   run.add_option("--warmup", plan.warmup, "seconds before that, not measured (0.5)");
   run.add_option("--rate", plan.rate,
                  "open loop: messages (churn: connections) a second over all connections; "

@@ -5,12 +5,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string_view>
 #include <utility>
+
+#include "uring/base/units.h"
 
 namespace virtproxy::bench {
 namespace {
@@ -49,9 +50,7 @@ uint64_t number_after(std::string_view line, std::string_view key) {
   if (!line.starts_with(key)) return 0;
   line.remove_prefix(key.size());
   while (!line.empty() && (line.front() == ' ' || line.front() == '\t')) line.remove_prefix(1);
-  uint64_t value = 0;
-  std::from_chars(line.data(), line.data() + line.size(), value);
-  return value;
+  return parse_number<uint64_t>(line.substr(0, line.find(' '))).value_or(0);
 }
 
 void add_status(const std::string& path, bool memory, ProcessSample& sample) {
@@ -100,9 +99,9 @@ std::vector<pid_t> descendants(pid_t root) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator("/proc", error)) {
     const std::string name = entry.path().filename().string();
-    pid_t pid = 0;
-    const auto [end, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
-    if (bad != std::errc() || *end != '\0') continue;
+    const auto number = parse_number<uint32_t>(name);
+    if (!number) continue;
+    const auto pid = static_cast<pid_t>(*number);
     const Stat stat = read_stat(pid);
     if (stat.valid) parents.emplace_back(pid, stat.parent);
   }

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <string_view>
 #include <vector>
@@ -18,6 +17,7 @@
 #include "core/flow/scheduler.h"
 #include "core/wire/frame.h"
 #include "core/wire/hello.h"
+#include "uring/base/units.h"
 
 namespace virtproxy {
 namespace {
@@ -158,11 +158,12 @@ int run(int argc, char** argv) {
   }
   const auto found = std::find_if(cases().begin(), cases().end(),
                                   [first](const Case& each) { return each.name == first; });
-  if (argc != 3 || found == cases().end()) {
+  const auto count = parse_number<uint64_t>(argc == 3 ? argv[2] : "");
+  if (!count || found == cases().end()) {
     std::fprintf(stderr, "usage: virtproxy-instructions CASE COUNT | --cases | --compiler\n");
     return 2;
   }
-  found->run(std::strtoull(argv[2], nullptr, 10));
+  found->run(*count);
   return 0;
 }
 

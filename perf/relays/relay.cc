@@ -14,6 +14,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "uring/base/units.h"
+
 namespace virtproxy::relay {
 namespace {
 
@@ -45,8 +47,9 @@ Socket parse(const std::string& text) {
   if (!text.starts_with("tcp:") || colon <= 4) usage("an address is unix:/path or tcp:IPv4:port");
   auto& inet = reinterpret_cast<sockaddr_in&>(found.storage);
   inet.sin_family = AF_INET;
-  inet.sin_port = htons(static_cast<uint16_t>(std::atoi(text.c_str() + colon + 1)));
-  if (inet_pton(AF_INET, text.substr(4, colon - 4).c_str(), &inet.sin_addr) != 1) {
+  const auto port = parse_number<uint16_t>(std::string_view(text).substr(colon + 1));
+  inet.sin_port = htons(port.value_or(0));
+  if (!port || inet_pton(AF_INET, text.substr(4, colon - 4).c_str(), &inet.sin_addr) != 1) {
     usage("an address is unix:/path or tcp:IPv4:port");
   }
   found.size = sizeof inet;
@@ -54,10 +57,9 @@ Socket parse(const std::string& text) {
 }
 
 size_t number(const char* text) {
-  char* end = nullptr;
-  const unsigned long long value = std::strtoull(text, &end, 10);
-  if (*text == 0 || *end != 0) usage("a size is a number of bytes");
-  return value;
+  const auto value = parse_size(text);
+  if (!value) usage("a size is a number of bytes, or with K, M or G");
+  return *value;
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 
 #include "tests/sim/scenario.h"
 #include "uring/base/log.h"
+#include "uring/base/text.h"
+#include "uring/base/units.h"
 
 namespace virtproxy::sim {
 namespace {
@@ -143,8 +145,16 @@ int run(const Options& options) {
     first = last = *options.seed;
   } else if (!options.seeds.empty()) {
     const size_t dots = options.seeds.find("..");
-    first = std::stoull(options.seeds);
-    last = dots == std::string::npos ? first : std::stoull(options.seeds.substr(dots + 2));
+    const auto from = parse_number<uint64_t>(options.seeds.substr(0, dots));
+    const auto to =
+        dots == std::string::npos ? from : parse_number<uint64_t>(options.seeds.substr(dots + 2));
+    if (!from || !to) {
+      std::fprintf(stderr, "--seeds %s: write A..B, two numbers\n",
+                   printable(options.seeds).c_str());
+      return 2;
+    }
+    first = *from;
+    last = *to;
   }
   Tally tally;
   const double began = real_seconds();

@@ -2,8 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <map>
 #include <optional>
 #include <set>
@@ -28,15 +26,10 @@ std::optional<std::string> range_fault(const std::string& option, const std::str
 std::optional<std::string> read_count(const std::string& option, const std::string& text,
                                       uint32_t low, uint32_t high, uint32_t& result) {
   const std::string range = std::to_string(low) + " to " + std::to_string(high);
-  const char* end = text.data() + text.size();
-  uint64_t value = 0;
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
-  if (text.empty() || stop != end || error == std::errc::invalid_argument) {
-    return option + " '" + printable(text) + "' is not a number: use " + range;
-  }
-  if (error != std::errc()) value = UINT64_MAX;
-  if (auto fault = range_fault<uint64_t>(option, text, value, low, high, range)) return fault;
-  result = static_cast<uint32_t>(value);
+  const auto value = parse_count(text);
+  if (!value) return option + " " + value.error() + ": use " + range;
+  if (auto fault = range_fault<uint64_t>(option, text, *value, low, high, range)) return fault;
+  result = static_cast<uint32_t>(*value);
   return std::nullopt;
 }
 
@@ -453,46 +446,6 @@ ParseResult parse_options(int argc, const char* const* argv) {
   Options options;
   if (const auto fault = interpret(raw, options)) return fail(*fault);
   return options;
-}
-
-tl::expected<uint64_t, std::string> parse_size(std::string_view text) {
-  const std::string shown = "'" + printable(text) + "'";
-  const char* end = text.data() + text.size();
-  uint64_t number = 0;
-  const auto [stop, error] = std::from_chars(text.data(), end, number);
-  if (text.empty() || error == std::errc::invalid_argument) {
-    return tl::unexpected<std::string>(shown + " is not a size such as 64M");
-  }
-  std::string_view unit(stop, static_cast<size_t>(end - stop));
-  unsigned shift = 0;
-  if (!unit.empty()) {
-    const size_t index = std::string_view("KMGTkmgt").find(unit.front());
-    unit.remove_prefix(1);
-    if (index == std::string_view::npos || !(unit.empty() || unit == "iB")) {
-      return tl::unexpected<std::string>(
-          shown + " does not end in K, M or G (powers of 1024), as 64M does");
-    }
-    shift = 10 * static_cast<unsigned>(index % 4 + 1);
-  }
-  if (error != std::errc() || number > (UINT64_MAX >> shift)) {
-    return tl::unexpected<std::string>(shown + " is too large");
-  }
-  return number << shift;
-}
-
-tl::expected<double, std::string> parse_seconds(std::string_view text) {
-  const std::string shown = "'" + printable(text) + "'";
-  const char* end = text.data() + text.size();
-  double number = 0;
-  const auto [stop, error] = std::from_chars(text.data(), end, number, std::chars_format::fixed);
-  const std::string_view unit(stop, static_cast<size_t>(end - stop));
-  const bool known = unit.empty() || unit == "s" || unit == "ms" || unit == "m";
-  if (text.empty() || error != std::errc() || !known || !std::isfinite(number)) {
-    return tl::unexpected<std::string>(shown + " is not a time such as 10, 0.5 or 500ms");
-  }
-  if (unit == "ms") return number / 1000.0;
-  if (unit == "m") return number * 60.0;
-  return number;
 }
 
 }  // namespace virtproxy

@@ -109,11 +109,4 @@ using ParseResult = tl::expected<Options, ParseExit>;
 // argv as main gets it; the last component of argv[0] is the name used in messages.
 ParseResult parse_options(int argc, const char* const* argv);
 
-// A size in bytes: digits and an optional K, M, G or T (KiB, MiB and so on are the same, all powers
-// of 1024).
-tl::expected<uint64_t, std::string> parse_size(std::string_view text);
-
-// A time in seconds: a decimal number with an optional ms, s or m.
-tl::expected<double, std::string> parse_seconds(std::string_view text);
-
 }  // namespace virtproxy

@@ -1,7 +1,6 @@
 #include "uring/daemon/security_options.h"
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 
 #include "uring/daemon/options.h"
 
@@ -43,22 +42,17 @@ std::optional<std::string> read_list(const std::string& option,
 tl::expected<uint32_t, std::string> find_cid(std::string_view text) {
   if (text == "host") return 2;
   if (text == "local") return 1;
-  uint32_t cid = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, cid);
-  if (!text.empty() && stop == end && error == std::errc()) return cid;
+  if (const auto cid = parse_number<uint32_t>(text)) return *cid;
   return tl::unexpected("'" + printable(text) + "' is not a CID: give a number, host or local");
 }
 
 std::optional<std::string> read_mode(const std::string& text, std::optional<mode_t>& mode) {
-  unsigned bits = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, bits, 8);
-  if (text.empty() || stop != end || error != std::errc() || bits > 0777) {
+  const auto bits = parse_number<mode_t>(text, 8);
+  if (!bits || *bits > 0777) {
     return "--socket-mode '" + printable(text) +
            "' is not a mode: give an octal number from 0 to 0777, such as 0660";
   }
-  mode = static_cast<mode_t>(bits);
+  mode = bits;
   return std::nullopt;
 }
 

@@ -3,12 +3,12 @@
 #include <grp.h>
 #include <pwd.h>
 
-#include <charconv>
 #include <cstdio>
 #include <memory>
 #include <optional>
 
-#include "uring/net/address.h"
+#include "uring/base/text.h"
+#include "uring/base/units.h"
 
 namespace virtproxy {
 namespace {
@@ -27,11 +27,8 @@ File open_file(const char* path) { return File(std::fopen(path, "re")); }
 
 // An id, unless the text is a name. The highest number means "unchanged" to the kernel.
 std::optional<uint32_t> to_id(std::string_view text) {
-  uint32_t id = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, id);
-  if (text.empty() || stop != end || error != std::errc() || id == UINT32_MAX) return std::nullopt;
-  return id;
+  const auto id = parse_number<uint32_t>(text);
+  return id == UINT32_MAX ? std::nullopt : id;
 }
 
 struct User {

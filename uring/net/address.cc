@@ -7,13 +7,13 @@
 #include <sys/un.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstddef>
 #include <cstring>
 #include <fstream>
 #include <utility>
 #include <vector>
 
+#include "uring/base/units.h"
 #include "uring/net/baud.h"
 
 namespace virtproxy {
@@ -34,17 +34,6 @@ bool is_number(std::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), is_digit);
 }
 
-std::string quoted(std::string_view text) { return "'" + printable(text) + "'"; }
-
-template <typename T>
-std::optional<T> to_number(std::string_view text) {
-  T value{};
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || stop != end || text.empty()) return std::nullopt;
-  return value;
-}
-
 std::optional<uint16_t> find_service(std::string_view name) {
   std::ifstream file("/etc/services");
   std::string line;
@@ -63,7 +52,7 @@ std::optional<uint16_t> find_service(std::string_view name) {
     if (slash == std::string_view::npos || port.substr(slash) != "/tcp") continue;
     words.erase(words.begin() + 1);
     if (std::find(words.begin(), words.end(), name) == words.end()) continue;
-    return to_number<uint16_t>(port.substr(0, slash));
+    return parse_number<uint16_t>(port.substr(0, slash));
   }
   return std::nullopt;
 }
@@ -125,7 +114,7 @@ tl::expected<Fields, std::string> split_fields(std::string_view text) {
 }
 
 tl::expected<unsigned, std::string> parse_id(std::string_view text) {
-  const auto id = to_number<unsigned>(text);
+  const auto id = parse_number<unsigned>(text);
   if (!id || *id > kMaxChannelId) {
     return failure("channel number " + quoted(text) + " is not a number from 0 to " +
                    std::to_string(kMaxChannelId));
@@ -189,7 +178,7 @@ tl::expected<Endpoint, std::string> tcp_endpoint(const Fields& fields, EndpointU
 
 tl::expected<Endpoint, std::string> vsock_endpoint(const Fields& fields, EndpointUse use) {
   if (fields.bracketed) return failure("brackets are for IPv6 addresses: write CID:PORT");
-  const auto port = to_number<uint32_t>(fields.port);
+  const auto port = parse_number<uint32_t>(fields.port);
   if (!port || *port == VMADDR_PORT_ANY) {
     return failure("vsock port " + quoted(fields.port) + " is not a number from 0 to 4294967294");
   }
@@ -202,7 +191,7 @@ tl::expected<Endpoint, std::string> vsock_endpoint(const Fields& fields, Endpoin
   } else if (name == "local") {
     cid = 1;
   } else {
-    cid = to_number<uint32_t>(name);
+    cid = parse_number<uint32_t>(name);
   }
   if (!cid) {
     return failure("vsock CID " + quoted(name) +
@@ -222,7 +211,7 @@ tl::expected<Endpoint, std::string> device_endpoint(const Fields& fields) {
   }
   uint32_t speed = 0;
   if (fields.port != "-") {
-    const auto number = to_number<uint32_t>(fields.port);
+    const auto number = parse_number<uint32_t>(fields.port);
     if (!number || !termios_speed(*number)) {
       return failure("port " + quoted(fields.port) +
                      " of a device is neither - nor a usual speed such as 9600 or 115200");
@@ -369,7 +358,7 @@ tl::expected<ParsedEndpoint, std::string> parse_endpoint(std::string_view text, 
 tl::expected<uint16_t, std::string> parse_port(std::string_view text) {
   if (text.empty()) return failure("the port is empty: write a number, a service name, or -");
   if (is_number(text)) {
-    const auto number = to_number<uint16_t>(text);
+    const auto number = parse_number<uint16_t>(text);
     if (number) return *number;
     return failure("port " + quoted(text) + " is too large: use a number from 1 to 65535");
   }
@@ -402,7 +391,7 @@ std::optional<SocketAddress> parse_ip(std::string_view text, uint16_t port) {
   v6->sin6_port = htons(port);
   address.length = sizeof(sockaddr_in6);
   if (percent != std::string::npos) {
-    const auto index = to_number<uint32_t>(scope);
+    const auto index = parse_number<uint32_t>(scope);
     v6->sin6_scope_id = index ? *index : if_nametoindex(scope.c_str());
     if (v6->sin6_scope_id == 0) return std::nullopt;
   }
@@ -440,7 +429,7 @@ tl::expected<SocketAddress, std::string> to_socket_address(const Endpoint& endpo
       return failure(quoted(endpoint.host) + " is a host name: it has to be resolved first");
     }
     case Endpoint::Kind::kVsock: {
-      const auto cid = to_number<uint32_t>(endpoint.host);
+      const auto cid = parse_number<uint32_t>(endpoint.host);
       if (!cid) return failure("vsock CID " + quoted(endpoint.host) + " is not a number");
       SocketAddress address;
       auto* vm = reinterpret_cast<sockaddr_vm*>(&address.storage);
@@ -470,23 +459,6 @@ SocketAddress any_address(int family, uint16_t port) {
     address.length = sizeof(sockaddr_in6);
   }
   return address;
-}
-
-std::string printable(std::string_view text) {
-  static constexpr char kHex[] = "0123456789abcdef";
-  std::string result;
-  result.reserve(text.size());
-  for (const char c : text) {
-    if (c >= 0x20 && c < 0x7f) {
-      result += c;
-      continue;
-    }
-    const auto byte = static_cast<unsigned char>(c);
-    result += "\\x";
-    result += kHex[byte >> 4];
-    result += kHex[byte & 15];
-  }
-  return result;
 }
 
 }  // namespace virtproxy

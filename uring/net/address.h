@@ -24,6 +24,8 @@
 #include <string_view>
 #include <tl/expected.hpp>
 
+#include "uring/base/text.h"
+
 namespace virtproxy {
 
 // Longest path of a unix socket in bytes; an abstract name may be as long, not counting its '@'.
@@ -100,8 +102,5 @@ tl::expected<SocketAddress, std::string> to_socket_address(const Endpoint& endpo
 
 // 0.0.0.0 or [::] with this port; family is AF_INET or AF_INET6.
 SocketAddress any_address(int family, uint16_t port);
-
-// The text with every byte that does not print, and every non-ASCII byte, as \xNN.
-std::string printable(std::string_view text);
 
 }  // namespace virtproxy
