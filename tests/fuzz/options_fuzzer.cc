@@ -103,29 +103,29 @@ void check_forwards(const std::vector<ForwardSpec>& forwards, const std::set<uns
   }
 }
 
-bool takes_clients(const Options& options, Endpoint::Kind kind) {
+bool takes_clients(const Options& options, Address::Kind kind) {
   return std::any_of(options.oforwards.begin(), options.oforwards.end(),
-                     [&](const ForwardSpec& forward) { return forward.endpoint.kind == kind; });
+                     [&](const ForwardSpec& forward) { return forward.address.kind == kind; });
 }
 
-bool takes_peers(const Options& options, Endpoint::Kind kind) {
+bool takes_peers(const Options& options, Address::Kind kind) {
   return std::any_of(options.channels.begin(), options.channels.end(),
                      [&](const ChannelSpec& channel) {
-                       return transport_listens(channel.transport) && channel.endpoint.kind == kind;
+                       return transport_listens(channel.transport) && channel.address.kind == kind;
                      });
 }
 
 // What is said to be guarded is there, and what others can reach was asked for.
 void check_security_options(const Options& options) {
   const SecurityOptions& of = options.security;
-  VP_ASSERT(!of.clients.guards_unix() || takes_clients(options, Endpoint::Kind::kUnix));
+  VP_ASSERT(!of.clients.guards_unix() || takes_clients(options, Address::Kind::kUnix));
   VP_ASSERT(!of.clients.guards_vsock());
-  VP_ASSERT(!of.peers.guards_unix() || takes_peers(options, Endpoint::Kind::kUnix));
-  VP_ASSERT(!of.peers.guards_vsock() || takes_peers(options, Endpoint::Kind::kVsock));
+  VP_ASSERT(!of.peers.guards_unix() || takes_peers(options, Address::Kind::kUnix));
+  VP_ASSERT(!of.peers.guards_vsock() || takes_peers(options, Address::Kind::kVsock));
   VP_ASSERT(!of.listen.mode || *of.listen.mode <= 0777);
   if (of.listen.allow_remote) return;
   for (const ForwardSpec& forward : options.oforwards) {
-    VP_ASSERT(forward.endpoint.kind != Endpoint::Kind::kTcp || forward.endpoint.host != "0.0.0.0");
+    VP_ASSERT(forward.address.kind != Address::Kind::kTcp || forward.address.host != "0.0.0.0");
   }
 }
 
@@ -137,7 +137,7 @@ void check(const Options& options) {
     VP_ASSERT(ids.insert(channel.id).second && channel.id <= kMaxChannelId);
     if (channel.text.find('\\') != std::string::npos) continue;  // made printable
     const auto again = parse_channels({channel.text});
-    VP_ASSERT(again && again->front().endpoint == channel.endpoint);
+    VP_ASSERT(again && again->front().address == channel.address);
     VP_ASSERT(again->front().transport == channel.transport);
   }
   check_forwards(options.oforwards, ids);

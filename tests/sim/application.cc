@@ -49,9 +49,8 @@ constexpr Duration kTimeToHear = seconds(2);
 
 }  // namespace
 
-std::string network_name(const Endpoint& endpoint) {
-  return endpoint.kind == Endpoint::Kind::kTcp ? fmt::format("tcp:{}", endpoint.port)
-                                               : endpoint.host;
+std::string network_name(const Address& address) {
+  return address.kind == Address::Kind::kTcp ? fmt::format("tcp:{}", address.port) : address.host;
 }
 
 Application::Application(Exchange& exchange, uint64_t number, Role role, const Route& route,

@@ -20,12 +20,12 @@ struct Route {
   unsigned channel = 0;  // its id
   std::string service;
   bool from_host = true;  // the clients are on the host
-  Endpoint client_end;
-  Endpoint service_end;
+  Address client_end;
+  Address service_end;
 };
 
 // As the network knows it.
-std::string network_name(const Endpoint& endpoint);
+std::string network_name(const Address& address);
 
 struct Plan {
   enum class Ending : uint8_t {

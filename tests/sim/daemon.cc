@@ -40,17 +40,17 @@ bool Daemon::all(Holds holds) const {
 std::optional<std::vector<ChannelListenSockets>> Daemon::bind_listen_sockets() {
   std::vector<ChannelListenSockets> listen_sockets;
   bool good = true;
-  const auto bind = [&](const Endpoint& endpoint) {
-    auto listening = listen_on(endpoint, {});
+  const auto bind = [&](const Address& address) {
+    auto listening = listen_on(address, {});
     good = good && listening;
     return listening ? *std::move(listening) : Listening{};
   };
   for (const ChannelConfig& channel : config_.channels) {
     ChannelListenSockets& mine = listen_sockets.emplace_back();
     for (const ForwardSpec& forward : channel.oforwards) {
-      mine.forwards.push_back(bind(forward.endpoint));
+      mine.forwards.push_back(bind(forward.address));
     }
-    if (transport_listens(channel.spec.transport)) mine.transport = bind(channel.spec.endpoint);
+    if (transport_listens(channel.spec.transport)) mine.transport = bind(channel.spec.address);
   }
   if (good) return listen_sockets;
   for (const ChannelListenSockets& mine : listen_sockets) {

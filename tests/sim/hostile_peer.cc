@@ -23,7 +23,7 @@ HostilePeer::HostilePeer(Network& network, const ChannelSpec& spec, Target targe
     : network_(network),
       spec_(spec),
       channel_(target.channel),
-      name_(network_name(spec.endpoint)),
+      name_(network_name(spec.address)),
       bytes_(std::move(target)),
       connected_(std::move(connected)) {
   World::current().trace("hostile", channel_);
@@ -70,7 +70,7 @@ void HostilePeer::act() {
 void HostilePeer::connect() {
   if (transport_is_device(spec_.transport)) {
     int error = 0;
-    Device* device = network_.device(spec_.endpoint.host);
+    Device* device = network_.device(spec_.address.host);
     FileRef file = device == nullptr ? nullptr : device->open(error);
     if (file) attach(std::move(file));
     return;
@@ -88,7 +88,7 @@ void HostilePeer::connect() {
 }
 
 void HostilePeer::listen() {
-  const bool tcp = spec_.endpoint.kind == Endpoint::Kind::kTcp;
+  const bool tcp = spec_.address.kind == Address::Kind::kTcp;
   listener_ = std::make_shared<Socket>(tcp ? Family::kTcp : Family::kUnix);
   listener_->carries_channel = channel_;
   listener_->listen(4);

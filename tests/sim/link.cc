@@ -4,8 +4,8 @@
 
 namespace virtproxy::sim {
 
-Endpoint unix_endpoint(const std::string& path) { return {Endpoint::Kind::kUnix, path, 0}; }
-Endpoint tcp_endpoint(uint16_t port) { return {Endpoint::Kind::kTcp, "127.0.0.1", port}; }
+Address to_unix_address(const std::string& path) { return {Address::Kind::kUnix, path, 0}; }
+Address to_tcp_address(uint16_t port) { return {Address::Kind::kTcp, "127.0.0.1", port}; }
 
 Service::Service(Network& network, Exchange& exchange, const Route& route, const Path& path,
                  DrawPlan draw_plan)
@@ -13,7 +13,7 @@ Service::Service(Network& network, Exchange& exchange, const Route& route, const
       route_(route),
       draw_plan_(std::move(draw_plan)),
       listener_(std::make_shared<Socket>(
-          route.service_end.kind == Endpoint::Kind::kUnix ? Family::kUnix : Family::kTcp)) {
+          route.service_end.kind == Address::Kind::kUnix ? Family::kUnix : Family::kTcp)) {
   listener_->listen(World::current().random().between(2, 16));
   listener_->add_waiter(this);
   network.bind(network_name(route.service_end), listener_);
@@ -59,7 +59,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
   const auto to_device = [](ChannelSpec& spec, const Device& at) {
     spec.transport =
         at.kind() == Device::Kind::kTty ? TransportKind::kIsaSerial : TransportKind::kVirtioSerial;
-    spec.endpoint = {Endpoint::Kind::kDevice, at.path(), 0};
+    spec.address = {Address::Kind::kDevice, at.path(), 0};
   };
   const std::string name = fmt::format("/sim/channel{}", id);
   Path path;
@@ -72,8 +72,8 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
     ChannelSpec& dialer = host_listens ? guest_spec_ : host_spec_;
     listener.transport = tcp ? TransportKind::kTcpListen : TransportKind::kUnixListen;
     dialer.transport = tcp ? TransportKind::kTcpConnect : TransportKind::kUnixConnect;
-    listener.endpoint = dialer.endpoint =
-        tcp ? tcp_endpoint(static_cast<uint16_t>(7000 + id)) : unix_endpoint(name);
+    listener.address = dialer.address =
+        tcp ? to_tcp_address(static_cast<uint16_t>(7000 + id)) : to_unix_address(name);
     if (tcp) {
       path.latency = Duration(static_cast<Duration::rep>(random.magnitude(10'000, 30'000'000)));
       if (random.chance(0.3)) {
@@ -85,7 +85,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
           static_cast<double>(path.capacity) / (static_cast<double>(path.latency.count()) * 1e-9);
       if (by_latency < kFast && (speed_ == 0 || by_latency < speed_)) speed_ = by_latency;
     }
-    network.set_path(network_name(listener.endpoint), path);
+    network.set_path(network_name(listener.address), path);
     return;
   }
   if (kind == LinkKind::kCable) {
@@ -101,7 +101,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
       device("guest", kind == LinkKind::kPort ? Device::Kind::kPort : Device::Kind::kTty);
   to_device(guest_spec_, *guest_device_);
   host_spec_.transport = TransportKind::kUnixConnect;
-  host_spec_.endpoint = unix_endpoint(name);
+  host_spec_.address = to_unix_address(name);
   network.set_path(name, path);
   emulator_ = std::make_unique<Emulator>(network, *guest_device_, name);
 }

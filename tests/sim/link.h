@@ -75,7 +75,7 @@ class SimulatedLink {
   std::unique_ptr<Cable> cable_;
 };
 
-Endpoint unix_endpoint(const std::string& path);
-Endpoint tcp_endpoint(uint16_t port);
+Address to_unix_address(const std::string& path);
+Address to_tcp_address(uint16_t port);
 
 }  // namespace virtproxy::sim

@@ -38,7 +38,7 @@ constexpr Row kRates[] = {
     {Mishap::kNoMemory, 0.02},      {Mishap::kChannelError, 0.002}, {Mishap::kAcceptFails, 0.3},
     {Mishap::kSocketFails, 0.3},    {Mishap::kServiceAbsent, 0.3},  {Mishap::kServiceSilent, 0.3},
     {Mishap::kBacklogFull, 0.5},    {Mishap::kAddressInUse, 0.8},   {Mishap::kLateRelease, 1.0},
-    {Mishap::kRingRefuses, 0.3},    {Mishap::kPollEnds, 0.9},      {Mishap::kWakeLost, 0.03},
+    {Mishap::kRingRefuses, 0.3},    {Mishap::kPollEnds, 0.9},       {Mishap::kWakeLost, 0.03},
     {Mishap::kDeviceAbsent, 0.5},   {Mishap::kByteFlipped, 0.002},  {Mishap::kByteLost, 0.002},
     {Mishap::kByteInserted, 0.002}, {Mishap::kPipeFails, 0.3},      {Mishap::kPipeSmall, 1.0},
 };
@@ -77,7 +77,7 @@ RingFeatures Scenario::draw_features() {
   if (random_.chance(0.15)) features.registered_files = false;
   if (random_.chance(0.15)) features.splice = false;
   if (random_.chance(0.15)) features.no_iowait = false;
-  features.busy_poll = false;  // nothing happens while a process looks
+  features.busy_poll = false;     // nothing happens while a process looks
   features.restrictions = false;  // the simulated ring is asked for nothing else
   return features;
 }
@@ -114,15 +114,15 @@ void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig
     route.service = fmt::format("s{}", number);
     route.from_host = random_.chance(0.5);
     const auto port = static_cast<uint16_t>(8000 + number);
-    route.client_end = random_.chance(0.5) ? unix_endpoint(fmt::format("/sim/client{}", number))
-                                           : tcp_endpoint(static_cast<uint16_t>(port + 1000));
-    route.service_end = random_.chance(0.5) ? unix_endpoint(fmt::format("/sim/service{}", number))
-                                            : tcp_endpoint(port);
-    const auto path_of = [this](const Endpoint& endpoint) {
+    route.client_end = random_.chance(0.5) ? to_unix_address(fmt::format("/sim/client{}", number))
+                                           : to_tcp_address(static_cast<uint16_t>(port + 1000));
+    route.service_end = random_.chance(0.5) ? to_unix_address(fmt::format("/sim/service{}", number))
+                                            : to_tcp_address(port);
+    const auto path_of = [this](const Address& address) {
       Path path;
       path.capacity = static_cast<size_t>(bulky_ ? random_.magnitude(64 << 10, 1 << 20)
                                                  : random_.magnitude(1024, 256 << 10));
-      if (endpoint.kind == Endpoint::Kind::kTcp) {
+      if (address.kind == Address::Kind::kTcp) {
         path.latency = Duration(static_cast<Duration::rep>(random_.magnitude(1'000, 10'000'000)));
       }
       return path;
@@ -135,9 +135,9 @@ void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig
     forward.service = route.service;
     forward.id = link.id();
     forward.priority = static_cast<Priority>(random_.below(kPriorities));
-    forward.endpoint = route.client_end;
+    forward.address = route.client_end;
     (route.from_host ? host : guest).channels.back().oforwards.push_back(forward);
-    forward.endpoint = route.service_end;
+    forward.address = route.service_end;
     (route.from_host ? guest : host).channels.back().iforwards.push_back(forward);
   }
 }

@@ -41,7 +41,7 @@ void Scenario::send_strangers(const Place& place, unsigned channel) {
       &place == places_.data() ? links_[at]->host_spec() : links_[at]->guest_spec();
   if (!strange_ || settled_ || !transport_listens(spec.transport)) return;
   if (expects_old(at) || changing_[at]) return;
-  const auto connect = [this, name = network_name(spec.endpoint)] {
+  const auto connect = [this, name = network_name(spec.address)] {
     const auto listener = network_.find(name);
     if (settled_ || !listener || !listener->listening() || listener->backlog_full()) return;
     world_.count(Mishap::kSilentStranger);

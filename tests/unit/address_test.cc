@@ -12,18 +12,18 @@
 namespace virtproxy {
 namespace {
 
-using Kind = Endpoint::Kind;
+using Kind = Address::Kind;
 using testing::TestWithParam;
 using testing::ValuesIn;
 
-constexpr EndpointUse kListen = EndpointUse::kListen;
-constexpr EndpointUse kConnect = EndpointUse::kConnect;
+constexpr AddressUse kListen = AddressUse::kListen;
+constexpr AddressUse kConnect = AddressUse::kConnect;
 
 struct Good {
   std::string text;
-  EndpointUse use;
+  AddressUse use;
   std::optional<Kind> kind;
-  Endpoint endpoint;
+  Address address;
   std::optional<unsigned> id;
   std::string shown;
 };
@@ -111,22 +111,22 @@ const std::vector<Good> kGood = {
      "/dev/serial/by-path/pci-0000:00:14.0 at 115200 baud"},
 };
 
-class GoodEndpoint : public TestWithParam<Good> {};
+class GoodAddress : public TestWithParam<Good> {};
 
-TEST_P(GoodEndpoint, Parses) {
+TEST_P(GoodAddress, Parses) {
   const Good& good = GetParam();
-  const auto parsed = parse_endpoint(good.text, good.use, good.kind);
+  const auto parsed = parse_address(good.text, good.use, good.kind);
   ASSERT_TRUE(parsed) << good.text << ": " << parsed.error();
-  EXPECT_EQ(parsed->endpoint, good.endpoint) << good.text;
+  EXPECT_EQ(parsed->address, good.address) << good.text;
   EXPECT_EQ(parsed->id, good.id) << good.text;
-  EXPECT_EQ(parsed->endpoint.to_string(), good.shown);
+  EXPECT_EQ(parsed->address.to_string(), good.shown);
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, GoodEndpoint, ValuesIn(kGood));
+INSTANTIATE_TEST_SUITE_P(Forms, GoodAddress, ValuesIn(kGood));
 
 struct Bad {
   std::string text;
-  EndpointUse use;
+  AddressUse use;
   std::optional<Kind> kind;
   std::string message;
 };
@@ -190,18 +190,18 @@ const std::vector<Bad> kBad = {
     {"/dev/ttyS1:115201", kConnect, Kind::kDevice, "usual speed"},
 };
 
-class BadEndpoint : public TestWithParam<Bad> {};
+class BadAddress : public TestWithParam<Bad> {};
 
-TEST_P(BadEndpoint, SaysWhy) {
+TEST_P(BadAddress, SaysWhy) {
   const Bad& bad = GetParam();
-  const auto parsed = parse_endpoint(bad.text, bad.use, bad.kind);
+  const auto parsed = parse_address(bad.text, bad.use, bad.kind);
   ASSERT_FALSE(parsed) << bad.text;
   EXPECT_NE(parsed.error().find(bad.message), std::string::npos)
       << bad.text << ": " << parsed.error();
   EXPECT_EQ(printable(parsed.error()), parsed.error());
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, BadEndpoint, ValuesIn(kBad));
+INSTANTIATE_TEST_SUITE_P(Forms, BadAddress, ValuesIn(kBad));
 
 TEST(SocketAddressTest, NumericTcp) {
   const auto v4 = to_socket_address({Kind::kTcp, "192.0.2.7", 8080});
@@ -220,7 +220,7 @@ TEST(SocketAddressTest, NumericTcp) {
 }
 
 TEST(SocketAddressTest, WildcardIsDualStack) {
-  const Endpoint wildcard{Kind::kTcp, "*", 80};
+  const Address wildcard{Kind::kTcp, "*", 80};
   EXPECT_TRUE(wildcard.is_wildcard());
   EXPECT_FALSE(wildcard.needs_resolver());
   EXPECT_EQ(to_socket_address(wildcard)->to_string(), "[::]:80");
@@ -228,11 +228,11 @@ TEST(SocketAddressTest, WildcardIsDualStack) {
 }
 
 TEST(SocketAddressTest, HostNamesNeedTheResolver) {
-  const Endpoint endpoint{Kind::kTcp, "localhost", 80};
-  EXPECT_TRUE(endpoint.needs_resolver());
-  const auto address = to_socket_address(endpoint);
-  ASSERT_FALSE(address);
-  EXPECT_NE(address.error().find("'localhost' is a host name"), std::string::npos);
+  const Address address{Kind::kTcp, "localhost", 80};
+  EXPECT_TRUE(address.needs_resolver());
+  const auto known = to_socket_address(address);
+  ASSERT_FALSE(known);
+  EXPECT_NE(known.error().find("'localhost' is a host name"), std::string::npos);
   EXPECT_FALSE(to_socket_address({Kind::kDevice, "/dev/ttyS0", 0}));
 }
 

@@ -306,18 +306,18 @@ TEST(OptionsTest, TheCommandLinesOfTheOldDaemon) {
                                  "http:127.0.0.1:9080", "-o", "ssh:127.0.0.1:9022"});
   ASSERT_EQ(host.channels.size(), 1U);
   EXPECT_EQ(host.channels[0].transport, TransportKind::kUnixConnect);
-  EXPECT_EQ(host.channels[0].endpoint.host, "/var/lib/libvirt/qemu/vp.sock");
+  EXPECT_EQ(host.channels[0].address.host, "/var/lib/libvirt/qemu/vp.sock");
   EXPECT_EQ(host.channels[0].id, 0U);
   ASSERT_EQ(host.oforwards.size(), 2U);
   EXPECT_EQ(host.oforwards[1].service, "ssh");
-  EXPECT_EQ(host.oforwards[1].endpoint.to_string(), "127.0.0.1:9022");
+  EXPECT_EQ(host.oforwards[1].address.to_string(), "127.0.0.1:9022");
   EXPECT_EQ(host.oforwards[1].id, 0U);
 
   const Options guest = parse_ok({"-c", "virtserial-open:/dev/virtio-ports/test2:-", "-i",
                                   "http:127.0.0.1:80", "-i", "ssh:127.0.0.1:22"});
   EXPECT_EQ(guest.channels[0].transport, TransportKind::kVirtioSerial);
   ASSERT_EQ(guest.iforwards.size(), 2U);
-  EXPECT_EQ(guest.iforwards[0].endpoint.to_string(), "127.0.0.1:80");
+  EXPECT_EQ(guest.iforwards[0].address.to_string(), "127.0.0.1:80");
 }
 
 TEST(OptionsTest, EveryMethod) {
@@ -348,7 +348,7 @@ TEST(OptionsTest, EveryMethod) {
       EXPECT_EQ(options.channels[0].id, args[0] == "-c" && args[1] != arg ? 5U : 0U);
     }
   }
-  EXPECT_EQ(parse_ok({"-c", "isa-serial:/dev/ttyS1:115200"}).channels[0].endpoint.port, 115200U);
+  EXPECT_EQ(parse_ok({"-c", "isa-serial:/dev/ttyS1:115200"}).channels[0].address.port, 115200U);
 }
 
 TEST(OptionsTest, EveryFormOfAForward) {
@@ -372,7 +372,7 @@ TEST(OptionsTest, EveryFormOfAForward) {
           const auto& forwards = flag == "o" ? options.oforwards : options.iforwards;
           ASSERT_EQ(forwards.size(), 1U) << arg;
           EXPECT_EQ(forwards[0].service, "svc");
-          EXPECT_EQ(forwards[0].endpoint.to_string(), shown);
+          EXPECT_EQ(forwards[0].address.to_string(), shown);
           EXPECT_EQ(forwards[0].id, suffix == ":1" ? 1U : 0U);
           EXPECT_EQ(forwards[0].text, arg);
         }
@@ -423,7 +423,7 @@ TEST(OptionsTest, PeerTimeouts) {
                              "--allow-remote"});
     std::vector<double> result;
     for (const ChannelSpec& channel : parse_ok(args).channels) {
-      if (channel.endpoint.kind == Endpoint::Kind::kTcp) result.push_back(channel.peer_timeout);
+      if (channel.address.kind == Address::Kind::kTcp) result.push_back(channel.peer_timeout);
     }
     return result;
   };

@@ -29,8 +29,8 @@ Failure bad_arg(std::string_view arg, std::string_view reason) {
 }
 
 // The kernel would choose a port that no client knows.
-std::optional<std::string> any_port_fault(const Endpoint& endpoint, EndpointUse use) {
-  if (use != EndpointUse::kListen || endpoint.kind != Endpoint::Kind::kTcp || endpoint.port != 0) {
+std::optional<std::string> any_port_fault(const Address& address, AddressUse use) {
+  if (use != AddressUse::kListen || address.kind != Address::Kind::kTcp || address.port != 0) {
     return std::nullopt;
   }
   return "port 0 is any free port, which no client can know: use a number from 1 to 65535";
@@ -53,20 +53,20 @@ tl::expected<ParsedChannel, std::string> parse_channel(const std::string& arg) {
   if (entry == std::end(kTransports)) {
     return failure("invalid channel type: " + printable(name) + ": use one of " + transport_list());
   }
-  const EndpointUse use =
-      transport_listens(entry->transport) ? EndpointUse::kListen : EndpointUse::kConnect;
-  auto parsed = parse_endpoint(std::string_view(arg).substr(colon + 1), use, entry->kind);
+  const AddressUse use =
+      transport_listens(entry->transport) ? AddressUse::kListen : AddressUse::kConnect;
+  auto parsed = parse_address(std::string_view(arg).substr(colon + 1), use, entry->kind);
   if (!parsed) {
     return bad_arg(arg, parsed.error() + " (the form is " + std::string(name) + ":" +
                             std::string(entry->form) + "[:ID])");
   }
-  if (entry->transport == TransportKind::kVirtioSerial && parsed->endpoint.port != 0) {
+  if (entry->transport == TransportKind::kVirtioSerial && parsed->address.port != 0) {
     return bad_arg(arg, "a virtio-serial port has no speed: write - as its port");
   }
-  if (const auto fault = any_port_fault(parsed->endpoint, use)) return bad_arg(arg, *fault);
+  if (const auto fault = any_port_fault(parsed->address, use)) return bad_arg(arg, *fault);
   ParsedChannel channel;
   channel.spec.transport = entry->transport;
-  channel.spec.endpoint = std::move(parsed->endpoint);
+  channel.spec.address = std::move(parsed->address);
   channel.spec.text = printable(arg);
   channel.has_id = parsed->id.has_value();
   channel.spec.id = parsed->id.value_or(0);
@@ -92,17 +92,17 @@ tl::expected<ForwardSpec, std::string> parse_forward(const std::string& arg, cha
   if (colon == std::string::npos) return bad_arg(arg, "no address after the service" + form);
   ForwardSpec forward;
   forward.service = arg.substr(0, colon);
-  const EndpointUse use = option == 'o' ? EndpointUse::kListen : EndpointUse::kConnect;
+  const AddressUse use = option == 'o' ? AddressUse::kListen : AddressUse::kConnect;
   const auto fault = service_fault(forward.service);
-  auto parsed = parse_endpoint(std::string_view(arg).substr(colon + 1), use);
-  if ((fault || !parsed) && !arg.starts_with(':') && parse_endpoint(arg, use)) {
+  auto parsed = parse_address(std::string_view(arg).substr(colon + 1), use);
+  if ((fault || !parsed) && !arg.starts_with(':') && parse_address(arg, use)) {
     return bad_arg(arg, std::string("no service name before the address: write -") + option +
                             " SERVICE:" + printable(arg));
   }
   if (fault) return bad_arg(arg, *fault + form);
   if (!parsed) return bad_arg(arg, parsed.error() + form);
-  if (const auto wrong = any_port_fault(parsed->endpoint, use)) return bad_arg(arg, *wrong);
-  forward.endpoint = std::move(parsed->endpoint);
+  if (const auto wrong = any_port_fault(parsed->address, use)) return bad_arg(arg, *wrong);
+  forward.address = std::move(parsed->address);
   forward.id = parsed->id.value_or(0);
   forward.text = printable(arg);
   return forward;
@@ -170,19 +170,19 @@ tl::expected<std::vector<ForwardSpec>, std::string> parse_forwards(
 
 namespace {
 
-// The same text for two endpoints that cannot both be listened on, opened or connected to.
-std::string exclusive_key(const Endpoint& endpoint) {
-  if (endpoint.kind == Endpoint::Kind::kDevice ||
-      (endpoint.kind == Endpoint::Kind::kUnix && !endpoint.host.starts_with('@'))) {
-    return std::filesystem::path(endpoint.host).lexically_normal().string();
+// The same text for two addresses that cannot both be listened on, opened or connected to.
+std::string exclusive_key(const Address& address) {
+  if (address.kind == Address::Kind::kDevice ||
+      (address.kind == Address::Kind::kUnix && !address.host.starts_with('@'))) {
+    return std::filesystem::path(address.host).lexically_normal().string();
   }
-  if (endpoint.kind == Endpoint::Kind::kTcp) {
-    if (const auto address = parse_ip(endpoint.host, static_cast<uint16_t>(endpoint.port))) {
-      return address->to_string();
+  if (address.kind == Address::Kind::kTcp) {
+    if (const auto literal = parse_ip(address.host, static_cast<uint16_t>(address.port))) {
+      return literal->to_string();
     }
   }
-  std::string key = endpoint.to_string();
-  if (endpoint.needs_resolver()) {
+  std::string key = address.to_string();
+  if (address.needs_resolver()) {
     std::transform(key.begin(), key.end(), key.begin(),
                    [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   }
@@ -198,18 +198,18 @@ std::optional<std::string> check_exclusive(const Options& options) {
     const bool connects =
         !transport_listens(channel.transport) && !transport_is_device(channel.transport);
     const auto [other, fresh] =
-        (connects ? connecting : users).emplace(exclusive_key(channel.endpoint), channel.text);
+        (connects ? connecting : users).emplace(exclusive_key(channel.address), channel.text);
     if (fresh) continue;
     return bad_arg(channel.text,
-                   channel.endpoint.to_string() + " is already used by " + other->second +
+                   channel.address.to_string() + " is already used by " + other->second +
                        (connects ? ": one peer takes one channel, so give each its own address"
                                  : ": give each its own address"))
         .value();
   }
   for (const ForwardSpec& forward : options.oforwards) {
-    const auto [other, fresh] = users.emplace(exclusive_key(forward.endpoint), forward.text);
+    const auto [other, fresh] = users.emplace(exclusive_key(forward.address), forward.text);
     if (fresh) continue;
-    return bad_arg(forward.text, forward.endpoint.to_string() + " is already used by " +
+    return bad_arg(forward.text, forward.address.to_string() + " is already used by " +
                                      other->second + ": give each its own address")
         .value();
   }
@@ -266,7 +266,7 @@ std::optional<std::string> apply_peer_timeouts(const std::vector<std::string>& a
   using option_ranges::kMaxPeerTimeout;
   using option_ranges::kMinPeerTimeout;
   const auto is_tcp = [](const ChannelSpec& channel) {
-    return channel.endpoint.kind == Endpoint::Kind::kTcp;
+    return channel.address.kind == Address::Kind::kTcp;
   };
   std::map<unsigned, double> of_channel;
   for (const std::string& arg : args) {
@@ -280,16 +280,17 @@ std::optional<std::string> apply_peer_timeouts(const std::vector<std::string>& a
     }
     if (colon == std::string::npos) {
       if (std::none_of(channels.begin(), channels.end(), is_tcp)) {
-        return shown + "no channel is a TCP one: other channels end when the other end does, and "
-                       "need no time-out";
+        return shown +
+               "no channel is a TCP one: other channels end when the other end does, and "
+               "need no time-out";
       }
       for (ChannelSpec& channel : channels) channel.peer_timeout = *seconds;
       continue;
     }
     const std::string id = arg.substr(colon + 1);
-    const auto named = std::find_if(
-        channels.begin(), channels.end(),
-        [&](const ChannelSpec& channel) { return std::to_string(channel.id) == id; });
+    const auto named =
+        std::find_if(channels.begin(), channels.end(),
+                     [&](const ChannelSpec& channel) { return std::to_string(channel.id) == id; });
     if (named == channels.end()) {
       return shown + "there is no channel '" + printable(id) + "': name one by its number";
     }

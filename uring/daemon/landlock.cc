@@ -24,25 +24,25 @@ constexpr int kAbiOfScopes = 6;
 constexpr int kAbiOfUnix = 9;
 constexpr uint16_t kNameServerPort = 53;
 
-std::vector<const Endpoint*> connected_to(const Options& options) {
-  std::vector<const Endpoint*> all;
+std::vector<const Address*> connected_to(const Options& options) {
+  std::vector<const Address*> all;
   for (const ChannelSpec& channel : options.channels) {
-    if (!transport_listens(channel.transport)) all.push_back(&channel.endpoint);
+    if (!transport_listens(channel.transport)) all.push_back(&channel.address);
   }
-  for (const ForwardSpec& forward : options.iforwards) all.push_back(&forward.endpoint);
+  for (const ForwardSpec& forward : options.iforwards) all.push_back(&forward.address);
   return all;
 }
 
-std::vector<const Endpoint*> bound(const Options& options) {
-  std::vector<const Endpoint*> all;
+std::vector<const Address*> bound(const Options& options) {
+  std::vector<const Address*> all;
   for (const ChannelSpec& channel : options.channels) {
-    if (transport_listens(channel.transport)) all.push_back(&channel.endpoint);
+    if (transport_listens(channel.transport)) all.push_back(&channel.address);
   }
-  for (const ForwardSpec& forward : options.oforwards) all.push_back(&forward.endpoint);
+  for (const ForwardSpec& forward : options.oforwards) all.push_back(&forward.address);
   return all;
 }
 
-bool is_abstract(const Endpoint& endpoint) { return endpoint.host.starts_with('@'); }
+bool is_abstract(const Address& address) { return address.host.starts_with('@'); }
 
 fs::path absolute(const std::string& path) {
   std::error_code error;
@@ -98,9 +98,9 @@ class Collector {
   LandlockRules& rules_;
 };
 
-void allow_device(Collector& collector, const Endpoint& endpoint) {
+void allow_device(Collector& collector, const Address& address) {
   constexpr uint64_t kUse = kReadFile | kWriteFile | kIoctlDev;
-  const fs::path real = resolved(absolute(endpoint.host));
+  const fs::path real = resolved(absolute(address.host));
   std::error_code error;
   // What does not exist yet may come as a link to /dev.
   const bool missing = !fs::exists(real, error);
@@ -118,9 +118,9 @@ void allow_names(Collector& collector) {
   collector.allow("/dev/urandom", kReadFile);
 }
 
-void allow_unix(Collector& collector, const Endpoint& endpoint) {
-  if (is_abstract(endpoint)) return;
-  const fs::path given = absolute(endpoint.host);
+void allow_unix(Collector& collector, const Address& address) {
+  if (is_abstract(address)) return;
+  const fs::path given = absolute(address.host);
   collector.allow_beside(given, kResolveUnix);
   collector.allow_beside(resolved(given), kResolveUnix);
 }
@@ -173,26 +173,26 @@ LandlockRules landlock_rules(const Options& options, int abi) {
 
   Collector collector(rules);
   bool names = false;
-  for (const Endpoint* endpoint : connected_to(options)) {
-    switch (endpoint->kind) {
-      case Endpoint::Kind::kTcp:
-        names |= endpoint->needs_resolver();
-        rules.ports.push_back(static_cast<uint16_t>(endpoint->port));
+  for (const Address* address : connected_to(options)) {
+    switch (address->kind) {
+      case Address::Kind::kTcp:
+        names |= address->needs_resolver();
+        rules.ports.push_back(static_cast<uint16_t>(address->port));
         break;
-      case Endpoint::Kind::kUnix:
-        if (is_abstract(*endpoint)) rules.scoped &= ~kScopeAbstractUnix;
-        allow_unix(collector, *endpoint);
+      case Address::Kind::kUnix:
+        if (is_abstract(*address)) rules.scoped &= ~kScopeAbstractUnix;
+        allow_unix(collector, *address);
         break;
-      case Endpoint::Kind::kDevice:
-        allow_device(collector, *endpoint);
+      case Address::Kind::kDevice:
+        allow_device(collector, *address);
         break;
-      case Endpoint::Kind::kVsock:
+      case Address::Kind::kVsock:
         break;
     }
   }
-  for (const Endpoint* endpoint : bound(options)) {
-    if (endpoint->kind != Endpoint::Kind::kUnix || is_abstract(*endpoint)) continue;
-    collector.allow_beside(absolute(endpoint->host), kRemoveFile);
+  for (const Address* address : bound(options)) {
+    if (address->kind != Address::Kind::kUnix || is_abstract(*address)) continue;
+    collector.allow_beside(absolute(address->host), kRemoveFile);
   }
   if (names) {
     allow_names(collector);

@@ -41,7 +41,7 @@ struct Wanted {
   std::string service;  // empty for the channel's own
   unsigned channel = 0;
   std::string text;  // the option
-  const Endpoint* endpoint = nullptr;
+  const Address* address = nullptr;
   Listening* listening = nullptr;
   std::vector<SocketAddress> addresses;
 
@@ -90,8 +90,8 @@ bool has_address(const Wanted& wanted, const SocketAddress& address) {
 // True if clients can still find it: the path of a unix socket may have been removed meanwhile.
 bool reachable(const Wanted& wanted) {
   struct stat status {};
-  return wanted.endpoint->kind != Endpoint::Kind::kUnix || wanted.endpoint->host.starts_with('@') ||
-         (lstat(wanted.endpoint->host.c_str(), &status) == 0 && S_ISSOCK(status.st_mode));
+  return wanted.address->kind != Address::Kind::kUnix || wanted.address->host.starts_with('@') ||
+         (lstat(wanted.address->host.c_str(), &status) == 0 && S_ISSOCK(status.st_mode));
 }
 
 int socket_option(int fd, int option) {
@@ -156,11 +156,11 @@ std::vector<Wanted> wanted_listeners(std::vector<WorkerConfig>& workers) {
       sockets.forwards.resize(channel.oforwards.size());
       for (size_t j = 0; j < channel.oforwards.size(); ++j) {
         const ForwardSpec& forward = channel.oforwards[j];
-        all.push_back({forward.service, channel.spec.id, "-o " + forward.text, &forward.endpoint,
+        all.push_back({forward.service, channel.spec.id, "-o " + forward.text, &forward.address,
                        &sockets.forwards[j], {}});
       }
       if (!transport_listens(channel.spec.transport)) continue;
-      all.push_back({"", channel.spec.id, "-c " + channel.spec.text, &channel.spec.endpoint,
+      all.push_back({"", channel.spec.id, "-c " + channel.spec.text, &channel.spec.address,
                      &sockets.transport, {}});
     }
   }
@@ -223,7 +223,7 @@ tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& wo
   std::vector<Wanted> all = wanted_listeners(workers);
   for (Wanted& wanted : all) {
     if (passed->empty()) break;
-    auto addresses = listen_addresses(*wanted.endpoint, rules);
+    auto addresses = listen_addresses(*wanted.address, rules);
     if (!addresses) return Failure(addresses.error());
     wanted.addresses = *std::move(addresses);
   }
@@ -241,7 +241,7 @@ tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& wo
     Listening& listening = *all[i].listening;
     const bool bound_now = listening.sockets.empty();
     if (bound_now) {
-      auto bound = listen_on(*all[i].endpoint, rules);
+      auto bound = listen_on(*all[i].address, rules);
       if (!bound) return Failure(bound.error());
       listening = *std::move(bound);
       if (manager.stores()) listening.path.release();

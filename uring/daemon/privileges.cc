@@ -22,19 +22,19 @@ namespace {
 
 using Failure = tl::unexpected<std::string>;
 
-bool is_path(const Endpoint& endpoint) {
-  return endpoint.kind == Endpoint::Kind::kDevice ||
-         (endpoint.kind == Endpoint::Kind::kUnix && !endpoint.host.starts_with('@'));
+bool is_path(const Address& address) {
+  return address.kind == Address::Kind::kDevice ||
+         (address.kind == Address::Kind::kUnix && !address.host.starts_with('@'));
 }
 
 // Whether files are opened, or sockets in the file system connected to, after the start.
 bool opens_paths(const Options& options) {
   return std::any_of(options.channels.begin(), options.channels.end(),
                      [](const ChannelSpec& channel) {
-                       return !transport_listens(channel.transport) && is_path(channel.endpoint);
+                       return !transport_listens(channel.transport) && is_path(channel.address);
                      }) ||
          std::any_of(options.iforwards.begin(), options.iforwards.end(),
-                     [](const ForwardSpec& forward) { return is_path(forward.endpoint); });
+                     [](const ForwardSpec& forward) { return is_path(forward.address); });
 }
 
 void drop_bounding_set() {
@@ -121,8 +121,8 @@ tl::expected<std::string, std::string> give_up_privileges(const Options& options
     if (opens_paths(options)) kept.push_back(CAP_DAC_OVERRIDE);
     if (const auto done = drop_capabilities(kept); !done) return Failure(done.error());
   }
-  // After the last change of credentials, which may set it anew. Sanitizers look for leaks by tracing
-  // their own process.
+  // After the last change of credentials, which may set it anew. Sanitizers look for leaks by
+  // tracing their own process.
   if (prctl(PR_SET_DUMPABLE, Sandbox::available() ? 0 : 1, 0, 0, 0) != 0) {
     return Failure(std::string("cannot rule out core dumps: ") + std::strerror(errno));
   }
@@ -131,7 +131,7 @@ tl::expected<std::string, std::string> give_up_privileges(const Options& options
 
 tl::expected<void, std::string> check_devices(const Options& options) {
   for (const ChannelSpec& channel : options.channels) {
-    const std::string& path = channel.endpoint.host;
+    const std::string& path = channel.address.host;
     if (!transport_is_device(channel.transport)) continue;
     if (faccessat(AT_FDCWD, path.c_str(), R_OK | W_OK, AT_EACCESS) == 0) continue;
     // One that is not there yet is waited for.

@@ -132,9 +132,9 @@ struct SocketOption {
 };
 
 constexpr SocketOption kSocketOptions[] = {
-    {SOL_SOCKET, SO_LINGER},          {SOL_SOCKET, SO_KEEPALIVE},   {SOL_SOCKET, SO_SNDBUF},
-    {SOL_SOCKET, SO_RCVBUF},          {SOL_SOCKET, SO_OOBINLINE},   {IPPROTO_TCP, TCP_NODELAY},
-    {IPPROTO_TCP, TCP_KEEPIDLE},      {IPPROTO_TCP, TCP_KEEPINTVL}, {IPPROTO_TCP, TCP_KEEPCNT},
+    {SOL_SOCKET, SO_LINGER},          {SOL_SOCKET, SO_KEEPALIVE},      {SOL_SOCKET, SO_SNDBUF},
+    {SOL_SOCKET, SO_RCVBUF},          {SOL_SOCKET, SO_OOBINLINE},      {IPPROTO_TCP, TCP_NODELAY},
+    {IPPROTO_TCP, TCP_KEEPIDLE},      {IPPROTO_TCP, TCP_KEEPINTVL},    {IPPROTO_TCP, TCP_KEEPCNT},
     {IPPROTO_TCP, TCP_NOTSENT_LOWAT}, {IPPROTO_TCP, TCP_USER_TIMEOUT},
 };
 
@@ -148,23 +148,23 @@ struct Needs {
   bool scopes = false;  // [fe80::1%eth0]: the interface's number is asked for at each dial
   std::vector<int> families;
 
-  void connect(const Endpoint& endpoint) {
-    switch (endpoint.kind) {
-      case Endpoint::Kind::kUnix:
+  void connect(const Address& address) {
+    switch (address.kind) {
+      case Address::Kind::kUnix:
         return add(AF_UNIX);
-      case Endpoint::Kind::kVsock:
+      case Address::Kind::kVsock:
         return add(AF_VSOCK);
-      case Endpoint::Kind::kTcp:
-        names |= endpoint.needs_resolver();
-        scopes |= endpoint.host.find('%') != std::string::npos;
+      case Address::Kind::kTcp:
+        names |= address.needs_resolver();
+        scopes |= address.host.find('%') != std::string::npos;
         add(AF_INET);
         return add(AF_INET6);
-      case Endpoint::Kind::kDevice:
+      case Address::Kind::kDevice:
         devices = true;
     }
   }
-  void listen(const Endpoint& endpoint) {
-    paths |= endpoint.kind == Endpoint::Kind::kUnix && !endpoint.host.starts_with('@');
+  void listen(const Address& address) {
+    paths |= address.kind == Address::Kind::kUnix && !address.host.starts_with('@');
   }
   void add(int family) {
     if (std::find(families.begin(), families.end(), family) == families.end()) {
@@ -176,11 +176,11 @@ struct Needs {
 Needs needs_of(const Options& options) {
   Needs needs;
   for (const ChannelSpec& channel : options.channels) {
-    transport_listens(channel.transport) ? needs.listen(channel.endpoint)
-                                         : needs.connect(channel.endpoint);
+    transport_listens(channel.transport) ? needs.listen(channel.address)
+                                         : needs.connect(channel.address);
   }
-  for (const ForwardSpec& forward : options.oforwards) needs.listen(forward.endpoint);
-  for (const ForwardSpec& forward : options.iforwards) needs.connect(forward.endpoint);
+  for (const ForwardSpec& forward : options.oforwards) needs.listen(forward.address);
+  for (const ForwardSpec& forward : options.iforwards) needs.connect(forward.address);
   return needs;
 }
 

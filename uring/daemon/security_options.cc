@@ -7,18 +7,18 @@
 namespace virtproxy {
 namespace {
 
-bool is_abstract(const Endpoint& endpoint) {
-  return endpoint.kind == Endpoint::Kind::kUnix && endpoint.host.starts_with('@');
+bool is_abstract(const Address& address) {
+  return address.kind == Address::Kind::kUnix && address.host.starts_with('@');
 }
 
-bool listens_on(const Options& options, Endpoint::Kind kind, bool channels) {
+bool listens_on(const Options& options, Address::Kind kind, bool channels) {
   if (channels) {
     return std::any_of(options.channels.begin(), options.channels.end(), [&](const auto& channel) {
-      return transport_listens(channel.transport) && channel.endpoint.kind == kind;
+      return transport_listens(channel.transport) && channel.address.kind == kind;
     });
   }
   return std::any_of(options.oforwards.begin(), options.oforwards.end(),
-                     [&](const auto& forward) { return forward.endpoint.kind == kind; });
+                     [&](const auto& forward) { return forward.address.kind == kind; });
 }
 
 template <typename Id, typename Find>
@@ -76,7 +76,7 @@ std::optional<std::string> read_owner(const std::string& text, ListenRules& rule
 // A list that guards nothing was meant for something.
 std::optional<std::string> check_lists(const Options& options) {
   const SecurityOptions& of = options.security;
-  using Kind = Endpoint::Kind;
+  using Kind = Address::Kind;
   if (of.clients.guards_unix() && !listens_on(options, Kind::kUnix, false)) {
     return "--allow-uid and --allow-gid guard unix sockets given with -o, and there is none: "
            "TCP does not tell who connects";
@@ -94,18 +94,18 @@ std::optional<std::string> check_lists(const Options& options) {
 // Names are looked up, and then judged, when they are bound.
 std::optional<std::string> check_remote(const Options& options) {
   if (options.security.listen.allow_remote) return std::nullopt;
-  const auto far = [](const Endpoint& endpoint) {
-    if (endpoint.kind != Endpoint::Kind::kTcp || endpoint.needs_resolver()) return false;
-    const auto address = to_socket_address(endpoint);
-    return address && !address->is_loopback();
+  const auto far = [](const Address& address) {
+    if (address.kind != Address::Kind::kTcp || address.needs_resolver()) return false;
+    const auto known = to_socket_address(address);
+    return known && !known->is_loopback();
   };
   for (const ChannelSpec& channel : options.channels) {
-    if (transport_listens(channel.transport) && far(channel.endpoint)) {
-      return "-c " + channel.text + " " + remote_fault(channel.endpoint);
+    if (transport_listens(channel.transport) && far(channel.address)) {
+      return "-c " + channel.text + " " + remote_fault(channel.address);
     }
   }
   for (const ForwardSpec& forward : options.oforwards) {
-    if (far(forward.endpoint)) return "-o " + forward.text + " " + remote_fault(forward.endpoint);
+    if (far(forward.address)) return "-o " + forward.text + " " + remote_fault(forward.address);
   }
   return std::nullopt;
 }
@@ -198,19 +198,19 @@ std::vector<std::string> unguarded(const Options& options) {
   const SecurityOptions& of = options.security;
   std::vector<std::string> lines;
   for (const ForwardSpec& forward : options.oforwards) {
-    if (of.clients.guards_unix() && forward.endpoint.kind == Endpoint::Kind::kTcp) {
+    if (of.clients.guards_unix() && forward.address.kind == Address::Kind::kTcp) {
       lines.push_back("-o " + forward.text +
                       ": TCP does not tell who connects, --allow-uid and --allow-gid do not guard "
                       "it");
     }
-    if (of.listen.mode && is_abstract(forward.endpoint) && !of.clients.guards_unix()) {
+    if (of.listen.mode && is_abstract(forward.address) && !of.clients.guards_unix()) {
       lines.push_back(
           "-o " + forward.text +
           ": an abstract socket has no mode, only --allow-uid and --allow-gid guard it");
     }
   }
   for (const ChannelSpec& channel : options.channels) {
-    if (of.listen.mode && transport_listens(channel.transport) && is_abstract(channel.endpoint) &&
+    if (of.listen.mode && transport_listens(channel.transport) && is_abstract(channel.address) &&
         !of.peers.guards_unix()) {
       lines.push_back("-c " + channel.text +
                       ": an abstract socket has no mode, only --channel-allow-uid and "

@@ -16,16 +16,16 @@ namespace {
 using Failure = tl::unexpected<std::string>;
 
 // What a path leads to, if it is there and may be looked at.
-std::optional<struct stat> look_at(const Endpoint& endpoint) {
-  const bool path = endpoint.kind == Endpoint::Kind::kDevice ||
-                    (endpoint.kind == Endpoint::Kind::kUnix && !endpoint.host.starts_with('@'));
+std::optional<struct stat> look_at(const Address& address) {
+  const bool path = address.kind == Address::Kind::kDevice ||
+                    (address.kind == Address::Kind::kUnix && !address.host.starts_with('@'));
   struct stat status {};
-  if (!path || stat(endpoint.host.c_str(), &status) != 0) return std::nullopt;
+  if (!path || stat(address.host.c_str(), &status) != 0) return std::nullopt;
   return status;
 }
 
-std::string socket_fault(const Endpoint& endpoint, mode_t mode) {
-  return fmt::format("{} is {}, no socket{}", printable(endpoint.host), name_of_type(mode),
+std::string socket_fault(const Address& address, mode_t mode) {
+  return fmt::format("{} is {}, no socket{}", printable(address.host), name_of_type(mode),
                      S_ISCHR(mode) ? ": a device is a channel of virtio-serial or isa-serial"
                                    : ": give the path of a unix socket");
 }
@@ -36,30 +36,31 @@ tl::expected<void, std::string> check_paths(const Options& options) {
   std::map<std::pair<uint64_t, uint64_t>, std::string> users;
   for (const ChannelSpec& channel : options.channels) {
     if (transport_listens(channel.transport)) continue;
-    const auto status = look_at(channel.endpoint);
+    const auto status = look_at(channel.address);
     if (!status) continue;
     std::pair<uint64_t, uint64_t> key{status->st_dev, status->st_ino};
     if (transport_is_device(channel.transport)) {
       if (const auto fault = device_fault(*status)) {
-        return Failure(fmt::format("{}: {} {}", channel.text, printable(channel.endpoint.host),
-                                   *fault));
+        return Failure(
+            fmt::format("{}: {} {}", channel.text, printable(channel.address.host), *fault));
       }
       key = {UINT64_MAX, status->st_rdev};
     } else if (!S_ISSOCK(status->st_mode)) {
       return Failure(
-          fmt::format("{}: {}", channel.text, socket_fault(channel.endpoint, status->st_mode)));
+          fmt::format("{}: {}", channel.text, socket_fault(channel.address, status->st_mode)));
     }
     if (const auto [other, fresh] = users.emplace(key, channel.text); !fresh) {
-      return Failure(fmt::format("{}: that is the same as {} under another name: give each "
-                                 "channel its own",
-                                 channel.text, other->second));
+      return Failure(
+          fmt::format("{}: that is the same as {} under another name: give each "
+                      "channel its own",
+                      channel.text, other->second));
     }
   }
   for (const ForwardSpec& forward : options.iforwards) {
-    const auto status = look_at(forward.endpoint);
+    const auto status = look_at(forward.address);
     if (!status || S_ISSOCK(status->st_mode)) continue;
     return Failure(
-        fmt::format("{}: {}", forward.text, socket_fault(forward.endpoint, status->st_mode)));
+        fmt::format("{}: {}", forward.text, socket_fault(forward.address, status->st_mode)));
   }
   return {};
 }
@@ -72,9 +73,10 @@ std::vector<std::string> idle_channels(const Options& options) {
         std::any_of(options.iforwards.begin(), options.iforwards.end(), is_of_it)) {
       continue;
     }
-    lines.push_back(fmt::format("channel {} ({}) has no forward: nothing can pass over it without "
-                                "-o or -i SERVICE:ADDRESS:PORT:{}",
-                                channel.id, channel.text, channel.id));
+    lines.push_back(
+        fmt::format("channel {} ({}) has no forward: nothing can pass over it without "
+                    "-o or -i SERVICE:ADDRESS:PORT:{}",
+                    channel.id, channel.text, channel.id));
   }
   return lines;
 }

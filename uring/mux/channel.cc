@@ -254,7 +254,7 @@ uint64_t Channel::wanted_features() const {
 
 // How long a peer that greets may take to do so.
 Duration Channel::grace() const {
-  return traits_->has_line_speed ? grace_on_line(config_.spec.endpoint.port) : kGrace;
+  return traits_->has_line_speed ? grace_on_line(config_.spec.address.port) : kGrace;
 }
 
 Instant Channel::hold_limit() const {

@@ -67,7 +67,7 @@ void Channel::admit(const AcceptedClient& client) {
   if (!stream) return refuse(client, why_no_stream());
   observers_.notify(
       &ChannelObserver::stream_opened,
-      {*stream, forward.service, StreamRole::kOpener, {metadata, size}, forward.endpoint});
+      {*stream, forward.service, StreamRole::kOpener, {metadata, size}, forward.address});
   add(*stream, forward.service, StreamRole::kOpener).admit(client);
   if (!unanswered()) return;
   asked_at_ = loop_.now();

@@ -42,7 +42,7 @@ void Channel::on_opened(const Event& event) {
   }
   observers_.notify(
       &ChannelObserver::stream_opened,
-      {event.stream, event.service, StreamRole::kAcceptor, event.bytes, forward->endpoint});
+      {event.stream, event.service, StreamRole::kAcceptor, event.bytes, forward->address});
   add(event.stream, event.service, StreamRole::kAcceptor);
   pending_connects_.push_back({event.stream, &*forward});
 }
@@ -57,7 +57,7 @@ void Channel::start_connects() {
     Connection* connection = find(due.stream);
     if (connection == nullptr) continue;
     ++connecting_;
-    connection->connect(due.forward->endpoint, config_.connect_timeout);
+    connection->connect(due.forward->address, config_.connect_timeout);
     budget.spend();
   }
   if (!pending_connects_.empty()) wake();

@@ -21,7 +21,7 @@ std::string client_of(std::span<const std::byte> encoded) {
 // --- the transport and the session ------------------------------------------------------------
 
 void ChannelLog::listening(const ForwardSpec& forward) {
-  log_info("channel {}: listening on {} for service {}", channel_, forward.endpoint.to_string(),
+  log_info("channel {}: listening on {} for service {}", channel_, forward.address.to_string(),
            forward.service);
 }
 
@@ -96,7 +96,7 @@ void ChannelLog::stream_opened(const StreamOpened& event) {
   const std::string client = client_of(event.client);
   if (event.role == StreamRole::kOpener) {
     log_debug("channel {}: client of service {} from {} at {}", channel_, event.service, client,
-              event.endpoint.to_string());
+              event.address.to_string());
   } else {
     log_debug("channel {}: stream to service {} from {}", channel_, event.service, client);
   }

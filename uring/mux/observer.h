@@ -131,7 +131,7 @@ struct StreamOpened {
   StreamRole role;
   std::span<const std::byte>
       client;                // an encoded PeerIdentity; of an acceptor, as the peer sent it
-  const Endpoint& endpoint;  // where the client was accepted, or where the service is
+  const Address& address;  // where the client was accepted, or where the service is
 };
 
 // The peer asked for a stream that this end refuses.

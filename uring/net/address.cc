@@ -122,7 +122,7 @@ tl::expected<unsigned, std::string> parse_id(std::string_view text) {
   return *id;
 }
 
-tl::expected<Endpoint, std::string> unix_endpoint(const Fields& fields) {
+tl::expected<Address, std::string> to_unix_address(const Fields& fields) {
   if (fields.bracketed) return failure("brackets are for IPv6 addresses, not for a path");
   if (fields.port != "-") {
     return failure("port " + quoted(fields.port) + " with a path: write - as the port of a path");
@@ -137,10 +137,10 @@ tl::expected<Endpoint, std::string> unix_endpoint(const Fields& fields) {
     return failure("the path of a unix socket is " + std::to_string(length) +
                    " bytes long, the limit is " + std::to_string(kMaxUnixPath));
   }
-  return Endpoint{Endpoint::Kind::kUnix, std::string(fields.address), 0};
+  return Address{Address::Kind::kUnix, std::string(fields.address), 0};
 }
 
-tl::expected<Endpoint, std::string> tcp_endpoint(const Fields& fields, EndpointUse use) {
+tl::expected<Address, std::string> to_tcp_address(const Fields& fields, AddressUse use) {
   if (fields.port == "-") {
     return failure("port - means a path: write HOST:PORT for tcp, or use a unix method");
   }
@@ -150,33 +150,32 @@ tl::expected<Endpoint, std::string> tcp_endpoint(const Fields& fields, EndpointU
   }
   const auto port = parse_port(fields.port);
   if (!port) return failure(port.error());
-  if (*port == 0 && use == EndpointUse::kConnect) {
+  if (*port == 0 && use == AddressUse::kConnect) {
     return failure("port 0 cannot be connected to: use a number from 1 to 65535");
   }
-  Endpoint endpoint{Endpoint::Kind::kTcp, std::string(fields.address), *port};
+  Address address{Address::Kind::kTcp, std::string(fields.address), *port};
   if (fields.bracketed) {
-    const auto literal = parse_ip(endpoint.host, 0);
+    const auto literal = parse_ip(address.host, 0);
     if (!literal || literal->family() != AF_INET6) {
       return failure(quoted(fields.address) + " in brackets is not an IPv6 address like [::1]");
     }
-    return endpoint;
+    return address;
   }
-  if (endpoint.host.empty() || endpoint.host == "*") {
-    if (use == EndpointUse::kConnect) {
+  if (address.host.empty() || address.host == "*") {
+    if (use == AddressUse::kConnect) {
       return failure("no address to connect to: write HOST:PORT, for example 127.0.0.1:" +
                      std::to_string(*port));
     }
-    endpoint.host = "*";
-    return endpoint;
+    address.host = "*";
+    return address;
   }
-  if (!parse_ip(endpoint.host, 0) && !is_host_name(endpoint.host)) {
-    return failure("address " + quoted(endpoint.host) +
-                   " is neither an IP address nor a host name");
+  if (!parse_ip(address.host, 0) && !is_host_name(address.host)) {
+    return failure("address " + quoted(address.host) + " is neither an IP address nor a host name");
   }
-  return endpoint;
+  return address;
 }
 
-tl::expected<Endpoint, std::string> vsock_endpoint(const Fields& fields, EndpointUse use) {
+tl::expected<Address, std::string> to_vsock_address(const Fields& fields, AddressUse use) {
   if (fields.bracketed) return failure("brackets are for IPv6 addresses: write CID:PORT");
   const auto port = parse_number<uint32_t>(fields.port);
   if (!port || *port == VMADDR_PORT_ANY) {
@@ -197,13 +196,13 @@ tl::expected<Endpoint, std::string> vsock_endpoint(const Fields& fields, Endpoin
     return failure("vsock CID " + quoted(name) +
                    " is not a number from 0 to 4294967295, nor any, host or local");
   }
-  if (*cid == VMADDR_CID_ANY && use == EndpointUse::kConnect) {
+  if (*cid == VMADDR_CID_ANY && use == AddressUse::kConnect) {
     return failure("no CID to connect to: write a number, host (2) or local (1)");
   }
-  return Endpoint{Endpoint::Kind::kVsock, std::to_string(*cid), *port};
+  return Address{Address::Kind::kVsock, std::to_string(*cid), *port};
 }
 
-tl::expected<Endpoint, std::string> device_endpoint(const Fields& fields) {
+tl::expected<Address, std::string> to_device_address(const Fields& fields) {
   if (fields.bracketed) return failure("brackets are for IPv6 addresses, not for a device");
   if (!fields.address.starts_with('/')) {
     return failure("device " + quoted(fields.address) +
@@ -218,7 +217,7 @@ tl::expected<Endpoint, std::string> device_endpoint(const Fields& fields) {
     }
     speed = *number;
   }
-  return Endpoint{Endpoint::Kind::kDevice, std::string(fields.address), speed};
+  return Address{Address::Kind::kDevice, std::string(fields.address), speed};
 }
 
 tl::expected<SocketAddress, std::string> unix_address(const std::string& path) {
@@ -302,11 +301,11 @@ bool SocketAddress::is_loopback() const {
   return false;
 }
 
-bool Endpoint::needs_resolver() const {
+bool Address::needs_resolver() const {
   return kind == Kind::kTcp && !is_wildcard() && !parse_ip(host, 0);
 }
 
-std::string Endpoint::to_string() const {
+std::string Address::to_string() const {
   switch (kind) {
     case Kind::kUnix:
       return printable(host);
@@ -322,31 +321,31 @@ std::string Endpoint::to_string() const {
   return {};
 }
 
-tl::expected<ParsedEndpoint, std::string> parse_endpoint(std::string_view text, EndpointUse use,
-                                                         std::optional<Endpoint::Kind> kind) {
+tl::expected<ParsedAddress, std::string> parse_address(std::string_view text, AddressUse use,
+                                                       std::optional<Address::Kind> kind) {
   if (text.find('\0') != std::string_view::npos) return failure("there is a NUL byte in it");
   const auto fields = split_fields(text);
   if (!fields) return failure(fields.error());
   if (!kind) {
-    kind = fields->port == "-" ? Endpoint::Kind::kUnix : Endpoint::Kind::kTcp;
+    kind = fields->port == "-" ? Address::Kind::kUnix : Address::Kind::kTcp;
   }
-  tl::expected<Endpoint, std::string> endpoint;
+  tl::expected<Address, std::string> address;
   switch (*kind) {
-    case Endpoint::Kind::kUnix:
-      endpoint = unix_endpoint(*fields);
+    case Address::Kind::kUnix:
+      address = to_unix_address(*fields);
       break;
-    case Endpoint::Kind::kTcp:
-      endpoint = tcp_endpoint(*fields, use);
+    case Address::Kind::kTcp:
+      address = to_tcp_address(*fields, use);
       break;
-    case Endpoint::Kind::kVsock:
-      endpoint = vsock_endpoint(*fields, use);
+    case Address::Kind::kVsock:
+      address = to_vsock_address(*fields, use);
       break;
-    case Endpoint::Kind::kDevice:
-      endpoint = device_endpoint(*fields);
+    case Address::Kind::kDevice:
+      address = to_device_address(*fields);
       break;
   }
-  if (!endpoint) return failure(endpoint.error());
-  ParsedEndpoint parsed{*std::move(endpoint), std::nullopt};
+  if (!address) return failure(address.error());
+  ParsedAddress parsed{*std::move(address), std::nullopt};
   if (fields->id) {
     const auto id = parse_id(*fields->id);
     if (!id) return failure(id.error());
@@ -418,31 +417,31 @@ bool is_host_name(std::string_view text) {
   return !is_number(label);
 }
 
-tl::expected<SocketAddress, std::string> to_socket_address(const Endpoint& endpoint) {
-  switch (endpoint.kind) {
-    case Endpoint::Kind::kUnix:
-      return unix_address(endpoint.host);
-    case Endpoint::Kind::kTcp: {
-      const auto port = static_cast<uint16_t>(endpoint.port);
-      if (endpoint.is_wildcard()) return any_address(AF_INET6, port);
-      if (const auto address = parse_ip(endpoint.host, port)) return *address;
-      return failure(quoted(endpoint.host) + " is a host name: it has to be resolved first");
+tl::expected<SocketAddress, std::string> to_socket_address(const Address& address) {
+  switch (address.kind) {
+    case Address::Kind::kUnix:
+      return unix_address(address.host);
+    case Address::Kind::kTcp: {
+      const auto port = static_cast<uint16_t>(address.port);
+      if (address.is_wildcard()) return any_address(AF_INET6, port);
+      if (const auto literal = parse_ip(address.host, port)) return *literal;
+      return failure(quoted(address.host) + " is a host name: it has to be resolved first");
     }
-    case Endpoint::Kind::kVsock: {
-      const auto cid = parse_number<uint32_t>(endpoint.host);
-      if (!cid) return failure("vsock CID " + quoted(endpoint.host) + " is not a number");
-      SocketAddress address;
-      auto* vm = reinterpret_cast<sockaddr_vm*>(&address.storage);
+    case Address::Kind::kVsock: {
+      const auto cid = parse_number<uint32_t>(address.host);
+      if (!cid) return failure("vsock CID " + quoted(address.host) + " is not a number");
+      SocketAddress result;
+      auto* vm = reinterpret_cast<sockaddr_vm*>(&result.storage);
       vm->svm_family = AF_VSOCK;
       vm->svm_cid = *cid;
-      vm->svm_port = endpoint.port;
-      address.length = sizeof(sockaddr_vm);
-      return address;
+      vm->svm_port = address.port;
+      result.length = sizeof(sockaddr_vm);
+      return result;
     }
-    case Endpoint::Kind::kDevice:
-      return failure(quoted(endpoint.host) + " is a device: it is opened, not connected to");
+    case Address::Kind::kDevice:
+      return failure(quoted(address.host) + " is a device: it is opened, not connected to");
   }
-  return failure("unknown kind of endpoint");
+  return failure("unknown kind of address");
 }
 
 SocketAddress any_address(int family, uint16_t port) {

@@ -1,6 +1,6 @@
 // Addresses as people write them and as the kernel wants them.
 //
-// An Endpoint is the parsed form of the `<addr>:<port>[:id]` part of -c, -o and -i: it may still
+// An Address is the parsed form of the `<addr>:<port>[:id]` part of -c, -o and -i: it may still
 // hold a host name. A SocketAddress is what bind and connect take. to_socket_address() goes from
 // the first to the second for everything but host names, which need a Resolver (resolver.h).
 //
@@ -50,7 +50,7 @@ struct SocketAddress {
   std::string to_string() const;
 };
 
-struct Endpoint {
+struct Address {
   enum class Kind { kUnix, kTcp, kVsock, kDevice };
 
   Kind kind = Kind::kTcp;
@@ -60,31 +60,31 @@ struct Endpoint {
   // kTcp and kVsock: the port. kDevice: speed of a tty in baud, 0 to leave it alone. kUnix: 0.
   uint32_t port = 0;
 
-  // A tcp endpoint that stands for every local address. Listen on any_address(AF_INET6) with
+  // A tcp address that stands for every local address. Listen on any_address(AF_INET6) with
   // IPV6_V6ONLY off, and on any_address(AF_INET) where there is no IPv6.
   bool is_wildcard() const { return kind == Kind::kTcp && host == "*"; }
-  // A tcp endpoint whose host is a name: to_socket_address() refuses it, a Resolver takes it.
+  // A tcp address whose host is a name: to_socket_address() refuses it, a Resolver takes it.
   bool needs_resolver() const;
   std::string to_string() const;
 
-  friend bool operator==(const Endpoint&, const Endpoint&) = default;
+  friend bool operator==(const Address&, const Address&) = default;
 };
 
-// What an endpoint is for decides which forms make sense.
-enum class EndpointUse {
+// What an address is for decides which forms make sense.
+enum class AddressUse {
   kListen,   // wildcards, and port 0 for any free tcp port
   kConnect,  // a definite address and port
 };
 
-struct ParsedEndpoint {
-  Endpoint endpoint;
+struct ParsedAddress {
+  Address address;
   std::optional<unsigned> id;  // absent when the text has none
 };
 
 // Reads `<addr>:<port>[:id]`. With no kind it is a unix socket when the port is `-`, tcp otherwise.
 // The error says which part is wrong and what would be right.
-tl::expected<ParsedEndpoint, std::string> parse_endpoint(std::string_view text, EndpointUse use,
-                                                         std::optional<Endpoint::Kind> kind = {});
+tl::expected<ParsedAddress, std::string> parse_address(std::string_view text, AddressUse use,
+                                                       std::optional<Address::Kind> kind = {});
 
 // A tcp port: a number from 0 to 65535 or a name from /etc/services, which is read without NSS so
 // that a statically linked program can do it too.
@@ -96,9 +96,9 @@ std::optional<SocketAddress> parse_ip(std::string_view text, uint16_t port);
 // Whether the text has the form of a host name (letters, digits, - _ and dots; not all numeric).
 bool is_host_name(std::string_view text);
 
-// For unix, vsock and numeric tcp endpoints. A wildcard gives [::]. Host names and devices are
+// For unix, vsock and numeric tcp addresses. A wildcard gives [::]. Host names and devices are
 // errors.
-tl::expected<SocketAddress, std::string> to_socket_address(const Endpoint& endpoint);
+tl::expected<SocketAddress, std::string> to_socket_address(const Address& address);
 
 // 0.0.0.0 or [::] with this port; family is AF_INET or AF_INET6.
 SocketAddress any_address(int family, uint16_t port);

@@ -51,7 +51,7 @@ Connector::Connector(Loop& loop, ResolverDriver& resolver_driver, Client* client
 
 Connector::~Connector() { cancel(); }
 
-void Connector::start(const Endpoint& endpoint, Duration timeout) {
+void Connector::start(const Address& address, Duration timeout) {
   running_ = true;
   addresses_.clear();
   next_address_ = 0;
@@ -59,14 +59,14 @@ void Connector::start(const Endpoint& endpoint, Duration timeout) {
   reason_.clear();
   share_ = timeout;
   deadline_.set(loop_.now() + timeout);
-  if (endpoint.needs_resolver()) {
-    lookup_ = resolver_driver_.start(endpoint.host, static_cast<uint16_t>(endpoint.port), this);
+  if (address.needs_resolver()) {
+    lookup_ = resolver_driver_.start(address.host, static_cast<uint16_t>(address.port), this);
     return;
   }
-  if (auto address = to_socket_address(endpoint)) {
-    addresses_.push_back(*address);
+  if (auto known = to_socket_address(address)) {
+    addresses_.push_back(*known);
   } else {
-    reason_ = address.error();
+    reason_ = known.error();
   }
   try_next();
 }

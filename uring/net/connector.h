@@ -35,7 +35,7 @@ class Connector final : private Completion, private Timer::Owner, private Resolv
   ~Connector();
 
   // Tells the client before `timeout` is over, and never from inside start().
-  void start(const Endpoint& endpoint, Duration timeout);
+  void start(const Address& address, Duration timeout);
   // After start(): the descriptor if it connected at once, for who need not be told in the next
   // turn; else -1.
   int take();

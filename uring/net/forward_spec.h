@@ -10,7 +10,7 @@ namespace virtproxy {
 
 struct ForwardSpec {
   std::string service;
-  Endpoint endpoint;
+  Address address;
   unsigned id = 0;                        // of an existing channel
   std::string text;                       // the argument as given, made printable
   Priority priority = Priority::kNormal;  // of -o forwards: the side that opens the stream decides

@@ -24,7 +24,7 @@ Listener::Listener(Loop& loop, const ForwardSpec& forward, int fd, Client* clien
       retry_(loop.timers(), this),
       fd_(fd) {
   // Inherited by what it accepts.
-  if (forward_.endpoint.kind == Endpoint::Kind::kTcp) reset_on_close(fd_);
+  if (forward_.address.kind == Address::Kind::kTcp) reset_on_close(fd_);
   loop_.ring().accept(accept_, fd_);
 }
 

@@ -36,8 +36,8 @@ constexpr auto kAddressInterval = std::chrono::milliseconds(10);
 // window: there it pays.
 constexpr int kLoopbackReceiveBuffer = 256 * 1024;
 
-std::string failure(const Endpoint& endpoint, const char* what, const char* advice) {
-  return std::string("cannot ") + what + " " + endpoint.to_string() + ": " + std::strerror(errno) +
+std::string failure(const Address& address, const char* what, const char* advice) {
+  return std::string("cannot ") + what + " " + address.to_string() + ": " + std::strerror(errno) +
          advice;
 }
 
@@ -59,29 +59,29 @@ const char* advice_for(int error) {
 }
 
 // True when the path may be bound: it is free, or was left behind by a process that is gone.
-bool clear_stale_path(const Endpoint& endpoint, const SocketAddress& address) {
-  if (endpoint.host.starts_with('@')) return true;
+bool clear_stale_path(const Address& address, const SocketAddress& at) {
+  if (address.host.starts_with('@')) return true;
   struct stat status {};
-  if (lstat(endpoint.host.c_str(), &status) != 0) return true;
+  if (lstat(address.host.c_str(), &status) != 0) return true;
   if (!S_ISSOCK(status.st_mode)) {
     errno = EEXIST;
     return false;
   }
   const int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (probe < 0) return false;
-  const bool refused = connect(probe, address.data(), address.length) != 0 && errno == ECONNREFUSED;
+  const bool refused = connect(probe, at.data(), at.length) != 0 && errno == ECONNREFUSED;
   close(probe);
   if (!refused) {
     errno = EADDRINUSE;
     return false;
   }
-  return unlink(endpoint.host.c_str()) == 0;
+  return unlink(address.host.c_str()) == 0;
 }
 
 // Looks a host name up and waits for the answer.
-tl::expected<std::vector<SocketAddress>, std::string> look_up(const Endpoint& endpoint) {
+tl::expected<std::vector<SocketAddress>, std::string> look_up(const Address& address) {
   Resolver resolver;
-  resolver.start(endpoint.host, static_cast<uint16_t>(endpoint.port));
+  resolver.start(address.host, static_cast<uint16_t>(address.port));
   for (;;) {
     if (auto done = resolver.next()) return std::move(done->result);
     std::vector<Resolver::Watch> watches = resolver.watches();
@@ -137,10 +137,10 @@ bool give_away(const std::string& path, const ListenRules& rules) {
 }
 
 // The path has its mode from the moment it exists.
-bool bind_to(int fd, const SocketAddress& address, const ListenRules& rules) {
-  const bool masked = address.family() == AF_UNIX && rules.mode;
+bool bind_to(int fd, const SocketAddress& at, const ListenRules& rules) {
+  const bool masked = at.family() == AF_UNIX && rules.mode;
   const mode_t before = masked ? umask(~*rules.mode & 0777) : 0;
-  const bool bound = bind(fd, address.data(), address.length) == 0;
+  const bool bound = bind(fd, at.data(), at.length) == 0;
   const int error = errno;
   if (masked) umask(before);
   errno = error;
@@ -154,88 +154,87 @@ tl::expected<int, std::string> give_up(int fd, const std::string& message) {
   return tl::unexpected(message);
 }
 
-tl::expected<int, std::string> try_to_listen_at(const Endpoint& endpoint,
-                                                const SocketAddress& address,
+tl::expected<int, std::string> try_to_listen_at(const Address& address, const SocketAddress& at,
                                                 const ListenRules& rules, BoundPath& path) {
-  if (address.family() == AF_UNIX && !clear_stale_path(endpoint, address)) {
-    return give_up(-1, failure(endpoint, "listen on", advice_for(errno)));
+  if (at.family() == AF_UNIX && !clear_stale_path(address, at)) {
+    return give_up(-1, failure(address, "listen on", advice_for(errno)));
   }
-  const int fd = socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return tl::unexpected(failure(endpoint, "listen on", advice_for(errno)));
+  const int fd = socket(at.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return tl::unexpected(failure(address, "listen on", advice_for(errno)));
   set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-  if (address.family() == AF_INET6) {
-    set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, endpoint.is_wildcard() ? 0 : 1);
+  if (at.family() == AF_INET6) {
+    set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, address.is_wildcard() ? 0 : 1);
   }
-  if (!bind_to(fd, address, rules)) {
-    return give_up(fd, failure(endpoint, "listen on", advice_for(errno)));
+  if (!bind_to(fd, at, rules)) {
+    return give_up(fd, failure(address, "listen on", advice_for(errno)));
   }
-  path = BoundPath(endpoint);
-  const bool in_file_system = address.family() == AF_UNIX && !endpoint.host.starts_with('@');
-  if (in_file_system && !give_away(endpoint.host, rules)) {
+  path = BoundPath(address);
+  const bool in_file_system = at.family() == AF_UNIX && !address.host.starts_with('@');
+  if (in_file_system && !give_away(address.host, rules)) {
     return give_up(
-        fd, failure(endpoint, "change the owner of", " (--socket-owner, or --user, needs root)"));
+        fd, failure(address, "change the owner of", " (--socket-owner, or --user, needs root)"));
   }
   if (listen(fd, kBacklog) != 0) {
-    return give_up(fd, failure(endpoint, "listen on", advice_for(errno)));
+    return give_up(fd, failure(address, "listen on", advice_for(errno)));
   }
   return fd;
 }
 
-tl::expected<int, std::string> listen_at(const Endpoint& endpoint, const SocketAddress& address,
+tl::expected<int, std::string> listen_at(const Address& address, const SocketAddress& at,
                                          const ListenRules& rules, BoundPath& path) {
   const auto retry_ends = std::chrono::steady_clock::now() + kAddressRetryTime;
   for (;;) {
-    auto fd = try_to_listen_at(endpoint, address, rules, path);
+    auto fd = try_to_listen_at(address, at, rules, path);
     if (fd || errno != EADDRINUSE || std::chrono::steady_clock::now() > retry_ends) return fd;
     std::this_thread::sleep_for(kAddressInterval);
   }
 }
 
-tl::expected<std::vector<SocketAddress>, std::string> addresses_of(const Endpoint& endpoint) {
-  if (endpoint.is_wildcard()) {
+tl::expected<std::vector<SocketAddress>, std::string> addresses_of(const Address& address) {
+  if (address.is_wildcard()) {
     // One [::] socket takes IPv4 as well; the other one is for machines without IPv6.
-    return std::vector{any_address(AF_INET6, static_cast<uint16_t>(endpoint.port)),
-                       any_address(AF_INET, static_cast<uint16_t>(endpoint.port))};
+    return std::vector{any_address(AF_INET6, static_cast<uint16_t>(address.port)),
+                       any_address(AF_INET, static_cast<uint16_t>(address.port))};
   }
-  if (endpoint.needs_resolver()) return look_up(endpoint);
-  auto address = to_socket_address(endpoint);
-  if (!address) return tl::unexpected(address.error());
-  return std::vector{*address};
+  if (address.needs_resolver()) return look_up(address);
+  auto known = to_socket_address(address);
+  if (!known) return tl::unexpected(known.error());
+  return std::vector{*known};
 }
 
-bool reaches_far(const SocketAddress& address) {
-  const bool tcp = address.family() == AF_INET || address.family() == AF_INET6;
-  return tcp && !address.is_loopback();
+bool reaches_far(const SocketAddress& at) {
+  const bool tcp = at.family() == AF_INET || at.family() == AF_INET6;
+  return tcp && !at.is_loopback();
 }
 
 }  // namespace
 
-std::string remote_fault(const Endpoint& endpoint) {
-  return "listens where other machines can connect (" + endpoint.to_string() +
+std::string remote_fault(const Address& address) {
+  return "listens where other machines can connect (" + address.to_string() +
          "): give --allow-remote if that is meant (qemu-vp never asked), or listen on 127.0.0.1 or "
          "[::1]";
 }
 
-tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Endpoint& endpoint,
+tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Address& address,
                                                                        const ListenRules& rules) {
-  auto addresses = addresses_of(endpoint);
+  auto addresses = addresses_of(address);
   if (!addresses) return addresses;
   // One address too far is enough: which of them others use is not ours to say.
   if (!rules.allow_remote && std::any_of(addresses->begin(), addresses->end(), reaches_far)) {
-    return tl::unexpected("the listener " + remote_fault(endpoint));
+    return tl::unexpected("the listener " + remote_fault(address));
   }
   return addresses;
 }
 
-tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const ListenRules& rules) {
-  const auto addresses = listen_addresses(endpoint, rules);
+tl::expected<Listening, std::string> listen_on(const Address& address, const ListenRules& rules) {
+  const auto addresses = listen_addresses(address, rules);
   if (!addresses) return tl::unexpected(addresses.error());
   Listening listening;
   std::string first_error;
-  for (const SocketAddress& address : *addresses) {
-    if (const auto fd = listen_at(endpoint, address, rules, listening.path)) {
+  for (const SocketAddress& at : *addresses) {
+    if (const auto fd = listen_at(address, at, rules, listening.path)) {
       listening.sockets.push_back(*fd);
-      if (endpoint.is_wildcard()) break;
+      if (address.is_wildcard()) break;
     } else if (first_error.empty()) {
       first_error = fd.error();
     }
@@ -244,11 +243,11 @@ tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const L
   return listening;
 }
 
-BoundPath::BoundPath(const Endpoint& endpoint) {
-  if (endpoint.kind != Endpoint::Kind::kUnix || endpoint.host.starts_with('@')) return;
+BoundPath::BoundPath(const Address& address) {
+  if (address.kind != Address::Kind::kUnix || address.host.starts_with('@')) return;
   struct stat status {};
-  if (lstat(endpoint.host.c_str(), &status) != 0) return;
-  path_ = endpoint.host;
+  if (lstat(address.host.c_str(), &status) != 0) return;
+  path_ = address.host;
   device_ = status.st_dev;
   inode_ = status.st_ino;
 }

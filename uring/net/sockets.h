@@ -26,7 +26,7 @@ class BoundPath {
  public:
   BoundPath() = default;
   // Right after bind(2).
-  explicit BoundPath(const Endpoint& endpoint);
+  explicit BoundPath(const Address& address);
   BoundPath(BoundPath&& other) noexcept;
   BoundPath& operator=(BoundPath&& other) noexcept;
   ~BoundPath() { remove(); }
@@ -41,15 +41,15 @@ class BoundPath {
   ino_t inode_ = 0;
 };
 
-// Listening sockets for one endpoint. Whoever takes them closes them.
+// Listening sockets for one address. Whoever takes them closes them.
 struct Listening {
   std::vector<int> sockets;
   BoundPath path;
 };
 
-// The addresses that a listener of this endpoint may have: one, two for a wildcard, or all of a host
+// The addresses that a listener of this address may have: one, two for a wildcard, or all of a host
 // name. Looks names up and waits for the answer: for start-up only. An error if the rules forbid one.
-tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Endpoint& endpoint,
+tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Address& address,
                                                                        const ListenRules& rules);
 
 // Binds: one socket, or for a host name one for each of its addresses that this machine has. Looks
@@ -57,10 +57,10 @@ tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const End
 // umask is the process's. The sockets are left blocking: with O_NONBLOCK some kernels let an accept
 // through the ring fail instead of wait. A unix path without a listener is unlinked
 // first; one with a listener is an error.
-tl::expected<Listening, std::string> listen_on(const Endpoint& endpoint, const ListenRules& rules);
+tl::expected<Listening, std::string> listen_on(const Address& address, const ListenRules& rules);
 
 // What is wrong with a listener on an address that is not loopback, and what to do.
-std::string remote_fault(const Endpoint& endpoint);
+std::string remote_fault(const Address& address);
 
 // What a TCP socket takes without having sent it, bytes.
 inline constexpr uint64_t kMostUnsent = 256 * 1024;
@@ -73,9 +73,9 @@ void prepare_tcp(int fd);
 // is told once, and a send may have been told.
 bool was_reset(int fd);
 
-// From now on the connections of a TCP socket, or of a listener, are reset when they are closed, also
-// by the kernel when this process is killed: otherwise a transfer that was cut off would end like a
-// complete one.
+// From now on the connections of a TCP socket, or of a listener, are reset when they are closed,
+// also by the kernel when this process is killed: otherwise a transfer that was cut off would end
+// like a complete one.
 void reset_on_close(int fd);
 // Takes that back, for a connection that may end in an orderly way.
 void end_on_close(int fd);

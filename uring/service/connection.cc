@@ -54,22 +54,22 @@ Connection::~Connection() {
 
 void Connection::admit(const AcceptedClient& client) {
   client_ = client;
-  adopt(client.fd, client.forward->endpoint.kind);
+  adopt(client.fd, client.forward->address.kind);
 }
 
-void Connection::adopt(int fd, Endpoint::Kind kind) {
+void Connection::adopt(int fd, Address::Kind kind) {
   file_ = {fd, -1};
   kind_ = kind;
-  if (kind == Endpoint::Kind::kTcp) prepare_tcp(fd);
+  if (kind == Address::Kind::kTcp) prepare_tcp(fd);
   receive_more();
 }
 
-void Connection::connect(const Endpoint& endpoint, Duration timeout) {
+void Connection::connect(const Address& address, Duration timeout) {
   account_.stall(StallReason::kConnecting);
   Connector::Client* const client = this;
   connector_ = std::make_unique<Connector>(channel_.loop(), channel_.resolver_driver(), client);
-  kind_ = endpoint.kind;
-  connector_->start(endpoint, timeout);
+  kind_ = address.kind;
+  connector_->start(address, timeout);
   if (const int fd = connector_->take(); fd >= 0) connected(fd);
 }
 
@@ -228,7 +228,7 @@ void Connection::on_readable(int result) {
   const int error = errno;
   pool.release(buffer);
   // The result of a send that was told of a reset may be waiting behind this one.
-  if (got == 0 && kind_ != Endpoint::Kind::kUnix && send_op_.pending && was_reset(file_.fd)) {
+  if (got == 0 && kind_ != Address::Kind::kUnix && send_op_.pending && was_reset(file_.fd)) {
     return break_off();
   }
   on_received(got == 0 ? 0 : -error, 0);
@@ -356,7 +356,7 @@ void Connection::on_hangup(int result) {
   getsockopt(file_.fd, SOL_SOCKET, SO_ERROR, &error, &size);
   // Otherwise closed in an orderly way: what it left is still to be read once there is credit.
   if (error != 0) return send_failed(error);
-  if (result > 0 && (result & POLLERR) != 0 && kind_ != Endpoint::Kind::kUnix) {
+  if (result > 0 && (result & POLLERR) != 0 && kind_ != Address::Kind::kUnix) {
     return send_failed(ECONNRESET);
   }
   // A poll that is to go on ends where the completion queue has overflowed. A reset may come yet.
@@ -592,7 +592,7 @@ void Connection::let_go() {
   const int fd = std::exchange(file_.fd, -1);
   if (fd < 0 || end_ == End::kGivenBack) return;
   if (end_ == End::kReset) return channel_.close_with_reset(fd);
-  if (kind_ == Endpoint::Kind::kTcp) end_on_close(fd);
+  if (kind_ == Address::Kind::kTcp) end_on_close(fd);
   input_ended_ ? void(close(fd)) : channel_.close_lingering(fd);
 }
 

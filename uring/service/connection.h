@@ -54,7 +54,7 @@ class Connection final : private Completion, private Connector::Client, private 
   // An accepted client.
   void admit(const AcceptedClient& client);
   // A service to connect to; bytes that arrive for it meanwhile are kept.
-  void connect(const Endpoint& endpoint, Duration timeout);
+  void connect(const Address& address, Duration timeout);
 
   // From the session.
   void deliver(std::span<const std::byte> bytes, ReadBuffer* buffer);
@@ -125,7 +125,7 @@ class Connection final : private Completion, private Connector::Client, private 
   void connect_failed(Fault fault, const std::string& reason) override;
   void connector_settled() override;
 
-  void adopt(int fd, Endpoint::Kind kind);
+  void adopt(int fd, Address::Kind kind);
   // It carries nothing any more: what it still completes leads to nothing.
   bool is_over() const { return closing_ || detached_; }
   uint64_t receivable();
@@ -174,7 +174,7 @@ class Connection final : private Completion, private Connector::Client, private 
   bool closing_ = false;
   End end_ = End::kReset;  // of the socket, once closing_
   bool detached_ = false;
-  Endpoint::Kind kind_ = Endpoint::Kind::kTcp;
+  Address::Kind kind_ = Address::Kind::kTcp;
   Break break_ = Break::kNone;
   struct BreakState {
     Timer timer;

@@ -15,8 +15,8 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 // What is owed is given up when nothing of it has moved for so long: the peer gives no credit, the
-// application does not read, or the service is not connected yet. TCP tells of a slow reader only when it has read a good part of
-// its buffer.
+// application does not read, or the service is not connected yet. TCP tells of a slow reader only
+// when it has read a good part of its buffer.
 constexpr Duration kLongestPause = seconds(5);
 
 // Nothing tells when the other side's kernel has acknowledged everything, nor that an application
@@ -98,7 +98,7 @@ void Connection::deliver_rest() {
   const Instant now = channel_.loop().now();
   const bool all_sent =
       !send_op_.pending && send_queue_.empty() && slices_.empty() && (!peer_ended_ || end_told_);
-  if (all_sent && kind_ != Endpoint::Kind::kTcp) return end_break();
+  if (all_sent && kind_ != Address::Kind::kTcp) return end_break();
   const int before = std::exchange(state.unacknowledged, unacknowledged(file_.fd));
   if (all_sent && state.unacknowledged == 0) return end_break();
   if (state.unacknowledged < before) state.moved_at = now;

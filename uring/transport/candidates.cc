@@ -90,7 +90,7 @@ void Candidates::arrived(int fd) {
   }
   if (!make_room(identity)) return hang_up(fd);
   // The keep-alive of a connection that waits ends it when its machine is gone.
-  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) prepare_tcp(fd);
+  if (spec_.address.kind == Address::Kind::kTcp) prepare_tcp(fd);
   waiting_.push_back(std::make_unique<Candidate>(*this, fd, identity, loop_.now()));
   watch(*waiting_.back());
   if (!naming_.armed()) naming_.set(loop_.now() + kNamedAfter);

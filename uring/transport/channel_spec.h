@@ -24,21 +24,21 @@ enum class TransportKind {
 struct TransportEntry {
   std::string_view name;
   TransportKind transport;
-  Endpoint::Kind kind;
+  Address::Kind kind;
   std::string_view form;
 };
 
 // The first name of a kind is the one that messages use.
 inline constexpr TransportEntry kTransports[] = {
-    {"unix-connect", TransportKind::kUnixConnect, Endpoint::Kind::kUnix, "PATH:-"},
-    {"unix-listen", TransportKind::kUnixListen, Endpoint::Kind::kUnix, "PATH:-"},
-    {"tcp-connect", TransportKind::kTcpConnect, Endpoint::Kind::kTcp, "HOST:PORT"},
-    {"tcp-listen", TransportKind::kTcpListen, Endpoint::Kind::kTcp, "HOST:PORT"},
-    {"virtio-serial", TransportKind::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
-    {"virtserial-open", TransportKind::kVirtioSerial, Endpoint::Kind::kDevice, "DEVICE:-"},
-    {"isa-serial", TransportKind::kIsaSerial, Endpoint::Kind::kDevice, "DEVICE:BAUD"},
-    {"vsock-connect", TransportKind::kVsockConnect, Endpoint::Kind::kVsock, "CID:PORT"},
-    {"vsock-listen", TransportKind::kVsockListen, Endpoint::Kind::kVsock, "CID:PORT"},
+    {"unix-connect", TransportKind::kUnixConnect, Address::Kind::kUnix, "PATH:-"},
+    {"unix-listen", TransportKind::kUnixListen, Address::Kind::kUnix, "PATH:-"},
+    {"tcp-connect", TransportKind::kTcpConnect, Address::Kind::kTcp, "HOST:PORT"},
+    {"tcp-listen", TransportKind::kTcpListen, Address::Kind::kTcp, "HOST:PORT"},
+    {"virtio-serial", TransportKind::kVirtioSerial, Address::Kind::kDevice, "DEVICE:-"},
+    {"virtserial-open", TransportKind::kVirtioSerial, Address::Kind::kDevice, "DEVICE:-"},
+    {"isa-serial", TransportKind::kIsaSerial, Address::Kind::kDevice, "DEVICE:BAUD"},
+    {"vsock-connect", TransportKind::kVsockConnect, Address::Kind::kVsock, "CID:PORT"},
+    {"vsock-listen", TransportKind::kVsockListen, Address::Kind::kVsock, "CID:PORT"},
 };
 
 // The name as --help has it: unix-connect, virtio-serial, isa-serial.
@@ -61,7 +61,7 @@ struct ChannelSpec {
   static constexpr double kDefaultPeerTimeout = 60.0;  // seconds
 
   TransportKind transport = TransportKind::kUnixConnect;
-  Endpoint endpoint;
+  Address address;
   unsigned id = 0;   // unique among the channels
   std::string text;  // the argument as given, made printable
   // Of a TCP channel: seconds without an answer of the other machine; 0 for never.

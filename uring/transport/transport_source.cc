@@ -79,7 +79,7 @@ void TransportSource::start(Listening listening) {
     candidates_.start(listener);
     bound_ = std::move(listening.path);
     std::for_each(listening.sockets.begin() + 1, listening.sockets.end(), close);
-    log_info("channel {}: listening on {}", spec_.id, spec_.endpoint.to_string());
+    log_info("channel {}: listening on {}", spec_.id, spec_.address.to_string());
   }
   acquire();
 }
@@ -89,7 +89,7 @@ void TransportSource::acquire() {
   VP_ASSERT(fd_ < 0);
   if (!transport_listens(spec_.transport)) {
     spare_.release();
-    return connector_ ? connector_->start(spec_.endpoint, kConnectTimeout) : open_device();
+    return connector_ ? connector_->start(spec_.address, kConnectTimeout) : open_device();
   }
   spare_.hold();
   candidates_.resume();
@@ -126,7 +126,7 @@ void TransportSource::accept_failed(const std::string& reason) {
 }
 
 void TransportSource::open_device() {
-  const std::string& path = spec_.endpoint.host;
+  const std::string& path = spec_.address.host;
   const int fd = open(path.c_str(), O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
   if (fd < 0) {
     return try_later(path + ": " + std::strerror(errno) +
@@ -147,7 +147,7 @@ void TransportSource::open_device() {
     close(fd);
     return try_later(path + " is in use by another process");
   }
-  if (tty && !make_raw(fd, spec_.endpoint.port)) {
+  if (tty && !make_raw(fd, spec_.address.port)) {
     const std::string reason = path + ": cannot set the tty raw: " + std::strerror(errno);
     close(fd);
     return try_later(reason);
@@ -161,7 +161,7 @@ void TransportSource::open_device() {
 
 void TransportSource::connected(int fd) {
   // The last bytes before the end still have to arrive.
-  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) end_on_close(fd);
+  if (spec_.address.kind == Address::Kind::kTcp) end_on_close(fd);
   ready(fd, transport_traits::kSocket);
 }
 
@@ -173,7 +173,7 @@ void TransportSource::ready(int fd, const TransportTraits& traits) {
   heard_ = replaced_ = false;
   backoff_ = kFirstBackoff;
   last_reason_.clear();
-  if (spec_.endpoint.kind == Endpoint::Kind::kTcp) {
+  if (spec_.address.kind == Address::Kind::kTcp) {
     prepare_tcp(fd);
     peer_timeout_.start(fd, std::chrono::duration_cast<Duration>(
                                 std::chrono::duration<double>(spec_.peer_timeout)));
