@@ -1,9 +1,10 @@
 #!/bin/bash
-# Checks the model of the credit protocol, and that the checks can fail.
+# Checks the models of the credit protocol and of a virtagent port, and that the checks can fail.
 #
-#   check.sh BUILD_DIR [NAME...]
+#   check.sh BUILD_DIR [MODEL | NAME]...
 #
-# Works in BUILD_DIR, which it creates. Prints one line for each check, or for each that was named, and
+# Works in BUILD_DIR, which it creates. Prints one line for each check, or for each that was named by itself
+# or by its model (credit, agent), and
 # exits with 1 if one of them did not come out as it must. SPIN and CC name other programs than spin
 # and cc. For each error that must be found, BUILD_DIR/NAME/counterexample says how it comes about.
 
@@ -34,6 +35,7 @@ search() {
   # (-O1, and -O0 where the search is short: more would cost more than it saves)
   case $kind in
     safety)   cflags='-O1 -DSAFETY -DNOFAIR';    run='-m10000' ;;
+    long)     cflags='-O1 -DSAFETY -DNOFAIR';    run='-m3000000' ;; # safety, of runs that go on long
     deadlock) cflags='-O0 -DSAFETY -DNOFAIR';    run='-m10000 -A' ;; # assertions aside
     assert)   cflags='-O0 -DSAFETY -DNOFAIR';    run='-m10000 -E' ;; # deadlocks aside
     rest)     cflags='-O1 -DNP -DNOFAIR';        run='-m10000 -l' ;; # cycles of any kind
@@ -53,7 +55,7 @@ complete() {
     grep -q '^Full statespace search for:' "$report" &&
     grep -qE '^State-vector .* errors: 0$' "$report" &&
     case $kind in
-      safety)
+      safety | long)
         grep -qE 'assertion violations[[:space:]]+\+' "$report" &&
           grep -qE 'invalid end states[[:space:]]+\+' "$report" ;;
       rest) grep -qE 'non-progress cycles[[:space:]]+\+' "$report" ;;
@@ -68,13 +70,14 @@ complete() {
 check() {
   local name=$1 kind=$2 expected=$3
   shift 3
-  if [ ${#wanted[@]} -gt 0 ] && [[ " ${wanted[*]} " != *" $name "* ]]; then return; fi
+  if [ ${#wanted[@]} -gt 0 ] && [[ " ${wanted[*]} " != *" $name "* ]] &&
+    [[ " ${wanted[*]} " != *" $model "* ]]; then return; fi
   local dir=$build/$name begun=$EPOCHREALTIME verdict=FAILED said='' states='' seconds
   local nothing='search incomplete'
   rm -rf "$dir"
   mkdir -p "$dir"
   ran=$((ran + 1))
-  if (cd "$dir" && "$spin" -a "$@" "$here/credit.pml") > "$dir/spin" 2>&1; then
+  if (cd "$dir" && "$spin" -a "$@" "$here/$model.pml") > "$dir/spin" 2>&1; then
     search "$kind" "$dir"
     said=$(grep -m1 '^pan:1: ' "$dir/report" | sed -E 's/^pan:1: //; s/ +\(at depth [0-9]+\)//')
     if [ "$expected" = holds ]; then
@@ -85,7 +88,7 @@ check() {
       verdict=ok
       said="found: $said"
       # (spin's replay ends with the state in which the error shows)
-      (cd "$dir" && "$spin" -t -p -g -k credit.pml.trail "$@" "$here/credit.pml") \
+      (cd "$dir" && "$spin" -t -p -g -k "$model.pml.trail" "$@" "$here/$model.pml") \
         > "$dir/counterexample" 2>&1
     fi
     states=$(sed -nE 's/^ *([0-9e.+]+) states, stored.*/\1/p' "$dir/report")
@@ -105,6 +108,7 @@ check() {
 # units N0 N1 N2 N3: how much goes Alice to Bob, Bob to Alice, Mary to Joe, Joe to Mary.
 units() { echo "-DUNITS0=$1 -DUNITS1=$2 -DUNITS2=$3 -DUNITS3=$4"; }
 
+model=credit
 # shellcheck disable=SC2046,SC2086
 {
   # With credit: no deadlock, nothing lost, memory bounded, and nobody who reads is left waiting.
@@ -148,6 +152,21 @@ units() { echo "-DUNITS0=$1 -DUNITS1=$2 -DUNITS2=$3 -DUNITS3=$4"; }
                                          -DFREE -DWINDOW=1 $(units 1 1 1 NONE) -DMUTANT=7
   check mutant.sparse-acks      deadlock '^invalid end state' \
                                          -DFREE -DACKS -DOPEN_ENDED -DWINDOW=1 -DMUTANT=8
+}
+
+model=agent
+{
+  # No deadlock, every slot is free when it is needed, and after a sync no answer of before it comes.
+  check agent.any           long     holds
+  # Every call comes to an end: where nothing more happens, all have; and if nobody gives up, that is soon.
+  check agent.ends          long     holds -DFINITE=2
+  check agent.patient       safety   holds -DNO_TIMEOUTS
+  check agent.patient-ends  safety   holds -DNO_TIMEOUTS -DFINITE=2
+  check agent.patient-rests rest     holds -DNO_TIMEOUTS -DFINITE=2
+  # One mistake each.
+  check agent.waits         deadlock '^invalid end state' -DNO_TIMEOUTS -DMUTANT=1
+  check agent.no-sync       long     'assertion violated' -DMUTANT=2
+  check agent.no-abandon    long     'assertion violated' -DMUTANT=3 -DFINITE=3
 }
 
 if [ $ran -eq 0 ]; then
