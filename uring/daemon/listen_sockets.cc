@@ -103,7 +103,8 @@ int socket_option(int fd, int option) {
 tl::expected<Passed, std::string> inspect(int fd, std::string name) {
   Passed passed{fd, std::move(name), {}};
   const auto fault = [&](std::string_view what) {
-    return Failure(fmt::format("the passed descriptor {} ({}) {}", fd, printable(passed.name), what));
+    return Failure(
+        fmt::format("the passed descriptor {} ({}) {}", fd, printable(passed.name), what));
   };
   if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) return fault("is not open: see LISTEN_FDS");
   passed.address.length = sizeof passed.address.storage;
@@ -156,12 +157,20 @@ std::vector<Wanted> wanted_listeners(std::vector<WorkerConfig>& workers) {
       sockets.forwards.resize(channel.oforwards.size());
       for (size_t j = 0; j < channel.oforwards.size(); ++j) {
         const ForwardSpec& forward = channel.oforwards[j];
-        all.push_back({forward.service, channel.spec.id, "-o " + forward.text, &forward.address,
-                       &sockets.forwards[j], {}});
+        all.push_back({forward.service,
+                       channel.spec.id,
+                       "-o " + forward.text,
+                       &forward.address,
+                       &sockets.forwards[j],
+                       {}});
       }
       if (!transport_listens(channel.spec.transport)) continue;
-      all.push_back({"", channel.spec.id, "-c " + channel.spec.text, &channel.spec.address,
-                     &sockets.transport, {}});
+      all.push_back({"",
+                     channel.spec.id,
+                     "-c " + channel.spec.text,
+                     &channel.spec.address,
+                     &sockets.transport,
+                     {}});
     }
   }
   return all;
@@ -181,15 +190,17 @@ tl::expected<void, std::string> assign(const Passed& passed, std::vector<Wanted>
   const std::string what = fmt::format("the passed socket {} listens on {}", printable(passed.name),
                                        passed.address.to_string());
   if (passed.named_by_default()) {
-    return Failure(what + ", which is the address of no -o and no listening -c: give one of them that "
-                          "address");
+    return Failure(what +
+                   ", which is the address of no -o and no listening -c: give one of them that "
+                   "address");
   }
   if (named == nullptr) {
-    return Failure(what + ", and there is nothing of that name: FileDescriptorName= is SERVICE of "
-                          "an -o, SERVICE@ID, or @ID of a channel that listens");
+    return Failure(what +
+                   ", and there is nothing of that name: FileDescriptorName= is SERVICE of "
+                   "an -o, SERVICE@ID, or @ID of a channel that listens");
   }
-  return Failure(fmt::format("{}, and {} says otherwise: give both the same address", what,
-                             named->text));
+  return Failure(
+      fmt::format("{}, and {} says otherwise: give both the same address", what, named->text));
 }
 
 // Takes back what an earlier process had stored. True if something was stored that is of no use.

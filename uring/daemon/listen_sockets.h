@@ -7,12 +7,13 @@
 //   SERVICE@ID   the one of that channel
 //   @ID          the channel's own listener
 //
-// The address of a passed socket must be that of the option, so that a unit and a command line cannot
-// contradict each other. It also decides between several listeners of one name, and alone where a name
-// is one that systemd gives by default (unknown, *.socket).
+// The address of a passed socket must be that of the option, so that a unit and a command line
+// cannot contradict each other. It also decides between several listeners of one name, and alone
+// where a name is one that systemd gives by default (unknown, *.socket).
 //
 // Sockets that the process bound itself are given to the manager to keep, if it keeps any. The next
-// process gets them back and so refuses no client. One whose address is not wanted any more is closed.
+// process gets them back and so refuses no client. One whose address is not wanted any more is
+// closed.
 #pragma once
 
 #include <string>
@@ -25,8 +26,8 @@
 
 namespace virtproxy {
 
-// Fills `listen_sockets` of each worker. Reads and removes LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES.
-// Call while there are privileges for binding and before any thread starts.
+// Fills `listen_sockets` of each worker. Reads and removes LISTEN_PID, LISTEN_FDS and
+// LISTEN_FDNAMES. Call while there are privileges for binding and before any thread starts.
 tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& workers,
                                                    const ListenRules& rules,
                                                    ServiceManager& manager);

@@ -48,9 +48,10 @@ tl::expected<int, std::string> connect_to(const std::string& path) {
   address.sun_family = AF_UNIX;
   const bool known = path.starts_with('/') || path.starts_with('@');
   if (!known || path.size() < 2 || path.size() > kMaxUnixPath) {
-    return Failure(fmt::format("NOTIFY_SOCKET={} is neither an absolute path nor @NAME of at most {} "
-                               "bytes",
-                               printable(path), kMaxUnixPath));
+    return Failure(
+        fmt::format("NOTIFY_SOCKET={} is neither an absolute path nor @NAME of at most {} "
+                    "bytes",
+                    printable(path), kMaxUnixPath));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   const bool abstract = path.starts_with('@');
@@ -61,9 +62,10 @@ tl::expected<int, std::string> connect_to(const std::string& path) {
   if (fd < 0) return Failure(fmt::format("NOTIFY_SOCKET: {}", std::strerror(errno)));
   (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience);
   if (connect(fd, reinterpret_cast<const sockaddr*>(&address), length) != 0) {
-    auto error = fmt::format("NOTIFY_SOCKET={}: {}: start the service by its manager, or unset the "
-                             "variable",
-                             printable(path), std::strerror(errno));
+    auto error = fmt::format(
+        "NOTIFY_SOCKET={}: {}: start the service by its manager, or unset the "
+        "variable",
+        printable(path), std::strerror(errno));
     close(fd);
     return Failure(std::move(error));
   }
@@ -149,8 +151,8 @@ void ServiceManager::store(std::span<const int> sockets, bool replace) {
   }
 }
 
-// A message without an address on a connected socket: the sandbox allows it. EINTR cannot happen, the
-// main thread has its signals blocked.
+// A message without an address on a connected socket: the sandbox allows it. EINTR cannot happen,
+// the main thread has its signals blocked.
 void ServiceManager::send(std::string_view text, int flags) {
   if (fd_ < 0) return;
   if (::send(fd_, text.data(), text.size(), MSG_NOSIGNAL | flags) >= 0) return;

@@ -1,8 +1,8 @@
 // What the process tells its service manager: systemd's protocol of notifications, sd_notify(3).
 //
-// A notification is a datagram of KEY=VALUE lines to the socket that NOTIFY_SOCKET names. It is written
-// here, because libsystemd cannot be linked statically. The socket is connected at the start, so that
-// neither the system call filter nor Landlock has to allow it later.
+// A notification is a datagram of KEY=VALUE lines to the socket that NOTIFY_SOCKET names. It is
+// written here, because libsystemd cannot be linked statically. The socket is connected at the
+// start, so that neither the system call filter nor Landlock has to allow it later.
 #pragma once
 
 #include <chrono>
@@ -17,12 +17,13 @@ namespace virtproxy {
 
 class ServiceManager {
  public:
-  // The name under which listeners are stored. No service has it: names with this prefix are reserved.
+  // The name under which listeners are stored. No service has it: names with this prefix are
+  // reserved.
   static constexpr std::string_view kStored = "virtproxy.stored";
 
-  // Reads NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID and FDSTORE and removes them from the environment.
-  // Call before any thread starts. The error says which variable is wrong. Without NOTIFY_SOCKET the
-  // result does nothing.
+  // Reads NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID and FDSTORE and removes them from the
+  // environment. Call before any thread starts. The error says which variable is wrong. Without
+  // NOTIFY_SOCKET the result does nothing.
   static tl::expected<ServiceManager, std::string> from_environment();
 
   ServiceManager(ServiceManager&& other) noexcept;
@@ -40,8 +41,8 @@ class ServiceManager {
   void stopping(std::string_view status, Duration limit);
   // To be sent at least once per watchdog(). Never waits.
   void alive();
-  // Gives the manager duplicates of listening sockets, which the next process gets by LISTEN_FDS under
-  // the name kStored. With `replace` the ones stored before are dropped first.
+  // Gives the manager duplicates of listening sockets, which the next process gets by LISTEN_FDS
+  // under the name kStored. With `replace` the ones stored before are dropped first.
   void store(std::span<const int> sockets, bool replace);
 
  private:

@@ -1,0 +1,124 @@
+#include "uring/ctl/guest_port.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "uring/net/address.h"
+
+namespace virtproxy::ctl {
+namespace {
+
+using Failure = tl::unexpected<std::string>;
+
+constexpr size_t kMostName = 64;
+constexpr std::string_view kLetters =
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+
+bool is_plain(std::string_view text) {
+  return !text.empty() && text.size() <= kMostName &&
+         text.find_first_not_of(kLetters) == std::string_view::npos && text.front() != '-' &&
+         text.front() != '.';
+}
+
+// What no shell splits or expands, and QEMU takes once commas are doubled.
+bool is_plain_path(std::string_view text) {
+  return text.starts_with('/') && text.size() <= kMaxUnixPath &&
+         text.find_first_not_of("/,:=+@%~") != std::string_view::npos &&
+         std::all_of(text.begin(), text.end(), [](char c) {
+           return kLetters.find(c) != std::string_view::npos ||
+                  std::string_view("/,:=+@%").find(c) != std::string_view::npos;
+         });
+}
+
+std::string doubled_commas(std::string_view text) {
+  std::string result;
+  for (const char c : text) result.append(c == ',' ? 2 : 1, c);
+  return result;
+}
+
+std::string chardev(const GuestPort& port) {
+  return fmt::format("-chardev socket,id={},path={},server=on,wait=off", port.id(),
+                     doubled_commas(port.socket));
+}
+
+}  // namespace
+
+std::string default_socket(const std::string& vm) { return "/run/virtproxy/" + vm + ".sock"; }
+
+tl::expected<void, std::string> check(const GuestPort& port) {
+  if (!is_plain(port.vm)) {
+    return Failure(
+        fmt::format("--vm '{}': a name has 1 to {} letters, digits, dots, dashes and "
+                    "underscores, and begins with none of the first two",
+                    printable(port.vm), kMostName));
+  }
+  if (!is_plain(port.name)) {
+    return Failure(
+        fmt::format("--port-name '{}': a name has 1 to {} letters, digits, dots, dashes "
+                    "and underscores",
+                    printable(port.name), kMostName));
+  }
+  if (port.device != GuestDevice::kVsock && !is_plain_path(port.socket)) {
+    return Failure(
+        fmt::format("--socket '{}': give an absolute path of at most {} characters without "
+                    "spaces and quotes",
+                    printable(port.socket), kMaxUnixPath));
+  }
+  if (!port.bus.empty() && !is_plain(port.bus)) {
+    return Failure(
+        fmt::format("--bus '{}': give the name of a bus such as vps0.0", printable(port.bus)));
+  }
+  // 0 to 2 are those of the hypervisor and the host, the last one is any.
+  if (port.device == GuestDevice::kVsock && (port.cid < 3 || port.cid == UINT32_MAX)) {
+    return Failure(fmt::format("--vsock {}: a guest's CID is 3 to {}", port.cid, UINT32_MAX - 1));
+  }
+  return {};
+}
+
+std::string qemu_args(const GuestPort& port) {
+  switch (port.device) {
+    case GuestDevice::kVsock:
+      return fmt::format("-device vhost-vsock-pci,guest-cid={}", port.cid);
+    case GuestDevice::kIsaPort:
+      return fmt::format("{} -serial chardev:{}", chardev(port), port.id());
+    case GuestDevice::kVirtioPort:
+      break;
+  }
+  const std::string controller = port.id() + "-bus";
+  const std::string bus = port.bus.empty() ? controller + ".0" : port.bus;
+  return fmt::format(
+      "{}{} -device virtserialport,id={}-port,bus={},chardev={},name={}",
+      port.bus.empty() ? fmt::format("-device virtio-serial-pci,id={} ", controller) : "",
+      chardev(port), port.id(), bus, port.id(), port.name);
+}
+
+// check() has seen to it that no character needs quoting in XML.
+std::string libvirt_xml(const GuestPort& port) {
+  switch (port.device) {
+    case GuestDevice::kVsock:
+      return fmt::format(
+          "<vsock model='virtio'>\n"
+          "  <cid auto='no' address='{}'/>\n"
+          "</vsock>\n",
+          port.cid);
+    case GuestDevice::kIsaPort:
+      return fmt::format(
+          "<serial type='unix'>\n"
+          "  <source mode='bind' path='{}'/>\n"
+          "  <target type='isa-serial'/>\n"
+          "</serial>\n",
+          port.socket);
+    case GuestDevice::kVirtioPort:
+      break;
+  }
+  return fmt::format(
+      "<channel type='unix'>\n"
+      "  <source mode='bind' path='{}'/>\n"
+      "  <target type='virtio' name='{}'/>\n"
+      "</channel>\n",
+      port.socket, port.name);
+}
+
+}  // namespace virtproxy::ctl

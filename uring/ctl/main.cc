@@ -1,0 +1,195 @@
+// virtproxyctl: what is around the daemon and needs what its sandbox forbids. Every command is a
+// subcommand; those of this file need no daemon.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "uring/ctl/guest_iso.h"
+#include "uring/ctl/guest_port.h"
+#include "uring/ctl/qmp.h"
+#include "uring/net/address.h"
+
+namespace {
+
+using virtproxy::ctl::GuestDevice;
+using virtproxy::ctl::GuestIso;
+using virtproxy::ctl::GuestPort;
+using virtproxy::ctl::Qmp;
+using Result = tl::expected<std::string, std::string>;  // what to print, or what is wrong
+
+constexpr int kFailure = 1;
+constexpr int kUsage = 2;
+
+struct PortArgs {
+  GuestPort port;
+  bool isa = false;
+  std::optional<uint32_t> cid;
+  std::string qmp;
+};
+
+tl::expected<GuestPort, std::string> port_of(const PortArgs& args) {
+  GuestPort port = args.port;
+  if (port.socket.empty()) port.socket = virtproxy::ctl::default_socket(port.vm);
+  if (args.isa) port.device = GuestDevice::kIsaPort;
+  if (args.cid) {
+    port.device = GuestDevice::kVsock;
+    port.cid = *args.cid;
+  }
+  if (const auto good = check(port); !good) return tl::unexpected(good.error());
+  return port;
+}
+
+void declare_port(CLI::App& command, PortArgs& args) {
+  command.add_option("--vm", args.port.vm, "Name of the virtual machine")
+      ->type_name("NAME")
+      ->required();
+  command
+      .add_option("--socket", args.port.socket,
+                  "Socket of QEMU's chardev (default /run/virtproxy/NAME.sock)")
+      ->type_name("PATH");
+  command
+      .add_option("--port-name", args.port.name,
+                  "Name of the port in the guest (default virtproxy)")
+      ->type_name("NAME");
+}
+
+void declare_device(CLI::App& command, PortArgs& args) {
+  auto* const isa =
+      command.add_flag("--isa", args.isa, "A serial port instead of a virtio-serial port");
+  command.add_option("--vsock", args.cid, "vsock instead, with this CID of the guest")
+      ->type_name("CID")
+      ->excludes(isa);
+}
+
+void declare_bus(CLI::App& command, PortArgs& args) {
+  command
+      .add_option("--bus", args.port.bus,
+                  "A virtio-serial bus that the machine has (default: a controller of its own)")
+      ->type_name("BUS");
+}
+
+void declare_qmp(CLI::App& command, PortArgs& args) {
+  command
+      .add_option("--qmp", args.qmp, "Socket of QEMU's monitor (-qmp unix:PATH,server=on,wait=off)")
+      ->type_name("PATH")
+      ->required();
+}
+
+// QEMU is a program of its own: what it answers may be of any type.
+Result over_qmp(const PortArgs& args,
+                tl::expected<void, std::string> (*act)(Qmp&, const GuestPort&)) {
+  const auto port = port_of(args);
+  if (!port) return tl::unexpected(port.error());
+  try {
+    auto qmp = Qmp::connect(args.qmp);
+    if (!qmp) return tl::unexpected(qmp.error());
+    if (const auto done = act(*qmp, *port); !done) return tl::unexpected(done.error());
+  } catch (const nlohmann::json::exception&) {
+    return tl::unexpected<std::string>("--qmp: what listens there does not answer as QEMU does");
+  }
+  return port->socket + "\n";
+}
+
+// The commands, and what the one that was given does.
+struct Commands {
+  PortArgs port;
+  GuestIso iso;
+  std::function<Result()> run;
+
+  void declare(CLI::App& app) {
+    CLI::App& qemu =
+        *app.add_subcommand("qemu-args", "Print the arguments that give QEMU the channel");
+    declare_port(qemu, port);
+    declare_device(qemu, port);
+    declare_bus(qemu, port);
+    qemu.callback([this] {
+      run = [this]() -> Result {
+        return port_of(port).map([](const GuestPort& good) { return qemu_args(good) + "\n"; });
+      };
+    });
+
+    CLI::App& xml = *app.add_subcommand("libvirt-xml", "Print the device for a domain of libvirt");
+    declare_port(xml, port);
+    declare_device(xml, port);
+    xml.callback([this] {
+      run = [this]() -> Result {
+        return port_of(port).map([](const GuestPort& good) { return libvirt_xml(good); });
+      };
+    });
+
+    CLI::App& attach = *app.add_subcommand(
+        "attach", "Add the port to a running QEMU; prints the path of its socket");
+    declare_port(attach, port);
+    declare_bus(attach, port);
+    declare_qmp(attach, port);
+    attach.callback([this] { run = [this] { return over_qmp(port, virtproxy::ctl::attach); }; });
+
+    CLI::App& detach = *app.add_subcommand("detach", "Remove what attach has added");
+    declare_port(detach, port);
+    declare_qmp(detach, port);
+    detach.callback([this] {
+      run = [this] {
+        return over_qmp(port, virtproxy::ctl::detach).map([](const std::string&) {
+          return std::string();
+        });
+      };
+    });
+
+    CLI::App& image = *app.add_subcommand(
+        "guest-iso", "Write an ISO image that installs virtproxy in a guest without a network");
+    image.add_option("--output", iso.output, "The image to write")->type_name("FILE")->required();
+    image
+        .add_option("--static", iso.program,
+                    "The program for the guest (default: virtproxy-static beside this one)")
+        ->type_name("PATH");
+    image.add_option("--args", iso.args, "Arguments of the guest's daemon: '-i ssh:127.0.0.1:22'")
+        ->type_name("ARGS");
+    image.callback([this] {
+      run = [this]() -> Result { return write_guest_iso(iso).map([] { return std::string(); }); };
+    });
+  }
+};
+
+int fail(int code, const std::string& text) {
+  std::fprintf(stderr, "virtproxyctl: %s\n", text.c_str());
+  return code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Operates virtproxy, and connects it with QEMU and libvirt.", "virtproxyctl");
+  app.set_version_flag("-V,--version", "virtproxyctl " VIRTPROXY_VERSION,
+                       "Print the version and exit");
+  app.set_help_flag("-h,--help", "Print this help and exit");
+  app.get_formatter()->column_width(28);
+  app.require_subcommand(1);
+  app.footer("Exit codes: 0 done, 1 failure, 2 usage.");
+  Commands commands;
+  commands.declare(app);
+  // CLI11 would only say that a command is missing.
+  const auto all = app.get_subcommands([](const CLI::App*) { return true; });
+  const auto is_given = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
+  if (argc > 1 && argv[1][0] != '-' && std::none_of(all.begin(), all.end(), is_given)) {
+    return fail(kUsage, "there is no command '" + virtproxy::printable(argv[1]) +
+                            "'; see virtproxyctl --help");
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& done) {
+    return app.exit(done);
+  } catch (const CLI::ParseError& error) {
+    return fail(kUsage, virtproxy::printable(error.what()) + "; see virtproxyctl --help");
+  }
+  const Result result = commands.run();
+  if (!result) return fail(kFailure, result.error());
+  if (std::fputs(result->c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
+    return fail(kFailure, "cannot write to standard output");
+  }
+  return 0;
+}
