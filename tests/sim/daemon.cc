@@ -66,8 +66,9 @@ bool Daemon::start() {
   const Process::Running running(process_);
   World& world = World::current();
   world.trace("start", process_.number());
-  loop_ = std::make_unique<Loop>(*Ring::open(kOperations, config_.features));
-  ring_ = process_.ring_of(loop_->ring().raw());
+  auto driver = *IoUringDriver::open(kOperations, config_.features);
+  ring_ = process_.ring_of(driver->raw());
+  loop_ = std::make_unique<Loop>(std::move(driver));
   resolver_driver_ = std::make_unique<ResolverDriver>(*loop_);
   auto listen_sockets = bind_listen_sockets();
   if (!listen_sockets) {

@@ -13,6 +13,7 @@
 
 #include "tests/sim/channel_oracle.h"
 #include "tests/sim/process.h"
+#include "uring/io/io_uring_driver.h"
 #include "uring/io/loop.h"
 #include "uring/mux/channel.h"
 #include "uring/net/resolver_driver.h"
@@ -21,7 +22,7 @@ namespace virtproxy::sim {
 
 struct DaemonConfig {
   std::string name;
-  RingFeatures features;
+  DriverFeatures features;
   std::vector<ChannelConfig> channels;
   Duration drain_timeout{};
 };

@@ -1,6 +1,5 @@
-// What uring/io/ring.cc, uring/io/enter.cc and uring/buffers/receive_pool.cc call of liburing,
-// redirected here by the linker. The inline parts of liburing work on the queues of a KernelRing as
-// they do on the kernel's.
+// What uring/io/io_uring_driver.cc and uring/io/enter.cc call of liburing, redirected here by the
+// linker. The inline parts of liburing work on the queues of a KernelRing as they do on the kernel's.
 #include <liburing.h>
 
 #include <cstdlib>

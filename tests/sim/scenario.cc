@@ -69,8 +69,8 @@ void Scenario::draw_mishaps() {
   bulky_ = random_.chance(0.15);
 }
 
-RingFeatures Scenario::draw_features() {
-  RingFeatures features;
+DriverFeatures Scenario::draw_features() {
+  DriverFeatures features;
   if (random_.chance(0.15)) features.provided_buffers = false;
   if (random_.chance(0.15)) features.poll_first = false;
   if (random_.chance(0.15)) features.multishot_accept = false;

@@ -42,7 +42,7 @@ class Scenario {
   void draw_topology();
   bool streams_open(unsigned id);
   void draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig& guest);
-  RingFeatures draw_features();
+  DriverFeatures draw_features();
   ChannelConfig draw_channel(unsigned index);
   void draw_protocol_one(ChannelConfig& one, ChannelConfig& other);
   Plan draw_plan(unsigned channel);

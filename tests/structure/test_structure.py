@@ -72,6 +72,15 @@ def sources(tree):
 KIND = re.compile(r"\bTransportKind\b|\bTransportSource::Kind\b")
 
 
+# Only the driver over io_uring and what opens it know it: above, a driver is a Driver.
+OF_IO_URING = re.compile(r"\b(liburing|io_uring\w*|IoUring\w*|IORING_\w+|IOSQE_\w+|sqes?|cqes?)\b", re.IGNORECASE)
+KNOWS_IO_URING = ("uring/io/", "uring/daemon/")
+
+
+def code(source):
+    return re.sub(r"//[^\n]*", "", source)
+
+
 def complaints(tree, exceptions):
     text, needed = [], set()
     for file, source in sources(tree):
@@ -84,6 +93,8 @@ def complaints(tree, exceptions):
             continue
         if file.startswith("uring/mux/") and (kind := KIND.search(source)):
             text.append(f"{file} names {kind.group()}: ask for a property of TransportTraits")
+        if not file.startswith(KNOWS_IO_URING) and (name := OF_IO_URING.search(code(source))):
+            text.append(f"{file} names {name.group()}: ask the Driver, or give it what is missing")
         for line in source.splitlines():
             if file.startswith("core/") and NOT_OF_CORE.search(line) and line.startswith("#include"):
                 text.append(f"{file}: {line}: core/ makes no system call and knows no thread and no clock")
@@ -146,6 +157,10 @@ def test_what_points_up_or_aside_is_named(tmp_path):
         "core/v2/session.h": ("#include <sys/socket.h>\n", "core/ makes no system call"),
         "uring/daemon/a.h": ("\n" * (LONGEST + 1), "601 lines"),
         "uring/mux/x.cc": ("if (kind == TransportKind::kTty)\n", "ask for a property of TransportTraits"),
+        "uring/buffers/x.h": ("#include <liburing.h>\n", "names liburing: ask the Driver"),
+        "uring/service/x.cc": ("if ((flags & IORING_CQE_F_BUFFER) != 0)\n", "names IORING_CQE_F_BUFFER"),
+        "uring/net/x.cc": ("io_uring_sqe* entry = next();\n", "names io_uring_sqe"),
+        "uring/transport/x.cc": ("auto driver = IoUringDriver::open(1, {});\n", "names IoUringDriver"),
         "uring/stray.h": ("", "is in no folder of a layer"),
         "core/other/x.h": ("", "is in no folder of a layer"),
     }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "uring/base/list.h"
+#include "uring/io/io_uring_driver.h"
 #include "uring/io/loop.h"
 #include "uring/io/timers.h"
 
@@ -40,7 +41,7 @@ TEST(Timers, ThoseOfOneInstantExpireSomeEachTurnInTheirOrder) {
 }
 
 std::unique_ptr<Loop> make_loop() {
-  auto ring = Ring::open(64, {});
+  auto ring = IoUringDriver::open(64, {});
   return ring ? std::make_unique<Loop>(std::move(*ring)) : nullptr;
 }
 

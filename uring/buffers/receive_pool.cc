@@ -12,9 +12,10 @@
 namespace virtproxy {
 namespace {
 
-// How many free buffers the kernel is offered at once.
+// How many free buffers the driver is offered at once.
 constexpr uint32_t kSmallOffered = 64;
 constexpr uint32_t kLargeOffered = 16;
+static_assert(std::has_single_bit(kSmallOffered) && std::has_single_bit(kLargeOffered));
 
 // The kernel takes some microseconds to take the pages of one.
 constexpr unsigned kTrimmedAtOnce = 64;
@@ -22,12 +23,10 @@ constexpr unsigned kTrimmedAtOnce = 64;
 // The kernel names a buffer by 16 bits.
 constexpr size_t kMostBuffers = 65536;
 
-size_t ring_bytes(uint32_t entries) { return entries * sizeof(io_uring_buf); }
-
 }  // namespace
 
-ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool room_for_frame)
-    : ring_(ring) {
+ReceivePool::ReceivePool(Driver& driver, size_t bytes, uint16_t first_group, bool room_for_frame)
+    : driver_(driver) {
   const size_t small = std::clamp<size_t>(bytes / 4 / kSmallBytes, 16, kMostBuffers);
   const size_t large = std::clamp<size_t>((bytes - bytes / 4) / kLargeBytes, 8, kMostBuffers);
   mapped_ = small * kSmallBytes + large * kLargeBytes;
@@ -42,6 +41,7 @@ ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool ro
     Class& of = at(size);
     of.size = size;
     of.group = static_cast<uint16_t>(first_group + static_cast<uint16_t>(size));
+    of.most_offered = size == BufferSize::kSmall ? kSmallOffered : kLargeOffered;
     of.buffers.resize(size == BufferSize::kSmall ? small : large);
     for (uint32_t i = 0; i < of.buffers.size(); ++i) {
       Buffer& buffer = of.buffers[i];
@@ -53,8 +53,10 @@ ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool ro
     for (uint32_t i = static_cast<uint32_t>(of.buffers.size()); i > 0; --i)
       of.free.push_back(i - 1);
   }
-  if (ring_.features().provided_buffers) {
-    provided_ = provide(at(BufferSize::kSmall)) && provide(at(BufferSize::kLarge));
+  if (driver_.features().provided_buffers) {
+    provided_ = std::all_of(classes_.begin(), classes_.end(), [this](const Class& of) {
+      return driver_.open_group(of.group, of.most_offered);
+    });
     if (!provided_) {
       log_warn("the kernel takes no provided buffers: receiving costs one more request each");
     }
@@ -62,29 +64,8 @@ ReceivePool::ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool ro
   replenish();
 }
 
-bool ReceivePool::provide(Class& of) {
-  const uint32_t most = of.size == BufferSize::kSmall ? kSmallOffered : kLargeOffered;
-  of.ring_entries = std::bit_ceil(most);
-  of.ring = reinterpret_cast<io_uring_buf_ring*>(map_anonymous(ring_bytes(of.ring_entries)));
-  io_uring_buf_reg registration{};
-  registration.ring_addr = reinterpret_cast<uintptr_t>(of.ring);
-  registration.ring_entries = of.ring_entries;
-  registration.bgid = of.group;
-  if (io_uring_register_buf_ring(ring_.raw(), &registration, 0) != 0) {
-    munmap(of.ring, ring_bytes(of.ring_entries));
-    of.ring = nullptr;
-    return false;
-  }
-  io_uring_buf_ring_init(of.ring);
-  return true;
-}
-
 ReceivePool::~ReceivePool() {
-  for (Class& of : classes_) {
-    if (of.ring == nullptr) continue;
-    io_uring_unregister_buf_ring(ring_.raw(), of.group);
-    munmap(of.ring, ring_bytes(of.ring_entries));
-  }
+  for (const Class& of : classes_) driver_.close_group(of.group);
   munmap(memory_, mapped_);
 }
 
@@ -127,15 +108,16 @@ void ReceivePool::replenish() {
   if (!provided_) return;
   for (Class& of : classes_) {
     const auto wanted =
-        std::min<uint32_t>(of.ring_entries - of.offered, static_cast<uint32_t>(of.free.size()));
+        std::min<uint32_t>(of.most_offered - of.offered, static_cast<uint32_t>(of.free.size()));
     if (wanted == 0) continue;
-    const int mask = io_uring_buf_ring_mask(of.ring_entries);
+    // Written before it is read.
+    __attribute__((uninitialized)) std::array<OfferedBuffer, kSmallOffered> buffers;
     for (uint32_t i = 0; i < wanted; ++i) {
-      Buffer& buffer = pop_free(of);
-      io_uring_buf_ring_add(of.ring, buffer.data + of.before, capacity(of.size),
-                            static_cast<unsigned short>(buffer.index), mask, static_cast<int>(i));
+      const Buffer& buffer = pop_free(of);
+      buffers[i] = {buffer.data + of.before, capacity(of.size),
+                    static_cast<uint16_t>(buffer.index)};
     }
-    io_uring_buf_ring_advance(of.ring, static_cast<int>(wanted));
+    driver_.offer(of.group, {buffers.data(), wanted});
     of.offered += wanted;
   }
 }

@@ -2,7 +2,7 @@
 //
 // Two sizes: small ones for messages, large ones for bulk. All memory is reserved at once and
 // touched as it is used; its size is the bound on what a channel can hold of bytes that wait to be
-// sent. Where the kernel can pick buffers itself, a few free ones of each size are offered to it,
+// sent. Where the driver can pick buffers itself, a few free ones of each size are offered to it,
 // last used first, so that a channel works in the cache rather than through its whole reserve.
 //
 // A buffer is shared by counting: the queue of its connection holds one reference, and every write
@@ -12,8 +12,6 @@
 // behind what is received: there the header and the trailer of its frame find their place.
 #pragma once
 
-#include <liburing.h>
-
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +19,7 @@
 #include <vector>
 
 #include "core/wire/frame.h"
-#include "uring/io/ring.h"
+#include "uring/io/driver.h"
 
 namespace virtproxy {
 
@@ -51,13 +49,13 @@ class ReceivePool {
   static constexpr uint32_t kFramedBytes = kLargeBytes - kBefore - kBehind;
 
   // `bytes` of memory, of which a quarter becomes small buffers. `first_group` and the number after
-  // it name the buffer groups in the ring.
-  ReceivePool(Ring& ring, size_t bytes, uint16_t first_group, bool room_for_frame = false);
+  // it name the buffer groups of the driver.
+  ReceivePool(Driver& driver, size_t bytes, uint16_t first_group, bool room_for_frame = false);
   ~ReceivePool();
   ReceivePool(const ReceivePool&) = delete;
   ReceivePool& operator=(const ReceivePool&) = delete;
 
-  // Whether the kernel picks buffers; otherwise take() one when bytes are there.
+  // Whether the driver picks buffers; otherwise take() one when bytes are there.
   bool provided() const { return provided_; }
   uint16_t group(BufferSize size) const { return at(size).group; }
   // Bytes that can be received into a buffer.
@@ -65,7 +63,7 @@ class ReceivePool {
     return bytes_of(size) - at(size).before - at(size).behind;
   }
 
-  // The buffer the kernel picked, holding `bytes`, with one reference.
+  // The buffer the driver picked, holding `bytes`, with one reference.
   Buffer* claim(BufferSize size, uint32_t index, uint32_t bytes);
   // A free buffer with one reference, or nullptr.
   Buffer* take(BufferSize size);
@@ -79,7 +77,7 @@ class ReceivePool {
     return buffer->length() == 0 ? at(buffer->size).behind : 0;
   }
 
-  // Offers free buffers to the kernel; once a turn.
+  // Offers free buffers to the driver; once a turn.
   void replenish();
   // How many receives would find a buffer now.
   size_t ready(BufferSize size) const {
@@ -102,8 +100,7 @@ class ReceivePool {
     std::vector<uint32_t> free;  // last released on top
     size_t fewest_free = 0;      // since trim() came to its end
     size_t trimmed = 0;          // of those, looked at by trim()
-    io_uring_buf_ring* ring = nullptr;
-    uint32_t ring_entries = 0;
+    uint32_t most_offered = 0;
     uint32_t offered = 0;
   };
   static constexpr uint32_t bytes_of(BufferSize size) {
@@ -111,10 +108,9 @@ class ReceivePool {
   }
   Class& at(BufferSize size) { return classes_[static_cast<size_t>(size)]; }
   const Class& at(BufferSize size) const { return classes_[static_cast<size_t>(size)]; }
-  bool provide(Class& of);
   Buffer& pop_free(Class& of);
 
-  Ring& ring_;
+  Driver& driver_;
   std::byte* memory_ = nullptr;
   size_t mapped_ = 0;
   bool trims_on_ = false;

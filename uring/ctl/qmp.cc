@@ -70,7 +70,7 @@ tl::expected<Qmp, std::string> Qmp::connect(const std::string& path) {
   const auto fail = [&](std::string_view what) {
     return Failure(fmt::format("--qmp {}: {}", printable(path), what));
   };
-  const auto address = to_socket_address({Endpoint::Kind::kUnix, path, 0});
+  const auto address = to_socket_address({Address::Kind::kUnix, path, 0});
   if (path.empty() || path.size() > kMaxUnixPath || !address)
     return fail("no path of a unix socket");
   Qmp qmp(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));

@@ -140,7 +140,7 @@ ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
   return config;
 }
 
-std::vector<WorkerConfig> worker_configs(const Options& options, const RingFeatures& features) {
+std::vector<WorkerConfig> worker_configs(const Options& options, const DriverFeatures& features) {
   const size_t count = std::min<size_t>(options.threads, options.channels.size());
   std::vector<WorkerConfig> workers(count);
   for (WorkerConfig& worker : workers) {
@@ -180,7 +180,7 @@ class Daemon {
     if (signals_ >= 0) close(signals_);
   }
 
-  int run(const Options& options, const RingFeatures& features, bool landlock) {
+  int run(const Options& options, const DriverFeatures& features, bool landlock) {
     // Blocked before any thread starts, so that every thread inherits it.
     sigset_t set;
     sigemptyset(&set);
@@ -395,7 +395,7 @@ class Daemon {
 
 }  // namespace
 
-int run_daemon(const Options& options, const RingFeatures& features, bool landlock) {
+int run_daemon(const Options& options, const DriverFeatures& features, bool landlock) {
   raise_descriptor_limit(options);
   reserve_descriptors(options);
   auto manager = ServiceManager::from_environment();

@@ -5,11 +5,11 @@
 #pragma once
 
 #include "uring/daemon/options.h"
-#include "uring/io/ring.h"
+#include "uring/io/driver_features.h"
 
 namespace virtproxy {
 
 // Runs until stopped by a signal, with files and ports confined if `landlock`. Returns the exit code.
-int run_daemon(const Options& options, const RingFeatures& features, bool landlock);
+int run_daemon(const Options& options, const DriverFeatures& features, bool landlock);
 
 }  // namespace virtproxy

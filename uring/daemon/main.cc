@@ -8,7 +8,7 @@
 #include "uring/daemon/daemon.h"
 #include "uring/daemon/landlock.h"
 #include "uring/daemon/options.h"
-#include "uring/io/ring.h"
+#include "uring/io/io_uring_driver.h"
 
 namespace {
 
@@ -17,10 +17,10 @@ int fail(const std::string& message) {
   return 1;
 }
 
-int show_features(const virtproxy::RingFeatures& wanted, bool landlock) {
-  const auto ring = virtproxy::Ring::open(1, wanted);
+int show_features(const virtproxy::DriverFeatures& wanted, bool landlock) {
+  const auto ring = virtproxy::IoUringDriver::open(1, wanted);
   if (!ring) return fail(ring.error());
-  for (const auto& [name, member] : virtproxy::RingFeatures::names()) {
+  for (const auto& [name, member] : virtproxy::DriverFeatures::names()) {
     std::printf("%s %s\n", std::string(name).c_str(), (*ring)->features().*member ? "yes" : "no");
   }
   std::printf("landlock %s\n", landlock && virtproxy::landlock_abi() ? "yes" : "no");
@@ -54,7 +54,7 @@ int main(int argc, char** argv) {
   }
   virtproxy::set_log_level(parsed->log_level);
 
-  virtproxy::RingFeatures features;
+  virtproxy::DriverFeatures features;
   bool landlock = true;
   const char* from_environment = std::getenv("VIRTPROXY_DISABLE");
   for (const std::string_view list :

@@ -10,7 +10,7 @@
 //
 // The list depends on the command line: without a service to dial there is no socket(2), without a
 // host name or a device no openat(2). Operations that go through a ring are not seen here; the ring
-// restricts them itself (ring.h). Which files and ports a call that is allowed may reach, Landlock
+// restricts them itself (io_uring_driver.h). Which files and ports a call that is allowed may reach, Landlock
 // says (landlock.h).
 #pragma once
 

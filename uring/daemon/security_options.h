@@ -3,7 +3,7 @@
 //   started as root ─▶ every listener bound, with its mode and owner ─▶ another user, no
 //   capabilities, no new privileges ─▶ rings that take few operations ─▶ system calls filtered
 //
-// sockets.h binds, acl.h turns away, privileges.h gives up, ring.h restricts, sandbox.h filters.
+// sockets.h binds, acl.h turns away, privileges.h gives up, io_uring_driver.h restricts, sandbox.h filters.
 #pragma once
 
 #include <optional>

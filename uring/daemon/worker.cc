@@ -9,6 +9,7 @@
 #include <new>
 
 #include "uring/base/log.h"
+#include "uring/io/io_uring_driver.h"
 
 namespace virtproxy {
 namespace {
@@ -103,7 +104,7 @@ Worker::Started Worker::set_up() {
   for (const ChannelConfig& channel : config_.channels) {
     in_flight += std::min(channel.max_streams, 65536u) * kOperationsPerStream;
   }
-  auto ring = Ring::open(std::min(in_flight, 65536u), config_.features);
+  auto ring = IoUringDriver::open(std::min(in_flight, 65536u), config_.features);
   if (!ring) return tl::unexpected(ring.error());
   if (config_.features.restrictions && !(*ring)->features().restrictions) {
     return tl::unexpected<std::string>(
@@ -129,7 +130,7 @@ Worker::Started Worker::set_up() {
     channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config_.channels[i]));
     channels_.back()->start(std::move(config_.listen_sockets[i]));
   }
-  loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
+  loop_->driver().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
   return {};
 }
 
@@ -146,7 +147,7 @@ bool Worker::turn() {
   return false;
 }
 
-void Worker::complete(Op&, int, uint32_t) {
+void Worker::complete(Op&, Outcome) {
   const unsigned requests = requests_.exchange(0);
   if ((requests & kStats) != 0) {
     for (const auto& channel : channels_) channel->log_stats();
@@ -158,7 +159,7 @@ void Worker::complete(Op&, int, uint32_t) {
   } else if ((requests & kDrain) != 0) {
     wanted_ = std::max(wanted_, Wanted::kDrain);
   }
-  if (!ending_) loop_->ring().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
+  if (!ending_) loop_->driver().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
 }
 
 void Worker::expired(Timer& timer) {
@@ -198,7 +199,7 @@ void Worker::drain() {
              [&] { return all([](const auto& channel) { return channel->flushed(); }); });
   for (const auto& channel : channels_) channel->disconnect();
   ending_ = true;
-  loop_->ring().cancel(wake_op_);
+  loop_->driver().cancel(wake_op_);
   const bool let_go = turn_until(kLetGo, [&] {
     return !wake_op_.pending && all([](const auto& channel) { return channel->idle(); });
   });

@@ -18,7 +18,7 @@ namespace virtproxy {
 
 struct WorkerConfig {
   size_t index = 0;  // among the workers, for figures
-  RingFeatures features;
+  DriverFeatures features;
   std::vector<ChannelConfig> channels;
   std::vector<ChannelListenSockets> listen_sockets;  // of each of them
   Duration drain_timeout{};
@@ -66,7 +66,7 @@ class Worker final : private Completion, private Timer::Owner {
   void serve();
   void drain();
   void abandon();
-  void complete(Op& op, int result, uint32_t flags) override;
+  void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
   void beat();
   bool turn();

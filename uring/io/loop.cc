@@ -26,15 +26,15 @@ Duration Loop::spent() const { return read_clock() - now_; }
 int Loop::turn() {
   std::optional<Instant> deadline = timers_.next();
   // Somebody may have asked before the first turn: a device that was there at the start.
-  if (hurried_ || !deferred_.empty() || (deadline && *deadline <= now_)) deadline = Ring::kNow;
+  if (hurried_ || !deferred_.empty() || (deadline && *deadline <= now_)) deadline = Driver::kNow;
   hurried_ = false;
-  const bool sleeps = deadline != Ring::kNow;
+  const bool sleeps = deadline != Driver::kNow;
   const Instant begun = ended_;
-  const int result = ring_->wait(deadline);
+  const int result = driver_->wait(deadline);
   if (result < 0) return result;
-  if (ring_->submitted()) arena_.reset();
+  if (driver_->submitted()) arena_.reset();
   update_clock();
-  if (ring_->dispatch(kCompletionsPerTurn)) hurry();
+  if (driver_->dispatch(kCompletionsPerTurn)) hurry();
   timers_.expire(now_, kTimersPerTurn);
   std::swap(running_, deferred_);
   for (Deferred* deferred : running_) deferred->run_deferred();

@@ -1,4 +1,4 @@
-// One thread's event loop: a ring, its timers and its clock, and the order of a turn.
+// One thread's event loop: a driver, its timers and its clock, and the order of a turn.
 //
 //   1. submit what the last turn queued and sleep until something completes or a timer is due
 //   2. hand out every completion, then every timer that is due
@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "uring/io/arena.h"
-#include "uring/io/ring.h"
+#include "uring/io/driver.h"
 #include "uring/io/timers.h"
 
 namespace virtproxy {
@@ -31,12 +31,12 @@ class Loop {
     ~Deferred() = default;
   };
 
-  explicit Loop(std::unique_ptr<Ring> ring) : ring_(std::move(ring)) {
+  explicit Loop(std::unique_ptr<Driver> driver) : driver_(std::move(driver)) {
     update_clock();
     ended_ = now_;
   }
 
-  Ring& ring() { return *ring_; }
+  Driver& driver() { return *driver_; }
   Timers& timers() { return timers_; }
   Arena& arena() { return arena_; }
   // Monotonic time at the start of this turn's second step.
@@ -53,13 +53,13 @@ class Loop {
   // The next turn must not sleep.
   void hurry() { hurried_ = true; }
 
-  // Returns 0, or a negative errno when the ring is broken.
+  // Returns 0, or a negative errno when the driver is broken.
   int turn();
 
  private:
   void update_clock();
 
-  std::unique_ptr<Ring> ring_;
+  std::unique_ptr<Driver> driver_;
   Timers timers_;
   Arena arena_;
   Instant now_{};

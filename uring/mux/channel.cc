@@ -88,7 +88,7 @@ Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfi
       resolver_driver_(resolver_driver),
       config_(config),
       selector_(session_config(config), config.protocol),
-      pool_(loop.ring(), outbound_share(config.memory), config.first_buffer_group,
+      pool_(loop.driver(), outbound_share(config.memory), config.first_buffer_group,
             traits_of(config.spec.transport).frame_headroom),
       pipes_(pipe_memory(config.memory)),
       source_(loop, resolver_driver, config_.spec, config_.peers, this),
@@ -157,7 +157,7 @@ void Channel::run_deferred() {
   reap();
   if (transport_state_ == TransportState::kLetGo && reader_.idle() && writer_.idle()) {
     transport_state_ = TransportState::kNone;
-    loop_.ring().remove_file(file_);
+    loop_.driver().remove_file(file_);
     file_ = {};
     source_.lost(reconnect_backoff_);
   }
@@ -229,9 +229,7 @@ void Channel::transport_ready(int fd, const TransportTraits& traits) {
   transport_state_ = TransportState::kInUse;
   traits_ = &traits;
   transport_since_ = loop_.now();
-  // A device is not registered: it could not be opened again until the ring lets go of it, and it
-  // cannot be shut down (see TransportSource::hang_up).
-  file_ = traits.is_socket ? loop_.ring().add_file(fd) : File{fd, -1};
+  file_ = loop_.driver().add_file(fd, traits.is_socket ? FileUse::kChannel : FileUse::kDevice);
   observers_.notify(&ChannelObserver::transport_up);
   writer_.attach(file_, traits);
   reader_.attach(file_, traits);
@@ -321,7 +319,7 @@ size_t Channel::channel_input(std::span<const std::byte> bytes, ReadBuffer* buff
 }
 
 bool Channel::splices() {
-  return loop_.ring().features().splice && traits_->is_socket && session().up() &&
+  return loop_.driver().features().splice && traits_->is_socket && session().up() &&
          !session().uses_trailers() && session().largest_payload() >= kLeastSpliced;
 }
 

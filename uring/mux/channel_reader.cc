@@ -68,7 +68,7 @@ void ChannelReader::attach(File file, const TransportTraits& traits) {
 void ChannelReader::detach() {
   attached_ = false;
   absence_.clear();
-  loop_.ring().cancel(op_);
+  loop_.driver().cancel(op_);
   if (buffer_ != nullptr && !op_.pending) ReadBuffers::release(std::exchange(buffer_, nullptr));
 }
 
@@ -99,7 +99,7 @@ void ChannelReader::splice_on() {
       readable_ = false;
     } else if ((moved == -EAGAIN && !readable_) || moved == -EINTR) {
       polling_ = true;
-      return loop_.ring().poll(op_, file_, POLLIN);
+      return loop_.driver().poll(op_, file_, POLLIN);
     } else if (moved == 0 || moved == -EAGAIN || moved == -ENOBUFS || moved == -ENOMEM) {
       // A receive knows what it is: the end, bytes that cannot be spliced (urgent ones, or those
       // behind a pipe that is full), or nothing.
@@ -127,7 +127,7 @@ bool ChannelReader::read_header() {
     client_->channel_failed("closed by the other end");
   } else {
     // Whatever it is, the request meets it too.
-    loop_.ring().recv(op_, file_, buffer_->data + end_, size, true);
+    loop_.driver().recv(op_, file_, buffer_->data + end_, size, true);
   }
   return false;
 }
@@ -143,13 +143,13 @@ void ChannelReader::read_normally() {
   if (!make_room()) return;
   std::byte* to = buffer_->data + end_;
   const size_t size = kBufferBytes - end_;
-  Ring& ring = loop_.ring();
+  Driver& driver = loop_.driver();
   if (traits_->is_socket) {
-    ring.recv(op_, file_, to, size, poll_first_);
+    driver.recv(op_, file_, to, size, poll_first_);
   } else if (polling_) {
-    ring.poll(op_, file_, POLLIN);
+    driver.poll(op_, file_, POLLIN);
   } else {
-    ring.read(op_, file_, to, size);
+    driver.read(op_, file_, to, size);
   }
 }
 
@@ -180,11 +180,12 @@ bool ChannelReader::recheck() {
   if (!std::exchange(rechecked_, true)) return false;
   pollfd device{file_.fd, POLLIN, 0};
   if (::poll(&device, 1, 0) <= 0) return true;
-  loop_.ring().cancel(op_);
+  loop_.driver().cancel(op_);
   return false;
 }
 
-void ChannelReader::complete(Op&, int result, uint32_t) {
+void ChannelReader::complete(Op&, Outcome outcome) {
+  const int result = outcome.result;
   rechecked_ = false;
   if (!attached_) {
     if (buffer_ != nullptr) ReadBuffers::release(std::exchange(buffer_, nullptr));

@@ -75,7 +75,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
   void trim() { buffers_.trim(); }
 
  private:
-  void complete(Op& op, int result, uint32_t flags) override;
+  void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
 
   void splice_on();

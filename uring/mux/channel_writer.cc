@@ -53,7 +53,7 @@ void ChannelWriter::detach() {
   attached_ = false;
   retry_.clear();
   unread_.clear();
-  loop_.ring().cancel(op_);
+  loop_.driver().cancel(op_);
   if (!op_.pending) let_go();
 }
 
@@ -85,7 +85,7 @@ void ChannelWriter::write_on(Events& events, bool may_skip_success) {
   const Batch& batch = selector_.plan(batch_limit(), loop_.now(), events);
   if (batch.empty()) return;
   skips_success_ = may_skip_success && batch.frames.size() == 1 &&
-                   batch.size <= Ring::kMostSkipped && traits_->is_socket &&
+                   batch.size <= Driver::kMostSkipped && traits_->is_socket &&
                    !selector_.wants_to_write(loop_.now());
   lay_out(batch);
   skips_success_ = skips_success_ && vectors_.size() == 1 && pipe_segments_.empty();
@@ -214,9 +214,9 @@ void ChannelWriter::add_vector(const std::byte* data, size_t size) {
 }
 
 void ChannelWriter::submit() {
-  Ring& ring = loop_.ring();
+  Driver& driver = loop_.driver();
   if (polling_) {
-    ring.poll(op_, file_, POLLOUT);
+    driver.poll(op_, file_, POLLOUT);
   } else if (room_.packets()) {
     write_packets();
   } else if (!pipe_segments_.empty()) {
@@ -225,14 +225,14 @@ void ChannelWriter::submit() {
     batch_left();
   } else if (!traits_->is_socket) {
     const auto next = next_write();
-    ring.write(op_, file_, next.data(), next.size());
+    driver.write(op_, file_, next.data(), next.size());
   } else if (vectors_.size() == 1) {
-    ring.send(op_, file_, vectors_[0].iov_base, vectors_[0].iov_len, MSG_WAITALL);
-    if (skips_success_) ring.skip_success(op_);
+    driver.send(op_, file_, vectors_[0].iov_base, vectors_[0].iov_len, MSG_WAITALL);
+    if (skips_success_) driver.skip_success(op_);
   } else {
     message_.msg_iov = vectors_.data();
     message_.msg_iovlen = vectors_.size();
-    ring.sendmsg(op_, file_, &message_, MSG_WAITALL);
+    driver.sendmsg(op_, file_, &message_, MSG_WAITALL);
   }
 }
 
@@ -246,8 +246,8 @@ void ChannelWriter::write_packets() {
       return submit();
     }
     if (traits_->is_socket && size == vector.iov_len) {
-      loop_.ring().send(op_, file_, vector.iov_base, size, MSG_WAITALL);
-      if (skips_success_) loop_.ring().skip_success(op_);
+      loop_.driver().send(op_, file_, vector.iov_base, size, MSG_WAITALL);
+      if (skips_success_) loop_.driver().skip_success(op_);
       return;
     }
     const ssize_t written = write_now({static_cast<const std::byte*>(vector.iov_base), size});
@@ -352,10 +352,11 @@ ssize_t ChannelWriter::assemble() {
 void ChannelWriter::recheck() {
   if (!attached_ || !op_.pending || !polling_ || !std::exchange(rechecked_, true)) return;
   pollfd device{file_.fd, POLLOUT, 0};
-  if (::poll(&device, 1, 0) > 0) loop_.ring().cancel(op_);
+  if (::poll(&device, 1, 0) > 0) loop_.driver().cancel(op_);
 }
 
-void ChannelWriter::complete(Op&, int result, uint32_t) {
+void ChannelWriter::complete(Op&, Outcome outcome) {
+  const int result = outcome.result;
   rechecked_ = false;
   if (!attached_) {
     let_go();

@@ -69,7 +69,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void write_on(Events& events, bool may_skip_success);
 
  private:
-  void complete(Op& op, int result, uint32_t flags) override;
+  void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
 
   void lay_out(const Batch& batch);
@@ -114,7 +114,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   bool planned_ = true;     // … with a batch at hand
   bool polled_ = false;     // and found writable
   bool rechecked_ = false;  // the request was pending at the last recheck()
-  bool skips_success_ = false;  // the request, see Ring::skip_success()
+  bool skips_success_ = false;  // the request, see Driver::skip_success()
 
   PacketRoom room_;
   std::vector<std::byte> staging_;

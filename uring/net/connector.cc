@@ -101,7 +101,7 @@ void Connector::cancel() {
 
 void Connector::close_socket() {
   if (fd_ < 0) return;
-  loop_.ring().cancel(poll_);
+  loop_.driver().cancel(poll_);
   // It may be connected by now, and the service must not take this for an orderly end.
   close_with_reset(fd_);
   fd_ = -1;
@@ -150,7 +150,7 @@ void Connector::attempt() {
 void Connector::await_connection() {
   if (poll_.pending) return;  // of an attempt that was given up; its completion comes back here
   polled_ = attempt_;
-  loop_.ring().poll(poll_, {fd_, -1}, POLLOUT);
+  loop_.driver().poll(poll_, {fd_, -1}, POLLOUT);
 }
 
 void Connector::attempt_failed(int error) {
@@ -162,7 +162,8 @@ void Connector::attempt_failed(int error) {
   try_next();
 }
 
-void Connector::complete(Op&, int result, uint32_t) {
+void Connector::complete(Op&, Outcome outcome) {
+  const int result = outcome.result;
   if (!running_ || polled_ != attempt_) {
     if (running_ && in_progress_) await_connection();
     if (!running_) client_->connector_settled();

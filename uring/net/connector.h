@@ -46,7 +46,7 @@ class Connector final : private Completion, private Timer::Owner, private Resolv
   bool running() const { return running_; }
 
  private:
-  void complete(Op& op, int result, uint32_t flags) override;
+  void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
   void resolved(Resolver::Result result) override;
 

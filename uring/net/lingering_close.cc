@@ -26,9 +26,9 @@ LingeringClose::LingeringClose(Loop& loop, int fd, Client* client)
 
 LingeringClose::~LingeringClose() { VP_ASSERT(idle()); }
 
-void LingeringClose::listen() { loop_.ring().poll(poll_, {fd_, -1}, POLLIN | POLLRDHUP); }
+void LingeringClose::listen() { loop_.driver().poll(poll_, {fd_, -1}, POLLIN | POLLRDHUP); }
 
-void LingeringClose::complete(Op&, int, uint32_t) {
+void LingeringClose::complete(Op&, Outcome) {
   if (fd_ < 0) return client_->lingering_closed();
   std::byte unheard[kReadSize];
   for (int reads = 0; reads < kMostReads; ++reads) {
@@ -43,7 +43,7 @@ void LingeringClose::complete(Op&, int, uint32_t) {
 void LingeringClose::end() {
   if (fd_ < 0) return;
   timer_.clear();
-  loop_.ring().cancel(poll_);
+  loop_.driver().cancel(poll_);
   close(std::exchange(fd_, -1));
   client_->lingering_closed();
 }

@@ -33,7 +33,7 @@ class LingeringClose final : private Completion, private Timer::Owner {
   bool idle() const { return fd_ < 0 && !poll_.pending; }
 
  private:
-  void complete(Op& op, int result, uint32_t flags) override;
+  void complete(Op& op, Outcome outcome) override;
   void expired(Timer&) override { end(); }
   void listen();
 

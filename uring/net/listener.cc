@@ -25,7 +25,7 @@ Listener::Listener(Loop& loop, const ForwardSpec& forward, int fd, Client* clien
       fd_(fd) {
   // Inherited by what it accepts.
   if (forward_.address.kind == Address::Kind::kTcp) reset_on_close(fd_);
-  loop_.ring().accept(accept_, fd_);
+  loop_.driver().accept(accept_, fd_);
 }
 
 Listener::~Listener() {
@@ -36,12 +36,13 @@ Listener::~Listener() {
 void Listener::stop() {
   if (fd_ < 0) return;
   retry_.clear();
-  loop_.ring().cancel(accept_);
+  loop_.driver().cancel(accept_);
   close(fd_);
   fd_ = -1;
 }
 
-void Listener::complete(Op& op, int result, uint32_t) {
+void Listener::complete(Op& op, Outcome outcome) {
+  const int result = outcome.result;
   if (fd_ < 0) {
     if (result >= 0) close(result);
     return;
@@ -49,14 +50,14 @@ void Listener::complete(Op& op, int result, uint32_t) {
   if (result >= 0) {
     short_of_resources_ = false;
     client_->accepted(result, forward_);
-    if (!op.pending) loop_.ring().accept(accept_, fd_);
+    if (!op.pending) loop_.driver().accept(accept_, fd_);
     return;
   }
-  if (op.pending) return;
+  if (outcome.more) return;
   const bool passing = result == -EINTR || result == -EAGAIN || result == -ECONNABORTED ||
                        result == -ECANCELED || result == -EPROTO;
   if (passing) {
-    loop_.ring().accept(accept_, fd_);
+    loop_.driver().accept(accept_, fd_);
     return;
   }
   if (!std::exchange(short_of_resources_, true)) {
@@ -69,7 +70,7 @@ void Listener::complete(Op& op, int result, uint32_t) {
 }
 
 void Listener::expired(Timer&) {
-  if (fd_ >= 0 && !accept_.pending) loop_.ring().accept(accept_, fd_);
+  if (fd_ >= 0 && !accept_.pending) loop_.driver().accept(accept_, fd_);
 }
 
 }  // namespace virtproxy

@@ -26,7 +26,7 @@ class Listener final : private Completion, private Timer::Owner {
   bool idle() const { return !accept_.pending; }
 
  private:
-  void complete(Op& op, int result, uint32_t flags) override;
+  void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
 
   Loop& loop_;

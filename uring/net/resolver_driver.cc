@@ -15,7 +15,7 @@ constexpr unsigned kResultsPerTurn = 16;
 
 struct ResolverDriver::Watcher final : Completion {
   Watcher(ResolverDriver& o, uint64_t k) : owner(o), key(k), op(this) {}
-  void complete(Op&, int result, uint32_t) override { owner.ready(key, result); }
+  void complete(Op&, Outcome outcome) override { owner.ready(key, outcome.result); }
 
   ResolverDriver& owner;
   uint64_t key;
@@ -90,7 +90,7 @@ void ResolverDriver::update_watches() {
       ++at;
       continue;
     }
-    loop_.ring().cancel(at->second->op);
+    loop_.driver().cancel(at->second->op);
     leaving_.push_back(std::move(at->second));
     at = watchers_.erase(at);
   }
@@ -101,11 +101,11 @@ void ResolverDriver::update_watches() {
     const uint32_t events = (watch.read ? POLLIN : 0u) | (watch.write ? POLLOUT : 0u);
     if (watcher->op.pending) {
       // Its completion asks for what is wanted now.
-      if (watcher->events != events) loop_.ring().cancel(watcher->op);
+      if (watcher->events != events) loop_.driver().cancel(watcher->op);
       continue;
     }
     watcher->events = events;
-    loop_.ring().poll(watcher->op, {watch.fd, -1}, events);
+    loop_.driver().poll(watcher->op, {watch.fd, -1}, events);
   }
 }
 

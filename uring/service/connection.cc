@@ -49,7 +49,9 @@ Connection::~Connection() {
   VP_ASSERT(idle());
   channel_.slices().clear(slices_);
   drop_outbound();
-  if (file_.fd >= 0) close(file_.fd);
+  if (file_.fd < 0) return;
+  channel_.loop().driver().remove_file(file_);
+  close(file_.fd);
 }
 
 void Connection::admit(const AcceptedClient& client) {
@@ -58,7 +60,7 @@ void Connection::admit(const AcceptedClient& client) {
 }
 
 void Connection::adopt(int fd, Address::Kind kind) {
-  file_ = {fd, -1};
+  file_ = channel_.loop().driver().add_file(fd, FileUse::kStream);
   kind_ = kind;
   if (kind == Address::Kind::kTcp) prepare_tcp(fd);
   receive_more();
@@ -144,33 +146,34 @@ uint64_t Connection::receivable() {
 
 void Connection::receive(uint64_t credit) {
   ReceivePool& pool = channel_.pool();
-  Ring& ring = channel_.loop().ring();
+  Driver& driver = channel_.loop().driver();
   const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
   if (pool.provided()) {
     polling_ = false;
-    ring.recv_provided(receive_op_, file_, pool.group(receive_size_), size, poll_first_);
+    driver.recv_provided(receive_op_, file_, pool.group(receive_size_), size, poll_first_);
   } else {
     polling_ = true;
-    ring.poll(receive_op_, file_, POLLIN | POLLRDHUP);
+    driver.poll(receive_op_, file_, POLLIN | POLLRDHUP);
   }
 }
 
-void Connection::complete(Op& op, int result, uint32_t flags) {
+void Connection::complete(Op& op, Outcome outcome) {
   if (&op == &receive_op_) {
-    polling_ ? on_readable(result) : on_received(result, flags);
+    polling_ ? on_readable(outcome.result) : on_received(outcome);
   } else if (&op == &send_op_) {
-    on_sent(result);
+    on_sent(outcome.result);
   } else {
-    on_hangup(result);
+    on_hangup(outcome);
   }
   if (closing_) channel_.settled(this);
 }
 
-void Connection::on_received(int result, uint32_t flags) {
+void Connection::on_received(Outcome outcome) {
+  const int result = outcome.result;
   ReceivePool& pool = channel_.pool();
   Buffer* buffer = nullptr;
-  if ((flags & IORING_CQE_F_BUFFER) != 0) {
-    buffer = pool.claim(receive_size_, flags >> IORING_CQE_BUFFER_SHIFT,
+  if (outcome.buffer != Outcome::kNoBuffer) {
+    buffer = pool.claim(receive_size_, static_cast<uint32_t>(outcome.buffer),
                         static_cast<uint32_t>(std::max(result, 0)));
   }
   const bool dropped = is_over() || !receives();
@@ -231,7 +234,7 @@ void Connection::on_readable(int result) {
   if (got == 0 && kind_ != Address::Kind::kUnix && send_op_.pending && was_reset(file_.fd)) {
     return break_off();
   }
-  on_received(got == 0 ? 0 : -error, 0);
+  on_received({.result = got == 0 ? 0 : -error});
 }
 
 void Connection::queue(Buffer* buffer) {
@@ -288,7 +291,7 @@ bool Connection::splice_out(uint64_t credit) {
   const bool readable = std::exchange(readable_, false);
   if ((moved == -EAGAIN && !readable) || moved == -EINTR) {
     polling_ = true;
-    channel_.loop().ring().poll(receive_op_, file_, POLLIN | POLLRDHUP);
+    channel_.loop().driver().poll(receive_op_, file_, POLLIN | POLLRDHUP);
     return true;
   }
   if (moved < 0 && moved != -EAGAIN && moved != -ENOBUFS && moved != -ENOMEM) {
@@ -343,10 +346,11 @@ void Connection::drop_outbound() {
 // Without a receive in flight, a reset by the application would go unnoticed.
 void Connection::poll_hangup() {
   if (hangup_op_.pending) return;
-  channel_.loop().ring().poll_hangup(hangup_op_, file_);
+  channel_.loop().driver().poll_hangup(hangup_op_, file_);
 }
 
-void Connection::on_hangup(int result) {
+void Connection::on_hangup(Outcome outcome) {
+  const int result = outcome.result;
   if (is_over() || result == -ECANCELED) return;
   if (!sends()) return;
   // Once both directions have ended on this side, a hang-up is no abort.
@@ -359,8 +363,8 @@ void Connection::on_hangup(int result) {
   if (result > 0 && (result & POLLERR) != 0 && kind_ != Address::Kind::kUnix) {
     return send_failed(ECONNRESET);
   }
-  // A poll that is to go on ends where the completion queue has overflowed. A reset may come yet.
-  if (result > 0) poll_hangup();
+  // The poll may have ended although a reset may come yet.
+  if (result > 0 && !outcome.more) poll_hangup();
 }
 
 // --- channel to socket ------------------------------------------------------------------------
@@ -396,7 +400,7 @@ void Connection::send_slices(bool may_skip_success) {
   sending_ = Sending::kSlices;
   const Slice& first = pool.front(slices_);
   if (slices_.head == slices_.tail) {
-    channel_.loop().ring().send(send_op_, file_, first.bytes.data(), first.bytes.size(),
+    channel_.loop().driver().send(send_op_, file_, first.bytes.data(), first.bytes.size(),
                                 MSG_DONTWAIT);
     if (may_skip_success) skip_success(first.bytes.size());
     return;
@@ -418,15 +422,15 @@ void Connection::send_vectors(iovec* vectors, size_t count, int flags) {
   auto* message = channel_.loop().arena().allocate<msghdr>(1);
   message->msg_iov = vectors;
   message->msg_iovlen = count;
-  channel_.loop().ring().sendmsg(send_op_, file_, message, flags);
+  channel_.loop().driver().sendmsg(send_op_, file_, message, flags);
 }
 
 // Where nothing is to be done once these bytes are sent, that is no reason to wake.
 void Connection::skip_success(size_t bytes) {
-  if (bytes > Ring::kMostSkipped || wants_more_turns() ||
+  if (bytes > Driver::kMostSkipped || wants_more_turns() ||
       !channel_.session().credit_unaffected_by(stream_, bytes))
     return;
-  channel_.loop().ring().skip_success(send_op_);
+  channel_.loop().driver().skip_success(send_op_);
 }
 
 // The same at once, for bytes that a splice is to follow.
@@ -483,7 +487,7 @@ void Connection::send_queued() {
     }
     sending_ = Sending::kNothing;
     account_.stall(StallReason::kApplication);
-    return channel_.loop().ring().poll(send_op_, file_, POLLOUT);
+    return channel_.loop().driver().poll(send_op_, file_, POLLOUT);
   }
   sending_ = Sending::kQueue;
   auto* vectors = channel_.loop().arena().allocate<iovec>(kMostVectors);
@@ -585,10 +589,11 @@ void Connection::let_go() {
     connector_->cancel();
     channel_.connect_ended();
   }
-  Ring& ring = channel_.loop().ring();
-  ring.cancel(receive_op_);
-  ring.cancel(hangup_op_);
-  ring.cancel(send_op_);
+  Driver& driver = channel_.loop().driver();
+  driver.cancel(receive_op_);
+  driver.cancel(hangup_op_);
+  driver.cancel(send_op_);
+  driver.remove_file(file_);
   const int fd = std::exchange(file_.fd, -1);
   if (fd < 0 || end_ == End::kGivenBack) return;
   if (end_ == End::kReset) return channel_.close_with_reset(fd);

@@ -120,7 +120,7 @@ class Connection final : private Completion, private Connector::Client, private 
   // A stream that one of its applications broke off, until it is reset.
   enum class Break : uint8_t { kNone, kHere, kLeaving, kThere };
 
-  void complete(Op& op, int result, uint32_t flags) override;
+  void complete(Op& op, Outcome outcome) override;
   void connected(int fd) override;
   void connect_failed(Fault fault, const std::string& reason) override;
   void connector_settled() override;
@@ -134,10 +134,10 @@ class Connection final : private Completion, private Connector::Client, private 
   bool receives() const { return break_ == Break::kNone || break_ == Break::kHere; }
   bool sends() const { return break_ == Break::kNone || break_ == Break::kThere; }
   void receive(uint64_t credit);
-  void on_received(int result, uint32_t flags);
+  void on_received(Outcome outcome);
   void on_readable(int result);
   void on_sent(int result);
-  void on_hangup(int result);
+  void on_hangup(Outcome outcome);
   void on_end();
   void queue(Buffer* buffer);
   bool splice_out(uint64_t credit);

@@ -46,7 +46,7 @@ void Connection::break_off() {
   if (break_ == Break::kThere) return end_break();
   break_ = Break::kLeaving;
   break_state_.reset();
-  channel_.loop().ring().cancel(receive_op_);
+  channel_.loop().driver().cancel(receive_op_);
   if (!send_op_.pending) drop_inbound();
   channel_.want_write();
   // An immediate reset frees the place of the stream, so it is given up at once.
@@ -59,7 +59,7 @@ void Connection::peer_broke_off() {
   if (break_ != Break::kNone || idle) return end_break();
   begin_break(Break::kThere);
   drop_outbound();
-  channel_.loop().ring().cancel(receive_op_);
+  channel_.loop().driver().cancel(receive_op_);
   // Otherwise once the service is connected, if that does not take too long for who is gone.
   if (file_.fd >= 0) return deliver_rest_from_now();
   break_state_->timer.set(break_state_->moved_at + kLongestPause);

@@ -46,13 +46,14 @@ void Candidates::resume() {
 
 void Candidates::listen() {
   if (listener_ < 0 || paused_ || arrival_.pending || rest_.armed()) return;
-  loop_.ring().poll(arrival_, {listener_, -1}, POLLIN);
+  loop_.driver().poll(arrival_, {listener_, -1}, POLLIN);
 }
 
 // accept4(2) is called directly, and only when a connection is there, so that no other thread can
 // take the reserved descriptor in between: an accept through the ring wants a descriptor before it
 // waits.
-void Candidates::complete(Op&, int result, uint32_t) {
+void Candidates::complete(Op&, Outcome outcome) {
+  const int result = outcome.result;
   if (listener_ < 0 || paused_) return;
   if (result == -ECANCELED || result == -EINTR) return listen();
   if (result < 0) return failed(std::string("poll: ") + std::strerror(-result));
@@ -120,7 +121,7 @@ bool Candidates::make_room(const PeerIdentity& newcomer) {
 void Candidates::watch(Candidate& candidate) {
   // Of one that has sent something, only its end is of interest.
   const uint32_t events = candidate.spoke ? POLLRDHUP : POLLIN | POLLRDHUP;
-  loop_.ring().poll(candidate.poll, {candidate.fd, -1}, events);
+  loop_.driver().poll(candidate.poll, {candidate.fd, -1}, events);
 }
 
 void Candidates::polled(Candidate& candidate, int result) {
@@ -146,7 +147,7 @@ void Candidates::remove(const Candidate& candidate) {
   std::unique_ptr<Candidate> removed = std::move(*found);
   waiting_.erase(found);
   if (!removed->poll.pending) return;
-  loop_.ring().cancel(removed->poll);
+  loop_.driver().cancel(removed->poll);
   leaving_.push_back(std::move(removed));
 }
 
@@ -209,7 +210,7 @@ void Candidates::stop() {
   rest_.clear();
   naming_.clear();
   if (listener_ >= 0) {
-    loop_.ring().cancel(arrival_);
+    loop_.driver().cancel(arrival_);
     close(std::exchange(listener_, -1));
   }
   while (!waiting_.empty()) {

@@ -77,7 +77,7 @@ class Candidates final : private Completion, private Timer::Owner {
   struct Candidate final : Completion {
     Candidate(Candidates& c, int f, const PeerIdentity& o, Instant now)
         : candidates(c), poll(this), fd(f), identity(o), since(now) {}
-    void complete(Op&, int result, uint32_t) override { candidates.polled(*this, result); }
+    void complete(Op&, Outcome outcome) override { candidates.polled(*this, outcome.result); }
 
     Candidates& candidates;
     Op poll;
@@ -88,7 +88,7 @@ class Candidates final : private Completion, private Timer::Owner {
     bool named = false;  // in the log
   };
 
-  void complete(Op& op, int result, uint32_t flags) override;
+  void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
 
   void listen();

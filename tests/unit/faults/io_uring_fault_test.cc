@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "uring/io/enter.h"
-#include "uring/io/ring.h"
+#include "uring/io/io_uring_driver.h"
 
 namespace {
 
@@ -75,15 +75,15 @@ constexpr size_t kQueue = 1024;  // entries of the submission queue
 class RingFault : public testing::Test {
  protected:
   struct Waiting final : Completion {
-    void complete(Op&, int value, uint32_t) override { result = value; }
+    void complete(Op&, Outcome outcome) override { result = outcome.result; }
     Op op{this};
     std::optional<int> result;
   };
 
   void SetUp() override { open({}); }
-  void open(const RingFeatures& features) {
+  void open(const DriverFeatures& features) {
     orders = {};
-    auto opened = Ring::open(64, features);
+    auto opened = IoUringDriver::open(64, features);
     ASSERT_TRUE(opened) << opened.error();
     ring = *std::move(opened);
     if (pair[0] >= 0) return;
@@ -117,7 +117,7 @@ class RingFault : public testing::Test {
     }
   }
 
-  std::unique_ptr<Ring> ring;
+  std::unique_ptr<IoUringDriver> ring;
   std::vector<std::unique_ptr<Waiting>> waiting;
   int pair[2] = {-1, -1};
 };
@@ -126,7 +126,7 @@ TEST_F(RingFault, AFullQueueOfARingThatTakesNothingIsTheEndOfIt) {
   fill_queue();
   refuse(-EAGAIN, kForEver);
   EXPECT_THROW(poll_once_more(), std::system_error);
-  EXPECT_EQ(orders.refused, Ring::kMostRefusals + 1);
+  EXPECT_EQ(orders.refused, IoUringDriver::kMostRefusals + 1);
 }
 
 TEST_F(RingFault, AnErrorThatDoesNotPassIsTheEndAtOnce) {
@@ -155,7 +155,7 @@ TEST_F(RingFault, ARingThatTakesNothingEndsTheWait) {
     refuse(-EAGAIN, kForEver);
     int result = 0;
     while (result == 0) {
-      result = ring->wait(now ? std::optional(Ring::kNow) : std::nullopt);
+      result = ring->wait(now ? std::optional(Driver::kNow) : std::nullopt);
       ring->dispatch();
     }
     EXPECT_EQ(result, -EAGAIN);
@@ -186,7 +186,7 @@ TEST_F(RingFault, CompletionsToCollectAreNoReasonToGiveUp) {
   make_readable();
   poll_once_more();
   ASSERT_EQ(ring->wait(std::nullopt), 0);
-  refuse(-EBUSY, 3 * Ring::kMostRefusals);
+  refuse(-EBUSY, 3 * IoUringDriver::kMostRefusals);
   while (orders.refusals > 0) ASSERT_EQ(ring->wait(std::nullopt), 0);
   ring->dispatch();
   EXPECT_EQ(waiting.back()->result, POLLIN);
@@ -206,7 +206,7 @@ TEST_F(RingFault, AThreadThatWaitsIsNotAccountedAsWaitingForADisk) {
 
 TEST_F(RingFault, WithoutNoIowaitLiburingWaits) {
   for (const char* without : {"no-iowait", "no-iowait,registered-ring"}) {
-    RingFeatures features;
+    DriverFeatures features;
     ASSERT_TRUE(features.disable(without));
     ring.reset();
     open(features);
@@ -221,7 +221,7 @@ TEST_F(RingFault, WithoutNoIowaitLiburingWaits) {
 }
 
 TEST_F(RingFault, NoIowaitNeedsNoOtherFeature) {
-  RingFeatures features;
+  DriverFeatures features;
   ASSERT_TRUE(features.disable("single-issuer,coop-taskrun,registered-ring,restrictions"));
   ring.reset();
   open(features);

@@ -1,7 +1,8 @@
-#include "uring/io/ring.h"
+#include "uring/io/io_uring_driver.h"
 
 #include <poll.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <utility>
 
 #include "core/assert.h"
+#include "uring/base/anonymous_mapping.h"
 #include "uring/io/enter.h"
 
 namespace virtproxy {
@@ -44,7 +46,7 @@ std::string advice_for(int error) {
 }
 
 // The set-up flags from most to least wanted; each step gives up what older kernels lack.
-unsigned setup_flags(const RingFeatures& features) {
+unsigned setup_flags(const DriverFeatures& features) {
   unsigned flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL;
   if (features.single_issuer) flags |= IORING_SETUP_SINGLE_ISSUER;
   // The kernel says in memory that a completion can be collected, for those who look out for one.
@@ -87,50 +89,10 @@ bool reports_partial_sends(io_uring& ring) {
 
 }  // namespace
 
-const std::vector<RingFeatures::Name>& RingFeatures::names() {
-  static const std::vector<Name> names{
-      {"single-issuer", &RingFeatures::single_issuer},
-      {"coop-taskrun", &RingFeatures::coop_taskrun},
-      {"defer-taskrun", &RingFeatures::defer_taskrun},
-      {"registered-ring", &RingFeatures::registered_ring},
-      {"registered-files", &RingFeatures::registered_files},
-      {"provided-buffers", &RingFeatures::provided_buffers},
-      {"poll-first", &RingFeatures::poll_first},
-      {"multishot-accept", &RingFeatures::multishot_accept},
-      {"skip-success", &RingFeatures::skip_success},
-      {"busy-poll", &RingFeatures::busy_poll},
-      {"splice", &RingFeatures::splice},
-      {"no-iowait", &RingFeatures::no_iowait},
-      {"restrictions", &RingFeatures::restrictions},
-  };
-  return names;
-}
-
-tl::expected<void, std::string> RingFeatures::disable(std::string_view list) {
-  while (!list.empty()) {
-    const size_t comma = std::min(list.find(','), list.size());
-    std::string_view name = list.substr(0, comma);
-    if (name == "quiet-sends") name = "skip-success";  // its earlier name
-    list.remove_prefix(std::min(comma + 1, list.size()));
-    if (name.empty()) continue;
-    const auto& all = names();
-    const auto found =
-        std::find_if(all.begin(), all.end(), [&](const Name& n) { return n.name == name; });
-    if (found == all.end()) {
-      std::string known;
-      for (const Name& n : all) known += (known.empty() ? "" : ", ") + std::string(n.name);
-      return tl::unexpected("unknown ring feature: " + std::string(name) + " (known: " + known +
-                            ")");
-    }
-    this->*(found->member) = false;
-  }
-  return {};
-}
-
-tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
-                                                            const RingFeatures& wanted) {
-  std::unique_ptr<Ring> ring(new Ring);
-  RingFeatures features = wanted;
+tl::expected<std::unique_ptr<IoUringDriver>, std::string> IoUringDriver::open(unsigned in_flight,
+                                                            const DriverFeatures& wanted) {
+  std::unique_ptr<IoUringDriver> ring(new IoUringDriver);
+  DriverFeatures features = wanted;
   if (!features.single_issuer) features.defer_taskrun = false;
   unsigned completions =
       std::clamp(std::bit_ceil(4 * in_flight), kFewestCompletionEntries, kMostCompletionEntries);
@@ -149,15 +111,15 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
       continue;
     }
     if (result != -EINVAL) break;
-    const auto give_up = [&](bool RingFeatures::*member, const char* name) {
+    const auto give_up = [&](bool DriverFeatures::*member, const char* name) {
       if (!(features.*member)) return false;
       features.*member = false;
       ring->refused_ += std::string(ring->refused_.empty() ? "" : ", ") + name;
       return true;
     };
-    if (!give_up(&RingFeatures::defer_taskrun, "defer-taskrun") &&
-        !give_up(&RingFeatures::single_issuer, "single-issuer") &&
-        !give_up(&RingFeatures::coop_taskrun, "coop-taskrun")) {
+    if (!give_up(&DriverFeatures::defer_taskrun, "defer-taskrun") &&
+        !give_up(&DriverFeatures::single_issuer, "single-issuer") &&
+        !give_up(&DriverFeatures::coop_taskrun, "coop-taskrun")) {
       break;
     }
   }
@@ -166,27 +128,27 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
   }
   ring->open_ = true;
 
-  const auto refuse = [&](bool RingFeatures::*member, const char* name) {
+  const auto refuse = [&](bool DriverFeatures::*member, const char* name) {
     features.*member = false;
     ring->refused_ += std::string(ring->refused_.empty() ? "" : ", ") + name;
   };
   if (features.registered_ring && io_uring_register_ring_fd(&ring->ring_) != 1) {
-    refuse(&RingFeatures::registered_ring, "registered-ring");
+    refuse(&DriverFeatures::registered_ring, "registered-ring");
   }
   if (features.registered_files) {
     if (io_uring_register_files_sparse(&ring->ring_, kRegisteredFiles) == 0) {
       for (int i = kRegisteredFiles - 1; i >= 0; --i) ring->free_files_.push_back(i);
     } else {
-      refuse(&RingFeatures::registered_files, "registered-files");
+      refuse(&DriverFeatures::registered_files, "registered-files");
     }
   }
   if (features.skip_success && !reports_partial_sends(ring->ring_)) {
-    refuse(&RingFeatures::skip_success, "skip-success");
+    refuse(&DriverFeatures::skip_success, "skip-success");
   }
   if (!features.skip_success) features.busy_poll = false;
   if (!prepare_entering(ring->ring_)) features.no_iowait = false;
   if (features.restrictions) {
-    if (!ring->restrict_operations()) refuse(&RingFeatures::restrictions, "restrictions");
+    if (!ring->restrict_operations()) refuse(&DriverFeatures::restrictions, "restrictions");
     // Made disabled; this thread becomes the only one that may submit.
     if (register_with(ring->ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) != 0) {
       return tl::unexpected(advice_for(errno) + " (" + std::strerror(errno) + ")");
@@ -196,7 +158,7 @@ tl::expected<std::unique_ptr<Ring>, std::string> Ring::open(unsigned in_flight,
   return ring;
 }
 
-bool Ring::restrict_operations() {
+bool IoUringDriver::restrict_operations() {
   std::vector<io_uring_restriction> allowed;
   for (const uint8_t operation : kOperations) {
     io_uring_restriction& rule = allowed.emplace_back();
@@ -215,16 +177,17 @@ bool Ring::restrict_operations() {
                        static_cast<unsigned>(allowed.size())) == 0;
 }
 
-Ring::~Ring() {
+IoUringDriver::~IoUringDriver() {
+  for (uint16_t group = 0; group < groups_.size(); ++group) close_group(group);
   if (open_) io_uring_queue_exit(&ring_);
 }
 
-io_uring_sqe* Ring::next() {
+io_uring_sqe* IoUringDriver::next() {
   io_uring_sqe* entry = io_uring_get_sqe(&ring_);
   return entry != nullptr ? entry : next_after_submitting();
 }
 
-io_uring_sqe* Ring::next_after_submitting() {
+io_uring_sqe* IoUringDriver::next_after_submitting() {
   for (;;) {
     const int result = io_uring_submit(&ring_);
     if (io_uring_sqe* entry = io_uring_get_sqe(&ring_)) {
@@ -239,14 +202,14 @@ io_uring_sqe* Ring::next_after_submitting() {
 }
 
 // After a submission that took nothing: whether another one may. Then a moment has passed.
-bool Ring::endures(int error) {
+bool IoUringDriver::endures(int error) {
   const bool passing = error >= 0 || error == -EINTR || error == -EBUSY || error == -EAGAIN;
   if (!passing || ++refusals_ > kMostRefusals) return false;
   ::poll(nullptr, 0, 1);
   return true;
 }
 
-io_uring_sqe* Ring::prepare(Op& op, File file) {
+io_uring_sqe* IoUringDriver::prepare(Op& op, File file) {
   VP_ASSERT(!op.pending);
   op.pending = true;
   io_uring_sqe* entry = next();
@@ -258,7 +221,7 @@ io_uring_sqe* Ring::prepare(Op& op, File file) {
   return entry;
 }
 
-void Ring::recv(Op& op, File file, void* to, size_t size, bool poll_first) {
+void IoUringDriver::recv(Op& op, File file, void* to, size_t size, bool poll_first) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_RECV;
   entry->addr = reinterpret_cast<uintptr_t>(to);
@@ -266,7 +229,7 @@ void Ring::recv(Op& op, File file, void* to, size_t size, bool poll_first) {
   if (poll_first && features_.poll_first) entry->ioprio = IORING_RECVSEND_POLL_FIRST;
 }
 
-void Ring::recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first) {
+void IoUringDriver::recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_RECV;
   entry->len = static_cast<uint32_t>(size);
@@ -275,7 +238,7 @@ void Ring::recv_provided(Op& op, File file, uint16_t group, size_t size, bool po
   if (poll_first && features_.poll_first) entry->ioprio = IORING_RECVSEND_POLL_FIRST;
 }
 
-void Ring::read(Op& op, File file, void* to, size_t size) {
+void IoUringDriver::read(Op& op, File file, void* to, size_t size) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_READ;
   entry->off = static_cast<uint64_t>(-1);
@@ -283,7 +246,7 @@ void Ring::read(Op& op, File file, void* to, size_t size) {
   entry->len = static_cast<uint32_t>(size);
 }
 
-void Ring::write(Op& op, File file, const void* from, size_t size) {
+void IoUringDriver::write(Op& op, File file, const void* from, size_t size) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_WRITE;
   entry->off = static_cast<uint64_t>(-1);
@@ -291,7 +254,7 @@ void Ring::write(Op& op, File file, const void* from, size_t size) {
   entry->len = static_cast<uint32_t>(size);
 }
 
-void Ring::send(Op& op, File file, const void* from, size_t size, int flags) {
+void IoUringDriver::send(Op& op, File file, const void* from, size_t size, int flags) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_SEND;
   entry->addr = reinterpret_cast<uintptr_t>(from);
@@ -299,7 +262,7 @@ void Ring::send(Op& op, File file, const void* from, size_t size, int flags) {
   entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
 }
 
-void Ring::sendmsg(Op& op, File file, const msghdr* message, int flags) {
+void IoUringDriver::sendmsg(Op& op, File file, const msghdr* message, int flags) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_SENDMSG;
   entry->addr = reinterpret_cast<uintptr_t>(message);
@@ -307,7 +270,7 @@ void Ring::sendmsg(Op& op, File file, const msghdr* message, int flags) {
   entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
 }
 
-void Ring::skip_success(Op& op) {
+void IoUringDriver::skip_success(Op& op) {
   if (!features_.skip_success) return;
   io_uring_sqe& entry = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
   VP_ASSERT(op.pending && entry.user_data == reinterpret_cast<uintptr_t>(&op));
@@ -324,19 +287,19 @@ void Ring::skip_success(Op& op) {
   skipped_.push_back({&op, static_cast<uint32_t>(bytes)});
 }
 
-void Ring::poll(Op& op, File file, uint32_t events) {
+void IoUringDriver::poll(Op& op, File file, uint32_t events) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_POLL_ADD;
   entry->poll32_events = events;
 }
 
-void Ring::poll_hangup(Op& op, File file) {
+void IoUringDriver::poll_hangup(Op& op, File file) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_POLL_ADD;
   entry->len = IORING_POLL_ADD_MULTI;
 }
 
-void Ring::accept(Op& op, int fd) {
+void IoUringDriver::accept(Op& op, int fd) {
   io_uring_sqe* entry = prepare(op, {fd, -1});
   entry->opcode = IORING_OP_ACCEPT;
   entry->accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
@@ -345,13 +308,13 @@ void Ring::accept(Op& op, int fd) {
 
 // Places come round again after 2^32 requests. The one that is queued at the op's place is the op's
 // own if it carries its address: a pending op is not queued twice.
-bool Ring::still_queued(const Op& op) const {
+bool IoUringDriver::still_queued(const Op& op) const {
   if (ring_.sq.sqe_tail - op.place > io_uring_sq_ready(&ring_)) return false;
   const io_uring_sqe& queued = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
   return queued.user_data == reinterpret_cast<uintptr_t>(&op);
 }
 
-void Ring::cancel(Op& op) {
+void IoUringDriver::cancel(Op& op) {
   if (!op.pending) return;
   if (still_queued(op)) {
     io_uring_sqe& queued = ring_.sq.sqes[op.place & ring_.sq.ring_mask];
@@ -366,8 +329,10 @@ void Ring::cancel(Op& op) {
   entry->addr = reinterpret_cast<uintptr_t>(&op);
 }
 
-File Ring::add_file(int fd) {
-  if (free_files_.empty()) return {fd, -1};
+File IoUringDriver::add_file(int fd, FileUse use) {
+  // The ring would hold a device, which could not be opened again before it lets go, and which
+  // cannot be shut down.
+  if (use != FileUse::kChannel || free_files_.empty()) return {fd, -1};
   const int index = free_files_.back();
   if (io_uring_register_files_update(&ring_, static_cast<unsigned>(index), &fd, 1) != 1) {
     return {fd, -1};
@@ -376,7 +341,7 @@ File Ring::add_file(int fd) {
   return {fd, index};
 }
 
-void Ring::remove_file(File& file) {
+void IoUringDriver::remove_file(File& file) {
   if (file.index < 0) return;
   int none = -1;
   io_uring_register_files_update(&ring_, static_cast<unsigned>(file.index), &none, 1);
@@ -384,7 +349,41 @@ void Ring::remove_file(File& file) {
   file.index = -1;
 }
 
-void Ring::set_alarm(Instant at) {
+bool IoUringDriver::open_group(uint16_t group, uint32_t entries) {
+  const size_t bytes = entries * sizeof(io_uring_buf);
+  auto* ring = reinterpret_cast<io_uring_buf_ring*>(map_anonymous(bytes));
+  io_uring_buf_reg registration{};
+  registration.ring_addr = reinterpret_cast<uintptr_t>(ring);
+  registration.ring_entries = entries;
+  registration.bgid = group;
+  if (io_uring_register_buf_ring(&ring_, &registration, 0) != 0) {
+    munmap(ring, bytes);
+    return false;
+  }
+  io_uring_buf_ring_init(ring);
+  if (groups_.size() <= group) groups_.resize(group + 1u);
+  groups_[group] = {ring, entries};
+  return true;
+}
+
+void IoUringDriver::close_group(uint16_t group) {
+  if (group >= groups_.size() || groups_[group].ring == nullptr) return;
+  const BufferGroup closed = std::exchange(groups_[group], {});
+  io_uring_unregister_buf_ring(&ring_, group);
+  munmap(closed.ring, closed.entries * sizeof(io_uring_buf));
+}
+
+void IoUringDriver::offer(uint16_t group, std::span<const OfferedBuffer> buffers) {
+  const BufferGroup& to = groups_[group];
+  const int mask = io_uring_buf_ring_mask(to.entries);
+  int count = 0;
+  for (const OfferedBuffer& buffer : buffers) {
+    io_uring_buf_ring_add(to.ring, buffer.data, buffer.size, buffer.id, mask, count++);
+  }
+  io_uring_buf_ring_advance(to.ring, count);
+}
+
+void IoUringDriver::set_alarm(Instant at) {
   if (alarm_at_ && *alarm_at_ <= at) return;
   const auto seconds = std::chrono::floor<std::chrono::seconds>(at);
   alarm_time_.tv_sec = seconds.count();
@@ -409,7 +408,7 @@ void Ring::set_alarm(Instant at) {
   alarm_at_ = at;
 }
 
-int Ring::wait(std::optional<Instant> deadline) {
+int IoUringDriver::wait(std::optional<Instant> deadline) {
   int result;
   if (deadline == kNow) {
     result = io_uring_submit_and_get_events(&ring_);
@@ -428,18 +427,18 @@ int Ring::wait(std::optional<Instant> deadline) {
   return endures(result) ? 0 : result;
 }
 
-int Ring::submit_and_wait() {
+int IoUringDriver::submit_and_wait() {
   if (!features_.no_iowait) return io_uring_submit_and_wait(&ring_, 1);
   return enter_without_iowait(ring_, features_.registered_ring);
 }
 
 // The message, and the receive for the next one.
-bool Ring::passed_one_message_on() const {
+bool IoUringDriver::passed_one_message_on() const {
   return skipped_.size() == 1 && io_uring_sq_ready(&ring_) <= 2;
 }
 
 // Whether something came.
-bool Ring::spin() {
+bool IoUringDriver::spin() {
   io_uring_submit(&ring_);
   const auto begun = std::chrono::steady_clock::now();
   for (;;) {
@@ -457,7 +456,7 @@ bool Ring::spin() {
 
 // The sends that skip their completion on success that the kernel has seen are done; all have
 // succeeded but those that completed.
-void Ring::report_skipped() {
+void IoUringDriver::report_skipped() {
   if (skipped_.empty() || !submitted()) return;
   // Completions the kernel has no room for may be about them.
   if ((IO_URING_READ_ONCE(*ring_.sq.kflags) & IORING_SQ_CQ_OVERFLOW) != 0) return;
@@ -470,18 +469,18 @@ void Ring::report_skipped() {
   for (const Skipped& sent : reporting_) {
     if (!sent.op->skips_success) continue;
     sent.op->skips_success = sent.op->pending = false;
-    sent.op->owner->complete(*sent.op, static_cast<int>(sent.bytes), 0);
+    sent.op->owner->complete(*sent.op, {.result = static_cast<int>(sent.bytes)});
   }
   reporting_.clear();
 }
 
 // Null for the ring's own requests.
-Op* Ring::op_of(const io_uring_cqe& entry) const {
+Op* IoUringDriver::op_of(const io_uring_cqe& entry) const {
   void* const data = io_uring_cqe_get_data(&entry);
   return data == &alarm_at_ ? nullptr : static_cast<Op*>(data);
 }
 
-bool Ring::dispatch(unsigned most) {
+bool IoUringDriver::dispatch(unsigned most) {
   report_skipped();
   // Written before it is read; zeroing 1 KiB would be paid on every turn.
   __attribute__((uninitialized)) io_uring_cqe* entries[128];
@@ -499,8 +498,12 @@ bool Ring::dispatch(unsigned most) {
       if (std::exchange(op->skips_success, false)) {
         std::erase_if(skipped_, [op](const Skipped& failed) { return failed.op == op; });
       }
-      if ((flags & IORING_CQE_F_MORE) == 0) op->pending = false;
-      op->owner->complete(*op, result, flags);
+      const bool more = (flags & IORING_CQE_F_MORE) != 0;
+      if (!more) op->pending = false;
+      const int buffer = (flags & IORING_CQE_F_BUFFER) != 0
+                             ? static_cast<int>(flags >> IORING_CQE_BUFFER_SHIFT)
+                             : Outcome::kNoBuffer;
+      op->owner->complete(*op, {result, buffer, more});
     }
     io_uring_cq_advance(&ring_, count);
   }

@@ -10,13 +10,13 @@
 #include <vector>
 
 #include "uring/buffers/receive_pool.h"
-#include "uring/io/ring.h"
+#include "uring/io/io_uring_driver.h"
 
 namespace virtproxy {
 namespace {
 
-std::unique_ptr<Ring> open_ring(benchmark::State& state) {
-  auto ring = Ring::open(256, RingFeatures{});
+std::unique_ptr<IoUringDriver> open_ring(benchmark::State& state) {
+  auto ring = IoUringDriver::open(256, DriverFeatures{});
   if (ring) return std::move(*ring);
   state.SkipWithError(ring.error().c_str());
   return nullptr;
@@ -25,17 +25,17 @@ std::unique_ptr<Ring> open_ring(benchmark::State& state) {
 // Remembers what it was told last.
 class Result final : public Completion {
  public:
-  void complete(Op&, int result, uint32_t told) override {
+  void complete(Op&, Outcome outcome) override {
     ++count;
-    value = result;
-    flags = told;
+    value = outcome.result;
+    buffer = outcome.buffer;
   }
   int count = 0;
   int value = 0;
-  uint32_t flags = 0;
+  int buffer = Outcome::kNoBuffer;
 };
 
-void turn(Ring& ring) {
+void turn(IoUringDriver& ring) {
   if (ring.wait(std::nullopt) != 0) std::abort();
   ring.dispatch();
 }
@@ -139,7 +139,7 @@ void BM_ReceivePoolRound(benchmark::State& state) {
       state.SkipWithError("nothing was received");
       break;
     }
-    pool.release(pool.claim(kind, received.flags >> IORING_CQE_BUFFER_SHIFT,
+    pool.release(pool.claim(kind, static_cast<uint32_t>(received.buffer),
                             static_cast<uint32_t>(received.value)));
   }
   state.SetBytesProcessed(state.iterations() * state.range(0));

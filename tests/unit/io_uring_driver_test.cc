@@ -1,5 +1,5 @@
 // What the ring promises its users, on the real kernel.
-#include "uring/io/ring.h"
+#include "uring/io/io_uring_driver.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -21,7 +21,7 @@ namespace virtproxy {
 namespace {
 
 // Submits one request, which need not be one that a Ring makes, and returns its result.
-int result_of(Ring& ring, const io_uring_sqe& request) {
+int result_of(IoUringDriver& ring, const io_uring_sqe& request) {
   io_uring_sqe* entry = io_uring_get_sqe(ring.raw());
   *entry = request;
   EXPECT_GE(io_uring_submit(ring.raw()), 0);
@@ -46,7 +46,7 @@ io_uring_sqe open_request() {
   return entry;
 }
 
-int register_with(Ring& ring, unsigned what, const void* argument, unsigned count) {
+int register_with(IoUringDriver& ring, unsigned what, const void* argument, unsigned count) {
   const auto result = syscall(__NR_io_uring_register, ring.raw()->ring_fd, what, argument, count);
   return result < 0 ? -errno : static_cast<int>(result);
 }
@@ -54,13 +54,13 @@ int register_with(Ring& ring, unsigned what, const void* argument, unsigned coun
 class RingRestrictions : public testing::Test {
  protected:
   void SetUp() override {
-    auto opened = Ring::open(1, RingFeatures{});
+    auto opened = IoUringDriver::open(1, DriverFeatures{});
     ASSERT_TRUE(opened) << opened.error();
     ring_ = *std::move(opened);
     if (!ring_->features().restrictions) GTEST_SKIP() << "this kernel refuses restrictions";
   }
 
-  std::unique_ptr<Ring> ring_;
+  std::unique_ptr<IoUringDriver> ring_;
 };
 
 TEST_F(RingRestrictions, AnOpenThroughTheRingIsDenied) {
@@ -68,9 +68,9 @@ TEST_F(RingRestrictions, AnOpenThroughTheRingIsDenied) {
 }
 
 TEST_F(RingRestrictions, WithoutThemItIsNot) {
-  RingFeatures features;
+  DriverFeatures features;
   ASSERT_TRUE(features.disable("restrictions"));
-  const auto open = Ring::open(1, features);
+  const auto open = IoUringDriver::open(1, features);
   ASSERT_TRUE(open);
   const int fd = result_of(**open, open_request());
   EXPECT_GE(fd, 0);
@@ -110,13 +110,13 @@ TEST_F(RingRestrictions, ARegistrationThatIsNotUsedIsDenied) {
 // What the daemon does all day still works: descriptors registered later, bytes both ways.
 TEST_F(RingRestrictions, WhatIsUsedGoesOn) {
   struct Sink final : Completion {
-    void complete(Op&, int outcome, uint32_t) override { result = outcome; }
+    void complete(Op&, Outcome outcome) override { result = outcome.result; }
     int result = 0;
   } sink;
   Op op(&sink);
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-  File file = ring_->add_file(pair[0]);
+  File file = ring_->add_file(pair[0], FileUse::kChannel);
   EXPECT_GE(file.index, 0);
   ring_->send(op, file, "ring", 4, 0);
   while (op.pending) {
@@ -134,7 +134,7 @@ Instant in(Duration duration) {
 }
 
 struct Waiting final : Completion {
-  void complete(Op&, int value, uint32_t) override { result = value; }
+  void complete(Op&, Outcome outcome) override { result = outcome.result; }
 
   Op op{this};
   std::optional<int> result;
@@ -144,17 +144,17 @@ struct Waiting final : Completion {
 TEST(Ring, HandsOutSomeCompletionsAtATime) {
   constexpr size_t kOperations = 600;
   constexpr unsigned kMost = 200;
-  auto ring = Ring::open(4096, {});
+  auto ring = IoUringDriver::open(4096, {});
   if (!ring) GTEST_SKIP() << ring.error();
   struct Count final : Completion {
-    void complete(Op&, int, uint32_t) override { ++completed; }
+    void complete(Op&, Outcome) override { ++completed; }
     size_t completed = 0;
   } count;
   std::deque<Op> ops;
   for (size_t i = 0; i < kOperations; ++i) {
     (*ring)->poll(ops.emplace_back(&count), {-1, -1}, POLLIN);  // Fails when it is submitted.
   }
-  ASSERT_EQ((*ring)->wait(Ring::kNow), 0);
+  ASSERT_EQ((*ring)->wait(Driver::kNow), 0);
   size_t calls = 0;
   for (bool more = true; more;) {
     const size_t before = count.completed;
@@ -167,7 +167,7 @@ TEST(Ring, HandsOutSomeCompletionsAtATime) {
 }
 
 TEST(Ring, WaitsUntilItsDeadline) {
-  auto ring = Ring::open(64, {});
+  auto ring = IoUringDriver::open(64, {});
   if (!ring) GTEST_SKIP() << ring.error();
   for (int i = 0; i < 3; ++i) {
     const Instant deadline = in(std::chrono::milliseconds(2));
@@ -179,7 +179,7 @@ TEST(Ring, WaitsUntilItsDeadline) {
 }
 
 TEST(Ring, AnEarlierDeadlineOverridesALaterOne) {
-  auto ring = Ring::open(64, {});
+  auto ring = IoUringDriver::open(64, {});
   if (!ring) GTEST_SKIP() << ring.error();
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
@@ -198,15 +198,15 @@ TEST(Ring, AnEarlierDeadlineOverridesALaterOne) {
 }
 
 TEST(Ring, ADeadlineThatIsPastDoesNotWait) {
-  auto ring = Ring::open(64, {});
+  auto ring = IoUringDriver::open(64, {});
   if (!ring) GTEST_SKIP() << ring.error();
-  ASSERT_EQ((*ring)->wait(Ring::kNow), 0);
+  ASSERT_EQ((*ring)->wait(Driver::kNow), 0);
   ASSERT_EQ((*ring)->wait(in(std::chrono::seconds(-1))), 0);
   ASSERT_EQ((*ring)->wait(Instant(0)), 0);
 }
 
 TEST(Ring, CancelledBeforeItWasSubmittedTouchesNoDescriptor) {
-  auto ring = Ring::open(64, {});
+  auto ring = IoUringDriver::open(64, {});
   if (!ring) GTEST_SKIP() << ring.error();
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
@@ -231,14 +231,14 @@ TEST(Ring, CancelledBeforeItWasSubmittedTouchesNoDescriptor) {
 }
 
 TEST(Ring, CancelledAfterItWasSubmittedCompletes) {
-  auto ring = Ring::open(64, {});
+  auto ring = IoUringDriver::open(64, {});
   if (!ring) GTEST_SKIP() << ring.error();
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
   std::byte bytes[8];
   Waiting waiting;
   (*ring)->recv(waiting.op, {pair[0], -1}, bytes, sizeof bytes, true);
-  ASSERT_EQ((*ring)->wait(Ring::kNow), 0);
+  ASSERT_EQ((*ring)->wait(Driver::kNow), 0);
   (*ring)->dispatch();
   ASSERT_TRUE(waiting.op.pending);
   (*ring)->cancel(waiting.op);
@@ -254,14 +254,14 @@ TEST(Ring, CancelledAfterItWasSubmittedCompletes) {
 // After 2^32 requests places come round again. The kernel's own counters cannot be set, so nothing
 // is submitted here: the queue is read where it lies.
 TEST(Ring, CancelsNoOtherRequestThatHasItsPlace) {
-  auto ring = Ring::open(64, {});
+  auto ring = IoUringDriver::open(64, {});
   if (!ring) GTEST_SKIP() << ring.error();
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
   Waiting old;
   std::byte bytes[8];
   (*ring)->recv(old.op, {pair[0], -1}, bytes, sizeof bytes, true);
-  ASSERT_EQ((*ring)->wait(Ring::kNow), 0);
+  ASSERT_EQ((*ring)->wait(Driver::kNow), 0);
   (*ring)->dispatch();
   ASSERT_TRUE(old.op.pending);
 
@@ -290,7 +290,7 @@ TEST(Ring, CancelsNoOtherRequestThatHasItsPlace) {
 }
 
 TEST(RingFeaturesTest, TheEarlierNameOfSkipSuccessGoesOn) {
-  RingFeatures features;
+  DriverFeatures features;
   ASSERT_TRUE(features.disable("quiet-sends,splice"));
   EXPECT_FALSE(features.skip_success);
   EXPECT_FALSE(features.splice);
@@ -299,7 +299,7 @@ TEST(RingFeaturesTest, TheEarlierNameOfSkipSuccessGoesOn) {
 class SkipSuccess : public testing::Test {
  protected:
   void SetUp() override {
-    auto opened = Ring::open(64, {});
+    auto opened = IoUringDriver::open(64, {});
     ASSERT_TRUE(opened) << opened.error();
     ring = *std::move(opened);
     if (!ring->features().skip_success) GTEST_SKIP() << "this kernel lacks them";
@@ -313,7 +313,7 @@ class SkipSuccess : public testing::Test {
     ring->skip_success(waiting.op);
   }
 
-  std::unique_ptr<Ring> ring;
+  std::unique_ptr<IoUringDriver> ring;
   int pair[2] = {-1, -1};
   Waiting waiting;
 };
@@ -322,8 +322,8 @@ TEST_F(SkipSuccess, WakesNobodyAndIsReportedBeforeWhatDoes) {
   int other[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, other), 0);
   struct Receiver final : Completion {
-    void complete(Op&, int value, uint32_t) override {
-      result = value;
+    void complete(Op&, Outcome outcome) override {
+      result = outcome.result;
       send_was_reported = send->result.has_value();
     }
     Op op{this};
@@ -411,7 +411,7 @@ TEST_F(SkipSuccess, ManyMayBeUnderWayAndSomeOfThemFail) {
     char got[64];
     while (i % 50 == 49 && recv(pair[1], got, sizeof got, MSG_DONTWAIT) > 0) continue;
   }
-  ASSERT_EQ(ring->wait(Ring::kNow), 0);
+  ASSERT_EQ(ring->wait(Driver::kNow), 0);
   ring->dispatch();
   for (size_t i = 0; i < kSends; ++i) {
     ASSERT_TRUE(sends[i]->result) << i;
