@@ -1,0 +1,339 @@
+// Sender and receiver, message by message: what is judged, and what ends a stream.
+#include <gtest/gtest.h>
+
+#include "core/logs/receiver.h"
+#include "core/logs/sender.h"
+
+namespace virtproxy::logs::test {
+namespace {
+
+using Bytes = std::vector<std::byte>;
+constexpr LogId kLog{7, 9};
+const uint64_t kKey = check_key(kLog);
+
+// A receiver that has taken a HELLO of two sources, and batches made by hand.
+struct Puppet {
+  explicit Puppet(size_t max_logs = 4) : receiver(max_logs) {}
+
+  StreamFault hello(const LogId& log = kLog, size_t sources = 2) {
+    Bytes bytes;
+    encode(Hello{kVersion, log, {}, 0, std::vector(sources, HelloSource{"s", {}, {}})}, bytes);
+    return feed(bytes);
+  }
+  StreamFault feed(const Bytes& bytes) {
+    found.clear();
+    return receiver.feed(bytes, found);
+  }
+  // Lines of 10 bytes.
+  StreamFault lines(uint16_t source, const Mark& first, uint64_t count) {
+    BatchBuilder builder(source, first);
+    const Bytes line(10);
+    for (uint64_t i = 0; i < count; ++i) builder.add_line({1, {}, line});
+    return batch(builder);
+  }
+  StreamFault drop(uint16_t source, const Mark& first, uint64_t count, uint64_t bytes) {
+    BatchBuilder builder(source, first);
+    builder.add_drop({DropReason::kOldest, 0, count, bytes, 1, 2});
+    return batch(builder);
+  }
+  StreamFault batch(BatchBuilder& builder, uint16_t flags = 0) {
+    Bytes bytes = builder.finish(flags);
+    seal_batch(bytes, kLog, kKey, position);
+    position += bytes.size();
+    return feed(bytes);
+  }
+  StreamFault state(bool final, std::vector<Mark> marks) {
+    Bytes bytes;
+    encode(State{kLog.low, final, std::move(marks)}, bytes);
+    return feed(bytes);
+  }
+  const SourceAccount& account(size_t source = 0) { return receiver.log()->sources[source]; }
+
+  Receiver receiver;
+  std::vector<Received> found;
+  uint64_t position = 0;
+};
+
+TEST(LogReceiver, NumbersInOrderAreTaken) {
+  Puppet puppet;
+  ASSERT_EQ(puppet.hello(), StreamFault::kNone);
+  EXPECT_EQ(puppet.lines(0, {0, 0}, 3), StreamFault::kNone);
+  EXPECT_EQ(puppet.found.size(), 3u);
+  EXPECT_EQ(puppet.lines(1, {0, 0}, 1), StreamFault::kNone);
+  EXPECT_EQ(puppet.drop(0, {3, 30}, 7, 70), StreamFault::kNone);
+  EXPECT_EQ(puppet.account().next, (Mark{10, 100}));
+  EXPECT_EQ(puppet.account().delivered, (Tally{3, 30}));
+  EXPECT_EQ(puppet.account().dropped[1], (Tally{7, 70}));
+  EXPECT_TRUE(puppet.account().balanced());
+  EXPECT_EQ(puppet.receiver.log()->position, puppet.position);
+}
+
+TEST(LogReceiver, WhatNothingExplainsIsUnaccounted) {
+  Puppet puppet;
+  puppet.hello();
+  puppet.lines(0, {0, 0}, 3);
+  EXPECT_EQ(puppet.lines(0, {5, 47}, 1), StreamFault::kNone);
+  ASSERT_EQ(puppet.found.size(), 2u);
+  EXPECT_EQ(puppet.found[0].kind, Received::Kind::kUnaccounted);
+  EXPECT_EQ(puppet.found[0].record.drop.first, 3u);
+  EXPECT_EQ(puppet.found[0].record.drop.count, 2u);
+  EXPECT_EQ(puppet.found[0].record.drop.bytes, 17u);
+  EXPECT_EQ(puppet.found[1].record.seq, 5u);
+  EXPECT_TRUE(puppet.account().balanced());
+  // A STATE alone decides nothing; the final one does.
+  EXPECT_EQ(puppet.state(false, {{9, 90}, {4, 40}}), StreamFault::kNone);
+  EXPECT_TRUE(puppet.found.empty());
+  EXPECT_EQ(puppet.state(true, {{8, 80}, {0, 0}}), StreamFault::kNone);
+  ASSERT_EQ(puppet.found.size(), 3u);
+  EXPECT_EQ(puppet.found[0].record.drop.count, 3u) << "9 were told of";
+  EXPECT_EQ(puppet.found[1].source, 1u);
+  EXPECT_EQ(puppet.found[1].record.drop.count, 4u);
+  EXPECT_EQ(puppet.found[2].kind, Received::Kind::kFinal);
+  EXPECT_EQ(puppet.account().unaccounted, (Tally{5, 50}));
+  EXPECT_TRUE(puppet.account().balanced());
+}
+
+TEST(LogReceiver, DuplicatesAreLeftOutAndDropRecordsCut) {
+  Puppet puppet;
+  puppet.hello();
+  puppet.lines(0, {0, 0}, 5);
+  EXPECT_EQ(puppet.lines(0, {2, 20}, 3), StreamFault::kNone);
+  EXPECT_TRUE(puppet.found.empty());
+  EXPECT_EQ(puppet.lines(0, {4, 40}, 2), StreamFault::kNone);
+  EXPECT_EQ(puppet.found.size(), 1u);
+  EXPECT_EQ(puppet.account().duplicates, 4u);
+  EXPECT_EQ(puppet.drop(0, {1, 10}, 9, 990), StreamFault::kNone);
+  ASSERT_EQ(puppet.found.size(), 1u);
+  EXPECT_EQ(puppet.found[0].record.drop.first, 6u);
+  EXPECT_EQ(puppet.found[0].record.drop.count, 4u);
+  EXPECT_EQ(puppet.found[0].record.drop.bytes, 940u);
+  EXPECT_EQ(puppet.account().next, (Mark{10, 1000}));
+  EXPECT_TRUE(puppet.account().balanced());
+}
+
+TEST(LogReceiver, MarksThatContradictEndTheStream) {
+  {
+    Puppet puppet;
+    puppet.hello();
+    puppet.lines(0, {0, 0}, 5);
+    EXPECT_EQ(puppet.lines(0, {5, 51}, 1), StreamFault::kBadNumbers) << "other bytes";
+    EXPECT_EQ(puppet.receiver.log(), nullptr);
+    EXPECT_TRUE(puppet.receiver.accounts().back().sources[0].balanced());
+  }
+  {
+    Puppet puppet;
+    puppet.hello();
+    puppet.lines(0, {0, 0}, 5);
+    EXPECT_EQ(puppet.lines(0, {6, 49}, 1), StreamFault::kBadNumbers) << "bytes go back";
+  }
+  {
+    Puppet puppet;
+    puppet.hello();
+    puppet.lines(0, {0, 0}, 5);
+    EXPECT_EQ(puppet.drop(0, {0, 0}, 9, 49), StreamFault::kBadNumbers) << "a cut of negative size";
+  }
+  {
+    Puppet puppet;
+    puppet.hello();
+    EXPECT_EQ(puppet.lines(2, {0, 0}, 1), StreamFault::kBadNumbers) << "a source not announced";
+  }
+  {
+    Puppet puppet;
+    puppet.hello();
+    EXPECT_EQ(puppet.state(false, {{1, 1}}), StreamFault::kBadNumbers) << "one mark of two";
+  }
+}
+
+TEST(LogReceiver, WhatIsOutOfTurnEndsTheStream) {
+  Puppet before;
+  EXPECT_EQ(before.lines(0, {0, 0}, 1), StreamFault::kOutOfTurn);
+  EXPECT_EQ(before.state(false, {{}, {}}), StreamFault::kOutOfTurn);
+  Puppet again;
+  again.hello();
+  EXPECT_EQ(again.hello({8, 8}), StreamFault::kOutOfTurn) << "the first log is not finished";
+  Puppet behind;
+  behind.hello();
+  behind.state(true, {{}, {}});
+  EXPECT_EQ(behind.lines(0, {0, 0}, 1), StreamFault::kOutOfTurn);
+  Puppet next;
+  next.hello();
+  next.state(true, {{}, {}});
+  next.receiver.acknowledge_final(AckLevel::kSink);
+  EXPECT_EQ(next.hello({8, 8}), StreamFault::kNone);
+  Puppet other;
+  other.hello();
+  other.receiver.lost();
+  EXPECT_EQ(other.hello(kLog, 3), StreamFault::kBadNumbers) << "sources do not change";
+  Puppet wrong;
+  Bytes bytes;
+  encode(Ack{7, 0, AckLevel::kSink, false}, bytes);
+  EXPECT_EQ(wrong.feed(bytes), StreamFault::kBadType);
+  bytes.clear();
+  encode(Hello{2, kLog, {}, 0, {{"s", {}, {}}}}, bytes);
+  EXPECT_EQ(wrong.feed(bytes), StreamFault::kBadVersion);
+  EXPECT_EQ(wrong.feed(Bytes(16)), StreamFault::kBadMagic);
+}
+
+TEST(LogReceiver, HowTheBytesAreCutMakesNoDifference) {
+  Bytes all;
+  encode(Hello{kVersion, kLog, {}, 0, {{"s", {}, {}}}}, all);
+  Mark mark;
+  for (int i = 0; i < 5; ++i) {
+    BatchBuilder builder(0, mark);
+    const Bytes line(static_cast<size_t>(i) * 50);
+    builder.add_line({1, {}, line});
+    builder.add_drop({DropReason::kRate, 0, 2, 5, 1, 2});
+    mark = builder.mark();
+    Bytes batch = builder.finish();
+    seal_batch(batch, kLog, kKey, static_cast<uint64_t>(i) * 4096);
+    all.insert(all.end(), batch.begin(), batch.end());
+  }
+  encode(State{kLog.low, true, {mark}}, all);
+  for (size_t piece = 1; piece <= all.size(); piece = piece < 80 ? piece + 1 : piece * 2) {
+    Receiver receiver(1);
+    size_t records = 0;
+    bool final = false;
+    for (size_t at = 0; at < all.size(); at += piece) {
+      std::vector<Received> found;
+      const auto part = std::span(all).subspan(at, std::min(piece, all.size() - at));
+      ASSERT_EQ(receiver.feed(part, found), StreamFault::kNone) << piece;
+      for (const Received& one : found) {
+        records += one.kind == Received::Kind::kLine || one.kind == Received::Kind::kDrop;
+        final = final || one.kind == Received::Kind::kFinal;
+      }
+    }
+    EXPECT_EQ(records, 10u) << piece;
+    EXPECT_TRUE(final) << piece;
+    EXPECT_EQ(receiver.accounts()[0].sources[0].next, mark);
+  }
+}
+
+TEST(LogReceiver, AccountsAreBoundedAndWhatIsForgottenIsTold) {
+  Puppet puppet(2);
+  for (uint64_t i = 0; i < 1000; ++i) {
+    puppet.receiver.lost();
+    ASSERT_EQ(puppet.hello({i, 1}), StreamFault::kNone);
+    ASSERT_LE(puppet.receiver.accounts().size(), 2u);
+    Bytes bytes;
+    encode(State{i, false, {{3, 30}, {}}}, bytes);
+    ASSERT_EQ(puppet.feed(bytes), StreamFault::kNone);
+  }
+  puppet.receiver.lost();
+  puppet.hello({1000, 1});
+  ASSERT_EQ(puppet.found.size(), 2u);
+  EXPECT_EQ(puppet.found[0].kind, Received::Kind::kForgotten);
+  EXPECT_EQ(puppet.found[0].record.drop.count, 3u);
+}
+
+TEST(LogReceiver, ARejectedLineIsMovedToTheDropped) {
+  Puppet puppet;
+  puppet.hello();
+  puppet.lines(0, {0, 0}, 2);
+  puppet.receiver.reject(0, 1, 10);
+  EXPECT_EQ(puppet.account().delivered, (Tally{1, 10}));
+  EXPECT_EQ(puppet.account().dropped[6], (Tally{1, 10}));
+  EXPECT_TRUE(puppet.account().balanced());
+}
+
+// --- the sender -------------------------------------------------------------------------------
+
+LogDescription description() {
+  LogDescription log;
+  log.id = kLog;
+  log.position = 100;
+  log.sources = {{"a", {5, 50}, {8, 80}}, {"b", {}, {}}};
+  return log;
+}
+
+Bytes want(bool known, uint64_t position, std::vector<Mark> marks, bool finished = false) {
+  Bytes bytes;
+  encode(Want{kLog.low, known, finished, position, std::move(marks)}, bytes);
+  return bytes;
+}
+
+Bytes ack(uint64_t position, bool final = false) {
+  Bytes bytes;
+  encode(Ack{kLog.low, position, AckLevel::kSink, final}, bytes);
+  return bytes;
+}
+
+TEST(LogSender, ExplainsWhatIsNotStoredAnyMore) {
+  struct {
+    Bytes answer;
+    uint64_t explained;
+    uint64_t position;
+  } const kCases[] = {
+      {want(false, 0, {{}, {}}), 3, 100},            // a new account begins at `acked`
+      {want(true, 90, {{6, 60}, {}}), 2, 100},       // what lies between WANT and start
+      {want(true, 150, {{9, 90}, {2, 2}}), 0, 150},  // nothing is missing
+      {want(true, 90, {{2, 20}, {}}), 3, 100},       // what was acknowledged is not explained
+      {want(true, kMaxNumber - 1, {{9, 90}, {}}), 0, 4096},  // a position behind the end
+  };
+  for (const auto& one : kCases) {
+    Sender sender(1000);
+    LogDescription log = description();
+    log.end = 4096;
+    sender.begin(log);
+    EXPECT_FALSE(sender.may_send());
+    ASSERT_EQ(sender.feed(one.answer), StreamFault::kNone);
+    EXPECT_TRUE(sender.may_send());
+    EXPECT_EQ(sender.explained()[1].lines, one.explained);
+    EXPECT_EQ(sender.position(), one.position);
+  }
+}
+
+TEST(LogSender, AnAnswerThatIsNotDueEndsTheStream) {
+  const auto fault = [](const std::vector<Bytes>& answers) {
+    Sender sender(1000);
+    sender.begin(description());
+    StreamFault last = StreamFault::kNone;
+    for (const Bytes& one : answers) last = sender.feed(one);
+    return last;
+  };
+  const Bytes good = want(false, 0, {{}, {}});
+  EXPECT_EQ(fault({good}), StreamFault::kNone);
+  EXPECT_EQ(fault({good, good}), StreamFault::kOutOfTurn);
+  EXPECT_EQ(fault({ack(0)}), StreamFault::kOutOfTurn);
+  EXPECT_EQ(fault({good, ack(100)}), StreamFault::kNone);
+  EXPECT_EQ(fault({good, ack(101)}), StreamFault::kBadNumbers) << "what was not sent";
+  EXPECT_EQ(fault({good, ack(100, true)}), StreamFault::kOutOfTurn) << "not finishing";
+  EXPECT_EQ(fault({want(false, 0, {{}})}), StreamFault::kBadNumbers) << "one mark of two";
+  EXPECT_EQ(fault({want(true, 0, {{6, 10}, {}})}), StreamFault::kBadNumbers) << "bytes go back";
+  EXPECT_EQ(fault({Bytes(16)}), StreamFault::kBadMagic);
+  Bytes state;
+  encode(State{kLog.low, false, {{}, {}}}, state);
+  EXPECT_EQ(fault({state}), StreamFault::kBadType);
+}
+
+TEST(LogSender, TheWindowClosesAndAnAckOpensIt) {
+  Sender sender(200);
+  LogDescription log;
+  log.id = kLog;
+  log.sources = {{"a", {}, {}}};
+  sender.begin(log);
+  ASSERT_EQ(sender.feed(want(false, 0, {{}})), StreamFault::kNone);
+  Mark mark;
+  uint64_t position = 0;
+  int sent = 0;
+  for (; sender.may_send(); ++sent) {
+    BatchBuilder builder(0, mark);
+    const Bytes line(30);
+    builder.add_line({1, {}, line});
+    mark = builder.mark();
+    Bytes batch = builder.finish();
+    seal_batch(batch, kLog, kKey, position);
+    BatchHeader header;
+    ASSERT_EQ(decode_batch_header(batch, header), BatchFault::kNone);
+    sender.send(batch, header, mark);
+    position = header.end_position();
+  }
+  EXPECT_EQ(sent, 3);
+  EXPECT_EQ(sender.feed(ack(position - 1)), StreamFault::kNone);
+  EXPECT_TRUE(sender.may_send());
+  EXPECT_EQ(sender.acked()[0].seq, 2u);
+  EXPECT_EQ(sender.feed(ack(position)), StreamFault::kNone);
+  EXPECT_EQ(sender.acked()[0].seq, 3u);
+}
+
+}  // namespace
+}  // namespace virtproxy::logs::test
