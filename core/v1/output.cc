@@ -84,6 +84,7 @@ void V1Session::put_data(uint32_t slot, uint32_t size) {
   encode_v1_data_head(stream.opener ? V1Type::kClient : V1Type::kServer, client, server, size,
                       put_head(kV1DataHead));
   stream.queued -= size;
+  queued_ -= size;
   stream.sent = true;
   close_frame(streams_.key_at(slot), size);
   batch_.size += size;

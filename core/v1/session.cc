@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/assert.h"
 
@@ -75,7 +76,7 @@ void V1Session::forget_streams() {
   waits_ = {};
   over_ = {};
   peek_ = false;
-  held_ = borrowed_ = 0;
+  held_ = borrowed_ = queued_ = 0;
 }
 
 // --- streams ----------------------------------------------------------------------------------
@@ -157,6 +158,7 @@ void V1Session::queue(StreamKey key, uint64_t bytes) {
   VP_ASSERT(bytes > 0 && bytes <= kMostQueued - stream->queued && !stream->input_ended);
   VP_ASSERT(stream->state == State::kOpen || stream->state == State::kAckDue);
   stream->queued += bytes;
+  queued_ += bytes;
   stream->spoke = true;
   stream->peer_spoke_last = false;
   scheduler_.add(streams_, key.slot);
@@ -272,7 +274,7 @@ void V1Session::detach(uint32_t slot) {
   if (stream.control_link.linked) control_.erase(streams_, slot);
   clear_wait(slot);
   end_over(slot);
-  stream.queued = 0;
+  queued_ -= std::exchange(stream.queued, 0);
   const auto forget = [&](int32_t number) {
     if (ours_.find(number) == slot) ours_.erase(number);
   };
@@ -305,7 +307,7 @@ void V1Session::break_stream(uint32_t slot, Instant now) {
   scheduler_.remove(streams_, slot);
   if (stream.control_link.linked) control_.erase(streams_, slot);
   end_over(slot);
-  stream.queued = 0;
+  queued_ -= std::exchange(stream.queued, 0);
   stream.state = State::kBroken;
   set_wait(slot, Wait::kAbort, now);
 }
@@ -469,7 +471,7 @@ Session::Stats V1Session::stats() {
   stats.held = held_;
   stats.streams = streams_.size();
   stats.sessions = sessions_;
-  streams_.for_each([&](StreamKey, V1Stream& stream) { stats.queued += stream.queued; });
+  stats.queued = queued_;
   return stats;
 }
 

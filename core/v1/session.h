@@ -158,6 +158,7 @@ class V1Session final : public Session {
   const uint64_t capacity_;  // what all streams together may borrow, bytes
   uint64_t borrowed_ = 0;
   uint64_t held_ = 0;
+  uint64_t queued_ = 0;  // of all streams
 
   Slab<V1Stream> streams_;
   NumberTable ours_;  // slots, by our number

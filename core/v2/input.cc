@@ -121,6 +121,7 @@ bool V2Session::count_payload(uint32_t bytes) {
 
 void V2Session::count_received(Stream& stream, uint64_t bytes) {
   stream.received += bytes;
+  held_ += bytes;
   VP_ASSERT(stream.received <= stream.granted);
   if (stream.discards) drop_held(stream);
 }
@@ -364,7 +365,7 @@ Fault V2Session::on_reset_at(const FrameHeader& header, uint32_t local, Events& 
   }
   stream.reset_at_received = true;
   scheduler_.remove(streams_, local);
-  stream.queued = 0;
+  drop_queued(stream);
   stream.end_due = stream.blocked = false;
   end_grant(local);
   events.push_back({.kind = Event::Kind::kAborted,

@@ -130,6 +130,7 @@ void V2Session::put_data(uint32_t slot, uint32_t size) {
   ++frames_sent_;
   stream.sent += size;
   stream.queued -= size;
+  queued_ -= size;
   VP_ASSERT(stream.sent + stream.queued <= stream.send_limit);
   close_frame(streams_.key_at(slot), size, uses_trailers());
   batch_.size += kHeaderSize + size + (uses_trailers() ? kTrailerSize : 0);

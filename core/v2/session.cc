@@ -157,6 +157,7 @@ void V2Session::forget_streams() {
   control_ = {};
   credit_pool_.forget_borrowed();
   live_ = 0;
+  held_ = queued_ = 0;
 }
 
 // --- streams ----------------------------------------------------------------------------------
@@ -227,6 +228,7 @@ void V2Session::queue(StreamKey key, uint64_t bytes) {
   VP_ASSERT(bytes > 0 && bytes <= stream->credit_left() && !stream->reset_at_due);
   VP_ASSERT(!stream->end_due && !stream->end_sent);
   stream->queued += bytes;
+  queued_ += bytes;
   scheduler_.add(streams_, key.slot);
 }
 
@@ -264,9 +266,10 @@ void V2Session::kill(uint32_t slot) {
   VP_ASSERT(!stream.dead());
   credit_pool_.change_borrowed(stream.borrowed(config_.limits.initial_window), 0);
   --live_;
+  held_ -= stream.held();
   scheduler_.remove(streams_, slot);
   if (stream.control_link.linked) control_.erase(streams_, slot);
-  stream.queued = 0;
+  drop_queued(stream);
   stream.open_due = stream.credit_due = stream.end_due = stream.done_due = false;
   stream.reset_at_due = false;
 }
@@ -285,8 +288,14 @@ void V2Session::discard_input(StreamKey key) {
 
 void V2Session::drop_held(Stream& stream) {
   const uint64_t before = stream.borrowed(config_.limits.initial_window);
+  held_ -= stream.held();
   stream.consumed = stream.received;
   credit_pool_.change_borrowed(before, stream.borrowed(config_.limits.initial_window));
+}
+
+void V2Session::drop_queued(Stream& stream) {
+  queued_ -= stream.queued;
+  stream.queued = 0;
 }
 
 bool V2Session::reset_after_data(StreamKey key, Events& events) {
@@ -309,6 +318,7 @@ void V2Session::consumed(StreamKey key, uint64_t bytes) {
   VP_ASSERT(bytes <= stream->held());
   const uint64_t before = stream->borrowed(config_.limits.initial_window);
   stream->consumed += bytes;
+  held_ -= bytes;
   credit_pool_.change_borrowed(before, stream->borrowed(config_.limits.initial_window));
   grant(*stream);
   schedule(key.slot);
@@ -371,6 +381,8 @@ void V2Session::erase_stream(uint32_t slot) {
   if (!stream.dead()) {
     credit_pool_.change_borrowed(stream.borrowed(config_.limits.initial_window), 0);
     --live_;
+    held_ -= stream.held();
+    drop_queued(stream);
   }
   streams_.erase(streams_.key_at(slot));
 }
@@ -400,11 +412,8 @@ Session::Stats V2Session::stats() {
   stats.in_flight = inflight_.in_flight();
   stats.streams = streams_.size();
   stats.sessions = sessions_;
-  streams_.for_each([&](StreamKey, Stream& stream) {
-    if (stream.dead()) return;
-    stats.held += stream.held();
-    stats.queued += stream.queued;
-  });
+  stats.held = held_;
+  stats.queued = queued_;
   return stats;
 }
 

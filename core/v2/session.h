@@ -133,6 +133,7 @@ class V2Session final : public Session {
   void grant(Stream& stream);
   void set_grant(Stream& stream, uint64_t limit);
   void drop_held(Stream& stream);
+  void drop_queued(Stream& stream);
   void release_if_over(uint32_t slot, Events& events);
   void erase_stream(uint32_t slot);
 
@@ -142,6 +143,8 @@ class V2Session final : public Session {
   StreamIds ours_;        // numbers that we give out
   StreamIds theirs_;      // numbers that the peer gives out
   size_t live_ = 0;       // streams that are not dead: these own a promised window
+  uint64_t held_ = 0;     // of these, sums of Stream::held() and Stream::queued
+  uint64_t queued_ = 0;
   CreditPool credit_pool_;
   Scheduler<Stream> scheduler_;
   IndexList<Stream, &Stream::control_link> control_;

@@ -115,7 +115,17 @@ class World {
     } else if (below(random_, 20) == 0) {
       break_something(end);
     }
-    ASSERT_LE(end.session.stats().borrowed, fund_);
+    const Session::Stats stats = end.session.stats();
+    ASSERT_LE(stats.borrowed, fund_);
+    uint64_t held = 0;
+    uint64_t queued = 0;
+    end.session.streams().for_each([&](StreamKey, const Stream& stream) {
+      if (stream.dead()) return;
+      held += stream.held();
+      queued += stream.queued;
+    });
+    ASSERT_EQ(stats.held, held);
+    ASSERT_EQ(stats.queued, queued);
   }
 
   void operate_on_stream(End& end, uint64_t what) {

@@ -38,6 +38,7 @@ class V1World {
       const Session::Stats stats = end->selector->stats();
       EXPECT_EQ(stats.streams, 0u);
       EXPECT_EQ(stats.held, 0u);
+      EXPECT_EQ(stats.queued, 0u);
       EXPECT_EQ(stats.borrowed, 0u);
       closed += end->count(Fate::kClosed);
       cut += end->count(Fate::kResetByPeer) + end->count(Fate::kLost);
