@@ -15,6 +15,9 @@ from harness import BIN, PATIENCE, SANITIZED, Scene
 SOURCES = Path(__file__).resolve().parents[2] / "uring" / "daemon" / "systemd"
 UNITS = ("virtproxy.service", "virtproxy@.service", "virtproxy-guest.service")
 HERE = Path(__file__).resolve().parent / "systemd"
+pytestmark = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd is not installed"
+)
 
 
 def no_namespaces() -> bool:

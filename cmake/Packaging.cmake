@@ -1,0 +1,158 @@
+# What is installed beside the programs: units, manual pages, completions; and three Debian packages of it,
+# which `cmake/package` builds.
+
+set(VIRTPROXY_MAINTAINER "virtproxy packagers <packages@virtproxy.invalid>" CACHE STRING
+    "Maintainer of the packages: name and address")
+
+# --- units ----------------------------------------------------------------------------------------
+
+set(systemd_files ${PROJECT_SOURCE_DIR}/uring/daemon/systemd)
+# The place of the programs is known when they are installed.
+install(CODE "
+  set(BINDIR \"\${CMAKE_INSTALL_PREFIX}/bin\")
+  foreach(unit virtproxy virtproxy@ virtproxy-guest)
+    configure_file(${systemd_files}/\${unit}.service.in ${PROJECT_BINARY_DIR}/units/\${unit}.service @ONLY)
+    file(INSTALL ${PROJECT_BINARY_DIR}/units/\${unit}.service
+         DESTINATION \"\${CMAKE_INSTALL_PREFIX}/lib/systemd/system\")
+  endforeach()" COMPONENT virtproxy)
+install(FILES ${systemd_files}/virtproxy.sysusers DESTINATION lib/sysusers.d RENAME virtproxy.conf
+        COMPONENT virtproxy)
+install(FILES ${systemd_files}/virtproxy.tmpfiles DESTINATION lib/tmpfiles.d RENAME virtproxy.conf
+        COMPONENT virtproxy)
+install(FILES ${systemd_files}/60-virtproxy.rules DESTINATION lib/udev/rules.d COMPONENT virtproxy)
+install(PROGRAMS ${systemd_files}/libvirt-hook DESTINATION share/doc/virtproxy/examples
+        COMPONENT virtproxy)
+foreach(document uring/daemon/OPERATING.md uring/daemon/CONTAINMENT.md uring/daemon/LIBVIRT.md
+        uring/daemon/MIGRATION.md)
+  install(FILES ${PROJECT_SOURCE_DIR}/${document} DESTINATION share/doc/virtproxy COMPONENT virtproxy)
+endforeach()
+
+# --- manual pages and completions, from the programs themselves -----------------------------------
+
+find_program(SCDOC scdoc)
+if(VIRTPROXY_SANITIZE OR VIRTPROXY_FUZZ OR CMAKE_CROSSCOMPILING)
+  # Their programs run slowly, or not here.
+elseif(NOT SCDOC OR NOT VIRTPROXY_PYTHON)
+  message(STATUS "manual pages and completions are left out: they need scdoc and python3")
+else()
+  set(manual ${PROJECT_SOURCE_DIR}/cmake/manual.py)
+  set(generated)
+  set(made ${PROJECT_BINARY_DIR}/manual)
+  file(MAKE_DIRECTORY ${made})
+  # add_manual_page(NAME SECTION SOURCE ARGUMENT...): the arguments are those of manual.py
+  function(add_manual_page name section source)
+    set(page ${made}/${name}.${section})
+    add_custom_command(OUTPUT ${page}.gz
+      COMMAND ${VIRTPROXY_PYTHON} ${manual} ${ARGN} > ${page}.scd
+      COMMAND ${SCDOC} < ${page}.scd > ${page}
+      COMMAND gzip -9nf ${page}
+      DEPENDS ${manual} ${source} virtproxy virtproxyctl
+      VERBATIM)
+    install(FILES ${page}.gz DESTINATION share/man/man${section} COMPONENT virtproxy)
+    set(generated ${generated} ${page}.gz PARENT_SCOPE)
+  endfunction()
+  set(daemon_page ${PROJECT_SOURCE_DIR}/uring/daemon/manual/virtproxy.8.scd.in)
+  set(ctl_page ${PROJECT_SOURCE_DIR}/uring/ctl/virtproxyctl.1.scd.in)
+  set(protocol ${PROJECT_SOURCE_DIR}/core/PROTOCOL.md)
+  add_manual_page(virtproxy 8 ${daemon_page} page ${daemon_page} $<TARGET_FILE:virtproxy>)
+  add_manual_page(virtproxyctl 1 ${ctl_page} page ${ctl_page} $<TARGET_FILE:virtproxyctl>)
+  add_manual_page(virtproxy-protocol 7 ${protocol} protocol ${protocol})
+  # The daemon's other names.
+  foreach(alias qemu-vp=virtproxy virtproxy-static=static)
+    string(REPLACE "=" ";" alias ${alias})
+    list(GET alias 0 name)
+    list(GET alias 1 component)
+    file(CREATE_LINK virtproxy.8.gz ${made}/${name}.8.gz SYMBOLIC)
+    install(FILES ${made}/${name}.8.gz DESTINATION share/man/man8 COMPONENT ${component})
+  endforeach()
+
+  foreach(program virtproxy virtproxyctl)
+    foreach(place bash=share/bash-completion/completions=${program}
+                  zsh=share/zsh/vendor-completions=_${program}
+                  fish=share/fish/vendor_completions.d=${program}.fish)
+      string(REPLACE "=" ";" place ${place})
+      list(GET place 0 shell)
+      list(GET place 1 directory)
+      list(GET place 2 name)
+      set(file ${made}/${shell}/${name})
+      file(MAKE_DIRECTORY ${made}/${shell})
+      add_custom_command(OUTPUT ${file}
+        COMMAND ${VIRTPROXY_PYTHON} ${manual} completion ${shell} $<TARGET_FILE:${program}> > ${file}
+        DEPENDS ${manual} ${program}
+        VERBATIM)
+      install(FILES ${file} DESTINATION ${directory} COMPONENT virtproxy)
+      list(APPEND generated ${file})
+    endforeach()
+  endforeach()
+  add_custom_target(manual ALL DEPENDS ${generated})
+endif()
+
+# --- Debian packages ------------------------------------------------------------------------------
+
+string(TIMESTAMP date "%a, %d %b %Y %H:%M:%S +0000" UTC)
+set(debian ${PROJECT_SOURCE_DIR}/cmake/debian)
+set(made ${PROJECT_BINARY_DIR}/debian)
+# Every package has them, under its own name.
+foreach(component virtproxy static bench)
+  set(package virtproxy-${component})
+  if(component STREQUAL virtproxy)
+    set(package virtproxy)
+  endif()
+  configure_file(${debian}/changelog.in ${made}/${component}/changelog.Debian @ONLY)
+  execute_process(COMMAND gzip -9nf ${made}/${component}/changelog.Debian)
+  install(FILES ${made}/${component}/changelog.Debian.gz ${debian}/copyright
+          DESTINATION share/doc/${package} COMPONENT ${component})
+  if(EXISTS ${debian}/${package}.lintian-overrides)
+    install(FILES ${debian}/${package}.lintian-overrides DESTINATION share/lintian/overrides
+            RENAME ${package} COMPONENT ${component})
+  endif()
+endforeach()
+foreach(script postinst prerm postrm)
+  configure_file(${debian}/${script} ${made}/${script} COPYONLY)
+endforeach()
+
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_NAME virtproxy)
+# Each description begins with its own line.
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "")
+set(CPACK_PACKAGE_VERSION ${PROJECT_VERSION})
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_COMPONENTS_ALL virtproxy)
+if(VIRTPROXY_STATIC)
+  list(APPEND CPACK_COMPONENTS_ALL static)
+endif()
+if(VIRTPROXY_BENCH)
+  list(APPEND CPACK_COMPONENTS_ALL bench)
+endif()
+set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS
+    OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_ENABLE_COMPONENT_DEPENDS OFF)
+set(CPACK_DEBIAN_PACKAGE_MAINTAINER ${VIRTPROXY_MAINTAINER})
+set(CPACK_DEBIAN_PACKAGE_SECTION net)
+set(CPACK_DEBIAN_PACKAGE_PRIORITY optional)
+set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
+set(CPACK_DEBIAN_PACKAGE_RELEASE 1)
+set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_NAME virtproxy)
+set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_SUGGESTS "virtproxy-static, xorriso | genisoimage")
+set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_CONTROL_EXTRA ${made}/postinst ${made}/prerm ${made}/postrm)
+set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+set(CPACK_DEBIAN_STATIC_PACKAGE_NAME virtproxy-static)
+set(CPACK_DEBIAN_BENCH_PACKAGE_NAME virtproxy-bench)
+set(CPACK_DEBIAN_BENCH_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_VIRTPROXY_DESCRIPTION "many socket connections over one channel
+virtproxy carries many socket connections over one channel between a host and
+a guest: a virtio-serial port, a serial port, a unix, TCP or vsock socket.
+One daemon runs on each end. No connection can delay another.
+
+The package has the daemon, virtproxyctl for QEMU and libvirt, and units.")
+set(CPACK_DEBIAN_STATIC_DESCRIPTION "virtproxy for guests without libraries
+The daemon of virtproxy as one statically linked program, for guests with
+nothing but a kernel, and for the image that virtproxyctl guest-iso writes.")
+set(CPACK_DEBIAN_BENCH_DESCRIPTION "load generator for proxies
+virtproxy-bench makes load through any proxy, and measures throughput, latency
+and processor time.")
+include(CPack)
