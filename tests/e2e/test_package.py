@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import BIN, PATIENCE, SANITIZED
+from harness import BIN, PATIENCE, SANITIZED, Scene
+from systemd_machine import needs_machine, run_machine
 
 BUILD = BIN.parent
 PACKAGES = ("virtproxy", "virtproxy-static", "virtproxy-bench")
@@ -157,3 +158,20 @@ def test_other_shells_can_read_theirs(root: Path, shell: str, name: str) -> None
                 assert (f"-l {option[2:]} " if shell == "fish" else option) in text
         if Path(f"/usr/bin/{shell}").exists():
             run(shell, "-n", file)
+
+
+@needs_machine
+def test_five_minutes_of_an_administrator(scene: Scene, packages: dict[str, Path]) -> None:
+    """The way of LIBVIRT.md: dpkg installs, upgrades and removes under systemd."""
+    tree = scene.directory / "tree"
+    tree.mkdir()
+    shutil.copy(packages["virtproxy"], tree / "virtproxy.deb")
+    ports = [scene.addresses.tcp().port for _ in range(2)]
+    env = {"FORWARD": ports[0], "ECHO": ports[1]}
+    steps = [
+        "dpkg installs: the user, the directory and the units are there",
+        "QEMU's socket is there, and the service of the machine connects to it",
+        "an upgrade refuses no client",
+        "dpkg removes: the service is stopped, its settings stay",
+    ]
+    run_machine(scene, tree, "package.sh", env, steps)

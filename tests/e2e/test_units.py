@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness import BIN, PATIENCE, SANITIZED, Scene
+from harness import BIN, Scene
+from systemd_machine import needs_machine, run_machine
 
 SOURCES = Path(__file__).resolve().parents[2] / "uring" / "daemon" / "systemd"
 UNITS = ("virtproxy.service", "virtproxy@.service", "virtproxy-guest.service")
-HERE = Path(__file__).resolve().parent / "systemd"
 pytestmark = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd is not installed"
 )
-
-
-def no_namespaces() -> bool:
-    command = ["unshare", "--cgroup", "--mount", "--pid", "--fork", "true"]
-    return subprocess.run(command, check=False, capture_output=True).returncode != 0
 
 
 def lay_out_units(target: Path, programs: str) -> None:
@@ -69,12 +62,9 @@ STEPS = [
 ]
 
 
-@pytest.mark.skipif(SANITIZED, reason="the units forbid what a sanitizer needs")
-@pytest.mark.skipif(os.geteuid() != 0 or no_namespaces(), reason="a systemd in a namespace takes root")
+@needs_machine
 def test_what_an_administrator_does(scene: Scene) -> None:
-    tree, results, place = (scene.directory / name for name in ("tree", "results", "place"))
-    for directory in (tree, results, place):
-        directory.mkdir()
+    tree = scene.directory / "tree"
     lay_out_units(tree / "etc/systemd/system", "/usr/bin")
     programs = tree / "usr/bin"
     programs.mkdir(parents=True)
@@ -86,25 +76,5 @@ def test_what_an_administrator_does(scene: Scene) -> None:
     ):
         (tree / target).parent.mkdir(exist_ok=True)
         shutil.copy(SOURCES / source, tree / target)
-    shutil.copy(HERE / "scenario.sh", tree / "scenario.sh")
     ports = [scene.addresses.tcp().port for _ in range(2)]
-    (tree / "etc/systemd/system/scenario.service").write_text(
-        "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/scenario.sh\n"
-        f"Environment=FORWARD={ports[0]} ECHO={ports[1]}\n",
-        encoding="ascii",
-    )
-    (tree / "etc/systemd/system/default.target").write_text(
-        "[Unit]\nWants=scenario.service\nAllowIsolate=yes\n", encoding="ascii"
-    )
-    machine = scene.spawn(
-        ["unshare", "--cgroup", "--mount", "--pid", "--fork", "--uts", "--ipc", "--kill-child",
-         HERE / "init.sh", tree, results, place],
-        name="systemd",
-    )  # fmt: skip
-    machine.wait(180 * PATIENCE)
-    steps = results / "steps"
-    files = (steps, results / "output", results / "log")
-    said = "\n".join(path.read_text(encoding="utf-8") for path in files if path.exists())
-    assert steps.exists() and steps.read_text(encoding="ascii").splitlines() == STEPS, (
-        f"{said}\n{machine.everything()}"
-    )
+    run_machine(scene, tree, "units.sh", {"FORWARD": ports[0], "ECHO": ports[1]}, STEPS)

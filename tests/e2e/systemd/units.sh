@@ -1,28 +1,7 @@
 #!/bin/bash
-# What an administrator does with the units, in a machine whose systemd is the real one. Every step that
-# succeeded is a line of /results/steps; FORWARD and ECHO are free TCP ports.
-set -eux
-exec >/results/output 2>&1
-at_end() {
-  journalctl --sync
-  journalctl -o short-monotonic --no-pager -n 100 >/results/log
-  systemctl --no-block --force exit
-}
-trap at_end EXIT
-
-step() { echo "$*" >>/results/steps; }
-# until_true COMMAND...: at most a minute
-until_true() {
-  local end=$((SECONDS + 60))
-  until "$@"; do
-    [ $SECONDS -lt $end ] || { echo "never true: $*"; return 1; }
-    sleep 0.05
-  done
-}
-property() { systemctl show --value -p "$1" "$2"; }
-echoes() {
-  [ "$(printf ping | timeout 20 socat -t 20 - "TCP:127.0.0.1:$FORWARD")" = ping ]
-}
+# What an administrator does with the units, in a machine whose systemd is the real one. FORWARD and ECHO are
+# free TCP ports.
+. /steps.sh
 
 systemd-sysusers
 systemd-tmpfiles --create
@@ -52,40 +31,27 @@ step "the service is ready, unprivileged, and its listeners are stored"
 /hook vm9 started begin - </dev/null
 until_true systemctl is-active --quiet virtproxy@vm1
 ! systemctl is-active --quiet virtproxy@vm9
-until_true echoes
+until_true echoes "$FORWARD"
 step "the hook starts the process of a virtual machine, and bytes pass"
 
 before=$(property MainPID virtproxy)
-# Each connects once, and the connection must be accepted: before, during and after the restart.
-python3 - "$FORWARD" <<'PYTHON' &
-import socket, sys, pathlib
-count = 0
-while not pathlib.Path("/run/stop-connecting").exists():
-    socket.create_connection(("127.0.0.1", int(sys.argv[1])), 20).close()
-    count += 1
-pathlib.Path("/run/connections").write_text(str(count))
-PYTHON
-clients=$!
-systemctl restart virtproxy
-touch /run/stop-connecting
-wait $clients
-[ "$(cat /run/connections)" -gt 0 ]
+while_connecting "$FORWARD" systemctl restart virtproxy
 [ "$(property MainPID virtproxy)" != "$before" ]
 [ "$(property NFileDescriptorStore virtproxy)" = 2 ]
-until_true echoes
+until_true echoes "$FORWARD"
 step "a restart refuses no client"
 
 before=$(property MainPID virtproxy)
 kill -KILL "$before"
 until_true sh -c "[ \"\$(systemctl show --value -p NRestarts virtproxy)\" = 1 ]"
-until_true echoes
+until_true echoes "$FORWARD"
 step "a process that is killed comes back"
 
 mkdir -p /run/systemd/system/virtproxy.service.d
 printf '[Service]\nWatchdogSec=1\n' >/run/systemd/system/virtproxy.service.d/watchdog.conf
 systemctl daemon-reload
 systemctl restart virtproxy
-until_true echoes
+until_true echoes "$FORWARD"
 main=$(property MainPID virtproxy)
 # One thread of the process hangs; the others go on.
 python3 - "$main" <<'PYTHON' &
@@ -101,7 +67,7 @@ while os.path.exists(f"/proc/{main}/stat"):
         break
 PYTHON
 until_true sh -c "[ \"\$(systemctl show --value -p MainPID virtproxy)\" != $main ] && systemctl is-active --quiet virtproxy"
-until_true echoes
+until_true echoes "$FORWARD"
 step "a thread that hangs makes the manager restart the process"
 
 systemctl stop virtproxy
@@ -111,7 +77,7 @@ printf '[Socket]\nListenStream=127.0.0.1:%s\nFileDescriptorName=echo\nService=vi
 systemctl daemon-reload
 systemctl start forward.socket
 ! systemctl is-active --quiet virtproxy
-until_true echoes
+until_true echoes "$FORWARD"
 systemctl is-active --quiet virtproxy
 [ "$(property NFileDescriptorStore virtproxy)" = 1 ] # the channel's own; the other is the manager's
 step "a socket unit starts the service with the first client"
