@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 namespace virtproxy {
@@ -49,8 +50,12 @@ enum class Fault : uint8_t {
 struct FaultRow {
   Fault fault;
   FaultScope scope;
+  std::string_view name;  // for labels
   std::string_view text;  // completes "channel down: …" or "stream reset: …"
 };
+
+// All rows, in the order of the enumeration.
+std::span<const FaultRow> fault_rows();
 
 // The row for `fault`. Codes from the wire that this version does not know map to kAborted's row.
 const FaultRow& fault_row(Fault fault);

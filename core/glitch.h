@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 namespace virtproxy {
@@ -26,11 +27,14 @@ enum class Glitch : uint8_t {
 
 struct GlitchRow {
   Glitch glitch;
+  std::string_view name;     // for labels
   std::string_view text;     // of the log
   std::string_view outcome;  // …
   bool expected;             // a faithful peer does that too: not worth a warning
 };
 
+// All rows, in the order of the enumeration.
+std::span<const GlitchRow> glitch_rows();
 const GlitchRow& glitch_row(Glitch glitch);
 
 }  // namespace virtproxy

@@ -71,7 +71,8 @@ class SendQueueTest : public testing::Test {
   }
 
   PipePool pool_{PipePool::kMost * 128 * kPinnedBySlot};
-  SendQueue send_queue_{pool_};
+  uint64_t total_ = 0;
+  SendQueue send_queue_{pool_, total_};
   Sockets channel_;
   Sockets application_;
 };
@@ -85,6 +86,7 @@ TEST_F(SendQueueTest, KeepsBytesAndPipesInOrder) {
   send_queue_.append(as_bytes("four "));
   send_queue_.append(as_bytes("five"));
   EXPECT_EQ(send_queue_.size(), 23u);
+  EXPECT_EQ(total_, send_queue_.size());
   EXPECT_EQ(pool_.in_use(), 1u);
 
   EXPECT_FALSE(send_queue_.begins_with_pipe());
@@ -95,6 +97,7 @@ TEST_F(SendQueueTest, KeepsBytesAndPipesInOrder) {
   EXPECT_EQ(send_part(), "four five");
   EXPECT_TRUE(send_queue_.empty());
   EXPECT_EQ(send_queue_.size(), 0u);
+  EXPECT_EQ(total_, send_queue_.size());
 }
 
 TEST_F(SendQueueTest, SaysWhyNothingWasSpliced) {
@@ -105,6 +108,7 @@ TEST_F(SendQueueTest, SaysWhyNothingWasSpliced) {
   EXPECT_EQ(send_queue_.splice_from(channel_.out(), 1), 1);
   EXPECT_EQ(send_queue_.splice_from(channel_.out(), 1), -EAGAIN);
   EXPECT_EQ(send_queue_.size(), 1u);
+  EXPECT_EQ(total_, send_queue_.size());
   shutdown(channel_.in(), SHUT_WR);
   EXPECT_EQ(send_queue_.splice_from(channel_.out(), 1), 0);
 }
@@ -122,6 +126,7 @@ TEST_F(SendQueueTest, TakesAnotherPipeWhenOneIsFullAndThenNoMore) {
   EXPECT_EQ(moved, -ENOBUFS);
   EXPECT_EQ(pool_.in_use(), 4u);
   EXPECT_EQ(send_queue_.size(), expected.size());
+  EXPECT_EQ(total_, send_queue_.size());
   std::string got;
   while (!send_queue_.empty()) got += send_part();
   EXPECT_EQ(got, expected);

@@ -28,6 +28,7 @@ size_t SendQueue::size() const {
 }
 
 void SendQueue::clear() {
+  total_ -= size();
   for (const Segment& segment : segments_) {
     if (segment.pipe != nullptr) pipes_.release(segment.pipe);
   }
@@ -39,6 +40,7 @@ void SendQueue::append(std::span<const std::byte> bytes) {
   if (segments_.empty() || ends_in_pipe()) segments_.push_back({nullptr, 0});
   segments_.back().copied += bytes.size();
   chunks_.append(bytes);
+  total_ += bytes.size();
 }
 
 ssize_t SendQueue::splice_from(int socket, size_t size) {
@@ -46,9 +48,10 @@ ssize_t SendQueue::splice_from(int socket, size_t size) {
     Pipe* last = segments_.back().pipe;
     ssize_t moved = last->fill(socket, size);
     // A full pipe and an empty socket have the same error; or the bytes have just come.
-    if (moved != -EAGAIN || !has_bytes(socket)) return moved;
-    moved = last->fill(socket, size);
-    if (moved != -EAGAIN) return moved;
+    const bool again = moved == -EAGAIN && has_bytes(socket);
+    if (again) moved = last->fill(socket, size);
+    if (moved > 0) total_ += static_cast<uint64_t>(moved);
+    if (!again || moved != -EAGAIN) return moved;
   }
   const auto is_pipe = [](const Segment& segment) { return segment.pipe != nullptr; };
   if (std::count_if(segments_.begin(), segments_.end(), is_pipe) >= kMostPipes) return -ENOBUFS;
@@ -57,6 +60,7 @@ ssize_t SendQueue::splice_from(int socket, size_t size) {
   const ssize_t moved = pipe->fill(socket, size);
   if (moved > 0) {
     segments_.push_back({pipe, 0});
+    total_ += static_cast<uint64_t>(moved);
   } else {
     pipes_.release(pipe);
   }
@@ -67,6 +71,7 @@ ssize_t SendQueue::splice_to(int socket) {
   VP_ASSERT(begins_with_pipe());
   Pipe* pipe = segments_.front().pipe;
   const ssize_t moved = pipe->drain(socket, pipe->held());
+  if (moved > 0) total_ -= static_cast<uint64_t>(moved);
   if (pipe->held() == 0) {
     pipes_.release(pipe);
     pop();
@@ -82,6 +87,7 @@ size_t SendQueue::front(std::span<iovec> pieces) const {
 void SendQueue::consume(size_t bytes) {
   VP_ASSERT(bytes <= segments_.front().copied);
   chunks_.consume(bytes);
+  total_ -= bytes;
   segments_.front().copied -= bytes;
   if (segments_.front().copied == 0) pop();
 }

@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -17,7 +18,8 @@ namespace virtproxy {
 
 class SendQueue {
  public:
-  explicit SendQueue(PipePool& pipes) : pipes_(pipes) {}
+  // `total` is kept the sum of the sizes of all queues that share it, and outlives them.
+  SendQueue(PipePool& pipes, uint64_t& total) : pipes_(pipes), total_(total) {}
   ~SendQueue() { clear(); }
   SendQueue(const SendQueue&) = delete;
   SendQueue& operator=(const SendQueue&) = delete;
@@ -48,6 +50,7 @@ class SendQueue {
   void pop() { segments_.erase(segments_.begin()); }
 
   PipePool& pipes_;
+  uint64_t& total_;
   std::vector<Segment> segments_;
   ChunkQueue chunks_;
 };

@@ -10,6 +10,7 @@
 
 #include "uring/base/log.h"
 #include "uring/io/io_uring_driver.h"
+#include "uring/mux/stats_text.h"
 
 namespace virtproxy {
 namespace {
@@ -26,6 +27,9 @@ void signal_event(int event_fd) {
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = write(event_fd, &one, sizeof one);
 }
+constexpr StatInfo kLongestTurn{"turn_longest",
+                                "The longest turn of a worker since this was asked for last",
+                                StatKind::kGauge, StatUnit::kSeconds};
 
 }  // namespace
 
@@ -150,9 +154,7 @@ bool Worker::turn() {
 void Worker::complete(Op&, Outcome) {
   const unsigned requests = requests_.exchange(0);
   if ((requests & kStats) != 0) {
-    for (const auto& channel : channels_) channel->log_stats();
-    log_answer("stats worker={} longest_turn_us={}", config_.index,
-               std::chrono::ceil<std::chrono::microseconds>(loop_->take_longest()).count());
+    log_stats();
   }
   if ((requests & kStop) != 0) {
     wanted_ = Wanted::kStop;
@@ -173,6 +175,18 @@ void Worker::beat() {
   if (heartbeat_signal_ >= 0) signal_event(heartbeat_signal_);
   heartbeat_timer_->set(loop_->now() + config_.heartbeat);
 }
+void Worker::log_stats() {
+  for (const auto& channel : channels_) {
+    StatsLine line;
+    channel->visit_stats(line);
+    log_answer("stats channel={} {}", channel->id(), line.text());
+  }
+  StatsLine line;
+  line.visit(kLongestTurn, {static_cast<uint64_t>(loop_->take_longest().count()),
+                            "longest_turn_us"});
+  log_answer("stats worker={} {}", config_.index, line.text());
+}
+
 
 bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
   limit_passed_ = false;

@@ -67,6 +67,8 @@ class Worker final : private Completion, private Timer::Owner {
   void drain();
   void abandon();
   void complete(Op& op, Outcome outcome) override;
+  void log_stats();
+  void complete(Op& op, int result, uint32_t flags) override;
   void expired(Timer& timer) override;
   void beat();
   bool turn();

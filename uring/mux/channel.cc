@@ -104,6 +104,13 @@ Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfi
       admission_(config.max_streams),
       log_(loop, id()) {
   observers_.add(log_);
+  observers_.add(counters_);
+  for (const ForwardSpec& forward : config_.oforwards) {
+    counters_.add_forward(forward, StreamRole::kOpener);
+  }
+  for (const ForwardSpec& forward : config_.iforwards) {
+    counters_.add_forward(forward, StreamRole::kAcceptor);
+  }
 }
 
 Channel::~Channel() { VP_ASSERT(idle()); }
@@ -471,35 +478,6 @@ bool Channel::idle() const {
          transport_state_ == TransportState::kNone &&
          std::all_of(listeners_.begin(), listeners_.end(),
                      [](const auto& listener) { return listener->idle(); });
-}
-
-Channel::Stats Channel::stats() {
-  Stats stats;
-  stats.session = selector_.stats();
-  stats.connections = open_connections_;
-  stats.closing = departed_.size() + ended_.size() + closing_.size() + lingering_.size();
-  stats.connecting = connecting_;
-  stats.send_buffers = pool_.in_use();
-  for (const auto& connection : connections_) {
-    if (connection) stats.held += connection->held();
-  }
-  for (const Departed& departed : departed_) stats.held += departed.connection->held();
-  for (const auto& connection : ended_) stats.held += connection->held();
-  stats.waiting = waiting_[0].size() + waiting_[1].size();
-  stats.pipes = pipes_.in_use();
-  return stats;
-}
-
-void Channel::log_stats() {
-  const Stats now = stats();
-  log_answer(
-      "stats channel={} up={} protocol={} streams={} connections={} closing={} connecting={} "
-      "send_buffers={} send_bytes={} held_bytes={} granted_bytes={} waiting={} sessions={} "
-      "in_flight={} pipes={}",
-      id(), selector_.up() && !unanswered() ? 1 : 0, selector_.up() ? selector_.protocol() : 0,
-      now.session.streams, now.connections, now.closing, now.connecting, now.send_buffers,
-      now.session.queued, now.held, now.session.borrowed, now.waiting, now.session.sessions,
-      now.session.in_flight, now.pipes);
 }
 
 }  // namespace virtproxy

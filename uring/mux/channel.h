@@ -41,6 +41,7 @@
 #include "uring/mux/channel_log.h"
 #include "uring/mux/channel_reader.h"
 #include "uring/mux/channel_writer.h"
+#include "uring/mux/counters.h"
 #include "uring/mux/observer.h"
 #include "uring/net/forward_spec.h"
 #include "uring/net/lingering_close.h"
@@ -117,12 +118,12 @@ class Channel final : private TransportSource::Client,
     size_t closing = 0;
     unsigned connecting = 0;
     size_t send_buffers = 0;  // holding bytes for the channel
-    size_t held = 0;          // bytes copied out for sockets that were full
+    uint64_t held = 0;        // bytes kept for sockets that were full
     size_t waiting = 0;       // connections without a receive buffer
     size_t pipes = 0;         // in use
   };
   Stats stats();
-  void log_stats();
+  void visit_stats(StatVisitor& visitor);
 
   unsigned id() const { return config_.spec.id; }
   Loop& loop() { return loop_; }
@@ -131,6 +132,8 @@ class Channel final : private TransportSource::Client,
   ReceivePool& pool() { return pool_; }
   SlicePool& slices() { return slices_; }
   PipePool& pipes() { return pipes_; }
+  // The sum of what the send queues of all connections hold, kept by them.
+  uint64_t& held_bytes() { return held_bytes_; }
   // Whether payload may pass by way of pipes, at all and towards the channel.
   bool splices() override;
   bool splices_out() { return splices() && writer_.takes_pipes(); }
@@ -148,6 +151,7 @@ class Channel final : private TransportSource::Client,
   void connect_ended() { --connecting_; }
   // Also for what happens to the stream of a connection.
   const ObserverList& observers() const { return observers_; }
+  ChannelCounters& counters() { return counters_; }
   void closing(Connection* connection);
   // Nothing of a connection that is closing() is known to the kernel any more, perhaps.
   void settled(Connection* connection);
@@ -249,6 +253,7 @@ class Channel final : private TransportSource::Client,
   ReceivePool pool_;
   SlicePool slices_;
   PipePool pipes_;
+  uint64_t held_bytes_ = 0;
   TransportSource source_;
   ChannelReader reader_;
   ChannelWriter writer_;
@@ -304,6 +309,7 @@ class Channel final : private TransportSource::Client,
   Instant asked_at_{};  // by the last client that was let in meanwhile
   ObserverList observers_;
   ChannelLog log_;
+  ChannelCounters counters_;
   // Which way bytes went last. Where that changes with every message, somebody waits for an answer,
   // and sends that skip their completion on success save a turn. Where it does not, the turn after
   // a send finds more to send.

@@ -103,7 +103,7 @@ void ChannelLog::stream_opened(const StreamOpened& event) {
 }
 
 void ChannelLog::stream_refused(const StreamRefused& event) {
-  if (event.fault != Fault::kUnknownService || !refusals_.allow(loop_.now())) return;
+  if (event.fault != Fault::kUnknownService || !not_offered_.allow(loop_.now())) return;
   const std::string service = printable(event.service);
   log_warn("channel {}: the other end asks for service {}, which is not offered here (-i {}:…)",
            channel_, service, service);
@@ -131,6 +131,17 @@ void ChannelLog::stream_held_back(const StreamHeldBack& event) {
       "channel {}: service {}: closed {}, stream {} of the other end: it took nothing and held the "
       "channel back{}",
       channel_, event.service, application, event.number, and_others(*hidden));
+}
+
+void ChannelLog::stream_stalled(const StreamStalled& event) {
+  log_trace("channel {}: service {}: a stream waits: {}", channel_, event.service,
+            stall_name(event.reason));
+}
+
+void ChannelLog::stream_unstalled(const StreamUnstalled& event) {
+  log_trace("channel {}: service {}: a stream has waited {} us: {}", channel_, event.service,
+            std::chrono::duration_cast<std::chrono::microseconds>(event.duration).count(),
+            stall_name(event.reason));
 }
 
 // The line about the session stands for those of its streams.

@@ -34,6 +34,8 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
   void connect_failed(const ConnectFailed& event) override;
   void stream_broken_off(const StreamBrokenOff& event) override;
   void stream_held_back(const StreamHeldBack& event) override;
+  void stream_stalled(const StreamStalled& event) override;
+  void stream_unstalled(const StreamUnstalled& event) override;
   void stream_closed(const StreamClosed& event) override;
 
  private:
@@ -52,6 +54,7 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
   RateLimit states_{kStatesPerSecond};
   RateLimit refusals_{2};
   RateLimit not_allowed_{2};
+  RateLimit not_offered_{2};
   RateLimit connect_failures_{10};
   RateLimit versions_{2};
   RateLimit glitches_{5};

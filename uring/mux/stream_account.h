@@ -15,11 +15,12 @@ namespace virtproxy {
 
 class StreamAccount {
  public:
-  // `observers` and `loop` must outlive it.
-  StreamAccount(const ObserverList& observers, const Loop& loop, StreamKey stream,
-                std::string_view service, StreamRole role)
+  // `observers`, `loop` and `total`, to which its bytes are added, must outlive it.
+  StreamAccount(const ObserverList& observers, const Loop& loop, StreamBytes& total,
+                StreamKey stream, std::string_view service, StreamRole role)
       : observers_(observers),
         loop_(loop),
+        total_(total),
         stream_(stream),
         service_(service),
         role_(role),
@@ -29,8 +30,14 @@ class StreamAccount {
   const std::string& service() const { return service_; }
   StreamRole role() const { return role_; }
 
-  void sent(uint64_t bytes) { bytes_.sent += bytes; }
-  void received(uint64_t bytes) { bytes_.received += bytes; }
+  void sent(uint64_t bytes) {
+    bytes_.sent += bytes;
+    total_.sent += bytes;
+  }
+  void received(uint64_t bytes) {
+    bytes_.received += bytes;
+    total_.received += bytes;
+  }
 
   // Both do nothing where the stream is in that state already. Several reasons may hold at once.
   void stall(StallReason reason) {
@@ -52,6 +59,7 @@ class StreamAccount {
 
   const ObserverList& observers_;
   const Loop& loop_;
+  StreamBytes& total_;
   const StreamKey stream_;
   const std::string service_;
   const StreamRole role_;

@@ -38,12 +38,13 @@ bool is_passing(int error) {
 Connection::Connection(Channel& channel, StreamKey stream, std::string_view service,
                        StreamRole role)
     : channel_(channel),
-      account_(channel.observers(), channel.loop(), stream, service, role),
+      account_(channel.observers(), channel.loop(), channel.counters().bytes_of(service), stream,
+               service, role),
       stream_(stream),
       receive_op_(this),
       hangup_op_(this),
       send_op_(this),
-      send_queue_(channel.pipes()) {}
+      send_queue_(channel.pipes(), channel.held_bytes()) {}
 
 Connection::~Connection() {
   VP_ASSERT(idle());

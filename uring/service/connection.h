@@ -107,7 +107,6 @@ class Connection final : private Completion, private Connector::Client, private 
   const std::string& service() const { return account_.service(); }
   StreamRole role() const { return account_.role(); }
   int fd() const { return file_.fd; }  // of the application's socket, -1 while there is none
-  size_t held() const { return send_queue_.size(); }
   BufferSize receive_size() const { return receive_size_; }
 
   // Links in the channel's lists.

@@ -1,0 +1,155 @@
+#include "uring/mux/counters.h"
+
+#include <utility>
+
+namespace virtproxy {
+namespace {
+
+constexpr StatKind kCounter = StatKind::kCounter;
+constexpr StatKind kGauge = StatKind::kGauge;
+
+constexpr StatInfo kSessionFaults{"session_faults", "Sessions that ended, by the reason", kCounter};
+constexpr StatInfo kStreamsOpened{"streams_opened", "Streams opened, by the forward", kCounter};
+constexpr StatInfo kStreamResets{"stream_resets",
+                                 "Streams that did not end in order, by the reason", kCounter};
+constexpr StatInfo kStreamBytes{
+    "stream", "Payload taken from local applications (sent) and delivered to them (received)",
+    kCounter, StatUnit::kBytes};
+constexpr StatInfo kStreamBlocked{
+    "stream_blocked", "Time that streams have waited, summed over the streams, by the reason",
+    kCounter, StatUnit::kSeconds};
+constexpr StatInfo kStreamsBlocked{"streams_blocked", "Streams that wait now, by the reason",
+                                   kGauge};
+constexpr StatInfo kClientsRefused{
+    "clients_refused", "Clients reset because they could not have a stream, by the reason",
+    kCounter};
+constexpr StatInfo kConnectFailures{"connect_failures",
+                                    "Connections to services that failed, by the reason", kCounter};
+constexpr StatInfo kStreamsRefused{
+    "streams_refused", "Streams of the other end that this end refused, by the reason", kCounter};
+constexpr StatInfo kGlitches{
+    "glitches", "Violations of protocol 1 by the other end that were dealt with, by their kind",
+    kCounter};
+
+// What a connection to a service fails of. Shown even if it never happened, so that the series
+// exist before the first failure.
+constexpr std::array kConnectFaults{Fault::kRefused, Fault::kTimedOut, Fault::kUnreachable,
+                                    Fault::kNoResources};
+constexpr std::array kRefusalFaults{Fault::kUnknownService, Fault::kTooManyStreams};
+
+}  // namespace
+
+void ChannelCounters::add_forward(const ForwardSpec& forward, StreamRole role) {
+  Forward& counters = forwards_[forward.service];
+  (role == StreamRole::kOpener ? counters.listens : counters.offers) = true;
+}
+
+ChannelCounters::Forward& ChannelCounters::forward_of(std::string_view service) {
+  const auto found = forwards_.find(service);
+  return found == forwards_.end() ? unknown_ : found->second;
+}
+
+void ChannelCounters::session_down(const SessionDown& event) {
+  ++session_faults_[fault_row(event.fault)];
+}
+
+void ChannelCounters::no_common_version(const NoCommonVersion& event) {
+  ++session_faults_[fault_row(event.fault)];
+}
+
+void ChannelCounters::glitch_seen(const GlitchSeen& event) {
+  ++glitches_[static_cast<size_t>(&glitch_row(event.glitch) - glitch_rows().data())];
+}
+
+void ChannelCounters::client_refused(const ClientRefused& event) {
+  ++forward_of(event.service).refused[static_cast<size_t>(event.reason)];
+}
+
+void ChannelCounters::stream_opened(const StreamOpened& event) {
+  ++forward_of(event.service).opened;
+}
+
+void ChannelCounters::stream_refused(const StreamRefused& event) {
+  ++refused_streams_[fault_row(event.fault)];
+}
+
+void ChannelCounters::connect_failed(const ConnectFailed& event) {
+  ++forward_of(event.service).connect_failures[fault_row(event.fault)];
+}
+
+void ChannelCounters::stream_stalled(const StreamStalled& event) {
+  Stalls& stalls = stalls_[static_cast<size_t>(event.reason)];
+  ++stalls.open;
+  stalls.begun += static_cast<uint64_t>(event.since.count());
+}
+
+void ChannelCounters::stream_unstalled(const StreamUnstalled& event) {
+  Stalls& stalls = stalls_[static_cast<size_t>(event.reason)];
+  --stalls.open;
+  stalls.begun -= static_cast<uint64_t>(event.since.count());
+  stalls.over += event.duration;
+}
+
+void ChannelCounters::stream_closed(const StreamClosed& event) {
+  if (event.fault != Fault::kNone) ++resets_[fault_row(event.fault)];
+}
+
+void ChannelCounters::visit_stats(StatVisitor& visitor, Instant now) const {
+  const auto visit = [&](const StatInfo& info, std::string_view word, uint64_t value,
+                         std::initializer_list<StatLabel> labels) {
+    visitor.visit(info, {value, word, {labels.begin(), labels.size()}});
+  };
+  for (const FaultRow& row : fault_rows()) {
+    if (row.scope != FaultScope::kSession) continue;
+    visit(kSessionFaults, "session_faults", session_faults_[row], {{"fault", row.name}});
+  }
+  for (const auto& [service, forward] : forwards_) {
+    visit(kStreamsOpened, "opened", forward.opened, {{"forward", service}});
+  }
+  for (const FaultRow& row : fault_rows()) {
+    if (row.fault == Fault::kNone) continue;
+    visit(kStreamResets, "resets", resets_[row], {{"reason", row.name}});
+  }
+  for (const auto& [service, forward] : forwards_) {
+    visit(kStreamBytes, "sent_bytes", forward.bytes.sent,
+          {{"forward", service}, {"direction", "sent"}});
+    visit(kStreamBytes, "received_bytes", forward.bytes.received,
+          {{"forward", service}, {"direction", "received"}});
+  }
+  for (size_t i = 0; i < kStallReasons; ++i) {
+    const Stalls& stalls = stalls_[i];
+    const uint64_t going_on = static_cast<uint64_t>(now.count()) * stalls.open - stalls.begun;
+    visit(kStreamBlocked, "", static_cast<uint64_t>(stalls.over.count()) + going_on,
+          {{"reason", stall_name(static_cast<StallReason>(i))}});
+  }
+  for (size_t i = 0; i < kStallReasons; ++i) {
+    visit(kStreamsBlocked, "", stalls_[i].open,
+          {{"reason", stall_name(static_cast<StallReason>(i))}});
+  }
+  for (const auto& [service, forward] : forwards_) {
+    if (!forward.listens) continue;
+    for (size_t i = 0; i < kRefusalReasons; ++i) {
+      visit(kClientsRefused, "refused", forward.refused[i],
+            {{"forward", service}, {"reason", refusal_row(static_cast<RefusalReason>(i)).name}});
+    }
+  }
+  for (const auto& [service, forward] : forwards_) {
+    if (!forward.offers) continue;
+    for (const Fault fault : kConnectFaults) {
+      const FaultRow& row = fault_row(fault);
+      visit(kConnectFailures, "connect_failures", forward.connect_failures[row],
+            {{"forward", service}, {"reason", row.name}});
+    }
+  }
+  for (const Fault fault : kRefusalFaults) {
+    const FaultRow& row = fault_row(fault);
+    visit(kStreamsRefused, "streams_refused", refused_streams_[row], {{"reason", row.name}});
+  }
+  for (const GlitchRow& row : glitch_rows()) {
+    if (row.glitch == Glitch::kNone) continue;
+    const auto place = static_cast<size_t>(&row - glitch_rows().data());
+    visit(kGlitches, "glitches", glitches_[place], {{"kind", row.name}});
+  }
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,55 @@
+// Statistics as a list that is visited: the line of SIGUSR1, the text of the metrics and whatever
+// else shows them are visitors of it.
+//
+// A family (StatInfo) has one or several samples, told apart by their labels. Each class that has
+// statistics has a visit_stats(), and costs nothing until it is visited: values are running totals.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace virtproxy {
+
+enum class StatKind : uint8_t {
+  kCounter,  // only grows, from the start of the process
+  kGauge,
+};
+
+// Of the value of a sample, and how it is shown.
+enum class StatUnit : uint8_t {
+  kNone,
+  kBytes,
+  kSeconds,  // the value is in nanoseconds
+};
+
+struct StatInfo {
+  std::string_view name;  // lower case, words joined by _; without its unit and without _total
+  std::string_view help;  // one sentence, without a full stop
+  StatKind kind = StatKind::kGauge;
+  StatUnit unit = StatUnit::kNone;
+};
+
+struct StatLabel {
+  std::string_view name;
+  std::string_view value;
+};
+
+struct StatSample {
+  uint64_t value = 0;
+  // What the line of SIGUSR1 calls it; empty: it is not part of that line. Samples of one channel
+  // with the same word are added up there.
+  std::string_view word{};
+  std::span<const StatLabel> labels{};
+};
+
+class StatVisitor {
+ public:
+  // The views are valid until the call returns.
+  virtual void visit(const StatInfo& info, const StatSample& sample) = 0;
+
+ protected:
+  ~StatVisitor() = default;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,47 @@
+// Visitors of statistics that make text of them, see stats.h.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "uring/mux/stats.h"
+
+namespace virtproxy {
+
+// One line for the log: WORD=VALUE WORD=VALUE …, seconds as microseconds.
+class StatsLine final : public StatVisitor {
+ public:
+  void visit(const StatInfo& info, const StatSample& sample) override;
+  // In the order in which the words came first.
+  std::string text() const;
+
+ private:
+  std::vector<std::pair<std::string, uint64_t>> values_;
+};
+
+// The text format of Prometheus, version 0.0.4. Names begin with virtproxy_ and end with the unit,
+// then with _total for counters. One object may visit many channels: the samples of a family stand
+// together, as the format demands.
+class PrometheusText final : public StatVisitor {
+ public:
+  // Goes before the labels of each sample that is visited from now on; empty: no such label.
+  void set_common_label(std::string_view name, std::string_view value);
+  void visit(const StatInfo& info, const StatSample& sample) override;
+  // Families in the order in which they were visited first.
+  std::string text() const;
+
+ private:
+  struct Family {
+    std::string name;     // with the suffixes
+    std::string heading;  // HELP and TYPE
+    std::string samples;
+  };
+  Family& family_of(const StatInfo& info);
+
+  std::string common_;  // a label, ready to be written
+  std::vector<Family> families_;
+};
+
+}  // namespace virtproxy
