@@ -30,8 +30,8 @@ endforeach()
 # --- manual pages and completions, from the programs themselves -----------------------------------
 
 find_program(SCDOC scdoc)
-if(VIRTPROXY_SANITIZE OR VIRTPROXY_FUZZ OR CMAKE_CROSSCOMPILING)
-  # Their programs run slowly, or not here.
+if(VIRTPROXY_SANITIZE OR CMAKE_CROSSCOMPILING OR NOT CMAKE_BUILD_TYPE MATCHES "^(Release|RelWithDebInfo|MinSizeRel)$")
+  # The programs of these run slowly, count that they run, or do not run here.
 elseif(NOT SCDOC OR NOT VIRTPROXY_PYTHON)
   message(STATUS "manual pages and completions are left out: they need scdoc and python3")
 else()

@@ -159,6 +159,14 @@ std::vector<WorkerConfig> worker_configs(const Options& options, const DriverFea
 
 // A worker that reports this often leaves room for a report that comes late by as much.
 constexpr int kHeartbeatsPerWatchdog = 4;
+// A loop has other work, however impatient the manager is.
+constexpr Duration kShortestHeartbeat = std::chrono::milliseconds(1);
+
+// Zero without a watchdog.
+Duration heartbeat_interval(Duration watchdog) {
+  if (watchdog == Duration::zero()) return watchdog;
+  return std::max(watchdog / kHeartbeatsPerWatchdog, kShortestHeartbeat);
+}
 
 // How long the last resets and the end of requests to the kernel may take, after --drain-timeout.
 constexpr Duration kEndLimit = std::chrono::seconds(3);
@@ -197,7 +205,7 @@ class Daemon {
     log_debug("memory comes from {}", allocator_in_use());
     std::vector<WorkerConfig> configs = worker_configs(options, features);
     for (WorkerConfig& worker : configs) {
-      worker.heartbeat = manager_.watchdog() / kHeartbeatsPerWatchdog;
+      worker.heartbeat = heartbeat_interval(manager_.watchdog());
     }
     end_limit_ = to_duration(options.drain_timeout) + kEndLimit;
     for (const WorkerConfig& worker : configs) {
