@@ -48,6 +48,55 @@ TEST(LogTest, OneLineWithTimeAndLevel) {
   EXPECT_EQ(shape, "0000-00-00T00:00:00.000Z info  channel 0: ssh up\n");
 }
 
+TEST(LogTest, JsonIsOneObjectALine) {
+  set_log_format(LogFormat::kJson);
+  const std::string text = captured([] {
+    log_info("channel {}: up, {}", "vm.1", "\"quoted\" \\ \n\x7f \xc3\xa4 \xff\xc3 \xe2\x82 \xed\xa0\x80");
+    log_warn("no channel: {}", 1);
+  });
+  set_log_format(LogFormat::kText);
+  std::string shape = text;
+  for (size_t at = 0; (at = shape.find("\"time\":\"", at)) != std::string::npos;) {
+    at += 8;
+    for (size_t i = at; i < at + 24; ++i) {
+      if (shape[i] >= '0' && shape[i] <= '9') shape[i] = '0';
+    }
+  }
+  EXPECT_EQ(shape,
+            "{\"time\":\"0000-00-00T00:00:00.000Z\",\"level\":\"info\",\"channel\":\"vm.1\","
+            "\"message\":\"up, \\\"quoted\\\" \\\\ \\u000a\\u007f \xc3\xa4 \\ufffd\\ufffd "
+            "\\ufffd\\ufffd \\ufffd\\ufffd\\ufffd\"}\n"
+            "{\"time\":\"0000-00-00T00:00:00.000Z\",\"level\":\"warn\",\"message\":\"no channel: "
+            "1\"}\n");
+}
+
+TEST(LogTest, ALongLineOfJsonIsCutAndStillJson) {
+  set_log_format(LogFormat::kJson);
+  const std::string text = captured([] {
+    for (const char* part : {"a", "\n", "\"", "\xff", "\xf0\x9f\x98\x80"}) {
+      std::string message;
+      while (message.size() < 100000) message += part;
+      log_info("channel {}: {}", std::string(63, 'n'), message);
+    }
+  });
+  set_log_format(LogFormat::kText);
+  size_t lines = 0;
+  for (size_t at = 0, end = 0; (end = text.find('\n', at)) != std::string::npos; at = end + 1) {
+    const std::string_view line = std::string_view(text).substr(at, end + 1 - at);
+    EXPECT_LE(line.size(), kMaxLogLine);
+    EXPECT_GT(line.size(), kMaxLogLine - 64);
+    EXPECT_TRUE(line.ends_with("...\"}\n")) << line;
+    // Nothing is cut inside.
+    const std::string_view before = line.substr(0, line.size() - 6);
+    EXPECT_TRUE(before.ends_with("a") || before.ends_with("\\u000a") ||
+                before.ends_with("\\\"") || before.ends_with("\\ufffd") ||
+                before.ends_with("\xf0\x9f\x98\x80"))
+        << line;
+    ++lines;
+  }
+  EXPECT_EQ(lines, 5U);
+}
+
 TEST(LogTest, Levels) {
   set_log_level(LogLevel::kWarn);
   EXPECT_TRUE(log_enabled(LogLevel::kError));

@@ -66,6 +66,22 @@ bool stderr_is_journal() {
   return std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino) == stream;
 }
 
+// Bytes of the character that the text begins with; 0 if it is none of UTF-8.
+size_t utf8_length(std::string_view text) {
+  const auto byte = [&](size_t at) { return static_cast<unsigned char>(text[at]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+  if (first < 0xc2 || first > 0xf4 || text.size() < length) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  // Overlong forms, surrogates and what is beyond U+10FFFF.
+  const bool wrong = (first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) > 0x9f) ||
+                     (first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) > 0x8f);
+  return wrong ? 0 : length;
+}
+
 class Writer {
  public:
   Writer() : journal_(stderr_is_journal()) {
@@ -83,6 +99,8 @@ class Writer {
     if (fstat(STDERR_FILENO, &status) != 0) return;
     if (S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode)) nonblocking_stderr(status);
   }
+
+  void set_json(bool json) { json_.store(json, std::memory_order_relaxed); }
 
   void write(LogLevel level, std::string_view message) {
     const std::lock_guard lock(mutex_);
@@ -103,14 +121,17 @@ class Writer {
   bool write_line(LogLevel level, std::string_view message) {
     spdlog::memory_buf_t line;
     if (torn_) line.push_back('\n');
-    if (journal_) {
-      const std::string_view prefix = journal_prefix(level);
-      line.append(prefix.data(), prefix.data() + prefix.size());
+    const std::string_view name = log_level_name(level);
+    const spdlog::details::log_msg stamp(spdlog::source_loc{}, {name.data(), name.size()},
+                                         to_spdlog(level), "");
+    if (journal_) append(line, journal_prefix(level));
+    if (json_.load(std::memory_order_relaxed)) {
+      json_formatter_.format(stamp, line);
+      append_json(line, message);
     } else {
-      const spdlog::details::log_msg stamp(spdlog::source_loc{}, "", to_spdlog(level), "");
-      formatter_.format(stamp, line);
+      if (!journal_) formatter_.format(stamp, line);
+      append_clean(line, message);
     }
-    append_clean(line, message);
     line.push_back('\n');
     return send_all(line.data(), line.size());
   }
@@ -127,6 +148,47 @@ class Writer {
       } else {
         fmt::format_to(std::back_inserter(line), "\\x{:02x}", byte);
       }
+    }
+  }
+
+  static void append(spdlog::memory_buf_t& line, std::string_view text) {
+    line.append(text.data(), text.data() + text.size());
+  }
+
+  // The rest of the object behind its time and level. A name of a channel has no colon in it.
+  static void append_json(spdlog::memory_buf_t& line, std::string_view message) {
+    constexpr std::string_view kPrefix = "channel ";
+    const size_t colon = message.find(": ");
+    if (message.starts_with(kPrefix) && colon != std::string_view::npos) {
+      append(line, "\"channel\":\"");
+      append_escaped(line, message.substr(kPrefix.size(), colon - kPrefix.size()));
+      append(line, "\",");
+      message.remove_prefix(colon + 2);
+    }
+    append(line, "\"message\":\"");
+    append_escaped(line, message);
+    append(line, "\"}");
+  }
+
+  // As the inside of a JSON string, cut where the line would become too long. Bytes that are not
+  // UTF-8 become U+FFFD.
+  static void append_escaped(spdlog::memory_buf_t& line, std::string_view text) {
+    constexpr size_t kRest = 32;  // an escaped character, the mark of a cut, and the end of a line
+    while (!text.empty()) {
+      if (line.size() + kRest > kMaxLogLine) return append(line, kCut);
+      const size_t length = utf8_length(text);
+      const auto byte = static_cast<unsigned char>(text.front());
+      if (length == 0) {
+        append(line, "\\ufffd");
+      } else if (byte == '"' || byte == '\\') {
+        line.push_back('\\');
+        line.push_back(text.front());
+      } else if (byte < 0x20 || byte == 0x7f) {
+        fmt::format_to(std::back_inserter(line), "\\u{:04x}", byte);
+      } else {
+        append(line, text.substr(0, length));
+      }
+      text.remove_prefix(std::max<size_t>(length, 1));
     }
   }
 
@@ -175,12 +237,15 @@ class Writer {
   }
 
   const bool journal_;
+  std::atomic<bool> json_{false};
   std::mutex mutex_;
   uint64_t reported_ = 0;
   bool torn_ = false;  // the last line was cut off by a full terminal or socket
   int own_fd_ = -1;
   dev_t own_device_ = 0;
   ino_t own_inode_ = 0;
+  spdlog::pattern_formatter json_formatter_{
+      "{\"time\":\"%Y-%m-%dT%H:%M:%S.%eZ\",\"level\":\"%n\",", spdlog::pattern_time_type::utc, ""};
   spdlog::pattern_formatter formatter_{"%Y-%m-%dT%H:%M:%S.%eZ %l ", spdlog::pattern_time_type::utc,
                                        ""};
 };
@@ -239,6 +304,8 @@ std::optional<LogLevel> parse_log_level(std::string_view name) {
 void set_log_level(LogLevel level) {
   log_internal::max_level.store(static_cast<int>(level), std::memory_order_relaxed);
 }
+
+void set_log_format(LogFormat format) { writer().set_json(format == LogFormat::kJson); }
 
 void prepare_log() { writer().prepare(); }
 

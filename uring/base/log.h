@@ -26,6 +26,11 @@
 
 namespace virtproxy {
 
+// kText, or one JSON object a line:
+//   {"time":"2026-11-22T13:45:01.123Z","level":"info","channel":"vm1","message":"up, protocol 2"}
+// `channel` is there where the message begins with one. The journal's priority precedes either.
+enum class LogFormat { kText, kJson };
+
 enum class LogLevel : int { kError, kWarn, kInfo, kDebug, kTrace };
 
 // Longest line in bytes with its time stamp; the rest of a longer one is cut off and marked.
@@ -42,6 +47,8 @@ void write(LogLevel level, fmt::string_view format, fmt::format_args args) noexc
 
 // kInfo until set.
 void set_log_level(LogLevel level);
+// kText until set; before other threads log.
+void set_log_format(LogFormat format);
 inline bool log_enabled(LogLevel level) {
   return static_cast<int>(level) <= log_internal::max_level.load(std::memory_order_relaxed);
 }
