@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "tests/sim/canaries.h"
+
 namespace virtproxy::sim {
 namespace {
 
@@ -30,6 +32,7 @@ void ChannelOracle::stream_opened(const StreamOpened& event) {
   if (!streams_.try_emplace({event.stream.slot, event.stream.generation}).second) {
     world.fail("events", fmt::format("a stream of channel {} was opened twice", channel_));
   }
+  if (event.role == StreamRole::kAcceptor) break_turn(broken_);
 }
 
 void ChannelOracle::stream_held_back(const StreamHeldBack&) {

@@ -1,7 +1,11 @@
 // What the oracles are told by a channel of a daemon: it observes the channel as the log does.
 #pragma once
 
+#include <map>
+#include <utility>
+
 #include "tests/sim/world.h"
+#include "uring/mux/channel.h"
 #include "uring/mux/observer.h"
 
 namespace virtproxy::sim {
@@ -9,7 +13,8 @@ namespace virtproxy::sim {
 class ChannelOracle final : public ChannelObserver {
  public:
   // `process` is the number of the daemon's process.
-  ChannelOracle(unsigned process, unsigned channel) : process_(process), channel_(channel) {}
+  ChannelOracle(unsigned process, Channel& channel)
+      : process_(process), channel_(channel.id()), broken_(channel) {}
 
   void session_up(const SessionUp& event) override;
   void session_down(const SessionDown& event) override;
@@ -31,6 +36,7 @@ class ChannelOracle final : public ChannelObserver {
 
   const unsigned process_;
   const unsigned channel_;
+  Channel& broken_;                                        // by canaries alone
   std::map<std::pair<uint32_t, uint32_t>, Open> streams_;  // by slot and generation
 };
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "tests/sim/canaries.h"
 #include "uring/mux/memory_shares.h"
 
 namespace virtproxy::sim {
@@ -78,8 +79,9 @@ bool Daemon::start() {
   for (size_t i = 0; i < config_.channels.size(); ++i) {
     ChannelConfig config = config_.channels[i];
     if (world.canary() == Canary::kHoldBack) config.v1.stall_timeout = seconds(60);
+    if (world.canary() == Canary::kOvercommit) config.memory *= 16;
     channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config));
-    oracles_.push_back(std::make_unique<ChannelOracle>(process_.number(), config.spec.id));
+    oracles_.push_back(std::make_unique<ChannelOracle>(process_.number(), *channels_.back()));
     channels_.back()->add_observer(*oracles_.back());
     channels_.back()->start(std::move((*listen_sockets)[i]));
   }
@@ -221,6 +223,7 @@ std::shared_ptr<Socket> Daemon::channel_socket() const {
 
 void Daemon::check_bounds() {
   for (size_t i = 0; i < channels_.size(); ++i) {
+    break_channel(*channels_[i]);
     const Channel::Stats stats = channels_[i]->stats();
     const ChannelConfig& config = config_.channels[i];
     World& world = World::current();
@@ -234,9 +237,6 @@ void Daemon::check_bounds() {
     uint64_t granted = 0;
     if (const V2Session* session = v2_session(*channels_[i])) {
       session->streams().for_each([&](StreamKey, const Stream& stream) {
-        if (World::current().canary_strikes(Canary::kRaiseLimit, 0.001)) {
-          const_cast<Stream&>(stream).send_limit += 1 << 20;
-        }
         if (!stream.dead()) granted += stream.granted - stream.consumed;
       });
     }

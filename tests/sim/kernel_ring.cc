@@ -8,6 +8,7 @@
 #include <cstring>
 #include <utility>
 
+#include "tests/sim/canaries.h"
 #include "tests/sim/process.h"
 #include "tests/sim/socket.h"
 
@@ -228,7 +229,22 @@ void KernelRing::retry(uint64_t id) {
   if (const auto outcome = attempt(*request)) finish(*request, *outcome);
 }
 
+// Of Canary::kBlockReader: whether it is a read of a channel beside a full socket of an
+// application.
+bool KernelRing::reader_is_blocked(const Request& request) const {
+  if (World::current().canary() != Canary::kBlockReader || !request.channel()) return false;
+  const auto* socket = dynamic_cast<const Socket*>(request.file());
+  if (socket != nullptr && !socket->connected()) return false;
+  const bool reads =
+      request.sqe.opcode == IORING_OP_RECV || request.sqe.opcode == IORING_OP_READ ||
+      (request.sqe.opcode == IORING_OP_POLL_ADD && (request.sqe.operation_flags & POLLIN) != 0);
+  return reads && process_.find_socket([](const Socket& candidate) {
+    return candidate.connected() && !candidate.carries_channel && candidate.room() == 0;
+  });
+}
+
 std::optional<KernelRing::Outcome> KernelRing::attempt(Request& request) {
+  if (reader_is_blocked(request)) return std::nullopt;
   switch (request.sqe.opcode) {
     case IORING_OP_RECV:
     case IORING_OP_READ:
@@ -273,6 +289,7 @@ std::optional<KernelRing::Outcome> KernelRing::receive(Request& request) {
 std::optional<KernelRing::Outcome> KernelRing::send(Request& request) {
   const auto flags = request.sqe.opcode == IORING_OP_WRITE ? 0u : request.sqe.operation_flags;
   auto& vectors = request.vectors;
+  if (request.sent == 0 && !vectors.empty()) misdirect(*request.file(), vectors.front());
   while (!vectors.empty()) {
     iovec& first = vectors.front();
     const auto result =
@@ -336,10 +353,18 @@ std::optional<KernelRing::Outcome> KernelRing::poll(Request& request) {
 }
 
 void KernelRing::cancel(uint64_t user_data) {
+  World& world = World::current();
   for (const auto& [id, request] : requests_) {
     if (request->sqe.user_data != user_data) continue;
     const auto held = request;
-    if (World::current().canary_strikes(Canary::kKeepRequest, 0.05)) {
+    const bool accepts = request->sqe.opcode == IORING_OP_ACCEPT;
+    if (accepts && !request->channel() && world.canary_strikes(Canary::kKeepListening, 0.3)) return;
+    if (!accepts && !request->channel() && world.healed() &&
+        world.canary_strikes(Canary::kKeepEnded, 0.05)) {
+      requests_.erase(id);
+      return;
+    }
+    if (world.canary_strikes(Canary::kKeepRequest, 0.05)) {
       const uint64_t kept = ++started_;
       requests_.emplace(kept, std::make_shared<Request>(*this, kept, Entry{}, nullptr));
     }
@@ -348,6 +373,13 @@ void KernelRing::cancel(uint64_t user_data) {
 }
 
 void KernelRing::finish(Request& request, Outcome outcome) {
+  const bool broken_off = outcome.result == -EPIPE || outcome.result == -ECONNRESET;
+  const bool sends =
+      request.sqe.opcode == IORING_OP_SEND || request.sqe.opcode == IORING_OP_SENDMSG;
+  if (broken_off && sends && !request.channel() &&
+      World::current().canary_strikes(Canary::kLeaveRest, 0.5)) {
+    outcome.result = -EIO;
+  }
   World::current().trace("done", process_.number(), request.sqe.opcode, request.file()->number,
                          outcome.result, outcome.flags);
   const auto file = request.file_reference();

@@ -84,6 +84,7 @@ class KernelRing {
   void cancel(uint64_t user_data);
   void set_timer(uint64_t user_data, uint64_t time);
   void retry(uint64_t id);
+  bool reader_is_blocked(const Request& request) const;
   std::optional<Outcome> attempt(Request& request);
   std::optional<Outcome> receive(Request& request);
   std::optional<Outcome> send(Request& request);

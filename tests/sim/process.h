@@ -105,6 +105,8 @@ class Process {
   void kill();
   bool dead() const { return dead_; }
 
+  bool forgets_links = false;  // see Canary::kForgetLink
+
  private:
   int first() const { return kFirstDescriptor * static_cast<int>(number_ + 1); }
 

@@ -50,6 +50,7 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   void set_linger(bool on) { linger_ = on; }
 
   bool connected() const { return connected_; }
+  bool shut_for_writing() const { return shut_for_writing_; }
   std::shared_ptr<Socket> peer() const { return peer_.lock(); }
   bool leaves_bytes_unread() const { return incoming_.size() > 0; }
   size_t room() const;

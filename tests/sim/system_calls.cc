@@ -22,7 +22,7 @@
 #include <cstring>
 #include <span>
 
-#include "core/assert.h"
+#include "tests/sim/canaries.h"
 #include "tests/sim/device.h"
 #include "tests/sim/pipe.h"
 #include "tests/sim/process.h"
@@ -35,6 +35,7 @@ using virtproxy::sim::Family;
 using virtproxy::sim::File;
 using virtproxy::sim::FileRef;
 using virtproxy::sim::injected_error;
+using virtproxy::sim::misdirect;
 using virtproxy::sim::Mishap;
 using virtproxy::sim::Path;
 using virtproxy::sim::Pipe;
@@ -72,6 +73,7 @@ std::shared_ptr<Socket> socket_of(int fd) {
 }
 
 int64_t write_vectors(File& file, std::span<const iovec> vectors) {
+  if (!vectors.empty()) misdirect(file, vectors.front());
   int64_t written = 0;
   for (const iovec& vector : vectors) {
     const int64_t result =
@@ -81,6 +83,28 @@ int64_t write_vectors(File& file, std::span<const iovec> vectors) {
     if (static_cast<size_t>(result) < vector.iov_len) break;
   }
   return written;
+}
+
+// A daemon writes nothing but its log to a real descriptor: it goes into the trace, without the
+// real time at its beginning.
+ssize_t log_line(const void* from, size_t size) {
+  World& world = World::current();
+  const auto number = static_cast<int>(Process::current()->number());
+  world.trace("log", number);
+  if (world.printing()) {
+    std::string_view line(static_cast<const char*>(from), size);
+    line.remove_suffix(line.ends_with('\n') ? 1 : 0);
+    const size_t stamp = line.find("Z ");
+    if (stamp != std::string_view::npos) line.remove_prefix(stamp + 2);
+    world.print("  " + std::to_string(number) + ": " + std::string(line));
+  }
+  return static_cast<ssize_t>(size);
+}
+
+// Of Canary::kForgetLink: whether the process never gets a link again.
+bool forgets_link(Process& process) {
+  if (World::current().canary_strikes(Canary::kForgetLink, 0.3)) process.forgets_links = true;
+  return process.forgets_links;
 }
 
 bool simulated(const char* path) { return std::strncmp(path, kSimulatedPaths, 5) == 0; }
@@ -99,6 +123,9 @@ int __real_fstat(int fd, struct stat* status);
 int __real_lstat(const char* path, struct stat* status);
 int __real_isatty(int fd);
 int __real_poll(pollfd* polls, nfds_t count, int timeout);
+ssize_t __real_send(int fd, const void* from, size_t size, int flags);
+int __real_clock_gettime(clockid_t clock, timespec* time);
+[[noreturn]] void __real_abort();
 
 int __wrap_socket(int domain, int, int) {
   Process* process = Process::current();
@@ -140,7 +167,8 @@ int __wrap_connect(int fd, const sockaddr* address, socklen_t size) {
   const auto listener = network.find(name);
   const bool unix_socket = socket->family() == Family::kUnix;
   const Path path = network.path(name);
-  const bool absent = world.happens(Mishap::kServiceAbsent);
+  const bool absent = world.happens(Mishap::kServiceAbsent) ||
+                      (path.channel != 0 && forgets_link(*Process::owner_of(fd)));
   if (absent || !listener || !listener->listening()) {
     world.refuse(name);
     if (unix_socket) {
@@ -286,7 +314,9 @@ int __wrap_setsockopt(int fd, int level, int option, const void* value, socklen_
   const auto socket = socket_of(fd);
   if (!socket) return failed(EBADF);
   if (level == SOL_SOCKET && option == SO_LINGER && size == sizeof(linger)) {
-    socket->set_linger(static_cast<const linger*>(value)->l_onoff != 0);
+    const bool on = static_cast<const linger*>(value)->l_onoff != 0;
+    if (on && World::current().canary_strikes(Canary::kEndWhenKilled, 1)) return 0;
+    socket->set_linger(on);
   }
   return 0;
 }
@@ -294,7 +324,11 @@ int __wrap_setsockopt(int fd, int level, int option, const void* value, socklen_
 ssize_t __wrap_recv(int fd, void* to, size_t size, int) {
   const auto socket = socket_of(fd);
   if (!socket) return failed(EBADF);
-  const int64_t got = socket->read({static_cast<std::byte*>(to), size});
+  int64_t got = socket->read({static_cast<std::byte*>(to), size});
+  if (got == -EAGAIN && !socket->carries_channel && socket->shut_for_writing() &&
+      World::current().canary_strikes(Canary::kPartAtOnce, 0.5)) {
+    got = 0;
+  }
   World::current().trace("recv", fd, got);
   return got >= 0 ? got : failed(static_cast<int>(-got));
 }
@@ -310,11 +344,19 @@ ssize_t __wrap_read(int fd, void* to, size_t size) {
 
 ssize_t __wrap_write(int fd, const void* from, size_t size) {
   Process* process = Process::owner_of(fd);
+  if (process == nullptr && Process::current() != nullptr) return log_line(from, size);
   if (process == nullptr) return __real_write(fd, from, size);
   const FileRef file = process->get(fd);
   if (!file) return failed(EBADF);
+  misdirect(*file, {const_cast<void*>(from), size});
   const int64_t written = file->write({static_cast<const std::byte*>(from), size});
   return written >= 0 ? written : failed(static_cast<int>(-written));
+}
+
+// Only the log sends, where standard error is a socket.
+ssize_t __wrap_send(int fd, const void* from, size_t size, int flags) {
+  if (Process::current() != nullptr) return log_line(from, size);
+  return __real_send(fd, from, size, flags);
 }
 
 ssize_t __wrap_sendmsg(int fd, const msghdr* message, int flags) {
@@ -349,6 +391,10 @@ int __wrap_poll(pollfd* polls, nfds_t count, int timeout) {
   for (nfds_t i = 0; i < count; ++i) {
     const FileRef file = Process::owner_of(polls[i].fd)->get(polls[i].fd);
     if (file && file->carries_channel && World::current().canary() == Canary::kKeepSilent) return 1;
+    const bool device = file && file->carries_channel && !std::dynamic_pointer_cast<Socket>(file);
+    if (device && polls[i].events == POLLIN && World::current().canary() == Canary::kNeverRecheck) {
+      return 0;
+    }
     const auto wanted = static_cast<uint32_t>(polls[i].events) | POLLERR | POLLHUP;
     polls[i].revents = static_cast<short>(file ? file->poll() & wanted : uint32_t{POLLNVAL});
     ready += polls[i].revents != 0 ? 1 : 0;
@@ -364,7 +410,7 @@ int __wrap_open(const char* path, int flags, ...) {
   if (!simulated(path)) return __real_open(path, flags, mode);
   Process* process = Process::current();
   Device* device = process->network().device(path);
-  if (device == nullptr || process->dead()) return failed(ENOENT);
+  if (device == nullptr || process->dead() || forgets_link(*process)) return failed(ENOENT);
   int error = 0;
   FileRef file = device->open(error);
   return file ? process->add(std::move(file)) : failed(error);
@@ -433,24 +479,25 @@ int __wrap_nanosleep(const timespec* time, timespec*) {
   return 0;
 }
 
-// std::chrono::steady_clock::now()
-std::chrono::steady_clock::time_point __real__ZNSt6chrono3_V212steady_clock3nowEv();
-std::chrono::steady_clock::time_point __wrap__ZNSt6chrono3_V212steady_clock3nowEv() {
+// The daemons' clock, and the real one for the simulator itself.
+int __wrap_clock_gettime(clockid_t clock, timespec* time) {
+  const int result = __real_clock_gettime(clock, time);
   const World* world = World::current_or_null();
-  if (world == nullptr) return __real__ZNSt6chrono3_V212steady_clock3nowEv();
+  if (world == nullptr || clock != CLOCK_MONOTONIC) return result;
+  const long real = time->tv_nsec;
   Process* process = Process::current();
-  const std::chrono::steady_clock::time_point now(process != nullptr ? process->read_clock()
-                                                                     : world->now());
-  if (world->canary() != Canary::kReadClock) return now;
-  return now + __real__ZNSt6chrono3_V212steady_clock3nowEv().time_since_epoch() %
-                   std::chrono::microseconds(1);
+  Duration now = process != nullptr ? process->read_clock() : world->now();
+  if (world->canary() == Canary::kReadClock) now += std::chrono::nanoseconds(real % 1000);
+  const auto whole = std::chrono::duration_cast<std::chrono::seconds>(now);
+  time->tv_sec = whole.count();
+  time->tv_nsec = (now - whole).count();
+  return result;
 }
 
-// virtproxy::assertion_failed()
-void __wrap__ZN9virtproxy16assertion_failedEPKcS1_i(const char* expression, const char* file,
-                                                    int line) {
-  World::current().fail("assertion",
-                        std::string(expression) + " at " + file + ":" + std::to_string(line));
+// assertion_failed() has written which one.
+void __wrap_abort() {
+  if (World* world = World::current_or_null()) world->fail("assertion", "see above");
+  __real_abort();
 }
 
 }  // extern "C"

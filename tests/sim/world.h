@@ -30,7 +30,7 @@ enum class Canary : uint8_t {
   kDropByte,        // a socket loses one byte
   kSwapBytes,       // a socket delivers two bytes in the wrong order
   kLeakDescriptor,  // one close(2) has no effect
-  kKeepCredit,      // a connection hears no more that it may send again
+  kKeepCredit,      // a session never says that a stream may send again
   kBlockReader,     // the channel's reader waits while any socket is full
   kLoseReset,       // an application is never told of a reset
   kLoseCompletion,  // the ring forgets one operation
@@ -39,25 +39,25 @@ enum class Canary : uint8_t {
   kWithhold,        // nobody gets anything more while another application stands still
   kWithholdFirst,   // nobody gets anything at all
   kRaiseLimit,      // a stream may send more than was granted
-  kOvercommit,      // a channel grants sixteen times the memory it has
+  kOvercommit,      // a channel has sixteen times the memory that it was given
   kLeakBuffer,      // one buffer is not released
   kLeakSlot,        // a connection outlives its stream
-  kPartAtOnce,      // a connection is closed while its application speaks
-  kLeaveRest,       // what an application had sent before it broke off is not received
+  kPartAtOnce,      // a socket says that its application has ended while it still sends
+  kLeaveRest,       // a send to an application that broke off fails by an error of the device
   kEndWhenKilled,   // the sockets of a daemon that is killed end in an orderly way
   kKeepRequest,     // the ring keeps a request that was cancelled
   kEarlyPoll,       // the ring says that somebody is there to be accepted
   kKeepSilent,      // a peer that sends nothing keeps its channel
-  kForgetLink,      // a channel that has lost its link does not look for another one
-  kKeepListening,   // a listener goes on when its daemon ends
-  kWrongDone,       // DONE has another number than the bytes that were received
+  kForgetLink,      // a daemon never gets a link again
+  kKeepListening,   // the ring goes on accepting for a listener that has stopped
+  kWrongDone,       // DONE has another number than the bytes that were sent
   kReleaseTwice,    // a buffer is released twice
   kReadClock,       // the daemons' clock runs with the real one
   kHoldBack,        // a stream of protocol 1 may hold its channel back for a minute
   kNeverRecheck,    // a reader that missed a wake-up of its device never looks again
   kMisdirect,       // a packet of protocol 1 has another number than that of its stream
-  kKeepEnded,       // a connection that could not be let go of at once never is
-  kAdmitEarly,      // clients are admitted while events of the same read are being handled
+  kKeepEnded,       // a request of a connection that is over was cancelled and never ends
+  kAdmitEarly,      // the end of a turn comes while events of the same read are being handled
 };
 
 class World {

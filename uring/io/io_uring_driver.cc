@@ -16,6 +16,7 @@
 
 #include "core/assert.h"
 #include "uring/base/anonymous_mapping.h"
+#include "uring/base/clock.h"
 #include "uring/io/enter.h"
 
 namespace virtproxy {
@@ -440,12 +441,12 @@ bool IoUringDriver::passed_one_message_on() const {
 // Whether something came.
 bool IoUringDriver::spin() {
   io_uring_submit(&ring_);
-  const auto begun = std::chrono::steady_clock::now();
+  const auto begun = monotonic_now();
   for (;;) {
     const bool came =
         io_uring_cq_ready(&ring_) > 0 ||
         (IO_URING_READ_ONCE(*ring_.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
-    const Duration took = std::chrono::steady_clock::now() - begun;
+    const Duration took = monotonic_now() - begun;
     if (came || took > BusyPoll::kLongest) {
       busy_poll_.spun(took);
       return came;

@@ -1,8 +1,9 @@
 #include "uring/io/loop.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
+
+#include "uring/base/clock.h"
 
 namespace virtproxy {
 
@@ -13,15 +14,11 @@ constexpr unsigned kTimersPerTurn = 64;
 // thousands: what other channels have to send leaves between them.
 constexpr unsigned kCompletionsPerTurn = 512;
 
-Instant read_clock() {
-  return std::chrono::duration_cast<Instant>(std::chrono::steady_clock::now().time_since_epoch());
-}
-
 }  // namespace
 
-void Loop::update_clock() { now_ = read_clock(); }
+void Loop::update_clock() { now_ = monotonic_now(); }
 
-Duration Loop::spent() const { return read_clock() - now_; }
+Duration Loop::spent() const { return monotonic_now() - now_; }
 
 int Loop::turn() {
   std::optional<Instant> deadline = timers_.next();
@@ -39,7 +36,7 @@ int Loop::turn() {
   std::swap(running_, deferred_);
   for (Deferred* deferred : running_) deferred->run_deferred();
   running_.clear();
-  ended_ = read_clock();
+  ended_ = monotonic_now();
   longest_ = std::max(longest_, ended_ - (sleeps ? now_ : begun));
   return 0;
 }

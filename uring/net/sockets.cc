@@ -16,6 +16,7 @@
 #include <thread>
 #include <utility>
 
+#include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/net/resolver.h"
 
@@ -182,10 +183,10 @@ tl::expected<int, std::string> try_to_listen_at(const Address& address, const So
 
 tl::expected<int, std::string> listen_at(const Address& address, const SocketAddress& at,
                                          const ListenRules& rules, BoundPath& path) {
-  const auto retry_ends = std::chrono::steady_clock::now() + kAddressRetryTime;
+  const auto retry_ends = monotonic_now() + kAddressRetryTime;
   for (;;) {
     auto fd = try_to_listen_at(address, at, rules, path);
-    if (fd || errno != EADDRINUSE || std::chrono::steady_clock::now() > retry_ends) return fd;
+    if (fd || errno != EADDRINUSE || monotonic_now() > retry_ends) return fd;
     std::this_thread::sleep_for(kAddressInterval);
   }
 }
