@@ -301,6 +301,10 @@ std::optional<LogLevel> parse_log_level(std::string_view name) {
   return std::nullopt;
 }
 
+LogLevel log_level() {
+  return static_cast<LogLevel>(log_internal::max_level.load(std::memory_order_relaxed));
+}
+
 void set_log_level(LogLevel level) {
   log_internal::max_level.store(static_cast<int>(level), std::memory_order_relaxed);
 }

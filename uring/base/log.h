@@ -47,6 +47,7 @@ void write(LogLevel level, fmt::string_view format, fmt::format_args args) noexc
 
 // kInfo until set.
 void set_log_level(LogLevel level);
+LogLevel log_level();
 // kText until set; before other threads log.
 void set_log_format(LogFormat format);
 inline bool log_enabled(LogLevel level) {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "uring/ctl/control_client.h"
 #include "uring/ctl/guest_iso.h"
 #include "uring/ctl/guest_port.h"
 #include "uring/ctl/qmp.h"
@@ -95,13 +96,54 @@ Result over_qmp(const PortArgs& args,
   return port->socket + "\n";
 }
 
+// What is sent to the daemon.
+struct DaemonArgs {
+  std::string control{virtproxy::ctl::kDefaultControl};
+  std::string argument;
+  bool json = false;
+};
+
 // The commands, and what the one that was given does.
 struct Commands {
+  DaemonArgs daemon;
   PortArgs port;
   GuestIso iso;
   std::function<Result()> run;
 
+  // One that the daemon carries out; the word behind it is its argument, if it takes one.
+  CLI::App& declare_daemon_command(CLI::App& app, const std::string& name, const std::string& help) {
+    CLI::App& command = *app.add_subcommand(name, help);
+    command.group("Commands to a running daemon");
+    command
+        .add_option("--control", daemon.control,
+                    "Its control socket (default " + daemon.control + ")")
+        ->type_name("PATH");
+    command.add_flag("--json", daemon.json, "Print JSON");
+    command.callback([this, name] {
+      run = [this, name]() -> Result {
+        std::string line = name;
+        if (!daemon.argument.empty()) line += " " + daemon.argument;
+        if (daemon.json) line += " --json";
+        return virtproxy::ctl::ask_daemon(daemon.control, line);
+      };
+    });
+    return command;
+  }
+
+  void declare_daemon_commands(CLI::App& app) {
+    declare_daemon_command(app, "status", "Show the process");
+    declare_daemon_command(app, "channels", "List the channels");
+    declare_daemon_command(app, "forwards", "List the services, with counts and bytes");
+    declare_daemon_command(app, "metrics", "Print the metrics, as Prometheus reads them");
+    declare_daemon_command(app, "log-level", "Show or change the level of the log")
+        .add_option("LEVEL", daemon.argument, "error, warn, info or debug")
+        ->type_name("");
+    declare_daemon_command(app, "drain", "End the daemon; open streams may finish first");
+    declare_daemon_command(app, "stop", "End the daemon; open streams are reset");
+  }
+
   void declare(CLI::App& app) {
+    declare_daemon_commands(app);
     CLI::App& qemu =
         *app.add_subcommand("qemu-args", "Print the arguments that give QEMU the channel");
     declare_port(qemu, port);

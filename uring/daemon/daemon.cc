@@ -22,6 +22,7 @@
 #include "core/flow/limits.h"
 #include "uring/base/log.h"
 #include "uring/daemon/allocator.h"
+#include "uring/daemon/control.h"
 #include "uring/daemon/landlock.h"
 #include "uring/daemon/listen_sockets.h"
 #include "uring/daemon/privileges.h"
@@ -222,6 +223,7 @@ class Daemon {
     }
     bool good = start(std::move(configs));
     if (good) {
+      start_control(options, features);
       enter_sandbox(options);
       log_info("ready");
       manager_.ready(ready_status(options));
@@ -245,6 +247,7 @@ class Daemon {
     for (const std::string& line : unguarded(options)) log_warn("{}", line);
     for (const std::string& line : idle_channels(options)) log_warn("{}", line);
     if (auto got = get_listen_sockets(configs, options.security.listen, manager_); !got) return got;
+    if (auto bound = bind_control(options); !bound) return bound;
     const auto left = give_up_privileges(options);
     if (!left) return tl::unexpected(left.error());
     log_debug("running with {}", *left);
@@ -257,6 +260,38 @@ class Daemon {
     if (auto checked = check_devices(options); !checked) return checked;
     confine(options, landlock);
     return {};
+  }
+
+  // Of the control socket and the metrics, while there are privileges for it.
+  tl::expected<void, std::string> bind_control(const Options& options) {
+    ListenRules rules;
+    rules.mode = 0600;
+    for (const auto& [address, listening] :
+         {std::pair(&options.control, &control_sockets_), std::pair(&options.metrics, &metrics_sockets_)}) {
+      if (!*address) continue;
+      auto bound = listen_on(**address, rules);
+      if (!bound) return tl::unexpected(bound.error());
+      *listening = *std::move(bound);
+    }
+    return {};
+  }
+
+  void start_control(const Options& options, const DriverFeatures& /*features*/) {
+    if (!options.control && !options.metrics) return;
+    control_ = std::make_unique<Control>(options, workers_,
+                                         Control::Actions{[this] { return facts(); },
+                                                          [this] { drain("the control socket"); },
+                                                          [this] { stop_at_once(); }});
+    if (options.control) control_->serve_commands(std::move(control_sockets_));
+    if (options.metrics) control_->serve_metrics(std::move(metrics_sockets_));
+  }
+
+  ProcessFacts facts() {
+    return {.driver = "io_uring",
+            .sandbox = sandboxed_,
+            .descriptors = descriptors_.count(),
+            .log_lines_dropped = log_lines_dropped(),
+            .state = stopping_ ? "draining" : "serving"};
   }
 
   // Rules of Landlock hold for the thread that sets them and those it starts: before the workers.
@@ -292,9 +327,9 @@ class Daemon {
       log_info("system calls are not filtered: this build has sanitizers");
       return;
     }
-    if (const auto entered = sandbox_.enter(options); !entered) {
-      log_warn("system calls are not filtered: {}", entered.error());
-    }
+    const auto entered = sandbox_.enter(options);
+    sandboxed_ = entered.has_value();
+    if (!entered) log_warn("system calls are not filtered: {}", entered.error());
   }
 
   bool start(std::vector<WorkerConfig> configs) {
@@ -326,11 +361,13 @@ class Daemon {
   bool wait_for_end() {
     bool good = true;
     for (size_t running = workers_.size(); running > 0;) {
-      pollfd waits[] = {{signals_, POLLIN, 0},
-                        {ended_, POLLIN, 0},
-                        {sandbox_.alarm(), POLLIN, 0},
-                        {heartbeats_, POLLIN, 0}};
-      if (poll(waits, std::size(waits), -1) < 0) continue;
+      std::vector<pollfd> waits{{signals_, POLLIN, 0},
+                                {ended_, POLLIN, 0},
+                                {sandbox_.alarm(), POLLIN, 0},
+                                {heartbeats_, POLLIN, 0}};
+      if (control_) control_->add_to(waits);
+      if (poll(waits.data(), waits.size(), -1) < 0) continue;
+      if (control_) control_->handle(waits);
       if ((waits[2].revents & POLLIN) != 0) sandbox_.report();
       if ((waits[3].revents & POLLIN) != 0) on_heartbeat();
       uint64_t ended = 0;
@@ -378,13 +415,22 @@ class Daemon {
       log_info("SIGHUP is ignored: there is no configuration to read again");
       return;
     }
-    if (!std::exchange(stopping_, true)) {
-      log_info("stopping: no new streams{}", number == SIGHUP ? " (the terminal hung up)" : "");
-      manager_.stopping("stopping: open streams may finish", end_limit_);
-      return request_drain();
-    }
+    if (!stopping_) return drain(number == SIGHUP ? "the terminal hung up" : "");
     // A terminal that goes away may send its signal twice.
     if (number == SIGHUP) return;
+    stop_at_once();
+  }
+
+  // `reason` completes the line of the log; it may be empty. Does nothing the second time.
+  void drain(std::string_view reason) {
+    if (std::exchange(stopping_, true)) return;
+    log_info("stopping: no new streams{}", reason.empty() ? "" : fmt::format(" ({})", reason));
+    manager_.stopping("stopping: open streams may finish", end_limit_);
+    request_drain();
+  }
+
+  void stop_at_once() {
+    stopping_ = true;
     log_info("stopping at once: open streams are reset");
     for (const auto& worker : workers_) worker->request_stop();
   }
@@ -393,12 +439,16 @@ class Daemon {
   int heartbeats_;
   int signals_ = -1;
   bool stopping_ = false;
+  bool sandboxed_ = false;
   const bool has_terminal_ = has_controlling_terminal();
   Duration end_limit_{};
   DescriptorList descriptors_;
   ServiceManager manager_;
   Sandbox sandbox_;
+  Listening control_sockets_;
+  Listening metrics_sockets_;
   std::vector<std::unique_ptr<Worker>> workers_;
+  std::unique_ptr<Control> control_;
 };
 
 }  // namespace

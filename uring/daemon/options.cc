@@ -92,6 +92,8 @@ struct Raw {
   std::optional<std::string> stall_timeout;
   std::optional<std::string> ack_timeout;
   std::optional<std::string> log_level;
+  std::optional<std::string> control;
+  std::optional<std::string> metrics;
   RawSecurityOptions security;
   unsigned verbose = 0;
   bool show_features = false;
@@ -286,6 +288,14 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
          "One level more than --log-level; may be repeated")
       ->group(logging);
 
+  const std::string operation = "Operation";
+  one("--control", raw.control, "A unix socket for virtproxyctl, for this user and root only", "PATH")
+      ->group(operation);
+  one("--metrics", raw.metrics,
+      "Serve metrics for Prometheus over HTTP, on a loopback address or a unix socket (PATH:-)",
+      "ADDRESS:PORT")
+      ->group(operation);
+
   const std::string kernel = "Kernel";
   many("--disable", raw.disabled, "Ring features to do without, separated by commas", "LIST")
       ->group(kernel);
@@ -303,7 +313,22 @@ uint32_t streams_that_fit(const Options& options) {
   return static_cast<uint32_t>(std::min<uint64_t>(fitting, option_ranges::kDefaultStreams));
 }
 
+std::optional<std::string> read_operation(const Raw& raw, Options& options) {
+  if (raw.control) {
+    auto parsed = parse_address(*raw.control + ":-", AddressUse::kListen, Address::Kind::kUnix);
+    if (!parsed) return "--control: " + parsed.error();
+    options.control = parsed->address;
+  }
+  if (raw.metrics) {
+    auto parsed = parse_address(*raw.metrics, AddressUse::kListen);
+    if (!parsed) return "--metrics: " + parsed.error();
+    options.metrics = parsed->address;
+  }
+  return std::nullopt;
+}
+
 std::optional<std::string> interpret(const Raw& raw, Options& options) {
+  if (auto fault = read_operation(raw, options)) return fault;
   auto channels = parse_channels(raw.channels);
   if (!channels) return channels.error();
   options.channels = *std::move(channels);

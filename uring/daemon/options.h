@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
@@ -93,6 +94,8 @@ struct Options {
   double ack_timeout = option_ranges::kDefaultAckTimeout;      // seconds
   SecurityOptions security;
   LogLevel log_level = LogLevel::kInfo;
+  std::optional<Address> control;  // a unix socket
+  std::optional<Address> metrics;  // loopback TCP or a unix socket
   std::string disabled;  // ring features to do without, separated by commas; names not checked
   bool show_features = false;  // print the ring features and exit; there may be no channel then
 };

@@ -180,6 +180,9 @@ Needs needs_of(const Options& options) {
                                          : needs.connect(channel.address);
   }
   for (const ForwardSpec& forward : options.oforwards) needs.listen(forward.address);
+  for (const auto* address : {&options.control, &options.metrics}) {
+    if (*address) needs.listen(**address);
+  }
   for (const ForwardSpec& forward : options.iforwards) needs.connect(forward.address);
   return needs;
 }

@@ -34,9 +34,9 @@ constexpr StatInfo kLongestTurn{"turn_longest",
 }  // namespace
 
 Worker::Worker(WorkerConfig config)
-    : config_(std::move(config)), wake_fd_(eventfd(0, EFD_CLOEXEC)), wake_op_(this) {}
+    : config_(std::move(config)), wake_op_(this) {}
 
-Worker::~Worker() { close(wake_fd_); }
+Worker::~Worker() = default;
 
 std::future<Worker::Started> Worker::start() {
   std::promise<Started> started;
@@ -48,11 +48,6 @@ std::future<Worker::Started> Worker::start() {
 
 void Worker::join() {
   if (thread_.joinable()) thread_.join();
-}
-
-void Worker::request(unsigned what) {
-  requests_.fetch_or(what);
-  signal_event(wake_fd_);
 }
 
 void Worker::run(std::promise<Started> started) {
@@ -134,7 +129,7 @@ Worker::Started Worker::set_up() {
     channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config_.channels[i]));
     channels_.back()->start(std::move(config_.listen_sockets[i]));
   }
-  loop_->driver().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
+  loop_->driver().read(wake_op_, {mailbox_.fd(), -1}, &wake_count_, sizeof wake_count_);
   return {};
 }
 
@@ -152,16 +147,8 @@ bool Worker::turn() {
 }
 
 void Worker::complete(Op&, Outcome) {
-  const unsigned requests = requests_.exchange(0);
-  if ((requests & kStats) != 0) {
-    log_stats();
-  }
-  if ((requests & kStop) != 0) {
-    wanted_ = Wanted::kStop;
-  } else if ((requests & kDrain) != 0) {
-    wanted_ = std::max(wanted_, Wanted::kDrain);
-  }
-  if (!ending_) loop_->driver().read(wake_op_, {wake_fd_, -1}, &wake_count_, sizeof wake_count_);
+  mailbox_.run();
+  if (!ending_) loop_->driver().read(wake_op_, {mailbox_.fd(), -1}, &wake_count_, sizeof wake_count_);
 }
 
 void Worker::expired(Timer& timer) {

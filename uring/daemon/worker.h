@@ -1,15 +1,19 @@
 // A thread with its own loop and its own channels; workers share nothing but the process.
 //
-// The main thread talks to a worker through a set of flags and an eventfd. For a watchdog a worker
-// talks back: its loop notes at an interval that it has turned.
+// The main thread leaves tasks in a worker's mailbox, and the answers come to its own. For a watchdog
+// the loop of a worker notes at an interval that it has turned.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <functional>
 #include <future>
 #include <memory>
+#include <span>
 #include <thread>
 #include <vector>
 
+#include "uring/base/mailbox.h"
 #include "uring/io/loop.h"
 #include "uring/mux/channel.h"
 #include "uring/net/resolver_driver.h"
@@ -37,11 +41,23 @@ class Worker final : private Completion, private Timer::Owner {
   void go() { go_.set_value(); }
 
   // From any thread. To end: new streams are refused, open ones may finish within the limit.
-  void request_drain() { request(kDrain); }
+  void request_drain() {
+    mailbox_.post([this] { wanted_ = std::max(wanted_, Wanted::kDrain); });
+  }
   // The same without that time: open streams are reset. What is sent last and the end of requests
   // to the kernel keep their own limits.
-  void request_stop() { request(kDrain | kStop); }
-  void request_stats() { request(kStats); }
+  void request_stop() {
+    mailbox_.post([this] { wanted_ = Wanted::kStop; });
+  }
+  void request_stats() {
+    mailbox_.post([this] { log_stats(); });
+  }
+  // Calls `question` in the worker's thread, with its channels. It is not called where the thread has
+  // ended. It must be short: while it runs, no stream moves.
+  using Channels = std::span<const std::unique_ptr<Channel>>;
+  void ask(std::function<void(Channels, Instant now)> question) {
+    mailbox_.post([this, question = std::move(question)] { question(channels_, loop_->now()); });
+  }
   // Waits for the thread to end; `on_end` is signalled when it does.
   void join();
   void set_end_signal(int event_fd) { end_signal_ = event_fd; }
@@ -55,11 +71,6 @@ class Worker final : private Completion, private Timer::Owner {
   void clear_heartbeat() { heartbeat_ = false; }
 
  private:
-  static constexpr unsigned kDrain = 1;
-  static constexpr unsigned kStats = 2;
-  static constexpr unsigned kStop = 4;
-
-  void request(unsigned what);
   void run(std::promise<Started> started);
   Started set_up();
   Started try_to_set_up();
@@ -68,19 +79,17 @@ class Worker final : private Completion, private Timer::Owner {
   void abandon();
   void complete(Op& op, Outcome outcome) override;
   void log_stats();
-  void complete(Op& op, int result, uint32_t flags) override;
   void expired(Timer& timer) override;
   void beat();
   bool turn();
   bool turn_until(Duration limit, const std::function<bool()>& done);
 
   WorkerConfig config_;
-  std::atomic<unsigned> requests_{0};
   std::atomic<bool> failed_{false};
   std::atomic<bool> heartbeat_{false};
   std::atomic<bool> ended_{false};
   std::promise<void> go_;
-  int wake_fd_;
+  Mailbox mailbox_;
   int end_signal_ = -1;
   int heartbeat_signal_ = -1;
   uint64_t wake_count_ = 0;

@@ -1,0 +1,88 @@
+#include "uring/ctl/control_client.h"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "uring/base/text.h"
+#include "uring/net/address.h"
+
+namespace virtproxy::ctl {
+namespace {
+
+constexpr timeval kPatience{10, 0};
+constexpr std::string_view kError = "error: ";
+constexpr std::string_view kJsonError = R"({"error":)";
+
+// A socket that is closed with this object.
+class Connection {
+ public:
+  explicit Connection(int fd) : fd_(fd) {}
+  ~Connection() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+std::string advice(int error) {
+  switch (error) {
+    case ENOENT:
+      return "there is no such socket: is the daemon running with --control PATH?";
+    case ECONNREFUSED:
+      return "the daemon is not running any more";
+    case EACCES:
+    case EPERM:
+      return "no permission: only the daemon's user and root may use it";
+    default:
+      return std::strerror(error);
+  }
+}
+
+}  // namespace
+
+tl::expected<std::string, std::string> ask_daemon(const std::string& socket_path,
+                                                  const std::string& command) {
+  const auto fail = [&](std::string_view what) {
+    return tl::unexpected(fmt::format("--control {}: {}", printable(socket_path), what));
+  };
+  const auto address = to_socket_address({Address::Kind::kUnix, socket_path, 0});
+  if (socket_path.empty() || !address) return fail("no path of a unix socket");
+  const Connection connection(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int fd = connection.fd();
+  if (fd < 0) return fail(std::strerror(errno));
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience);
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience);
+  if (connect(fd, address->data(), address->length) != 0) return fail(advice(errno));
+  const std::string line = command + "\n";
+  if (send(fd, line.data(), line.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(line.size())) {
+    return fail(std::strerror(errno));
+  }
+  std::string answer;
+  std::array<char, 65536> bytes;
+  while (!answer.ends_with("\n\n")) {
+    const ssize_t got = recv(fd, bytes.data(), bytes.size(), 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EAGAIN) return fail("the daemon does not answer");
+    if (got < 0) return fail(std::strerror(errno));
+    if (got == 0) return fail("the daemon closed the connection before its answer was complete");
+    answer.append(bytes.data(), static_cast<size_t>(got));
+  }
+  answer.pop_back();
+  if (answer.starts_with(kError)) {
+    return tl::unexpected(answer.substr(kError.size(), answer.size() - kError.size() - 1));
+  }
+  if (answer.starts_with(kJsonError)) return tl::unexpected(answer.substr(0, answer.size() - 1));
+  return answer;
+}
+
+}  // namespace virtproxy::ctl

@@ -1,0 +1,396 @@
+#include "uring/daemon/control.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <utility>
+
+#include "uring/base/clock.h"
+#include "uring/base/log.h"
+#include "uring/base/text.h"
+#include "uring/mux/stats_text.h"
+
+namespace virtproxy {
+namespace {
+
+constexpr std::string_view kHelp =
+    "status               the process\n"
+    "channels             one line a channel\n"
+    "forwards             one line a -o or -i, with counts and bytes\n"
+    "metrics              the text of the metrics listener\n"
+    "log-level [LEVEL]    the level, or a new one: error, warn, info, debug\n"
+    "drain                end as SIGTERM does: open streams may finish\n"
+    "stop                 the same without waiting for open streams\n"
+    "With --json behind a command the answer is JSON.\n\n";
+
+uint64_t milliseconds(Duration duration) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
+}
+
+// The values of one channel by the words of SIGUSR1's line, those of one word added up; and the same
+// for each forward.
+class StatWords final : public StatVisitor {
+ public:
+  void visit(const StatInfo&, const StatSample& sample) override {
+    if (sample.word.empty()) return;
+    const std::string word(sample.word);
+    totals_[word] += sample.value;
+    for (const StatLabel& label : sample.labels) {
+      if (label.name == "forward") by_forward_[std::string(label.value)][word] += sample.value;
+    }
+  }
+  uint64_t total(const std::string& word) const { return value(totals_, word); }
+  uint64_t of(const std::string& forward, const std::string& word) const {
+    const auto found = by_forward_.find(forward);
+    return found == by_forward_.end() ? 0 : value(found->second, word);
+  }
+
+ private:
+  using Values = std::map<std::string, uint64_t>;
+  static uint64_t value(const Values& values, const std::string& word) {
+    const auto found = values.find(word);
+    return found == values.end() ? 0 : found->second;
+  }
+
+  Values totals_;
+  std::map<std::string, Values> by_forward_;
+};
+
+// A channel as its worker found it.
+struct ChannelPart {
+  unsigned id;
+  StatWords words;
+};
+
+std::vector<ChannelPart> collect_channels(Worker::Channels channels, Instant) {
+  std::vector<ChannelPart> parts;
+  for (const auto& channel : channels) {
+    channel->visit_stats(parts.emplace_back(ChannelPart{channel->id(), {}}).words);
+  }
+  return parts;
+}
+
+std::string http_answer(std::string_view status, std::string_view type, std::string_view body) {
+  return fmt::format(
+      "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", status,
+      type, body.size(), body);
+}
+
+// The words of a line, separated by spaces.
+std::vector<std::string_view> words_of(std::string_view line) {
+  std::vector<std::string_view> words;
+  while (!line.empty()) {
+    const size_t begin = std::min(line.find_first_not_of(' '), line.size());
+    line.remove_prefix(begin);
+    const size_t end = std::min(line.find(' '), line.size());
+    if (end > 0) words.push_back(line.substr(0, end));
+    line.remove_prefix(end);
+  }
+  return words;
+}
+
+constexpr StatInfo kBuildInfo{"build_info", "Always 1; the label has the version", StatKind::kGauge,
+                              StatUnit::kNone};
+constexpr StatInfo kUptime{"uptime", "Time since the start of the process", StatKind::kGauge,
+                           StatUnit::kSeconds};
+constexpr StatInfo kDescriptors{"descriptors", "Open descriptors", StatKind::kGauge,
+                                StatUnit::kNone};
+constexpr StatInfo kLinesDropped{
+    "log_lines_dropped", "Lines of the log that standard error did not take", StatKind::kCounter,
+    StatUnit::kNone};
+
+}  // namespace
+
+Control::Control(const Options& options, std::vector<std::unique_ptr<Worker>>& workers,
+                 Actions actions)
+    : options_(options),
+      workers_(workers),
+      actions_(std::move(actions)),
+      started_(monotonic_now()),
+      mailbox_(std::make_shared<Mailbox>()) {}
+
+void Control::serve_commands(Listening listening) {
+  Handler* const handler = this;
+  commands_ =
+      std::make_unique<RequestServer>(RequestFraming::kLines, std::move(listening), handler);
+}
+
+void Control::serve_metrics(Listening listening) {
+  Handler* const handler = this;
+  metrics_ = std::make_unique<RequestServer>(RequestFraming::kHttp, std::move(listening), handler);
+}
+
+void Control::add_to(std::vector<pollfd>& waits) const {
+  waits.push_back({mailbox_->fd(), POLLIN, 0});
+  if (commands_) commands_->add_to(waits);
+  if (metrics_) metrics_->add_to(waits);
+}
+
+void Control::handle(const std::vector<pollfd>& waits) {
+  const auto mail = std::find_if(waits.begin(), waits.end(), [this](const pollfd& wait) {
+    return wait.fd == mailbox_->fd() && wait.revents != 0;
+  });
+  if (mail != waits.end()) {
+    uint64_t count = 0;
+    [[maybe_unused]] const ssize_t taken = read(mailbox_->fd(), &count, sizeof count);
+    mailbox_->run();
+  }
+  const Instant now = monotonic_now();
+  if (commands_) commands_->handle(waits, now);
+  if (metrics_) metrics_->handle(waits, now);
+}
+
+void Control::handle_request(RequestServer& server, RequestServer::ClientId client,
+                             std::string_view request) {
+  Asker asker{&server, client};
+  if (&server == metrics_.get()) return handle_http(asker, request);
+  std::vector<std::string_view> words = words_of(request);
+  asker.json = std::erase(words, "--json") > 0;
+  if (words.empty()) return reply(asker, error_answer("no command; try help", asker.json));
+  const bool takes_argument = words.front() == "log-level";
+  if (words.size() > (takes_argument ? 2U : 1U)) {
+    const auto text = fmt::format("{}: what is {}? Try help", printable(words.front()),
+                                  quoted(words[takes_argument ? 2 : 1]));
+    return reply(asker, error_answer(text, asker.json));
+  }
+  handle_command(asker, words.front(), words.size() > 1 ? words[1] : std::string_view());
+}
+
+void Control::handle_command(const Asker& asker, std::string_view command,
+                             std::string_view argument) {
+  if (command == "status") return answer_status(asker);
+  if (command == "channels") return answer_channels(asker);
+  if (command == "forwards") return answer_forwards(asker);
+  if (command == "log-level") return answer_log_level(asker, argument);
+  if (command == "help") return reply(asker, std::string(kHelp));
+  if (command == "metrics") {
+    return collect_metrics([asker](const std::string& text) { reply(asker, text + "\n"); });
+  }
+  if (command == "drain") {
+    actions_.drain();
+    return reply(asker, note_answer("draining: open streams may finish", asker.json));
+  }
+  if (command == "stop") {
+    actions_.stop();
+    return reply(asker, note_answer("stopping: open streams are reset", asker.json));
+  }
+  reply(asker, error_answer("there is no command " + quoted(command) + "; try help", asker.json));
+}
+
+void Control::handle_http(const Asker& asker, std::string_view request) {
+  const std::vector<std::string_view> words = words_of(request);
+  constexpr std::string_view kPlain = "text/plain; charset=utf-8";
+  if (words.size() != 3 || !words[2].starts_with("HTTP/1.")) {
+    return reply(asker, http_answer("400 Bad Request", kPlain, "what is this?\n"));
+  }
+  if (words[0] != "GET") {
+    return reply(asker, http_answer("405 Method Not Allowed", kPlain, "only GET\n"));
+  }
+  if (words[1] != "/metrics" && !words[1].starts_with("/metrics?")) {
+    return reply(asker, http_answer("404 Not Found", kPlain, "try /metrics\n"));
+  }
+  collect_metrics([asker](const std::string& text) {
+    reply(asker, http_answer("200 OK", "text/plain; version=0.0.4; charset=utf-8", text));
+  });
+}
+
+template <typename Part>
+void Control::gather(std::function<Part(Worker::Channels, Instant)> collect,
+                     std::function<void(std::vector<Part>)> finish) {
+  struct Gathered {
+    std::vector<Part> parts;
+    size_t missing;
+    std::function<void(std::vector<Part>)> finish;
+  };
+  const auto gathered = std::make_shared<Gathered>();
+  gathered->parts.resize(workers_.size());
+  gathered->missing = workers_.size();
+  gathered->finish = std::move(finish);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->ask([gathered, i, collect, mailbox = mailbox_](Worker::Channels channels,
+                                                                Instant now) {
+      mailbox->post([gathered, i, part = collect(channels, now)] {
+        gathered->parts[i] = part;
+        if (--gathered->missing == 0) gathered->finish(std::move(gathered->parts));
+      });
+    });
+  }
+}
+
+void Control::answer_status(const Asker& asker) {
+  gather<std::vector<ChannelPart>>(
+      collect_channels, [this, asker](const std::vector<std::vector<ChannelPart>>& parts) {
+        uint64_t up = 0;
+        uint64_t streams = 0;
+        uint64_t held = 0;
+        for (const auto& part : parts) {
+          for (const ChannelPart& channel : part) {
+            up += channel.words.total("up");
+            streams += channel.words.total("streams");
+            held += channel.words.total("send_bytes") + channel.words.total("held_bytes");
+          }
+        }
+        const ProcessFacts facts = actions_.facts();
+        const ControlTable table{
+            .columns = {{"version"},
+                        {"pid"},
+                        {"state"},
+                        {"uptime", ColumnUnit::kSeconds},
+                        {"threads"},
+                        {"driver"},
+                        {"sandbox"},
+                        {"channels"},
+                        {"channels_up"},
+                        {"streams"},
+                        {"buffered", ColumnUnit::kBytes},
+                        {"memory_limit", ColumnUnit::kBytes},
+                        {"descriptors"},
+                        {"log_level"},
+                        {"log_lines_dropped"}},
+            .rows = {{std::string(VIRTPROXY_VERSION), uint64_t(getpid()), facts.state,
+                      milliseconds(monotonic_now() - started_), uint64_t{workers_.size()},
+                      facts.driver, facts.sandbox, uint64_t{options_.channels.size()}, up, streams,
+                      held, options_.memory, uint64_t{facts.descriptors},
+                      std::string(log_level_name(log_level())), facts.log_lines_dropped}}};
+        reply(asker, asker.json ? to_json(table, TableShape::kRecord)
+                                : to_text(table, TableShape::kRecord));
+      });
+}
+
+void Control::answer_channels(const Asker& asker) {
+  gather<std::vector<ChannelPart>>(
+      collect_channels, [this, asker](const std::vector<std::vector<ChannelPart>>& parts) {
+        ControlTable table{.columns = {{"channel"},
+                                       {"state"},
+                                       {"protocol"},
+                                       {"sessions"},
+                                       {"streams"},
+                                       {"sent", ColumnUnit::kBytes},
+                                       {"received", ColumnUnit::kBytes},
+                                       {"in_flight", ColumnUnit::kBytes},
+                                       {"transport"}},
+                           .rows = {}};
+        for (const ChannelSpec& spec : options_.channels) {
+          for (const auto& part : parts) {
+            for (const auto& [id, words] : part) {
+              if (id != spec.id) continue;
+              const uint64_t protocol = words.total("protocol");
+              table.rows.push_back(
+                  {std::to_string(id), std::string(words.total("up") > 0 ? "up" : "down"),
+                   protocol > 0 ? ControlCell(protocol) : ControlCell(), words.total("sessions"),
+                   words.total("streams"), words.total("sent_bytes"), words.total("received_bytes"),
+                   words.total("in_flight"), spec.text});
+            }
+          }
+        }
+        reply(asker, asker.json ? to_json(table, TableShape::kRows)
+                                : to_text(table, TableShape::kRows));
+      });
+}
+
+void Control::answer_forwards(const Asker& asker) {
+  gather<std::vector<ChannelPart>>(
+      collect_channels, [this, asker](const std::vector<std::vector<ChannelPart>>& parts) {
+        ControlTable table{.columns = {{"channel"},
+                                       {"service"},
+                                       {"role"},
+                                       {"opened"},
+                                       {"sent", ColumnUnit::kBytes},
+                                       {"received", ColumnUnit::kBytes},
+                                       {"failed"},
+                                       {"address"}},
+                           .rows = {}};
+        const auto add = [&](const ForwardSpec& forward, std::string role, const std::string& failed) {
+          for (const auto& part : parts) {
+            for (const auto& [id, words] : part) {
+              if (id != forward.id) continue;
+              const std::string& service = forward.service;
+              table.rows.push_back({std::to_string(id), service, role, words.of(service, "opened"),
+                                    words.of(service, "sent_bytes"),
+                                    words.of(service, "received_bytes"), words.of(service, failed),
+                                    forward.address.to_string()});
+            }
+          }
+        };
+        for (const ForwardSpec& forward : options_.oforwards) add(forward, "listen", "refused");
+        for (const ForwardSpec& forward : options_.iforwards) {
+          add(forward, "offer", "connect_failures");
+        }
+        reply(asker, asker.json ? to_json(table, TableShape::kRows)
+                                : to_text(table, TableShape::kRows));
+      });
+}
+
+// The samples of a worker are rendered here, so that those of a family of all workers stand together.
+void Control::collect_metrics(std::function<void(std::string)> finish) {
+  struct Sample {
+    StatInfo info;
+    uint64_t value;
+    std::vector<std::pair<std::string, std::string>> labels;
+  };
+  struct Samples final : StatVisitor {
+    void visit(const StatInfo& info, const StatSample& sample) override {
+      auto& copy = all.emplace_back(Sample{info, sample.value, {}});
+      for (const StatLabel& label : sample.labels) copy.labels.emplace_back(label.name, label.value);
+    }
+    std::vector<Sample> all;
+  };
+  using ChannelSamples = std::vector<std::pair<unsigned, std::vector<Sample>>>;
+  gather<ChannelSamples>(
+      [](Worker::Channels channels, Instant) {
+        ChannelSamples all;
+        for (const auto& channel : channels) {
+          Samples samples;
+          channel->visit_stats(samples);
+          all.emplace_back(channel->id(), std::move(samples.all));
+        }
+        return all;
+      },
+      [this, finish = std::move(finish)](const std::vector<ChannelSamples>& parts) {
+        PrometheusText text;
+        const ProcessFacts facts = actions_.facts();
+        const StatLabel version{"version", VIRTPROXY_VERSION};
+        text.visit(kBuildInfo, {1, {}, {&version, 1}});
+        text.visit(kUptime, {static_cast<uint64_t>((monotonic_now() - started_).count())});
+        text.visit(kDescriptors, {facts.descriptors});
+        text.visit(kLinesDropped, {facts.log_lines_dropped});
+        for (const ChannelSamples& part : parts) {
+          for (const auto& [id, samples] : part) {
+            text.set_common_label("channel", std::to_string(id));
+            for (const Sample& sample : samples) {
+              std::vector<StatLabel> labels;
+              for (const auto& [name, value] : sample.labels) labels.push_back({name, value});
+              text.visit(sample.info, {sample.value, {}, labels});
+            }
+          }
+        }
+        finish(text.text());
+      });
+}
+
+void Control::answer_log_level(const Asker& asker, std::string_view level) {
+  if (!level.empty()) {
+    const auto wanted = parse_log_level(level);
+    if (!wanted) {
+      const auto text =
+          fmt::format("there is no level {}; there are error, warn, info and debug", quoted(level));
+      return reply(asker, error_answer(text, asker.json));
+    }
+    set_log_level(*wanted);
+    log_answer("control: the log level is {}", log_level_name(*wanted));
+  }
+  const ControlTable table{.columns = {{"log_level"}},
+                           .rows = {{std::string(log_level_name(log_level()))}}};
+  reply(asker, asker.json ? to_json(table, TableShape::kRecord)
+                          : to_text(table, TableShape::kRecord));
+}
+
+void Control::reply(const Asker& asker, std::string text) {
+  asker.server->answer(asker.client, std::move(text));
+}
+
+}  // namespace virtproxy

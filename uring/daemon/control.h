@@ -1,0 +1,94 @@
+// The commands of the control socket, and the metrics. Runs in the main thread; what only a worker
+// knows it asks for through the worker's mailbox, and answers when all workers have.
+//
+// Commands, one a line; with --json behind it the answer is one JSON document on one line:
+//
+//   status               the process
+//   channels             one line a channel
+//   forwards             one line a -o or -i, with counts and bytes
+//   metrics              the text of the metrics listener
+//   log-level [LEVEL]    the level, or a new one
+//   drain                ends as SIGTERM does
+//   stop                 the same without waiting for open streams
+//   help
+//
+// An answer ends with an empty line; what failed begins with "error: ".
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "uring/base/mailbox.h"
+#include "uring/daemon/control_table.h"
+#include "uring/daemon/options.h"
+#include "uring/daemon/request_server.h"
+#include "uring/daemon/worker.h"
+
+namespace virtproxy {
+
+// What the process is, for `status` and the metrics.
+struct ProcessFacts {
+  std::string driver;          // how it waits for the kernel
+  bool sandbox = false;        // system calls are filtered
+  size_t descriptors = 0;      // open now
+  uint64_t log_lines_dropped = 0;
+  std::string state;           // "serving" or "draining"
+};
+
+class Control final : private RequestServer::Handler {
+ public:
+  struct Actions {
+    std::function<ProcessFacts()> facts;
+    std::function<void()> drain;
+    std::function<void()> stop;
+  };
+
+  // `workers`, `options` and what `actions` refer to must outlive this object.
+  Control(const Options& options, std::vector<std::unique_ptr<Worker>>& workers, Actions actions);
+
+  // Both at most once, before the first add_to().
+  void serve_commands(Listening listening);
+  void serve_metrics(Listening listening);
+
+  void add_to(std::vector<pollfd>& waits) const;
+  void handle(const std::vector<pollfd>& waits);
+
+ private:
+  // A request on its way through the workers.
+  struct Asker {
+    RequestServer* server;
+    RequestServer::ClientId client;
+    bool json = false;
+  };
+
+  void handle_request(RequestServer& server, RequestServer::ClientId client,
+                      std::string_view request) override;
+  void handle_command(const Asker& asker, std::string_view command, std::string_view argument);
+  void handle_http(const Asker& asker, std::string_view request);
+
+  // Calls `collect` in each worker's thread, and then `finish` here with what all of them gave, in
+  // the order of the workers.
+  template <typename Part>
+  void gather(std::function<Part(Worker::Channels, Instant)> collect,
+              std::function<void(std::vector<Part>)> finish);
+
+  void answer_status(const Asker& asker);
+  void answer_channels(const Asker& asker);
+  void answer_forwards(const Asker& asker);
+  void collect_metrics(std::function<void(std::string)> finish);
+  void answer_log_level(const Asker& asker, std::string_view level);
+  static void reply(const Asker& asker, std::string text);
+
+  const Options& options_;
+  std::vector<std::unique_ptr<Worker>>& workers_;
+  const Actions actions_;
+  const Instant started_;
+  std::shared_ptr<Mailbox> mailbox_;  // a worker may still hold it when this object is gone
+  std::unique_ptr<RequestServer> commands_;
+  std::unique_ptr<RequestServer> metrics_;
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,50 @@
+// What a control command answers: a table, shown as text for a person or as JSON for a program.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace virtproxy {
+
+// How the numbers of a column are meant. JSON has them as they are, text in a readable size.
+enum class ColumnUnit : uint8_t {
+  kNone,
+  kBytes,
+  kSeconds,  // the value is in milliseconds, JSON has seconds
+};
+
+struct ControlColumn {
+  std::string_view name;  // lower case, words joined by _
+  ColumnUnit unit = ColumnUnit::kNone;
+};
+
+// monostate: there is no value ("-", null).
+using ControlCell = std::variant<std::monostate, std::string, uint64_t, bool>;
+
+struct ControlTable {
+  std::vector<ControlColumn> columns;
+  std::vector<std::vector<ControlCell>> rows;  // each as long as columns
+};
+
+// Both end with an empty line. Control characters of a text come out as \xNN, so that no name can
+// start a line of its own.
+enum class TableShape : uint8_t {
+  kRows,    // a line for each row below one of names; JSON: a list of objects
+  kRecord,  // one row: a line for each column; JSON: an object
+};
+std::string to_text(const ControlTable& table, TableShape shape);
+std::string to_json(const ControlTable& table, TableShape shape);
+
+// An answer without a table.
+std::string note_answer(std::string_view text, bool json);   // {"done": …}
+std::string error_answer(std::string_view text, bool json);  // {"error": …}
+
+// "950", "12.3K", "4.0M": at most five characters below 10^15.
+std::string readable_bytes(uint64_t bytes);
+// "250ms", "12.0s", "4m05s", "3h12m", "15d04h".
+std::string readable_time(uint64_t milliseconds);
+
+}  // namespace virtproxy
