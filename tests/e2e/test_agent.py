@@ -1,0 +1,440 @@
+"""virtagent over unix sockets: its methods, qemu-ga's clients, what is refused, and who may not hurt whom."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agent_ends import Agent, Line, await_that, call, run
+from harness import BIN, PATIENCE, Scene
+
+
+@pytest.fixture
+def tree(scene: Scene) -> Path:
+    """A directory that may be read and written, beside one that may not."""
+    base = scene.directory / "files"
+    (base / "deep").mkdir(parents=True)
+    (base / "a").write_bytes(b"hello\n")
+    (base / "deep/b").write_bytes(os.urandom(300_000))
+    secret = scene.directory / "secret"
+    secret.write_text("secret")
+    (base / "link-out").symlink_to(secret)
+    (base / "link-in").symlink_to("a")
+    (base / "dir-out").symlink_to(scene.directory)
+    (base / "proc").symlink_to("/proc/self/root")
+    os.mkfifo(base / "fifo")
+    (base / "null").symlink_to("/dev/null")
+    return base
+
+
+def test_the_default_set(scene: Scene) -> None:
+    at = scene.directory / "g"
+    guest = Agent(scene, "guest", "--listen", at)
+    assert call(at, "guest-ping") == {}
+    info = call(at, "guest-info")
+    enabled = {each["name"] for each in info["supported_commands"] if each["enabled"]}
+    assert "guest-get-osinfo" in enabled and "va-get" not in enabled and "guest-shutdown" not in enabled
+    assert {"guest-exec", "guest-set-user-password"}.isdisjoint(
+        each["name"] for each in info["supported_commands"])
+    assert abs(call(at, "guest-get-time") / 1e9 - time.time()) < 60
+    assert call(at, "guest-get-host-name") == {"host-name": socket.gethostname()}
+    assert call(at, "guest-get-osinfo")["kernel-release"] == os.uname().release
+    assert "offset" in call(at, "guest-get-timezone")
+    assert isinstance(call(at, "guest-get-users"), list)
+    assert "load1m" in call(at, "guest-get-load")
+    assert sum(cpu["online"] for cpu in call(at, "guest-get-vcpus")) == os.cpu_count()
+    loopback = next(each for each in call(at, "guest-network-get-interfaces") if each["name"] == "lo")
+    assert {"ip-address": "127.0.0.1", "ip-address-type": "ipv4", "prefix": 8} in loopback["ip-addresses"]
+    for mount in call(at, "guest-get-fsinfo"):
+        assert mount["disk"] == [] and mount["used-bytes"] <= mount["total-bytes"]
+    for method, code in (("guest-shutdown", "not-allowed"), ("va-dmesg", "not-allowed"),
+                         ("guest-fsfreeze-freeze", "not-allowed"), ("guest-exec", "unsupported")):
+        done = run("call", at, method)
+        assert done.returncode == 1 and f"({code})" in done.stderr.decode(), done.stderr
+    # Each call is one line, with who, what and the result.
+    lines = [line for line in guest.process.err.lines() if " call " in line]
+    assert len(lines) == 15 and re.search(r"call stream uid=\d+ pid=\d+ guest-ping: ok$", lines[0]), lines
+    guest.terminate()
+    assert not at.exists()
+
+
+# What libvirt sends: guest-sync before each command, without 0xFF, and commands without an id. It takes
+# answers in their order, takes events, and closes an agent that asks it anything.
+def test_the_conversation_of_libvirt(scene: Scene) -> None:
+    at = scene.directory / "org.qemu.guest_agent.0"
+    Agent(scene, "guest", "-c", f"unix-listen:{at}")
+    for serial in range(3):
+        with Line(at) as line:
+            assert line.message()["event"] == "va-started"
+            for step, command in enumerate(("guest-get-time", "guest-network-get-interfaces", "guest-get-fsinfo",
+                                            "guest-get-osinfo", "guest-get-timezone", "guest-get-host-name",
+                                            "guest-get-users", "guest-info")):
+                number = 1690000000000 + 10 * serial + step
+                line.send('{"execute":"guest-sync", "arguments":{"id":%d}}\n' % number)
+                assert line.message() == {"return": number}
+                line.send('{"execute":"%s"}\n' % command)
+                assert list(line.message()) == ["return"]
+            line.send('{"execute":"guest-suspend-ram"}\n')
+            assert line.message()["error"]["class"] == "CommandNotFound"
+            # One that gave up and came back: the answer of the slow command is not given to the next.
+            line.send('{"execute":"guest-get-fsinfo"}\n{"execute":"guest-sync", "arguments":{"id":5}}\n')
+            assert line.message() == {"return": 5}
+            line.send('{"execute":"guest-get-time"}\n')
+            assert isinstance(line.message()["return"], int)
+
+
+def test_a_client_of_qemu_ga_resynchronises(scene: Scene) -> None:
+    at = scene.directory / "port"
+    Agent(scene, "guest", "-c", f"unix-listen:{at}")
+    with Line(at) as line:
+        line.message()
+        line.send(b'{"execute":"guest-pi\xff{"execute":"guest-sync-delimited","arguments":{"id":7}}\n')
+        assert line.line() == b'\xff{"return":7}'
+        line.send(b"\xc3\x28 rubbish\n")
+        assert line.message()["error"]["code"] == "bad-argument"
+        assert line.ask("guest-ping") == {"return": {}}
+        line.send('{"execute":"guest-ping","id":{"a":[1.50,"x"]}}\n')
+        assert line.line() == b'{"return":{},"id":{"a":[1.50,"x"]}}'
+
+
+def test_bounds_of_messages(scene: Scene) -> None:
+    at = scene.directory / "g"
+    guest = Agent(scene, "guest", "--listen", at)
+    with Line(at) as line:
+        for text, code in (("[" * 100_000, "too-large"), ('{"execute":"a","arguments":' + "[" * 20 + "]" * 20 + "}",
+                           "too-large"), ('{"a":1,"a":2}', "bad-argument"), ("[" + "1," * 5000 + "1]", "too-large"),
+                           ("1" * 400, "too-large"), ('{"execute":"guest-ping","x":1}', "bad-argument"),
+                           ('{"execute":"guest-ping","arguments":{"x":1}}', "bad-argument"), ("\0", "bad-argument"),
+                           ("x" * (1 << 20), "too-large")):
+            line.send(text + "\n")
+            assert line.message()["error"]["code"] == code, text[:40]
+        assert line.value("guest-ping") == {}
+    assert guest.rss() < 64 << 20
+
+
+def test_files(scene: Scene, tree: Path) -> None:
+    at = scene.directory / "g"
+    guest = Agent(scene, "guest", "--listen", at, "--allow-read", tree, "--allow-write", tree, "--max-put", 1_000_000)
+    content = (tree / "deep/b").read_bytes()
+    out = scene.directory / "out"
+    assert run("get", at, tree / "deep/b", out).returncode == 0
+    assert out.read_bytes() == content
+    assert run("get", at, tree / "deep/b", "-", "--offset", "100", "--length", "50").stdout == content[100:150]
+    assert run("get", at, tree / "deep/b", "-", "--offset", "400000").stdout == b""
+    assert run("put", at, out, tree / "deep/c", "--mode", "0640").returncode == 0
+    assert (tree / "deep/c").read_bytes() == content and (tree / "deep/c").stat().st_mode & 0o777 == 0o640
+    (scene.directory / "none").touch()
+    assert run("put", at, scene.directory / "none", tree / "none").returncode == 0
+    assert (tree / "none").read_bytes() == b""
+    (scene.directory / "huge").write_bytes(bytes(1_000_001))
+    done = run("put", at, scene.directory / "huge", tree / "huge")
+    assert done.returncode == 1 and b"too-large" in done.stderr
+    with Line(at) as line:
+        handle = line.value("guest-file-open", path=str(tree / "deep/b"))
+        assert line.value("guest-file-seek", handle=handle, offset=-10, whence="end")["position"] == len(content) - 10
+        read = line.value("guest-file-read", handle=handle, count=100)
+        assert base64.b64decode(read["buf-b64"]) == content[-10:] and read["eof"] and read["count"] == 10
+        assert line.value("guest-file-close", handle=handle) == {}
+        assert line.code("guest-file-read", handle=handle) == "not-found"
+        handle = line.value("guest-file-open", path=str(tree / "new"), mode="w")
+        assert line.value("guest-file-write", handle=handle, buf_b64=base64.b64encode(b"abcd").decode())["count"] == 4
+        assert line.code("guest-file-write", handle=handle, buf_b64="x===") == "bad-argument"
+        assert line.code("guest-file-read", handle=handle) == "bad-argument"
+        assert (tree / "new").read_bytes() == b"abcd"
+        for _ in range(15):
+            line.value("guest-file-open", path=str(tree / "a"))
+        assert line.code("guest-file-open", path=str(tree / "a")) == "busy"
+        with Line(at) as other:
+            assert other.code("guest-file-read", handle=handle) == "not-found"
+        held = guest.fds()
+    await_that("handles are gone with their connection", lambda: guest.fds() <= held - 17)
+    guest.log(r"call stream .* va-get path=\S+/deep/b: ok bytes=300000$")
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(scene: Scene, tree: Path) -> None:
+    at = scene.directory / "g"
+    guest = Agent(scene, "guest", "--listen", at, "--allow-write", tree)
+    before = sorted(os.listdir(tree))
+    with Line(at) as line:
+        line.send(json.dumps({"execute": "va-put", "arguments": {"path": str(tree / "a"), "size": 100}}) + "\n")
+        line.send(b"x" * 99)
+        await_that("the upload has begun", lambda: len(os.listdir(tree)) > len(before))
+    await_that("its file is gone", lambda: sorted(os.listdir(tree)) == before)
+    assert (tree / "a").read_bytes() == b"hello\n"
+    guest.log("va-put .*: ")
+
+
+def test_paths_stay_where_they_are_allowed(scene: Scene, tree: Path) -> None:
+    at = scene.directory / "g"
+    mount = tree / "mount"
+    mount.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", mount], check=False).returncode == 0
+    if mounted:
+        scene.cleanup(lambda: subprocess.run(["umount", mount], check=True))
+        (mount / "x").write_text("x")
+    Agent(scene, "guest", "--listen", at, "--allow-read", tree, "--allow-write", tree)
+    refused = {"link-out": "not-allowed", "link-in": "not-allowed", "dir-out/secret": "not-allowed",
+               "../secret": "not-allowed", "deep/../../secret": "not-allowed", "proc/etc/passwd": "not-allowed",
+               "fifo": "not-allowed", "null": "not-allowed", "deep": "not-allowed", "no-such": "not-found",
+               "": "bad-argument", "a/": "bad-argument", "a\0b": "bad-argument"}
+    if mounted:
+        refused["mount/x"] = "not-allowed"
+    for name, code in refused.items():
+        with Line(at) as line:
+            assert line.code("va-get", path=f"{tree}/{name}") == code, name
+            assert line.code("guest-file-open", path=f"{tree}/{name}") == code, name
+        if name != "no-such":
+            with Line(at) as line:
+                assert line.code("va-put", path=f"{tree}/{name}", size=1) in ("not-allowed", "bad-argument"), name
+    with Line(at) as line:
+        assert line.code("va-get", path="/etc/passwd") == "not-allowed"
+        assert line.code("va-get", path=f"{tree}x/a") == "not-allowed"
+        assert line.code("guest-file-open", path=f"{tree}/fifo", mode="w") == "not-allowed"
+        assert line.code("guest-file-open", path=f"{tree}/link-out", mode="w") == "not-allowed"
+        assert line.value("guest-file-open", path=f"{tree}/deep/../a") >= 0
+    assert (scene.directory / "secret").read_text() == "secret"
+
+
+def test_hooks(scene: Scene) -> None:
+    at = scene.directory / "g"
+    script = scene.directory / "hook"
+    script.write_text("#!/bin/sh\ncase $1 in\nlong) sleep 60 & sleep 60 ;;\nbig) head -c 100000 /dev/zero | tr '\\0' x ;;\n"
+                      "*) echo \"$# $1 $PATH $HOME\"; ls /proc/self/fd | wc -l; exit 3 ;;\nesac\n")
+    script.chmod(0o755)
+    Agent(scene, "guest", "--listen", at, "--hook", f"h={script}")
+    with Line(at) as line:
+        done = line.value("va-hook", name="h", args=["a b; ls", "c"])
+        assert done["exitcode"] == 3 and not done["truncated"]
+        first, descriptors = done["out"].splitlines()
+        # No environment but PATH, and no descriptor of ours.
+        assert first == "2 a b; ls /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "
+        assert int(descriptors) == 4
+        done = line.value("va-hook", name="h", args=["big"])
+        assert len(done["out"]) == 65536 and done["truncated"]
+        assert line.code("va-hook", name="other") == "not-found"
+        assert line.code("va-hook", name="h", args=["a\0b"]) == "bad-argument"
+
+    def sleepers() -> int:
+        found = subprocess.run(["pgrep", "-f", f"{script} long"], capture_output=True, check=False).stdout
+        return len(found.split())
+
+    line = Line(at)
+    line.send('{"execute":"va-hook","arguments":{"name":"h","args":["long"]}}\n')
+    await_that("the hook runs", lambda: sleepers() > 0)
+    # It holds up nobody, and ends with who has asked for it.
+    assert call(at, "guest-ping") == {}
+    line.close()
+    await_that("the hook is killed", lambda: sleepers() == 0)
+
+
+def test_a_port_answers_while_a_method_runs(scene: Scene) -> None:
+    at = scene.directory / "port"
+    script = scene.directory / "hook"
+    fifo = scene.directory / "go"
+    os.mkfifo(fifo)
+    script.write_text(f"#!/bin/sh\nread x < {fifo}\n")
+    script.chmod(0o755)
+    Agent(scene, "guest", "-c", f"unix-listen:{at}", "--hook", f"h={script}")
+    with Line(at) as line:
+        line.message()
+        line.send('{"execute":"va-hook","arguments":{"name":"h"},"id":1}\n{"execute":"guest-ping","id":2}\n')
+        assert line.message() == {"return": {}, "id": 2}
+        line.send('{"execute":"guest-get-load","id":3}\n{"execute":"guest-get-load","id":4}\n')
+        assert line.message()["id"] == 4, "the third is refused"
+        with fifo.open("w") as go:
+            go.write("\n")
+        assert line.message()["id"] == 1
+        assert line.message()["id"] == 3
+
+
+def test_a_client_that_does_not_read_costs_nothing(scene: Scene) -> None:
+    at = scene.directory / "port"
+    base = scene.directory / "files"
+    base.mkdir()
+    (base / "big").write_bytes(bytes(1 << 20))
+    guest = Agent(scene, "guest", "-c", f"unix-listen:{at}", "--listen", scene.directory / "g", "--allow-read", base)
+    lazy = Line(at)
+    handle = lazy.ask("guest-file-open", path=str(base / "big"))
+    handle = lazy.message()["return"] if "event" in handle else handle["return"]
+    lazy.socket.setblocking(False)
+    request = json.dumps({"execute": "guest-file-read", "arguments": {"handle": handle, "count": 49152}}) + "\n"
+    sent = 0
+    deadline = time.monotonic() + 10 * PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            sent += lazy.socket.send(request.encode() * 100)
+        except BlockingIOError:
+            if call(scene.directory / "g", "guest-ping") == {}:
+                break
+    before = guest.cpu()
+    time.sleep(0.3)
+    assert guest.cpu() - before < 0.1
+    assert guest.rss() < 32 << 20
+    # It leaves in the middle of an answer; the next one is served.
+    lazy.close()
+    await_that("the port is open again", lambda: "return" in try_ping(at))
+
+
+def try_ping(at: Path) -> dict:
+    try:
+        with Line(at) as line:
+            line.message()
+            return line.ask("guest-ping")
+    except (OSError, EOFError):
+        return {}
+
+
+CONFIG = """
+allow = ["dmesg"]
+allow-read = ["{tree}"]
+max-put = 5
+[hook]
+date = "/bin/date"
+"""
+
+
+def test_the_configuration_is_taken_or_refused_as_a_whole(scene: Scene, tree: Path) -> None:
+    at = scene.directory / "g"
+    config = scene.directory / "virtagent.toml"
+    config.write_text(CONFIG.format(tree=tree))
+    Agent(scene, "guest", "--listen", at, "--config", config)
+    with Line(at) as line:
+        assert line.value("guest-file-open", path=f"{tree}/a") >= 0
+        assert line.value("va-hook", name="date")["exitcode"] == 0
+        assert line.code("guest-shutdown") == "not-allowed"
+    for text, where in (('allow = ["dmesg"]\nallow = []\n', ":2:"), ('\nallow = ["exec"]\n', ":2:"),
+                        ("alow = []\n", ":1:"), ('allow-read = ["x"]\n', ":1:"), ("allow-read = [\n1]\n", ":2:"),
+                        ("[hook]\n\nx = 1\n", ":3:"), ("hook.x = \"y\"\n", ":1:"), ("max-put = -1\n", ":1:"), ("max-freeze = 601\n", ":1:"),
+                        ("= 1\n", ":1:")):
+        config.write_text(text)
+        done = run("guest", "--listen", scene.directory / "other", "--config", config)
+        assert done.returncode == 1, text
+        assert where in done.stderr.decode() and done.stderr.count(b"\n") == 1, (text, done.stderr)
+    assert run("guest", "--listen", "x", "--config", scene.directory / "no-such").returncode == 1
+
+
+@pytest.mark.parametrize("args", [
+    ["guest", "--client", "unix-connect:/x"], ["guest", "-c", "nonsense:/x"], ["guest", "-c", "isa-serial:/x:7"],
+    ["guest", "--allow", "exec", "--listen", "/x"], ["guest", "--hook", "x", "--listen", "/x"], ["host"],
+    ["call", "/x"], ["call", "unix-listen:/x", "m"], ["call", "/no/such", "m"], ["call", "x", "m"],
+    ["get", "unix-connect:/x", "a", "b"], ["put", "/x", "/etc/passwd", "b", "--mode", "9"], ["nonsense"],
+    ["call", "/x", "m", "a"], ["call", "/x", "m", "{\"a\":1,\"a\":2}"], ["--log", "loud", "guest"],
+], ids=" ".join)
+def test_a_command_line_that_is_wrong_gets_one_line(args: list[str]) -> None:
+    done = run(*args)
+    assert done.returncode == 1 and done.stdout == b""
+    assert done.stderr.count(b"\n") == 1 and done.stderr.startswith(b"virtagent: "), done.stderr
+
+
+def test_setting_the_clock_by_decades_is_refused(scene: Scene) -> None:
+    at = scene.directory / "g"
+    Agent(scene, "guest", "--listen", at, "--allow", "set-time")
+    with Line(at) as line:
+        assert line.code("guest-set-time", time=0) == "bad-argument"
+        assert line.code("guest-set-time", time=(1 << 63) - 1) == "bad-argument"
+
+
+# The program that is run is the one of a mount namespace of its own.
+def test_shutdown(scene: Scene) -> None:
+    at = scene.directory / "g"
+    marks = scene.directory / "marks"
+    fake = scene.directory / "shutdown"
+    fake.write_text(f"#!/bin/sh\necho \"$@\" >> {marks}\n")
+    fake.chmod(0o755)
+    target = Path("/sbin/shutdown").resolve()
+    if not target.exists():
+        pytest.skip("there is no /sbin/shutdown")
+    probe = subprocess.run(["unshare", "-m", "mount", "--bind", fake, target], check=False)
+    if probe.returncode != 0:
+        pytest.skip("no mount namespace here")
+    process = scene.spawn(["unshare", "-m", "sh", "-c", f"mount --bind {fake} {target} && exec {BIN}/virtagent guest "
+                           f"--listen {at} --allow shutdown"], "guest")
+    process.err.wait_for("ready", 10 * PATIENCE)
+    with Line(at) as line:
+        assert line.code("va-shutdown", mode="off") == "bad-argument"
+        assert line.value("va-shutdown", mode="reboot") == {}
+        assert line.code("guest-shutdown") == "shutting-down"
+    await_that("it is run", marks.exists)
+    await_that("with its arguments", lambda: marks.read_text() == "-r +0\n")
+
+
+@pytest.fixture
+def frozen_root(scene: Scene) -> tuple[Path, Path]:
+    """A root with one file system on a device, so that nothing else can be frozen; and a script that enters it."""
+    if not (BIN / "virtagent-static").exists():
+        pytest.skip("needs virtagent-static")
+    root, image = scene.directory / "root", scene.directory / "image"
+    for name in ("proc", "dev", "mnt"):
+        (root / name).mkdir(parents=True)
+    (root / "virtagent").write_bytes((BIN / "virtagent-static").read_bytes())
+    (root / "virtagent").chmod(0o755)
+    with image.open("wb") as file:
+        file.truncate(8 << 20)
+    if subprocess.run(["mkfs.ext4", "-q", "-F", image], check=False).returncode != 0:
+        pytest.skip("no mkfs.ext4")
+    script = scene.directory / "enter"
+    script.write_text(f"#!/bin/sh\nset -e\nmount --make-rprivate /\nmount -o loop {image} {root}/mnt\n"
+                      f"mount -t proc none {root}/proc\nexec chroot {root} /virtagent \"$@\"\n")
+    script.chmod(0o755)
+    return root, script
+
+
+def test_frozen_file_systems_thaw_by_themselves(scene: Scene, frozen_root: tuple[Path, Path]) -> None:
+    root, script = frozen_root
+
+    def start(limit: int):
+        process = scene.spawn(["unshare", "-m", script, "guest", "--listen", "/g", "--allow", "fsfreeze", "--max-freeze",
+                               str(limit)], "guest")
+        try:
+            process.err.wait_for("ready", 10 * PATIENCE)
+        except AssertionError:
+            pytest.skip(f"no loop device or mount namespace here: {process.everything()}")
+        assert [each["mountpoint"] for each in call(root / "g", "guest-get-fsinfo")] == ["/mnt"], "nothing else"
+        return process
+
+    def write(process) -> threading.Thread:
+        writer = threading.Thread(target=lambda: Path(f"/proc/{process.pid}/root/mnt/x").write_text("x"), daemon=True)
+        writer.start()
+        return writer
+
+    guest = start(60)
+    with Line(root / "g") as line:
+        assert line.value("guest-fsfreeze-status") == "thawed"
+        assert line.value("guest-fsfreeze-thaw") == 0
+        assert line.value("guest-fsfreeze-freeze") == 1
+        assert line.value("guest-fsfreeze-status") == "frozen"
+        assert line.code("guest-fsfreeze-freeze") == "frozen"
+        assert line.code("guest-get-osinfo") == "frozen"
+        assert line.value("guest-ping") == {}
+        writer = write(guest)
+        writer.join(0.2)
+        assert writer.is_alive()
+        assert line.value("guest-fsfreeze-thaw") == 1
+        writer.join(10 * PATIENCE)
+        assert not writer.is_alive()
+        # The agent is killed.
+        assert line.value("guest-fsfreeze-freeze") == 1
+        writer = write(guest)
+        writer.join(0.2)
+        assert writer.is_alive()
+        guest.kill()
+        writer.join(10 * PATIENCE)
+        assert not writer.is_alive()
+    guest = start(1)
+    with Line(root / "g") as line:
+        assert line.value("guest-fsfreeze-freeze") == 1
+        writer = write(guest)
+        guest.err.wait_for("file systems are thawed: they were frozen for as long as", 10 * PATIENCE)
+        writer.join(10 * PATIENCE)
+        assert not writer.is_alive()
+        assert line.value("guest-fsfreeze-status") == "thawed"
+    guest.kill()

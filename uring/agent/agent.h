@@ -1,0 +1,126 @@
+// The program that serves: `virtagent guest` and `virtagent host`. One thread, one poll(2) loop, no io_uring,
+// so that it runs on any kernel.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/agent/rate_limiter.h"
+#include "uring/agent/child.h"
+#include "uring/agent/link.h"
+#include "uring/agent/options.h"
+#include "uring/base/log.h"
+
+namespace virtproxy::agent {
+
+// Of the monotonic clock.
+Instant monotonic_now();
+WallTime wall_time();
+// A number that another process at this place has not begun with.
+uint64_t random_first_id();
+
+class Agent {
+ public:
+  static constexpr size_t kMostLinks = 256;
+
+  explicit Agent(ServeOptions options);
+  // The exit code.
+  int run();
+
+ private:
+  enum class JobKind { kMethod, kHook, kFreeze, kShutdown };
+  struct Job {
+    uint64_t link;
+    uint64_t token;
+    JobKind kind;
+    Child child;
+    Instant deadline;
+    bool ended = false;  // its output has
+  };
+  struct Listener {
+    UniqueFd fd;
+    std::string path;
+    Source source;
+  };
+  // A call of a program of this machine that goes to the other end of the port.
+  struct Forward {
+    uint64_t link;
+    uint64_t token;
+    std::string method;
+    Json arguments;
+    Instant deadline;
+    uint64_t call = 0;  // 0 while it waits
+  };
+
+  // agent.cc: the loop.
+  std::optional<std::string> start();
+  bool turn();
+  void on_signal();
+  void accept_from(Listener& listener);
+  void open_link(Link& link);
+  void close_link(Link& link);
+  void drop_transport(Link& link, const std::string& reason);
+  void serve_link(Link& link, short revents);
+  void take_upload(Link& link);
+  void end_download(Link& link);
+  void run_timers();
+  std::optional<Instant> next_timer() const;
+  Link* find(uint64_t id);
+
+  // calls.cc: requests, their answers, and what else conversations report.
+  void act(Link& link);
+  void on_request(Link& link, Notice notice);
+  void on_event(Link& link, const Notice& notice);
+  void answer(Link& link, uint64_t token, const Result& result);
+  void log_call(const Link& link, const OpenCall& call, const Result& result);
+  void abandon(Link& link, uint64_t token);
+  void forward_next();
+  void end_forward(uint64_t call, const Result& result);
+  void start_job(Link& link, uint64_t token, JobKind kind, tl::expected<Child, Error> child, Duration limit);
+  void finish_job(Job& job, int status);
+  void emit(std::string_view event, const Json& data);
+
+  // The methods: the result, or nothing if it comes later.
+  using Reply = std::optional<Result>;
+  Reply serve_guest(Link& link, uint64_t token, const std::string& method, const Json& arguments);
+  Reply serve_files(Link& link, uint64_t token, const std::string& method, const Json& arguments);
+  Reply serve_host(Link& link, const std::string& method, const Json& arguments);
+  Reply start_shutdown(Link& link, uint64_t token, const std::string& method, const Json& arguments);
+  void thaw(const char* why);
+
+  const ServeOptions options_;
+  Guard guard_;
+  Instant now_{};
+  UniqueFd signals_;
+  std::vector<Listener> listeners_;
+  std::vector<std::unique_ptr<Link>> links_;
+  std::deque<Job> jobs_;
+  std::deque<Forward> forwards_;
+  uint64_t next_link_ = 1;
+  std::optional<Instant> stop_at_;  // after a signal
+  RateLimit call_lines_{200};
+  RateLimit bad_lines_{5};
+
+  // Of a guest.
+  AllowedDirectories read_;
+  AllowedDirectories write_;
+  Freezer freezer_;
+  Instant thaw_at_{};
+  int64_t frozen_count_ = 0;
+  std::optional<Instant> shutdown_at_;
+  std::string shutdown_option_;
+  bool shutting_down_ = false;
+
+  // Of a host.
+  AllowedDirectories metadata_;
+  RateLimiter time_rate_{10, 10};
+  RateLimiter log_rate_{100, 200};
+  RateLimiter notify_rate_{20, 20};
+  RateLimiter metadata_rate_{20, 20};
+  uint64_t logs_dropped_ = 0;
+};
+
+}  // namespace virtproxy::agent

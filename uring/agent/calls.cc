@@ -1,0 +1,260 @@
+// The agent's requests and answers: what its conversations report, and what becomes of it.
+#include <sys/wait.h>
+
+#include <algorithm>
+
+#include "uring/agent/agent.h"
+#include "uring/agent/guest_info.h"
+
+namespace virtproxy::agent {
+namespace {
+
+constexpr size_t kMostHookOutput = 64 * 1024;
+
+// Of what a peer chose, for the log: one printable word.
+std::string word(std::string_view text, size_t most = 128) {
+  std::string quoted = Json(std::string(cut_utf8(text, most))).dump(-1, ' ', true, Json::error_handler_t::replace);
+  const bool plain = quoted.size() == text.size() + 2 && text.find(' ') == std::string_view::npos;
+  return plain && !text.empty() ? std::string(text) : quoted;
+}
+
+// What a call is about, of its arguments.
+std::string detail_of(const Json& arguments) {
+  for (const char* key : {"path", "name", "key", "event", "mode", "handle"}) {
+    const auto found = arguments.find(key);
+    if (found == arguments.end()) continue;
+    if (found->is_string()) return std::string(" ") + key + "=" + word(found->get_ref<const std::string&>());
+    if (found->is_number_integer()) return std::string(" ") + key + "=" + to_text(*found);
+  }
+  return "";
+}
+
+}  // namespace
+
+void Agent::act(Link& link) {
+  for (auto notices = link.conversation.take_notices(); !notices.empty();
+       notices = link.conversation.take_notices()) {
+    for (Notice& notice : notices) {
+      switch (notice.kind) {
+        case Notice::Kind::kRequest:
+          on_request(link, std::move(notice));
+          break;
+        case Notice::Kind::kAbandoned:
+          abandon(link, notice.token);
+          break;
+        case Notice::Kind::kAnswered:
+          end_forward(notice.token, std::move(notice.body));
+          break;
+        case Notice::Kind::kFailed:
+          end_forward(notice.token, tl::unexpected(std::move(notice.error)));
+          break;
+        case Notice::Kind::kEvent:
+          on_event(link, notice);
+          break;
+        case Notice::Kind::kGreeted:
+          if (notice.body.is_object()) {
+            const auto version = notice.body.find("version");
+            const auto methods = notice.body.find("methods");
+            log_info("{}: the other end is virtagent {}, {} methods", link.who,
+                     version == notice.body.end() ? "?" : word(to_text(*version), 32),
+                     methods == notice.body.end() ? 0 : methods->size());
+          } else {
+            log_info("{}: the other end answers, and is no virtagent", link.who);
+          }
+          break;
+        case Notice::Kind::kUngreeted:
+          if (link.fd && options_.role == Role::kHost) link.conversation.greet(now_);
+          break;
+        case Notice::Kind::kBadLine:
+          if (const auto hidden = bad_lines_.allow(now_)) {
+            log_warn("{}: a line was refused: {}{}", link.who, notice.error.text, and_others(*hidden));
+          }
+          break;
+      }
+    }
+  }
+}
+
+void Agent::on_event(Link& link, const Notice& notice) {
+  if (link.source != Source::kPort || options_.role != Role::kHost) return;
+  const std::string data = to_text(notice.body);
+  if (data.size() > 4096) return;
+  if (!notify_rate_.take(now_)) return;
+  log_info("{}: event {} {}", link.who, word(notice.name), word(data, 512));
+  // A new process there knows nothing of an earlier va-hello.
+  if (notice.name == "va-started") link.conversation.greet(now_);
+  emit(notice.name, notice.body);
+}
+
+void Agent::on_request(Link& link, Notice notice) {
+  const std::string method = notice.name;
+  // A program of this machine wants the other end's methods, unless it is one of ours.
+  const bool ours = find_method(options_.role, method) != nullptr;
+  const auto port = std::find_if(links_.begin(), links_.end(), [](const auto& each) { return each->port.has_value(); });
+  if (link.source == Source::kLocal && !ours && port != links_.end()) {
+    link.calls[notice.token] = {method, detail_of(notice.body) + " forwarded"};
+    forwards_.push_back({link.id, notice.token, method, std::move(notice.body), now_ + 12 * kCallTimeout});
+    forward_next();
+    return;
+  }
+  link.calls[notice.token] = {method, detail_of(notice.body)};
+  const auto row = guard_.check(method, notice.body, link.source);
+  if (!row) return answer(link, notice.token, tl::unexpected(row.error()));
+  Reply reply;
+  if (method == "va-hello") {
+    link.conversation.peer_greeted(now_);
+    reply = hello_of(guard_, VIRTPROXY_VERSION, link.source);
+    // The host has said hello, and is told what there is here.
+    if (options_.role == Role::kGuest && link.port) link.conversation.greet(now_);
+  } else if (method == "va-events") {
+    link.subscribed = true;
+    reply = Json::object();
+  } else if (method == "guest-ping" || method == "host-ping") {
+    reply = Json::object();
+  } else if (method == "guest-info" || method == "va-capabilities" || method == "host-capabilities") {
+    reply = capabilities(guard_, VIRTPROXY_VERSION, link.source);
+  } else if (options_.role == Role::kGuest) {
+    reply = serve_guest(link, notice.token, method, notice.body);
+  } else {
+    reply = serve_host(link, method, notice.body);
+  }
+  if (reply) answer(link, notice.token, *reply);
+}
+
+void Agent::answer(Link& link, uint64_t token, const Result& result) {
+  const auto call = link.calls.find(token);
+  if (call != link.calls.end()) {
+    log_call(link, call->second, result);
+    link.calls.erase(call);
+  }
+  link.conversation.answer(token, result, now_);
+}
+
+void Agent::log_call(const Link& link, const OpenCall& call, const Result& result) {
+  const auto hidden = call_lines_.allow(now_);
+  if (!hidden) return;
+  // The code of a forwarded call's error is the other end's text.
+  std::string outcome = result ? "ok" : word(error_code_text(result.error()));
+  if (result && result->is_object() && result->contains("count")) {
+    outcome += " bytes=" + to_text((*result)["count"]);
+  }
+  log_info("call {} {}{}: {}{}", link.who, word(call.method), call.detail, outcome,
+           and_others(*hidden));
+}
+
+void Agent::abandon(Link& link, uint64_t token) {
+  const auto call = link.calls.find(token);
+  if (call != link.calls.end()) {
+    if (link.fd) {
+      log_call(link, call->second, tl::unexpected(error_of(ErrorCode::kTimeout, "the caller gave it up")));
+    }
+    link.calls.erase(call);
+  }
+  for (Job& job : jobs_) {
+    if (job.link != link.id || job.token != token) continue;
+    job.link = job.token = 0;
+    // File systems that nobody knows to be frozen must not stay so.
+    if (job.kind == JobKind::kFreeze) freezer_.thaw();
+    job.child.kill();
+  }
+  for (size_t i = 0; i < forwards_.size(); ++i) {
+    Forward& forward = forwards_[i];
+    if (forward.link != link.id || forward.token != token) continue;
+    const uint64_t made = forward.call;
+    forwards_.erase(forwards_.begin() + static_cast<ptrdiff_t>(i));
+    for (const auto& each : links_) {
+      if (made != 0 && each->port) each->conversation.cancel(made, now_);
+    }
+    break;
+  }
+}
+
+// --- calls to the other end -------------------------------------------------------------------
+
+void Agent::forward_next() {
+  for (size_t i = 0; i < forwards_.size(); ++i) {
+    if (forwards_[i].deadline > now_ || forwards_[i].call != 0) continue;
+    const Forward late = std::move(forwards_[i]);
+    forwards_.erase(forwards_.begin() + static_cast<ptrdiff_t>(i--));
+    if (Link* const link = find(late.link)) {
+      answer(*link, late.token, tl::unexpected(error_of(ErrorCode::kTimeout, "calls before it took too long")));
+    }
+  }
+  const auto port = std::find_if(links_.begin(), links_.end(), [](const auto& each) { return each->port.has_value(); });
+  if (port == links_.end() || (*port)->conversation.calling()) return;
+  const auto next = std::find_if(forwards_.begin(), forwards_.end(),
+                                 [](const Forward& each) { return each.call == 0; });
+  if (next == forwards_.end()) return;
+  const auto call = (*port)->conversation.call(next->method, next->arguments, kCallTimeout, now_);
+  if (call) {
+    next->call = *call;
+    return;
+  }
+  const Forward refused = std::move(*next);
+  forwards_.erase(next);
+  if (Link* const link = find(refused.link)) answer(*link, refused.token, tl::unexpected(call.error()));
+}
+
+void Agent::end_forward(uint64_t call, const Result& result) {
+  const auto found = std::find_if(forwards_.begin(), forwards_.end(),
+                                  [&](const Forward& each) { return each.call == call; });
+  if (found == forwards_.end()) return;
+  const Forward done = std::move(*found);
+  forwards_.erase(found);
+  if (Link* const link = find(done.link)) answer(*link, done.token, result);
+}
+
+// --- children ---------------------------------------------------------------------------------
+
+void Agent::start_job(Link& link, uint64_t token, JobKind kind, tl::expected<Child, Error> child,
+                      Duration limit) {
+  if (!child) return answer(link, token, tl::unexpected(child.error()));
+  if (kind == JobKind::kHook) child->most = kMostHookOutput;
+  jobs_.push_back({link.id, token, kind, std::move(*child), now_ + limit});
+}
+
+void Agent::finish_job(Job& job, int status) {
+  Link* const link = find(job.link);
+  Result result = Json::object();
+  switch (job.kind) {
+    case JobKind::kMethod:
+      result = job.child.result();
+      break;
+    case JobKind::kFreeze:
+      result = job.child.result();
+      if (!result || link == nullptr) {
+        freezer_.thaw();
+        break;
+      }
+      frozen_count_ = result->is_number_integer() ? result->get<int64_t>() : 0;
+      guard_.frozen = true;
+      thaw_at_ = now_ + std::chrono::seconds(options_.rules.max_freeze);
+      emit("va-frozen", {{"file-systems", frozen_count_}});
+      break;
+    case JobKind::kHook:
+      result = Json{{"exitcode", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)},
+                    {"out", job.child.text},
+                    {"truncated", job.child.truncated}};
+      break;
+    case JobKind::kShutdown:
+      if (WIFEXITED(status) && WEXITSTATUS(status) == 0) break;
+      shutting_down_ = false;
+      log_error("shutdown failed with status {}: {}", status, word(job.child.text, 512));
+      result = tl::unexpected(error_of(ErrorCode::kUnsupported, "/sbin/shutdown failed: " +
+                                                                    std::string(cut_utf8(job.child.text, 512))));
+      break;
+  }
+  if (link != nullptr) answer(*link, job.token, result);
+}
+
+void Agent::emit(std::string_view event, const Json& data) {
+  const std::string text = encode_event(event, data, wall_time());
+  if (text.size() > kMaxEvent) return;
+  for (const auto& link : links_) {
+    // A host tells only programs of its own; a guest tells whoever listens.
+    const bool told = link->subscribed || (link->port && options_.role == Role::kGuest);
+    if (link->fd && told) link->conversation.post_event(text, now_);
+  }
+}
+
+}  // namespace virtproxy::agent

@@ -1,0 +1,250 @@
+#include "uring/agent/client.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "uring/agent/agent.h"
+
+namespace virtproxy::agent {
+namespace {
+
+class Client {
+ public:
+  explicit Client(const ClientOptions& options)
+      : options_(options), conversation_(config(options), [](std::string_view) { return Pace::kQueued; }) {}
+
+  int run() {
+    auto fd = open_port(options_.target);
+    if (!fd) return fail(fd.error());
+    fd_ = std::move(*fd);
+    switch (options_.action) {
+      case ClientOptions::Action::kCall:
+        return call();
+      case ClientOptions::Action::kGet:
+        return get();
+      case ClientOptions::Action::kPut:
+        return put();
+      case ClientOptions::Action::kEvents:
+        return events();
+    }
+    return 1;
+  }
+
+ private:
+  static ConversationConfig config(const ClientOptions& options) {
+    ConversationConfig config;
+    const bool stream = options.target.method == PortSpec::Method::kStream;
+    config.sync_first = !stream;
+    config.max_incoming = stream ? kMaxStreamAnswer : kMaxMessage;
+    config.first_id = random_first_id();
+    return config;
+  }
+
+  static int fail(const std::string& text) {
+    std::fprintf(stderr, "virtagent: %s\n", text.c_str());
+    return 1;
+  }
+  static int fail(const Error& error) {
+    // The text is the other end's: nothing of it may reach the terminal as it is.
+    return fail(Json(error.text).dump(-1, ' ', true, Json::error_handler_t::replace) + " (" +
+                Json(error_code_text(error)).get<std::string>() + ")");
+  }
+
+  Duration timeout() const {
+    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(options_.timeout));
+  }
+
+  // Bytes that came and are no message of ours yet.
+  bool read_some() {
+    char bytes[65536];
+    const ssize_t size = read(fd_.get(), bytes, sizeof bytes);
+    if (size > 0) unread_.append(bytes, static_cast<size_t>(size));
+    return size > 0 || (size < 0 && (errno == EAGAIN || errno == EINTR));
+  }
+
+  bool write_some(Instant now) {
+    while (!conversation_.pending().empty()) {
+      const std::string_view bytes = conversation_.pending();
+      const ssize_t size = options_.target.is_device()
+                               ? write(fd_.get(), bytes.data(), bytes.size())
+                               : send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (size < 0) return errno == EAGAIN || errno == EINTR;
+      if (size == 0) return true;
+      conversation_.sent(static_cast<size_t>(size), now);
+    }
+    return true;
+  }
+
+  // Takes lines until the answer of `call` or, with `events`, any event is there.
+  std::optional<Notice> take(uint64_t call, Instant now) {
+    for (;;) {
+      for (Notice& notice : conversation_.take_notices()) {
+        if ((notice.kind == Notice::Kind::kAnswered || notice.kind == Notice::Kind::kFailed) &&
+            notice.token == call) {
+          return std::move(notice);
+        }
+        if (notice.kind == Notice::Kind::kEvent && options_.action == ClientOptions::Action::kEvents) {
+          print_event(notice);
+        }
+        if (notice.kind == Notice::Kind::kRequest) {
+          Error none = error_of(ErrorCode::kUnsupported, "this end only calls");
+          none.command_not_found = true;
+          conversation_.answer(notice.token, tl::unexpected(none), now);
+        }
+      }
+      const size_t taken =
+          conversation_.receive(std::as_bytes(std::span(unread_.data(), unread_.size())), now);
+      unread_.erase(0, taken);
+      if (taken == 0) return std::nullopt;
+    }
+  }
+
+  // Waits for the answer. What goes on meanwhile, apart from that: `feed`, while the socket takes bytes.
+  template <typename Feed>
+  tl::expected<Json, std::string> answer_of(uint64_t call, Feed feed) {
+    for (;;) {
+      Instant now = monotonic_now();
+      conversation_.tick(now);
+      if (auto done = take(call, now)) {
+        if (done->kind == Notice::Kind::kAnswered) return std::move(done->body);
+        fail(done->error);
+        return tl::unexpected(std::string());
+      }
+      if (!write_some(now)) return tl::unexpected(std::string("the other end is gone"));
+      const bool feeding = conversation_.pending().empty() && feed();
+      pollfd wait{fd_.get(), static_cast<short>(POLLIN), 0};
+      if (feeding || !conversation_.pending().empty()) wait.events |= POLLOUT;
+      const auto next = conversation_.next_deadline();
+      const Duration left = next ? std::max(Duration(0), *next - now) : std::chrono::seconds(1);
+      poll(&wait, 1, static_cast<int>(left.count() / 1000000) + 1);
+      if (wait.revents != 0 && (wait.revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !read_some()) {
+        if (auto done = take(call, monotonic_now())) {
+          if (done->kind == Notice::Kind::kAnswered) return std::move(done->body);
+          fail(done->error);
+          return tl::unexpected(std::string());
+        }
+        return tl::unexpected(std::string("the connection ended before the answer came"));
+      }
+    }
+  }
+
+  tl::expected<Json, std::string> ask(const std::string& method, const Json& arguments) {
+    const auto call = conversation_.call(method, arguments, timeout(), monotonic_now());
+    if (!call) return tl::unexpected(call.error().text);
+    return answer_of(*call, [] { return false; });
+  }
+
+  static int failed(const std::string& text) { return text.empty() ? 1 : fail(text); }
+
+  int call() {
+    const auto answer = ask(options_.method, options_.arguments);
+    if (!answer) return failed(answer.error());
+    std::printf("%s\n", answer->dump(-1, ' ', true, Json::error_handler_t::replace).c_str());
+    return std::fflush(stdout) == 0 ? 0 : 1;
+  }
+
+  int get() {
+    Json arguments = {{"path", options_.remote}};
+    if (options_.offset) arguments["offset"] = *options_.offset;
+    if (options_.length) arguments["length"] = *options_.length;
+    const auto answer = ask("va-get", arguments);
+    if (!answer) return failed(answer.error());
+    const auto size = answer->find("size");
+    if (size == answer->end() || !size->is_number_unsigned()) return fail("the answer has no size");
+    uint64_t left = *size;
+    UniqueFd file;
+    if (options_.file != "-") {
+      file = UniqueFd(open(options_.file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+      if (!file) return fail("cannot write " + options_.file + ": " + std::strerror(errno));
+    }
+    const int out = file ? file.get() : STDOUT_FILENO;
+    while (left > 0) {
+      if (unread_.empty()) {
+        pollfd wait{fd_.get(), POLLIN, 0};
+        poll(&wait, 1, -1);
+        if (!read_some()) break;
+        continue;
+      }
+      const size_t piece = std::min<uint64_t>(left, unread_.size());
+      std::string_view bytes = std::string_view(unread_).substr(0, piece);
+      while (!bytes.empty()) {
+        const ssize_t size_written = write(out, bytes.data(), bytes.size());
+        if (size_written < 0 && errno == EINTR) continue;
+        if (size_written < 0) return fail(std::string("cannot write: ") + std::strerror(errno));
+        bytes.remove_prefix(static_cast<size_t>(size_written));
+      }
+      unread_.erase(0, piece);
+      left -= piece;
+    }
+    if (left == 0) return 0;
+    return fail("the file ended " + std::to_string(left) + " bytes early");
+  }
+
+  int put() {
+    UniqueFd file(open(options_.file.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat status {};
+    if (!file || fstat(file.get(), &status) != 0) {
+      return fail("cannot read " + options_.file + ": " + std::strerror(errno));
+    }
+    if (!S_ISREG(status.st_mode)) return fail(options_.file + " is no regular file");
+    uint64_t left = static_cast<uint64_t>(status.st_size);
+    Json arguments = {{"path", options_.remote}, {"size", left}};
+    if (options_.mode) arguments["mode"] = *options_.mode;
+    // The whole transfer may take long; what is limited is the answer. The request needs no other limit.
+    const auto call = conversation_.call("va-put", arguments, std::chrono::hours(24), monotonic_now());
+    if (!call) return fail(call.error().text);
+    const auto answer = answer_of(*call, [&] {
+      if (left == 0) return false;
+      const ssize_t size = sendfile(fd_.get(), file.get(), nullptr, std::min<uint64_t>(left, 1 << 20));
+      if (size > 0) left -= static_cast<uint64_t>(size);
+      // A file that has become shorter cannot be sent as it was announced.
+      if (size == 0) {
+        shutdown(fd_.get(), SHUT_WR);
+        left = 0;
+      }
+      return left > 0;
+    });
+    return answer ? 0 : failed(answer.error());
+  }
+
+  void print_event(const Notice& notice) {
+    const Json line = {{"event", notice.name}, {"data", notice.body}};
+    std::printf("%s\n", line.dump(-1, ' ', true, Json::error_handler_t::replace).c_str());
+    std::fflush(stdout);
+    ++printed_;
+  }
+
+  int events() {
+    const auto answer = ask("va-events", Json::object());
+    if (!answer) return failed(answer.error());
+    while (options_.count == 0 || printed_ < options_.count) {
+      pollfd wait{fd_.get(), POLLIN, 0};
+      poll(&wait, 1, -1);
+      const bool open = read_some();
+      take(0, monotonic_now());
+      if (!open) return fail("the other end is gone");
+    }
+    return 0;
+  }
+
+  const ClientOptions& options_;
+  Conversation conversation_;
+  UniqueFd fd_;
+  std::string unread_;
+  uint64_t printed_ = 0;
+};
+
+}  // namespace
+
+int run_client(const ClientOptions& options) { return Client(options).run(); }
+
+}  // namespace virtproxy::agent

@@ -1,0 +1,78 @@
+#include "uring/agent/link.h"
+
+#include <poll.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace virtproxy::agent {
+
+short Link::events() const {
+  short events = 0;
+  if (!conversation.pending().empty() || download) events |= POLLOUT;
+  // While a request waits for its answer, the rest stays where it is: that is what slows the sender down.
+  if (input == Input::kOpen && unread.size() < kReadSize) events |= POLLIN;
+  return events;
+}
+
+bool Link::read_some() {
+  if (input == Input::kEnded || unread.size() >= kReadSize) return true;
+  char bytes[kReadSize];
+  const ssize_t size = read(fd.get(), bytes, kReadSize - unread.size());
+  if (size > 0) {
+    unread.append(bytes, static_cast<size_t>(size));
+    return true;
+  }
+  if (size < 0) return errno == EAGAIN || errno == EINTR;
+  if (port) return false;
+  input = Input::kEnded;
+  return true;
+}
+
+bool Link::write_some(Instant now) {
+  while (!conversation.pending().empty()) {
+    const std::string_view bytes = conversation.pending();
+    const ssize_t size = port && port->is_device()
+                             ? write(fd.get(), bytes.data(), bytes.size())
+                             : send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (size < 0) return errno == EAGAIN || errno == EINTR;
+    // A virtio port without a reader takes nothing at times.
+    if (size == 0) return true;
+    conversation.sent(static_cast<size_t>(size), now);
+  }
+  if (!download) return true;
+  // A turn sends so much, for the sake of the other connections.
+  constexpr uint64_t kTurn = 1024 * 1024;
+  while (download->left > 0) {
+    const ssize_t size = sendfile(fd.get(), download->fd.get(), nullptr, std::min(download->left, kTurn));
+    if (size < 0) return errno == EAGAIN || errno == EINTR;
+    if (size == 0) {
+      // The file has become shorter. Its reader counts what comes.
+      download->left = 0;
+      break;
+    }
+    download->left -= static_cast<uint64_t>(size);
+    download->sent += static_cast<uint64_t>(size);
+    return true;
+  }
+  return true;
+}
+
+bool Link::parse(Instant now) {
+  if (unread.empty() || upload || download || after == After::kClose) return false;
+  const size_t taken =
+      conversation.receive(std::as_bytes(std::span(unread.data(), unread.size())), now);
+  unread.erase(0, taken);
+  return taken > 0;
+}
+
+bool Link::finished() const {
+  if (!conversation.pending().empty() || download) return false;
+  if (after == After::kClose) return true;
+  return input == Input::kEnded && !conversation.serving() && !upload && !subscribed;
+}
+
+}  // namespace virtproxy::agent
