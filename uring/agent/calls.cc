@@ -155,7 +155,7 @@ void Agent::abandon(Link& link, uint64_t token) {
     job.link = job.token = 0;
     // File systems that nobody knows to be frozen must not stay so.
     if (job.kind == JobKind::kFreeze) freezer_.thaw();
-    job.child.kill();
+    if (job.kind != JobKind::kShutdown) job.child.kill();
   }
   for (size_t i = 0; i < forwards_.size(); ++i) {
     Forward& forward = forwards_[i];

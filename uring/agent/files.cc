@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -142,21 +143,32 @@ tl::expected<AllowedDirectories::Place, Error> AllowedDirectories::place_of(
 // --- base64 -----------------------------------------------------------------------------------
 
 namespace {
+
 constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+// The value of each digit, and 64 for what is none.
+constexpr std::array<uint8_t, 256> digit_values() {
+  std::array<uint8_t, 256> values{};
+  for (uint8_t& value : values) value = 64;
+  for (size_t i = 0; i < kDigits.size(); ++i) {
+    values[static_cast<unsigned char>(kDigits[i])] = static_cast<uint8_t>(i);
+  }
+  return values;
 }
+constexpr std::array<uint8_t, 256> kValues = digit_values();
+
+}  // namespace
 
 std::string to_base64(std::string_view bytes) {
-  std::string text;
-  text.reserve((bytes.size() + 2) / 3 * 4);
-  for (size_t at = 0; at < bytes.size(); at += 3) {
+  std::string text((bytes.size() + 2) / 3 * 4, '=');
+  char* out = text.data();
+  const auto byte = [&](size_t at) -> uint32_t {
+    return at < bytes.size() ? static_cast<unsigned char>(bytes[at]) : 0;
+  };
+  for (size_t at = 0; at < bytes.size(); at += 3, out += 4) {
     const size_t count = std::min<size_t>(3, bytes.size() - at);
-    uint32_t group = 0;
-    for (size_t i = 0; i < 3; ++i) {
-      group = group << 8 | (i < count ? static_cast<unsigned char>(bytes[at + i]) : 0);
-    }
-    for (size_t i = 0; i < 4; ++i) {
-      text += i <= count ? kDigits[group >> (18 - 6 * i) & 63] : '=';
-    }
+    const uint32_t group = byte(at) << 16 | byte(at + 1) << 8 | byte(at + 2);
+    for (size_t i = 0; i <= count; ++i) out[i] = kDigits[group >> (18 - 6 * i) & 63];
   }
   return text;
 }
@@ -170,13 +182,13 @@ std::optional<std::string> from_base64(std::string_view text) {
     size_t padding = 0;
     for (size_t i = 0; i < 4; ++i) {
       const char c = text[at + i];
-      const size_t digit = kDigits.find(c);
+      const uint8_t digit = kValues[static_cast<unsigned char>(c)];
       if (c == '=' && i >= 2 && at + 4 == text.size()) {
         ++padding;
-      } else if (digit == std::string_view::npos || padding > 0) {
+      } else if (digit == 64 || padding > 0) {
         return std::nullopt;
       }
-      group = group << 6 | (c == '=' ? 0 : static_cast<uint32_t>(digit));
+      group = group << 6 | (digit & 63u);
     }
     for (size_t i = 0; i < 3 - padding; ++i) bytes += static_cast<char>(group >> (16 - 8 * i));
   }
