@@ -1,5 +1,6 @@
 #include "core/logs/batch.h"
 
+#include <algorithm>
 #include <cstring>
 
 #define XXH_INLINE_ALL
@@ -75,6 +76,19 @@ BatchFault decode_batch_header(std::span<const std::byte> bytes, BatchHeader& he
                     header.position < kMaxNumber && header.first.seq < kMaxNumber &&
                     header.first.bytes < kMaxNumber;
   return sane ? BatchFault::kNone : BatchFault::kLimits;
+}
+
+size_t next_batch_start(std::span<const std::byte> bytes) {
+  std::byte magic[sizeof kBatchMagic];
+  store_le(magic, kBatchMagic);
+  for (size_t at = 1; at < bytes.size(); ++at) {
+    const void* const found =
+        std::memchr(bytes.data() + at, static_cast<int>(magic[0]), bytes.size() - at);
+    if (found == nullptr) break;
+    at = static_cast<size_t>(static_cast<const std::byte*>(found) - bytes.data());
+    if (std::memcmp(found, magic, std::min(sizeof magic, bytes.size() - at)) == 0) return at;
+  }
+  return bytes.size();
 }
 
 bool batch_check_matches(std::span<const std::byte> bytes, const BatchHeader& header,

@@ -88,6 +88,10 @@ enum class BatchFault : uint8_t {
 // Decodes and judges the fields of a header, without its check. kNone, kShort, kMagic or kLimits.
 BatchFault decode_batch_header(std::span<const std::byte> bytes, BatchHeader& header);
 
+// Where in `bytes`, behind the first one, a batch may begin: the offset of the next magic, or of
+// what may be the beginning of one at the end.
+size_t next_batch_start(std::span<const std::byte> bytes);
+
 // Judges the check of a batch whose header decodes. `bytes` begin with the batch and hold all of
 // it.
 bool batch_check_matches(std::span<const std::byte> bytes, const BatchHeader& header, uint64_t key);

@@ -158,6 +158,17 @@ TEST(LogBatch, EveryChangedBitIsNoticed) {
   }
 }
 
+TEST(LogBatch, TheNextPlaceForOneIsFound) {
+  const auto next = [](std::string_view text) { return next_batch_start(bytes_of(text)); };
+  EXPECT_EQ(next("V"), 1u);
+  EXPECT_EQ(next("VLB1"), 4u) << "not the one at the front";
+  EXPECT_EQ(next("VVLB1."), 1u);
+  EXPECT_EQ(next("..VLB2VLB1."), 6u);
+  EXPECT_EQ(next("....VLB"), 4u) << "perhaps one";
+  EXPECT_EQ(next("....VLBV"), 7u);
+  EXPECT_EQ(next("........"), 8u);
+}
+
 // A batch with these bytes as its one record, or `count` of them.
 Bytes with_records(std::initializer_list<int> bytes, uint32_t count = 1) {
   Bytes batch(kBatchHeaderSize);
