@@ -15,7 +15,8 @@ from harness import BIN, SANITIZED
 
 HARDENED = os.environ.get("VIRTPROXY_HARDENED", "1") not in ("", "0") and not SANITIZED
 X86 = platform.machine() == "x86_64"
-DYNAMIC, STATIC = ("virtproxy", "virtproxy-bench"), ("virtproxy-static", "virtproxy-bench-static")
+DYNAMIC = ("virtproxy", "virtproxyctl", "virtproxy-bench")
+STATIC = ("virtproxy-static", "virtproxy-bench-static")
 COMPILED_WITH = ["-fPIE", "-fstack-protector-strong", "-fstack-clash-protection",
                  "-ftrivial-auto-var-init=zero"]  # fmt: skip
 if X86:
