@@ -74,7 +74,6 @@ def read_help(text: str) -> Help:
 
 
 def help_of(*command: str) -> Help:
-    # In a build with --help wrapped to a terminal the width must not be that of whoever builds.
     return read_help(subprocess.run([*command, "--help"], check=True, capture_output=True, text=True).stdout)
 
 

@@ -154,7 +154,7 @@ def test_a_machine_without_room_is_left_as_it_was(scene: Scene) -> None:
 
 
 def serve(scene: Scene, answers: list[bytes]) -> Path:
-    """Somebody who writes these, each after a line was read but the first, and then closes."""
+    """A listener that writes these and closes. Before each but the first it reads a line."""
     path = scene.directory / "monitor"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
