@@ -63,6 +63,8 @@ class ProtocolSelector {
   bool behind(Instant now) const { return state_ != State::kDown && current_->behind(now); }
   void go_away();
   Session::Stats stats();
+  // As V2Session::backoff().
+  Duration backoff() const { return v2_.backoff(); }
   // What all searches for a greeting or an old packet have looked at so far. For tests.
   uint64_t bytes_searched() const { return bytes_searched_; }
 

@@ -9,15 +9,11 @@
 namespace virtproxy {
 namespace {
 
-using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// A peer whose faults end sessions is greeted again ever more slowly, as is one that does nothing
-// but restart; one that kept a session for kStableAfter starts over with a clean record.
-constexpr Duration kFirstBackoff = milliseconds(50);
-constexpr unsigned kMostDoublings = 7;
+// A peer that does nothing but restart is greeted ever more slowly, like one whose faults end
+// sessions.
 constexpr unsigned kFreeRestarts = 4;
-constexpr Duration kStableAfter = seconds(10);
 
 // On channels that may lose bytes, a lost frame at the end of a conversation shows when a ping
 // counts the frames.
@@ -81,6 +77,7 @@ void V2Session::want_features(uint64_t features) {
 
 void V2Session::transport_up(Instant now, Duration backoff) {
   VP_ASSERT(handshake_.state() == Handshake::State::kDown);
+  backoff_.link_began();
   handshake_.start(now, backoff);
 }
 
@@ -117,7 +114,7 @@ void V2Session::establish(Instant now, Events& events) {
   ping_at_.reset();
   uncounted_ = false;
   if (trailer_ == TrailerKind::kChecksum) ping_at_ = now + kPingInterval;
-  established_at_ = now;
+  backoff_.session_began(now);
   arriving_ = {};
   scanned_ = scanned_for_ping_ = 0;
   ++sessions_;
@@ -129,13 +126,9 @@ void V2Session::fail(const Step& step, Instant now, Events& events) {
   forget_streams();
   events.push_back({.kind = Event::Kind::kDown, .fault = step.fault});
 
-  if (now - established_at_ > kStableAfter) faults_in_row_ = 0;
-  const unsigned fault = faults_in_row_++;
-  const unsigned forgiven = step.fault == Fault::kPeerRestarted ? kFreeRestarts : 0;
-  Duration backoff{};
-  if (fault >= forgiven) {
-    backoff = kFirstBackoff * (1u << std::min(fault - forgiven, kMostDoublings));
-  } else if (step.answered && speaks_our_version(*step.successor)) {
+  const unsigned free = step.fault == Fault::kPeerRestarted ? kFreeRestarts : 0;
+  const Duration backoff = backoff_.fault(now, free);
+  if (backoff == Duration::zero() && step.answered && speaks_our_version(*step.successor)) {
     handshake_.adopt(*step.successor, now);
     establish(now, events);
     return;
@@ -144,7 +137,7 @@ void V2Session::fail(const Step& step, Instant now, Events& events) {
 }
 
 void V2Session::forgive(Instant now) {
-  faults_in_row_ = 0;
+  backoff_.forgive();
   handshake_.end_backoff(now);
 }
 

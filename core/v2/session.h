@@ -6,6 +6,7 @@
 #include "core/flow/credit_pool.h"
 #include "core/flow/inflight_limiter.h"
 #include "core/flow/scheduler.h"
+#include "core/peer_backoff.h"
 #include "core/session.h"
 #include "core/v2/handshake.h"
 #include "core/v2/stream.h"
@@ -77,6 +78,9 @@ class V2Session final : public Session {
   Stats stats() override;
   const Hello& peer() const { return handshake_.peer(); }
   const Slab<Stream>& streams() const { return streams_; }
+  // After kDown by a fault of the peer: how long a driver that drops the peer waits before it takes
+  // the next one. On a link that goes on the session waits by itself.
+  Duration backoff() const { return backoff_.last(); }
 
  private:
   // v2/input.cc
@@ -174,8 +178,7 @@ class V2Session final : public Session {
 
   bool going_away_ = false;
   uint64_t sessions_ = 0;
-  Instant established_at_{};
-  unsigned faults_in_row_ = 0;
+  FaultBackoff backoff_;
   Batch batch_;
   uint32_t head_at_ = 0;  // where the heads of the next piece begin
 };

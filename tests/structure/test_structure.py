@@ -24,7 +24,7 @@ LAYERS = (
     ("uring/base",),
     ("core/protocol_selector",),
     ("core/v1", "core/v2", "core/agent", "core/logs"),
-    ("core/session", "core/peer_identity"),
+    ("core/session", "core/peer_identity", "core/peer_backoff"),
     ("core/flow",),
     ("core/wire",),
     ("core",),
