@@ -72,7 +72,7 @@ BatchFault decode_batch_header(std::span<const std::byte> bytes, BatchHeader& he
   header.time = load_le<uint64_t>(in + kTimeAt);
   const bool sane = header.length > 0 && header.length <= kMaxBatchBody &&
                     header.source < kMaxSources && (header.flags & ~kFloating) == 0 &&
-                    header.records > 0 && header.records <= header.length &&
+                    header.records > 0 && header.records <= kMaxRecords &&
                     header.position < kMaxNumber && header.first.seq < kMaxNumber &&
                     header.first.bytes < kMaxNumber;
   return sane ? BatchFault::kNone : BatchFault::kLimits;

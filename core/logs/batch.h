@@ -138,6 +138,8 @@ class BatchBuilder {
   bool empty() const { return records_ == 0; }
   // Bytes of the batch so far, header included.
   size_t size() const { return bytes_.size(); }
+  // Records so far; a batch has at most kMaxRecords.
+  uint32_t records() const { return records_; }
   // The mark behind the last record.
   const Mark& mark() const { return mark_; }
 

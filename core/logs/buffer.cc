@@ -78,7 +78,11 @@ Buffer::Admission Buffer::offer(uint16_t source_index, const Line& line, uint64_
   }
   charge(source, before, open_cost(source));
   if (!source.since) source.since = now;
-  if (source.open.size() >= config_.batch_size) close(source);
+  // Of the records there is room left for those of one gap.
+  if (source.open.size() >= config_.batch_size ||
+      source.open.records() + 1 + 2 * kDropReasons > kMaxRecords) {
+    close(source);
+  }
   return Admission::kTaken;
 }
 

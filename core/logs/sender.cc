@@ -125,7 +125,7 @@ StreamFault Sender::on_ack(const Ack& ack) {
   acked_level_ = ack.level;
   while (!unacked_.empty() && (ack.final || unacked_.front().end <= acked_position_)) {
     const Sent& sent = unacked_.front();
-    acked_[sent.source] = sent.mark;
+    if (acked_[sent.source].seq < sent.mark.seq) acked_[sent.source] = sent.mark;
     in_flight_ -= sent.size;
     unacked_.pop_front();
   }
@@ -146,7 +146,7 @@ void Sender::send(std::span<const std::byte> batch, const BatchHeader& header, c
   position_ = std::max(position_, header.end_position());
   time_ = header.time;
   if (sent.seq < end.seq) sent = end;
-  note_sent(header.end_position(), header.source, batch.size(), sent);
+  note_sent(header.end_position(), header.source, batch.size(), end);
 }
 
 void Sender::explain(std::span<const Mark> marks, DropReason reason, UnixTime time) {

@@ -223,7 +223,8 @@ TEST(LogBatch, FieldsOfTheHeaderHaveLimits) {
   EXPECT_EQ(with(10, uint16_t{1}), BatchFault::kNone);
   EXPECT_EQ(with(10, uint16_t{2}), BatchFault::kLimits);
   EXPECT_EQ(with(12, uint32_t{0}), BatchFault::kLimits);
-  EXPECT_EQ(with(12, UINT32_MAX), BatchFault::kLimits);
+  EXPECT_EQ(with(12, kMaxRecords), BatchFault::kRecords);
+  EXPECT_EQ(with(12, kMaxRecords + 1), BatchFault::kLimits);
   EXPECT_EQ(with(24, kMaxNumber), BatchFault::kLimits);
   EXPECT_EQ(with(32, kMaxNumber), BatchFault::kLimits);
   EXPECT_EQ(with(32, kMaxNumber - 1), BatchFault::kRecords) << "behind the last number";

@@ -220,6 +220,20 @@ TEST(LogBuffer, ALineThatIsTooLargeKeepsItsHead) {
   EXPECT_EQ(taken.sources[0].next, (Mark{3, 8001 + (1u << 30)}));
 }
 
+TEST(LogBuffer, ABatchHasABoundedNumberOfRecords) {
+  BufferConfig large = config(1u << 20);
+  large.memory = 16u << 20;
+  Buffer buffer(large, {source(Policy::kDropNewest)});
+  for (uint64_t i = 0; i < 3 * kMaxRecords; ++i) {
+    put(buffer, 0, "");
+    if (i % 5 == 0) buffer.drop(0, {DropReason::kRate, 0, 1, 1, 1, 1}, 1s);
+  }
+  Taken taken;
+  taken.all(buffer, 1s);
+  EXPECT_GE(taken.batches, 4u);
+  EXPECT_EQ(taken.sources[0].lines.size(), 3 * kMaxRecords);
+}
+
 TEST(LogBuffer, WhatIsDroppedAtTheEndIsCountedAsShutdown) {
   Buffer buffer(config(), {source(Policy::kDropNewest), source(Policy::kDropOldest)});
   for (uint64_t i = 0; i < 300; ++i) put(buffer, static_cast<uint16_t>(i % 2), line(i));

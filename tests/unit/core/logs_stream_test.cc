@@ -335,5 +335,23 @@ TEST(LogSender, TheWindowClosesAndAnAckOpensIt) {
   EXPECT_EQ(sender.acked()[0].seq, 3u);
 }
 
+TEST(LogSender, AReceiverCannotMakeItTakeForAcknowledgedWhatItDidNotSend) {
+  Sender sender(1000);
+  LogDescription log;
+  log.id = kLog;
+  log.sources = {{"a", {}, {}}};
+  sender.begin(log);
+  ASSERT_EQ(sender.feed(want(true, 0, {{1000, 100000}})), StreamFault::kNone);
+  BatchBuilder builder(0, {});
+  builder.add_line({1, {}, {}});
+  Bytes batch = builder.finish();
+  seal_batch(batch, kLog, kKey, 0);
+  BatchHeader header;
+  ASSERT_EQ(decode_batch_header(batch, header), BatchFault::kNone);
+  sender.send(batch, header, {1, 0});
+  ASSERT_EQ(sender.feed(ack(header.end_position())), StreamFault::kNone);
+  EXPECT_EQ(sender.acked()[0], (Mark{1, 0}));
+}
+
 }  // namespace
 }  // namespace virtproxy::logs::test
