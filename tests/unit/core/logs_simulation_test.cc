@@ -9,6 +9,11 @@ namespace virtproxy::logs::test {
 namespace {
 
 constexpr int kSteps = 1500;
+#ifdef __SANITIZE_ADDRESS__
+constexpr uint64_t kSeeds = 5;  // a world takes ten times as long
+#else
+constexpr uint64_t kSeeds = 20;
+#endif
 
 uint64_t seeds(uint64_t usual) {
   const char* const more = std::getenv("VIRTPROXY_SEEDS");
@@ -48,7 +53,7 @@ TEST(LogSimulation, InMemoryEveryLineIsDeliveredOrCounted) {
   for (const Policy full : {Policy::kBlock, Policy::kDropNewest, Policy::kDropOldest}) {
     WorldOptions options;
     options.full = full;
-    const auto facts = run(options, seeds(20));
+    const auto facts = run(options, seeds(kSeeds));
     EXPECT_EQ(facts.unaccounted, 0u);
     EXPECT_GT(facts.host_crashes, 0u);
     EXPECT_GT(of(facts, DropReason::kTooLarge), 0u);
@@ -67,7 +72,7 @@ TEST(LogSimulation, WithASpoolEveryLineIsDeliveredOrCounted) {
     WorldOptions options;
     options.spool = true;
     options.spool_full = full;
-    const auto facts = run(options, seeds(20));
+    const auto facts = run(options, seeds(kSeeds));
     EXPECT_EQ(facts.unaccounted, 0u);
     if (full == SpoolConfig::Full::kDropOldest) {
       EXPECT_GT(of(facts, DropReason::kOldest), 0u);
@@ -81,13 +86,13 @@ TEST(LogSimulation, AGuestThatIsKilledLosesNothingThatItHadWritten) {
   options.guest_crashes = true;
   // A STATE had told of lines that had not been written yet: the receiver finds that they never
   // came.
-  EXPECT_GT(run(options, seeds(20)).unaccounted, 0u);
+  EXPECT_GT(run(options, seeds(kSeeds)).unaccounted, 0u);
 }
 
 TEST(LogSimulation, InMemoryAKilledGuestLosesOnlyWhatWasNotAcknowledged) {
   WorldOptions options;
   options.guest_crashes = true;
-  run(options, seeds(20));
+  run(options, seeds(kSeeds));
 }
 
 TEST(LogSimulation, AfterAPowerLossNumbersAreNotReusedAndLossesAreCounted) {
@@ -95,14 +100,14 @@ TEST(LogSimulation, AfterAPowerLossNumbersAreNotReusedAndLossesAreCounted) {
   options.spool = true;
   options.guest_crashes = true;
   options.power_loss = true;
-  EXPECT_GT(of(run(options, seeds(20)), DropReason::kCorrupt), 0u);
+  EXPECT_GT(of(run(options, seeds(kSeeds)), DropReason::kCorrupt), 0u);
 }
 
 TEST(LogSimulation, BitsThatFlipAreCounted) {
   WorldOptions options;
   options.spool = true;
   options.rot = true;
-  EXPECT_GT(of(run(options, seeds(20)), DropReason::kCorrupt), 0u);
+  EXPECT_GT(of(run(options, seeds(kSeeds)), DropReason::kCorrupt), 0u);
 }
 
 // Each defect must be found, in a world that did its harm.
