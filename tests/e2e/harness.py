@@ -6,7 +6,8 @@ code 0 on SIGTERM, without a sanitizer report or a failed assertion in its log.
 
 Environment: VIRTPROXY_BIN directory of the programs; VIRTPROXY_SCALE multiplies volumes (1);
 VIRTPROXY_PATIENCE multiplies deadlines and latency limits, for slow builds (1);
-VIRTPROXY_SANITIZED=1 says that resident memory means nothing in this build.
+VIRTPROXY_SANITIZED=1 says that resident memory means nothing in this build; VIRTPROXY_DRIVER is given
+to every daemon as --driver, unless the test gives one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ BIN = Path(
 SCALE = float(os.environ.get("VIRTPROXY_SCALE") or 1)
 PATIENCE = float(os.environ.get("VIRTPROXY_PATIENCE") or 1)
 SANITIZED = os.environ.get("VIRTPROXY_SANITIZED", "") not in ("", "0")
+DRIVER = os.environ.get("VIRTPROXY_DRIVER", "")
 
 ILLNESS = re.compile(
     r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|UndefinedBehavior|runtime error:|\bassert|"
@@ -93,7 +95,8 @@ class Daemon(Process):
         self.expected_death = False
         self.longest_turn_us = 0  # Of the first worker, as far as stats() were asked for.
         self.intruded = False  # A test made it try what it must not do.
-        super().__init__([*wrapper, BIN / "virtproxy", *args], name, limits=limits, env=env)
+        driver = ["--driver", DRIVER] if DRIVER and "--driver" not in args else []
+        super().__init__([*wrapper, BIN / "virtproxy", *args, *driver], name, limits=limits, env=env)
 
     def wait_for_log(self, pattern: str, timeout: float = 10, since: int = 0) -> re.Match[str]:
         """Waits for a line on standard error that the pattern matches somewhere."""

@@ -10,7 +10,7 @@
 
 namespace virtproxy {
 
-Mailbox::Mailbox() : fd_(eventfd(0, EFD_CLOEXEC)) {
+Mailbox::Mailbox() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
 }
 

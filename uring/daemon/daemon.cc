@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -146,6 +147,7 @@ std::vector<WorkerConfig> worker_configs(const Options& options, const DriverFea
   std::vector<WorkerConfig> workers(count);
   for (WorkerConfig& worker : workers) {
     worker.index = static_cast<size_t>(&worker - workers.data());
+    worker.driver = options.driver;
     worker.features = features;
     worker.drain_timeout = to_duration(options.drain_timeout);
   }
@@ -327,7 +329,7 @@ class Daemon {
       log_info("system calls are not filtered: this build has sanitizers");
       return;
     }
-    const auto entered = sandbox_.enter(options);
+    const auto entered = sandbox_.enter(options, drivers());
     sandboxed_ = entered.has_value();
     if (!entered) log_warn("system calls are not filtered: {}", entered.error());
   }
@@ -354,7 +356,18 @@ class Daemon {
         good = false;
       }
     }
+    std::set<std::string> warnings;  // of several workers the same
+    for (const auto& worker : workers_) {
+      warnings.insert(worker->warnings().begin(), worker->warnings().end());
+    }
+    for (const std::string& warning : warnings) log_warn("{}", warning);
     return good;
+  }
+
+  std::vector<DriverKind> drivers() const {
+    std::set<DriverKind> used;
+    for (const auto& worker : workers_) used.insert(worker->driver());
+    return {used.begin(), used.end()};
   }
 
   // Until every worker has ended. False when one of them failed.

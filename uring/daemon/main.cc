@@ -8,7 +8,7 @@
 #include "uring/daemon/daemon.h"
 #include "uring/daemon/landlock.h"
 #include "uring/daemon/options.h"
-#include "uring/io/io_uring_driver.h"
+#include "uring/io/open_driver.h"
 
 namespace {
 
@@ -17,17 +17,23 @@ int fail(const std::string& message) {
   return 1;
 }
 
-int show_features(const virtproxy::DriverFeatures& wanted, bool landlock) {
-  const auto ring = virtproxy::IoUringDriver::open(1, wanted);
-  if (!ring) return fail(ring.error());
+int show_features(virtproxy::DriverChoice choice, const virtproxy::DriverFeatures& wanted,
+                  bool landlock) {
+  const auto opened = virtproxy::open_driver(choice, 1, wanted);
+  if (!opened) return fail(opened.error());
+  for (const std::string& warning : opened->warnings) {
+    std::fprintf(stderr, "virtproxy: %s\n", warning.c_str());
+  }
+  std::printf("driver %s\n", std::string(virtproxy::driver_name(opened->kind)).c_str());
   for (const auto& [name, member] : virtproxy::DriverFeatures::names()) {
-    std::printf("%s %s\n", std::string(name).c_str(), (*ring)->features().*member ? "yes" : "no");
+    std::printf("%s %s\n", std::string(name).c_str(),
+                opened->driver->features().*member ? "yes" : "no");
   }
   std::printf("landlock %s\n", landlock && virtproxy::landlock_abi() ? "yes" : "no");
   return 0;
 }
 
-// Landlock is switched off like a feature of the ring, in the same list. Takes it out of there.
+// Landlock is switched off like a feature of a driver, in the same list. Takes it out of there.
 std::string without_landlock(std::string_view list, bool& landlock) {
   std::string rest;
   while (!list.empty()) {
@@ -63,6 +69,6 @@ int main(int argc, char** argv) {
     const auto done = features.disable(without_landlock(list, landlock));
     if (!done) return fail(done.error() + "; besides those: landlock");
   }
-  if (parsed->show_features) return show_features(features, landlock);
+  if (parsed->show_features) return show_features(parsed->driver, features, landlock);
   return virtproxy::run_daemon(*parsed, features, landlock);
 }

@@ -96,6 +96,7 @@ struct Raw {
   std::optional<std::string> metrics;
   RawSecurityOptions security;
   unsigned verbose = 0;
+  std::optional<std::string> driver;
   bool show_features = false;
   bool help = false;
   bool version = false;
@@ -297,9 +298,12 @@ void declare(CLI::App& app, Raw& raw, const std::string& program) {
       ->group(operation);
 
   const std::string kernel = "Kernel";
-  many("--disable", raw.disabled, "Ring features to do without, separated by commas", "LIST")
+  one("--driver", raw.driver,
+      "auto, io_uring or epoll (default auto: epoll where io_uring is refused or too old)", "DRIVER")
       ->group(kernel);
-  app.add_flag("--features", raw.show_features, "Print the ring features found here and exit")
+  many("--disable", raw.disabled, "Features to do without, separated by commas", "LIST")
+      ->group(kernel);
+  app.add_flag("--features", raw.show_features, "Print the driver and the features found here and exit")
       ->group(kernel);
 
   const std::string information = "Information";
@@ -388,6 +392,15 @@ std::optional<std::string> interpret(const Raw& raw, Options& options) {
   if (!fault && raw.drain_timeout) {
     fault = read_seconds("--drain-timeout", *raw.drain_timeout, kMinDrainTimeout, kMaxDrainTimeout,
                          options.drain_timeout);
+  }
+  if (!fault && raw.driver) {
+    if (*raw.driver == "io_uring") {
+      options.driver = DriverChoice::kIoUring;
+    } else if (*raw.driver == "epoll") {
+      options.driver = DriverChoice::kEpoll;
+    } else if (*raw.driver != "auto") {
+      fault = "--driver " + printable(*raw.driver) + ": it is auto, io_uring or epoll";
+    }
   }
   if (!fault) fault = read_disabled(raw.disabled, options.disabled);
   if (fault) return fault;

@@ -20,6 +20,7 @@
 #include "uring/base/log.h"
 #include "uring/base/units.h"
 #include "uring/daemon/security_options.h"
+#include "uring/io/open_driver.h"
 #include "uring/net/address.h"
 #include "uring/net/forward_spec.h"
 #include "uring/transport/channel_spec.h"
@@ -97,6 +98,7 @@ struct Options {
   std::optional<Address> control;  // a unix socket
   std::optional<Address> metrics;  // loopback TCP or a unix socket
   std::string disabled;  // ring features to do without, separated by commas; names not checked
+  DriverChoice driver = DriverChoice::kAuto;
   bool show_features = false;  // print the ring features and exit; there may be no channel then
 };
 

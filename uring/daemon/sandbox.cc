@@ -42,8 +42,6 @@ namespace {
 // Whatever the arguments.
 constexpr int kAllowed[] = {
     // the loop
-    SCMP_SYS(io_uring_enter),
-    SCMP_SYS(io_uring_register),
     SCMP_SYS(clock_gettime),
     SCMP_SYS(gettimeofday),
     SCMP_SYS(time),
@@ -82,6 +80,18 @@ constexpr int kAllowed[] = {
     SCMP_SYS(rt_sigreturn),
     SCMP_SYS(exit),
     SCMP_SYS(exit_group),
+};
+
+// What each driver waits with.
+constexpr int kForIoUring[] = {
+    SCMP_SYS(io_uring_enter),
+    SCMP_SYS(io_uring_register),
+};
+constexpr int kForEpoll[] = {
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_ctl),
+    SCMP_SYS(timerfd_settime),
 };
 
 // For c-ares, when host names are looked up: resolv.conf and hosts are read anew, servers asked.
@@ -237,6 +247,16 @@ constexpr scmp_arg_cmp equal(unsigned argument, int value) {
   return masked(argument, 0xffffffff, static_cast<uint32_t>(value));
 }
 
+void allow_waiting(Filter& filter, const std::vector<DriverKind>& drivers) {
+  for (const DriverKind driver : drivers) {
+    if (driver == DriverKind::kIoUring) {
+      for (const int call : kForIoUring) filter.add(SCMP_ACT_ALLOW, call);
+    } else {
+      for (const int call : kForEpoll) filter.add(SCMP_ACT_ALLOW, call);
+    }
+  }
+}
+
 void allow_memory(Filter& filter) {
   for (const int call : {SCMP_SYS(mmap), SCMP_SYS(mprotect)}) {
     filter.allow_if(call, {masked(2, PROT_EXEC, 0)});
@@ -379,7 +399,8 @@ bool Sandbox::available() {
 #endif
 }
 
-tl::expected<void, std::string> Sandbox::enter(const Options& options) {
+tl::expected<void, std::string> Sandbox::enter(const Options& options,
+                                               const std::vector<DriverKind>& drivers) {
   const Needs needs = needs_of(options);
   Filter filter(refuse());
   // Threads are there already; the numbers of another architecture mean other calls.
@@ -389,6 +410,7 @@ tl::expected<void, std::string> Sandbox::enter(const Options& options) {
   for (const int call : kFatal) filter.add(SCMP_ACT_KILL_PROCESS, call);
   for (const int call : kAllowed) filter.add(SCMP_ACT_ALLOW, call);
   filter.allow_if(SCMP_SYS(tgkill), {equal(0, getpid())});
+  allow_waiting(filter, drivers);
   allow_memory(filter);
   allow_sockets(filter, needs);
   allow_files(filter, needs);

@@ -9,15 +9,17 @@
 //       library that learns a new call is no reason to cut off a guest
 //
 // The list depends on the command line: without a service to dial there is no socket(2), without a
-// host name or a device no openat(2). Operations that go through a ring are not seen here; the ring
+// host name or a device no openat(2). It also depends on the driver that is in use. Operations that go through a ring are not seen here; the ring
 // restricts them itself (io_uring_driver.h). Which files and ports a call that is allowed may reach, Landlock
 // says (landlock.h).
 #pragma once
 
 #include <string>
 #include <tl/expected.hpp>
+#include <vector>
 
 #include "uring/daemon/options.h"
+#include "uring/io/open_driver.h"
 
 namespace virtproxy {
 
@@ -29,7 +31,9 @@ class Sandbox {
   // Whether this build has one: sanitizers make calls of their own.
   static bool available();
   // For all threads of the process, those that exist and those to come.
-  tl::expected<void, std::string> enter(const Options& options);
+  // The calls of these drivers are allowed, and not those of others.
+  tl::expected<void, std::string> enter(const Options& options,
+                                        const std::vector<DriverKind>& drivers);
 
   // Readable when a call was refused.
   int alarm() const { return alarm_; }

@@ -9,7 +9,6 @@
 #include <new>
 
 #include "uring/base/log.h"
-#include "uring/io/io_uring_driver.h"
 #include "uring/mux/stats_text.h"
 
 namespace virtproxy {
@@ -103,23 +102,11 @@ Worker::Started Worker::set_up() {
   for (const ChannelConfig& channel : config_.channels) {
     in_flight += std::min(channel.max_streams, 65536u) * kOperationsPerStream;
   }
-  auto ring = IoUringDriver::open(std::min(in_flight, 65536u), config_.features);
-  if (!ring) return tl::unexpected(ring.error());
-  if (config_.features.restrictions && !(*ring)->features().restrictions) {
-    return tl::unexpected<std::string>(
-        "the kernel refuses to restrict the ring to the operations that are needed: allow "
-        "io_uring_register in the container's profile, or give --disable restrictions to go on with "
-        "a ring that an intruder could use for any operation");
-  }
-  if (!(*ring)->refused().empty()) {
-    log_warn("this kernel lacks or refuses: {}; going on without", (*ring)->refused());
-  }
-  if ((*ring)->reduced()) {
-    log_warn(
-        "little lockable memory: going on with a smaller ring (raise RLIMIT_MEMLOCK: ulimit -l, "
-        "LimitMEMLOCK=)");
-  }
-  loop_ = std::make_unique<Loop>(std::move(*ring));
+  auto opened = open_driver(config_.driver, std::min(in_flight, 65536u), config_.features);
+  if (!opened) return tl::unexpected(opened.error());
+  driver_ = opened->kind;
+  warnings_ = std::move(opened->warnings);
+  loop_ = std::make_unique<Loop>(std::move(opened->driver));
   resolver_driver_ = std::make_unique<ResolverDriver>(*loop_);
   Timer::Owner* const owner = this;
   limit_ = std::make_unique<Timer>(loop_->timers(), owner);
@@ -141,7 +128,7 @@ void Worker::serve() {
 bool Worker::turn() {
   const int result = loop_->turn();
   if (result == 0) return true;
-  log_error("the ring failed: {}", std::strerror(-result));
+  log_error("{} failed: {}", driver_name(driver_), std::strerror(-result));
   broken_ = true;
   return false;
 }
@@ -162,6 +149,7 @@ void Worker::beat() {
   if (heartbeat_signal_ >= 0) signal_event(heartbeat_signal_);
   heartbeat_timer_->set(loop_->now() + config_.heartbeat);
 }
+
 void Worker::log_stats() {
   for (const auto& channel : channels_) {
     StatsLine line;
@@ -171,7 +159,7 @@ void Worker::log_stats() {
   StatsLine line;
   line.visit(kLongestTurn, {static_cast<uint64_t>(loop_->take_longest().count()),
                             "longest_turn_us"});
-  log_answer("stats worker={} {}", config_.index, line.text());
+  log_answer("stats worker={} {} driver={}", config_.index, line.text(), driver_name(driver_));
 }
 
 

@@ -15,6 +15,7 @@
 
 #include "uring/base/mailbox.h"
 #include "uring/io/loop.h"
+#include "uring/io/open_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/net/resolver_driver.h"
 
@@ -22,6 +23,7 @@ namespace virtproxy {
 
 struct WorkerConfig {
   size_t index = 0;  // among the workers, for figures
+  DriverChoice driver = DriverChoice::kAuto;
   DriverFeatures features;
   std::vector<ChannelConfig> channels;
   std::vector<ChannelListenSockets> listen_sockets;  // of each of them
@@ -60,6 +62,9 @@ class Worker final : private Completion, private Timer::Owner {
   }
   // Waits for the thread to end; `on_end` is signalled when it does.
   void join();
+  // Once it has started.
+  DriverKind driver() const { return driver_; }
+  const std::vector<std::string>& warnings() const { return warnings_; }
   void set_end_signal(int event_fd) { end_signal_ = event_fd; }
   // Whether the thread ended for another reason than being asked to.
   bool failed() const { return failed_; }
@@ -94,6 +99,9 @@ class Worker final : private Completion, private Timer::Owner {
   int heartbeat_signal_ = -1;
   uint64_t wake_count_ = 0;
   std::thread thread_;
+  // Written by the thread before it has started, and never again.
+  DriverKind driver_{};
+  std::vector<std::string> warnings_;
 
   // Owned by the thread.
   std::unique_ptr<Loop> loop_;

@@ -66,6 +66,7 @@ enum class FileUse : uint8_t {
   kChannel,  // a socket; one or two operations every turn
   kDevice,   // a channel that is no socket. It may be opened again as soon as it is closed.
   kStream,   // the socket of an application; thousands come and go
+  kListen,   // a listening socket that connections are accepted from
 };
 
 // A free buffer that is given to a group.
@@ -110,8 +111,9 @@ class Driver {
   // Completes when the socket's other side is gone or has reset it, and each time it gets worse: the
   // Op stays pending, as a rule.
   virtual void poll_hangup(Op& op, File file) = 0;
-  // Accepts connections one after another; the Op may stay pending in between. They do not block.
-  virtual void accept(Op& op, int fd) = 0;
+  // Accepts connections one after another; the Op may stay pending in between. They do not block. The
+  // file was added as FileUse::kListen.
+  virtual void accept(Op& op, File file) = 0;
   // Asks for the end of a pending operation; its completion still comes. One that no wait() has
   // taken yet will not touch its descriptor any more, which may be closed, and its number given to
   // another one, at once.

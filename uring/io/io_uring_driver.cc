@@ -34,7 +34,7 @@ std::string advice_for(int error) {
              "kernel.io_uring_group to the daemon's group, or allow io_uring_setup in the "
              "container's seccomp profile";
     case ENOSYS:
-      return "this kernel has no io_uring: Linux 5.19 or later is needed";
+      return "this kernel has no io_uring: it needs Linux 5.19 or later";
     case ENOMEM:
       return "not enough locked memory for a ring: raise RLIMIT_MEMLOCK (ulimit -l, "
              "LimitMEMLOCK=), or use fewer --threads";
@@ -42,7 +42,7 @@ std::string advice_for(int error) {
     case ENFILE:
       return "no descriptor left for a ring: raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=)";
     default:
-      return "cannot set up io_uring";
+      return "io_uring cannot be set up: it needs Linux 5.19 or later";
   }
 }
 
@@ -300,8 +300,8 @@ void IoUringDriver::poll_hangup(Op& op, File file) {
   entry->len = IORING_POLL_ADD_MULTI;
 }
 
-void IoUringDriver::accept(Op& op, int fd) {
-  io_uring_sqe* entry = prepare(op, {fd, -1});
+void IoUringDriver::accept(Op& op, File file) {
+  io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_ACCEPT;
   entry->accept_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
   if (features_.multishot_accept) entry->ioprio = IORING_ACCEPT_MULTISHOT;

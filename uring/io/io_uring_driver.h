@@ -44,7 +44,7 @@ class IoUringDriver final : public Driver {
   void skip_success(Op& op) override;
   void poll(Op& op, File file, uint32_t events) override;
   void poll_hangup(Op& op, File file) override;
-  void accept(Op& op, int fd) override;
+  void accept(Op& op, File file) override;
   void cancel(Op& op) override;
 
   // Registers the descriptor of a socket channel.

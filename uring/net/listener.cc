@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "core/assert.h"
 #include "uring/base/log.h"
@@ -22,10 +23,10 @@ Listener::Listener(Loop& loop, const ForwardSpec& forward, int fd, Client* clien
       client_(client),
       accept_(this),
       retry_(loop.timers(), this),
-      fd_(fd) {
+      file_(loop.driver().add_file(fd, FileUse::kListen)) {
   // Inherited by what it accepts.
-  if (forward_.address.kind == Address::Kind::kTcp) reset_on_close(fd_);
-  loop_.driver().accept(accept_, fd_);
+  if (forward_.address.kind == Address::Kind::kTcp) reset_on_close(fd);
+  loop_.driver().accept(accept_, file_);
 }
 
 Listener::~Listener() {
@@ -34,30 +35,30 @@ Listener::~Listener() {
 }
 
 void Listener::stop() {
-  if (fd_ < 0) return;
+  if (file_.fd < 0) return;
   retry_.clear();
   loop_.driver().cancel(accept_);
-  close(fd_);
-  fd_ = -1;
+  loop_.driver().remove_file(file_);
+  close(std::exchange(file_.fd, -1));
 }
 
 void Listener::complete(Op& op, Outcome outcome) {
   const int result = outcome.result;
-  if (fd_ < 0) {
+  if (file_.fd < 0) {
     if (result >= 0) close(result);
     return;
   }
   if (result >= 0) {
     short_of_resources_ = false;
     client_->accepted(result, forward_);
-    if (!op.pending) loop_.driver().accept(accept_, fd_);
+    if (!op.pending) loop_.driver().accept(accept_, file_);
     return;
   }
   if (outcome.more) return;
   const bool passing = result == -EINTR || result == -EAGAIN || result == -ECONNABORTED ||
                        result == -ECANCELED || result == -EPROTO;
   if (passing) {
-    loop_.driver().accept(accept_, fd_);
+    loop_.driver().accept(accept_, file_);
     return;
   }
   if (!std::exchange(short_of_resources_, true)) {
@@ -70,7 +71,7 @@ void Listener::complete(Op& op, Outcome outcome) {
 }
 
 void Listener::expired(Timer&) {
-  if (fd_ >= 0 && !accept_.pending) loop_.driver().accept(accept_, fd_);
+  if (file_.fd >= 0 && !accept_.pending) loop_.driver().accept(accept_, file_);
 }
 
 }  // namespace virtproxy

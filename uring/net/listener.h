@@ -34,7 +34,7 @@ class Listener final : private Completion, private Timer::Owner {
   Client* client_;
   Op accept_;
   Timer retry_;
-  int fd_;
+  File file_;
   bool short_of_resources_ = false;
 };
 
