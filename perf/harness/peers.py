@@ -62,9 +62,12 @@ class Peer:
 class Virtproxy(Peer):
     kind = "multiplexer"
 
-    def __init__(self, name: str = "virtproxy", directory: Path = BIN) -> None:
-        self.name = self.title = name
+    def __init__(self, name: str = "virtproxy", directory: Path = BIN, title: str = "",
+                 options: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.title = title or name
         self._program = directory / "virtproxy"
+        self._options = options
 
     def start(self, stage: Stage, inlet: Address, outlet: Address) -> None:
         self.start_many(stage, [inlet], outlet)
@@ -80,7 +83,8 @@ class Virtproxy(Peer):
             far += ["-c", f"unix-connect:{at}:-:{channel}", "-i", f"bench:{outlet.spec}:{channel}"]
         for name, forwards in (("near", near), ("far", far)):
             process = stage.spawn(f"virtproxy-{name}",
-                                  [str(self._program), "--threads", str(threads), *forwards])
+                                  [str(self._program), "--threads", str(threads), *self._options,
+                                   *forwards])
             if name == "near":
                 process.await_text("ready")
         for process in stage.measured[-2:]:
@@ -392,6 +396,7 @@ def every_peer() -> list[Peer]:
              for kind, title in (("splice", "splice relays"), ("uring-copy", "io_uring relays"),
                                  ("epoll-copy", "epoll relays"))
              for big in (False, True)]
-    return [Virtproxy(), *floor, SocketProxyd(), HAProxy(), Nginx(), Socat(),
+    epoll = Virtproxy("epoll", title="virtproxy --driver epoll", options=("--driver", "epoll"))
+    return [Virtproxy(), epoll, *floor, SocketProxyd(), HAProxy(), Nginx(), Socat(),
             GoMux("yamux", "golang-github-hashicorp-yamux-dev"),
             GoMux("smux", "golang-github-xtaci-smux-dev"), Nghttpx(), Ssh(), OldPeer()]

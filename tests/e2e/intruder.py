@@ -36,7 +36,8 @@ NUMBERS = {
     unshare=272 accept4=288 memfd_create=319 seccomp=317 bpf=321 execveat=322
     process_vm_readv=310 process_vm_writev=311 setns=308 perf_event_open=298 capset=126 clone3=435
     sendto=44 landlock_create_ruleset=444 landlock_add_rule=445 landlock_restrict_self=446
-    io_uring_setup=425 io_uring_register=427 pidfd_open=434 pidfd_getfd=438 openat2=437 getpid=39
+    io_uring_setup=425 io_uring_enter=426 io_uring_register=427 epoll_wait=232 epoll_ctl=233
+    epoll_pwait=281 timerfd_settime=286 pidfd_open=434 pidfd_getfd=438 openat2=437 getpid=39
     """.split()
     )
 }

@@ -162,7 +162,7 @@ def test_without_io_uring_it_says_what_to_do(scene: Scene) -> None:
     channel = scene.addresses.unix()
     command = [
         *(sys.executable, script, "io_uring_setup", BIN / "virtproxy"),
-        *("-c", f"unix-listen:{channel.spec}"),
+        *("-c", f"unix-listen:{channel.spec}", "--driver", "io_uring"),
     ]
     complaint = scene.run(command, timeout=10, expect=1).stderr()
     assert "io_uring" in complaint, complaint

@@ -198,13 +198,13 @@ def test_where_seccomp_is_forbidden_it_says_so_and_goes_on(scene: Scene) -> None
 def test_where_the_ring_cannot_be_restricted_it_does_not_start_unless_told(scene: Scene) -> None:
     script = Path(__file__).with_name("without_call.py")
     wrapper = [sys.executable, script, "io_uring_restrictions"]
-    args = ["-c", f"unix-listen:{scene.addresses.unix().spec}", "--threads", "1"]
+    args = ["-c", f"unix-listen:{scene.addresses.unix().spec}", "--driver", "io_uring"]
     process = scene.run([*wrapper, BIN / "virtproxy", *args], timeout=10, expect=1)
     errors = [line for line in process.stderr().splitlines() if " error " in line]
     assert len(errors) == 1, process.everything()
     assert "restrict the ring" in errors[0] and "--disable restrictions" in errors[0]
     assert "ready" not in process.stderr()
-    features = scene.run([*wrapper, BIN / "virtproxy", "--features"])
+    features = scene.run([*wrapper, BIN / "virtproxy", "--features", "--driver", "io_uring", "--disable", "restrictions"])
     assert "restrictions no" in features.stdout().splitlines()
     scene.daemon(*args, "--disable", "restrictions", wrapper=wrapper)
 

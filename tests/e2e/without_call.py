@@ -1,6 +1,6 @@
-"""Runs a program in which one system call fails with EPERM, as in many containers.
+"""Runs a program in which one system call fails with EPERM, as in many containers, or with another error.
 
-    without_call.py CALL PROGRAM ARGUMENT...           CALL is a key of CALLS
+    without_call.py CALL[:ERROR] PROGRAM ARGUMENT...   CALL is a key of CALLS, ERROR as ENOSYS
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def forbid(number: int, second: int | None) -> None:
+def forbid(number: int, second: int | None, error: int) -> None:
     compare = []
     if second is not None:
         compare = [(LOAD_WORD, 0, 0, SECOND_ARGUMENT), (JUMP_IF_EQUAL, 0, 1, second)]
@@ -40,7 +40,7 @@ def forbid(number: int, second: int | None) -> None:
         (LOAD_WORD, 0, 0, 0),
         (JUMP_IF_EQUAL, 0, 1 + len(compare), number),
         *compare,
-        (RETURN, 0, 0, RET_ERRNO | errno.EPERM),
+        (RETURN, 0, 0, RET_ERRNO | error),
         (RETURN, 0, 0, RET_ALLOW),
     ]
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
@@ -53,5 +53,6 @@ def forbid(number: int, second: int | None) -> None:
 
 
 if __name__ == "__main__":
-    forbid(*CALLS[sys.argv[1]])
+    CALL, _, ERROR = sys.argv[1].partition(":")
+    forbid(*CALLS[CALL], getattr(errno, ERROR or "EPERM"))
     os.execvp(sys.argv[2], sys.argv[2:])
