@@ -203,6 +203,7 @@ const std::vector<BadCase> kBadCases = {
     {{"-c", kChannel, "--drain-timeout", "3601"}, "out of range", "0 to 3600"},
     {{"-c", kChannel, "--log-level", "loud"}, "'loud' is not a level", "error, warn, info"},
     {{"-c", kChannel, "--disable", "a b"}, "--disable 'a b'", "--features"},
+    {{"-c", kChannel, "--driver", "kqueue"}, "--driver kqueue", "auto, io_uring or epoll"},
     {{"-c", kChannel, "--priority", "a"}, "--priority a", "SERVICE=interactive"},
     {{"-c", kChannel, "--priority", "a=urgent", "-o", "a:127.0.0.1:80"},
      "--priority a=urgent",
@@ -484,6 +485,13 @@ TEST(OptionsTest, Priorities) {
 TEST(OptionsTest, ShowFeaturesNeedsNoChannel) {
   EXPECT_TRUE(parse_ok({"--features"}).show_features);
   EXPECT_TRUE(parse_ok({"--features", "-c", kChannel}).show_features);
+}
+
+TEST(OptionsTest, Driver) {
+  EXPECT_EQ(parse_ok({"-c", kChannel}).driver, DriverChoice::kAuto);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--driver", "auto"}).driver, DriverChoice::kAuto);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--driver", "io_uring"}).driver, DriverChoice::kIoUring);
+  EXPECT_EQ(parse_ok({"--features", "--driver", "epoll"}).driver, DriverChoice::kEpoll);
 }
 
 TEST(Options, ProtocolAndItsLimits) {

@@ -225,7 +225,7 @@ class Daemon {
     }
     bool good = start(std::move(configs));
     if (good) {
-      start_control(options, features);
+      start_control(options);
       enter_sandbox(options);
       log_info("ready");
       manager_.ready(ready_status(options));
@@ -278,7 +278,7 @@ class Daemon {
     return {};
   }
 
-  void start_control(const Options& options, const DriverFeatures& /*features*/) {
+  void start_control(const Options& options) {
     if (!options.control && !options.metrics) return;
     control_ = std::make_unique<Control>(options, workers_,
                                          Control::Actions{[this] { return facts(); },
@@ -289,7 +289,11 @@ class Daemon {
   }
 
   ProcessFacts facts() {
-    return {.driver = "io_uring",
+    std::string names;
+    for (const DriverKind kind : drivers()) {
+      names += (names.empty() ? "" : ", ") + std::string(driver_name(kind));
+    }
+    return {.driver = names,
             .sandbox = sandboxed_,
             .descriptors = descriptors_.count(),
             .log_lines_dropped = log_lines_dropped(),

@@ -1,6 +1,5 @@
 #include "uring/daemon/worker.h"
 
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -161,7 +160,6 @@ void Worker::log_stats() {
                             "longest_turn_us"});
   log_answer("stats worker={} {} driver={}", config_.index, line.text(), driver_name(driver_));
 }
-
 
 bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
   limit_passed_ = false;

@@ -549,8 +549,10 @@ int EpollDriver::wait(std::optional<Instant> deadline) {
 }
 
 int EpollDriver::wait_for_events(int timeout) {
-  const int count = epoll_wait(epoll_, events_.data(), kMostEvents, timeout);
-  if (count < 0) return errno == EINTR ? 0 : -errno;
+  // Also work that the kernel does for a ring of this thread which is being closed interrupts it.
+  const auto count = static_cast<int>(
+      retried([&] { return epoll_wait(epoll_, events_.data(), kMostEvents, timeout); }));
+  if (count < 0) return -errno;
   for (int i = 0; i < count; ++i) on_event(events_[static_cast<size_t>(i)]);
   return count;
 }

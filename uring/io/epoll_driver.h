@@ -1,4 +1,4 @@
-// The driver over epoll(7), for where io_uring is forbidden or missing. It needs Linux 4.18.
+// The driver over epoll(7), for where io_uring is forbidden or missing.
 //
 // wait() tries each operation that was queued, with a call that does not block. An operation that has
 // nothing to do yet waits in the slot of its descriptor, and is tried again when epoll reports an edge
