@@ -257,5 +257,5 @@ def test_an_idle_daemon_is_not_accounted_as_waiting_for_a_disk(scene: Scene) -> 
     scene.daemon(*channel, "-o", f"a:{scene.addresses.unix().spec}")
     assert comes_true(lambda: tasks_in_iowait() <= before, 10)
     other = ("-c", f"unix-listen:{scene.addresses.unix().spec}", "--disable", "no-iowait")
-    scene.daemon(*other, "-o", f"a:{scene.addresses.unix().spec}")
+    scene.daemon(*other, "--driver", "io_uring", "-o", f"a:{scene.addresses.unix().spec}")
     assert comes_true(lambda: tasks_in_iowait() > before, 10), "the measure shows nothing"
