@@ -24,8 +24,8 @@ using std::chrono::seconds;
 ForwardSpec forward_of(std::string service) {
   ForwardSpec forward;
   forward.service = std::move(service);
-  forward.endpoint.kind = Endpoint::Kind::kUnix;
-  forward.endpoint.host = "@" + forward.service;
+  forward.address.kind = Address::Kind::kUnix;
+  forward.address.host = "@" + forward.service;
   return forward;
 }
 
@@ -86,9 +86,9 @@ TEST(ChannelCounters, CountsByForwardAndReason) {
   counters.bytes_of("web").received += 20;
   counters.bytes_of("unknown").sent += 1000;
   const StreamKey stream{1, 1};
-  counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, ssh.endpoint});
+  counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, ssh.address});
   counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kNone, {}, {}});
-  counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, ssh.endpoint});
+  counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, ssh.address});
   counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kTransportLost, {}, {}});
   counters.client_refused({"ssh", RefusalReason::kChannelDown, -1});
   counters.connect_failed({"web", Fault::kTimedOut, "no answer"});
@@ -149,7 +149,7 @@ class ChannelStatsTest : public testing::Test {
     ChannelConfig config;
     config.spec.transport = TransportKind::kUnixConnect;
     config.spec.id = id;
-    config.spec.endpoint = forward_of("channel").endpoint;
+    config.spec.address = forward_of("channel").address;
     config.oforwards = {forward_of("ssh")};
     config.iforwards = {forward_of("web"), forward_of("a \"b\\")};
     config.memory = 16 << 20;
