@@ -64,7 +64,7 @@ def into(service: str, address: Address, channel: int | None = None) -> list[str
 class Stats:
     """What SIGUSR1 makes a daemon say."""
 
-    channels: dict[int, dict[str, int]] = field(default_factory=dict)
+    channels: dict[int | str, dict[str, int]] = field(default_factory=dict)
     process: dict[str, int] = field(default_factory=dict)
 
     def total(self, key: str) -> int:
@@ -86,7 +86,7 @@ class Daemon(Process):
         self,
         args: Args,
         name: str,
-        channels: Sequence[int] = (0,),
+        channels: Sequence[int | str] = (0,),
         limits: dict[int, int] | None = None,
         env: dict[str, str] | None = None,
         wrapper: Args = (),
@@ -110,18 +110,18 @@ class Daemon(Process):
         self.wait_for_log(r"\bready\b")
 
     def wait_up(
-        self, channel: int = 0, since: int = 0, timeout: float = 15, protocol: int = 2
+        self, channel: int | str = 0, since: int = 0, timeout: float = 15, protocol: int = 2
     ) -> None:
         """Waits for a session. One of protocol 1 may begin without a byte from the other end."""
         up = rf"up, protocol {protocol}\b"
         state = rf"({up}|{SENT_NOTHING})" if protocol == 1 else up
         self.wait_for_log(f"channel {channel}: {state}", timeout, since)
 
-    def wait_session(self, channel: int = 0, since: int = 0) -> None:
+    def wait_session(self, channel: int | str = 0, since: int = 0) -> None:
         """Waits for a session of either protocol."""
         self.wait_for_log(rf"channel {channel}: (up, protocol \d|{SENT_NOTHING})", since=since)
 
-    def wait_down(self, channel: int = 0, since: int = 0, timeout: float = 15) -> None:
+    def wait_down(self, channel: int | str = 0, since: int = 0, timeout: float = 15) -> None:
         self.wait_for_log(rf"channel {channel}: down\b", timeout, since)
 
     def stats(self) -> Stats:

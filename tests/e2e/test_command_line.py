@@ -74,7 +74,7 @@ def test_no_channel_is_an_error(scene: Scene, program: str) -> None:
         "a:[::1:80",
         "a:127.0.0.1:no-such-port-name",
         "a:127.0.0.1:70000",
-        "a:127.0.0.1:80:minus-one",
+        "a:127.0.0.1:80:-minus-one",
         "a:127.0.0.1:80:0:0",
     ],
 )

@@ -116,7 +116,7 @@ def test_only_its_user_may_connect_and_the_path_goes_with_the_daemon(scene: Scen
     status = os.stat(stage.path)
     assert stat.S_ISSOCK(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o600
     assert stage.ctl("drain").stdout == "draining: open streams may finish\n"
-    assert stage.near.wait(WAIT) == 0
+    stage.near.check_exit()
     assert not Path(stage.path).exists()
 
 
@@ -128,7 +128,7 @@ def test_stop_does_not_wait_for_streams(scene: Scene) -> None:
         assert stage.ctl_json("status")["state"] == "draining"
         echo(client)
         assert stage.ctl("stop").stdout == "stopping: open streams are reset\n"
-        assert stage.near.wait(WAIT) == 0
+        stage.near.check_exit()
 
 
 def test_clients_that_misbehave_harm_neither_streams_nor_others(scene: Scene) -> None:

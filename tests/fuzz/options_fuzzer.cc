@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/assert.h"
-#include "uring/daemon/channel_args.h"
+#include "uring/daemon/option_table.h"
 #include "uring/daemon/options.h"
 
 using namespace virtproxy;
@@ -18,11 +18,18 @@ ParseResult parse(const std::vector<std::string>& args) {
   std::vector<const char*> argv{"virtproxy"};
   for (const std::string& arg : args) argv.push_back(arg.c_str());
   argv.push_back(nullptr);
-  return parse_options(static_cast<int>(argv.size()) - 1, argv.data());
+  // No input reads a file of the machine.
+  using Files = tl::expected<std::vector<ConfigText>, std::vector<Problem>>;
+  return parse_options(
+      static_cast<int>(argv.size()) - 1, argv.data(), [](const std::string&) -> Files {
+        return tl::unexpected(std::vector<Problem>{{{"file", 0, 0}, "cannot be read", "give one"}});
+      });
 }
 
-// Words that it would take long to guess, one byte each; the others stand for themselves.
-const std::vector<std::string> kWords = {
+// Words that it would take long to guess, one byte each; the others stand for themselves. The
+// corpus depends on their order: behind these come the options of the table that are not among
+// them.
+const std::vector<std::string> kFirstWords = {
     "-c",
     "-o",
     "-i",
@@ -73,6 +80,16 @@ const std::vector<std::string> kWords = {
     "0.0.0.0:",
 };
 
+const std::vector<std::string> kWords = [] {
+  std::vector<std::string> words = kFirstWords;
+  for (const OptionRow& row : option_table()) {
+    const std::string word = "--" + std::string(row.name);
+    if (!row.in(option_scope::kCommandLine)) continue;
+    if (std::find(words.begin(), words.end(), word) == words.end()) words.push_back(word);
+  }
+  return words;
+}();
+
 std::vector<std::string> split(const uint8_t* data, size_t size) {
   std::vector<std::string> args(1);
   for (size_t i = 0; i < size; ++i) {
@@ -90,7 +107,7 @@ std::vector<std::string> split(const uint8_t* data, size_t size) {
 void check_refusal(const ParseExit& exit) {
   VP_ASSERT(!exit.text.empty() && exit.text.back() == '\n');
   if (exit.code == 0) return;
-  VP_ASSERT(exit.code == 1 && exit.to_stderr);
+  VP_ASSERT((exit.code == 1 || exit.code == kConfigError) && exit.to_stderr);
   VP_ASSERT(exit.text.find('\n') == exit.text.size() - 1);
   for (const char c : exit.text) VP_ASSERT(c == '\n' || (c >= ' ' && c <= '~') || c < 0);
 }
@@ -103,61 +120,51 @@ void check_forwards(const std::vector<ForwardSpec>& forwards, const std::set<uns
   }
 }
 
-bool takes_clients(const Options& options, Address::Kind kind) {
-  return std::any_of(options.oforwards.begin(), options.oforwards.end(),
-                     [&](const ForwardSpec& forward) { return forward.address.kind == kind; });
-}
-
-bool takes_peers(const Options& options, Address::Kind kind) {
-  return std::any_of(options.channels.begin(), options.channels.end(),
-                     [&](const ChannelSpec& channel) {
-                       return transport_listens(channel.transport) && channel.address.kind == kind;
-                     });
-}
-
-// What is said to be guarded is there, and what others can reach was asked for.
-void check_security_options(const Options& options) {
-  const SecurityOptions& of = options.security;
-  VP_ASSERT(!of.clients.guards_unix() || takes_clients(options, Address::Kind::kUnix));
-  VP_ASSERT(!of.clients.guards_vsock());
-  VP_ASSERT(!of.peers.guards_unix() || takes_peers(options, Address::Kind::kUnix));
-  VP_ASSERT(!of.peers.guards_vsock() || takes_peers(options, Address::Kind::kVsock));
-  VP_ASSERT(!of.listen.mode || *of.listen.mode <= 0777);
-  if (of.listen.allow_remote) return;
+// What others can reach was asked for.
+void check_listeners(const Options& options) {
   for (const ForwardSpec& forward : options.oforwards) {
-    VP_ASSERT(forward.address.kind != Address::Kind::kTcp || forward.address.host != "0.0.0.0");
+    VP_ASSERT(!forward.listen.mode || *forward.listen.mode <= 0777);
+    VP_ASSERT(forward.listen.allow_remote || forward.address.kind != Address::Kind::kTcp ||
+              forward.address.host != "0.0.0.0");
   }
+}
+
+// The argument that a channel was given with gives that channel.
+void check_again(const ChannelOptions& channel) {
+  const ParseResult again = parse({"--allow-remote", "-c", channel.text});
+  VP_ASSERT(again && again->channels.front().address == channel.address);
+  VP_ASSERT(again->channels.front().transport == channel.transport);
+}
+
+void check_channel(const ChannelOptions& channel, uint64_t memory) {
+  using namespace option_ranges;
+  const ChannelSettings& of = channel.settings;
+  VP_ASSERT(channel.max_streams >= 1 && channel.max_streams <= kMaxStreams);
+  VP_ASSERT(of.window >= kMinWindow && of.window <= memory);
+  VP_ASSERT(of.connect_timeout >= kMinConnectTimeout && of.connect_timeout <= kMaxConnectTimeout);
+  VP_ASSERT(of.hold >= kMinHold && of.hold <= kMaxHold);
+  VP_ASSERT(of.stall_timeout >= kMinStallTimeout && of.stall_timeout <= kMaxStallTimeout);
+  VP_ASSERT(of.ack_timeout >= kMinAckTimeout && of.ack_timeout <= kMaxAckTimeout);
 }
 
 void check(const Options& options) {
-  if (options.show_features) return;
+  if (options.task == Task::kShowFeatures && options.channels.empty()) return;
   VP_ASSERT(!options.channels.empty() && options.channels.size() <= option_ranges::kMaxChannels);
   std::set<unsigned> ids;
-  for (const ChannelSpec& channel : options.channels) {
+  for (const ChannelOptions& channel : options.channels) {
     VP_ASSERT(ids.insert(channel.id).second && channel.id <= kMaxChannelId);
-    if (channel.text.find('\\') != std::string::npos) continue;  // made printable
-    const auto again = parse_channels({channel.text});
-    VP_ASSERT(again && again->front().address == channel.address);
-    VP_ASSERT(again->front().transport == channel.transport);
+    check_channel(channel, options.memory);
+    if (channel.text.find('\\') == std::string::npos) check_again(channel);  // else made printable
   }
   check_forwards(options.oforwards, ids);
   check_forwards(options.iforwards, ids);
-  VP_ASSERT(options.threads >= option_ranges::kMinThreads &&
-            options.threads <= option_ranges::kMaxThreads);
-  VP_ASSERT(options.max_streams >= 1 && options.max_streams <= option_ranges::kMaxStreams);
+  VP_ASSERT(options.process.threads >= option_ranges::kMinThreads &&
+            options.process.threads <= option_ranges::kMaxThreads);
   VP_ASSERT(options.memory >= option_ranges::kMinMemory &&
             options.memory <= option_ranges::kMaxMemory);
-  VP_ASSERT(options.window >= option_ranges::kMinWindow && options.window <= options.memory);
-  VP_ASSERT(options.connect_timeout >= option_ranges::kMinConnectTimeout);
-  VP_ASSERT(options.connect_timeout <= option_ranges::kMaxConnectTimeout);
-  VP_ASSERT(options.drain_timeout >= option_ranges::kMinDrainTimeout);
-  VP_ASSERT(options.drain_timeout <= option_ranges::kMaxDrainTimeout);
-  VP_ASSERT(options.hold >= option_ranges::kMinHold && options.hold <= option_ranges::kMaxHold);
-  VP_ASSERT(options.stall_timeout >= option_ranges::kMinStallTimeout);
-  VP_ASSERT(options.stall_timeout <= option_ranges::kMaxStallTimeout);
-  VP_ASSERT(options.ack_timeout >= option_ranges::kMinAckTimeout);
-  VP_ASSERT(options.ack_timeout <= option_ranges::kMaxAckTimeout);
-  check_security_options(options);
+  VP_ASSERT(options.process.drain_timeout >= option_ranges::kMinDrainTimeout);
+  VP_ASSERT(options.process.drain_timeout <= option_ranges::kMaxDrainTimeout);
+  check_listeners(options);
 }
 
 }  // namespace

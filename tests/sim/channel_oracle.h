@@ -12,9 +12,9 @@ namespace virtproxy::sim {
 
 class ChannelOracle final : public ChannelObserver {
  public:
-  // `process` is the number of the daemon's process.
-  ChannelOracle(unsigned process, Channel& channel)
-      : process_(process), channel_(channel.id()), broken_(channel) {}
+  // `process` is the number of the daemon's process, `number` that of the channel.
+  ChannelOracle(unsigned process, unsigned number, Channel& channel)
+      : process_(process), channel_(number), broken_(channel) {}
 
   void session_up(const SessionUp& event) override;
   void session_down(const SessionDown& event) override;

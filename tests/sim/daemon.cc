@@ -81,7 +81,7 @@ bool Daemon::start() {
     if (world.canary() == Canary::kHoldBack) config.v1.stall_timeout = seconds(60);
     if (world.canary() == Canary::kOvercommit) config.memory *= 16;
     channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config));
-    oracles_.push_back(std::make_unique<ChannelOracle>(process_.number(), *channels_.back()));
+    oracles_.push_back(std::make_unique<ChannelOracle>(process_.number(), config.spec.id, *channels_.back()));
     channels_.back()->add_observer(*oracles_.back());
     channels_.back()->start(std::move((*listen_sockets)[i]));
   }
@@ -165,7 +165,7 @@ void Daemon::destroy() {
 Channel* Daemon::channel(unsigned id) {
   if (process_.dead()) return nullptr;
   for (const auto& channel : channels_) {
-    if (channel->id() == id) return channel.get();
+    if (channel->label() == std::to_string(id)) return channel.get();
   }
   return nullptr;
 }
@@ -289,7 +289,7 @@ std::string Daemon::describe() {
         "\n    channel {}: up={} protocol={} idle={} streams={} connections={} closing={} "
         "connecting={} buffers={} "
         "held={} waiting={} pipes={} lent={} queued={} under_way={}",
-        channel->id(), channel->session().up(), v2_session(*channel) == nullptr ? 1 : 2,
+        channel->label(), channel->session().up(), v2_session(*channel) == nullptr ? 1 : 2,
         channel->idle(), f.session.streams, f.connections, f.closing, f.connecting, f.send_buffers,
         f.held, f.waiting, f.pipes, f.session.borrowed, f.session.queued, f.session.in_flight);
     const V2Session* session = v2_session(*channel);

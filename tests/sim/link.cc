@@ -48,6 +48,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
   Random& random = World::current().random();
   World::current().channel(id).set_hides(hides());
   host_spec_.id = guest_spec_.id = id;
+  host_spec_.name = guest_spec_.name = std::to_string(id);
   const auto device = [&](const char* side, Device::Kind of) {
     const auto capacity = static_cast<size_t>(random.magnitude(8192, 1 << 20));
     auto made =

@@ -134,6 +134,7 @@ void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig
     ForwardSpec forward;
     forward.service = route.service;
     forward.id = link.id();
+    forward.channel = std::to_string(link.id());
     forward.priority = static_cast<Priority>(random_.below(kPriorities));
     forward.address = route.client_end;
     (route.from_host ? host : guest).channels.back().oforwards.push_back(forward);

@@ -24,16 +24,16 @@ struct Good {
   AddressUse use;
   std::optional<Kind> kind;
   Address address;
-  std::optional<unsigned> id;
+  std::optional<std::string> channel;
   std::string shown;
 };
 
 const std::vector<Good> kGood = {
     {"127.0.0.1:80", kConnect, {}, {Kind::kTcp, "127.0.0.1", 80}, {}, "127.0.0.1:80"},
-    {"127.0.0.1:80:0", kConnect, {}, {Kind::kTcp, "127.0.0.1", 80}, 0, "127.0.0.1:80"},
-    {"127.0.0.1:80:7", kConnect, Kind::kTcp, {Kind::kTcp, "127.0.0.1", 80}, 7, "127.0.0.1:80"},
+    {"127.0.0.1:80:0", kConnect, {}, {Kind::kTcp, "127.0.0.1", 80}, "0", "127.0.0.1:80"},
+    {"127.0.0.1:80:7", kConnect, Kind::kTcp, {Kind::kTcp, "127.0.0.1", 80}, "7", "127.0.0.1:80"},
     {"127.0.0.1:http", kConnect, {}, {Kind::kTcp, "127.0.0.1", 80}, {}, "127.0.0.1:80"},
-    {"127.0.0.1:http:65535", kConnect, {}, {Kind::kTcp, "127.0.0.1", 80}, 65535, "127.0.0.1:80"},
+    {"127.0.0.1:http:65535", kConnect, {}, {Kind::kTcp, "127.0.0.1", 80}, "65535", "127.0.0.1:80"},
     {"localhost:ssh", kConnect, {}, {Kind::kTcp, "localhost", 22}, {}, "localhost:22"},
     {"a-b.example.org:65535",
      kConnect,
@@ -42,20 +42,33 @@ const std::vector<Good> kGood = {
      {},
      "a-b.example.org:65535"},
     {"[::1]:80", kConnect, {}, {Kind::kTcp, "::1", 80}, {}, "[::1]:80"},
-    {"[::1]:http:2", kListen, {}, {Kind::kTcp, "::1", 80}, 2, "[::1]:80"},
+    {"[::1]:http:2", kListen, {}, {Kind::kTcp, "::1", 80}, "2", "[::1]:80"},
     {"[fe80::1%lo]:80", kConnect, {}, {Kind::kTcp, "fe80::1%lo", 80}, {}, "[fe80::1%lo]:80"},
     {"*:80", kListen, {}, {Kind::kTcp, "*", 80}, {}, "*:80"},
     {":80", kListen, {}, {Kind::kTcp, "*", 80}, {}, "*:80"},
-    {":80:3", kListen, {}, {Kind::kTcp, "*", 80}, 3, "*:80"},
+    {":80:3", kListen, {}, {Kind::kTcp, "*", 80}, "3", "*:80"},
     {"127.0.0.1:0", kListen, {}, {Kind::kTcp, "127.0.0.1", 0}, {}, "127.0.0.1:0"},
     {"/run/x.sock:-", kConnect, {}, {Kind::kUnix, "/run/x.sock", 0}, {}, "/run/x.sock"},
-    {"/run/x.sock:-:4", kConnect, {}, {Kind::kUnix, "/run/x.sock", 0}, 4, "/run/x.sock"},
+    {"/run/x.sock:-:4", kConnect, {}, {Kind::kUnix, "/run/x.sock", 0}, "4", "/run/x.sock"},
+    {"/run/x.sock:-:vm-1.x_y",
+     kConnect,
+     {},
+     {Kind::kUnix, "/run/x.sock", 0},
+     "vm-1.x_y",
+     "/run/x.sock"},
+    {"127.0.0.1:80:vm1", kConnect, {}, {Kind::kTcp, "127.0.0.1", 80}, "vm1", "127.0.0.1:80"},
+    {"[::1]:80:007", kConnect, {}, {Kind::kTcp, "::1", 80}, "7", "[::1]:80"},
     {"/run/a:b:1:-", kConnect, {}, {Kind::kUnix, "/run/a:b:1", 0}, {}, "/run/a:b:1"},
-    {"/run/a:b:-:1", kListen, {}, {Kind::kUnix, "/run/a:b", 0}, 1, "/run/a:b"},
+    {"/run/a:b:-:1", kListen, {}, {Kind::kUnix, "/run/a:b", 0}, "1", "/run/a:b"},
     {"relative.sock:-", kListen, {}, {Kind::kUnix, "relative.sock", 0}, {}, "relative.sock"},
-    {"./relative.sock:-:1", kListen, {}, {Kind::kUnix, "./relative.sock", 0}, 1, "./relative.sock"},
+    {"./relative.sock:-:1",
+     kListen,
+     {},
+     {Kind::kUnix, "./relative.sock", 0},
+     "1",
+     "./relative.sock"},
     {"@name:-", kListen, {}, {Kind::kUnix, "@name", 0}, {}, "@name"},
-    {"@a:b:-:9", kConnect, Kind::kUnix, {Kind::kUnix, "@a:b", 0}, 9, "@a:b"},
+    {"@a:b:-:9", kConnect, Kind::kUnix, {Kind::kUnix, "@a:b", 0}, "9", "@a:b"},
     {"/" + std::string(106, 'x') + ":-",
      kConnect,
      {},
@@ -69,7 +82,7 @@ const std::vector<Good> kGood = {
      {},
      "@" + std::string(107, 'x')},
     {"2:5000", kConnect, Kind::kVsock, {Kind::kVsock, "2", 5000}, {}, "vsock:2:5000"},
-    {"host:5000:1", kConnect, Kind::kVsock, {Kind::kVsock, "2", 5000}, 1, "vsock:2:5000"},
+    {"host:5000:1", kConnect, Kind::kVsock, {Kind::kVsock, "2", 5000}, "1", "vsock:2:5000"},
     {"local:4294967294",
      kConnect,
      Kind::kVsock,
@@ -95,7 +108,13 @@ const std::vector<Good> kGood = {
      kConnect,
      Kind::kDevice,
      {Kind::kDevice, "/dev/ttyS1", 9600},
-     2,
+     "2",
+     "/dev/ttyS1 at 9600 baud"},
+    {"/dev/ttyS1:9600:vm1",
+     kConnect,
+     Kind::kDevice,
+     {Kind::kDevice, "/dev/ttyS1", 9600},
+     "vm1",
      "/dev/ttyS1 at 9600 baud"},
     {"/dev/serial/by-path/pci-0000:00:14.0:-",
      kConnect,
@@ -118,7 +137,7 @@ TEST_P(GoodAddress, Parses) {
   const auto parsed = parse_address(good.text, good.use, good.kind);
   ASSERT_TRUE(parsed) << good.text << ": " << parsed.error();
   EXPECT_EQ(parsed->address, good.address) << good.text;
-  EXPECT_EQ(parsed->id, good.id) << good.text;
+  EXPECT_EQ(parsed->channel, good.channel) << good.text;
   EXPECT_EQ(parsed->address.to_string(), good.shown);
 }
 
@@ -142,7 +161,7 @@ const std::vector<Bad> kBad = {
     {"[127.0.0.1]:80", kConnect, {}, "is not an IPv6 address"},
     {"[::1%nosuchif0]:80", kConnect, {}, "is not an IPv6 address"},
     {"[::1]:-", kConnect, {}, "brackets are for IPv6"},
-    {"[::1]:80:1:2", kConnect, {}, "channel number '1:2'"},
+    {"[::1]:80:1:2", kConnect, {}, "channel name '1:2' is not a name"},
     {"::1:80", kConnect, {}, "in brackets"},
     {"1:2:3:4", kConnect, {}, "too many colons"},
     {"127.0.0.1:", kConnect, {}, "the port is empty"},
@@ -152,10 +171,10 @@ const std::vector<Bad> kBad = {
     {"127.0.0.1:80x", kConnect, {}, "neither a number"},
     {"127.0.0.1:nosuchservice", kConnect, {}, "nor a tcp service in /etc/services"},
     {"127.0.0.1:80/tcp", kConnect, {}, "nor a tcp service"},
-    {"127.0.0.1:80:", kConnect, {}, "channel number ''"},
-    {"127.0.0.1:80:x", kConnect, {}, "channel number 'x'"},
-    {"127.0.0.1:80:-1", kConnect, {}, "channel number '-1'"},
-    {"127.0.0.1:80:+1", kConnect, {}, "channel number '+1'"},
+    {"127.0.0.1:80:", kConnect, {}, "channel name '' is not a name"},
+    {"127.0.0.1:80:x y", kConnect, {}, "channel name 'x y' is not a name"},
+    {"127.0.0.1:80:-1", kConnect, {}, "channel name '-1' is not a name"},
+    {"127.0.0.1:80:+1", kConnect, {}, "channel name '+1' is not a name"},
     {"127.0.0.1:80:65536", kConnect, {}, "from 0 to 65535"},
     {"127.0.0.1:0", kConnect, {}, "port 0 cannot be connected to"},
     {":80", kConnect, {}, "no address to connect to"},
@@ -171,7 +190,7 @@ const std::vector<Bad> kBad = {
     {"@name:80", kConnect, {}, "write - as the port"},
     {"@:-", kConnect, {}, "abstract name is empty"},
     {":-", kConnect, {}, "the path is empty"},
-    {"/run/x.sock:-:x", kConnect, {}, "channel number 'x'"},
+    {"/run/x.sock:-:.x", kConnect, {}, "channel name '.x' is not a name"},
     {"/" + std::string(107, 'x') + ":-", kConnect, {}, "108 bytes long, the limit is 107"},
     {"@" + std::string(108, 'x') + ":-", kConnect, {}, "108 bytes long, the limit is 107"},
     {"/run/x.sock:-", kConnect, Kind::kTcp, "use a unix method"},

@@ -54,7 +54,21 @@ const std::vector<BadCase> kBadCases = {
     {{"-c", "unix-connect:"}, "error parsing arg: unix-connect:", "unix-connect:PATH:-"},
     {{"-c", "unix-connect:/x"}, "error parsing arg: unix-connect:/x", "unix-connect:PATH:-"},
     {{"-c", "unix-connect:/x:80"}, "error parsing arg: unix-connect:/x:80", "write -"},
-    {{"-c", "unix-connect:/x:-:y"}, "error parsing arg: unix-connect:/x:-:y", "channel number 'y'"},
+    {{"-c", "unix-connect:/x:-:+y"},
+     "error parsing arg: unix-connect:/x:-:+y",
+     "channel name '+y' is not a name: use letters"},
+    {{"-c", "unix-connect:/x:-:70000"},
+     "error parsing arg: unix-connect:/x:-:70000",
+     "channel number '70000' is not a number from 0 to 65535"},
+    {{"-c", "unix-connect:/x:-:" + std::string(64, 'n')},
+     "error parsing arg: unix-connect:/x:-:nnn",
+     "a channel name of 64 characters is too long: the limit is 63"},
+    {{"-c", kChannel + ":vm1", "-c", "unix-connect:/y:-:vm1"},
+     "error parsing arg: unix-connect:/y:-:vm1",
+     "channel name vm1 is already that of unix-connect:/run/vp.sock:-:vm1: give every channel"},
+    {{"-c", kChannel + ":vm1", "-c", "unix-connect:/y:-:7", "-o", "a:127.0.0.1:80:vm2"},
+     "error parsing arg: a:127.0.0.1:80:vm2: there is no channel 'vm2'",
+     "the channels given have index 0 (vm1), 7"},
     {{"-c", "tcp-connect:/x:-"}, "error parsing arg: tcp-connect:/x:-", "HOST:PORT"},
     {{"-c", "tcp-connect::80"}, "error parsing arg: tcp-connect::80", "no address"},
     {{"-c", "tcp-connect:h:nosuchport"},
@@ -109,7 +123,10 @@ const std::vector<BadCase> kBadCases = {
      "printable"},
     {{"-c", kChannel, "-i", "svc:127.0.0.1:80:x"},
      "error parsing arg: svc:127.0.0.1:80:x",
-     "from 0 to 65535"},
+     "there is no channel 'x'"},
+    {{"-c", kChannel, "-i", "svc:127.0.0.1:80:-x"},
+     "error parsing arg: svc:127.0.0.1:80:-x",
+     "channel name '-x' is not a name"},
     {{"-c", kChannel, "-i", "svc:*:80"}, "error parsing arg: svc:*:80", "127.0.0.1:80"},
     {{"-c", kChannel, "-o", "svc:127.0.0.1:0"}, "error parsing arg: svc:127.0.0.1:0", "1 to 65535"},
     {{"-c", kChannel, "-o", "127.0.0.1:80"},
@@ -161,10 +178,14 @@ const std::vector<BadCase> kBadCases = {
     {{"-c", kChannel, "-"}, "unexpected argument: -", "--help"},
     {{"-c", kChannel, "--bogus"}, "unknown option: --bogus", "--help"},
     {{"-c", kChannel, "-x"}, "unknown option: -x", "--help"},
+    {{"-c", kChannel, "--check=maybe"}, "the value of a flag is true, false or a number", "--help"},
+    {{"-c", kChannel, "--verbose=99999999999999999999999"}, "flag", "--help"},
 
     {{"-c", kChannel, "--peer-timeout", "30"}, "--peer-timeout 30", "no channel is a TCP one"},
     {{"-c", "tcp-connect:h:80", "--peer-timeout", "1"}, "--peer-timeout 1", "3 to 86400 seconds"},
-    {{"-c", "tcp-connect:h:80", "--peer-timeout", "soon"}, "--peer-timeout soon", "SECONDS:ID"},
+    {{"-c", "tcp-connect:h:80", "--peer-timeout", "soon"},
+     "--peer-timeout soon",
+     "SECONDS:CHANNEL"},
     {{"-c", "tcp-connect:h:80", "--peer-timeout", "30:1"}, "--peer-timeout 30:1", "no channel '1'"},
     {{"-c", kChannel, "-c", "tcp-connect:h:80", "--peer-timeout", "30:0"},
      "--peer-timeout 30:0",
@@ -285,19 +306,19 @@ TEST(OptionsTest, SurvivesAnEmptyArgv) {
 
 TEST(OptionsTest, Defaults) {
   const Options options = parse_ok({"-c", kChannel});
-  EXPECT_EQ(options.threads, 1U);
-  EXPECT_EQ(options.max_streams, 16384U);
+  EXPECT_EQ(options.process.threads, 1U);
+  EXPECT_EQ(options.channels.at(0).max_streams, 16384U);
   EXPECT_EQ(options.memory, 256U << 20);
-  EXPECT_EQ(options.window, 1U << 20);
-  EXPECT_EQ(options.connect_timeout, 10.0);
-  EXPECT_EQ(options.protocol, ProtocolMode::kAuto);
-  EXPECT_EQ(options.hold, 1U << 30);
-  EXPECT_EQ(options.stall_timeout, 20.0);
-  EXPECT_EQ(options.ack_timeout, 15.0);
-  EXPECT_EQ(options.drain_timeout, 5.0);
-  EXPECT_EQ(options.log_level, LogLevel::kInfo);
-  EXPECT_EQ(options.disabled, "");
-  EXPECT_FALSE(options.show_features);
+  EXPECT_EQ(options.channels.at(0).settings.window, 1U << 20);
+  EXPECT_EQ(options.channels.at(0).settings.connect_timeout, 10.0);
+  EXPECT_EQ(options.channels.at(0).settings.protocol, ProtocolMode::kAuto);
+  EXPECT_EQ(options.channels.at(0).settings.hold, 1U << 30);
+  EXPECT_EQ(options.channels.at(0).settings.stall_timeout, 20.0);
+  EXPECT_EQ(options.channels.at(0).settings.ack_timeout, 15.0);
+  EXPECT_EQ(options.process.drain_timeout, 5.0);
+  EXPECT_EQ(options.process.log_level, LogLevel::kInfo);
+  EXPECT_TRUE(options.process.disabled.empty());
+  EXPECT_EQ(options.task, Task::kRun);
   ASSERT_EQ(options.channels.size(), 1U);
   EXPECT_EQ(options.channels[0].text, kChannel);
 }
@@ -405,6 +426,29 @@ TEST(OptionsTest, ChannelsWithoutAnIdTakeTheLowestFreeOnes) {
   EXPECT_EQ(ids({"", ":7", ""}), (Ids{0, 7, 1}));
 }
 
+TEST(OptionsTest, ChannelsHaveNames) {
+  const Options options = parse_ok(
+      {"-c", kChannel + ":vm1", "-c", "unix-connect:/y:-", "-c", "unix-connect:/z:-:9.b_c-D", "-c",
+       "unix-connect:/w:-:007", "-o", "a:127.0.0.1:80", "-o", "b:127.0.0.1:81:vm1", "-o",
+       "c:127.0.0.1:82:2", "-i", "d:/d:-:9.b_c-D", "-i", "e:[::1]:80:7"});
+  std::vector<std::pair<unsigned, std::string>> channels;
+  for (const ChannelSpec& channel : options.channels) {
+    channels.emplace_back(channel.id, channel.name);
+  }
+  EXPECT_EQ(channels, (std::vector<std::pair<unsigned, std::string>>{
+                          {0, "vm1"}, {1, "1"}, {2, "9.b_c-D"}, {7, "7"}}));
+  const auto channel_of = [](const ForwardSpec& forward) { return forward.channel; };
+  EXPECT_EQ(channel_of(options.oforwards.at(0)), "vm1");
+  EXPECT_EQ(channel_of(options.oforwards.at(1)), "vm1");
+  EXPECT_EQ(channel_of(options.oforwards.at(2)), "9.b_c-D");
+  EXPECT_EQ(channel_of(options.iforwards.at(0)), "9.b_c-D");
+  EXPECT_EQ(channel_of(options.iforwards.at(1)), "7");
+  EXPECT_EQ(parse_ok({"-c", "tcp-connect:h:1:far", "--peer-timeout", "5:far"})
+                .channels.at(0)
+                .peer_timeout,
+            5.0);
+}
+
 TEST(OptionsTest, TheSameServiceOnTwoChannels) {
   const Options options =
       parse_ok({"-c", kChannel, "-c", "unix-connect:/y:-", "-i", "a:127.0.0.1:80", "-i",
@@ -440,26 +484,26 @@ TEST(OptionsTest, Limits) {
       parse_ok({"-c", kChannel, "--threads", "4", "--max-streams=1048576", "--memory", "64MiB",
                 "--window", "4096", "--connect-timeout", "500ms", "--drain-timeout=0", "--disable",
                 "zc,bundle", "--disable", "napi"});
-  EXPECT_EQ(options.threads, 4U);
-  EXPECT_EQ(options.max_streams, 1048576U);
+  EXPECT_EQ(options.process.threads, 4U);
+  EXPECT_EQ(options.channels.at(0).max_streams, 1048576U);
   EXPECT_EQ(options.memory, 64U << 20);
-  EXPECT_EQ(options.window, 4096U);
-  EXPECT_EQ(options.connect_timeout, 0.5);
-  EXPECT_EQ(options.drain_timeout, 0.0);
-  EXPECT_EQ(options.disabled, "zc,bundle,napi");
-  EXPECT_EQ(parse_ok({"-c", kChannel, "--threads", "2", "--threads", "3"}).threads, 3U);
+  EXPECT_EQ(options.channels.at(0).settings.window, 4096U);
+  EXPECT_EQ(options.channels.at(0).settings.connect_timeout, 0.5);
+  EXPECT_EQ(options.process.drain_timeout, 0.0);
+  EXPECT_EQ(options.process.disabled, (Args{"zc,bundle", "napi"}));
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--threads", "2", "--threads", "3"}).process.threads, 3U);
 }
 
 TEST(OptionsTest, EarlierNamesOfOptionsGoOn) {
   const Options options = parse_ok({"-c", kChannel, "--seal", "commit", "--dial-timeout", "2"});
-  EXPECT_EQ(options.integrity, Integrity::kCommit);
-  EXPECT_EQ(options.connect_timeout, 2.0);
+  EXPECT_EQ(options.channels.at(0).settings.integrity, Integrity::kCommit);
+  EXPECT_EQ(options.channels.at(0).settings.connect_timeout, 2.0);
 }
 
 TEST(OptionsTest, LogLevels) {
   const auto level = [](Args args) {
     args.insert(args.end(), {"-c", kChannel});
-    return parse_ok(args).log_level;
+    return parse_ok(args).process.log_level;
   };
   EXPECT_EQ(level({"-v"}), LogLevel::kDebug);
   EXPECT_EQ(level({"--verbose"}), LogLevel::kDebug);
@@ -483,26 +527,28 @@ TEST(OptionsTest, Priorities) {
 }
 
 TEST(OptionsTest, ShowFeaturesNeedsNoChannel) {
-  EXPECT_TRUE(parse_ok({"--features"}).show_features);
-  EXPECT_TRUE(parse_ok({"--features", "-c", kChannel}).show_features);
+  EXPECT_EQ(parse_ok({"--features"}).task, Task::kShowFeatures);
+  EXPECT_EQ(parse_ok({"--features", "-c", kChannel}).task, Task::kShowFeatures);
 }
 
 TEST(OptionsTest, Driver) {
-  EXPECT_EQ(parse_ok({"-c", kChannel}).driver, DriverChoice::kAuto);
-  EXPECT_EQ(parse_ok({"-c", kChannel, "--driver", "auto"}).driver, DriverChoice::kAuto);
-  EXPECT_EQ(parse_ok({"-c", kChannel, "--driver", "io_uring"}).driver, DriverChoice::kIoUring);
-  EXPECT_EQ(parse_ok({"--features", "--driver", "epoll"}).driver, DriverChoice::kEpoll);
+  EXPECT_EQ(parse_ok({"-c", kChannel}).process.driver, DriverChoice::kAuto);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--driver", "auto"}).process.driver, DriverChoice::kAuto);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--driver", "io_uring"}).process.driver, DriverChoice::kIoUring);
+  EXPECT_EQ(parse_ok({"--features", "--driver", "epoll"}).process.driver, DriverChoice::kEpoll);
 }
 
 TEST(Options, ProtocolAndItsLimits) {
   const Options one = parse_ok({"-c", kChannel, "--protocol", "1", "--hold", "128K",
                                 "--stall-timeout", "2s", "--ack-timeout=500ms"});
-  EXPECT_EQ(one.protocol, ProtocolMode::kV1);
-  EXPECT_EQ(one.hold, 128U << 10);
-  EXPECT_EQ(one.stall_timeout, 2.0);
-  EXPECT_EQ(one.ack_timeout, 0.5);
-  EXPECT_EQ(parse_ok({"-c", kChannel, "--protocol=2"}).protocol, ProtocolMode::kV2);
-  EXPECT_EQ(parse_ok({"-c", kChannel, "--protocol=auto"}).protocol, ProtocolMode::kAuto);
+  EXPECT_EQ(one.channels.at(0).settings.protocol, ProtocolMode::kV1);
+  EXPECT_EQ(one.channels.at(0).settings.hold, 128U << 10);
+  EXPECT_EQ(one.channels.at(0).settings.stall_timeout, 2.0);
+  EXPECT_EQ(one.channels.at(0).settings.ack_timeout, 0.5);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--protocol=2"}).channels.at(0).settings.protocol,
+            ProtocolMode::kV2);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--protocol=auto"}).channels.at(0).settings.protocol,
+            ProtocolMode::kAuto);
 }
 
 }  // namespace

@@ -1,5 +1,3 @@
-#include "uring/daemon/security_options.h"
-
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -22,9 +20,25 @@ ParseResult parse(const Args& more) {
   return parse_options(static_cast<int>(argv.size()), argv.data());
 }
 
-SecurityOptions parse_ok(const Args& more) {
+// What the first forward and all channels together are guarded by.
+struct Security {
+  std::optional<Account> user;
+  bool sandbox = false;
+  ListenRules listen;
+  Acl clients;
+  Acl peers;
+};
+
+Security parse_ok(const Args& more) {
   auto result = parse(more);
-  if (result) return result->security;
+  if (result) {
+    const ChannelSettings& channel = result->channels.back().settings;
+    return {result->process.user,
+            result->process.sandbox,
+            result->oforwards.front().listen,
+            result->oforwards.front().clients,
+            {channel.peer_uids, channel.peer_gids, channel.peer_cids}};
+  }
   ADD_FAILURE() << result.error().text;
   return {};
 }
@@ -38,7 +52,7 @@ std::string fault(const Args& more) {
 }
 
 TEST(SecurityOptionsTest, WhatIsOnByDefault) {
-  const SecurityOptions of = parse_ok({});
+  const Security of = parse_ok({});
   EXPECT_TRUE(of.sandbox);
   EXPECT_FALSE(of.user);
   EXPECT_FALSE(of.listen.mode);
@@ -94,9 +108,8 @@ TEST(SecurityOptionsTest, ModeAndOwner) {
 }
 
 TEST(SecurityOptionsTest, Lists) {
-  const SecurityOptions of =
-      parse_ok({"--allow-uid", "nobody,7", "--allow-uid", "0", "--allow-gid", "root",
-                "--channel-allow-uid", "8", "--channel-allow-gid", "9"});
+  const Security of = parse_ok({"--allow-uid", "nobody,7", "--allow-uid", "0", "--allow-gid",
+                                "root", "--channel-allow-uid", "8", "--channel-allow-gid", "9"});
   EXPECT_EQ(of.clients.uids, (std::vector<uid_t>{65534, 7, 0}));
   EXPECT_EQ(of.clients.gids, (std::vector<gid_t>{0}));
   EXPECT_EQ(of.peers.uids, (std::vector<uid_t>{8}));

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <string>
 
+#include "uring/io/io_uring_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/mux/counters.h"
 #include "uring/mux/stats_text.h"
@@ -139,7 +140,7 @@ TEST(ChannelCounters, CountsStallsThatGoOnUpToNow) {
 class ChannelStatsTest : public testing::Test {
  protected:
   void SetUp() override {
-    auto ring = Ring::open(64, {});
+    auto ring = IoUringDriver::open(64, {});
     if (!ring) GTEST_SKIP() << "no ring here";
     loop_ = std::make_unique<Loop>(*std::move(ring));
     resolver_ = std::make_unique<ResolverDriver>(*loop_);
@@ -149,6 +150,7 @@ class ChannelStatsTest : public testing::Test {
     ChannelConfig config;
     config.spec.transport = TransportKind::kUnixConnect;
     config.spec.id = id;
+    config.spec.name = std::to_string(id);
     config.spec.address = forward_of("channel").address;
     config.oforwards = {forward_of("ssh")};
     config.iforwards = {forward_of("web"), forward_of("a \"b\\")};

@@ -1,13 +1,15 @@
-#include "uring/daemon/channel_args.h"
+// The arguments of -c, -o and -i, and what stands for them in a file.
 
 #include <algorithm>
-#include <filesystem>
-#include <map>
+#include <iterator>
 #include <optional>
-#include <set>
 #include <utility>
 
+#include "uring/base/text.h"
+#include "uring/daemon/options_draft.h"
+
 namespace virtproxy {
+namespace {
 
 std::string transport_list() {
   std::string list;
@@ -18,14 +20,14 @@ std::string transport_list() {
   return list;
 }
 
-namespace {
+const TransportEntry* find_transport(std::string_view name) {
+  const auto* const entry = std::find_if(std::begin(kTransports), std::end(kTransports),
+                                         [&](const TransportEntry& e) { return e.name == name; });
+  return entry == std::end(kTransports) ? nullptr : entry;
+}
 
-using Failure = tl::unexpected<std::string>;
-
-Failure failure(std::string text) { return Failure(std::move(text)); }
-
-Failure bad_arg(std::string_view arg, std::string_view reason) {
-  return failure("error parsing arg: " + printable(arg) + ": " + std::string(reason));
+AddressUse use_of(const TransportEntry& entry) {
+  return transport_listens(entry.transport) ? AddressUse::kListen : AddressUse::kConnect;
 }
 
 // The kernel would choose a port that no client knows.
@@ -36,42 +38,46 @@ std::optional<std::string> any_port_fault(const Address& address, AddressUse use
   return "port 0 is any free port, which no client can know: use a number from 1 to 65535";
 }
 
-struct ParsedChannel {
-  ChannelSpec spec;
-  bool has_id = false;
-};
-
-tl::expected<ParsedChannel, std::string> parse_channel(const std::string& arg) {
-  const size_t colon = arg.find(':');
-  if (colon == std::string::npos) {
-    return bad_arg(arg,
-                   "write -c METHOD:ADDRESS:PORT[:ID] with a method out of " + transport_list());
-  }
-  const std::string_view name = std::string_view(arg).substr(0, colon);
-  const auto* const entry = std::find_if(std::begin(kTransports), std::end(kTransports),
-                                         [&](const TransportEntry& e) { return e.name == name; });
-  if (entry == std::end(kTransports)) {
-    return failure("invalid channel type: " + printable(name) + ": use one of " + transport_list());
-  }
-  const AddressUse use =
-      transport_listens(entry->transport) ? AddressUse::kListen : AddressUse::kConnect;
-  auto parsed = parse_address(std::string_view(arg).substr(colon + 1), use, entry->kind);
-  if (!parsed) {
-    return bad_arg(arg, parsed.error() + " (the form is " + std::string(name) + ":" +
-                            std::string(entry->form) + "[:ID])");
-  }
-  if (entry->transport == TransportKind::kVirtioSerial && parsed->address.port != 0) {
-    return bad_arg(arg, "a virtio-serial port has no speed: write - as its port");
-  }
-  if (const auto fault = any_port_fault(parsed->address, use)) return bad_arg(arg, *fault);
-  ParsedChannel channel;
-  channel.spec.transport = entry->transport;
-  channel.spec.address = std::move(parsed->address);
-  channel.spec.text = printable(arg);
-  channel.has_id = parsed->id.has_value();
-  channel.spec.id = parsed->id.value_or(0);
-  return channel;
+std::string form_of(const TransportEntry& entry) {
+  return "the form is " + std::string(entry.name) + ":" + std::string(entry.form);
 }
+
+std::string form_of_forward(char option) {
+  return std::string("the form is -") + option + " SERVICE:HOST:PORT[:CHANNEL] or -" + option +
+         " SERVICE:PATH:-[:CHANNEL]";
+}
+
+std::optional<std::string> transport_fault(const TransportEntry& entry, const Address& address) {
+  if (entry.transport == TransportKind::kVirtioSerial && address.port != 0) {
+    return "a virtio-serial port has no speed: write - as its port";
+  }
+  return any_port_fault(address, use_of(entry));
+}
+
+// A path needs no port in a file: it is written as on the command line, or alone.
+std::string with_port(std::string text, Address::Kind kind) {
+  if (kind != Address::Kind::kUnix && kind != Address::Kind::kDevice) return text;
+  const size_t colon = text.rfind(':');
+  const std::string_view tail =
+      colon == std::string::npos ? std::string_view() : std::string_view(text).substr(colon + 1);
+  const bool speed = kind == Address::Kind::kDevice && !tail.empty() &&
+                     tail.find_first_not_of("0123456789") == std::string_view::npos;
+  const bool has_port = tail == "-" || speed || text.find(":-:") != std::string::npos;
+  return has_port ? text : text + ":-";
+}
+
+// unix:/path is a path, as with other programs.
+std::string plain_address(const std::string& text) {
+  const std::string_view rest = std::string_view(text).substr(std::min<size_t>(5, text.size()));
+  const bool prefixed = text.starts_with("unix:") && !rest.empty() &&
+                        std::string_view("/@.").find(rest.front()) != std::string_view::npos;
+  const std::string path = prefixed ? std::string(rest) : text;
+  return prefixed || text.starts_with('/') || text.starts_with('@')
+             ? with_port(path, Address::Kind::kUnix)
+             : path;
+}
+
+}  // namespace
 
 std::optional<std::string> service_fault(std::string_view service) {
   if (service.empty()) return "the service name is empty";
@@ -85,224 +91,114 @@ std::optional<std::string> service_fault(std::string_view service) {
   return std::nullopt;
 }
 
-tl::expected<ForwardSpec, std::string> parse_forward(const std::string& arg, char option) {
-  const std::string form = std::string(" (the form is -") + option +
-                           " SERVICE:HOST:PORT[:ID] or -" + option + " SERVICE:PATH:-[:ID])";
+void read_channel(const std::string& arg, Draft& draft) {
+  const std::string shown = printable(arg);
   const size_t colon = arg.find(':');
-  if (colon == std::string::npos) return bad_arg(arg, "no address after the service" + form);
-  ForwardSpec forward;
-  forward.service = arg.substr(0, colon);
+  if (colon == std::string::npos) {
+    return draft.complain_of(
+        {}, shown, "write -c METHOD:ADDRESS:PORT[:NAME] with a method out of " + transport_list());
+  }
+  const std::string name = arg.substr(0, colon);
+  const TransportEntry* const entry = find_transport(name);
+  if (entry == nullptr) {
+    return draft.complain({}, "invalid channel type: " + printable(name),
+                          "use one of " + transport_list());
+  }
+  auto parsed = parse_address(std::string_view(arg).substr(colon + 1), use_of(*entry), entry->kind);
+  if (!parsed) {
+    return draft.complain_of({}, shown, parsed.error() + " (" + form_of(*entry) + "[:NAME])");
+  }
+  if (const auto fault = transport_fault(*entry, parsed->address)) {
+    return draft.complain_of({}, shown, *fault);
+  }
+  ChannelDraft& channel = draft.channels.emplace_back();
+  channel.options.settings = draft.defaults;
+  channel.options.transport = entry->transport;
+  channel.options.address = std::move(parsed->address);
+  channel.options.text = shown;
+  channel.has_name = parsed->channel.has_value();
+  channel.options.name = parsed->channel.value_or("");
+}
+
+void read_forward(const std::string& arg, char option, Draft& draft) {
+  const std::string shown = printable(arg);
+  const std::string form = " (" + form_of_forward(option) + ")";
+  const size_t colon = arg.find(':');
+  if (colon == std::string::npos) {
+    return draft.complain_of({}, shown, "no address after the service" + form);
+  }
+  ForwardDraft forward;
+  forward.spec.service = arg.substr(0, colon);
   const AddressUse use = option == 'o' ? AddressUse::kListen : AddressUse::kConnect;
-  const auto fault = service_fault(forward.service);
+  const auto fault = service_fault(forward.spec.service);
   auto parsed = parse_address(std::string_view(arg).substr(colon + 1), use);
   if ((fault || !parsed) && !arg.starts_with(':') && parse_address(arg, use)) {
-    return bad_arg(arg, std::string("no service name before the address: write -") + option +
-                            " SERVICE:" + printable(arg));
+    return draft.complain_of(
+        {}, shown,
+        std::string("no service name before the address: write -") + option + " SERVICE:" + shown);
   }
-  if (fault) return bad_arg(arg, *fault + form);
-  if (!parsed) return bad_arg(arg, parsed.error() + form);
-  if (const auto wrong = any_port_fault(parsed->address, use)) return bad_arg(arg, *wrong);
-  forward.address = std::move(parsed->address);
-  forward.id = parsed->id.value_or(0);
-  forward.text = printable(arg);
-  return forward;
+  if (fault) return draft.complain_of({}, shown, *fault + form);
+  if (!parsed) return draft.complain_of({}, shown, parsed.error() + form);
+  if (const auto wrong = any_port_fault(parsed->address, use)) {
+    return draft.complain_of({}, shown, *wrong);
+  }
+  forward.spec.address = std::move(parsed->address);
+  forward.spec.text = shown;
+  if (parsed->channel) forward.channel = *std::move(parsed->channel);
+  (option == 'o' ? draft.oforwards : draft.iforwards).push_back(std::move(forward));
 }
 
-}  // namespace
-
-tl::expected<std::vector<ChannelSpec>, std::string> parse_channels(
-    const std::vector<std::string>& args) {
-  if (args.size() > option_ranges::kMaxChannels) {
-    return failure("too many channels: " + std::to_string(args.size()) + " given, the limit is " +
-                   std::to_string(option_ranges::kMaxChannels));
+bool read_transport(const ConfigNode& value, ChannelDraft& channel, Draft& draft) {
+  const std::string what = "transport " + quoted(value.text);
+  const size_t colon = value.text.find(':');
+  const std::string name = value.text.substr(0, colon);
+  const TransportEntry* const entry = find_transport(name);
+  if (colon == std::string::npos || entry == nullptr) {
+    draft.complain(value.at, what + " begins with no known method",
+                   "write METHOD:ADDRESS with a method out of " + transport_list());
+    return false;
   }
-  std::vector<ParsedChannel> parsed;
-  std::map<unsigned, std::string> taken;
-  for (const std::string& arg : args) {
-    auto channel = parse_channel(arg);
-    if (!channel) return failure(channel.error());
-    if (channel->has_id) {
-      const auto [other, fresh] = taken.emplace(channel->spec.id, channel->spec.text);
-      if (!fresh) {
-        return bad_arg(arg, "channel number " + std::to_string(channel->spec.id) +
-                                " is already that of " + other->second +
-                                ": give every channel its own");
-      }
-    }
-    parsed.push_back(*std::move(channel));
-  }
-  std::vector<ChannelSpec> channels;
-  unsigned next = 0;
-  for (ParsedChannel& channel : parsed) {
-    if (!channel.has_id) {
-      while (taken.count(next) != 0) ++next;
-      channel.spec.id = next++;
-    }
-    channels.push_back(std::move(channel.spec));
-  }
-  return channels;
-}
-
-tl::expected<std::vector<ForwardSpec>, std::string> parse_forwards(
-    const std::vector<std::string>& args, char option) {
-  if (args.size() > option_ranges::kMaxForwards) {
-    return failure(std::string("too many -") + option + " options: " + std::to_string(args.size()) +
-                   " given, the limit is " + std::to_string(option_ranges::kMaxForwards));
-  }
-  std::vector<ForwardSpec> forwards;
-  std::map<std::pair<unsigned, std::string>, std::string> services;
-  for (const std::string& arg : args) {
-    auto forward = parse_forward(arg, option);
-    if (!forward) return failure(forward.error());
-    if (option == 'i') {
-      const auto [other, fresh] =
-          services.emplace(std::pair(forward->id, forward->service), forward->text);
-      if (!fresh) {
-        return bad_arg(arg, "service " + forward->service + " of channel " +
-                                std::to_string(forward->id) + " already goes to " + other->second +
-                                ": give it one -i per channel");
-      }
-    }
-    forwards.push_back(*std::move(forward));
-  }
-  return forwards;
-}
-
-namespace {
-
-// The same text for two addresses that cannot both be listened on, opened or connected to.
-std::string exclusive_key(const Address& address) {
-  if (address.kind == Address::Kind::kDevice ||
-      (address.kind == Address::Kind::kUnix && !address.host.starts_with('@'))) {
-    return std::filesystem::path(address.host).lexically_normal().string();
-  }
-  if (address.kind == Address::Kind::kTcp) {
-    if (const auto literal = parse_ip(address.host, static_cast<uint16_t>(address.port))) {
-      return literal->to_string();
-    }
-  }
-  std::string key = address.to_string();
-  if (address.needs_resolver()) {
-    std::transform(key.begin(), key.end(), key.begin(),
-                   [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  }
-  return key;
-}
-
-}  // namespace
-
-std::optional<std::string> check_exclusive(const Options& options) {
-  std::map<std::string, std::string> users;
-  std::map<std::string, std::string> connecting;
-  for (const ChannelSpec& channel : options.channels) {
-    const bool connects =
-        !transport_listens(channel.transport) && !transport_is_device(channel.transport);
-    const auto [other, fresh] =
-        (connects ? connecting : users).emplace(exclusive_key(channel.address), channel.text);
-    if (fresh) continue;
-    return bad_arg(channel.text,
-                   channel.address.to_string() + " is already used by " + other->second +
-                       (connects ? ": one peer takes one channel, so give each its own address"
-                                 : ": give each its own address"))
-        .value();
-  }
-  for (const ForwardSpec& forward : options.oforwards) {
-    const auto [other, fresh] = users.emplace(exclusive_key(forward.address), forward.text);
-    if (fresh) continue;
-    return bad_arg(forward.text, forward.address.to_string() + " is already used by " +
-                                     other->second + ": give each its own address")
-        .value();
-  }
-  return std::nullopt;
-}
-
-std::optional<std::string> check_channel_ids(const Options& options) {
-  std::set<unsigned> ids;
-  for (const ChannelSpec& channel : options.channels) ids.insert(channel.id);
-  for (const auto* forwards : {&options.oforwards, &options.iforwards}) {
-    for (const ForwardSpec& forward : *forwards) {
-      if (ids.count(forward.id) != 0) continue;
-      std::string known;
-      for (const unsigned id : ids) known += (known.empty() ? "" : ", ") + std::to_string(id);
-      return "unable to find channel with index: " + std::to_string(forward.id) +
-             " (asked for by " + forward.text + "): the channels given have index " + known;
-    }
-  }
-  return std::nullopt;
-}
-
-std::optional<std::string> apply_priority(const std::string& arg,
-                                          std::vector<ForwardSpec>& forwards) {
-  const size_t equals = arg.rfind('=');
-  const std::string shown = "--priority " + printable(arg) + ": ";
-  if (equals == std::string::npos) {
-    return shown + "write SERVICE=interactive, SERVICE=normal or SERVICE=bulk";
-  }
-  const std::string service = arg.substr(0, equals);
-  const std::string name = arg.substr(equals + 1);
-  Priority priority{};
-  if (name == "interactive") {
-    priority = Priority::kInteractive;
-  } else if (name == "normal") {
-    priority = Priority::kNormal;
-  } else if (name == "bulk") {
-    priority = Priority::kBulk;
+  const std::string text = with_port(value.text.substr(colon + 1), entry->kind);
+  auto parsed = parse_address(text, use_of(*entry), entry->kind);
+  std::optional<std::string> fault;
+  if (!parsed) {
+    fault = parsed.error();
+  } else if (parsed->channel) {
+    fault = "the name of a channel is that of its table, not " + quoted(*parsed->channel);
   } else {
-    return shown + "a priority is interactive, normal or bulk";
+    fault = transport_fault(*entry, parsed->address);
   }
-  bool found = false;
-  for (ForwardSpec& forward : forwards) {
-    if (forward.service != service) continue;
-    forward.priority = priority;
-    found = true;
+  if (fault) {
+    draft.complain(value.at, what + ": " + *fault, form_of(*entry));
+    return false;
   }
-  if (found) return std::nullopt;
-  return shown + "there is no -o forward of service '" + printable(service) +
-         "': name one that is given with -o";
+  channel.options.transport = entry->transport;
+  channel.options.address = std::move(parsed->address);
+  channel.options.text = printable(name + ":" + text);
+  return true;
 }
 
-std::optional<std::string> apply_peer_timeouts(const std::vector<std::string>& args,
-                                               std::vector<ChannelSpec>& channels) {
-  using option_ranges::kMaxPeerTimeout;
-  using option_ranges::kMinPeerTimeout;
-  const auto is_tcp = [](const ChannelSpec& channel) {
-    return channel.address.kind == Address::Kind::kTcp;
-  };
-  std::map<unsigned, double> of_channel;
-  for (const std::string& arg : args) {
-    const std::string shown = "--peer-timeout " + printable(arg) + ": ";
-    const size_t colon = arg.find(':');
-    const auto seconds = parse_seconds(std::string_view(arg).substr(0, colon));
-    if (!seconds) return shown + seconds.error() + ": write SECONDS or SECONDS:ID";
-    if (*seconds != 0 && (*seconds < kMinPeerTimeout || *seconds > kMaxPeerTimeout)) {
-      return shown + "use " + format_seconds(kMinPeerTimeout) + " to " +
-             format_seconds(kMaxPeerTimeout) + " seconds, or 0 for never";
-    }
-    if (colon == std::string::npos) {
-      if (std::none_of(channels.begin(), channels.end(), is_tcp)) {
-        return shown +
-               "no channel is a TCP one: other channels end when the other end does, and "
-               "need no time-out";
-      }
-      for (ChannelSpec& channel : channels) channel.peer_timeout = *seconds;
-      continue;
-    }
-    const std::string id = arg.substr(colon + 1);
-    const auto named =
-        std::find_if(channels.begin(), channels.end(),
-                     [&](const ChannelSpec& channel) { return std::to_string(channel.id) == id; });
-    if (named == channels.end()) {
-      return shown + "there is no channel '" + printable(id) + "': name one by its number";
-    }
-    if (!is_tcp(*named)) return shown + "channel " + id + " is no TCP channel: " + named->text;
-    of_channel[named->id] = *seconds;
+bool read_address(const ConfigNode& value, const std::string& text, AddressUse use,
+                  ForwardDraft& forward, Draft& draft) {
+  const std::string key = use == AddressUse::kListen ? "at" : "to";
+  const std::string address = plain_address(text);
+  auto parsed = parse_address(address, use);
+  std::optional<std::string> fault;
+  if (!parsed) {
+    fault = parsed.error();
+  } else if (parsed->channel) {
+    fault = "the channel is that of the table, not " + quoted(*parsed->channel);
+  } else {
+    fault = any_port_fault(parsed->address, use);
   }
-  for (ChannelSpec& channel : channels) {
-    if (const auto own = of_channel.find(channel.id); own != of_channel.end()) {
-      channel.peer_timeout = own->second;
-    }
+  if (fault) {
+    draft.complain(value.at, key + " " + quoted(text) + ": " + *fault,
+                   "the form is HOST:PORT or unix:/PATH");
+    return false;
   }
-  return std::nullopt;
+  forward.spec.address = std::move(parsed->address);
+  forward.spec.text = printable(forward.spec.service + ":" + address + ":" + forward.channel);
+  return true;
 }
 
 }  // namespace virtproxy

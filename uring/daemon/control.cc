@@ -62,14 +62,14 @@ class StatWords final : public StatVisitor {
 
 // A channel as its worker found it.
 struct ChannelPart {
-  unsigned id;
+  std::string name;
   StatWords words;
 };
 
 std::vector<ChannelPart> collect_channels(Worker::Channels channels, Instant) {
   std::vector<ChannelPart> parts;
   for (const auto& channel : channels) {
-    channel->visit_stats(parts.emplace_back(ChannelPart{channel->id(), {}}).words);
+    channel->visit_stats(parts.emplace_back(ChannelPart{channel->label(), {}}).words);
   }
   return parts;
 }
@@ -276,11 +276,11 @@ void Control::answer_channels(const Asker& asker) {
                            .rows = {}};
         for (const ChannelSpec& spec : options_.channels) {
           for (const auto& part : parts) {
-            for (const auto& [id, words] : part) {
-              if (id != spec.id) continue;
+            for (const auto& [name, words] : part) {
+              if (name != spec.name) continue;
               const uint64_t protocol = words.total("protocol");
               table.rows.push_back(
-                  {std::to_string(id), std::string(words.total("up") > 0 ? "up" : "down"),
+                  {name, std::string(words.total("up") > 0 ? "up" : "down"),
                    protocol > 0 ? ControlCell(protocol) : ControlCell(), words.total("sessions"),
                    words.total("streams"), words.total("sent_bytes"), words.total("received_bytes"),
                    words.total("in_flight"), spec.text});
@@ -306,10 +306,10 @@ void Control::answer_forwards(const Asker& asker) {
                            .rows = {}};
         const auto add = [&](const ForwardSpec& forward, std::string role, const std::string& failed) {
           for (const auto& part : parts) {
-            for (const auto& [id, words] : part) {
-              if (id != forward.id) continue;
+            for (const auto& [name, words] : part) {
+              if (name != forward.channel) continue;
               const std::string& service = forward.service;
-              table.rows.push_back({std::to_string(id), service, role, words.of(service, "opened"),
+              table.rows.push_back({name, service, role, words.of(service, "opened"),
                                     words.of(service, "sent_bytes"),
                                     words.of(service, "received_bytes"), words.of(service, failed),
                                     forward.address.to_string()});
@@ -339,14 +339,14 @@ void Control::collect_metrics(std::function<void(std::string)> finish) {
     }
     std::vector<Sample> all;
   };
-  using ChannelSamples = std::vector<std::pair<unsigned, std::vector<Sample>>>;
+  using ChannelSamples = std::vector<std::pair<std::string, std::vector<Sample>>>;
   gather<ChannelSamples>(
       [](Worker::Channels channels, Instant) {
         ChannelSamples all;
         for (const auto& channel : channels) {
           Samples samples;
           channel->visit_stats(samples);
-          all.emplace_back(channel->id(), std::move(samples.all));
+          all.emplace_back(channel->label(), std::move(samples.all));
         }
         return all;
       },
@@ -359,11 +359,11 @@ void Control::collect_metrics(std::function<void(std::string)> finish) {
         text.visit(kDescriptors, {facts.descriptors});
         text.visit(kLinesDropped, {facts.log_lines_dropped});
         for (const ChannelSamples& part : parts) {
-          for (const auto& [id, samples] : part) {
-            text.set_common_label("channel", std::to_string(id));
+          for (const auto& [name, samples] : part) {
+            text.set_common_label("channel", name);
             for (const Sample& sample : samples) {
               std::vector<StatLabel> labels;
-              for (const auto& [name, value] : sample.labels) labels.push_back({name, value});
+              for (const auto& [label, shown] : sample.labels) labels.push_back({label, shown});
               text.visit(sample.info, {sample.value, {}, labels});
             }
           }

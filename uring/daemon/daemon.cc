@@ -17,6 +17,7 @@
 #include <cstring>
 #include <memory>
 #include <set>
+#include <numeric>
 #include <system_error>
 #include <utility>
 
@@ -46,13 +47,20 @@ uint64_t random_number() {
   return number;
 }
 
+// Streams that may be open at once, on all channels together.
+uint64_t all_streams(const Options& options) {
+  return std::accumulate(
+      options.channels.begin(), options.channels.end(), uint64_t{0},
+      [](uint64_t sum, const ChannelOptions& channel) { return sum + channel.max_streams; });
+}
+
 // Every client is a descriptor: take as many as the system lets us.
 void raise_descriptor_limit(const Options& options) {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
-  const uint64_t wanted = uint64_t{options.max_streams} * options.channels.size();
+  const uint64_t wanted = all_streams(options);
   if (limit.rlim_cur < wanted) {
     // One channel harms only itself.
     const LogLevel level = options.channels.size() > 1 ? LogLevel::kWarn : LogLevel::kDebug;
@@ -68,7 +76,7 @@ void reserve_descriptors(const Options& options) {
   constexpr uint64_t kBesideStreams = 1024;  // of a channel: pipes, sockets that are being closed
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  const uint64_t most = (options.max_streams + kBesideStreams) * options.channels.size();
+  const uint64_t most = all_streams(options) + kBesideStreams * options.channels.size();
   const int fd = eventfd(0, EFD_CLOEXEC);
   const auto last = static_cast<int>(std::min<uint64_t>(most, limit.rlim_cur) - 1);
   if (const int at_end = fcntl(fd, F_DUPFD_CLOEXEC, last); at_end >= 0) close(at_end);
@@ -116,7 +124,7 @@ bool is_ignored(int signal) {
   return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
+ChannelConfig channel_config(const Options& options, const ChannelOptions& spec) {
   ChannelConfig config;
   config.spec = spec;
   const auto of_this = [&](const ForwardSpec& forward) { return forward.id == spec.id; };
@@ -124,17 +132,17 @@ ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
                std::back_inserter(config.oforwards), of_this);
   std::copy_if(options.iforwards.begin(), options.iforwards.end(),
                std::back_inserter(config.iforwards), of_this);
-  config.clients = options.security.clients;
-  config.peers = options.security.peers;
-  config.memory = options.memory / options.channels.size();
-  config.max_streams = options.max_streams;
-  config.window = static_cast<uint32_t>(options.window);
-  config.integrity = options.integrity;
-  config.protocol = options.protocol;
-  config.v1.hold = options.hold;
-  config.v1.stall_timeout = to_duration(options.stall_timeout);
-  config.v1.ack_timeout = to_duration(options.ack_timeout);
-  config.connect_timeout = to_duration(options.connect_timeout);
+  const ChannelSettings& settings = spec.settings;
+  config.peers = {settings.peer_uids, settings.peer_gids, settings.peer_cids};
+  config.memory = spec.memory;
+  config.max_streams = spec.max_streams;
+  config.window = static_cast<uint32_t>(settings.window);
+  config.integrity = settings.integrity;
+  config.protocol = settings.protocol;
+  config.v1.hold = settings.hold;
+  config.v1.stall_timeout = to_duration(settings.stall_timeout);
+  config.v1.ack_timeout = to_duration(settings.ack_timeout);
+  config.connect_timeout = to_duration(settings.connect_timeout);
   config.epoch_key = {random_number(), random_number()};
   config.number_key = {random_number(), random_number()};
   config.number_seed = random_number();
@@ -143,13 +151,13 @@ ChannelConfig channel_config(const Options& options, const ChannelSpec& spec) {
 }
 
 std::vector<WorkerConfig> worker_configs(const Options& options, const DriverFeatures& features) {
-  const size_t count = std::min<size_t>(options.threads, options.channels.size());
+  const size_t count = std::min<size_t>(options.process.threads, options.channels.size());
   std::vector<WorkerConfig> workers(count);
   for (WorkerConfig& worker : workers) {
     worker.index = static_cast<size_t>(&worker - workers.data());
-    worker.driver = options.driver;
+    worker.driver = options.process.driver;
     worker.features = features;
-    worker.drain_timeout = to_duration(options.drain_timeout);
+    worker.drain_timeout = to_duration(options.process.drain_timeout);
   }
   for (size_t i = 0; i < options.channels.size(); ++i) {
     WorkerConfig& worker = workers[i % count];
@@ -177,6 +185,18 @@ constexpr Duration kEndLimit = std::chrono::seconds(3);
 std::string ready_status(const Options& options) {
   return fmt::format("ready: channels {}, listening for {} services, offering {}",
                      options.channels.size(), options.oforwards.size(), options.iforwards.size());
+}
+
+// What a channel needs of its memory.
+tl::expected<void, std::string> check_configs(const std::vector<WorkerConfig>& workers) {
+  for (const WorkerConfig& worker : workers) {
+    for (const ChannelConfig& channel : worker.channels) {
+      const auto checked = Channel::check(channel);
+      if (checked) continue;
+      return tl::unexpected("channel " + channel.spec.name + ": " + checked.error());
+    }
+  }
+  return {};
 }
 
 class Daemon {
@@ -210,14 +230,10 @@ class Daemon {
     for (WorkerConfig& worker : configs) {
       worker.heartbeat = heartbeat_interval(manager_.watchdog());
     }
-    end_limit_ = to_duration(options.drain_timeout) + kEndLimit;
-    for (const WorkerConfig& worker : configs) {
-      for (const ChannelConfig& channel : worker.channels) {
-        const auto checked = Channel::check(channel);
-        if (checked) continue;
-        log_error("{}", checked.error());
-        return 1;
-      }
+    end_limit_ = to_duration(options.process.drain_timeout) + kEndLimit;
+    if (const auto checked = check_configs(configs); !checked) {
+      log_error("{}", checked.error());
+      return 1;
     }
     if (const auto prepared = prepare(options, landlock, configs); !prepared) {
       log_error("{}", prepared.error());
@@ -248,7 +264,7 @@ class Daemon {
     if (auto checked = check_paths(options); !checked) return checked;
     for (const std::string& line : unguarded(options)) log_warn("{}", line);
     for (const std::string& line : idle_channels(options)) log_warn("{}", line);
-    if (auto got = get_listen_sockets(configs, options.security.listen, manager_); !got) return got;
+    if (auto got = get_listen_sockets(configs, manager_); !got) return got;
     if (auto bound = bind_control(options); !bound) return bound;
     const auto left = give_up_privileges(options);
     if (!left) return tl::unexpected(left.error());
@@ -269,7 +285,7 @@ class Daemon {
     ListenRules rules;
     rules.mode = 0600;
     for (const auto& [address, listening] :
-         {std::pair(&options.control, &control_sockets_), std::pair(&options.metrics, &metrics_sockets_)}) {
+         {std::pair(&options.process.control, &control_sockets_), std::pair(&options.process.metrics, &metrics_sockets_)}) {
       if (!*address) continue;
       auto bound = listen_on(**address, rules);
       if (!bound) return tl::unexpected(bound.error());
@@ -279,13 +295,13 @@ class Daemon {
   }
 
   void start_control(const Options& options) {
-    if (!options.control && !options.metrics) return;
+    if (!options.process.control && !options.process.metrics) return;
     control_ = std::make_unique<Control>(options, workers_,
                                          Control::Actions{[this] { return facts(); },
                                                           [this] { drain("the control socket"); },
                                                           [this] { stop_at_once(); }});
-    if (options.control) control_->serve_commands(std::move(control_sockets_));
-    if (options.metrics) control_->serve_metrics(std::move(metrics_sockets_));
+    if (options.process.control) control_->serve_commands(std::move(control_sockets_));
+    if (options.process.metrics) control_->serve_metrics(std::move(metrics_sockets_));
   }
 
   ProcessFacts facts() {
@@ -302,7 +318,7 @@ class Daemon {
 
   // Rules of Landlock hold for the thread that sets them and those it starts: before the workers.
   void confine(const Options& options, bool landlock) {
-    if (!options.security.sandbox || !Sandbox::available()) return;  // enter_sandbox() logs it
+    if (!options.process.sandbox || !Sandbox::available()) return;  // enter_sandbox() logs it
     if (!landlock) {
       log_info("files and ports are not confined: --disable landlock");
       return;
@@ -325,7 +341,7 @@ class Daemon {
 
   // All threads are there and nothing from outside was read.
   void enter_sandbox(const Options& options) {
-    if (!options.security.sandbox) {
+    if (!options.process.sandbox) {
       log_info("system calls are not filtered: --sandbox off");
       return;
     }
@@ -429,7 +445,7 @@ class Daemon {
       return;
     }
     if (number == SIGHUP && !has_terminal_) {
-      log_info("SIGHUP is ignored: there is no configuration to read again");
+      log_info("SIGHUP is ignored: a configuration is read at the start only");
       return;
     }
     if (!stopping_) return drain(number == SIGHUP ? "the terminal hung up" : "");
@@ -469,6 +485,10 @@ class Daemon {
 };
 
 }  // namespace
+
+tl::expected<void, std::string> check_daemon(const Options& options) {
+  return check_configs(worker_configs(options, {}));
+}
 
 int run_daemon(const Options& options, const DriverFeatures& features, bool landlock) {
   raise_descriptor_limit(options);

@@ -9,6 +9,9 @@
 
 namespace virtproxy {
 
+// What is wrong with the options besides what reading them shows. Opens nothing.
+tl::expected<void, std::string> check_daemon(const Options& options);
+
 // Runs until stopped by a signal, with files and ports confined if `landlock`. Returns the exit code.
 int run_daemon(const Options& options, const DriverFeatures& features, bool landlock);
 

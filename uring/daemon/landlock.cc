@@ -39,7 +39,7 @@ std::vector<const Address*> bound(const Options& options) {
     if (transport_listens(channel.transport)) all.push_back(&channel.address);
   }
   for (const ForwardSpec& forward : options.oforwards) all.push_back(&forward.address);
-  for (const auto* address : {&options.control, &options.metrics}) {
+  for (const auto* address : {&options.process.control, &options.process.metrics}) {
     if (*address) all.push_back(&**address);
   }
   return all;

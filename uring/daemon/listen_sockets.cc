@@ -39,9 +39,10 @@ struct Passed {
 // A listener of the command line.
 struct Wanted {
   std::string service;  // empty for the channel's own
-  unsigned channel = 0;
-  std::string text;  // the option
+  std::string channel;  // its name
+  std::string text;     // the option
   const Address* address = nullptr;
+  const ListenRules* rules = nullptr;
   Listening* listening = nullptr;
   std::vector<SocketAddress> addresses;
 
@@ -158,17 +159,19 @@ std::vector<Wanted> wanted_listeners(std::vector<WorkerConfig>& workers) {
       for (size_t j = 0; j < channel.oforwards.size(); ++j) {
         const ForwardSpec& forward = channel.oforwards[j];
         all.push_back({forward.service,
-                       channel.spec.id,
+                       channel.spec.name,
                        "-o " + forward.text,
                        &forward.address,
+                       &forward.listen,
                        &sockets.forwards[j],
                        {}});
       }
       if (!transport_listens(channel.spec.transport)) continue;
       all.push_back({"",
-                     channel.spec.id,
+                     channel.spec.name,
                      "-c " + channel.spec.text,
                      &channel.spec.address,
+                     &channel.spec.listen,
                      &sockets.transport,
                      {}});
     }
@@ -227,14 +230,13 @@ bool take_back(const std::vector<Passed>& all_passed, std::vector<Wanted>& all,
 }  // namespace
 
 tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& workers,
-                                                   const ListenRules& rules,
                                                    ServiceManager& manager) {
   const auto passed = passed_sockets();
   if (!passed) return Failure(passed.error());
   std::vector<Wanted> all = wanted_listeners(workers);
   for (Wanted& wanted : all) {
     if (passed->empty()) break;
-    auto addresses = listen_addresses(*wanted.address, rules);
+    auto addresses = listen_addresses(*wanted.address, *wanted.rules);
     if (!addresses) return Failure(addresses.error());
     wanted.addresses = *std::move(addresses);
   }
@@ -252,7 +254,7 @@ tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& wo
     Listening& listening = *all[i].listening;
     const bool bound_now = listening.sockets.empty();
     if (bound_now) {
-      auto bound = listen_on(*all[i].address, rules);
+      auto bound = listen_on(*all[i].address, *all[i].rules);
       if (!bound) return Failure(bound.error());
       listening = *std::move(bound);
       if (manager.stores()) listening.path.release();

@@ -29,7 +29,6 @@ namespace virtproxy {
 // Fills `listen_sockets` of each worker. Reads and removes LISTEN_PID, LISTEN_FDS and
 // LISTEN_FDNAMES. Call while there are privileges for binding and before any thread starts.
 tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& workers,
-                                                   const ListenRules& rules,
                                                    ServiceManager& manager);
 
 }  // namespace virtproxy

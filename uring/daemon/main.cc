@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "uring/base/log.h"
 #include "uring/daemon/daemon.h"
@@ -12,9 +13,9 @@
 
 namespace {
 
-int fail(const std::string& message) {
+int fail(const std::string& message, int code = 1) {
   std::fprintf(stderr, "virtproxy: %s\n", message.c_str());
-  return 1;
+  return code;
 }
 
 int show_features(virtproxy::DriverChoice choice, const virtproxy::DriverFeatures& wanted,
@@ -58,17 +59,34 @@ int main(int argc, char** argv) {
     std::fputs(parsed.error().text.c_str(), parsed.error().to_stderr ? stderr : stdout);
     return parsed.error().code;
   }
-  virtproxy::set_log_level(parsed->log_level);
+  const virtproxy::Options& options = *parsed;
+  virtproxy::set_log_level(options.process.log_level);
+  virtproxy::set_log_format(options.process.log_format);
 
   virtproxy::DriverFeatures features;
   bool landlock = true;
-  const char* from_environment = std::getenv("VIRTPROXY_DISABLE");
-  for (const std::string_view list :
-       {std::string_view(parsed->disabled),
-        std::string_view(from_environment != nullptr ? from_environment : "")}) {
+  const int code =
+      options.from_file || options.task == virtproxy::Task::kCheck ? virtproxy::kConfigError : 1;
+  std::vector<std::string> disabled = options.process.disabled;
+  if (const char* more = std::getenv("VIRTPROXY_DISABLE")) disabled.emplace_back(more);
+  for (const std::string& list : disabled) {
     const auto done = features.disable(without_landlock(list, landlock));
-    if (!done) return fail(done.error() + "; besides those: landlock");
+    if (!done) return fail(done.error() + "; besides those: landlock", code);
   }
-  if (parsed->show_features) return show_features(parsed->driver, features, landlock);
-  return virtproxy::run_daemon(*parsed, features, landlock);
+  switch (options.task) {
+    case virtproxy::Task::kShowFeatures:
+      return show_features(options.process.driver, features, landlock);
+    case virtproxy::Task::kCheck:
+    case virtproxy::Task::kPrintConfig:
+      if (const auto checked = virtproxy::check_daemon(options); !checked) {
+        return fail(checked.error(), code);
+      }
+      if (options.task == virtproxy::Task::kPrintConfig) {
+        std::fputs(virtproxy::print_config(options).c_str(), stdout);
+      }
+      return 0;
+    case virtproxy::Task::kRun:
+      break;
+  }
+  return virtproxy::run_daemon(options, features, landlock);
 }

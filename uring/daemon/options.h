@@ -1,117 +1,74 @@
-// The command line: which channels there are, which services are offered, within which limits.
+// What the daemon is asked to do: which channels there are, which services, within which limits.
 //
-// parse_options() is a pure function of its arguments (it reads /etc/services for port names,
-// interface names for IPv6 scopes and /etc/passwd and /etc/group for users, nothing else): it opens
-// nothing, prints nothing and looks at no environment variable. It either gives Options in which
-// everything that can be known without the kernel has been checked, or says what to print where and
-// with which code to exit.
+// It comes from the command line and from the files of --config. An option of the command line
+// takes the place of the same key in [process] and [defaults]; a channel or forward of a file keeps
+// what is written in its own table; -c, -o and -i add channels and forwards.
+//
+// parse_options() opens nothing but what `read_config` opens, prints nothing and looks at no
+// environment variable. It reads /etc/services for port names, interface names for IPv6 scopes and
+// /etc/passwd and /etc/group for users. It either gives Options in which everything that can be
+// known without the kernel has been checked, or says what to print where and with which code to
+// exit.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <functional>
 #include <string>
-#include <string_view>
 #include <tl/expected.hpp>
 #include <vector>
 
-#include "core/flow/limits.h"
-#include "core/protocol_selector.h"
-#include "uring/base/log.h"
-#include "uring/base/units.h"
-#include "uring/daemon/security_options.h"
-#include "uring/io/open_driver.h"
-#include "uring/net/address.h"
+#include "uring/daemon/config_files.h"
+#include "uring/daemon/config_tree.h"
+#include "uring/daemon/settings.h"
 #include "uring/net/forward_spec.h"
 #include "uring/transport/channel_spec.h"
 
 namespace virtproxy {
 
-// Every default and limit of the command line. Sizes in bytes, times in seconds.
-namespace option_ranges {
-inline constexpr unsigned kDefaultThreads = 1;
-inline constexpr unsigned kMinThreads = 1;
-inline constexpr unsigned kMaxThreads = 256;
+struct ChannelOptions : ChannelSpec {
+  ChannelSettings settings;
+  // What holds where the settings leave it open.
+  uint64_t memory = 0;  // bytes
+  uint32_t max_streams = 0;
+};
 
-inline constexpr uint32_t kDefaultStreams = 16384;
-inline constexpr uint32_t kMinStreams = 1;
-inline constexpr uint32_t kMaxStreams = 1048576;
-
-inline constexpr uint64_t kDefaultMemory = uint64_t{256} << 20;
-inline constexpr uint64_t kMinMemory = uint64_t{8} << 20;
-inline constexpr uint64_t kMaxMemory = uint64_t{1} << 40;
-
-inline constexpr uint64_t kDefaultWindow = uint64_t{1} << 20;
-inline constexpr uint64_t kMinWindow = uint64_t{4} << 10;
-inline constexpr uint64_t kMaxWindow = uint64_t{1} << 30;
-
-inline constexpr double kDefaultConnectTimeout = 10.0;
-inline constexpr double kMinConnectTimeout = 0.1;
-inline constexpr double kMaxConnectTimeout = 3600.0;
-
-inline constexpr double kDefaultDrainTimeout = 5.0;
-inline constexpr double kMinDrainTimeout = 0.0;
-inline constexpr double kMaxDrainTimeout = 3600.0;
-
-// Of a TCP channel; 0 is never.
-inline constexpr double kDefaultPeerTimeout = ChannelSpec::kDefaultPeerTimeout;
-inline constexpr double kMinPeerTimeout = 3.0;
-inline constexpr double kMaxPeerTimeout = 86400.0;
-
-inline constexpr uint64_t kDefaultHold = uint64_t{1} << 30;  // the memory is what bounds it
-inline constexpr uint64_t kMinHold = uint64_t{64} << 10;
-inline constexpr uint64_t kMaxHold = uint64_t{1} << 30;
-
-inline constexpr double kDefaultStallTimeout = 20.0;
-inline constexpr double kMinStallTimeout = 0.01;
-inline constexpr double kMaxStallTimeout = 3600.0;
-
-inline constexpr double kDefaultAckTimeout = 15.0;
-inline constexpr double kMinAckTimeout = 0.1;
-inline constexpr double kMaxAckTimeout = 3600.0;
-
-// The old wire format carries no more.
-inline constexpr size_t kMaxServiceName = protocol_limits::kMaxService;
-inline constexpr size_t kMaxChannels = 1024;
-inline constexpr size_t kMaxForwards = 16384;  // -o and -i each
-}  // namespace option_ranges
+enum class Task {
+  kRun,
+  kShowFeatures,  // print the ring features; there may be no channel then
+  kCheck,
+  kPrintConfig,
+};
 
 struct Options {
-  std::vector<ChannelSpec> channels;   // in the order given
-  std::vector<ForwardSpec> oforwards;  // -o: listen here, the other side has the service
-  std::vector<ForwardSpec> iforwards;  // -i: dial here what the other side asks for
-  Integrity integrity = Integrity::kAuto;  // of every channel
-  unsigned threads = option_ranges::kDefaultThreads;
-  // On each channel. Where it was not given, as many as the memory has room for, up to the default.
-  uint32_t max_streams = option_ranges::kDefaultStreams;
-  uint64_t memory = option_ranges::kDefaultMemory;  // bytes; never less than window
-  uint64_t window = option_ranges::kDefaultWindow;  // bytes a stream may have in flight at most
-  double connect_timeout = option_ranges::kDefaultConnectTimeout;  // seconds
-  double drain_timeout = option_ranges::kDefaultDrainTimeout;      // seconds
-  // Of every channel; the rest is of protocol 1 alone.
-  ProtocolMode protocol = ProtocolMode::kAuto;
-  uint64_t hold = option_ranges::kDefaultHold;                 // bytes
-  double stall_timeout = option_ranges::kDefaultStallTimeout;  // seconds
-  double ack_timeout = option_ranges::kDefaultAckTimeout;      // seconds
-  SecurityOptions security;
-  LogLevel log_level = LogLevel::kInfo;
-  std::optional<Address> control;  // a unix socket
-  std::optional<Address> metrics;  // loopback TCP or a unix socket
-  std::string disabled;  // ring features to do without, separated by commas; names not checked
-  DriverChoice driver = DriverChoice::kAuto;
-  bool show_features = false;  // print the ring features and exit; there may be no channel then
+  Task task = Task::kRun;
+  bool from_file = false;  // a file was read, so that an error is one of configuration
+  ProcessSettings process;
+  uint64_t memory = option_ranges::kDefaultMemory;  // bytes, of all channels together
+  std::vector<ChannelOptions> channels;             // those of files, then -c, in the order given
+  std::vector<ForwardSpec> oforwards;               // listen here, the other end has the service
+  std::vector<ForwardSpec> iforwards;               // connect here what the other end asks for
 };
+
+// Exit code of an error of configuration (EX_CONFIG of sysexits.h).
+inline constexpr int kConfigError = 78;
 
 // What to do instead of running.
 struct ParseExit {
-  int code = 0;            // 0 for help and version, 1 for every failure
+  int code = 0;            // 0 for help and version, 1 for a command line, 78 for a configuration
   bool to_stderr = false;  // otherwise standard output
-  std::string text;        // ends with a newline; a failure is exactly one line
+  std::string
+      text;  // ends with a newline; one line for each error, of a command line only the first
 };
 
 using ParseResult = tl::expected<Options, ParseExit>;
+using ReadConfig = std::function<tl::expected<std::vector<ConfigText>, std::vector<Problem>>(
+    const std::string& path)>;
 
 // argv as main gets it; the last component of argv[0] is the name used in messages.
-ParseResult parse_options(int argc, const char* const* argv);
+ParseResult parse_options(int argc, const char* const* argv,
+                          const ReadConfig& read_config = read_config_files);
+
+// The options as a configuration file, which gives the same options when it is read.
+std::string print_config(const Options& options);
 
 }  // namespace virtproxy

@@ -100,22 +100,22 @@ void keep_lockable_memory() {
 }
 
 tl::expected<std::string, std::string> give_up_privileges(const Options& options) {
-  const SecurityOptions& security = options.security;
+  const ProcessSettings& process = options.process;
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
     return Failure(std::string("cannot rule out new privileges: ") + std::strerror(errno));
   }
-  if (security.user) {
-    if (!is(*security.user)) {
+  if (process.user) {
+    if (!is(*process.user)) {
       if (geteuid() != 0) {
         return Failure("--user: only root can become another user, and this is user " +
                        std::to_string(geteuid()) + ": start it as root, or leave --user out");
       }
       drop_bounding_set();
-      if (const auto done = become(*security.user); !done) return Failure(done.error());
+      if (const auto done = become(*process.user); !done) return Failure(done.error());
     }
     if (const auto done = drop_capabilities({}); !done) return Failure(done.error());
-    if (!is(*security.user) || setuid(0) == 0) return Failure("--user: root came back");
-  } else if (security.sandbox) {
+    if (!is(*process.user) || setuid(0) == 0) return Failure("--user: root came back");
+  } else if (process.sandbox) {
     drop_bounding_set();
     std::vector<unsigned> kept{CAP_IPC_LOCK};
     if (opens_paths(options)) kept.push_back(CAP_DAC_OVERRIDE);

@@ -190,7 +190,7 @@ Needs needs_of(const Options& options) {
                                          : needs.connect(channel.address);
   }
   for (const ForwardSpec& forward : options.oforwards) needs.listen(forward.address);
-  for (const auto* address : {&options.control, &options.metrics}) {
+  for (const auto* address : {&options.process.control, &options.process.metrics}) {
     if (*address) needs.listen(**address);
   }
   for (const ForwardSpec& forward : options.iforwards) needs.connect(forward.address);

@@ -65,6 +65,35 @@ tl::expected<void, std::string> check_paths(const Options& options) {
   return {};
 }
 
+std::vector<std::string> unguarded(const Options& options) {
+  std::vector<std::string> lines;
+  const auto is_abstract = [](const Address& address) {
+    return address.kind == Address::Kind::kUnix && address.host.starts_with('@');
+  };
+  for (const ForwardSpec& forward : options.oforwards) {
+    if (forward.clients.guards_unix() && forward.address.kind == Address::Kind::kTcp) {
+      lines.push_back("-o " + forward.text +
+                      ": TCP does not tell who connects, --allow-uid and --allow-gid do not guard "
+                      "it");
+    }
+    if (forward.listen.mode && is_abstract(forward.address) && !forward.clients.guards_unix()) {
+      lines.push_back(
+          "-o " + forward.text +
+          ": an abstract socket has no mode, only --allow-uid and --allow-gid guard it");
+    }
+  }
+  for (const ChannelOptions& channel : options.channels) {
+    const bool guarded = !channel.settings.peer_uids.empty() || !channel.settings.peer_gids.empty();
+    if (channel.listen.mode && transport_listens(channel.transport) &&
+        is_abstract(channel.address) && !guarded) {
+      lines.push_back("-c " + channel.text +
+                      ": an abstract socket has no mode, only --channel-allow-uid and "
+                      "--channel-allow-gid guard it");
+    }
+  }
+  return lines;
+}
+
 std::vector<std::string> idle_channels(const Options& options) {
   std::vector<std::string> lines;
   for (const ChannelSpec& channel : options.channels) {
@@ -76,7 +105,7 @@ std::vector<std::string> idle_channels(const Options& options) {
     lines.push_back(
         fmt::format("channel {} ({}) has no forward: nothing can pass over it without "
                     "-o or -i SERVICE:ADDRESS:PORT:{}",
-                    channel.id, channel.text, channel.id));
+                    channel.name, channel.text, channel.name));
   }
   return lines;
 }

@@ -14,6 +14,9 @@ namespace virtproxy {
 // Looks at the paths of channels and services.
 tl::expected<void, std::string> check_paths(const Options& options);
 
+// What the operator may think is guarded and is not, one line each.
+std::vector<std::string> unguarded(const Options& options);
+
 // A line for each channel without a forward.
 std::vector<std::string> idle_channels(const Options& options);
 

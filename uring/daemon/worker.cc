@@ -153,7 +153,7 @@ void Worker::log_stats() {
   for (const auto& channel : channels_) {
     StatsLine line;
     channel->visit_stats(line);
-    log_answer("stats channel={} {}", channel->id(), line.text());
+    log_answer("stats channel={} {}", channel->label(), line.text());
   }
   StatsLine line;
   line.visit(kLongestTurn, {static_cast<uint64_t>(loop_->take_longest().count()),

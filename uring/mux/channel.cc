@@ -102,7 +102,7 @@ Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfi
       silence_timer_(loop.timers(), this),
       greeting_timer_(loop.timers(), this),
       admission_(config.max_streams),
-      log_(loop, id()) {
+      log_(loop, label()) {
   observers_.add(log_);
   observers_.add(counters_);
   for (const ForwardSpec& forward : config_.oforwards) {

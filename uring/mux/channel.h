@@ -57,7 +57,6 @@ struct ChannelConfig {
   ChannelSpec spec;
   std::vector<ForwardSpec> oforwards;
   std::vector<ForwardSpec> iforwards;
-  Acl clients;          // of the -o listeners
   Acl peers;            // of the channel's own listener
   uint64_t memory = 0;  // bytes, for everything that grows with traffic
   uint32_t max_streams = 0;
@@ -65,8 +64,8 @@ struct ChannelConfig {
   Integrity integrity = Integrity::kAuto;
   ProtocolMode protocol = ProtocolMode::kAuto;
   V1Limits v1;
-  Duration connect_timeout{};
-  HashKey epoch_key{};  // see SessionConfig
+  Duration connect_timeout{};  // of services, unless the forward has its own
+  HashKey epoch_key{};         // see SessionConfig
   HashKey number_key{};
   uint64_t number_seed = 0;
   uint16_t first_buffer_group = 0;
@@ -125,7 +124,8 @@ class Channel final : private TransportSource::Client,
   Stats stats();
   void visit_stats(StatVisitor& visitor);
 
-  unsigned id() const { return config_.spec.id; }
+  // What log lines and statistics call it: its name, or its number.
+  const std::string& label() const { return config_.spec.name; }
   Loop& loop() { return loop_; }
   ResolverDriver& resolver_driver() { return resolver_driver_; }
   Session& session() { return selector_.session(); }

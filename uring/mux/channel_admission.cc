@@ -20,7 +20,7 @@ constexpr unsigned kAdmissionsPerTurn = 64;
 void Channel::accepted(int fd, const ForwardSpec& forward) {
   const AcceptedClient client{fd, &forward};
   const PeerIdentity identity = peer_identity_of(fd);
-  if (!config_.clients.admits(fd, identity)) {
+  if (!forward.clients.admits(fd, identity)) {
     return refuse(client, RefusalReason::kNotAllowed);
   }
   if (draining_ || !admission_.push(client)) return refuse(client, why_no_stream());

@@ -57,7 +57,8 @@ void Channel::start_connects() {
     Connection* connection = find(due.stream);
     if (connection == nullptr) continue;
     ++connecting_;
-    connection->connect(due.forward->address, config_.connect_timeout);
+    connection->connect(due.forward->address,
+                        due.forward->connect_timeout.value_or(config_.connect_timeout));
     budget.spend();
   }
   if (!pending_connects_.empty()) wake();

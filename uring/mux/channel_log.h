@@ -6,6 +6,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 
 #include "uring/base/log.h"
 #include "uring/io/loop.h"
@@ -15,8 +16,8 @@ namespace virtproxy {
 
 class ChannelLog final : public ChannelObserver, private Timer::Owner {
  public:
-  ChannelLog(Loop& loop, unsigned channel)
-      : loop_(loop), channel_(channel), summary_(loop.timers(), this) {}
+  ChannelLog(Loop& loop, const std::string& channel)
+      : loop_(loop), channel_(std::move(channel)), summary_(loop.timers(), this) {}
 
   void listening(const ForwardSpec& forward) override;
   void transport_up() override;
@@ -46,7 +47,7 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
   void expired(Timer& timer) override;
 
   Loop& loop_;
-  const unsigned channel_;
+  const std::string channel_;
   Timer summary_;
   std::string state_;
   LogLevel level_ = LogLevel::kInfo;

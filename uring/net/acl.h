@@ -16,6 +16,8 @@ struct Acl {
   std::vector<gid_t> gids;  // primary or supplementary
   std::vector<uint32_t> cids;
 
+  friend bool operator==(const Acl&, const Acl&) = default;
+
   bool guards_unix() const { return !uids.empty() || !gids.empty(); }
   bool guards_vsock() const { return !cids.empty(); }
 

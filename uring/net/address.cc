@@ -60,12 +60,12 @@ std::optional<uint16_t> find_service(std::string_view name) {
 struct Fields {
   std::string_view address;
   std::string_view port;
-  std::optional<std::string_view> id;
+  std::optional<std::string_view> channel;
   bool bracketed = false;
 };
 
 tl::expected<Fields, std::string> split_fields(std::string_view text) {
-  static constexpr std::string_view kForm = "write ADDRESS:PORT or ADDRESS:PORT:ID";
+  static constexpr std::string_view kForm = "write ADDRESS:PORT or ADDRESS:PORT:CHANNEL";
   Fields fields;
   if (text.starts_with('[')) {
     const size_t close = text.find(']');
@@ -81,7 +81,7 @@ tl::expected<Fields, std::string> split_fields(std::string_view text) {
     rest.remove_prefix(1);
     const size_t colon = rest.find(':');
     fields.port = rest.substr(0, colon);
-    if (colon != std::string_view::npos) fields.id = rest.substr(colon + 1);
+    if (colon != std::string_view::npos) fields.channel = rest.substr(colon + 1);
     return fields;
   }
 
@@ -92,16 +92,16 @@ tl::expected<Fields, std::string> split_fields(std::string_view text) {
   const size_t before = last == 0 ? std::string_view::npos : text.substr(0, last).rfind(':');
   const std::string_view tail = text.substr(last + 1);
   const bool path = text.starts_with('/') || text.starts_with('.') || text.starts_with('@');
-  bool has_id = false;
+  bool has_channel = false;
   if (before != std::string_view::npos) {
-    // A path may contain colons: only what cannot be part of it is taken for port and id.
+    // A path may contain colons: only what cannot be part of it is taken for port and channel.
     const std::string_view middle = text.substr(before + 1, last - before - 1);
-    has_id = !path || (tail != "-" && (middle == "-" || (is_number(middle) && is_number(tail))));
+    has_channel = !path || (tail != "-" && (middle == "-" || is_number(middle)));
   }
-  if (has_id) {
+  if (has_channel) {
     fields.address = text.substr(0, before);
     fields.port = text.substr(before + 1, last - before - 1);
-    fields.id = tail;
+    fields.channel = tail;
   } else {
     fields.address = text.substr(0, last);
     fields.port = tail;
@@ -111,15 +111,6 @@ tl::expected<Fields, std::string> split_fields(std::string_view text) {
                    ", and an IPv6 address in brackets, [::1]:PORT");
   }
   return fields;
-}
-
-tl::expected<unsigned, std::string> parse_id(std::string_view text) {
-  const auto id = parse_number<unsigned>(text);
-  if (!id || *id > kMaxChannelId) {
-    return failure("channel number " + quoted(text) + " is not a number from 0 to " +
-                   std::to_string(kMaxChannelId));
-  }
-  return *id;
 }
 
 tl::expected<Address, std::string> to_unix_address(const Fields& fields) {
@@ -346,12 +337,37 @@ tl::expected<ParsedAddress, std::string> parse_address(std::string_view text, Ad
   }
   if (!address) return failure(address.error());
   ParsedAddress parsed{*std::move(address), std::nullopt};
-  if (fields->id) {
-    const auto id = parse_id(*fields->id);
-    if (!id) return failure(id.error());
-    parsed.id = *id;
+  if (fields->channel) {
+    auto channel = parse_channel_name(*fields->channel);
+    if (!channel) return failure(channel.error());
+    parsed.channel = *std::move(channel);
   }
   return parsed;
+}
+
+tl::expected<std::string, std::string> parse_channel_name(std::string_view text) {
+  const auto is_plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || is_digit(c);
+  };
+  if (is_number(text)) {
+    const auto number = parse_number<unsigned>(text);
+    if (number && *number <= kMaxChannelId) return std::to_string(*number);
+    return failure("channel number " + quoted(text) + " is not a number from 0 to " +
+                   std::to_string(kMaxChannelId));
+  }
+  if (text.size() > kMaxChannelName) {
+    return failure("a channel name of " + std::to_string(text.size()) +
+                   " characters is too long: the limit is " + std::to_string(kMaxChannelName));
+  }
+  const bool known = std::all_of(text.begin(), text.end(), [&](char c) {
+    return is_plain(c) || c == '-' || c == '_' || c == '.';
+  });
+  if (!known || text.empty() || !is_plain(text.front())) {
+    return failure("channel name " + quoted(text) +
+                   " is not a name: use letters, digits, '-', '_' and '.', and begin with a letter "
+                   "or a digit");
+  }
+  return std::string(text);
 }
 
 tl::expected<uint16_t, std::string> parse_port(std::string_view text) {

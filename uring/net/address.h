@@ -1,8 +1,8 @@
 // Addresses as people write them and as the kernel wants them.
 //
-// An Address is the parsed form of the `<addr>:<port>[:id]` part of -c, -o and -i: it may still
-// hold a host name. A SocketAddress is what bind and connect take. to_socket_address() goes from
-// the first to the second for everything but host names, which need a Resolver (resolver.h).
+// An Address is the parsed form of the `<addr>:<port>[:channel]` part of -c, -o and -i: it may
+// still hold a host name. A SocketAddress is what bind and connect take. to_socket_address() goes
+// from the first to the second for everything but host names, which need a Resolver (resolver.h).
 //
 // How the text is read:
 //   /run/x.sock:-      a path (a unix socket, or a device with the device methods); `-` is the port
@@ -13,7 +13,8 @@
 //   2:5000             vsock, CID and port; the CID may also be `host`, `local` or, for listeners,
 //                      `any`, * or empty
 //   /dev/ttyS1:115200  a tty and its speed; `-` leaves the speed alone
-// Any of them may be followed by `:ID`, the number of a channel. A path may contain colons.
+// Any of them may be followed by `:CHANNEL`, the name or the number of a channel. A path may
+// contain colons.
 #pragma once
 
 #include <sys/socket.h>
@@ -30,8 +31,9 @@ namespace virtproxy {
 
 // Longest path of a unix socket in bytes; an abstract name may be as long, not counting its '@'.
 inline constexpr size_t kMaxUnixPath = 107;
-// Highest number a channel may have.
+// Highest number a channel may have, and most characters of its name.
 inline constexpr unsigned kMaxChannelId = 65535;
+inline constexpr size_t kMaxChannelName = 63;
 
 struct SocketAddress {
   sockaddr_storage storage{};
@@ -78,11 +80,16 @@ enum class AddressUse {
 
 struct ParsedAddress {
   Address address;
-  std::optional<unsigned> id;  // absent when the text has none
+  std::optional<std::string> channel;  // as parse_channel_name() gives it; absent without one
 };
 
-// Reads `<addr>:<port>[:id]`. With no kind it is a unix socket when the port is `-`, tcp otherwise.
-// The error says which part is wrong and what would be right.
+// A channel's name: letters, digits, '-', '_' and '.', the first one a letter or a digit, at most
+// kMaxChannelName. Digits alone are the number of a channel, and 007 is 7. Names are
+// case-sensitive.
+tl::expected<std::string, std::string> parse_channel_name(std::string_view text);
+
+// Reads `<addr>:<port>[:channel]`. With no kind it is a unix socket when the port is `-`, tcp
+// otherwise. The error says which part is wrong and what would be right.
 tl::expected<ParsedAddress, std::string> parse_address(std::string_view text, AddressUse use,
                                                        std::optional<Address::Kind> kind = {});
 

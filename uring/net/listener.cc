@@ -64,7 +64,7 @@ void Listener::complete(Op& op, Outcome outcome) {
   if (!std::exchange(short_of_resources_, true)) {
     const bool descriptors = result == -EMFILE || result == -ENFILE;
     log_error("channel {}: service {}: cannot accept: {}{}; clients wait until some are free",
-              forward_.id, forward_.service, std::strerror(-result),
+              forward_.channel, forward_.service, std::strerror(-result),
               descriptors ? " (raise the limit: ulimit -n, LimitNOFILE=)" : "");
   }
   retry_.set(loop_.now() + kRetryInterval);

@@ -18,6 +18,8 @@ struct ListenRules {
   std::optional<uid_t> owner;  // else the user of the process
   std::optional<gid_t> group;
   bool allow_remote = false;  // TCP addresses that are not loopback
+
+  friend bool operator==(const ListenRules&, const ListenRules&) = default;
 };
 
 // The path of a bound unix socket; empty for any other. Removed with this object, but only while it

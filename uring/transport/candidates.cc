@@ -84,7 +84,7 @@ void Candidates::arrived(int fd) {
   if (!peers_.admits(fd, identity)) {
     hang_up(fd);
     if (const auto hidden = rejected_peers_.allow(loop_.now())) {
-      log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.id,
+      log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.name,
                describe(identity), and_others(*hidden));
     }
     return;
@@ -112,7 +112,7 @@ bool Candidates::make_room(const PeerIdentity& newcomer) {
   if (const auto hidden = refusals_.allow(loop_.now())) {
     const auto present = client_->present_peer();
     log_warn("channel {}: peer refused: {} has come while {} is connected, and {} others wait{}",
-             spec_.id, describe(refused), present ? describe(*present) : "another one", kMost,
+             spec_.name, describe(refused), present ? describe(*present) : "another one", kMost,
              and_others(*hidden));
   }
   return found;
@@ -202,7 +202,7 @@ void Candidates::name_those_that_wait() {
     log_warn(
         "channel {}: a second peer waits: {} has come while {} is connected; it has its turn when "
         "that one is gone{}",
-        spec_.id, describe(candidate->identity), describe(*present), and_others(*hidden));
+        spec_.name, describe(candidate->identity), describe(*present), and_others(*hidden));
   }
 }
 

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "uring/net/address.h"
+#include "uring/net/sockets.h"
 
 namespace virtproxy {
 
@@ -63,9 +64,11 @@ struct ChannelSpec {
   TransportKind transport = TransportKind::kUnixConnect;
   Address address;
   unsigned id = 0;   // unique among the channels
+  std::string name;  // unique among the channels; the number where none was given
   std::string text;  // the argument as given, made printable
   // Of a TCP channel: seconds without an answer of the other machine; 0 for never.
   double peer_timeout = kDefaultPeerTimeout;
+  ListenRules listen;  // of a method that listens
 };
 
 }  // namespace virtproxy

@@ -79,7 +79,7 @@ void TransportSource::start(Listening listening) {
     candidates_.start(listener);
     bound_ = std::move(listening.path);
     std::for_each(listening.sockets.begin() + 1, listening.sockets.end(), close);
-    log_info("channel {}: listening on {}", spec_.id, spec_.address.to_string());
+    log_info("channel {}: listening on {}", spec_.name, spec_.address.to_string());
   }
   acquire();
 }
@@ -110,8 +110,8 @@ void TransportSource::candidate_came() {
   if (poll(&present, 1, 0) != 0) return;
   replaced_ = true;
   if (const auto hidden = replacements_.allow(loop_.now())) {
-    log_warn("channel {}: the peer, {}, has sent nothing; {} has, and takes its place{}", spec_.id,
-             describe(origin_), describe(*newcomer), and_others(*hidden));
+    log_warn("channel {}: the peer, {}, has sent nothing; {} has, and takes its place{}",
+             spec_.name, describe(origin_), describe(*newcomer), and_others(*hidden));
   }
   client_->transport_broken("replaced by a peer that has sent something");
 }
@@ -188,7 +188,8 @@ void TransportSource::peer_timed_out() {
 // Says why once, not on every attempt.
 void TransportSource::complain(const std::string& reason) {
   if (reason != last_reason_) {
-    log_warn("channel {}: {}: {}; trying again", spec_.id, transport_name(spec_.transport), reason);
+    log_warn("channel {}: {}: {}; trying again", spec_.name, transport_name(spec_.transport),
+             reason);
     last_reason_ = reason;
   }
   client_->transport_unavailable();

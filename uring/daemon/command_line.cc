@@ -1,0 +1,67 @@
+#include "uring/daemon/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <stdexcept>
+
+#include "uring/base/text.h"
+#include "uring/daemon/option_table.h"
+
+namespace virtproxy {
+namespace {
+
+void declare(CLI::App& app, CommandLine& line) {
+  app.set_help_flag();
+  for (const OptionRow& row : option_table()) {
+    if (!row.in(option_scope::kCommandLine)) continue;
+    if (row.is_flag()) {
+      app.add_flag_function(row.spelling(), [&line, name = row.name](int64_t count) {
+        line.flags[name] = count > 0 ? static_cast<unsigned>(std::min<int64_t>(count, 9)) : 0;
+      });
+      continue;
+    }
+    app.add_option_function<std::vector<std::string>>(
+           row.spelling(),
+           [&line, name = row.name](const std::vector<std::string>& given) {
+             line.values[name] = given;
+           })
+        ->expected(1)
+        ->allow_extra_args(false)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  }
+}
+
+// What CLI11 has to say, as the rest of one line.
+std::string explain(const CLI::ParseError& error, const CLI::App& app) {
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    std::string first;
+    for (const std::string& extra : app.remaining()) {
+      first = extra;
+      if (extra != "--") break;
+    }
+    if (first.starts_with('-') && first.size() > 1) return "unknown option: " + printable(first);
+    return "unexpected argument: " + printable(first) + ": everything is given by options";
+  }
+  return printable(error.what());
+}
+
+}  // namespace
+
+tl::expected<CommandLine, std::string> parse_command_line(int argc, const char* const* argv) {
+  std::vector<std::string> args;
+  for (int i = argc - 1; i > 0; --i) args.emplace_back(argv[i]);
+  CLI::App app;
+  CommandLine line;
+  declare(app, line);
+  try {
+    app.parse(args);
+  } catch (const CLI::ParseError& error) {
+    return tl::unexpected(explain(error, app));
+  } catch (const std::logic_error&) {
+    // What the conversion of --FLAG=VALUE throws for a value that is no number.
+    return tl::unexpected<std::string>(
+        "the value of a flag is true, false or a number: a flag needs none");
+  }
+  return line;
+}
+
+}  // namespace virtproxy

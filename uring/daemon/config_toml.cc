@@ -1,0 +1,162 @@
+// The only file that knows toml++.
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <new>
+#include <optional>
+
+#include "uring/base/text.h"
+#include "uring/base/units.h"
+#include "uring/daemon/config_tree.h"
+
+#define TOML_HEADER_ONLY 1
+#define TOML_EXCEPTIONS 0
+#define TOML_ENABLE_FORMATTERS 0
+#define TOML_UNRELEASED_FEATURES 0
+#define TOML_MAX_NESTED_VALUES 16
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
+#include <toml++/toml.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+namespace virtproxy {
+namespace {
+
+static_assert(kMaxConfigDepth == TOML_MAX_NESTED_VALUES);
+
+// Text that is no text: found before the parser sees it, so that the message can say so.
+std::optional<Problem> binary_fault(const ConfigText& file) {
+  unsigned line = 1;
+  unsigned column = 1;
+  for (const char c : file.text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 && c != '\t' && c != '\n' && c != '\r') {
+      return Problem{{file.name, line, column},
+                     "byte " + printable(std::string_view(&c, 1)) + " is no text",
+                     "a configuration is a TOML file in UTF-8"};
+    }
+    ++column;
+    if (c == '\n') {
+      ++line;
+      column = 1;
+    }
+  }
+  return std::nullopt;
+}
+
+// A key such as a.a.a makes a table of each of its parts, and the parser bounds only what stands in
+// brackets. So deep ones are refused before: a run of parts with a dot between each two, be it a
+// key or not. No value of a configuration is such a run.
+std::optional<Problem> deep_key_fault(const ConfigText& file) {
+  unsigned line = 1;
+  unsigned column = 1;
+  size_t dots = 0;
+  bool part = false;     // something since the last dot
+  bool comment = false;  // to the end of the line
+  for (const char c : file.text) {
+    if (c == '\n') {
+      ++line;
+      column = 0;
+      dots = 0;
+      part = comment = false;
+    } else if (!comment && c == '.') {
+      dots = part ? dots + 1 : 0;
+      part = false;
+      if (dots >= kMaxKeyParts) {
+        return Problem{{file.name, line, column},
+                       "a key has more than " + std::to_string(kMaxKeyParts) + " parts",
+                       "tables are four deep at most, as channel.NAME.listen.SERVICE"};
+      }
+    } else if (c == '#') {
+      comment = true;
+    } else if (c == '=' || c == ',' || c == ':' || c == '/') {
+      dots = 0;
+      part = false;
+    } else if (c != ' ' && c != '\t') {
+      part = true;
+    }
+    ++column;
+  }
+  return std::nullopt;
+}
+
+class Converter {
+ public:
+  explicit Converter(const std::string& file) : file_(file) {}
+
+  // The depth was bounded by what was parsed.
+  ConfigNode convert(const toml::node& from) const {
+    ConfigNode node;
+    node.at = origin(from.source());
+    if (const toml::table* table = from.as_table()) {
+      node.type = ConfigNode::Type::kTable;
+      for (const auto& [key, value] : *table) {
+        ConfigNode item = convert(value);
+        item.key = key.str();
+        item.key_at = origin(key.source());
+        node.items.push_back(std::move(item));
+      }
+      std::sort(node.items.begin(), node.items.end(), [](const auto& one, const auto& other) {
+        return std::pair(one.key_at.line, one.key_at.column) <
+               std::pair(other.key_at.line, other.key_at.column);
+      });
+    } else if (const toml::array* array = from.as_array()) {
+      node.type = ConfigNode::Type::kArray;
+      for (const toml::node& value : *array) node.items.push_back(convert(value));
+    } else if (const auto* string = from.as_string()) {
+      node.type = ConfigNode::Type::kString;
+      node.text = string->get();
+    } else if (const auto* integer = from.as_integer()) {
+      node.type = ConfigNode::Type::kInteger;
+      node.text = std::to_string(integer->get());
+    } else if (const auto* number = from.as_floating_point()) {
+      node.type = ConfigNode::Type::kFloat;
+      node.text = format_seconds(number->get());
+    } else if (const auto* boolean = from.as_boolean()) {
+      node.type = ConfigNode::Type::kBoolean;
+      node.text = boolean->get() ? "on" : "off";
+    } else {
+      node.type = ConfigNode::Type::kDate;
+    }
+    return node;
+  }
+
+ private:
+  Origin origin(const toml::source_region& source) const {
+    return {file_, source.begin.line, source.begin.column};
+  }
+
+  const std::string& file_;
+};
+
+}  // namespace
+
+tl::expected<ConfigNode, Problem> parse_toml(const ConfigText& file) {
+  try {
+    if (auto fault = binary_fault(file)) return tl::unexpected(*std::move(fault));
+    if (auto fault = deep_key_fault(file)) return tl::unexpected(*std::move(fault));
+    const toml::parse_result parsed = toml::parse(std::string_view(file.text));
+    if (parsed) return Converter(file.name).convert(parsed.table());
+    const toml::parse_error& error = parsed.error();
+    const toml::source_position at = error.source().begin;
+    const Origin origin{file.name, std::max(at.line, 1u), std::max(at.column, 1u)};
+    if (error.description().find("maximum nested value depth") != std::string_view::npos) {
+      return tl::unexpected(Problem{
+          origin, "values are more than " + std::to_string(kMaxConfigDepth) + " deep in each other",
+          "a value is text, a number, true, false or a list of these"});
+    }
+    return tl::unexpected(Problem{origin, "not TOML: " + printable(error.description()),
+                                  "write KEY = VALUE under a [TABLE], with text in double quotes"});
+  } catch (const std::bad_alloc&) {
+    return tl::unexpected(
+        Problem{{file.name, 0, 0}, "there is not enough memory to read it", "raise ulimit -v"});
+  }
+}
+
+}  // namespace virtproxy

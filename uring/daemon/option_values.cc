@@ -1,0 +1,322 @@
+#include "uring/daemon/option_values.h"
+
+#include <charconv>
+#include <limits>
+
+#include "uring/base/text.h"
+#include "uring/base/units.h"
+
+namespace virtproxy::option_values {
+namespace {
+
+template <typename T>
+struct Choice {
+  std::string_view name;
+  T value;
+};
+
+constexpr Choice<bool> kSwitch[] = {{"on", true}, {"off", false}};
+constexpr Choice<Integrity> kIntegrity[] = {
+    {"auto", Integrity::kAuto}, {"commit", Integrity::kCommit}, {"checksum", Integrity::kChecksum}};
+constexpr Choice<ProtocolMode> kProtocol[] = {
+    {"auto", ProtocolMode::kAuto}, {"1", ProtocolMode::kV1}, {"2", ProtocolMode::kV2}};
+constexpr Choice<Priority> kPriority[] = {{"interactive", Priority::kInteractive},
+                                          {"normal", Priority::kNormal},
+                                          {"bulk", Priority::kBulk}};
+constexpr Choice<DriverChoice> kDriver[] = {{"auto", DriverChoice::kAuto},
+                                            {"io_uring", DriverChoice::kIoUring},
+                                            {"epoll", DriverChoice::kEpoll}};
+constexpr Choice<LogFormat> kLogFormat[] = {{"text", LogFormat::kText}, {"json", LogFormat::kJson}};
+
+// "auto, commit or checksum"
+template <typename T, size_t N>
+std::string names_of(const Choice<T> (&choices)[N]) {
+  std::string names;
+  for (size_t i = 0; i < N; ++i) {
+    if (i > 0) names += i + 1 < N ? ", " : " or ";
+    names += choices[i].name;
+  }
+  return names;
+}
+
+template <typename T, size_t N>
+Fault choose(std::string_view label, const Given& given, const Choice<T> (&choices)[N], T& into) {
+  const auto* const found =
+      std::find_if(std::begin(choices), std::end(choices),
+                   [&](const Choice<T>& choice) { return choice.name == given.back(); });
+  if (found == std::end(choices)) {
+    return Complaint{std::string(label) + " " + printable(given.back()),
+                     "it is " + names_of(choices)};
+  }
+  into = found->value;
+  return std::nullopt;
+}
+
+template <typename T, size_t N>
+Given name_of(const Choice<T> (&choices)[N], T value) {
+  for (const Choice<T>& choice : choices) {
+    if (choice.value == value) return {std::string(choice.name)};
+  }
+  return {};
+}
+
+std::string format(const OptionRow& row, double value) {
+  if (row.kind == OptionKind::kSize) return format_size(static_cast<uint64_t>(value));
+  if (row.kind == OptionKind::kCount) return std::to_string(static_cast<uint64_t>(value));
+  return format_seconds(value);
+}
+
+// Some times may be 0 as well, for never.
+std::string range_of(const OptionRow& row) {
+  std::string range = "use " + format(row, row.least) + " to " + format(row, row.most);
+  if (row.kind == OptionKind::kSeconds) range += " seconds";
+  if (row.name == "peer-timeout") range += ", or 0 for never";
+  return range;
+}
+
+bool in_range(const OptionRow& row, double value) {
+  return (value >= row.least && value <= row.most) || (row.name == "peer-timeout" && value == 0);
+}
+
+template <typename T, typename U>
+Fault ranged(const OptionRow& row, std::string_view label, const std::string& text,
+             const tl::expected<T, std::string>& value, U& into) {
+  if (!value) return Complaint{std::string(label) + " " + value.error(), range_of(row)};
+  if (!in_range(row, static_cast<double>(*value))) {
+    return Complaint{std::string(label) + " " + printable(text) + " is out of range",
+                     range_of(row)};
+  }
+  into = static_cast<U>(*value);
+  return std::nullopt;
+}
+
+// The reader's own advice stands behind the last colon.
+Complaint split(std::string_view label, const std::string& text) {
+  const size_t colon = text.rfind(": ");
+  if (colon == std::string::npos) return {std::string(label) + ": " + text, ""};
+  return {std::string(label) + ": " + text.substr(0, colon), text.substr(colon + 2)};
+}
+
+tl::expected<uint32_t, std::string> find_cid(std::string_view text) {
+  if (text == "host") return 2;
+  if (text == "local") return 1;
+  if (const auto cid = parse_number<uint32_t>(text)) return *cid;
+  return tl::unexpected(quoted(text) + " is not a CID: give a number, host or local");
+}
+
+template <typename Find>
+Fault read_ids(std::string_view label, const Given& given, const Find& find,
+               std::vector<uint32_t>& into) {
+  std::vector<uint32_t> ids;
+  for (const std::string& list : given) {
+    std::string_view rest = list;
+    for (bool more = true; more;) {
+      const size_t comma = rest.find(',');
+      more = comma != std::string_view::npos;
+      const auto id = find(rest.substr(0, comma));
+      if (!id) return split(label, id.error());
+      ids.push_back(*id);
+      if (more) rest.remove_prefix(comma + 1);
+    }
+  }
+  into = std::move(ids);
+  return std::nullopt;
+}
+
+}  // namespace
+
+Fault read(const OptionRow& row, std::string_view label, const Given& given, uint32_t& into) {
+  return ranged(row, label, given.back(), parse_count(given.back()), into);
+}
+
+Fault read(const OptionRow& row, std::string_view label, const Given& given, uint64_t& into) {
+  return ranged(row, label, given.back(), parse_size(given.back()), into);
+}
+
+Fault read(const OptionRow& row, std::string_view label, const Given& given, double& into) {
+  return ranged(row, label, given.back(), parse_seconds(given.back()), into);
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given, bool& into) {
+  return choose(label, given, kSwitch, into);
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given, Integrity& into) {
+  return choose(label, given, kIntegrity, into);
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given, ProtocolMode& into) {
+  return choose(label, given, kProtocol, into);
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given, Priority& into) {
+  return choose(label, given, kPriority, into);
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given, LogFormat& into) {
+  return choose(label, given, kLogFormat, into);
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given, DriverChoice& into) {
+  return choose(label, given, kDriver, into);
+}
+
+Fault read(const OptionRow& row, std::string_view label, const Given& given,
+           std::optional<Address>& into) {
+  const std::string& text = given.back();
+  const bool only_path = row.unit == "PATH";
+  const bool is_path = only_path || ((text.starts_with('/') || text.starts_with('@')) &&
+                                     text.find(':') == std::string::npos);
+  const std::string form = only_path ? "write the path of a unix socket"
+                                     : "write ADDRESS:PORT or the path of a unix socket";
+  auto parsed = is_path ? parse_address(text + ":-", AddressUse::kListen, Address::Kind::kUnix)
+                        : parse_address(text, AddressUse::kListen);
+  if (!parsed) return Complaint{std::string(label) + " " + quoted(text) + ": " + parsed.error(), form};
+  if (parsed->channel) {
+    return Complaint{std::string(label) + " " + quoted(text) + " names a channel", form};
+  }
+  into = std::move(parsed->address);
+  return std::nullopt;
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given, LogLevel& into) {
+  const auto level = parse_log_level(given.back());
+  if (!level) {
+    return Complaint{std::string(label) + " " + quoted(given.back()) + " is not a level",
+                     "use error, warn, info, debug or trace"};
+  }
+  into = *level;
+  return std::nullopt;
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given,
+           std::optional<Account>& into) {
+  auto account = find_account(given.back());
+  if (!account) return split(label, account.error());
+  into = *std::move(account);
+  return std::nullopt;
+}
+
+// USER, USER:GROUP or :GROUP.
+Fault read(const OptionRow&, std::string_view label, const Given& given, SocketOwner& into) {
+  const std::string_view whole = given.back();
+  const size_t colon = whole.find(':');
+  SocketOwner owner;
+  if (const auto name = whole.substr(0, colon); !name.empty() || colon == std::string_view::npos) {
+    const auto uid = find_user(name);
+    if (!uid) return split(label, uid.error());
+    owner.user = *uid;
+  }
+  if (colon != std::string_view::npos) {
+    const auto gid = find_group(whole.substr(colon + 1));
+    if (!gid) return split(label, gid.error());
+    owner.group = *gid;
+  }
+  into = owner;
+  return std::nullopt;
+}
+
+Fault read(const OptionRow& row, std::string_view label, const Given& given,
+           std::optional<uint64_t>& into) {
+  uint64_t value = 0;
+  if (auto fault = read(row, label, given, value)) return fault;
+  into = value;
+  return std::nullopt;
+}
+
+Fault read(const OptionRow& row, std::string_view label, const Given& given,
+           std::optional<uint32_t>& into) {
+  if (row.kind == OptionKind::kMode) {
+    const auto bits = parse_number<uint32_t>(given.back(), 8);
+    if (!bits || *bits > 0777) {
+      return Complaint{std::string(label) + " " + quoted(given.back()) + " is not a mode",
+                       "give an octal number from 0 to 0777, such as 0660"};
+    }
+    into = bits;
+    return std::nullopt;
+  }
+  uint32_t value = 0;
+  if (auto fault = read(row, label, given, value)) return fault;
+  into = value;
+  return std::nullopt;
+}
+
+Fault read(const OptionRow& row, std::string_view label, const Given& given,
+           std::vector<uint32_t>& into) {
+  if (row.kind == OptionKind::kUsers) return read_ids(label, given, find_user, into);
+  if (row.kind == OptionKind::kGroups) return read_ids(label, given, find_group, into);
+  return read_ids(label, given, find_cid, into);
+}
+
+// Names of features, whose spelling is checked where they are known.
+Fault read(const OptionRow&, std::string_view label, const Given& given,
+           std::vector<std::string>& into) {
+  std::vector<std::string> names;
+  for (const std::string& list : given) {
+    const bool plain = std::all_of(list.begin(), list.end(), [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == ',';
+    });
+    if (!plain) {
+      return Complaint{std::string(label) + " " + quoted(list) + " is not a list of feature names",
+                       "separate them with commas, and see --features for the names"};
+    }
+    if (!list.empty()) names.push_back(list);
+  }
+  into = std::move(names);
+  return std::nullopt;
+}
+
+Given show(const OptionRow&, uint32_t value) { return {std::to_string(value)}; }
+Given show(const OptionRow&, uint64_t value) { return {format_size(value)}; }
+Given show(const OptionRow&, double value) { return {format_seconds(value)}; }
+Given show(const OptionRow&, bool value) { return name_of(kSwitch, value); }
+Given show(const OptionRow&, Integrity value) { return name_of(kIntegrity, value); }
+Given show(const OptionRow&, ProtocolMode value) { return name_of(kProtocol, value); }
+Given show(const OptionRow&, Priority value) { return name_of(kPriority, value); }
+Given show(const OptionRow&, LogFormat value) { return name_of(kLogFormat, value); }
+Given show(const OptionRow&, LogLevel value) { return {std::string(log_level_name(value))}; }
+
+Given show(const OptionRow&, DriverChoice value) { return name_of(kDriver, value); }
+
+Given show(const OptionRow&, const std::optional<Address>& value) {
+  if (!value) return {};
+  return {value->kind == Address::Kind::kUnix ? value->host : value->to_string()};
+}
+
+Given show(const OptionRow&, const SocketOwner& value) {
+  if (!value.user && !value.group) return {};
+  std::string text;
+  if (value.user) text += std::to_string(*value.user);
+  if (value.group) text += ":" + std::to_string(*value.group);
+  return {text};
+}
+
+// By the number alone where that gives the same groups.
+Given show(const OptionRow&, const std::optional<Account>& value) {
+  if (!value) return {};
+  const std::string uid = std::to_string(value->uid);
+  const auto same = find_account(uid);
+  return {same && *same == *value ? uid : uid + ":" + std::to_string(value->gid)};
+}
+
+Given show(const OptionRow& row, const std::optional<uint64_t>& value) {
+  return value ? show(row, *value) : Given{};
+}
+
+Given show(const OptionRow& row, const std::optional<uint32_t>& value) {
+  if (!value) return {};
+  if (row.kind != OptionKind::kMode) return show(row, *value);
+  char octal[16] = "0";
+  const auto [end, error] = std::to_chars(octal + 1, octal + sizeof octal, *value, 8);
+  return {error == std::errc() ? std::string(octal, end) : std::string()};
+}
+
+Given show(const OptionRow&, const std::vector<uint32_t>& value) {
+  Given ids;
+  for (const uint32_t id : value) ids.push_back(std::to_string(id));
+  return ids;
+}
+
+Given show(const OptionRow&, const std::vector<std::string>& value) { return value; }
+
+}  // namespace virtproxy::option_values

@@ -1,0 +1,260 @@
+// What only shows when all channels and forwards are known: two that want the same thing, lists
+// that guard nothing, listeners that others reach, memory that does not suffice.
+
+#include <algorithm>
+#include <filesystem>
+#include <numeric>
+
+#include "uring/base/units.h"
+#include "uring/daemon/options_draft.h"
+#include "uring/mux/memory_shares.h"
+
+namespace virtproxy {
+namespace {
+
+using namespace option_ranges;
+using Kind = Address::Kind;
+
+// The same text for two addresses that cannot both be listened on, opened or connected to.
+std::string exclusive_key(const Address& address) {
+  if (address.kind == Kind::kDevice ||
+      (address.kind == Kind::kUnix && !address.host.starts_with('@'))) {
+    return std::filesystem::path(address.host).lexically_normal().string();
+  }
+  if (address.kind == Kind::kTcp) {
+    if (const auto literal = parse_ip(address.host, static_cast<uint16_t>(address.port))) {
+      return literal->to_string();
+    }
+  }
+  std::string key = address.to_string();
+  if (address.needs_resolver()) {
+    std::transform(key.begin(), key.end(), key.begin(),
+                   [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  }
+  return key;
+}
+
+void check_exclusive(Draft& draft) {
+  std::map<std::string, std::string> users;
+  std::map<std::string, std::string> connecting;
+  for (const ChannelDraft& channel : draft.channels) {
+    if (!channel.usable) continue;
+    const ChannelSpec& spec = channel.options;
+    const bool connects =
+        !transport_listens(spec.transport) && !transport_is_device(spec.transport);
+    const auto [other, fresh] =
+        (connects ? connecting : users).emplace(exclusive_key(spec.address), spec.text);
+    if (fresh) continue;
+    draft.complain_of(channel.at, spec.text,
+                      spec.address.to_string() + " is already used by " + other->second,
+                      connects ? "one peer takes one channel, so give each its own address"
+                               : "give each its own address");
+  }
+  for (const ForwardDraft& forward : draft.oforwards) {
+    const auto [other, fresh] =
+        users.emplace(exclusive_key(forward.spec.address), forward.spec.text);
+    if (fresh) continue;
+    draft.complain_of(forward.at, forward.spec.text,
+                      forward.spec.address.to_string() + " is already used by " + other->second,
+                      "give each its own address");
+  }
+}
+
+void check_services(Draft& draft) {
+  std::map<std::pair<unsigned, std::string>, std::string> services;
+  for (const ForwardDraft& forward : draft.iforwards) {
+    const auto [other, fresh] =
+        services.emplace(std::pair(forward.spec.id, forward.spec.service), forward.spec.text);
+    if (fresh) continue;
+    draft.complain_of(forward.at, forward.spec.text,
+                      "service " + forward.spec.service + " of channel " + forward.spec.channel +
+                          " already goes to " + other->second,
+                      "give it one -i per channel");
+  }
+}
+
+// What an access list is for.
+enum class Guard { kNothing, kClients, kPeers, kVsockPeers };
+
+Guard guard_of(const OptionRow& row) {
+  if (row.name == "allow-uid" || row.name == "allow-gid") return Guard::kClients;
+  if (row.name == "channel-allow-uid" || row.name == "channel-allow-gid") return Guard::kPeers;
+  return row.name == "channel-allow-cid" ? Guard::kVsockPeers : Guard::kNothing;
+}
+
+// Whether one of the channels, or one of their forwards, is what the list guards.
+template <typename OfThese>
+bool guards_any(const Draft& draft, Guard guard, const OfThese& of_these) {
+  if (guard == Guard::kClients) {
+    return std::any_of(draft.oforwards.begin(), draft.oforwards.end(), [&](const auto& forward) {
+      return of_these(forward.spec.id) && forward.spec.address.kind == Kind::kUnix;
+    });
+  }
+  const Kind kind = guard == Guard::kVsockPeers ? Kind::kVsock : Kind::kUnix;
+  return std::any_of(draft.channels.begin(), draft.channels.end(), [&](const auto& channel) {
+    return of_these(channel.options.id) && transport_listens(channel.options.transport) &&
+           channel.options.address.kind == kind;
+  });
+}
+
+// A list that guards nothing was meant for something.
+void complain_of_list(Draft& draft, const OptionRow& row, const Origin& at) {
+  const Guard guard = guard_of(row);
+  if (at.in_file()) {
+    const std::string key(row.file_key());
+    if (guard == Guard::kClients) {
+      draft.complain(at, key + " guards unix sockets that are listened on, and there is none here",
+                     "leave it out, or give unix:/PATH: TCP does not tell who connects");
+    } else {
+      const std::string what = guard == Guard::kPeers ? "unix-listen" : "vsock-listen";
+      draft.complain(at, key + " guards " + what + " channels, and there is none here",
+                     "leave it out");
+    }
+  } else if (guard == Guard::kClients) {
+    draft.complain(
+        {}, "--allow-uid and --allow-gid guard unix sockets given with -o, and there is none",
+        "TCP does not tell who connects");
+  } else if (guard == Guard::kPeers) {
+    draft.complain({},
+                   "--channel-allow-uid and --channel-allow-gid guard unix-listen channels, and "
+                   "there is none");
+  } else {
+    draft.complain({}, "--channel-allow-cid guards vsock-listen channels, and there is none");
+  }
+}
+
+void check_lists(Draft& draft) {
+  const auto check_given = [&](const Given& given, const auto& of_these) {
+    for (const auto& [row, at] : given) {
+      const Guard guard = guard_of(*row);
+      if (guard == Guard::kNothing || guards_any(draft, guard, of_these)) continue;
+      complain_of_list(draft, *row, at);
+    }
+  };
+  check_given(draft.given, [](unsigned) { return true; });
+  for (const ChannelDraft& channel : draft.channels) {
+    if (!channel.usable) continue;
+    check_given(channel.given, [&](unsigned id) { return id == channel.options.id; });
+  }
+  for (const ForwardDraft& forward : draft.oforwards) {
+    for (const auto& [row, at] : forward.given) {
+      if (guard_of(*row) == Guard::kNothing || forward.spec.address.kind == Kind::kUnix) continue;
+      complain_of_list(draft, *row, at);
+    }
+  }
+}
+
+// Names are looked up, and then judged, when they are bound.
+void check_remote(Draft& draft) {
+  const auto far = [](const Address& address) {
+    if (address.kind != Kind::kTcp || address.needs_resolver()) return false;
+    const auto known = to_socket_address(address);
+    return known && !known->is_loopback();
+  };
+  const auto complain = [&](const Origin& at, const std::string& option, const std::string& text,
+                            const Address& address) {
+    if (at.in_file()) {
+      draft.complain(at, "listens where other machines can connect (" + address.to_string() + ")",
+                     "write allow-remote = true if that is meant, or listen on 127.0.0.1 or [::1]");
+    } else {
+      draft.complain({}, option + " " + text + " " + remote_fault(address));
+    }
+  };
+  for (const ChannelDraft& channel : draft.channels) {
+    const ChannelSpec& spec = channel.options;
+    if (channel.usable && transport_listens(spec.transport) && far(spec.address) &&
+        !channel.options.settings.allow_remote) {
+      complain(channel.at, "-c", spec.text, spec.address);
+    }
+  }
+  for (const ForwardDraft& forward : draft.oforwards) {
+    if (!forward.settings.allow_remote && far(forward.spec.address)) {
+      complain(forward.at, "-o", forward.spec.text, forward.spec.address);
+    }
+  }
+}
+
+void check_peer_timeouts(Draft& draft) {
+  const OptionRow* const row = &option_row("peer-timeout");
+  for (const ChannelDraft& channel : draft.channels) {
+    const auto given = channel.given.find(row);
+    if (given == channel.given.end() || !channel.usable ||
+        channel.options.address.kind == Kind::kTcp) {
+      continue;
+    }
+    draft.complain(given->second, "peer-timeout is of TCP channels, and this is none",
+                   "leave it out: other channels end when the other end does");
+  }
+}
+
+const Origin& where(const Given& given, const OptionRow& row) {
+  static const Origin kNowhere;
+  const auto found = given.find(&row);
+  return found == given.end() ? kNowhere : found->second;
+}
+
+// How the option is called where it was given.
+std::string label_of(const OptionRow& row, const Origin& at) {
+  return at.in_file() ? std::string(row.file_key()) : "--" + std::string(row.name);
+}
+
+// Divides the memory among the channels, and sees that it suffices.
+void check_memory(Draft& draft) {
+  const OptionRow& memory_row = option_row("memory");
+  const OptionRow& window_row = option_row("window");
+  uint64_t own = 0;
+  uint64_t without = 0;
+  for (const ChannelDraft& channel : draft.channels) {
+    if (channel.options.settings.memory) {
+      own += *channel.options.settings.memory;
+    } else {
+      ++without;
+    }
+  }
+  const uint64_t total =
+      draft.process.memory.value_or(own + (without > 0 || own == 0 ? kDefaultMemory : 0));
+  draft.memory = total;
+  const Origin& at = where(draft.given, memory_row);
+  if (own > total || (without > 0 && total == own)) {
+    return draft.complain(
+        at, label_of(memory_row, at) + " " + format_size(total) + " is too little",
+        "channels have " + format_size(own) + " of their own" +
+            (without > 0 ? ", and " + std::to_string(without) + " need a part of the rest" : ""));
+  }
+  const uint64_t part = without > 0 ? (total - own) / without : 0;
+  const Origin& window_at = where(draft.given, window_row);
+  if (draft.defaults.window > total) {
+    draft.complain(window_at,
+                   label_of(window_row, window_at) + " " + format_size(draft.defaults.window) +
+                       " is larger than " + (window_at.in_file() ? "the memory " : "--memory ") +
+                       format_size(total),
+                   "make the window smaller or the memory larger");
+  }
+  for (ChannelDraft& channel : draft.channels) {
+    ChannelOptions& options = channel.options;
+    options.memory = options.settings.memory.value_or(part);
+    const uint64_t fitting = most_streams(receive_share(options.memory));
+    options.max_streams = options.settings.max_streams.value_or(
+        static_cast<uint32_t>(std::min<uint64_t>(fitting, kDefaultStreams)));
+    const Origin& own_window = where(channel.given, window_row);
+    if (own_window.in_file() && options.settings.window > total) {
+      draft.complain(own_window,
+                     "window " + format_size(options.settings.window) +
+                         " is larger than the memory " + format_size(total),
+                     "make the window smaller or the memory larger");
+    }
+  }
+}
+
+}  // namespace
+
+void check(Draft& draft) {
+  check_services(draft);
+  check_exclusive(draft);
+  check_lists(draft);
+  check_remote(draft);
+  check_peer_timeouts(draft);
+  check_memory(draft);
+}
+
+}  // namespace virtproxy
