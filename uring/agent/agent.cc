@@ -122,13 +122,18 @@ Link* Agent::find(uint64_t id) {
 
 bool Agent::turn() {
   std::vector<pollfd> polls{{signals_.get(), POLLIN, 0}};
-  const bool full = links_.size() >= kMostLinks;
+  if (accept_at_ && now_ >= *accept_at_) accept_at_.reset();
   for (const Listener& listener : listeners_) {
     // A port has one other end. The next one waits in the backlog until that is gone.
     const bool taken = std::any_of(links_.begin(), links_.end(), [&](const auto& link) {
       return link->fd && link->port && link->port->path == listener.path;
     });
-    polls.push_back({taken || (full && listener.source != Source::kPort) ? -1 : listener.fd.get(), POLLIN, 0});
+    // Streams, which the other end opens, do not take the places of this machine's programs.
+    const auto many = std::count_if(links_.begin(), links_.end(), [&](const auto& link) {
+      return !link->port && link->source == listener.source;
+    });
+    const bool wait = taken || many >= kMostLinks || accept_at_;
+    polls.push_back({wait ? -1 : listener.fd.get(), POLLIN, 0});
   }
   std::vector<uint64_t> polled;
   for (const auto& link : links_) {
@@ -215,7 +220,11 @@ void Agent::on_signal() {
 
 void Agent::accept_from(Listener& listener) {
   UniqueFd fd(accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-  if (!fd) return;
+  if (!fd) {
+    // Out of descriptors, the listener would stay readable.
+    if (errno != EAGAIN) accept_at_ = now_ + kRetry;
+    return;
+  }
   if (listener.source == Source::kPort) {
     for (const auto& link : links_) {
       if (!link->port || link->port->path != listener.path) continue;
@@ -331,7 +340,10 @@ std::optional<Instant> Agent::next_timer() const {
     at(link->files.next_deadline());
   }
   for (const Job& job : jobs_) at(job.deadline);
-  for (const Forward& forward : forwards_) at(forward.deadline);
+  for (const Forward& forward : forwards_) {
+    if (forward.call == 0) at(forward.deadline);
+  }
+  at(accept_at_);
   if (guard_.frozen) at(thaw_at_);
   at(shutdown_at_);
   at(stop_at_);

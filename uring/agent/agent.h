@@ -24,7 +24,7 @@ uint64_t random_first_id();
 
 class Agent {
  public:
-  static constexpr size_t kMostLinks = 256;
+  static constexpr ptrdiff_t kMostLinks = 128;  // streams, and as many of this machine's programs
 
   explicit Agent(ServeOptions options);
   // The exit code.
@@ -100,6 +100,7 @@ class Agent {
   std::deque<Job> jobs_;
   std::deque<Forward> forwards_;
   uint64_t next_link_ = 1;
+  std::optional<Instant> accept_at_;  // when descriptors had run out
   std::optional<Instant> stop_at_;  // after a signal
   RateLimit call_lines_{200};
   RateLimit bad_lines_{5};

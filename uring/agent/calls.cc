@@ -10,6 +10,15 @@ namespace virtproxy::agent {
 namespace {
 
 constexpr size_t kMostHookOutput = 64 * 1024;
+// How long a call that is passed on may wait for its turn.
+constexpr Duration kMostWaiting = std::chrono::seconds(60);
+
+// How long the other end of a port is given: somewhat more than it gives the method.
+Duration patience_for(std::string_view method) {
+  if (method == "va-hook" || method == "guest-fsfreeze-freeze") return std::chrono::seconds(35);
+  if (method == "guest-fstrim") return std::chrono::seconds(305);
+  return kCallTimeout;
+}
 
 // Of what a peer chose, for the log: one printable word.
 std::string word(std::string_view text, size_t most = 128) {
@@ -79,10 +88,10 @@ void Agent::on_event(Link& link, const Notice& notice) {
   if (link.source != Source::kPort || options_.role != Role::kHost) return;
   const std::string data = to_text(notice.body);
   if (data.size() > 4096) return;
-  if (!notify_rate_.take(now_)) return;
-  log_info("{}: event {} {}", link.who, word(notice.name), word(data, 512));
   // A new process there knows nothing of an earlier va-hello.
   if (notice.name == "va-started") link.conversation.greet(now_);
+  if (!notify_rate_.take(now_)) return;
+  log_info("{}: event {} {}", link.who, word(notice.name), word(data, 512));
   emit(notice.name, notice.body);
 }
 
@@ -93,7 +102,7 @@ void Agent::on_request(Link& link, Notice notice) {
   const auto port = std::find_if(links_.begin(), links_.end(), [](const auto& each) { return each->port.has_value(); });
   if (link.source == Source::kLocal && !ours && port != links_.end()) {
     link.calls[notice.token] = {method, detail_of(notice.body) + " forwarded"};
-    forwards_.push_back({link.id, notice.token, method, std::move(notice.body), now_ + 12 * kCallTimeout});
+    forwards_.push_back({link.id, notice.token, method, std::move(notice.body), now_ + kMostWaiting});
     forward_next();
     return;
   }
@@ -185,7 +194,7 @@ void Agent::forward_next() {
   const auto next = std::find_if(forwards_.begin(), forwards_.end(),
                                  [](const Forward& each) { return each.call == 0; });
   if (next == forwards_.end()) return;
-  const auto call = (*port)->conversation.call(next->method, next->arguments, kCallTimeout, now_);
+  const auto call = (*port)->conversation.call(next->method, next->arguments, patience_for(next->method), now_);
   if (call) {
     next->call = *call;
     return;

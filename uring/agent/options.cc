@@ -80,6 +80,8 @@ struct Raw {
   std::vector<std::string> read;
   std::vector<std::string> write;
   std::vector<std::string> hooks;
+  std::optional<uint64_t> max_put;
+  std::optional<unsigned> max_freeze;
   std::string config;
   std::string log = "info";
   std::string target;
@@ -100,8 +102,8 @@ void add_serving(CLI::App& app, Raw& raw, Rules& rules, Role role) {
   app.add_option("--allow-read", raw.read, "Directory that files may be read in");
   app.add_option("--allow-write", raw.write, "Directory that files may be written in");
   app.add_option("--hook", raw.hooks, "NAME=PROGRAM that va-hook may run");
-  app.add_option("--max-put", rules.max_put, "Bytes that va-put takes for one file (1 GiB)");
-  app.add_option("--max-freeze", rules.max_freeze, "Seconds after which frozen file systems are thawed (60)")
+  app.add_option("--max-put", raw.max_put, "Bytes that va-put takes for one file (1 GiB)");
+  app.add_option("--max-freeze", raw.max_freeze, "Seconds after which frozen file systems are thawed (60)")
       ->check(CLI::Range(1, 600));
   app.add_option("--config", raw.config, "Configuration file (/etc/virtagent.toml if it is there)");
 }
@@ -119,6 +121,8 @@ tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, R
     }
     if (const auto added = add_config(text.str(), config, rules); !added) return refuse(added.error());
   }
+  if (raw.max_put) rules.max_put = *raw.max_put;
+  if (raw.max_freeze) rules.max_freeze = *raw.max_freeze;
   std::optional<std::string> wrong;
   const auto check = [&](std::optional<std::string> found) {
     if (!wrong) wrong = std::move(found);
