@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent_ends import Agent, Line, await_that, call, run
-from harness import BIN, PATIENCE, Scene
+from harness import BIN, PATIENCE, SANITIZED, Scene
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_bounds_of_messages(scene: Scene) -> None:
             line.send(text + "\n")
             assert line.message()["error"]["code"] == code, text[:40]
         assert line.value("guest-ping") == {}
-    assert guest.rss() < 64 << 20
+    assert SANITIZED or guest.rss() < 64 << 20
 
 
 def test_files(scene: Scene, tree: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_client_that_does_not_read_costs_nothing(scene: Scene) -> None:
     before = guest.cpu()
     time.sleep(0.3)
     assert guest.cpu() - before < 0.1
-    assert guest.rss() < 32 << 20
+    assert SANITIZED or guest.rss() < 32 << 20
     # It leaves in the middle of an answer; the next one is served.
     lazy.close()
     await_that("the port is open again", lambda: "return" in try_ping(at))
