@@ -36,7 +36,8 @@ size_t Conversation::memory() const {
 }
 
 void Conversation::append(Slot slot, std::string_view text) {
-  if (out_begin_ > 0 && (out_begin_ == out_.size() || out_.size() + text.size() > out_.capacity())) {
+  if (out_begin_ > 0 &&
+      (out_begin_ == out_.size() || out_.size() + text.size() > out_.capacity())) {
     out_.erase(0, out_begin_);
     out_begin_ = 0;
   }
@@ -133,9 +134,10 @@ void Conversation::on_request(Message message, std::string_view line) {
     return;
   }
   ++stats_.busy;
-  append(kSmall, encode_error(error_of(ErrorCode::kBusy,
-                                       "two requests are unanswered: wait for the answer of the first"),
-                              message.id));
+  append(kSmall,
+         encode_error(error_of(ErrorCode::kBusy,
+                               "two requests are unanswered: wait for the answer of the first"),
+                      message.id));
 }
 
 void Conversation::on_sync(const Message& message) {
@@ -144,7 +146,8 @@ void Conversation::on_sync(const Message& message) {
     return on_bad(error_of(ErrorCode::kBadArgument, message.name + " takes id, an integer"),
                   message.id);
   }
-  // The peer discards all answers up to that of the sync, so a later one would reach another request.
+  // The peer discards all answers up to that of the sync, so a later one would reach another
+  // request.
   for (std::optional<Served>* served : {&serving_, &immediate_}) {
     if (!*served) continue;
     Notice notice;
@@ -227,8 +230,9 @@ tl::expected<uint64_t, Error> Conversation::call(std::string_view method, const 
   const uint64_t id = next_id();
   const std::string text = encode_request(method, arguments, id);
   if (text.size() > kMaxRequest) {
-    return tl::unexpected(error_of(ErrorCode::kTooLarge, "the request is longer than " +
-                                                             std::to_string(kMaxRequest) + " bytes"));
+    return tl::unexpected(
+        error_of(ErrorCode::kTooLarge,
+                 "the request is longer than " + std::to_string(kMaxRequest) + " bytes"));
   }
   queued_ = Queued{id, now + timeout};
   queued_text_.assign(text);
@@ -263,8 +267,9 @@ void Conversation::pump_calls(Instant now) {
     deadline_ = now + kCallTimeout;
     if (sync_due_) {
       state_ = State::kSyncing;
-      append(kRequest, static_cast<char>(kResetByte) + encode_request("guest-sync-delimited",
-                                                                  {{"id", in_flight_}}, in_flight_));
+      append(kRequest,
+             static_cast<char>(kResetByte) +
+                 encode_request("guest-sync-delimited", {{"id", in_flight_}}, in_flight_));
     } else {
       state_ = State::kGreeting;
       append(kRequest, encode_request("va-hello", config_.hello, in_flight_));

@@ -1,11 +1,12 @@
 // The call engine: one end of a port or stream (PROTOCOL.md, sections 3 to 5).
 //
-// Both ends make requests, one at a time, and serve those of the other end while their own are outstanding.
-// On a port, each way at most one request and one answer need room, so the reader never has to wait for the
-// writer: that is why two ends that call each other at once cannot deadlock in finite buffers.
+// Both ends make requests, one at a time, and serve those of the other end while their own are
+// outstanding. On a port, each way at most one request and one answer need room, so the reader
+// never has to wait for the writer: that is why two ends that call each other at once cannot
+// deadlock in finite buffers.
 //
-// No call waits, and none reads a clock. What is to be done is left in notices, which the driver takes after
-// each call.
+// No call waits, and none reads a clock. What is to be done is left in notices, which the driver
+// takes after each call.
 #pragma once
 
 #include <array>
@@ -38,15 +39,16 @@ struct ConversationConfig {
   Transport transport = Transport::kPort;
   size_t max_incoming = kMaxMessage;  // bytes of a line that is read
   size_t max_answer = kMaxMessage;    // bytes of an answer that is written
-  // Whether the first request waits for a guest-sync-delimited, as it must where a line may hold bytes of
-  // an earlier peer.
+  // Whether the first request waits for a guest-sync-delimited, as it must where a line may hold
+  // bytes of an earlier peer.
   bool sync_first = true;
-  // Whether requests wait until the peer has called va-hello. libvirt closes an agent that asks it something.
+  // Whether requests wait until the peer has called va-hello. libvirt closes an agent that asks it
+  // something.
   bool needs_hello = false;
   // Arguments of the va-hello that follows each sync of ours; null for none.
   Json hello;
-  // Where the numbers of requests begin. Drawn at random, so that an answer to an earlier process at this
-  // end has none of its numbers. Below 2^52.
+  // Where the numbers of requests begin. Drawn at random, so that an answer to an earlier process
+  // at this end has none of its numbers. Below 2^52.
   uint64_t first_id = 1;
 };
 
@@ -89,10 +91,10 @@ class Conversation {
   using PaceOf = Pace (*)(std::string_view method);
   Conversation(ConversationConfig config, PaceOf pace_of);
 
-  // Reads up to the end of one line from the front of `bytes` and returns how many were taken. None are
-  // taken when a request waits for the driver or, on a stream, for its answer; and on a port whose peer sends
-  // requests although two of its own are unanswered. Take the notices after each call, and go on until
-  // nothing is taken; offer the rest again after the next answer() or sent().
+  // Reads up to the end of one line from the front of `bytes` and returns how many were taken. None
+  // are taken when a request waits for the driver or, on a stream, for its answer; and on a port
+  // whose peer sends requests although two of its own are unanswered. Take the notices after each
+  // call, and go on until nothing is taken; offer the rest again after the next answer() or sent().
   size_t receive(std::span<const std::byte> bytes, Instant now);
 
   // Bytes to be written, and that `bytes` of them were.
@@ -102,17 +104,18 @@ class Conversation {
   // The result of a request. Does nothing if the peer has given it up.
   void answer(uint64_t token, const Result& result, Instant now);
 
-  // Makes a request, now or when the one in flight is answered, and returns its number. Errors: kBusy if one
-  // waits already, kTooLarge. Ends as kAnswered or kFailed, with code kTimeout `timeout` from now.
-  tl::expected<uint64_t, Error> call(std::string_view method, const Json& arguments, Duration timeout,
-                                     Instant now);
+  // Makes a request, now or when the one in flight is answered, and returns its number. Errors:
+  // kBusy if one waits already, kTooLarge. Ends as kAnswered or kFailed, with code kTimeout
+  // `timeout` from now.
+  tl::expected<uint64_t, Error> call(std::string_view method, const Json& arguments,
+                                     Duration timeout, Instant now);
   // Sends a sync and, if the configuration has one, a va-hello, whether or not a call waits for it.
   void greet(Instant now);
   // Forgets a call; its answer will be discarded.
   void cancel(uint64_t call, Instant now);
 
-  // Queues an encoded event (encode_event). Of those that wait, the oldest make room: the peer is told how
-  // many it has lost.
+  // Queues an encoded event (encode_event). Of those that wait, the oldest make room: the peer is
+  // told how many it has lost.
   void post_event(std::string event, Instant now);
 
   // The driver has accepted a va-hello of the peer.

@@ -1,7 +1,7 @@
 // JSON with limits that hold while it is parsed: a value beyond one of them is never built.
 //
-// The parser is that of nlohmann-json, driven by events; a depth or a number of values beyond the limit,
-// a key that an object has already, and an integer beyond 64 bits end it.
+// The parser is that of nlohmann-json, driven by events; a depth or a number of values beyond the
+// limit, a key that an object has already, and an integer beyond 64 bits end it.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -39,8 +39,8 @@ struct ParsedJson {
 
 ParsedJson parse_json(std::string_view text, const JsonLimits& limits = {});
 
-// The text of the value of the member `key` of the object `text`, which parse_json() accepted; nothing
-// if there is no such member. Views `text`.
+// The text of the value of the member `key` of the object `text`, which parse_json() accepted;
+// nothing if there is no such member. Views `text`.
 std::optional<std::string_view> raw_member(std::string_view text, std::string_view key);
 
 // One line, without an LF. What is not UTF-8 becomes U+FFFD.

@@ -110,7 +110,8 @@ Message parse_message(std::string_view line) {
     } else if (key == body_key) {
       if (!value.is_object()) return fail(key + " must be an object");
     } else if (key != "id" && (request || key != "timestamp")) {
-      return fail("the message has a member that is not known; known are execute, arguments and id");
+      return fail(
+          "the message has a member that is not known; known are execute, arguments and id");
     }
   }
   if (message.name.empty() || message.name.size() > kMaxMethodName) {

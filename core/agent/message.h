@@ -1,4 +1,5 @@
-// The messages of the protocol (PROTOCOL.md, section 2): their kinds, their errors and how they are written.
+// The messages of the protocol (PROTOCOL.md, section 2): their kinds, their errors and how they are
+// written.
 #pragma once
 
 #include <cstdint>
@@ -41,10 +42,10 @@ struct Message {
   enum class Kind { kRequest, kReturn, kError, kEvent, kBad };
 
   Kind kind = Kind::kBad;
-  std::string name;                // of a request: its method; of an event
-  Json body;                       // arguments, return, data, or the object of an error
-  std::optional<std::string> id;   // as it was written
-  Error error;                     // of kError as the peer reported it; of kBad: what to answer
+  std::string name;               // of a request: its method; of an event
+  Json body;                      // arguments, return, data, or the object of an error
+  std::optional<std::string> id;  // as it was written
+  Error error;                    // of kError as the peer reported it; of kBad: what to answer
 };
 
 Message parse_message(std::string_view line);

@@ -127,7 +127,8 @@ std::optional<Error> check_value(const Parameter& parameter, const Json& value) 
       // An unsigned value beyond INT64_MAX would wrap.
       const bool fits = value.is_number_integer() &&
                         !(value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX);
-      if (!fits || value.get<int64_t>() < parameter.least || value.get<int64_t>() > parameter.most) {
+      if (!fits || value.get<int64_t>() < parameter.least ||
+          value.get<int64_t>() > parameter.most) {
         return bad("an integer from " + std::to_string(parameter.least) + " to " +
                    std::to_string(parameter.most));
       }
@@ -230,21 +231,23 @@ tl::expected<const MethodRow*, Error> Guard::check(std::string_view method, cons
         not_found("Command " + name + " has been disabled", ErrorCode::kNotAllowed));
   }
   if (!may_be_called(*row, source)) {
-    return tl::unexpected(not_found(name + " is not served here, only on " +
-                                        (row->where == Where::kLocal ? "the local socket" : "streams"),
-                                    ErrorCode::kUnsupported));
+    return tl::unexpected(
+        not_found(name + " is not served here, only on " +
+                      (row->where == Where::kLocal ? "the local socket" : "streams"),
+                  ErrorCode::kUnsupported));
   }
   if (frozen && row->frozen == WhileFrozen::kRefused) {
-    return tl::unexpected(error_of(
-        ErrorCode::kFrozen, "the file systems are frozen: call guest-fsfreeze-thaw before " + name));
+    return tl::unexpected(
+        error_of(ErrorCode::kFrozen,
+                 "the file systems are frozen: call guest-fsfreeze-thaw before " + name));
   }
   for (const auto& [key, value] : arguments.items()) {
     const auto parameter =
         std::find_if(row->parameters.begin(), row->parameters.end(),
                      [&key = key](const Parameter& each) { return each.name == key; });
     if (parameter == row->parameters.end()) {
-      return tl::unexpected(error_of(ErrorCode::kBadArgument,
-                                     name + " takes no " + std::string(cut_utf8(key, 64))));
+      return tl::unexpected(
+          error_of(ErrorCode::kBadArgument, name + " takes no " + std::string(cut_utf8(key, 64))));
     }
     if (auto error = check_value(*parameter, value)) return tl::unexpected(*error);
   }

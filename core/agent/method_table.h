@@ -1,5 +1,5 @@
-// The methods of both ends: one row for each, with what it takes, where it may be called and what has to
-// allow it. PROTOCOL.md, sections 6 and 7, describes them.
+// The methods of both ends: one row for each, with what it takes, where it may be called and what
+// has to allow it. PROTOCOL.md, sections 6 and 7, describes them.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +72,7 @@ Pace host_pace(std::string_view method);
 // What the operator has allowed.
 struct Permissions {
   std::set<std::string, std::less<>> named;
-  bool read = false;   // some directory
+  bool read = false;  // some directory
   bool write = false;
   bool hooks = false;
 
@@ -87,8 +87,9 @@ struct Guard {
   Permissions permissions;
   bool frozen = false;
 
-  // The row of a request that may be served, its arguments checked against it. Errors: CommandNotFound for
-  // what is not there, not allowed or not to be had there; frozen; bad-argument; too-large.
+  // The row of a request that may be served, its arguments checked against it. Errors:
+  // CommandNotFound for what is not there, not allowed or not to be had there; frozen;
+  // bad-argument; too-large.
   tl::expected<const MethodRow*, Error> check(std::string_view method, const Json& arguments,
                                               Source source) const;
 };
@@ -99,6 +100,5 @@ Json capabilities(const Guard& guard, std::string_view version, Source source);
 Json method_names(const Guard& guard, Source source);
 // The arguments or the answer of va-hello.
 Json hello_of(const Guard& guard, std::string_view version, Source source);
-
 
 }  // namespace virtproxy::agent

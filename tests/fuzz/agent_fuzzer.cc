@@ -1,6 +1,6 @@
-// The bytes of one end of a virtagent port, cut in every way, must mean the same: whole, one at a time, and
-// in two parts at each of many places. What is read is bounded, and what is JSON stays what it was when it
-// is written and read again.
+// The bytes of one end of a virtagent port, cut in every way, must mean the same: whole, one at a
+// time, and in two parts at each of many places. What is read is bounded, and what is JSON stays
+// what it was when it is written and read again.
 
 #include <string>
 #include <vector>
@@ -75,8 +75,8 @@ class Reader {
     bool any = false;
     for (const Notice& notice : conversation_.take_notices()) {
       any = true;
-      notices += std::to_string(static_cast<int>(notice.kind)) + notice.name + to_text(notice.body) +
-                 notice.error.text + "\n";
+      notices += std::to_string(static_cast<int>(notice.kind)) + notice.name +
+                 to_text(notice.body) + notice.error.text + "\n";
       if (notice.kind == Notice::Kind::kRequest) {
         if (notice.name == "va-hello") conversation_.peer_greeted(kNow);
         conversation_.answer(notice.token, notice.body, kNow);

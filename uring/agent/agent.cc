@@ -254,8 +254,8 @@ void Agent::open_link(Link& link) {
   if (options_.role == Role::kHost) {
     link.conversation.greet(now_);
   } else {
-    link.conversation.post_event(encode_event("va-started", {{"version", VIRTPROXY_VERSION}}, wall_time()),
-                                 now_);
+    link.conversation.post_event(
+        encode_event("va-started", {{"version", VIRTPROXY_VERSION}}, wall_time()), now_);
   }
 }
 
@@ -382,7 +382,8 @@ void Agent::run_timers() {
     job.child.kill();
     if (job.kind == JobKind::kFreeze) freezer_.thaw();
     if (Link* const link = find(job.link)) {
-      answer(*link, job.token, tl::unexpected(error_of(ErrorCode::kTimeout, "the method took too long")));
+      answer(*link, job.token,
+             tl::unexpected(error_of(ErrorCode::kTimeout, "the method took too long")));
     }
     job.deadline = {};
   }
@@ -391,7 +392,9 @@ void Agent::run_timers() {
   if (shutdown_at_ && now_ >= *shutdown_at_) {
     shutdown_at_.reset();
     auto child = Child::execute("/sbin/shutdown", {shutdown_option_, "+0"});
-    if (child) jobs_.push_back({0, 0, JobKind::kShutdown, std::move(*child), now_ + std::chrono::seconds(30)});
+    if (child)
+      jobs_.push_back(
+          {0, 0, JobKind::kShutdown, std::move(*child), now_ + std::chrono::seconds(30)});
   }
 }
 

@@ -1,5 +1,5 @@
-// The program that serves: `virtagent guest` and `virtagent host`. One thread, one poll(2) loop, no io_uring,
-// so that it runs on any kernel.
+// The program that serves: `virtagent guest` and `virtagent host`. One thread, one poll(2) loop, no
+// io_uring, so that it runs on any kernel.
 #pragma once
 
 #include <deque>
@@ -79,7 +79,8 @@ class Agent {
   void abandon(Link& link, uint64_t token);
   void forward_next();
   void end_forward(uint64_t call, const Result& result);
-  void start_job(Link& link, uint64_t token, JobKind kind, tl::expected<Child, Error> child, Duration limit);
+  void start_job(Link& link, uint64_t token, JobKind kind, tl::expected<Child, Error> child,
+                 Duration limit);
   void finish_job(Job& job, int status);
   void emit(std::string_view event, const Json& data);
 
@@ -88,7 +89,8 @@ class Agent {
   Reply serve_guest(Link& link, uint64_t token, const std::string& method, const Json& arguments);
   Reply serve_files(Link& link, uint64_t token, const std::string& method, const Json& arguments);
   Reply serve_host(Link& link, const std::string& method, const Json& arguments);
-  Reply start_shutdown(Link& link, uint64_t token, const std::string& method, const Json& arguments);
+  Reply start_shutdown(Link& link, uint64_t token, const std::string& method,
+                       const Json& arguments);
   void thaw(const char* why);
 
   const ServeOptions options_;
@@ -101,7 +103,7 @@ class Agent {
   std::deque<Forward> forwards_;
   uint64_t next_link_ = 1;
   std::optional<Instant> accept_at_;  // when descriptors had run out
-  std::optional<Instant> stop_at_;  // after a signal
+  std::optional<Instant> stop_at_;    // after a signal
   RateLimit call_lines_{200};
   RateLimit bad_lines_{5};
 

@@ -22,7 +22,8 @@ Duration patience_for(std::string_view method) {
 
 // Of what a peer chose, for the log: one printable word.
 std::string word(std::string_view text, size_t most = 128) {
-  std::string quoted = Json(std::string(cut_utf8(text, most))).dump(-1, ' ', true, Json::error_handler_t::replace);
+  std::string quoted =
+      Json(std::string(cut_utf8(text, most))).dump(-1, ' ', true, Json::error_handler_t::replace);
   const bool plain = quoted.size() == text.size() + 2 && text.find(' ') == std::string_view::npos;
   return plain && !text.empty() ? std::string(text) : quoted;
 }
@@ -32,7 +33,8 @@ std::string detail_of(const Json& arguments) {
   for (const char* key : {"path", "name", "key", "event", "mode", "handle"}) {
     const auto found = arguments.find(key);
     if (found == arguments.end()) continue;
-    if (found->is_string()) return std::string(" ") + key + "=" + word(found->get_ref<const std::string&>());
+    if (found->is_string())
+      return std::string(" ") + key + "=" + word(found->get_ref<const std::string&>());
     if (found->is_number_integer()) return std::string(" ") + key + "=" + to_text(*found);
   }
   return "";
@@ -76,7 +78,8 @@ void Agent::act(Link& link) {
           break;
         case Notice::Kind::kBadLine:
           if (const auto hidden = bad_lines_.allow(now_)) {
-            log_warn("{}: a line was refused: {}{}", link.who, notice.error.text, and_others(*hidden));
+            log_warn("{}: a line was refused: {}{}", link.who, notice.error.text,
+                     and_others(*hidden));
           }
           break;
       }
@@ -99,10 +102,12 @@ void Agent::on_request(Link& link, Notice notice) {
   const std::string method = notice.name;
   // A program of this machine wants the other end's methods, unless it is one of ours.
   const bool ours = find_method(options_.role, method) != nullptr;
-  const auto port = std::find_if(links_.begin(), links_.end(), [](const auto& each) { return each->port.has_value(); });
+  const auto port = std::find_if(links_.begin(), links_.end(),
+                                 [](const auto& each) { return each->port.has_value(); });
   if (link.source == Source::kLocal && !ours && port != links_.end()) {
     link.calls[notice.token] = {method, detail_of(notice.body) + " forwarded"};
-    forwards_.push_back({link.id, notice.token, method, std::move(notice.body), now_ + kMostWaiting});
+    forwards_.push_back(
+        {link.id, notice.token, method, std::move(notice.body), now_ + kMostWaiting});
     forward_next();
     return;
   }
@@ -120,7 +125,8 @@ void Agent::on_request(Link& link, Notice notice) {
     reply = Json::object();
   } else if (method == "guest-ping" || method == "host-ping") {
     reply = Json::object();
-  } else if (method == "guest-info" || method == "va-capabilities" || method == "host-capabilities") {
+  } else if (method == "guest-info" || method == "va-capabilities" ||
+             method == "host-capabilities") {
     reply = capabilities(guard_, VIRTPROXY_VERSION, link.source);
   } else if (options_.role == Role::kGuest) {
     reply = serve_guest(link, notice.token, method, notice.body);
@@ -155,7 +161,8 @@ void Agent::abandon(Link& link, uint64_t token) {
   const auto call = link.calls.find(token);
   if (call != link.calls.end()) {
     if (link.fd) {
-      log_call(link, call->second, tl::unexpected(error_of(ErrorCode::kTimeout, "the caller gave it up")));
+      log_call(link, call->second,
+               tl::unexpected(error_of(ErrorCode::kTimeout, "the caller gave it up")));
     }
     link.calls.erase(call);
   }
@@ -186,22 +193,26 @@ void Agent::forward_next() {
     const Forward late = std::move(forwards_[i]);
     forwards_.erase(forwards_.begin() + static_cast<ptrdiff_t>(i--));
     if (Link* const link = find(late.link)) {
-      answer(*link, late.token, tl::unexpected(error_of(ErrorCode::kTimeout, "calls before it took too long")));
+      answer(*link, late.token,
+             tl::unexpected(error_of(ErrorCode::kTimeout, "calls before it took too long")));
     }
   }
-  const auto port = std::find_if(links_.begin(), links_.end(), [](const auto& each) { return each->port.has_value(); });
+  const auto port = std::find_if(links_.begin(), links_.end(),
+                                 [](const auto& each) { return each->port.has_value(); });
   if (port == links_.end() || (*port)->conversation.calling()) return;
   const auto next = std::find_if(forwards_.begin(), forwards_.end(),
                                  [](const Forward& each) { return each.call == 0; });
   if (next == forwards_.end()) return;
-  const auto call = (*port)->conversation.call(next->method, next->arguments, patience_for(next->method), now_);
+  const auto call =
+      (*port)->conversation.call(next->method, next->arguments, patience_for(next->method), now_);
   if (call) {
     next->call = *call;
     return;
   }
   const Forward refused = std::move(*next);
   forwards_.erase(next);
-  if (Link* const link = find(refused.link)) answer(*link, refused.token, tl::unexpected(call.error()));
+  if (Link* const link = find(refused.link))
+    answer(*link, refused.token, tl::unexpected(call.error()));
 }
 
 void Agent::end_forward(uint64_t call, const Result& result) {
@@ -249,8 +260,9 @@ void Agent::finish_job(Job& job, int status) {
       if (WIFEXITED(status) && WEXITSTATUS(status) == 0) break;
       shutting_down_ = false;
       log_error("shutdown failed with status {}: {}", status, word(job.child.text, 512));
-      result = tl::unexpected(error_of(ErrorCode::kUnsupported, "/sbin/shutdown failed: " +
-                                                                    std::string(cut_utf8(job.child.text, 512))));
+      result = tl::unexpected(
+          error_of(ErrorCode::kUnsupported,
+                   "/sbin/shutdown failed: " + std::string(cut_utf8(job.child.text, 512))));
       break;
   }
   if (link != nullptr) answer(*link, job.token, result);

@@ -75,7 +75,8 @@ std::optional<Pipe> make_pipe() {
   return Pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-// A directory of each file system that a device holds, the last mounted first, as they must be frozen.
+// A directory of each file system that a device holds, the last mounted first, as they must be
+// frozen.
 std::vector<int> open_mounts() {
   std::vector<int> all;
   std::set<std::string> devices;
@@ -204,7 +205,8 @@ bool Child::read_some() {
 Result Child::result() const {
   ParsedJson parsed = parse_json(text, {kMaxDepth, 16 * kMaxValues});
   if (parsed.fault != JsonFault::kNone || !parsed.value.is_object()) {
-    return tl::unexpected(error_of(ErrorCode::kIo, "the process of the method ended without an answer"));
+    return tl::unexpected(
+        error_of(ErrorCode::kIo, "the process of the method ended without an answer"));
   }
   if (parsed.value.contains("return")) return std::move(parsed.value["return"]);
   return tl::unexpected(parse_message(text).error);
@@ -237,8 +239,8 @@ tl::expected<Child, Error> Freezer::freeze(Duration longest) {
   const pid_t first = answer && hold ? fork() : -1;
   if (first < 0) return tl::unexpected(errno_error("cannot start a process", errno));
   if (first == 0) {
-    // The process that freezes is nobody's child and not of this group, so that nothing kills it: frozen file
-    // systems must be thawed.
+    // The process that freezes is nobody's child and not of this group, so that nothing kills it:
+    // frozen file systems must be thawed.
     setpgid(0, 0);
     int out = answer->write.get();
     int in = hold->read.get();

@@ -55,12 +55,13 @@ class Child {
 // Reaps children that were killed while the kernel still held them.
 void reap_killed();
 
-// Freezes file systems, and thaws them again: a process which holds them frozen until its pipe closes, that
-// is, also when the agent ends, and for a limited time.
+// Freezes file systems, and thaws them again: a process which holds them frozen until its pipe
+// closes, that is, also when the agent ends, and for a limited time.
 class Freezer {
  public:
   bool frozen() const { return static_cast<bool>(hold_); }
-  // The child that freezes them: its result is their number, and from then on they are frozen, for `longest`.
+  // The child that freezes them: its result is their number, and from then on they are frozen, for
+  // `longest`.
   tl::expected<Child, Error> freeze(Duration longest);
   // Lets go. Its process thaws and ends.
   void thaw() { hold_.reset(); }

@@ -20,7 +20,8 @@ namespace {
 class Client {
  public:
   explicit Client(const ClientOptions& options)
-      : options_(options), conversation_(config(options), [](std::string_view) { return Pace::kQueued; }) {}
+      : options_(options),
+        conversation_(config(options), [](std::string_view) { return Pace::kQueued; }) {}
 
   int run() {
     auto fd = open_port(options_.target);
@@ -92,7 +93,8 @@ class Client {
             notice.token == call) {
           return std::move(notice);
         }
-        if (notice.kind == Notice::Kind::kEvent && options_.action == ClientOptions::Action::kEvents) {
+        if (notice.kind == Notice::Kind::kEvent &&
+            options_.action == ClientOptions::Action::kEvents) {
           print_event(notice);
         }
         if (notice.kind == Notice::Kind::kRequest) {
@@ -108,7 +110,8 @@ class Client {
     }
   }
 
-  // Waits for the answer. What goes on meanwhile, apart from that: `feed`, while the socket takes bytes.
+  // Waits for the answer. What goes on meanwhile, apart from that: `feed`, while the socket takes
+  // bytes.
   template <typename Feed>
   tl::expected<Json, std::string> answer_of(uint64_t call, Feed feed) {
     for (;;) {
@@ -199,12 +202,15 @@ class Client {
     uint64_t left = static_cast<uint64_t>(status.st_size);
     Json arguments = {{"path", options_.remote}, {"size", left}};
     if (options_.mode) arguments["mode"] = *options_.mode;
-    // The whole transfer may take long; what is limited is the answer. The request needs no other limit.
-    const auto call = conversation_.call("va-put", arguments, std::chrono::hours(24), monotonic_now());
+    // The whole transfer may take long; what is limited is the answer. The request needs no other
+    // limit.
+    const auto call =
+        conversation_.call("va-put", arguments, std::chrono::hours(24), monotonic_now());
     if (!call) return fail(call.error().text);
     const auto answer = answer_of(*call, [&] {
       if (left == 0) return false;
-      const ssize_t size = sendfile(fd_.get(), file.get(), nullptr, std::min<uint64_t>(left, 1 << 20));
+      const ssize_t size =
+          sendfile(fd_.get(), file.get(), nullptr, std::min<uint64_t>(left, 1 << 20));
       if (size > 0) left -= static_cast<uint64_t>(size);
       // A file that has become shorter cannot be sent as it was announced.
       if (size == 0) {

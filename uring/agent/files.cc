@@ -34,8 +34,9 @@ Error open_error(const std::string& path, int error) {
     }
     case EXDEV:
     case ELOOP:
-      return error_of(ErrorCode::kNotAllowed,
-                      path + " leads out of its directory, to another file system or over a link at its end");
+      return error_of(
+          ErrorCode::kNotAllowed,
+          path + " leads out of its directory, to another file system or over a link at its end");
     case ENOSYS:
       return error_of(ErrorCode::kUnsupported, "files need Linux 5.6, for openat2");
     default:
@@ -62,7 +63,8 @@ tl::expected<AllowedDirectories, std::string> AllowedDirectories::open(
   AllowedDirectories all;
   for (const std::string& path : paths) {
     UniqueFd fd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    if (!fd) return tl::unexpected("cannot open the directory " + path + ": " + std::strerror(errno));
+    if (!fd)
+      return tl::unexpected("cannot open the directory " + path + ": " + std::strerror(errno));
     std::string clean = path;
     while (clean.ends_with('/')) clean.pop_back();
     all.directories_.push_back({clean, std::move(fd)});
@@ -81,7 +83,8 @@ AllowedDirectories::find(const std::string& path) const {
     if (best == nullptr || each.path.size() > best->path.size()) best = &each;
   }
   if (best == nullptr) {
-    return tl::unexpected(error_of(ErrorCode::kNotAllowed, path + " is in no directory that is allowed"));
+    return tl::unexpected(
+        error_of(ErrorCode::kNotAllowed, path + " is in no directory that is allowed"));
   }
   std::string rest = path.substr(best->path.size());
   rest.erase(0, std::min(rest.find_first_not_of('/'), rest.size()));
@@ -96,9 +99,10 @@ tl::expected<FileSize, Error> AllowedDirectories::open_file(const std::string& p
   const auto found = find(path);
   if (!found) return tl::unexpected(found.error());
   // Truncation waits until the file is known to be regular.
-  const int fd = open_beneath(found->first->fd.get(), found->second.c_str(),
-                              static_cast<uint64_t>(flags & ~O_TRUNC) | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW,
-                              (flags & O_CREAT) != 0 ? mode : 0);
+  const int fd =
+      open_beneath(found->first->fd.get(), found->second.c_str(),
+                   static_cast<uint64_t>(flags & ~O_TRUNC) | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW,
+                   (flags & O_CREAT) != 0 ? mode : 0);
   // A FIFO that nobody reads.
   const int error = errno;
   if (fd < 0 && error == ENXIO) {
@@ -144,7 +148,8 @@ tl::expected<AllowedDirectories::Place, Error> AllowedDirectories::place_of(
 
 namespace {
 
-constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+constexpr std::string_view kDigits =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 // The value of each digit, and 64 for what is none.
 constexpr std::array<uint8_t, 256> digit_values() {
@@ -212,13 +217,15 @@ Result OpenFiles::open(const AllowedDirectories& read, const AllowedDirectories&
                              {"wb", O_WRONLY | O_CREAT | O_TRUNC},
                              {"a", O_WRONLY | O_CREAT | O_APPEND},
                              {"ab", O_WRONLY | O_CREAT | O_APPEND}};
-  const auto* const found =
-      std::find_if(std::begin(kModes), std::end(kModes), [&](const Mode& each) { return each.name == mode; });
+  const auto* const found = std::find_if(std::begin(kModes), std::end(kModes),
+                                         [&](const Mode& each) { return each.name == mode; });
   if (found == std::end(kModes)) {
-    return tl::unexpected(error_of(ErrorCode::kBadArgument, "mode must be r, w or a, with or without b"));
+    return tl::unexpected(
+        error_of(ErrorCode::kBadArgument, "mode must be r, w or a, with or without b"));
   }
   if (files_.size() >= kMost) {
-    return tl::unexpected(error_of(ErrorCode::kBusy, "16 files are open on this connection: close one"));
+    return tl::unexpected(
+        error_of(ErrorCode::kBusy, "16 files are open on this connection: close one"));
   }
   const bool writing = (found->flags & O_ACCMODE) != O_RDONLY;
   auto file = (writing ? write : read).open_file(path, found->flags, 0600);
@@ -231,7 +238,8 @@ Result OpenFiles::open(const AllowedDirectories& read, const AllowedDirectories&
 tl::expected<OpenFiles::File*, Error> OpenFiles::find(const Json& arguments, Instant now) {
   const auto found = files_.find(arguments["handle"].get<int64_t>());
   if (found == files_.end()) {
-    return tl::unexpected(error_of(ErrorCode::kNotFound, "there is no such handle on this connection"));
+    return tl::unexpected(
+        error_of(ErrorCode::kNotFound, "there is no such handle on this connection"));
   }
   found->second.used = now;
   return &found->second;
@@ -242,8 +250,8 @@ Result OpenFiles::read(const Json& arguments, size_t most, Instant now) {
   if (!file) return tl::unexpected(file.error());
   const auto count = static_cast<size_t>(arguments.value("count", int64_t{4096}));
   if (count > most) {
-    return tl::unexpected(error_of(ErrorCode::kTooLarge,
-                                   "count is at most " + std::to_string(most) + " here"));
+    return tl::unexpected(
+        error_of(ErrorCode::kTooLarge, "count is at most " + std::to_string(most) + " here"));
   }
   if (!(*file)->readable) {
     return tl::unexpected(error_of(ErrorCode::kBadArgument, "the file was not opened for reading"));
@@ -266,7 +274,8 @@ Result OpenFiles::write(const Json& arguments, Instant now) {
   if (!file) return tl::unexpected(file.error());
   const auto bytes = from_base64(arguments["buf-b64"].get_ref<const std::string&>());
   if (!bytes) return tl::unexpected(error_of(ErrorCode::kBadArgument, "buf-b64 is no base64"));
-  const auto count = static_cast<size_t>(arguments.value("count", static_cast<int64_t>(bytes->size())));
+  const auto count =
+      static_cast<size_t>(arguments.value("count", static_cast<int64_t>(bytes->size())));
   if (count > bytes->size()) {
     return tl::unexpected(error_of(ErrorCode::kBadArgument, "count is more than buf-b64 has"));
   }
@@ -286,7 +295,8 @@ Result OpenFiles::seek(const Json& arguments, Instant now) {
   if (whence == "set" || whence == 0) from = SEEK_SET;
   if (whence == "cur" || whence == 1) from = SEEK_CUR;
   if (whence == "end" || whence == 2) from = SEEK_END;
-  if (from < 0) return tl::unexpected(error_of(ErrorCode::kBadArgument, "whence must be set, cur or end"));
+  if (from < 0)
+    return tl::unexpected(error_of(ErrorCode::kBadArgument, "whence must be set, cur or end"));
   const off_t at = lseek((*file)->fd.get(), arguments["offset"].get<int64_t>(), from);
   if (at < 0) return tl::unexpected(errno_error("cannot seek", errno));
   return Json{{"position", at}, {"eof", false}};
@@ -320,19 +330,20 @@ std::optional<Instant> OpenFiles::next_deadline() const {
 
 // --- uploads ----------------------------------------------------------------------------------
 
-tl::expected<Upload, Error> Upload::begin(const AllowedDirectories& directories, const Json& arguments,
-                                          uint64_t most) {
+tl::expected<Upload, Error> Upload::begin(const AllowedDirectories& directories,
+                                          const Json& arguments, uint64_t most) {
   Upload upload;
   upload.size_ = upload.left_ = arguments["size"].get<uint64_t>();
   if (upload.size_ > most) {
-    return tl::unexpected(
-        error_of(ErrorCode::kTooLarge, "a file may have " + std::to_string(most) + " bytes (--max-put)"));
+    return tl::unexpected(error_of(
+        ErrorCode::kTooLarge, "a file may have " + std::to_string(most) + " bytes (--max-put)"));
   }
   auto place = directories.place_of(arguments["path"].get_ref<const std::string&>());
   if (!place) return tl::unexpected(place.error());
   upload.place_ = std::move(*place);
   uint64_t random = 0;
-  if (getrandom(&random, sizeof random, 0) != sizeof random) random = static_cast<uint64_t>(getpid());
+  if (getrandom(&random, sizeof random, 0) != sizeof random)
+    random = static_cast<uint64_t>(getpid());
   const std::string temporary = ".virtagent-" + std::to_string(random);
   const int fd = openat(upload.place_.directory.get(), temporary.c_str(),
                         O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);

@@ -1,6 +1,6 @@
-// Files in the directories that the operator allows. The caller's path never leaves them: it is resolved by
-// openat2(2) beneath the directory, without links of /proc, and on the same file system. Only regular files
-// are opened, so no FIFO and no device can stop the agent.
+// Files in the directories that the operator allows. The caller's path never leaves them: it is
+// resolved by openat2(2) beneath the directory, without links of /proc, and on the same file
+// system. Only regular files are opened, so no FIFO and no device can stop the agent.
 #pragma once
 
 #include <cstdint>
@@ -60,8 +60,8 @@ class OpenFiles {
   static constexpr size_t kMost = 16;
   static constexpr Duration kLifetime = std::chrono::seconds(60);  // since it was last used
 
-  Result open(const AllowedDirectories& read, const AllowedDirectories& write, const Json& arguments,
-              Instant now);
+  Result open(const AllowedDirectories& read, const AllowedDirectories& write,
+              const Json& arguments, Instant now);
   // `most` is how many bytes one answer may hold.
   Result read(const Json& arguments, size_t most, Instant now);
   Result write(const Json& arguments, Instant now);
@@ -87,8 +87,8 @@ class OpenFiles {
 // A file that is being received. It appears under its name once it is complete, and not before.
 class Upload {
  public:
-  static tl::expected<Upload, Error> begin(const AllowedDirectories& directories, const Json& arguments,
-                                           uint64_t most);
+  static tl::expected<Upload, Error> begin(const AllowedDirectories& directories,
+                                           const Json& arguments, uint64_t most);
   Upload(Upload&&) = default;
   Upload& operator=(Upload&&) = default;
   ~Upload();

@@ -11,9 +11,9 @@
 #include <netpacket/packet.h>
 #include <sys/ioctl.h>
 #include <sys/klog.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
-#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 #include <utmpx.h>
@@ -49,7 +49,8 @@ std::string read_file(const std::string& path) {
 
 // The value of KEY=VALUE or KEY="VALUE" of os-release(5).
 std::string unquote(std::string_view value) {
-  const bool quoted = value.size() >= 2 && (value[0] == '"' || value[0] == '\'') && value.back() == value[0];
+  const bool quoted =
+      value.size() >= 2 && (value[0] == '"' || value[0] == '\'') && value.back() == value[0];
   if (!quoted) return std::string(value);
   value = value.substr(1, value.size() - 2);
   std::string text;
@@ -65,10 +66,12 @@ int prefix_of(const sockaddr* mask) {
   const unsigned char* bytes = nullptr;
   size_t size = 0;
   if (mask->sa_family == AF_INET) {
-    bytes = reinterpret_cast<const unsigned char*>(&reinterpret_cast<const sockaddr_in*>(mask)->sin_addr);
+    bytes = reinterpret_cast<const unsigned char*>(
+        &reinterpret_cast<const sockaddr_in*>(mask)->sin_addr);
     size = 4;
   } else if (mask->sa_family == AF_INET6) {
-    bytes = reinterpret_cast<const unsigned char*>(&reinterpret_cast<const sockaddr_in6*>(mask)->sin6_addr);
+    bytes = reinterpret_cast<const unsigned char*>(
+        &reinterpret_cast<const sockaddr_in6*>(mask)->sin6_addr);
     size = 16;
   }
   for (size_t i = 0; i < size; ++i) bits += __builtin_popcount(bytes[i]);
@@ -124,10 +127,13 @@ Result os_info() {
   }
   std::string text = read_file("/etc/os-release");
   if (text.empty()) text = read_file("/usr/lib/os-release");
-  const std::map<std::string_view, const char*> names{
-      {"ID", "id"},           {"NAME", "name"},           {"PRETTY_NAME", "pretty-name"},
-      {"VERSION", "version"}, {"VERSION_ID", "version-id"}, {"VARIANT", "variant"},
-      {"VARIANT_ID", "variant-id"}};
+  const std::map<std::string_view, const char*> names{{"ID", "id"},
+                                                      {"NAME", "name"},
+                                                      {"PRETTY_NAME", "pretty-name"},
+                                                      {"VERSION", "version"},
+                                                      {"VERSION_ID", "version-id"},
+                                                      {"VARIANT", "variant"},
+                                                      {"VARIANT_ID", "variant-id"}};
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());
     const std::string_view line = std::string_view(text).substr(at, end - at);
@@ -171,7 +177,8 @@ Result users() {
 
 Result load() {
   double values[3] = {};
-  if (getloadavg(values, 3) != 3) return tl::unexpected(errno_error("cannot read the load", ENOENT));
+  if (getloadavg(values, 3) != 3)
+    return tl::unexpected(errno_error("cannot read the load", ENOENT));
   return Json{{"load1m", values[0]}, {"load5m", values[1]}, {"load15m", values[2]}};
 }
 
@@ -190,7 +197,8 @@ Result vcpus() {
   Json list = Json::array();
   for (const long id : ids) {
     // The first one of most machines has no such file, since it cannot be switched off.
-    const std::string online = read_file("/sys/devices/system/cpu/cpu" + std::to_string(id) + "/online");
+    const std::string online =
+        read_file("/sys/devices/system/cpu/cpu" + std::to_string(id) + "/online");
     list.push_back({{"logical-id", id},
                     {"online", online.empty() || online[0] == '1'},
                     {"can-offline", !online.empty()}});
@@ -214,10 +222,11 @@ Result network_interfaces() {
       list.push_back({{"name", each->ifa_name}});
       Json statistics = Json::object();
       const std::string folder = std::string("/sys/class/net/") + each->ifa_name + "/statistics/";
-      for (const auto& [key, file] : {std::pair("rx-bytes", "rx_bytes"), std::pair("rx-packets", "rx_packets"),
-                                      std::pair("rx-errs", "rx_errors"), std::pair("rx-dropped", "rx_dropped"),
-                                      std::pair("tx-bytes", "tx_bytes"), std::pair("tx-packets", "tx_packets"),
-                                      std::pair("tx-errs", "tx_errors"), std::pair("tx-dropped", "tx_dropped")}) {
+      for (const auto& [key, file] :
+           {std::pair("rx-bytes", "rx_bytes"), std::pair("rx-packets", "rx_packets"),
+            std::pair("rx-errs", "rx_errors"), std::pair("rx-dropped", "rx_dropped"),
+            std::pair("tx-bytes", "tx_bytes"), std::pair("tx-packets", "tx_packets"),
+            std::pair("tx-errs", "tx_errors"), std::pair("tx-dropped", "tx_dropped")}) {
         const std::string value = read_file(folder + file);
         if (!value.empty()) statistics[key] = std::strtoull(value.c_str(), nullptr, 10);
       }
@@ -235,13 +244,16 @@ Result network_interfaces() {
                     link->sll_addr[5]);
       interface["hardware-address"] = text;
     } else if ((family == AF_INET || family == AF_INET6) && each->ifa_netmask != nullptr) {
-      if (interface["ip-addresses"].size() >= kMostAddresses || addresses >= kMostAddressesInAll) continue;
+      if (interface["ip-addresses"].size() >= kMostAddresses || addresses >= kMostAddressesInAll)
+        continue;
       ++addresses;
       char text[INET6_ADDRSTRLEN] = {};
       const void* const bytes =
           family == AF_INET
-              ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr)
-              : static_cast<const void*>(&reinterpret_cast<const sockaddr_in6*>(each->ifa_addr)->sin6_addr);
+              ? static_cast<const void*>(
+                    &reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr)
+              : static_cast<const void*>(
+                    &reinterpret_cast<const sockaddr_in6*>(each->ifa_addr)->sin6_addr);
       inet_ntop(family, bytes, text, sizeof text);
       interface["ip-addresses"].push_back({{"ip-address", text},
                                            {"ip-address-type", family == AF_INET ? "ipv4" : "ipv6"},
@@ -309,7 +321,8 @@ Result set_time(const Json& arguments) {
   const int64_t now = wall_clock();
   if (wanted > now + kTenYears || wanted < now - kTenYears) {
     return tl::unexpected(
-        error_of(ErrorCode::kBadArgument, "the clock is set by at most ten years, in nanoseconds since 1970"));
+        error_of(ErrorCode::kBadArgument,
+                 "the clock is set by at most ten years, in nanoseconds since 1970"));
   }
   const timespec time{wanted / 1000000000, wanted % 1000000000};
   if (clock_settime(CLOCK_REALTIME, &time) != 0) {

@@ -21,7 +21,8 @@ Result dmesg(size_t bytes);
 
 // Nanoseconds since 1970.
 int64_t wall_clock();
-// To `time`, or to that of the hardware clock. Errors: kBadArgument for a jump of more than ten years.
+// To `time`, or to that of the hardware clock. Errors: kBadArgument for a jump of more than ten
+// years.
 Result set_time(const Json& arguments);
 // Of all file systems, in a child.
 Result trim(uint64_t minimum);

@@ -49,7 +49,8 @@ Agent::Reply Agent::serve_guest(Link& link, uint64_t token, const std::string& m
     if (guard_.frozen || freezer_.frozen()) {
       return tl::unexpected(error_of(ErrorCode::kFrozen, "the file systems are frozen already"));
     }
-    start_job(link, token, JobKind::kFreeze, freezer_.freeze(std::chrono::seconds(options_.rules.max_freeze)),
+    start_job(link, token, JobKind::kFreeze,
+              freezer_.freeze(std::chrono::seconds(options_.rules.max_freeze)),
               std::chrono::seconds(30));
     return std::nullopt;
   }
@@ -74,7 +75,8 @@ Agent::Reply Agent::serve_guest(Link& link, uint64_t token, const std::string& m
         return tl::unexpected(error_of(ErrorCode::kBadArgument, "an argument has no NUL"));
       }
     }
-    start_job(link, token, JobKind::kHook, Child::execute(hook->second, list), std::chrono::seconds(30));
+    start_job(link, token, JobKind::kHook, Child::execute(hook->second, list),
+              std::chrono::seconds(30));
     return std::nullopt;
   }
   return serve_files(link, token, method, arguments);
@@ -84,7 +86,8 @@ Agent::Reply Agent::serve_files(Link& link, uint64_t token, const std::string& m
                                 const Json& arguments) {
   if (method == "guest-file-open") return link.files.open(read_, write_, arguments, now_);
   if (method == "guest-file-read") {
-    return link.files.read(arguments, link.source == Source::kPort ? kMostOnPort : kMostOnStream, now_);
+    return link.files.read(arguments, link.source == Source::kPort ? kMostOnPort : kMostOnStream,
+                           now_);
   }
   if (method == "guest-file-write") return link.files.write(arguments, now_);
   if (method == "guest-file-seek") return link.files.seek(arguments, now_);
@@ -121,9 +124,13 @@ Agent::Reply Agent::serve_files(Link& link, uint64_t token, const std::string& m
 Agent::Reply Agent::start_shutdown(Link& link, uint64_t token, const std::string& method,
                                    const Json& arguments) {
   const std::string mode = arguments.value("mode", "powerdown");
-  const std::string option = mode == "powerdown" ? "-P" : mode == "halt" ? "-H" : mode == "reboot" ? "-r" : "";
+  const std::string option = mode == "powerdown" ? "-P"
+                             : mode == "halt"    ? "-H"
+                             : mode == "reboot"  ? "-r"
+                                                 : "";
   if (option.empty()) {
-    return tl::unexpected(error_of(ErrorCode::kBadArgument, "mode must be powerdown, halt or reboot"));
+    return tl::unexpected(
+        error_of(ErrorCode::kBadArgument, "mode must be powerdown, halt or reboot"));
   }
   if (shutting_down_) {
     return tl::unexpected(error_of(ErrorCode::kShuttingDown, "a shutdown is under way"));

@@ -1,6 +1,7 @@
-// The host's methods. The host opens nothing that the guest names, runs nothing and keeps nothing of a call.
-#include <sys/socket.h>
+// The host's methods. The host opens nothing that the guest names, runs nothing and keeps nothing
+// of a call.
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -17,7 +18,8 @@ Error too_often(const std::string& text) { return error_of(ErrorCode::kRateLimit
 
 bool is_word(const std::string& text, std::string_view also) {
   return !text.empty() && text.size() <= 64 && std::all_of(text.begin(), text.end(), [&](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || also.find(c) != std::string_view::npos;
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+           also.find(c) != std::string_view::npos;
   });
 }
 
@@ -40,7 +42,8 @@ void notify_ready() {
 
 Agent::Reply Agent::serve_host(Link& link, const std::string& method, const Json& arguments) {
   if (method == "host-get-time") {
-    if (!time_rate_.take(now_)) return tl::unexpected(too_often("the time is told ten times a second"));
+    if (!time_rate_.take(now_))
+      return tl::unexpected(too_often("the time is told ten times a second"));
     return Result(Json(wall_clock()));
   }
   if (method == "host-log") {
@@ -57,16 +60,20 @@ Agent::Reply Agent::serve_host(Link& link, const std::string& method, const Json
       line["fields"] = arguments["fields"];
     }
     // In ASCII: nothing of it can move a terminal or begin another line.
-    log_at(level <= 3 ? LogLevel::kError : level == 4 ? LogLevel::kWarn : LogLevel::kInfo, "guest log {} {}",
-           level, line.dump(-1, ' ', true, Json::error_handler_t::replace));
+    log_at(level <= 3   ? LogLevel::kError
+           : level == 4 ? LogLevel::kWarn
+                        : LogLevel::kInfo,
+           "guest log {} {}", level, line.dump(-1, ' ', true, Json::error_handler_t::replace));
     return Result(Json{{"dropped", std::exchange(logs_dropped_, 0)}});
   }
   if (method == "host-notify") {
     const auto event = arguments["event"].get<std::string>();
     if (!is_word(event, "-")) {
-      return tl::unexpected(error_of(ErrorCode::kBadArgument, "event has 1 to 64 of a-z, 0-9 and -"));
+      return tl::unexpected(
+          error_of(ErrorCode::kBadArgument, "event has 1 to 64 of a-z, 0-9 and -"));
     }
-    if (!notify_rate_.take(now_)) return tl::unexpected(too_often("20 events a second are passed on"));
+    if (!notify_rate_.take(now_))
+      return tl::unexpected(too_often("20 events a second are passed on"));
     if (event == "ready") notify_ready();
     emit("va-notify", {{"event", event}, {"data", arguments.value("data", Json::object())}});
     return Result(Json::object());
@@ -75,7 +82,8 @@ Agent::Reply Agent::serve_host(Link& link, const std::string& method, const Json
     const auto key = arguments["key"].get<std::string>();
     if (!is_word(key, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_.") || key.starts_with('.')) {
       return tl::unexpected(
-          error_of(ErrorCode::kBadArgument, "key has 1 to 64 letters, digits, - _ and ., and begins with no ."));
+          error_of(ErrorCode::kBadArgument,
+                   "key has 1 to 64 letters, digits, - _ and ., and begins with no ."));
     }
     if (!metadata_rate_.take(now_)) return tl::unexpected(too_often("20 values a second are told"));
     std::string directory = options_.rules.metadata;
@@ -93,7 +101,8 @@ Agent::Reply Agent::serve_host(Link& link, const std::string& method, const Json
     text.resize(static_cast<size_t>(size));
     return Result(Json(text));
   }
-  return tl::unexpected(error_of(ErrorCode::kUnsupported, method + " is not served on " + link.who));
+  return tl::unexpected(
+      error_of(ErrorCode::kUnsupported, method + " is not served on " + link.who));
 }
 
 }  // namespace virtproxy::agent

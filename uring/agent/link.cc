@@ -13,7 +13,8 @@ namespace virtproxy::agent {
 short Link::events() const {
   short events = 0;
   if (!conversation.pending().empty() || download) events |= POLLOUT;
-  // While a request waits for its answer, the rest stays where it is: that is what slows the sender down.
+  // While a request waits for its answer, the rest stays where it is: that is what slows the sender
+  // down.
   if (input == Input::kOpen && unread.size() < kReadSize) events |= POLLIN;
   return events;
 }
@@ -47,7 +48,8 @@ bool Link::write_some(Instant now) {
   // A turn sends so much, for the sake of the other connections.
   constexpr uint64_t kTurn = 1024 * 1024;
   while (download->left > 0) {
-    const ssize_t size = sendfile(fd.get(), download->fd.get(), nullptr, std::min(download->left, kTurn));
+    const ssize_t size =
+        sendfile(fd.get(), download->fd.get(), nullptr, std::min(download->left, kTurn));
     if (size < 0) return errno == EAGAIN || errno == EINTR;
     if (size == 0) {
       // The file has become shorter. Its reader counts what comes.

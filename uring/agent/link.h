@@ -1,5 +1,5 @@
-// One connection of the agent: a port, a stream of the proxy, or a program of this machine. Moves bytes
-// between its descriptor and its conversation, and the raw bytes of files beside them.
+// One connection of the agent: a port, a stream of the proxy, or a program of this machine. Moves
+// bytes between its descriptor and its conversation, and the raw bytes of files beside them.
 #pragma once
 
 #include <map>
@@ -61,8 +61,8 @@ struct Link {
   std::optional<Upload> upload;
   uint64_t upload_token = 0;
   std::optional<Download> download;
-  // Of a port that is not there, when to try again; of one that nobody has opened at the other end, when to
-  // look again.
+  // Of a port that is not there, when to try again; of one that nobody has opened at the other end,
+  // when to look again.
   std::optional<Instant> retry_at;
   bool complained = false;  // about a port that is not there
 };

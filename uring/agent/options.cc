@@ -18,7 +18,8 @@ constexpr const char* kDefaultPort = "/dev/virtio-ports/org.qemu.virtagent";
 
 bool is_hook_name(std::string_view name) {
   return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_';
   });
 }
 
@@ -37,7 +38,8 @@ std::optional<std::string> add_directory(std::vector<std::string>& to, const std
   return std::nullopt;
 }
 
-std::optional<std::string> add_hook(Rules& rules, const std::string& name, const std::string& path) {
+std::optional<std::string> add_hook(Rules& rules, const std::string& name,
+                                    const std::string& path) {
   if (!is_hook_name(name)) return "the name of a hook has 1 to 64 of a-z, A-Z, 0-9, - and _";
   if (!path.starts_with('/')) return "hook " + name + ": " + path + " must be an absolute path";
   rules.hooks[name] = path;
@@ -103,7 +105,8 @@ void add_serving(CLI::App& app, Raw& raw, Rules& rules, Role role) {
   app.add_option("--allow-write", raw.write, "Directory that files may be written in");
   app.add_option("--hook", raw.hooks, "NAME=PROGRAM that va-hook may run");
   app.add_option("--max-put", raw.max_put, "Bytes that va-put takes for one file (1 GiB)");
-  app.add_option("--max-freeze", raw.max_freeze, "Seconds after which frozen file systems are thawed (60)")
+  app.add_option("--max-freeze", raw.max_freeze,
+                 "Seconds after which frozen file systems are thawed (60)")
       ->check(CLI::Range(1, 600));
   app.add_option("--config", raw.config, "Configuration file (/etc/virtagent.toml if it is there)");
 }
@@ -119,7 +122,8 @@ tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, R
     if (!file || !(text << file.rdbuf() || file.peek() == std::ifstream::traits_type::eof())) {
       return refuse("cannot read " + config);
     }
-    if (const auto added = add_config(text.str(), config, rules); !added) return refuse(added.error());
+    if (const auto added = add_config(text.str(), config, rules); !added)
+      return refuse(added.error());
   }
   if (raw.max_put) rules.max_put = *raw.max_put;
   if (raw.max_freeze) rules.max_freeze = *raw.max_freeze;
@@ -132,13 +136,15 @@ tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, R
   for (const std::string& path : raw.write) check(add_directory(rules.write, path));
   for (const std::string& hook : raw.hooks) {
     const size_t equals = hook.find('=');
-    check(equals == std::string::npos ? "--hook is NAME=PROGRAM"
-                                      : add_hook(rules, hook.substr(0, equals), hook.substr(equals + 1)));
+    check(equals == std::string::npos
+              ? "--hook is NAME=PROGRAM"
+              : add_hook(rules, hook.substr(0, equals), hook.substr(equals + 1)));
   }
   if (raw.client.empty() != raw.server.empty()) {
     check("--client and --server go together; -c is for one port");
   }
-  if (!raw.client.empty() && !raw.port.empty()) check("-c is for one port, --client and --server for two");
+  if (!raw.client.empty() && !raw.port.empty())
+    check("-c is for one port, --client and --server for two");
   if (wrong) return refuse(*wrong);
   for (const std::string& text : {raw.port, raw.client, raw.server}) {
     if (text.empty()) continue;
@@ -149,7 +155,8 @@ tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, R
   serve.listen = raw.listen;
   serve.local = raw.local;
   if (serve.ports.empty() && serve.listen.empty()) {
-    if (role == Role::kHost) return refuse("give the guest's port with -c, or --listen for streams");
+    if (role == Role::kHost)
+      return refuse("give the guest's port with -c, or --listen for streams");
     serve.ports.push_back({PortSpec::Method::kVirtioSerial, kDefaultPort, 0});
   }
   if (!serve.local.empty() && serve.ports.empty() && role == Role::kGuest) {
@@ -162,7 +169,8 @@ tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, R
 
 }  // namespace
 
-tl::expected<void, std::string> add_config(std::string_view text, const std::string& name, Rules& rules) {
+tl::expected<void, std::string> add_config(std::string_view text, const std::string& name,
+                                           Rules& rules) {
   const auto at = [&](const toml::source_region& source, const std::string& what) {
     return tl::unexpected(name + ":" + std::to_string(source.begin.line) + ": " + what);
   };
@@ -173,7 +181,8 @@ tl::expected<void, std::string> add_config(std::string_view text, const std::str
     const std::string_view known = key.str();
     if (known == "allow" || known == "allow-read" || known == "allow-write") {
       const toml::array* const list = value.as_array();
-      if (list == nullptr) return at(value.source(), std::string(known) + " must be a list of strings");
+      if (list == nullptr)
+        return at(value.source(), std::string(known) + " must be a list of strings");
       for (const toml::node& item : *list) {
         const auto string = item.value_exact<std::string>();
         if (!string) return at(item.source(), std::string(known) + " must be a list of strings");
@@ -184,10 +193,12 @@ tl::expected<void, std::string> add_config(std::string_view text, const std::str
       }
     } else if (known == "hook") {
       const toml::table* const hooks = value.as_table();
-      if (hooks == nullptr) return at(value.source(), "hook must be a table: hook.NAME = \"/program\"");
+      if (hooks == nullptr)
+        return at(value.source(), "hook must be a table: hook.NAME = \"/program\"");
       for (const auto& [hook, program] : *hooks) {
         const auto path = program.value_exact<std::string>();
-        if (!path) return at(program.source(), "hook." + std::string(hook.str()) + " must be a string");
+        if (!path)
+          return at(program.source(), "hook." + std::string(hook.str()) + " must be a string");
         if (const auto wrong = add_hook(added, std::string(hook.str()), *path)) {
           return at(program.source(), *wrong);
         }
@@ -203,9 +214,10 @@ tl::expected<void, std::string> add_config(std::string_view text, const std::str
       }
       added.max_freeze = static_cast<unsigned>(*seconds);
     } else {
-      return at(value.source(), "there is no key " + std::string(known) +
-                                    "; allow, allow-read, allow-write, hook.NAME, max-put and max-freeze "
-                                    "are there");
+      return at(value.source(),
+                "there is no key " + std::string(known) +
+                    "; allow, allow-read, allow-write, hook.NAME, max-put and max-freeze "
+                    "are there");
     }
   }
   rules = std::move(added);
@@ -235,7 +247,8 @@ tl::expected<Options, Refusal> parse_options(int argc, char** argv) {
   CLI::App* const put = app.add_subcommand("put", "Copy a file to the guest");
   CLI::App* const events = app.add_subcommand("events", "Print events as they come");
   for (CLI::App* each : {call, get, put, events}) {
-    each->add_option("target", raw.target, "Path of a socket of streams, or METHOD:PATH")->required();
+    each->add_option("target", raw.target, "Path of a socket of streams, or METHOD:PATH")
+        ->required();
     each->add_option("--timeout", client.timeout, "Seconds to wait for an answer (5)")
         ->check(CLI::Range(0.001, 86400.0));
   }
@@ -284,8 +297,9 @@ tl::expected<Options, Refusal> parse_options(int argc, char** argv) {
                          : ClientOptions::Action::kEvents;
   if (client.action != ClientOptions::Action::kCall &&
       client.target.method != PortSpec::Method::kStream) {
-    return refuse("get, put and events need a socket of streams; over a port there are call and "
-                  "guest-file-read");
+    return refuse(
+        "get, put and events need a socket of streams; over a port there are call and "
+        "guest-file-read");
   }
   if (!mode.empty()) {
     char* end = nullptr;

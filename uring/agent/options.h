@@ -17,7 +17,7 @@ namespace virtproxy::agent {
 // What the operator allows. From the file and the command line together.
 struct Rules {
   Permissions permissions;
-  std::vector<std::string> read;   // directories
+  std::vector<std::string> read;  // directories
   std::vector<std::string> write;
   std::map<std::string, std::string, std::less<>> hooks;  // name to program
   uint64_t max_put = uint64_t{1} << 30;                   // bytes
@@ -27,9 +27,9 @@ struct Rules {
 
 struct ServeOptions {
   Role role = Role::kGuest;
-  std::vector<PortSpec> ports;         // the first one takes our own calls
-  std::vector<std::string> listen;     // sockets of streams
-  std::vector<std::string> local;      // sockets of this machine's programs
+  std::vector<PortSpec> ports;      // the first one takes our own calls
+  std::vector<std::string> listen;  // sockets of streams
+  std::vector<std::string> local;   // sockets of this machine's programs
   Rules rules;
 };
 
@@ -62,6 +62,7 @@ struct Refusal {
 tl::expected<Options, Refusal> parse_options(int argc, char** argv);
 
 // Adds what the text of a configuration file says. The error names its line; nothing is added then.
-tl::expected<void, std::string> add_config(std::string_view text, const std::string& name, Rules& rules);
+tl::expected<void, std::string> add_config(std::string_view text, const std::string& name,
+                                           Rules& rules);
 
 }  // namespace virtproxy::agent

@@ -78,8 +78,9 @@ tl::expected<PortSpec, std::string> parse_port(std::string_view text) {
     known = true;
   }
   if (!known || colon == std::string_view::npos) {
-    return tl::unexpected(whole + ": a port is METHOD:PATH, with the method virtio-serial, isa-serial, "
-                                  "unix-listen or unix-connect");
+    return tl::unexpected(whole +
+                          ": a port is METHOD:PATH, with the method virtio-serial, isa-serial, "
+                          "unix-listen or unix-connect");
   }
   std::string_view rest = text.substr(colon + 1);
   const size_t last = rest.rfind(':');

@@ -34,8 +34,8 @@ tl::expected<PortSpec, std::string> parse_target(std::string_view text);
 // A non-blocking descriptor: an opened device, made raw if it is a tty, or a connected socket.
 tl::expected<UniqueFd, std::string> open_port(const PortSpec& port);
 
-// A non-blocking listener with mode 0600, unless `mode` is another. A socket without a listener that is at
-// the path is removed first.
+// A non-blocking listener with mode 0600, unless `mode` is another. A socket without a listener
+// that is at the path is removed first.
 tl::expected<UniqueFd, std::string> listen_unix(const std::string& path, unsigned mode = 0600);
 
 }  // namespace virtproxy::agent

@@ -1,17 +1,21 @@
 // Base64 as RFC 4648 has it.
+#include "uring/agent/files.h"
+
 #include <gtest/gtest.h>
 
 #include <random>
-
-#include "uring/agent/files.h"
 
 namespace virtproxy::agent {
 namespace {
 
 TEST(AgentBase64, KnowsTheVectorsOfRfc4648) {
-  const std::pair<std::string, std::string> vectors[] = {
-      {"", ""},           {"f", "Zg=="},       {"fo", "Zm8="},          {"foo", "Zm9v"},
-      {"foob", "Zm9vYg=="}, {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}};
+  const std::pair<std::string, std::string> vectors[] = {{"", ""},
+                                                         {"f", "Zg=="},
+                                                         {"fo", "Zm8="},
+                                                         {"foo", "Zm9v"},
+                                                         {"foob", "Zm9vYg=="},
+                                                         {"fooba", "Zm9vYmE="},
+                                                         {"foobar", "Zm9vYmFy"}};
   for (const auto& [bytes, text] : vectors) {
     EXPECT_EQ(to_base64(bytes), text);
     EXPECT_EQ(from_base64(text), bytes);
@@ -25,7 +29,8 @@ TEST(AgentBase64, ReadsBackAnyBytesAndRefusesTheRest) {
     for (char& byte : bytes) byte = static_cast<char>(random());
     EXPECT_EQ(from_base64(to_base64(bytes)), bytes);
   }
-  for (const char* text : {"a", "ab=", "====", "a===", "ab=c", "Zg==Zg==", "Zm9v\n", "Zm9-", "Zm 9"}) {
+  for (const char* text :
+       {"a", "ab=", "====", "a===", "ab=c", "Zg==Zg==", "Zm9v\n", "Zm9-", "Zm 9"}) {
     EXPECT_FALSE(from_base64(text)) << text;
   }
 }

@@ -43,9 +43,11 @@ TEST_F(AgentConversation, AnswersWithTheIdAsItWasWritten) {
 TEST_F(AgentConversation, SyncsBothWays) {
   EXPECT_EQ(exchange("{\"execute\":\"guest-sync\", \"arguments\":{\"id\":1690000000000}}\n"),
             "{\"return\":1690000000000}\n");
-  EXPECT_EQ(exchange("garbage\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":7}}\n"),
-            "\xff{\"return\":7}\n");
-  const std::string refused = exchange("{\"execute\":\"guest-sync\",\"arguments\":{\"id\":\"x\"}}\n");
+  EXPECT_EQ(
+      exchange("garbage\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":7}}\n"),
+      "\xff{\"return\":7}\n");
+  const std::string refused =
+      exchange("{\"execute\":\"guest-sync\",\"arguments\":{\"id\":\"x\"}}\n");
   EXPECT_NE(refused.find("bad-argument"), std::string::npos) << refused;
 }
 
@@ -89,7 +91,8 @@ TEST_F(AgentConversation, AnswersAPingWhileAnotherMethodRuns) {
 TEST_F(AgentConversation, ASyncTakesBackWhatWasAskedBefore) {
   end.hold = true;
   give("{\"execute\":\"echo\",\"id\":1}\n{\"execute\":\"echo\",\"id\":2}\n");
-  EXPECT_EQ(exchange("{\"execute\":\"guest-sync\",\"arguments\":{\"id\":9}}\n"), "{\"return\":9}\n");
+  EXPECT_EQ(exchange("{\"execute\":\"guest-sync\",\"arguments\":{\"id\":9}}\n"),
+            "{\"return\":9}\n");
   end.answer_held();
   EXPECT_EQ(written(), "");
   EXPECT_EQ(end.conversation.stats().abandoned, 2u);
@@ -126,9 +129,8 @@ TEST_F(AgentConversation, RefusesWhatIsTooLongAndGoesOn) {
 
 TEST_F(AgentConversation, AnAnswerThatIsTooLongIsAnError) {
   // The text of an answer is longer than that of its request where escapes are.
-  const std::string_view rest =
-      give("{\"execute\":\"echo\",\"arguments\":{\"a\":\"" + std::string(kMaxMessage - 100, 'a') +
-           "\"},\"id\":1}\n");
+  const std::string_view rest = give("{\"execute\":\"echo\",\"arguments\":{\"a\":\"" +
+                                     std::string(kMaxMessage - 100, 'a') + "\"},\"id\":1}\n");
   EXPECT_TRUE(rest.empty());
   EXPECT_TRUE(written().starts_with("{\"return\""));
   end.hold = true;
@@ -162,7 +164,8 @@ TEST_F(AgentConversation, OneCallInFlightAndOneQueued) {
 }
 
 TEST_F(AgentConversation, ACallThatIsTooLongIsRefusedHere) {
-  const auto call = end.conversation.call("echo", {{"a", std::string(kMaxRequest, 'a')}}, kCallTimeout, now);
+  const auto call =
+      end.conversation.call("echo", {{"a", std::string(kMaxRequest, 'a')}}, kCallTimeout, now);
   ASSERT_FALSE(call);
   EXPECT_EQ(call.error().code, ErrorCode::kTooLarge);
   EXPECT_EQ(written(), "");
@@ -197,8 +200,9 @@ TEST_F(AgentConversation, AGuestAsksNothingBeforeItIsGreeted) {
   guest.receive("{\"return\":501}\n", kStart);
   EXPECT_NE(guest.conversation.pending().find("va-hello"), std::string_view::npos);
   guest.conversation.sent(guest.conversation.pending().size(), kStart);
-  guest.receive("{\"execute\":\"guest-sync\",\"arguments\":{\"id\":3}}\n{\"return\":{},\"id\":502}\n",
-                kStart);
+  guest.receive(
+      "{\"execute\":\"guest-sync\",\"arguments\":{\"id\":3}}\n{\"return\":{},\"id\":502}\n",
+      kStart);
   EXPECT_EQ(guest.conversation.pending(), "{\"return\":3}\n");
   guest.conversation.sent(guest.conversation.pending().size(), kStart);
   EXPECT_EQ(guest.conversation.pending(), "");
@@ -209,7 +213,8 @@ TEST_F(AgentConversation, AGuestAsksNothingBeforeItIsGreeted) {
 
 TEST_F(AgentConversation, OfEventsTheOldestMakeRoomAndAreCounted) {
   for (int i = 0; i < 100; ++i) {
-    end.conversation.post_event(encode_event("e" + std::to_string(i), Json::object(), std::nullopt), now);
+    end.conversation.post_event(encode_event("e" + std::to_string(i), Json::object(), std::nullopt),
+                                now);
   }
   End peer(host_config(1), kStart);
   peer.receive(written(), now);

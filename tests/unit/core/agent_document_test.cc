@@ -37,7 +37,8 @@ std::string answer_of(const std::string& line) {
     for (const Notice& notice : conversation.take_notices()) {
       if (notice.kind != Notice::Kind::kRequest) continue;
       const auto row = guard.check(notice.name, notice.body, Source::kPort);
-      conversation.answer(notice.token, row ? Result(Json::object()) : Result(tl::unexpected(row.error())),
+      conversation.answer(notice.token,
+                          row ? Result(Json::object()) : Result(tl::unexpected(row.error())),
                           Instant{1});
     }
   }
@@ -80,13 +81,13 @@ TEST(AgentDocument, ItsExamplesAreWhatTheCodeAnswers) {
 TEST(AgentDocument, EveryMethodHasItsRow) {
   std::string text = document();
   // Families are written with the first name in full.
-  for (const auto& [family, names] :
-       std::vector<std::pair<std::string, std::vector<std::string>>>{
+  for (const auto& [family, names] : std::vector<std::pair<std::string, std::vector<std::string>>>{
            {"guest-get-host-name, -osinfo, -timezone, -users, -load, -vcpus",
             {"guest-get-osinfo", "guest-get-timezone", "guest-get-users", "guest-get-load",
              "guest-get-vcpus"}},
            {"guest-file-seek, -flush, -close", {"guest-file-flush", "guest-file-close"}},
-           {"guest-fsfreeze-status, -freeze, -thaw", {"guest-fsfreeze-freeze", "guest-fsfreeze-thaw"}}}) {
+           {"guest-fsfreeze-status, -freeze, -thaw",
+            {"guest-fsfreeze-freeze", "guest-fsfreeze-thaw"}}}) {
     ASSERT_NE(text.find("| " + family + " |"), std::string::npos) << family;
     for (const std::string& name : names) text += "| " + name + " |";
   }

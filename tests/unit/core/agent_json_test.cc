@@ -19,7 +19,8 @@ std::string nested(size_t depth, char open, char close) {
 }
 
 TEST(AgentJson, ReadsWhatItShould) {
-  const ParsedJson parsed = parse_json(R"( {"a":[1,-2,18446744073709551615,2.5,true,null,"\u00e4"]} )");
+  const ParsedJson parsed =
+      parse_json(R"( {"a":[1,-2,18446744073709551615,2.5,true,null,"\u00e4"]} )");
   ASSERT_EQ(parsed.fault, JsonFault::kNone);
   EXPECT_EQ(to_text(parsed.value), "{\"a\":[1,-2,18446744073709551615,2.5,true,null,\"ä\"]}");
   EXPECT_EQ(parse_json("7").value, Json(7));
@@ -40,8 +41,8 @@ TEST(AgentJson, RefusesWhatIsBeyondALimit) {
   EXPECT_EQ(fault("18446744073709551616"), JsonFault::kNumberTooLarge);
   EXPECT_EQ(fault("-9223372036854775809"), JsonFault::kNumberTooLarge);
   EXPECT_EQ(fault("1e999"), JsonFault::kNumberTooLarge);
-  for (const std::string text :
-       {"", "{", "[1,]", "{\"a\"}", "nul", "1 2", "{} {}", "\"\xff\"", "\"\xc0\x80\"", "'a'", "// c\n1"}) {
+  for (const std::string text : {"", "{", "[1,]", "{\"a\"}", "nul", "1 2", "{} {}", "\"\xff\"",
+                                 "\"\xc0\x80\"", "'a'", "// c\n1"}) {
     EXPECT_EQ(fault(text), JsonFault::kSyntax) << text;
   }
   EXPECT_EQ(fault(std::string("1\0", 2)), JsonFault::kSyntax);
@@ -75,7 +76,8 @@ TEST(AgentMessage, IsToldByItsKey) {
   EXPECT_EQ(kind(R"({"execute":"a","arguments":{},"id":[1]})"), Kind::kRequest);
   EXPECT_EQ(kind(R"({"return":null})"), Kind::kReturn);
   EXPECT_EQ(kind(R"({"error":{"class":"GenericError","desc":"x"}})"), Kind::kError);
-  EXPECT_EQ(kind(R"({"event":"e","data":{},"timestamp":{"seconds":1,"microseconds":2}})"), Kind::kEvent);
+  EXPECT_EQ(kind(R"({"event":"e","data":{},"timestamp":{"seconds":1,"microseconds":2}})"),
+            Kind::kEvent);
   for (const std::string_view line :
        {R"({})", R"([])", R"({"execute":"a","return":1})", R"({"execute":1})", R"({"execute":""})",
         R"({"execute":"a","arguments":[]})", R"({"execute":"a","other":1})", R"({"error":1})"}) {
@@ -119,10 +121,11 @@ std::vector<std::string> items_of(std::string_view text, const std::vector<size_
 }
 
 TEST(AgentLineReader, MeansTheSameInAllCuts) {
-  const std::string text = "abc\n\xff"
-                           "de\xff\n0123456789\nlonger than ten\xffx\nlonger than ten too\ny\nrest";
-  const std::vector<std::string> want{"line:abc", "reset", "reset", "line:", "line:0123456789",
-                                      "long",     "reset", "line:x", "long", "line:y"};
+  const std::string text =
+      "abc\n\xff"
+      "de\xff\n0123456789\nlonger than ten\xffx\nlonger than ten too\ny\nrest";
+  const std::vector<std::string> want{"line:abc", "reset", "reset",  "line:", "line:0123456789",
+                                      "long",     "reset", "line:x", "long",  "line:y"};
   EXPECT_EQ(items_of(text, {}, 10), want);
   std::vector<size_t> all(text.size());
   for (size_t i = 0; i < text.size(); ++i) {

@@ -22,12 +22,12 @@ TEST(AgentMethods, ByDefaultNothingThatChangesOrReadsFiles) {
   for (const MethodRow& row : methods_of(Role::kGuest)) {
     if (guard.permissions.allows(row)) on.insert(std::string(row.name));
   }
-  EXPECT_EQ(on, (std::set<std::string>{
-                    "guest-sync", "guest-sync-delimited", "guest-ping", "guest-info",
-                    "va-capabilities", "va-hello", "va-events", "guest-get-time",
-                    "guest-get-host-name", "guest-get-osinfo", "guest-get-timezone",
-                    "guest-get-users", "guest-get-load", "guest-get-vcpus",
-                    "guest-network-get-interfaces", "guest-get-fsinfo"}));
+  EXPECT_EQ(on,
+            (std::set<std::string>{"guest-sync", "guest-sync-delimited", "guest-ping", "guest-info",
+                                   "va-capabilities", "va-hello", "va-events", "guest-get-time",
+                                   "guest-get-host-name", "guest-get-osinfo", "guest-get-timezone",
+                                   "guest-get-users", "guest-get-load", "guest-get-vcpus",
+                                   "guest-network-get-interfaces", "guest-get-fsinfo"}));
   EXPECT_EQ(verdict(guard, "guest-shutdown", "{}"), "CommandNotFound not-allowed");
   EXPECT_EQ(verdict(guard, "va-hook", R"({"name":"x"})"), "CommandNotFound not-allowed");
   for (const char* never : {"guest-exec", "guest-set-user-password", "guest-suspend-ram",
@@ -55,7 +55,8 @@ TEST(AgentMethods, EachNameAllowsItsOwn) {
 TEST(AgentMethods, RawBytesAreForStreams) {
   Guard guard;
   guard.permissions.read = guard.permissions.write = true;
-  EXPECT_EQ(verdict(guard, "va-get", R"({"path":"/x"})", Source::kPort), "CommandNotFound unsupported");
+  EXPECT_EQ(verdict(guard, "va-get", R"({"path":"/x"})", Source::kPort),
+            "CommandNotFound unsupported");
   EXPECT_EQ(verdict(guard, "va-get", R"({"path":"/x"})", Source::kStream), "ok");
   EXPECT_EQ(verdict(guard, "va-put", R"({"path":"/x","size":1})", Source::kPort),
             "CommandNotFound unsupported");

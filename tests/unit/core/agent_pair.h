@@ -24,7 +24,8 @@ inline Pace echo_pace(std::string_view method) {
 // What an end of the port does: answers requests, makes calls, and checks what it gets.
 class End {
  public:
-  End(ConversationConfig config, Instant now) : conversation(std::move(config), echo_pace), now_(now) {}
+  End(ConversationConfig config, Instant now)
+      : conversation(std::move(config), echo_pace), now_(now) {}
 
   // Offers bytes and returns those that were not taken.
   std::string_view receive(std::string_view bytes, Instant now) {
@@ -89,8 +90,8 @@ class End {
         if (hold && notice.name == "echo") {
           held.emplace_back(notice.token, std::move(notice.body));
         } else {
-          conversation.answer(notice.token, notice.name == "guest-ping" ? Json::object() : notice.body,
-                              now_);
+          conversation.answer(notice.token,
+                              notice.name == "guest-ping" ? Json::object() : notice.body, now_);
         }
         break;
       case Notice::Kind::kAbandoned:

@@ -1,5 +1,5 @@
-// Two ends of a port on virtual time, both calling at full rate, over a line that is disturbed at every
-// byte. After the disturbance calls succeed again, and no answer ever reaches another call.
+// Two ends of a port on virtual time, both calling at full rate, over a line that is disturbed at
+// every byte. After the disturbance calls succeed again, and no answer ever reaches another call.
 #include <random>
 
 #include "tests/unit/core/agent_pair.h"
@@ -7,7 +7,16 @@
 namespace virtproxy::agent::test {
 namespace {
 
-enum class Disturbance { kCut, kGarbage, kReset, kHalfLine, kOldAnswer, kRestartHost, kRestartGuest, kCount };
+enum class Disturbance {
+  kCut,
+  kGarbage,
+  kReset,
+  kHalfLine,
+  kOldAnswer,
+  kRestartHost,
+  kRestartGuest,
+  kCount
+};
 
 // One direction of the line.
 struct Pipe {
@@ -133,11 +142,12 @@ class World {
 };
 
 // Runs until both ends have had that many answers. False if that takes longer than `most`.
-bool run(World& world, uint64_t calls, size_t step, Duration most, uint64_t disturb_at, Disturbance kind,
-         size_t direction) {
+bool run(World& world, uint64_t calls, size_t step, Duration most, uint64_t disturb_at,
+         Disturbance kind, size_t direction) {
   const Instant last = world.now() + most;
   bool disturbed = kind == Disturbance::kCount;
-  while (world.answered(world.end(0)) < calls || world.answered(world.end(1)) < calls || !disturbed) {
+  while (world.answered(world.end(0)) < calls || world.answered(world.end(1)) < calls ||
+         !disturbed) {
     world.keep_calling(calls);
     bool moved = false;
     for (const size_t each : {size_t{0}, size_t{1}}) {
@@ -174,7 +184,8 @@ TEST(AgentSimulation, ADisturbanceAtEveryByteIsOvercome) {
     for (uint64_t at = 0; at < whole.pipe(direction).carried; ++at) {
       for (int kind = 0; kind < static_cast<int>(Disturbance::kCount); ++kind) {
         World world(64, 7 + at);
-        // A call, a sync and a va-hello may each be lost once, and a restarted end begins its calls anew.
+        // A call, a sync and a va-hello may each be lost once, and a restarted end begins its calls
+        // anew.
         const bool good = run(world, 2, 1 + at % 16, std::chrono::seconds(31), at,
                               static_cast<Disturbance>(kind), direction);
         ASSERT_TRUE(good) << "direction " << direction << " at " << at << " kind " << kind << ": "
@@ -200,7 +211,8 @@ TEST(AgentSimulation, ManyDisturbancesAndLateAnswers) {
       const size_t which = random() % 2;
       switch (random() % 40) {
         case 0:
-          world.disturb(static_cast<Disturbance>(random() % static_cast<int>(Disturbance::kCount)), which);
+          world.disturb(static_cast<Disturbance>(random() % static_cast<int>(Disturbance::kCount)),
+                        which);
           break;
         case 1:
           world.end(which).hold = !world.end(which).hold;
