@@ -18,9 +18,9 @@ SECONDS = 1.0
 LONGEST_WAIT = 6.4  # between two attempts, after faults in a row
 CONNECTS = 2.0  # between two attempts, at most, while nobody listens
 SLACK = 1.0
-# After so many, and so many seconds, the longest wait is due: 0.1 s for the first fault, twice as
+# After so many, and so many seconds, the longest wait is due: 0.05 s for the first fault, twice as
 # much for each that follows.
-FAULTS_FOR_THE_LONGEST = 7
+FAULTS_FOR_THE_LONGEST = 8
 UNTIL_THE_LONGEST = 6.4
 
 

@@ -40,7 +40,7 @@ void break_stream(Stream& stream) {
 
 void break_channel(Channel& channel) {
   if (World::current().canary() == Canary::kNone) return;
-  break_pool(channel.pool());
+  break_pool(channel.buffers());
   const auto* session = dynamic_cast<const V2Session*>(&channel.session());
   if (session == nullptr || !session->up()) return;
   session->streams().for_each(

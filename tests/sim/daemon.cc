@@ -33,9 +33,24 @@ Daemon::Daemon(Network& network, unsigned number, const DaemonConfig& config)
 
 Daemon::~Daemon() = default;
 
-template <typename Holds>
-bool Daemon::all(Holds holds) const {
-  return std::all_of(channels_.begin(), channels_.end(), holds);
+bool Daemon::drained() const {
+  const auto is_drained = [](const auto& object) { return object->drained(); };
+  return std::all_of(channels_.begin(), channels_.end(), is_drained) &&
+         std::all_of(forwards_.begin(), forwards_.end(), is_drained);
+}
+
+bool Daemon::idle() const {
+  const auto is_idle = [](const auto& object) { return object->idle(); };
+  return std::all_of(channels_.begin(), channels_.end(), is_idle) &&
+         std::all_of(forwards_.begin(), forwards_.end(), is_idle);
+}
+
+void Daemon::stop_streams() {
+  for (size_t i = 0; i < channels_.size(); ++i) {
+    forwards_[i]->stop_listening();
+    channels_[i]->stop();
+    forwards_[i]->end_lingering();
+  }
 }
 
 std::optional<std::vector<ChannelListenSockets>> Daemon::bind_listen_sockets() {
@@ -46,9 +61,9 @@ std::optional<std::vector<ChannelListenSockets>> Daemon::bind_listen_sockets() {
     good = good && listening;
     return listening ? *std::move(listening) : Listening{};
   };
-  for (const ChannelConfig& channel : config_.channels) {
+  for (const DaemonChannel& channel : config_.channels) {
     ChannelListenSockets& mine = listen_sockets.emplace_back();
-    for (const ForwardSpec& forward : channel.oforwards) {
+    for (const ForwardSpec& forward : channel.forwards.oforwards) {
       mine.forwards.push_back(bind(forward.address));
     }
     if (transport_listens(channel.spec.transport)) mine.transport = bind(channel.spec.address);
@@ -80,10 +95,15 @@ bool Daemon::start() {
     ChannelConfig config = config_.channels[i];
     if (world.canary() == Canary::kHoldBack) config.v1.stall_timeout = seconds(60);
     if (world.canary() == Canary::kOvercommit) config.memory *= 16;
-    channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config));
+    ChannelListenSockets& mine = (*listen_sockets)[i];
+    forwards_.push_back(
+        std::make_unique<SocketForwards>(*loop_, *resolver_driver_, config_.channels[i].forwards));
+    channels_.push_back(
+        std::make_unique<Channel>(*loop_, *resolver_driver_, config, forwards_.back()->services()));
     oracles_.push_back(std::make_unique<ChannelOracle>(process_.number(), config.spec.id, *channels_.back()));
     channels_.back()->add_observer(*oracles_.back());
-    channels_.back()->start(std::move((*listen_sockets)[i]));
+    forwards_.back()->start(*channels_.back(), std::move(mine.forwards));
+    channels_.back()->start(std::move(mine.transport));
   }
   return true;
 }
@@ -116,7 +136,10 @@ void Daemon::enter(Phase phase, Duration limit) {
 void Daemon::stop() {
   const Process::Running running(process_);
   World::current().trace("stop", process_.number());
-  for (const auto& channel : channels_) channel->drain();
+  for (size_t i = 0; i < channels_.size(); ++i) {
+    forwards_[i]->stop_listening();
+    channels_[i]->drain();
+  }
   enter(Phase::kDraining, config_.drain_timeout);
 }
 
@@ -124,23 +147,23 @@ void Daemon::kill() {
   const Process::Running running(process_);
   World::current().trace("kill", process_.number());
   process_.kill();
-  for (const auto& channel : channels_) channel->stop();
+  stop_streams();
   for (const auto& channel : channels_) channel->disconnect();
   enter(Phase::kLettingGo, seconds(2));
 }
 
 void Daemon::advance() {
   const bool late = phase_ends_ <= World::current().now();
-  if (phase_ == Phase::kDraining &&
-      (late || all([](const auto& channel) { return channel->drained(); }))) {
-    for (const auto& channel : channels_) channel->stop();
+  if (phase_ == Phase::kDraining && (late || drained())) {
+    stop_streams();
     enter(Phase::kLastWords, kLastWordsLimit);
   } else if (phase_ == Phase::kLastWords &&
-             (late || all([](const auto& channel) { return channel->flushed(); }))) {
+             (late || std::all_of(channels_.begin(), channels_.end(),
+                                  [](const auto& channel) { return channel->flushed(); }))) {
     for (const auto& channel : channels_) channel->disconnect();
     enter(Phase::kLettingGo, kLetGoLimit);
   } else if (phase_ == Phase::kLettingGo) {
-    if (all([](const auto& channel) { return channel->idle(); })) return destroy();
+    if (idle()) return destroy();
     if (late) World::current().fail("letting go", "a daemon cannot end: " + describe());
   }
 }
@@ -149,6 +172,7 @@ void Daemon::destroy() {
   World& world = World::current();
   world.trace("gone", process_.number());
   channels_.clear();
+  forwards_.clear();
   resolver_driver_.reset();
   if (ring_->pending() > 0) {
     world.fail("operations", fmt::format("{}: {} requests left", config_.name, ring_->pending()));
@@ -270,8 +294,9 @@ void Daemon::check_idle() {
   }
   // The channels, the listeners, what a listening channel keeps in reserve, and nothing else.
   size_t expected = 0;
-  for (const ChannelConfig& config : config_.channels) {
-    expected += config.oforwards.size() + (transport_listens(config.spec.transport) ? 3 : 1);
+  for (const DaemonChannel& config : config_.channels) {
+    expected +=
+        config.forwards.oforwards.size() + (transport_listens(config.spec.transport) ? 3 : 1);
   }
   if (process_.open_files() != expected) {
     world.fail("descriptors", fmt::format("{}: {} descriptors, expected {}", config_.name,

@@ -13,17 +13,23 @@
 
 #include "tests/sim/channel_oracle.h"
 #include "tests/sim/process.h"
+#include "uring/daemon/worker.h"
 #include "uring/io/io_uring_driver.h"
 #include "uring/io/loop.h"
 #include "uring/mux/channel.h"
 #include "uring/net/resolver_driver.h"
+#include "uring/service/socket_forwards.h"
 
 namespace virtproxy::sim {
+
+struct DaemonChannel : ChannelConfig {
+  ForwardConfig forwards;
+};
 
 struct DaemonConfig {
   std::string name;
   DriverFeatures features;
-  std::vector<ChannelConfig> channels;
+  std::vector<DaemonChannel> channels;
   Duration drain_timeout{};
 };
 
@@ -68,8 +74,9 @@ class Daemon {
 
   // What uring/daemon/daemon.cc does before it starts a worker. Nothing when an address is in use.
   std::optional<std::vector<ChannelListenSockets>> bind_listen_sockets();
-  template <typename Holds>
-  bool all(Holds holds) const;
+  bool drained() const;
+  bool idle() const;
+  void stop_streams();
   void enter(Phase phase, Duration limit);
   void advance();
   void destroy();
@@ -83,7 +90,8 @@ class Daemon {
   KernelRing* ring_ = nullptr;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_driver_;
-  std::vector<std::unique_ptr<ChannelOracle>> oracles_;  // of each channel
+  std::vector<std::unique_ptr<ChannelOracle>> oracles_;    // of each channel
+  std::vector<std::unique_ptr<SocketForwards>> forwards_;  // of each channel; outlive them
   std::vector<std::unique_ptr<Channel>> channels_;
   // Of a channel, by its id: since when nothing has been read of what there is.
   struct Waiting {

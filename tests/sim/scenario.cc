@@ -82,12 +82,12 @@ DriverFeatures Scenario::draw_features() {
   return features;
 }
 
-ChannelConfig Scenario::draw_channel(unsigned index) {
-  ChannelConfig config;
+DaemonChannel Scenario::draw_channel(unsigned index) {
+  DaemonChannel config;
   config.memory = random_.magnitude(512 << 10, bulky_ ? 64 << 20 : 8 << 20);
   config.max_streams = static_cast<uint32_t>(random_.magnitude(8, 128));
   config.window = static_cast<uint32_t>(random_.magnitude(bulky_ ? 128 << 10 : 4096, 1 << 20));
-  config.connect_timeout = random_.duration(milliseconds(300), seconds(3));
+  config.forwards.connect_timeout = random_.duration(milliseconds(300), seconds(3));
   config.epoch_key = {random_.next(), random_.next()};
   config.number_seed = random_.next();
   if (random_.chance(0.5)) config.protocol = ProtocolMode::kV2;
@@ -137,9 +137,9 @@ void Scenario::draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig
     forward.channel = std::to_string(link.id());
     forward.priority = static_cast<Priority>(random_.below(kPriorities));
     forward.address = route.client_end;
-    (route.from_host ? host : guest).channels.back().oforwards.push_back(forward);
+    (route.from_host ? host : guest).channels.back().forwards.oforwards.push_back(forward);
     forward.address = route.service_end;
-    (route.from_host ? guest : host).channels.back().iforwards.push_back(forward);
+    (route.from_host ? guest : host).channels.back().forwards.iforwards.push_back(forward);
   }
 }
 

@@ -43,7 +43,7 @@ class Scenario {
   bool streams_open(unsigned id);
   void draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig& guest);
   DriverFeatures draw_features();
-  ChannelConfig draw_channel(unsigned index);
+  DaemonChannel draw_channel(unsigned index);
   void draw_protocol_one(ChannelConfig& one, ChannelConfig& other);
   Plan draw_plan(unsigned channel);
   Plan polite_plan();

@@ -77,7 +77,7 @@ void Scenario::attack(Place& place, SimulatedLink& link) {
   Target target;
   target.channel = link.id();
   const size_t index = host ? 0 : at;  // of the channel in the attacked daemon
-  for (const ForwardSpec& forward : places_[far].config.channels[index].iforwards) {
+  for (const ForwardSpec& forward : places_[far].config.channels[index].forwards.iforwards) {
     target.services.push_back(forward.service);
   }
   target.epoch_key = [this, far, index] {

@@ -36,11 +36,7 @@ NOT_OF_CORE = re.compile(
     r"atomic|future|condition_variable|functional|spdlog|fmt)"
 )
 
-EXCEPTIONS = {
-    ("uring/mux/channel.h", "uring/service/connection.h"): "Endpoint: the channel constructs its sockets itself",
-    ("uring/mux/channel_writer.h", "uring/service/connection.h"): "OutboundQueue: what a stream has to send",
-    ("uring/mux/channel_writer.cc", "uring/service/connection.h"): "OutboundQueue: what a stream has to send",
-}
+EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 
 def place(file):

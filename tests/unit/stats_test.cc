@@ -87,9 +87,9 @@ TEST(ChannelCounters, CountsByForwardAndReason) {
   counters.bytes_of("web").received += 20;
   counters.bytes_of("unknown").sent += 1000;
   const StreamKey stream{1, 1};
-  counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, ssh.address});
+  counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, &ssh.address});
   counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kNone, {}, {}});
-  counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, ssh.address});
+  counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, &ssh.address});
   counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kTransportLost, {}, {}});
   counters.client_refused({"ssh", RefusalReason::kChannelDown, -1});
   counters.connect_failed({"web", Fault::kTimedOut, "no answer"});
@@ -140,9 +140,9 @@ TEST(ChannelCounters, CountsStallsThatGoOnUpToNow) {
 class ChannelStatsTest : public testing::Test {
  protected:
   void SetUp() override {
-    auto ring = IoUringDriver::open(64, {});
-    if (!ring) GTEST_SKIP() << "no ring here";
-    loop_ = std::make_unique<Loop>(*std::move(ring));
+    auto driver = IoUringDriver::open(64, {});
+    if (!driver) GTEST_SKIP() << "no ring here: " << driver.error();
+    loop_ = std::make_unique<Loop>(std::move(*driver));
     resolver_ = std::make_unique<ResolverDriver>(*loop_);
   }
 
@@ -152,13 +152,15 @@ class ChannelStatsTest : public testing::Test {
     config.spec.id = id;
     config.spec.name = std::to_string(id);
     config.spec.address = forward_of("channel").address;
-    config.oforwards = {forward_of("ssh")};
-    config.iforwards = {forward_of("web"), forward_of("a \"b\\")};
     config.memory = 16 << 20;
     config.max_streams = 64;
     config.window = 64 << 10;
     config.first_buffer_group = static_cast<uint16_t>(2 * id);
-    return std::make_unique<Channel>(*loop_, *resolver_, config);
+    auto channel = std::make_unique<Channel>(*loop_, *resolver_, config, services_);
+    channel->counters().add_forward(forward_of("ssh"), StreamRole::kOpener);
+    channel->counters().add_forward(forward_of("web"), StreamRole::kAcceptor);
+    channel->counters().add_forward(forward_of("a \"b\\"), StreamRole::kAcceptor);
+    return channel;
   }
 
   std::string metrics() {
@@ -173,6 +175,7 @@ class ChannelStatsTest : public testing::Test {
 
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_;
+  const ServiceRegistry services_;
 };
 
 // Dashboards and alerts are made of these names: one that changes is a change of the interface.

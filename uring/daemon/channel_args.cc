@@ -7,6 +7,7 @@
 
 #include "uring/base/text.h"
 #include "uring/daemon/options_draft.h"
+#include "uring/mux/service_registry.h"
 
 namespace virtproxy {
 namespace {
@@ -87,6 +88,10 @@ std::optional<std::string> service_fault(std::string_view service) {
   }
   if (printable(service) != service || service.front() == ' ' || service.back() == ' ') {
     return "a service name is made of printable ASCII characters, no space at either end";
+  }
+  if (service.starts_with(kReservedServicePrefix)) {
+    return "service names that begin with " + std::string(kReservedServicePrefix) +
+           " belong to built-in services: choose another name";
   }
   return std::nullopt;
 }

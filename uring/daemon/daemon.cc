@@ -124,14 +124,9 @@ bool is_ignored(int signal) {
   return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-ChannelConfig channel_config(const Options& options, const ChannelOptions& spec) {
+ChannelConfig channel_config(const ChannelOptions& spec) {
   ChannelConfig config;
   config.spec = spec;
-  const auto of_this = [&](const ForwardSpec& forward) { return forward.id == spec.id; };
-  std::copy_if(options.oforwards.begin(), options.oforwards.end(),
-               std::back_inserter(config.oforwards), of_this);
-  std::copy_if(options.iforwards.begin(), options.iforwards.end(),
-               std::back_inserter(config.iforwards), of_this);
   const ChannelSettings& settings = spec.settings;
   config.peers = {settings.peer_uids, settings.peer_gids, settings.peer_cids};
   config.memory = spec.memory;
@@ -142,11 +137,21 @@ ChannelConfig channel_config(const Options& options, const ChannelOptions& spec)
   config.v1.hold = settings.hold;
   config.v1.stall_timeout = to_duration(settings.stall_timeout);
   config.v1.ack_timeout = to_duration(settings.ack_timeout);
-  config.connect_timeout = to_duration(settings.connect_timeout);
   config.epoch_key = {random_number(), random_number()};
   config.number_key = {random_number(), random_number()};
   config.number_seed = random_number();
   config.release_memory = release_free_memory;
+  return config;
+}
+
+ForwardConfig forward_config(const Options& options, const ChannelOptions& channel) {
+  ForwardConfig config;
+  const auto of_this = [&](const ForwardSpec& forward) { return forward.id == channel.id; };
+  std::copy_if(options.oforwards.begin(), options.oforwards.end(),
+               std::back_inserter(config.oforwards), of_this);
+  std::copy_if(options.iforwards.begin(), options.iforwards.end(),
+               std::back_inserter(config.iforwards), of_this);
+  config.connect_timeout = to_duration(channel.settings.connect_timeout);
   return config;
 }
 
@@ -161,9 +166,10 @@ std::vector<WorkerConfig> worker_configs(const Options& options, const DriverFea
   }
   for (size_t i = 0; i < options.channels.size(); ++i) {
     WorkerConfig& worker = workers[i % count];
-    ChannelConfig channel = channel_config(options, options.channels[i]);
+    ChannelConfig channel = channel_config(options.channels[i]);
     channel.first_buffer_group = static_cast<uint16_t>(2 * worker.channels.size());
     worker.channels.push_back(std::move(channel));
+    worker.forwards.push_back(forward_config(options, options.channels[i]));
   }
   return workers;
 }

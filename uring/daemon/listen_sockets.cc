@@ -155,9 +155,9 @@ std::vector<Wanted> wanted_listeners(std::vector<WorkerConfig>& workers) {
     for (size_t i = 0; i < worker.channels.size(); ++i) {
       const ChannelConfig& channel = worker.channels[i];
       ChannelListenSockets& sockets = worker.listen_sockets[i];
-      sockets.forwards.resize(channel.oforwards.size());
-      for (size_t j = 0; j < channel.oforwards.size(); ++j) {
-        const ForwardSpec& forward = channel.oforwards[j];
+      sockets.forwards.resize(worker.forwards[i].oforwards.size());
+      for (size_t j = 0; j < worker.forwards[i].oforwards.size(); ++j) {
+        const ForwardSpec& forward = worker.forwards[i].oforwards[j];
         all.push_back({forward.service,
                        channel.spec.name,
                        "-o " + forward.text,

@@ -65,6 +65,7 @@ void Worker::run(std::promise<Started> started) {
     abandon();
   } else {
     channels_.clear();
+    forwards_.clear();
     resolver_driver_.reset();
     limit_.reset();
     heartbeat_timer_.reset();
@@ -77,6 +78,7 @@ void Worker::run(std::promise<Started> started) {
 // What the kernel may still write to must not be freed: the process is about to end.
 void Worker::abandon() {
   for (auto& channel : channels_) (void)channel.release();
+  for (auto& forwards : forwards_) (void)forwards.release();
   (void)resolver_driver_.release();
   (void)limit_.release();
   (void)heartbeat_timer_.release();
@@ -112,8 +114,14 @@ Worker::Started Worker::set_up() {
   heartbeat_timer_ = std::make_unique<Timer>(loop_->timers(), owner);
   if (config_.heartbeat > Duration::zero()) beat();
   for (size_t i = 0; i < config_.channels.size(); ++i) {
-    channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, config_.channels[i]));
-    channels_.back()->start(std::move(config_.listen_sockets[i]));
+    const ChannelConfig& config = config_.channels[i];
+    ChannelListenSockets& listen_sockets = config_.listen_sockets[i];
+    forwards_.push_back(std::make_unique<SocketForwards>(*loop_, *resolver_driver_,
+                                                         std::move(config_.forwards[i])));
+    channels_.push_back(
+        std::make_unique<Channel>(*loop_, *resolver_driver_, config, forwards_.back()->services()));
+    forwards_.back()->start(*channels_.back(), std::move(listen_sockets.forwards));
+    channels_.back()->start(std::move(listen_sockets.transport));
   }
   loop_->driver().read(wake_op_, {mailbox_.fd(), -1}, &wake_count_, sizeof wake_count_);
   return {};
@@ -173,23 +181,27 @@ bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
 
 void Worker::drain() {
   if (loop_ == nullptr) return;
-  const auto all = [this](auto&& holds) {
-    return std::all_of(channels_.begin(), channels_.end(), holds);
+  const auto all = [](const auto& objects, auto&& holds) {
+    return std::all_of(objects.begin(), objects.end(), holds);
   };
+  const auto drained = [](const auto& object) { return object->drained(); };
+  const auto idle = [](const auto& object) { return object->idle(); };
+  for (const auto& forwards : forwards_) forwards->stop_listening();
   for (const auto& channel : channels_) channel->drain();
   const bool finished = turn_until(config_.drain_timeout, [&] {
-    return wanted_ == Wanted::kStop || all([](const auto& channel) { return channel->drained(); });
+    return wanted_ == Wanted::kStop || (all(channels_, drained) && all(forwards_, drained));
   });
   if (!finished && !broken_) log_info("streams are still open: resetting them");
   for (const auto& channel : channels_) channel->stop();
-  turn_until(kLastWords,
-             [&] { return all([](const auto& channel) { return channel->flushed(); }); });
+  for (const auto& forwards : forwards_) forwards->end_lingering();
+  turn_until(kLastWords, [&] {
+    return all(channels_, [](const auto& channel) { return channel->flushed(); });
+  });
   for (const auto& channel : channels_) channel->disconnect();
   ending_ = true;
   loop_->driver().cancel(wake_op_);
-  const bool let_go = turn_until(kLetGo, [&] {
-    return !wake_op_.pending && all([](const auto& channel) { return channel->idle(); });
-  });
+  const bool let_go = turn_until(
+      kLetGo, [&] { return !wake_op_.pending && all(channels_, idle) && all(forwards_, idle); });
   if (!let_go) broken_ = true;
 }
 

@@ -18,15 +18,24 @@
 #include "uring/io/open_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/net/resolver_driver.h"
+#include "uring/service/socket_forwards.h"
 
 namespace virtproxy {
+
+// The listeners of one channel, bound before privileges were given up.
+struct ChannelListenSockets {
+  std::vector<Listening> forwards;  // in the order of ForwardConfig::oforwards
+  Listening transport;              // of a method that listens
+};
 
 struct WorkerConfig {
   size_t index = 0;  // among the workers, for figures
   DriverChoice driver = DriverChoice::kAuto;
   DriverFeatures features;
   std::vector<ChannelConfig> channels;
-  std::vector<ChannelListenSockets> listen_sockets;  // of each of them
+  // Of each of them.
+  std::vector<ForwardConfig> forwards;
+  std::vector<ChannelListenSockets> listen_sockets;
   Duration drain_timeout{};
   Duration heartbeat{};  // the interval of heartbeats; zero for none
 };
@@ -106,6 +115,7 @@ class Worker final : private Completion, private Timer::Owner {
   // Owned by the thread.
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_driver_;
+  std::vector<std::unique_ptr<SocketForwards>> forwards_;  // of each channel; outlive them
   std::vector<std::unique_ptr<Channel>> channels_;
   std::unique_ptr<Timer> limit_;
   std::unique_ptr<Timer> heartbeat_timer_;

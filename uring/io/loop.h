@@ -70,6 +70,25 @@ class Loop {
   std::vector<Deferred*> running_;
 };
 
+// Asks a loop to run an object's deferred work, however often it is asked to: once.
+class Wakeup {
+ public:
+  Wakeup(Loop& loop, Loop::Deferred* deferred) : loop_(loop), deferred_(deferred) {}
+
+  void wake() {
+    if (awake_) return;
+    awake_ = true;
+    loop_.defer(deferred_);
+  }
+  // To be called first in run_deferred(): what asks from now on is for the next turn.
+  void begin() { awake_ = false; }
+
+ private:
+  Loop& loop_;
+  Loop::Deferred* deferred_;
+  bool awake_ = false;
+};
+
 // How much of one kind of work a turn takes, so that the other channels of the thread have theirs
 // soon. What is left is for the next turn. At least one piece of work gets done.
 class TurnBudget {

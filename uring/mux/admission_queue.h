@@ -1,6 +1,6 @@
-// Clients that were accepted and have no stream yet.
+// Clients that have no stream yet.
 //
-//   accepted ──▶ new ──── the channel is up ──────▶ admitted
+//       came ──▶ new ──── the channel is up ──────▶ admitted
 //                 │                                  ▲
 //                 └─ the protocol is being chosen ──▶ held ── their time is over ──▶ refused
 //
@@ -18,14 +18,15 @@
 #include <optional>
 
 #include "core/time.h"
-#include "uring/net/forward_spec.h"
 
 namespace virtproxy {
 
-struct AcceptedClient {
-  int fd = -1;
-  const ForwardSpec* forward = nullptr;  // whose listener accepted it
-  std::optional<Instant> held_until{};   // of one that was ever held
+class Opener;
+
+struct WaitingClient {
+  int number = -1;                      // the opener's name for it
+  Opener* opener = nullptr;             // whose client it is
+  std::optional<Instant> held_until{};  // of one that was ever held
 };
 
 class AdmissionQueue {
@@ -33,14 +34,14 @@ class AdmissionQueue {
   explicit AdmissionQueue(size_t most) : most_(most) {}
 
   // False when it is full.
-  bool push(const AcceptedClient& client) {
+  bool push(const WaitingClient& client) {
     if (size() >= most_) return false;
     new_.push_back(client);
     return true;
   }
 
   // Takes back one whose stream came to nothing. It is held on, or from now on until `limit`.
-  void put_back(AcceptedClient client, Instant limit) { hold(client, limit); }
+  void put_back(WaitingClient client, Instant limit) { hold(client, limit); }
 
   // Holds all new ones until `limit`.
   void hold_new(Instant limit) {
@@ -48,16 +49,16 @@ class AdmissionQueue {
   }
 
   // The next to be admitted: those that were held go first.
-  std::optional<AcceptedClient> take() {
+  std::optional<WaitingClient> take() {
     if (!held_.empty()) return take_first_held();
     if (new_.empty()) return std::nullopt;
-    const AcceptedClient client = new_.front();
+    const WaitingClient client = new_.front();
     new_.pop_front();
     return client;
   }
 
   // One whose time is over.
-  std::optional<AcceptedClient> take_overdue(Instant now) {
+  std::optional<WaitingClient> take_overdue(Instant now) {
     if (held_.empty() || held_.begin()->first > now) return std::nullopt;
     return take_first_held();
   }
@@ -72,19 +73,19 @@ class AdmissionQueue {
   bool empty() const { return new_.empty() && held_.empty(); }
 
  private:
-  void hold(AcceptedClient client, Instant limit) {
+  void hold(WaitingClient client, Instant limit) {
     if (!client.held_until) client.held_until = limit;
     held_.emplace(*client.held_until, client);
   }
-  AcceptedClient take_first_held() {
-    const AcceptedClient client = held_.begin()->second;
+  WaitingClient take_first_held() {
+    const WaitingClient client = held_.begin()->second;
     held_.erase(held_.begin());
     return client;
   }
 
   size_t most_;
-  std::deque<AcceptedClient> new_;
-  std::multimap<Instant, AcceptedClient> held_;  // by the end of their time
+  std::deque<WaitingClient> new_;
+  std::multimap<Instant, WaitingClient> held_;  // by the end of their time
 };
 
 }  // namespace virtproxy

@@ -24,37 +24,16 @@ constexpr Duration kTrimInterval = seconds(1);
 // Where it is much, in portions.
 constexpr Duration kTrimPause = milliseconds(10);
 
-// A peer that breaks the protocol on a link of its own gets the next link ever later.
-constexpr Duration kFirstBackoff = milliseconds(100);
-constexpr unsigned kMostDoublings = 6;
-constexpr Duration kStableAfter = seconds(10);
-
 // Pipes hold bytes only while a socket is slow or a batch is being written: a few are enough. What
 // they keep allocated in the kernel is beside the rest of the channel's memory.
 constexpr uint64_t pipe_memory(uint64_t memory) { return memory / 2; }
-
-// So does one that does nothing but come and go, though not by much.
-constexpr Duration kShortTransport = seconds(1);
-constexpr unsigned kFreeShortTransports = 8;
-constexpr Duration kShortTransportBackoff = milliseconds(50);
-
-// How long clients wait for the first link: most have nothing but a connect(2) before them.
-constexpr Duration kFirstTransportTime = kGrace;
-
-// For how long a client is held in all, however often the peer has the protocol chosen anew: longer
-// than one choice takes, which greetings put off for ten times the grace.
-constexpr int kHeldGraces = 12;
-constexpr Duration kLeastHeldTime = seconds(5);
-
-// How long a peer that has to greet (--protocol 2) may take before it is dropped or named.
-constexpr std::chrono::seconds kGreetingTime{10};
 
 constexpr Duration kBlockedInterval = milliseconds(100);
 
 constexpr Duration kRecheckInterval = milliseconds(250);
 
-// Connections that are flushed without a look at the clock.
-constexpr size_t kMostFlushed = 64;
+// Admitted, or refused, before the other channels have their turn again.
+constexpr unsigned kAdmissionsPerTurn = 64;
 
 SessionConfig session_config(const ChannelConfig& config) {
   SessionConfig session;
@@ -83,150 +62,127 @@ tl::expected<void, std::string> Channel::check(const ChannelConfig& config) {
       format_size((enough + kMiB - 1) / kMiB * kMiB)));
 }
 
-Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfig& config)
-    : loop_(loop),
-      resolver_driver_(resolver_driver),
-      config_(config),
-      selector_(session_config(config), config.protocol),
-      pool_(loop.driver(), outbound_share(config.memory), config.first_buffer_group,
-            traits_of(config.spec.transport).frame_headroom),
-      pipes_(pipe_memory(config.memory)),
+Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfig& config,
+                 const ServiceRegistry& services)
+    : config_(config),
+      context_{config.spec.name,
+               loop,
+               {session_config(config), config.protocol},
+               {loop.driver(), outbound_share(config.memory), config.first_buffer_group,
+                traits_of(config.spec.transport).frame_headroom},
+               {},
+               PipePool(pipe_memory(config.memory)),
+               {loop, this}},
+      log_(loop, label()),
+      streams_(context_, services, this),
+      admission_(context_, streams_, config.max_streams),
       source_(loop, resolver_driver, config_.spec, config_.peers, this),
       reader_(loop, this),
-      writer_(loop, selector_, pool_, pipes_, this),
+      writer_(loop, context_.selector, context_.buffers, context_.pipes, this),
       timer_(loop.timers(), this),
       trim_timer_(loop.timers(), this),
       recheck_timer_(loop.timers(), this),
-      first_transport_timer_(loop.timers(), this),
-      held_timer_(loop.timers(), this),
-      silence_timer_(loop.timers(), this),
-      greeting_timer_(loop.timers(), this),
-      admission_(config.max_streams),
-      log_(loop, label()) {
-  observers_.add(log_);
-  observers_.add(counters_);
-  for (const ForwardSpec& forward : config_.oforwards) {
-    counters_.add_forward(forward, StreamRole::kOpener);
-  }
-  for (const ForwardSpec& forward : config_.iforwards) {
-    counters_.add_forward(forward, StreamRole::kAcceptor);
-  }
+      greeting_timer_(loop.timers(), this) {
+  context_.observers.add(log_);
+  context_.observers.add(context_.counters);
 }
 
 Channel::~Channel() { VP_ASSERT(idle()); }
 
-void Channel::start(ChannelListenSockets listen_sockets) {
-  VP_ASSERT(listen_sockets.forwards.size() == config_.oforwards.size());
-  Listener::Client* const client = this;
-  for (size_t i = 0; i < listen_sockets.forwards.size(); ++i) {
-    const ForwardSpec& forward = config_.oforwards[i];
-    bound_.push_back(std::move(listen_sockets.forwards[i].path));
-    for (const int fd : listen_sockets.forwards[i].sockets) {
-      listeners_.push_back(std::make_unique<Listener>(loop_, forward, fd, client));
-    }
-    observers_.notify(&ChannelObserver::listening, forward);
-  }
-  first_transport_timer_.set(loop_.now() + kFirstTransportTime);
-  source_.start(std::move(listen_sockets.transport));
-}
+void Channel::start(Listening listening) { source_.start(std::move(listening)); }
 
-void Channel::wake() {
-  if (awake_) return;
-  awake_ = true;
-  loop_.defer(this);
-}
+void Channel::admit(Opener& opener, int client) { admission_.add({client, &opener}); }
 
 void Channel::run_deferred() {
-  awake_ = false;
+  context_.wakeup.begin();
   busy_ = true;
-  if (!trim_timer_.armed()) trim_timer_.set(loop_.now() + kTrimInterval);
+  if (!trim_timer_.armed()) trim_timer_.set(loop().now() + kTrimInterval);
   handle_events(nullptr);
-  close_fds_to_reset();
-  let_go_of_ended();
-  abort_departed();
+  streams_.let_go_of_ended();
+  streams_.abort_departed();
   admit_clients();
-  start_connects();
-  hand_out_buffers();
-  flush_connections();
+  streams_.start_opened();
+  streams_.hand_out_buffers();
+  flush_streams();
   handle_events(nullptr);
   if (transport_state_ == TransportState::kInUse) {
-    writer_.write_on(events_, moved_ == Moved::kIn && !draining_ && nobody_waits());
+    writer_.write_on(context_.events,
+                     moved_ == Moved::kIn && !draining_ && streams_.nothing_waits());
     if (!writer_.idle()) moved_ = Moved::kOut;
     handle_events(nullptr);
     reader_.read_on();
     set_timer();
-    if (!traits_->is_socket && open_connections_ > 0 && !recheck_timer_.armed()) {
-      recheck_timer_.set(loop_.now() + kRecheckInterval);
+    if (!traits_->is_socket && streams_.open_streams() > 0 && !recheck_timer_.armed()) {
+      recheck_timer_.set(loop().now() + kRecheckInterval);
     }
   } else {
     timer_.clear();
   }
-  reap();
+  streams_.reap();
   if (transport_state_ == TransportState::kLetGo && reader_.idle() && writer_.idle()) {
     transport_state_ = TransportState::kNone;
-    loop_.driver().remove_file(file_);
+    loop().driver().remove_file(file_);
     file_ = {};
-    source_.lost(reconnect_backoff_);
+    source_.lost(backoff_);
   }
 }
 
-void Channel::flush_connections() {
-  if (flushing_.empty()) return;
-  std::optional<TurnBudget> budget;
-  if (flushing_.size() > kMostFlushed) budget.emplace(loop_);
-  size_t flushed = 0;
-  while (flushed < flushing_.size() && (!budget || budget->left())) {
-    Connection* const connection = flushing_[flushed++];
-    connection->flush_wanted = false;
-    connection->flush(moved_ == Moved::kOut && flushing_.size() == 1);
-    if (budget) budget->spend();
+// A stream that is opened may get the slot of one that an event names, so none may be left.
+void Channel::admit_clients() {
+  admission_.begin_turn();
+  if (admission_.empty()) return;
+  handle_events(nullptr);
+  for (TurnBudget budget(loop(), kAdmissionsPerTurn); budget.left(); budget.spend()) {
+    if (!admission_.admit_next()) break;
+    handle_events(nullptr);
   }
-  flushing_.erase(flushing_.begin(), flushing_.begin() + static_cast<ptrdiff_t>(flushed));
-  moved_ = Moved::kIn;
-  if (!flushing_.empty()) wake();
+  admission_.end_turn();
+}
+
+void Channel::flush_streams() {
+  if (streams_.flush(moved_ == Moved::kOut)) moved_ = Moved::kIn;
 }
 
 void Channel::set_timer() {
-  if (selector_.behind(loop_.now())) return timer_.set(loop_.now());
-  const auto deadline = selector_.deadline();
+  if (selector().behind(loop().now())) return timer_.set(loop().now());
+  const auto deadline = selector().deadline();
   if (!deadline) return timer_.clear();
   // Due already, and not written just now: the link does not take it.
-  timer_.set(*deadline > loop_.now() ? *deadline : loop_.now() + kBlockedInterval);
+  timer_.set(*deadline > loop().now() ? *deadline : loop().now() + kBlockedInterval);
 }
 
 void Channel::expired(Timer& timer) {
   if (&timer == &trim_timer_) return trim();
   if (&timer == &recheck_timer_) return recheck_device();
-  if (&timer == &silence_timer_) return give_up_on_silence();
   if (&timer == &greeting_timer_) return on_no_greeting();
   if (&timer == &timer_) {
-    const bool again = selector_.tick(loop_.now(), events_);
+    const bool again = selector().tick(loop().now(), context_.events);
     handle_events(nullptr);
     if (again) reader_.offer_again();
   }
   wake();
 }
 
-// virtio-serial is known to lose wake-ups. While no stream is open this ends, once it has found that
-// none is lost.
+// virtio-serial is known to lose wake-ups. While no stream is open this ends, once it has found
+// that none is lost.
 void Channel::recheck_device() {
   if (transport_state_ != TransportState::kInUse || traits_->is_socket) return;
   const bool settled = reader_.recheck();
   writer_.recheck();
-  if (open_connections_ > 0 || !settled) recheck_timer_.set(loop_.now() + kRecheckInterval);
+  if (streams_.open_streams() > 0 || !settled) recheck_timer_.set(loop().now() + kRecheckInterval);
 }
 
 void Channel::trim() {
-  const bool more = pool_.trim();
-  if (pool_.trims_on()) return trim_timer_.set(loop_.now() + kTrimPause);
+  const bool more = context_.buffers.trim();
+  if (context_.buffers.trims_on()) return trim_timer_.set(loop().now() + kTrimPause);
   const bool busy = std::exchange(busy_, false);
-  if (open_connections_ == 0) writer_.trim();
-  pipes_.trim();
+  if (streams_.open_streams() == 0) writer_.trim();
+  context_.pipes.trim();
   if (!busy) {
     reader_.trim();
     if (config_.release_memory != nullptr) config_.release_memory();
   }
-  if (busy || more) trim_timer_.set(loop_.now() + kTrimInterval);
+  if (busy || more) trim_timer_.set(loop().now() + kTrimInterval);
 }
 
 // --- the link and the session -----------------------------------------------------------------
@@ -235,9 +191,9 @@ void Channel::transport_ready(int fd, const TransportTraits& traits) {
   VP_ASSERT(transport_state_ == TransportState::kNone);
   transport_state_ = TransportState::kInUse;
   traits_ = &traits;
-  transport_since_ = loop_.now();
-  file_ = loop_.driver().add_file(fd, traits.is_socket ? FileUse::kChannel : FileUse::kDevice);
-  observers_.notify(&ChannelObserver::transport_up);
+  reconnect_backoff_.connected(loop().now());
+  file_ = loop().driver().add_file(fd, traits.is_socket ? FileUse::kChannel : FileUse::kDevice);
+  context_.observers.notify(&ChannelObserver::transport_up);
   writer_.attach(file_, traits);
   reader_.attach(file_, traits);
   // A port is asked first whether anybody is on its other side.
@@ -245,7 +201,7 @@ void Channel::transport_ready(int fd, const TransportTraits& traits) {
 }
 
 void Channel::transport_unavailable() {
-  first_transport_timer_.clear();
+  admission_.link_unavailable();
   wake();
 }
 
@@ -262,16 +218,24 @@ Duration Channel::grace() const {
   return traits_->has_line_speed ? grace_on_line(config_.spec.address.port) : kGrace;
 }
 
-Instant Channel::hold_limit() const {
-  return loop_.now() + std::max(kHeldGraces * grace(), kLeastHeldTime);
-}
-
 void Channel::begin_session() {
-  heard_ = mute_ = false;
-  if (config_.protocol == ProtocolMode::kV2) greeting_timer_.set(loop_.now() + kGreetingTime);
-  selector_.transport_up(loop_.now(), grace(), wanted_features(), events_);
+  admission_.link_began(grace());
+  if (config_.protocol == ProtocolMode::kV2) greeting_timer_.set(loop().now() + kGreetingTime);
+  selector().transport_up(loop().now(), grace(), wanted_features(), context_.events);
   handle_events(nullptr);
   wake();
+}
+
+// On a listener such a peer keeps the next one out. A connection that is dialled does not, and
+// behind a device or an emulator's socket the other end may start at any time.
+void Channel::on_no_greeting() {
+  if (transport_listens(config_.spec.transport)) {
+    context_.observers.notify(&ChannelObserver::peer_dropped, {source_.peer(), kGreetingTime});
+    return channel_failed("the other end has not greeted");
+  }
+  context_.observers.notify(
+      &ChannelObserver::session_silent,
+      {admission_.has_input() ? Silence::kNotGreeted : Silence::kSentNothing});
 }
 
 void Channel::port_present(bool present) {
@@ -283,27 +247,24 @@ void Channel::port_present(bool present) {
 }
 
 void Channel::end_session(const std::string& reason) {
-  const bool was_up = selector_.up();
-  selector_.transport_down(events_);
+  const bool was_up = selector().up();
+  selector().transport_down(context_.events);
   discard_events();
   if (was_up) {
-    observers_.notify(&ChannelObserver::session_down, {Fault::kTransportLost, reason});
+    context_.observers.notify(&ChannelObserver::session_down, {Fault::kTransportLost, reason});
   }
-  detach_all(Fault::kTransportLost);
-  first_transport_timer_.clear();
-  silence_timer_.clear();
+  streams_.detach_all(Fault::kTransportLost);
+  admission_.link_ended();
   greeting_timer_.clear();
   wake();
 }
 
 void Channel::channel_failed(const std::string& reason) {
   if (transport_state_ != TransportState::kInUse) return;
-  if (loop_.now() - transport_since_ > kShortTransport) short_transports_ = 0;
-  reconnect_backoff_ =
-      ++short_transports_ > kFreeShortTransports ? kShortTransportBackoff : Duration::zero();
+  backoff_ = reconnect_backoff_.lost(loop().now());
   release_transport();
   end_session(reason);
-  observers_.notify(&ChannelObserver::transport_lost, {reason});
+  context_.observers.notify(&ChannelObserver::transport_lost, {reason});
 }
 
 void Channel::release_transport() {
@@ -315,153 +276,46 @@ void Channel::release_transport() {
 
 size_t Channel::channel_input(std::span<const std::byte> bytes, ReadBuffer* buffer) {
   wake();
-  const bool was_unanswered = unanswered();
-  if (!std::exchange(heard_, true)) source_.heard();
-  const size_t used = feed(selector_, bytes, loop_.now(), events_, [&] {
+  const bool was_unanswered = admission_.unanswered();
+  if (admission_.on_input()) source_.heard();
+  const size_t used = feed(selector(), bytes, loop().now(), context_.events, [&] {
     handle_events(buffer);
     return transport_state_ == TransportState::kInUse;
   });
-  if (was_unanswered && selector_.up() && selector_.protocol() == 1) report_up();
+  if (was_unanswered && selector().up() && selector().protocol() == 1) report_up();
   return used;
 }
 
 bool Channel::splices() {
-  return loop_.driver().features().splice && traits_->is_socket && session().up() &&
+  return loop().driver().features().splice && traits_->is_socket && session().up() &&
          !session().uses_trailers() && session().largest_payload() >= kLeastSpliced;
 }
 
 bool Channel::may_splice() {
   const auto [stream, left] = session().arriving();
   if (left == 0 || !splices()) return false;
-  Connection* connection = find(stream);
-  return connection != nullptr && connection->can_splice(left);
+  StreamHandle* const handle = streams_.find(stream);
+  return handle != nullptr && handle->endpoint().can_splice(left);
 }
 
 ssize_t Channel::splice_payload(int fd) {
   const auto [stream, left] = session().arriving();
-  return connection_of(stream).splice_from(fd, left);
-}
-
-// --- events -----------------------------------------------------------------------------------
-
-// Handling may add events, reset streams that events further on still name, and discard events. It
-// opens no stream and begins no session.
-void Channel::handle_events(ReadBuffer* buffer) {
-  VP_ASSERT(next_event_ == 0);
-  while (next_event_ < events_.size()) {
-    const Event event = events_[next_event_++];
-    handle(event, buffer);
-  }
-  discard_events();
-}
-
-void Channel::discard_events() {
-  events_.clear();
-  next_event_ = 0;
-}
-
-void Channel::handle(const Event& event, ReadBuffer* buffer) {
-  switch (event.kind) {
-    case Event::Kind::kUp:
-      return on_up();
-    case Event::Kind::kDown:
-      return on_down(event.fault);
-    case Event::Kind::kOpened:
-      return on_opened(event);
-    case Event::Kind::kGoingAway:
-      return observers_.notify(&ChannelObserver::peer_going_away);
-    case Event::Kind::kGlitch:
-      return observers_.notify(&ChannelObserver::glitch_seen, {event.glitch, event.count});
-    case Event::Kind::kNoVersion:
-      return observers_.notify(&ChannelObserver::no_common_version, {event.fault});
-    default:
-      break;
-  }
-  Connection* connection = find(event.stream);
-  if (connection == nullptr) return;
-  switch (event.kind) {
-    case Event::Kind::kData:
-      return connection->deliver(event.bytes, buffer);
-    case Event::Kind::kEnd:
-      return connection->peer_ended();
-    case Event::Kind::kCredit:
-      return connection->credit_arrived();
-    case Event::Kind::kReset:
-      if (event.fault == Fault::kStalled) {
-        observers_.notify(&ChannelObserver::stream_held_back,
-                          {event.stream, connection->service(), connection->role(),
-                           connection->fd(), event.count});
-      }
-      return connection->abort(event.fault);
-    case Event::Kind::kAborted:
-      observers_.notify(&ChannelObserver::stream_broken_off, {event.stream, connection->service()});
-      return connection->peer_broke_off();
-    case Event::Kind::kClosed:
-      return connection->finish();
-    default:
-      return;
-  }
-}
-
-void Channel::on_up() {
-  up_since_ = loop_.now();
-  first_transport_timer_.clear();
-  greeting_timer_.clear();
-  if (unanswered()) {
-    observers_.notify(&ChannelObserver::session_silent, {Silence::kSentNothing});
-  } else {
-    report_up();
-  }
-  wake();
-}
-
-void Channel::report_up() {
-  observers_.notify(&ChannelObserver::session_up,
-                    {selector_.protocol(), selector_.description(), source_.peer()});
-}
-
-// On a listener such a peer keeps the next one out. A connection that is dialled does not, and
-// behind a device or an emulator's socket the other end may start at any time.
-void Channel::on_no_greeting() {
-  if (transport_listens(config_.spec.transport)) {
-    observers_.notify(&ChannelObserver::peer_dropped, {source_.peer(), kGreetingTime});
-    return channel_failed("the other end has not greeted");
-  }
-  observers_.notify(&ChannelObserver::session_silent,
-                    {heard_ ? Silence::kNotGreeted : Silence::kSentNothing});
-}
-
-void Channel::on_down(Fault fault) {
-  observers_.notify(&ChannelObserver::session_down, {fault, fault_text(fault)});
-  detach_all(fault);
-  const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
-  if (restarted || session().uses_trailers()) return;
-  // Where the link reports that a peer is gone, a peer that broke the protocol is dropped with it.
-  if (loop_.now() - up_since_ > kStableAfter) bad_transports_ = 0;
-  reconnect_backoff_ = kFirstBackoff * (1u << std::min(bad_transports_, kMostDoublings));
-  ++bad_transports_;
-  release_transport();
-  selector_.transport_down(events_);
-  discard_events();
+  return endpoint_of(stream).splice_from(fd, left);
 }
 
 // --- the end ----------------------------------------------------------------------------------
 
 void Channel::drain() {
   draining_ = true;
-  for (BoundPath& path : bound_) path.remove();
-  for (auto& listener : listeners_) listener->stop();
   source_.stop_listening();
-  selector_.go_away();
-  first_transport_timer_.clear();
-  while (const auto client = admission_.take()) close_with_reset(client->fd);
+  selector().go_away();
+  admission_.close();
   wake();
 }
 
 void Channel::stop() {
   drain();
-  reset_all(Fault::kGoingAway);
-  for (const auto& lingering : lingering_) lingering->end();
+  streams_.reset_all(Fault::kGoingAway);
   wake();
 }
 
@@ -475,9 +329,7 @@ void Channel::disconnect() {
 
 bool Channel::idle() const {
   return drained() && reader_.idle() && writer_.idle() && source_.idle() &&
-         transport_state_ == TransportState::kNone &&
-         std::all_of(listeners_.begin(), listeners_.end(),
-                     [](const auto& listener) { return listener->idle(); });
+         transport_state_ == TransportState::kNone;
 }
 
 }  // namespace virtproxy

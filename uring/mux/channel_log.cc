@@ -96,7 +96,7 @@ void ChannelLog::stream_opened(const StreamOpened& event) {
   const std::string client = client_of(event.client);
   if (event.role == StreamRole::kOpener) {
     log_debug("channel {}: client of service {} from {} at {}", channel_, event.service, client,
-              event.address.to_string());
+              event.address == nullptr ? "this process" : event.address->to_string());
   } else {
     log_debug("channel {}: stream to service {} from {}", channel_, event.service, client);
   }

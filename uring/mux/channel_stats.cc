@@ -13,7 +13,8 @@ constexpr StatInfo kProtocol{"channel_protocol",
                              "Protocol version of the session, 0 while there is none"};
 constexpr StatInfo kStreams{"streams", "Streams of the session"};
 constexpr StatInfo kConnections{"connections", "Sockets of applications that have a stream"};
-constexpr StatInfo kClosing{"connections_closing", "Sockets of applications that are being closed"};
+constexpr StatInfo kClosing{"connections_closing",
+                            "Sockets of streams that are over, which the kernel still uses"};
 constexpr StatInfo kConnecting{"connections_connecting", "Connections to services being made"};
 constexpr StatInfo kWaiting{"connections_waiting", "Connections that wait for a receive buffer"};
 constexpr StatInfo kMemory{"memory",
@@ -33,16 +34,17 @@ constexpr StatInfo kInFlight{"channel_in_flight",
 }  // namespace
 
 Channel::Stats Channel::stats() {
-  Stats stats;
-  stats.session = selector_.stats();
-  stats.connections = open_connections_;
-  stats.closing = departed_.size() + ended_.size() + closing_.size() + lingering_.size();
-  stats.connecting = connecting_;
-  stats.send_buffers = pool_.in_use();
-  stats.held = held_bytes_;
-  stats.waiting = waiting_[0].size() + waiting_[1].size();
-  stats.pipes = pipes_.in_use();
-  return stats;
+  const StreamTable::Stats streams = streams_.stats();
+  return {
+      .session = selector().stats(),
+      .connections = streams.open,
+      .closing = streams.closing,
+      .connecting = streams.opening,
+      .send_buffers = context_.buffers.in_use(),
+      .held = context_.held_bytes,
+      .waiting = streams.waiting,
+      .pipes = context_.pipes.in_use(),
+  };
 }
 
 void Channel::visit_stats(StatVisitor& visitor) {
@@ -54,8 +56,8 @@ void Channel::visit_stats(StatVisitor& visitor) {
     const StatLabel label{"pool", pool};
     visitor.visit(kMemory, {value, word, {&label, 1}});
   };
-  visit(kUp, "up", selector_.up() && !unanswered() ? 1 : 0);
-  visit(kProtocol, "protocol", selector_.up() ? selector_.protocol() : 0);
+  visit(kUp, "up", selector().up() && !admission_.unanswered() ? 1 : 0);
+  visit(kProtocol, "protocol", selector().up() ? selector().protocol() : 0);
   visit(kStreams, "streams", now.session.streams);
   visit(kConnections, "connections", now.connections);
   visit(kClosing, "closing", now.closing);
@@ -69,7 +71,7 @@ void Channel::visit_stats(StatVisitor& visitor) {
   visit(kSessions, "sessions", now.session.sessions);
   visit(kInFlight, "in_flight", now.session.in_flight);
   visit(kPipes, "pipes", now.pipes);
-  counters_.visit_stats(visitor, loop_.now());
+  context_.counters.visit_stats(visitor, loop().now());
 }
 
 }  // namespace virtproxy

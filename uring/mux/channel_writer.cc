@@ -11,7 +11,6 @@
 #include "core/assert.h"
 #include "core/wire/little_endian.h"
 #include "core/wire/v1_packet.h"
-#include "uring/service/connection.h"
 
 namespace virtproxy {
 namespace {
@@ -130,25 +129,25 @@ void ChannelWriter::lay_out(const Batch& batch) {
       copy(batch.head(planned));
       continue;
     }
-    Connection& connection = client_->connection_of(planned.stream);
-    lay_out(planned, batch.head(planned), connection);
-    laid_out_.push_back(&connection);
+    Endpoint& endpoint = client_->endpoint_of(planned.stream);
+    lay_out(planned, batch.head(planned), endpoint);
+    laid_out_.push_back(&endpoint);
   }
-  for (Connection* connection : laid_out_) connection->receive_more();
+  for (Endpoint* endpoint : laid_out_) endpoint->may_queue();
   laid_out_.clear();
 }
 
 void ChannelWriter::lay_out(const PlannedFrame& planned, std::span<const std::byte> head,
-                            Connection& connection) {
+                            Endpoint& endpoint) {
   const bool trailer_covers_payload =
       planned.has_trailer && selector_.session().trailer_covers_payload();
   const size_t copy_below = trailer_covers_payload ? SIZE_MAX : traits_->copy_below;
   const size_t staged_at = staged_;
   std::byte* behind = nullptr;
   for (uint32_t left = planned.payload; left > 0;) {
-    const Connection::OutSegment segment = connection.take(left);
+    const OutSegment segment = endpoint.take(left);
     const bool first = left == planned.payload;
-    const bool refer = segment.pipe == nullptr && segment.bytes.size() >= copy_below &&
+    const bool refer = segment.buffer != nullptr && segment.bytes.size() >= copy_below &&
                        vectors_.size() + 4 < kMostVectors;
     left -= segment.size();
     if (first && !(refer && put_before(segment, head))) copy(head);
@@ -163,7 +162,7 @@ void ChannelWriter::lay_out(const PlannedFrame& planned, std::span<const std::by
     } else {
       behind = nullptr;
       copy(segment.bytes);
-      pool_.release(segment.buffer);
+      if (segment.buffer != nullptr) pool_.release(segment.buffer);
     }
   }
   if (!planned.has_trailer) return;
@@ -179,8 +178,7 @@ void ChannelWriter::lay_out(const PlannedFrame& planned, std::span<const std::by
 }
 
 // False where there is no room.
-bool ChannelWriter::put_before(const Connection::OutSegment& segment,
-                               std::span<const std::byte> head) {
+bool ChannelWriter::put_before(const OutSegment& segment, std::span<const std::byte> head) {
   if (ReceivePool::room_before(segment.buffer, segment.bytes) < head.size()) return false;
   std::byte* to =
       segment.buffer->data + (segment.bytes.data() - segment.buffer->data) - head.size();

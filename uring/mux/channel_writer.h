@@ -27,7 +27,7 @@
 #include "uring/buffers/receive_pool.h"
 #include "uring/io/loop.h"
 #include "uring/io/pipes.h"
-#include "uring/service/connection.h"
+#include "uring/mux/endpoint.h"
 #include "uring/transport/packet_room.h"
 #include "uring/transport/transport_source.h"
 
@@ -37,8 +37,8 @@ class ChannelWriter final : private Completion, private Timer::Owner {
  public:
   class Client {
    public:
-    // The connection whose bytes go out; it exists as long as the stream has something queued.
-    virtual Connection& connection_of(StreamKey stream) = 0;
+    // The endpoint whose bytes go out; it exists as long as the stream has something queued.
+    virtual Endpoint& endpoint_of(StreamKey stream) = 0;
     virtual void channel_failed(const std::string& reason) = 0;
     // A batch has left; there may be more to write.
     virtual void channel_written() = 0;
@@ -73,9 +73,8 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void expired(Timer& timer) override;
 
   void lay_out(const Batch& batch);
-  void lay_out(const PlannedFrame& planned, std::span<const std::byte> head,
-               Connection& connection);
-  bool put_before(const Connection::OutSegment& segment, std::span<const std::byte> head);
+  void lay_out(const PlannedFrame& planned, std::span<const std::byte> head, Endpoint& endpoint);
+  bool put_before(const OutSegment& segment, std::span<const std::byte> head);
   void copy(std::span<const std::byte> bytes);
   void reference(std::span<const std::byte> bytes, Buffer* buffer);
   void add_vector(const std::byte* data, size_t size);
@@ -111,9 +110,9 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   const TransportTraits* traits_ = &transport_traits::kSocket;
   bool attached_ = false;
   bool polling_ = false;
-  bool planned_ = true;     // … with a batch at hand
-  bool polled_ = false;     // and found writable
-  bool rechecked_ = false;  // the request was pending at the last recheck()
+  bool planned_ = true;         // … with a batch at hand
+  bool polled_ = false;         // and found writable
+  bool rechecked_ = false;      // the request was pending at the last recheck()
   bool skips_success_ = false;  // the request, see Driver::skip_success()
 
   PacketRoom room_;
@@ -123,7 +122,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   size_t vector_at_ = 0;  // the first that is not written yet, to a device or to the assembly
   std::vector<Buffer*> buffers_;
   msghdr message_{};
-  std::vector<Connection*> laid_out_;
+  std::vector<Endpoint*> laid_out_;
 
   // Bytes of a pipe, and the vectors that go before them.
   struct PipeSegment {

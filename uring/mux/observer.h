@@ -122,7 +122,7 @@ struct GlitchSeen {
 struct ClientRefused {
   std::string_view service;
   RefusalReason reason;
-  int fd;  // of the client, still open: peer_identity_of() tells who it is
+  int fd;  // of the client, still open: peer_identity_of() tells who it is; -1 where it has none
 };
 
 struct StreamOpened {
@@ -130,8 +130,9 @@ struct StreamOpened {
   std::string_view service;
   StreamRole role;
   std::span<const std::byte>
-      client;                // an encoded PeerIdentity; of an acceptor, as the peer sent it
-  const Address& address;  // where the client was accepted, or where the service is
+      client;              // an encoded PeerIdentity; of an acceptor, as the peer sent it
+  const Address* address;  // where the client was accepted, or where the service is; null where
+                           // that is in this process
 };
 
 // The peer asked for a stream that this end refuses.
@@ -157,7 +158,7 @@ struct StreamHeldBack {
   StreamKey stream;
   std::string_view service;
   StreamRole role;
-  int fd;          // of its application, -1 while it is being connected
+  int fd;          // of its application, -1 where there is none, or none yet
   int64_t number;  // of the stream, as the other end names it
 };
 

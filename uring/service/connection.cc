@@ -9,8 +9,6 @@
 #include <cstring>
 
 #include "core/assert.h"
-#include "uring/mux/channel.h"
-#include "uring/net/peer_identity.h"
 #include "uring/net/sockets.h"
 
 namespace virtproxy {
@@ -35,71 +33,69 @@ bool is_passing(int error) {
 
 }  // namespace
 
-Connection::Connection(Channel& channel, StreamKey stream, std::string_view service,
-                       StreamRole role)
-    : channel_(channel),
-      account_(channel.observers(), channel.loop(), channel.counters().bytes_of(service), stream,
-               service, role),
+Connection::Connection(ConnectionContext& context, StreamHandle& stream, int fd, Address::Kind kind)
+    : context_(context),
       stream_(stream),
+      file_{fd, -1},
+      service_(nullptr),
+      kind_(kind),
       receive_op_(this),
       hangup_op_(this),
       send_op_(this),
-      send_queue_(channel.pipes(), channel.held_bytes()) {}
+      send_queue_(stream.pipes(), stream.held_bytes()) {}
+
+Connection::Connection(ConnectionContext& context, StreamHandle& stream, const ForwardSpec& service)
+    : context_(context),
+      stream_(stream),
+      service_(&service),
+      kind_(service.address.kind),
+      receive_op_(this),
+      hangup_op_(this),
+      send_op_(this),
+      send_queue_(stream.pipes(), stream.held_bytes()) {}
 
 Connection::~Connection() {
   VP_ASSERT(idle());
-  channel_.slices().clear(slices_);
+  stream_.slices().clear(slices_);
   drop_outbound();
   if (file_.fd < 0) return;
-  channel_.loop().driver().remove_file(file_);
+  stream_.loop().driver().remove_file(file_);
   close(file_.fd);
 }
 
-void Connection::admit(const AcceptedClient& client) {
-  client_ = client;
-  adopt(client.fd, client.forward->address.kind);
-}
-
-void Connection::adopt(int fd, Address::Kind kind) {
-  file_ = channel_.loop().driver().add_file(fd, FileUse::kStream);
-  kind_ = kind;
-  if (kind == Address::Kind::kTcp) prepare_tcp(fd);
-  receive_more();
-}
-
-void Connection::connect(const Address& address, Duration timeout) {
-  account_.stall(StallReason::kConnecting);
+void Connection::start() {
+  if (service_ == nullptr) return adopt(file_.fd);
   Connector::Client* const client = this;
-  connector_ = std::make_unique<Connector>(channel_.loop(), channel_.resolver_driver(), client);
-  kind_ = address.kind;
-  connector_->start(address, timeout);
+  connector_ = std::make_unique<Connector>(stream_.loop(), context_.resolver_driver, client);
+  connector_->start(service_->address,
+                    service_->connect_timeout.value_or(context_.connect_timeout));
   if (const int fd = connector_->take(); fd >= 0) connected(fd);
 }
 
+void Connection::adopt(int fd) {
+  file_ = stream_.loop().driver().add_file(fd, FileUse::kStream);
+  if (kind_ == Address::Kind::kTcp) prepare_tcp(fd);
+  receive_more();
+}
+
 void Connection::connected(int fd) {
-  channel_.connect_ended();
   if (is_over()) {
     file_ = {fd, -1};
     return;
   }
-  account_.unstall(StallReason::kConnecting);
-  channel_.session().accepted(stream_);
-  channel_.want_write();
-  adopt(fd, kind_);
+  stream_.accepted();
+  adopt(fd);
   if (break_ == Break::kThere) deliver_rest_from_now();
-  channel_.want_flush(this);
+  stream_.want_flush();
 }
 
 void Connection::connect_failed(Fault fault, const std::string& reason) {
-  channel_.connect_ended();
   if (is_over()) return;
-  channel_.observers().notify(&ChannelObserver::connect_failed, {service(), fault, reason});
-  channel_.session().reset(stream_, fault, channel_.events());
-  channel_.want_write();
+  stream_.refuse(fault, reason);
   abort(fault);
 }
 
-void Connection::connector_settled() { channel_.settled(this); }
+void Connection::connector_settled() { stream_.settled(); }
 
 bool Connection::idle() const {
   return !receive_op_.pending && !hangup_op_.pending && !send_op_.pending &&
@@ -109,7 +105,7 @@ bool Connection::idle() const {
 // --- socket to channel ------------------------------------------------------------------------
 
 void Connection::receive_more() {
-  if (buffer_link.linked || outbound_buffers_ >= kMostOutboundBuffers) return;
+  if (stream_.waits_for_buffer() || outbound_buffers_ >= kMostOutboundBuffers) return;
   const uint64_t credit = receivable();
   if (credit == 0) return;
   io_started_ = true;
@@ -117,37 +113,28 @@ void Connection::receive_more() {
   if (outbound_pipe_ != nullptr) return;
   if (splices_ && splice_out(credit)) return;
   // Nobody overtakes those who wait.
-  if (channel_.buffers_are_short(receive_size_)) return channel_.wait_for_buffer(this);
+  if (stream_.buffers_are_short(receive_size_)) return stream_.wait_for_buffer(receive_size_);
   receive(credit);
 }
 
-void Connection::credit_arrived() {
-  account_.unstall(StallReason::kCredit);
-  receive_more();
-}
-
 void Connection::buffer_came() {
-  account_.unstall(StallReason::kMemory);
   const uint64_t credit = receivable();
   if (credit == 0) return;
   // Without provided buffers it was found readable, and a poll would let others take the buffer.
-  channel_.pool().provided() ? receive(credit) : on_readable(POLLIN);
+  stream_.buffers().provided() ? receive(credit) : on_readable(POLLIN);
 }
 
 // Bytes that may be received now, as far as the stream is concerned.
 uint64_t Connection::receivable() {
   if (is_over() || file_.fd < 0 || input_ended_ || receive_op_.pending || !receives()) return 0;
-  const uint64_t credit = channel_.session().credit(stream_);
-  if (credit == 0) {
-    account_.stall(StallReason::kCredit);
-    poll_hangup();
-  }
+  const uint64_t credit = stream_.credit();
+  if (credit == 0) poll_hangup();
   return credit;
 }
 
 void Connection::receive(uint64_t credit) {
-  ReceivePool& pool = channel_.pool();
-  Driver& driver = channel_.loop().driver();
+  ReceivePool& pool = stream_.buffers();
+  Driver& driver = stream_.loop().driver();
   const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
   if (pool.provided()) {
     polling_ = false;
@@ -166,12 +153,12 @@ void Connection::complete(Op& op, Outcome outcome) {
   } else {
     on_hangup(outcome);
   }
-  if (closing_) channel_.settled(this);
+  if (stream_.has_ended()) stream_.settled();
 }
 
 void Connection::on_received(Outcome outcome) {
   const int result = outcome.result;
-  ReceivePool& pool = channel_.pool();
+  ReceivePool& pool = stream_.buffers();
   Buffer* buffer = nullptr;
   if (outcome.buffer != Outcome::kNoBuffer) {
     buffer = pool.claim(receive_size_, static_cast<uint32_t>(outcome.buffer),
@@ -191,7 +178,7 @@ void Connection::on_received(Outcome outcome) {
       return on_end();
     case ENOBUFS:
       poll_first_ = false;
-      return channel_.wait_for_buffer(this);
+      return stream_.wait_for_buffer(receive_size_);
     case EINTR:
     case EAGAIN:
       return receive_more();
@@ -204,8 +191,7 @@ void Connection::on_end() {
   // The send that found the error has reported it.
   if (break_ == Break::kHere) return break_off();
   input_ended_ = true;
-  channel_.session().end(stream_);
-  channel_.want_write();
+  stream_.end();
   poll_hangup();
 }
 
@@ -217,12 +203,13 @@ void Connection::on_readable(int result) {
     readable_ = true;
     return receive_more();
   }
-  // The stream may have been closed since it was asked; a receive of nothing would look like the end.
+  // The stream may have been closed since it was asked; a receive of nothing would look like the
+  // end.
   const uint64_t credit = receivable();
   if (credit == 0) return;
-  ReceivePool& pool = channel_.pool();
+  ReceivePool& pool = stream_.buffers();
   Buffer* buffer = pool.take(receive_size_);
-  if (buffer == nullptr) return channel_.wait_for_buffer(this);
+  if (buffer == nullptr) return stream_.wait_for_buffer(receive_size_);
   const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
   const ssize_t got = recv(file_.fd, buffer->data + buffer->begin, size, MSG_DONTWAIT);
   if (got > 0) {
@@ -241,11 +228,11 @@ void Connection::on_readable(int result) {
 void Connection::queue(Buffer* buffer) {
   const uint32_t bytes = buffer->length();
   // A full buffer means that more is there; a small piece of a large one that the rush is over.
-  const uint32_t capacity = channel_.pool().capacity(buffer->size);
+  const uint32_t capacity = stream_.buffers().capacity(buffer->size);
   poll_first_ = bytes < capacity;
   const bool full = bytes == capacity && buffer->size == BufferSize::kLarge;
   full_in_row_ = full ? full_in_row_ + 1 : 0;
-  if (full_in_row_ >= kFullBuffersOfBulk) splices_ = channel_.splices_out();
+  if (full_in_row_ >= kFullBuffersOfBulk) splices_ = stream_.splices_out();
   if (bytes == capacity) {
     receive_size_ = BufferSize::kLarge;
   } else if (bytes <= ReceivePool::kSmallBytes / 2) {
@@ -254,16 +241,14 @@ void Connection::queue(Buffer* buffer) {
   (outbound_head_ == nullptr ? outbound_head_ : outbound_tail_->next) = buffer;
   outbound_tail_ = buffer;
   ++outbound_buffers_;
-  channel_.session().queue(stream_, bytes);
-  account_.sent(bytes);
+  stream_.queue(bytes);
   note_movement();
-  channel_.want_write();
   receive_more();
 }
 
 // Receives into a pipe. False when the bytes are better received into a buffer.
 bool Connection::splice_out(uint64_t credit) {
-  Pipe* pipe = channel_.pipes().take();
+  Pipe* pipe = stream_.pipes().take();
   if (pipe == nullptr) {
     // Without provided buffers the socket is polled first, and each poll would end here again.
     readable_ = splices_ = false;
@@ -275,10 +260,8 @@ bool Connection::splice_out(uint64_t credit) {
     readable_ = false;
     outbound_pipe_ = pipe;
     outbound_piped_ = static_cast<uint32_t>(moved);
-    channel_.session().queue(stream_, outbound_piped_);
-    account_.sent(outbound_piped_);
+    stream_.queue(outbound_piped_);
     note_movement();
-    channel_.want_write();
     // Credit for little says nothing about the application.
     const bool small = moved < kLeastSpliced && credit >= kLeastSpliced;
     small_in_row_ = small ? small_in_row_ + 1 : 0;
@@ -288,11 +271,11 @@ bool Connection::splice_out(uint64_t credit) {
     }
     return true;
   }
-  channel_.pipes().release(pipe);
+  stream_.pipes().release(pipe);
   const bool readable = std::exchange(readable_, false);
   if ((moved == -EAGAIN && !readable) || moved == -EINTR) {
     polling_ = true;
-    channel_.loop().driver().poll(receive_op_, file_, POLLIN | POLLRDHUP);
+    stream_.loop().driver().poll(receive_op_, file_, POLLIN | POLLRDHUP);
     return true;
   }
   if (moved < 0 && moved != -EAGAIN && moved != -ENOBUFS && moved != -ENOMEM) {
@@ -305,7 +288,7 @@ bool Connection::splice_out(uint64_t credit) {
   return false;
 }
 
-Connection::OutSegment Connection::take(uint32_t bytes) {
+OutSegment Connection::take(uint32_t bytes) {
   if (outbound_head_ == nullptr) {
     VP_ASSERT(outbound_pipe_ != nullptr);
     const uint32_t size = std::min(bytes, outbound_piped_);
@@ -323,7 +306,7 @@ Connection::OutSegment Connection::take(uint32_t bytes) {
   const OutSegment segment{.bytes = {buffer->data + buffer->begin, size}, .buffer = buffer};
   buffer->begin += size;
   if (buffer->length() > 0) {
-    channel_.pool().add_reference(buffer);
+    stream_.buffers().add_reference(buffer);
     return segment;
   }
   // The queue's reference passes to the caller.
@@ -336,18 +319,18 @@ Connection::OutSegment Connection::take(uint32_t bytes) {
 void Connection::drop_outbound() {
   while (outbound_head_ != nullptr) {
     Buffer* next = outbound_head_->next;
-    channel_.pool().release(outbound_head_);
+    stream_.buffers().release(outbound_head_);
     outbound_head_ = next;
   }
   outbound_tail_ = nullptr;
   outbound_buffers_ = 0;
-  if (outbound_pipe_ != nullptr) channel_.pipes().release(std::exchange(outbound_pipe_, nullptr));
+  if (outbound_pipe_ != nullptr) stream_.pipes().release(std::exchange(outbound_pipe_, nullptr));
 }
 
 // Without a receive in flight, a reset by the application would go unnoticed.
 void Connection::poll_hangup() {
   if (hangup_op_.pending) return;
-  channel_.loop().driver().poll_hangup(hangup_op_, file_);
+  stream_.loop().driver().poll_hangup(hangup_op_, file_);
 }
 
 void Connection::on_hangup(Outcome outcome) {
@@ -371,16 +354,16 @@ void Connection::on_hangup(Outcome outcome) {
 // --- channel to socket ------------------------------------------------------------------------
 
 void Connection::deliver(std::span<const std::byte> bytes, ReadBuffer* buffer) {
-  VP_ASSERT(!closing_ && !peer_ended_);
+  VP_ASSERT(!is_over() && !peer_ended_);
   if (!sends()) return;
   if (file_.fd < 0 || !send_queue_.empty()) return send_queue_.append(bytes);
-  channel_.slices().push(slices_, bytes, buffer);
-  channel_.want_flush(this);
+  stream_.slices().push(slices_, bytes, buffer);
+  stream_.want_flush();
 }
 
 void Connection::peer_ended() {
   peer_ended_ = true;
-  channel_.want_flush(this);
+  stream_.want_flush();
 }
 
 void Connection::flush(bool may_skip_success) {
@@ -397,16 +380,16 @@ void Connection::flush(bool may_skip_success) {
 }
 
 void Connection::send_slices(bool may_skip_success) {
-  SlicePool& pool = channel_.slices();
+  SlicePool& pool = stream_.slices();
   sending_ = Sending::kSlices;
   const Slice& first = pool.front(slices_);
   if (slices_.head == slices_.tail) {
-    channel_.loop().driver().send(send_op_, file_, first.bytes.data(), first.bytes.size(),
-                                MSG_DONTWAIT);
+    stream_.loop().driver().send(send_op_, file_, first.bytes.data(), first.bytes.size(),
+                                 MSG_DONTWAIT);
     if (may_skip_success) skip_success(first.bytes.size());
     return;
   }
-  auto* vectors = channel_.loop().arena().allocate<iovec>(kMostVectors);
+  auto* vectors = stream_.loop().arena().allocate<iovec>(kMostVectors);
   size_t count = 0;
   size_t bytes = 0;
   pool.for_each(slices_, [&](const Slice& slice) {
@@ -420,18 +403,17 @@ void Connection::send_slices(bool may_skip_success) {
 
 // Of the arena, like the message around them.
 void Connection::send_vectors(iovec* vectors, size_t count, int flags) {
-  auto* message = channel_.loop().arena().allocate<msghdr>(1);
+  auto* message = stream_.loop().arena().allocate<msghdr>(1);
   message->msg_iov = vectors;
   message->msg_iovlen = count;
-  channel_.loop().driver().sendmsg(send_op_, file_, message, flags);
+  stream_.loop().driver().sendmsg(send_op_, file_, message, flags);
 }
 
 // Where nothing is to be done once these bytes are sent, that is no reason to wake.
 void Connection::skip_success(size_t bytes) {
-  if (bytes > Driver::kMostSkipped || wants_more_turns() ||
-      !channel_.session().credit_unaffected_by(stream_, bytes))
+  if (bytes > Driver::kMostSkipped || wants_more_turns() || !stream_.credit_unaffected_by(bytes))
     return;
-  channel_.loop().driver().skip_success(send_op_);
+  stream_.loop().driver().skip_success(send_op_);
 }
 
 // The same at once, for bytes that a splice is to follow.
@@ -440,7 +422,7 @@ void Connection::send_slices_now() {
   while (!slices_.empty()) {
     msghdr message{};
     message.msg_iov = vectors;
-    channel_.slices().for_each(slices_, [&](const Slice& slice) {
+    stream_.slices().for_each(slices_, [&](const Slice& slice) {
       vectors[message.msg_iovlen++] = {const_cast<std::byte*>(slice.bytes.data()),
                                        slice.bytes.size()};
       return message.msg_iovlen < kMostVectors;
@@ -449,7 +431,7 @@ void Connection::send_slices_now() {
     if (sent < 0) {
       if (!is_passing(errno)) return send_failed(errno);
       park_slices();
-      channel_.want_flush(this);
+      stream_.want_flush();
       return;
     }
     slices_sent(static_cast<size_t>(sent));
@@ -457,20 +439,20 @@ void Connection::send_slices_now() {
 }
 
 bool Connection::can_splice(uint32_t bytes) {
-  if (closing_ || file_.fd < 0 || break_ != Break::kNone) return false;
+  if (is_over() || file_.fd < 0 || break_ != Break::kNone) return false;
   // Small pieces are copied, unless that would break up what a pipe holds.
   if (bytes < kLeastSpliced && !send_queue_.ends_in_pipe()) return false;
   if (!slices_.empty() && !send_op_.pending) send_slices_now();
   return slices_.empty() && break_ == Break::kNone;
 }
 
-ssize_t Connection::splice_from(int channel, uint32_t bytes) {
-  VP_ASSERT(!closing_ && !peer_ended_ && slices_.empty());
-  const ssize_t moved = send_queue_.splice_from(channel, bytes);
+ssize_t Connection::splice_from(int socket, uint32_t bytes) {
+  VP_ASSERT(!is_over() && !peer_ended_ && slices_.empty());
+  const ssize_t moved = send_queue_.splice_from(socket, bytes);
   if (moved <= 0) return moved;
-  channel_.session().spliced(static_cast<uint32_t>(moved));
+  stream_.spliced(static_cast<uint32_t>(moved));
   // At the end of the turn, with all that came in it: each write wakes the application.
-  if (!send_op_.pending) channel_.want_flush(this);
+  if (!send_op_.pending) stream_.want_flush();
   return moved;
 }
 
@@ -482,16 +464,16 @@ void Connection::send_queued() {
     }
     if (sent > 0) consumed(static_cast<size_t>(sent));
     if (!send_queue_.begins_with_pipe()) {
-      if (send_queue_.empty()) account_.unstall(StallReason::kApplication);
-      if (!send_queue_.empty() || wants_more_turns()) channel_.want_flush(this);
+      if (send_queue_.empty()) stream_.unstall();
+      if (!send_queue_.empty() || wants_more_turns()) stream_.want_flush();
       return;
     }
     sending_ = Sending::kNothing;
-    account_.stall(StallReason::kApplication);
-    return channel_.loop().driver().poll(send_op_, file_, POLLOUT);
+    stream_.stall();
+    return stream_.loop().driver().poll(send_op_, file_, POLLOUT);
   }
   sending_ = Sending::kQueue;
-  auto* vectors = channel_.loop().arena().allocate<iovec>(kMostVectors);
+  auto* vectors = stream_.loop().arena().allocate<iovec>(kMostVectors);
   send_vectors(vectors, send_queue_.front({vectors, kMostVectors}), 0);
 }
 
@@ -512,21 +494,19 @@ void Connection::on_sent(int result) {
     case Sending::kNothing:
       return send_queued();
   }
-  if (send_queue_.empty()) account_.unstall(StallReason::kApplication);
-  if (!send_queue_.empty() || wants_more_turns()) channel_.want_flush(this);
+  if (send_queue_.empty()) stream_.unstall();
+  if (!send_queue_.empty() || wants_more_turns()) stream_.want_flush();
 }
 
 void Connection::consumed(size_t bytes) {
   if (bytes == 0) return;
-  channel_.session().consumed(stream_, bytes);
-  account_.received(bytes);
+  stream_.consumed(bytes);
   note_movement();
-  channel_.want_write();
 }
 
 void Connection::slices_sent(size_t bytes) {
   consumed(bytes);
-  SlicePool& pool = channel_.slices();
+  SlicePool& pool = stream_.slices();
   while (!slices_.empty()) {
     Slice& slice = pool.front(slices_);
     const size_t size = std::min(bytes, slice.bytes.size());
@@ -538,8 +518,8 @@ void Connection::slices_sent(size_t bytes) {
 }
 
 void Connection::park_slices() {
-  if (!slices_.empty()) account_.stall(StallReason::kApplication);
-  SlicePool& pool = channel_.slices();
+  if (!slices_.empty()) stream_.stall();
+  SlicePool& pool = stream_.slices();
   while (!slices_.empty()) {
     send_queue_.append(pool.front(slices_).bytes);
     pool.pop(slices_);
@@ -550,20 +530,18 @@ void Connection::end_sending() {
   end_told_ = true;
   // ENOTCONN: the application has closed already; it cannot miss the end then.
   if (shutdown(file_.fd, SHUT_WR) != 0 && errno != ENOTCONN) return send_failed(errno);
-  channel_.session().delivered(stream_, channel_.events());
-  channel_.want_write();
-  if (break_ == Break::kThere) channel_.want_flush(this);
+  stream_.eof_delivered();
+  if (break_ == Break::kThere) stream_.want_flush();
 }
 
 // --- the end ----------------------------------------------------------------------------------
 
 void Connection::abort(Fault fault) { begin_closing(End::kReset, fault); }
 
-std::optional<AcceptedClient> Connection::give_back() {
-  if (!client_ || io_started_ || file_.fd < 0 || break_ != Break::kNone) return std::nullopt;
-  const auto client = std::exchange(client_, std::nullopt);
+bool Connection::give_back() {
+  if (service_ != nullptr || io_started_ || break_ != Break::kNone) return false;
   begin_closing(End::kGivenBack, Fault::kUpgraded);
-  return client;
+  return true;
 }
 
 void Connection::finish() {
@@ -573,33 +551,25 @@ void Connection::finish() {
 
 // Gives up what costs no system call.
 void Connection::begin_closing(End end, Fault fault) {
-  VP_ASSERT(!closing_);
-  closing_ = true;
   end_ = end;
   break_state_.reset();
-  account_.close(fault);
-  if (buffer_link.linked) channel_.no_longer_waits(this);
   if (!send_op_.pending) drop_inbound();
   drop_outbound();
-  channel_.closing(this);
+  stream_.over(fault);
 }
 
 void Connection::let_go() {
-  VP_ASSERT(closing_);
-  if (connecting()) {
-    connector_->cancel();
-    channel_.connect_ended();
-  }
-  Driver& driver = channel_.loop().driver();
+  if (connecting()) connector_->cancel();
+  Driver& driver = stream_.loop().driver();
   driver.cancel(receive_op_);
   driver.cancel(hangup_op_);
   driver.cancel(send_op_);
   driver.remove_file(file_);
   const int fd = std::exchange(file_.fd, -1);
   if (fd < 0 || end_ == End::kGivenBack) return;
-  if (end_ == End::kReset) return channel_.close_with_reset(fd);
+  if (end_ == End::kReset) return context_.closer.close_with_reset(fd);
   if (kind_ == Address::Kind::kTcp) end_on_close(fd);
-  input_ended_ ? void(close(fd)) : channel_.close_lingering(fd);
+  input_ended_ ? void(close(fd)) : context_.closer.close_lingering(fd);
 }
 
 }  // namespace virtproxy

@@ -12,10 +12,8 @@
 // free; the send queue is sent with a request that waits. So the channel's reader never depends on
 // a socket.
 //
-// Life: made with a descriptor, or dialing one; reset or closed by either side; then closing(),
-// until the channel has let_go() of it, no operation is pending and the channel destroys it. The
-// channel delays let_go() where many close at once. A connection whose session has ended is
-// detached() until it is its turn to be aborted.
+// Life: made with a descriptor, or connecting to one; reset or closed by either side; then over,
+// until it was let go of and no operation is pending (endpoint.h).
 //
 // When one of the two applications breaks off, what it sent before is still owed to the other one
 // (connection_break.cc):
@@ -27,93 +25,57 @@
 // Either ends at the latest when nothing has moved for kLongestPause.
 #pragma once
 
-#include <optional>
+#include <memory>
 #include <span>
+#include <string>
 
-#include "core/session.h"
-#include "uring/base/list.h"
-#include "uring/buffers/read_buffers.h"
 #include "uring/buffers/receive_pool.h"
 #include "uring/buffers/send_queue.h"
 #include "uring/buffers/slices.h"
 #include "uring/io/loop.h"
 #include "uring/io/pipes.h"
-#include "uring/mux/admission_queue.h"
-#include "uring/mux/stream_account.h"
+#include "uring/mux/endpoint.h"
+#include "uring/net/address.h"
 #include "uring/net/connector.h"
+#include "uring/net/forward_spec.h"
+#include "uring/net/socket_closer.h"
 
 namespace virtproxy {
 
-class Channel;
+// What the connections of one channel share; outlives them.
+struct ConnectionContext {
+  ResolverDriver& resolver_driver;
+  SocketCloser& closer;
+  const Duration connect_timeout;  // where a service has none of its own
+};
 
-class Connection final : private Completion, private Connector::Client, private Timer::Owner {
+class Connection final : public Endpoint,
+                         private Completion,
+                         private Connector::Client,
+                         private Timer::Owner {
  public:
-  Connection(Channel& channel, StreamKey stream, std::string_view service, StreamRole role);
-  ~Connection();
+  // Of an accepted client, whose descriptor it owns from start() on.
+  Connection(ConnectionContext& context, StreamHandle& stream, int fd, Address::Kind kind);
+  // To a service, which start() connects to; bytes that arrive for it meanwhile are kept.
+  Connection(ConnectionContext& context, StreamHandle& stream, const ForwardSpec& service);
+  ~Connection() override;
 
-  // An accepted client.
-  void admit(const AcceptedClient& client);
-  // A service to connect to; bytes that arrive for it meanwhile are kept.
-  void connect(const Address& address, Duration timeout);
-
-  // From the session.
-  void deliver(std::span<const std::byte> bytes, ReadBuffer* buffer);
-  void peer_ended();
-  void credit_arrived();
-  void peer_broke_off();
-  void abort(Fault fault);  // the stream was reset: so is the socket
-  void finish();            // both directions are over
-  // From the channel, once after closing(): cancels what is pending and closes the socket.
-  void let_go();
-  // Its session is over by `fault`: nothing of it reaches the next one. It is to be aborted.
-  void detach(Fault fault) {
-    detached_ = true;
-    account_.close(fault);
-    break_state_.reset();
-  }
-  // A client that nothing was read from yet, so that it can be given to another stream; or nothing.
-  // This connection is over then.
-  std::optional<AcceptedClient> give_back();
-
-  // Whether so many bytes of payload are best moved from the channel to the socket by a pipe.
-  bool can_splice(uint32_t bytes);
-  // Moves up to `bytes` of payload that lie in the channel's socket, see SendQueue.
-  ssize_t splice_from(int channel, uint32_t bytes);
-
-  // From the channel's writer: the next `bytes` of what was received, in order, one part at a time:
-  // a span of a buffer, or a piece of a pipe. The reference to either passes to the caller.
-  struct OutSegment {
-    std::span<const std::byte> bytes{};
-    Buffer* buffer = nullptr;
-    Pipe* pipe = nullptr;
-    uint32_t piped = 0;
-    uint32_t size() const { return piped + static_cast<uint32_t>(bytes.size()); }
-  };
-  OutSegment take(uint32_t bytes);
-
-  // At the end of a turn: sends what was delivered; without a completion on success, where it can.
-  void flush(bool may_skip_success);
-  void receive_more();
-  // It has to wait for a buffer.
-  void buffers_are_short() { account_.stall(StallReason::kMemory); }
-  // After wait_for_buffer(): it is this connection's turn.
-  void buffer_came();
-
-  bool closing() const { return closing_; }
-  bool detached() const { return detached_; }
-  bool idle() const;
-  bool connecting() const { return connector_ && connector_->running(); }
-  StreamKey stream() const { return stream_; }
-  const std::string& service() const { return account_.service(); }
-  StreamRole role() const { return account_.role(); }
-  int fd() const { return file_.fd; }  // of the application's socket, -1 while there is none
-  BufferSize receive_size() const { return receive_size_; }
-
-  // Links in the channel's lists.
-  bool flush_wanted = false;
-  bool settled = false;  // closing and idle: it can be destroyed
-  size_t place = 0;      // among those that are closing
-  ListLink<Connection> buffer_link;
+  void start() override;
+  void deliver(std::span<const std::byte> bytes, ReadBuffer* buffer) override;
+  void peer_ended() override;
+  void peer_broke_off() override;
+  bool can_splice(uint32_t bytes) override;
+  ssize_t splice_from(int socket, uint32_t bytes) override;
+  void flush(bool may_skip_success) override;
+  void may_queue() override { receive_more(); }
+  void buffer_came() override;
+  OutSegment take(uint32_t bytes) override;
+  void abort(Fault fault) override;  // resets the socket
+  void finish() override;            // closes it
+  bool give_back() override;
+  void let_go() override;
+  bool idle() const override;
+  int fd() const override { return file_.fd; }
 
  private:
   // A stream that one of its applications broke off, until it is reset.
@@ -124,9 +86,11 @@ class Connection final : private Completion, private Connector::Client, private 
   void connect_failed(Fault fault, const std::string& reason) override;
   void connector_settled() override;
 
-  void adopt(int fd, Address::Kind kind);
+  void adopt(int fd);
+  void receive_more();
   // It carries nothing any more: what it still completes leads to nothing.
-  bool is_over() const { return closing_ || detached_; }
+  bool is_over() const { return stream_.is_over(); }
+  bool connecting() const { return connector_ && connector_->running(); }
   uint64_t receivable();
   // Whether there is something to do once all that came is sent.
   bool wants_more_turns() const { return peer_ended_ || break_ == Break::kThere; }
@@ -164,16 +128,13 @@ class Connection final : private Completion, private Connector::Client, private 
   void begin_closing(End end, Fault fault);
   void drop_outbound();
 
-  Channel& channel_;
-  StreamAccount account_;
-  StreamKey stream_;
+  ConnectionContext& context_;
+  StreamHandle& stream_;
   File file_;
   std::unique_ptr<Connector> connector_;
-  std::optional<AcceptedClient> client_;  // that was admitted; its descriptor is file_.fd
-  bool closing_ = false;
-  End end_ = End::kReset;  // of the socket, once closing_
-  bool detached_ = false;
-  Address::Kind kind_ = Address::Kind::kTcp;
+  const ForwardSpec* const service_;  // to connect to; null for a client
+  const Address::Kind kind_;
+  End end_ = End::kReset;  // of the socket, once the stream is over
   Break break_ = Break::kNone;
   struct BreakState {
     Timer timer;
@@ -186,9 +147,9 @@ class Connection final : private Completion, private Connector::Client, private 
 
   // Socket to channel.
   Op receive_op_;
-  bool polling_ = false;     // receive_op_ waits for readiness only (no provided buffers)
-  bool readable_ = false;    // a poll reported it, and nothing was spliced since
-  bool poll_first_ = true;   // the last receive emptied the socket
+  bool polling_ = false;    // receive_op_ waits for readiness only (no provided buffers)
+  bool readable_ = false;   // a poll reported it, and nothing was spliced since
+  bool poll_first_ = true;  // the last receive emptied the socket
   bool input_ended_ = false;
   BufferSize receive_size_ = BufferSize::kSmall;
   Buffer* outbound_head_ = nullptr;

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "uring/mux/channel.h"
 #include "uring/net/sockets.h"
 #include "uring/service/connection.h"
 
@@ -31,13 +30,13 @@ constexpr Duration kReadingInterval = milliseconds(500);
 void Connection::send_failed(int error) {
   if (break_ == Break::kThere) return end_break();
   const bool gone = error == EPIPE || error == ECONNRESET || error == ETIMEDOUT;
-  if (!gone || input_ended_ || !channel_.session().delivers_before_reset(stream_)) {
+  if (!gone || input_ended_ || !stream_.delivers_before_reset()) {
     return break_off();
   }
   begin_break(Break::kHere);
   break_state_->timer.set(break_state_->moved_at + kLongestPause);
   if (!send_op_.pending) drop_inbound();
-  channel_.session().discard_input(stream_);
+  stream_.discard_input();
   receive_more();
 }
 
@@ -46,11 +45,10 @@ void Connection::break_off() {
   if (break_ == Break::kThere) return end_break();
   break_ = Break::kLeaving;
   break_state_.reset();
-  channel_.loop().driver().cancel(receive_op_);
+  stream_.loop().driver().cancel(receive_op_);
   if (!send_op_.pending) drop_inbound();
-  channel_.want_write();
   // An immediate reset frees the place of the stream, so it is given up at once.
-  if (!channel_.session().reset_after_data(stream_, channel_.events())) abort(Fault::kAborted);
+  if (!stream_.reset_after_data()) abort(Fault::kAborted);
 }
 
 void Connection::peer_broke_off() {
@@ -59,7 +57,7 @@ void Connection::peer_broke_off() {
   if (break_ != Break::kNone || idle) return end_break();
   begin_break(Break::kThere);
   drop_outbound();
-  channel_.loop().driver().cancel(receive_op_);
+  stream_.loop().driver().cancel(receive_op_);
   // Otherwise once the service is connected, if that does not take too long for who is gone.
   if (file_.fd >= 0) return deliver_rest_from_now();
   break_state_->timer.set(break_state_->moved_at + kLongestPause);
@@ -69,24 +67,25 @@ void Connection::deliver_rest_from_now() {
   note_movement();
   break_state_->timer.set(break_state_->moved_at + kReadingInterval);
   poll_hangup();
-  channel_.want_flush(this);
+  stream_.want_flush();
 }
 
 void Connection::begin_break(Break kind) {
   Timer::Owner* const owner = this;
   break_ = kind;
-  break_state_.reset(new BreakState{{channel_.loop().timers(), owner}, channel_.loop().now()});
+  break_state_.reset(new BreakState{{stream_.loop().timers(), owner}, stream_.loop().now()});
   break_state_->interval = kFirstInterval;
 }
 
 void Connection::note_movement() {
-  if (break_state_) break_state_->moved_at = channel_.loop().now();
+  if (break_state_) break_state_->moved_at = stream_.loop().now();
 }
 
 void Connection::expired(Timer&) {
+  if (is_over()) return;
   if (break_ == Break::kThere) return file_.fd < 0 ? end_break() : deliver_rest();
   const Instant limit = break_state_->moved_at + kLongestPause;
-  if (limit <= channel_.loop().now()) return break_off();
+  if (limit <= stream_.loop().now()) return break_off();
   break_state_->timer.set(limit);
 }
 
@@ -95,7 +94,7 @@ void Connection::expired(Timer&) {
 // socket the bytes are there at once.
 void Connection::deliver_rest() {
   BreakState& state = *break_state_;
-  const Instant now = channel_.loop().now();
+  const Instant now = stream_.loop().now();
   const bool all_sent =
       !send_op_.pending && send_queue_.empty() && slices_.empty() && (!peer_ended_ || end_told_);
   if (all_sent && kind_ != Address::Kind::kTcp) return end_break();
@@ -109,13 +108,12 @@ void Connection::deliver_rest() {
 }
 
 void Connection::end_break() {
-  channel_.session().reset(stream_, Fault::kAborted, channel_.events());
-  channel_.want_write();
+  stream_.reset(Fault::kAborted);
   abort(Fault::kAborted);
 }
 
 void Connection::drop_inbound() {
-  channel_.slices().clear(slices_);
+  stream_.slices().clear(slices_);
   send_queue_.clear();
 }
 

@@ -1,0 +1,138 @@
+// The streams of one channel, each with the endpoint that it ends in, from its opening until the
+// kernel knows nothing of the endpoint any more.
+//
+//   by slot ── over() ───────────────▶ ended ── let_go() ──▶ let go ── idle() ──▶ reaped
+//      └── its session is over ──▶ departed ── abort(), let_go() ──▲
+//
+// Owns the handles, and through them the endpoints. By slot are exactly those whose stream the
+// session knows, so a key of a stream that is over finds nothing.
+//
+// A peer or a client can open, end and abandon thousands of streams at once. So each step that
+// costs a system call is made for some each turn (TurnBudget), and keeps_up() says when the channel
+// must not be read, because more would pile up.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "uring/mux/endpoint.h"
+#include "uring/mux/service_registry.h"
+
+namespace virtproxy {
+
+class StreamTable final {
+ public:
+  class Client {
+   public:
+    // Whether payload may be handed to the channel in pipes.
+    virtual bool splices_out() = 0;
+    // A client whose stream came to nothing may have another one.
+    virtual void client_returned(const WaitingClient& client) = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
+  StreamTable(ChannelContext& channel, const ServiceRegistry& services, Client* client)
+      : channel_(channel), services_(services), client_(client) {}
+  StreamTable(const StreamTable&) = delete;
+  StreamTable& operator=(const StreamTable&) = delete;
+
+  // Null when the stream is over.
+  StreamHandle* find(StreamKey key) {
+    if (key.slot >= streams_.size()) return nullptr;
+    StreamHandle* const stream = streams_[key.slot].get();
+    return stream != nullptr && stream->key_ == key ? stream : nullptr;
+  }
+  // The endpoint of a stream that is not over.
+  Endpoint& endpoint_of(StreamKey key);
+  size_t open_streams() const { return open_; }
+
+  // --- beginning ------------------------------------------------------------------------------
+  // The peer asks for a stream: its service makes the endpoint, or the stream is reset.
+  void opened(const Event& event);
+  // A client has a stream of the session, whose peer was told `metadata` of it.
+  void add_client(StreamKey key, const WaitingClient& client, std::span<const std::byte> metadata);
+  // The stream has credit again.
+  void credit_arrived(StreamHandle& stream);
+
+  // --- once a turn, in this order ---------------------------------------------------------------
+  void let_go_of_ended();
+  void abort_departed();
+  void start_opened();
+  void hand_out_buffers();
+  // Passes on what was delivered. With `may_skip_success`, nothing waits for it to have left where
+  // it is the only endpoint. False if there was nothing.
+  bool flush(bool may_skip_success);
+  void reap();
+
+  // --- ending -----------------------------------------------------------------------------------
+  // The session is over by `fault`, and its keys are void.
+  void detach_all(Fault fault);
+  // Resets every stream of a session that goes on.
+  void reset_all(Fault fault);
+  // Streams that are over go faster than they pile up.
+  bool keeps_up() const {
+    return departed_.empty() && ended_.size() <= kMostEnded && settled_.size() <= kReapedPerTurn;
+  }
+  // Nothing of any stream is left.
+  bool empty() const {
+    return open_ == 0 && departed_.empty() && ended_.empty() && let_go_.empty();
+  }
+
+  bool nothing_waits() const { return waiting_[0].empty() && waiting_[1].empty(); }
+
+  struct Stats {
+    size_t open = 0;
+    size_t closing = 0;
+    unsigned opening = 0;  // start() was called for the peer, and has not ended
+    size_t waiting = 0;    // endpoints without a receive buffer
+  };
+  Stats stats() const;
+
+ private:
+  friend class StreamHandle;
+
+  // Endpoints that the table has let go of and the kernel has not, and those that wait for their
+  // turn. The kernel completes 20 operations at a time (IO_LOCAL_TW_DEFAULT_MAX), in the order in
+  // which they became ready, and those of other channels stand behind them: few may be under way.
+  static constexpr size_t kMostUnsettled = 8;
+  static constexpr size_t kMostEnded = 64;
+  static constexpr unsigned kReapedPerTurn = 128;
+
+  StreamHandle& add(StreamKey key, std::string_view service, StreamRole role);
+  void refuse(const Event& event, Fault fault);
+  void end_opening(StreamHandle& stream);
+  void over(StreamHandle& stream, Fault fault);
+  void settled(StreamHandle& stream);
+  void let_go(std::unique_ptr<StreamHandle> stream);
+  size_t unsettled() const { return let_go_.size() - settled_.size(); }
+
+  ChannelContext& channel_;
+  const ServiceRegistry& services_;
+  Client* client_;
+
+  std::vector<std::unique_ptr<StreamHandle>> streams_;  // by the slot of the key
+  size_t open_ = 0;
+  std::deque<StreamKey> to_start_;  // opened by the peer
+  unsigned opening_ = 0;            // started, and not accepted or refused yet
+  std::vector<StreamHandle*> flushing_;
+  // For a receive buffer of one of the sizes, first come first served.
+  using Waiting = List<StreamHandle, &StreamHandle::buffer_link_>;
+  std::array<Waiting, 2> waiting_;
+
+  // Of sessions that are over, each with the reason.
+  struct Departed {
+    std::unique_ptr<StreamHandle> stream;
+    Fault fault;
+  };
+  std::vector<Departed> departed_;
+  std::deque<std::unique_ptr<StreamHandle>> ended_;
+  std::vector<std::unique_ptr<StreamHandle>> let_go_;
+  std::vector<StreamHandle*> settled_;  // of those, can be destroyed
+};
+
+}  // namespace virtproxy

@@ -1,0 +1,64 @@
+// The forwards of one channel: services that are sockets to connect to (-i), and listeners whose
+// clients are given streams (-o).
+//
+//   -i   SocketService   the peer asks for the name ──▶ Connection to the address
+//   -o   SocketOpener    Listener ──▶ access list ──▶ Channel::admit() ──▶ Connection of the client
+//
+// Outlives the channel, since its connections use what is here. drained() and idle() come after the
+// same of the channel.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "uring/mux/service_registry.h"
+#include "uring/net/forward_spec.h"
+#include "uring/net/listener.h"
+#include "uring/net/resolver_driver.h"
+#include "uring/net/socket_closer.h"
+#include "uring/net/sockets.h"
+#include "uring/service/connection.h"
+
+namespace virtproxy {
+
+class Channel;
+
+struct ForwardConfig {
+  std::vector<ForwardSpec> oforwards;
+  std::vector<ForwardSpec> iforwards;
+  Duration connect_timeout{};  // of services that have none of their own
+};
+
+class SocketForwards final {
+ public:
+  // No two of `config.iforwards` have the same service.
+  SocketForwards(Loop& loop, ResolverDriver& resolver_driver, ForwardConfig config);
+  ~SocketForwards();
+
+  // For the channel: what its peer may ask for.
+  const ServiceRegistry& services() const { return registry_; }
+  // Accepts clients for `channel`. `listening` is bound, in the order of `oforwards`.
+  void start(Channel& channel, std::vector<Listening> listening);
+  // No more clients; the addresses are free.
+  void stop_listening();
+  // Waits for no application that has yet to close its end.
+  void end_lingering() { closer_.end_lingering(); }
+  // Every socket of a client or service is closed.
+  bool drained() const { return closer_.idle(); }
+  // Nothing here is known to the kernel any more.
+  bool idle() const;
+
+ private:
+  class SocketService;
+  class SocketOpener;
+
+  const ForwardConfig config_;
+  Loop& loop_;
+  SocketCloser closer_;
+  ConnectionContext context_;
+  ServiceRegistry registry_;
+  std::vector<std::unique_ptr<SocketService>> services_;
+  std::vector<std::unique_ptr<SocketOpener>> openers_;
+};
+
+}  // namespace virtproxy
