@@ -121,6 +121,12 @@ const std::vector<BadCase> kBadCases = {
     {{"-c", kChannel, "-i", "a\tb:127.0.0.1:80"},
      "error parsing arg: a\\x09b:127.0.0.1:80",
      "printable"},
+    {{"-c", kChannel, "-i", "virtproxy.logs:127.0.0.1:80"},
+     "error parsing arg: virtproxy.logs:127.0.0.1:80",
+     "built-in services: choose another name"},
+    {{"-c", kChannel, "-o", "virtproxy.:127.0.0.1:80"},
+     "error parsing arg: virtproxy.:127.0.0.1:80",
+     "begin with virtproxy. belong"},
     {{"-c", kChannel, "-i", "svc:127.0.0.1:80:x"},
      "error parsing arg: svc:127.0.0.1:80:x",
      "there is no channel 'x'"},
@@ -406,6 +412,12 @@ TEST(OptionsTest, EveryFormOfAForward) {
 TEST(OptionsTest, LongestServiceName) {
   const std::string name(31, 's');
   EXPECT_EQ(parse_ok({"-c", kChannel, "-i", name + ":127.0.0.1:80"}).iforwards[0].service, name);
+}
+
+TEST(OptionsTest, OnlyThePrefixOfAServiceNameIsReserved) {
+  for (const std::string name : {"virtproxy", "my.virtproxy.x", "Virtproxy.x"}) {
+    EXPECT_EQ(parse_ok({"-c", kChannel, "-i", name + ":127.0.0.1:80"}).iforwards[0].service, name);
+  }
 }
 
 TEST(OptionsTest, ChannelsWithoutAnIdTakeTheLowestFreeOnes) {
