@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import stat
 import subprocess
+import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from harness import BIN, PATIENCE, Daemon, Scene, into, out
-from stage import echo, eventually, wait_for_echo
+from stage import ListeningService, echo, eventually, receive, wait_for_echo
 
 WAIT = 10 * PATIENCE
 
 
 class Operated:
-    """A pair with an echo service; the near end is operated."""
+    """A pair with an echo service, and one that is played by hand; the near end is operated."""
 
     def __init__(self, scene: Scene, *extra: str) -> None:
         service = scene.addresses.unix()
         scene.serve("echo", service)
         self.door = scene.addresses.unix()
+        self.by_hand = ListeningService(scene, "unix")
+        self.door_by_hand = scene.addresses.unix()
         channel = scene.addresses.unix()
         self.path = scene.addresses.unix().place
         self.metrics = scene.addresses.tcp()
-        self.far = scene.daemon("-c", f"unix-listen:{channel.spec}", *into("echo", service), name="far")
+        self.far = scene.daemon("-c", f"unix-listen:{channel.spec}", *into("echo", service),
+                                *into("hand", self.by_hand.address), name="far")
         self.near: Daemon = scene.daemon(
             *("-c", f"unix-connect:{channel.spec}", *out("echo", self.door)),
+            *out("hand", self.door_by_hand),
             *("--control", self.path, "--metrics", self.metrics.spec, *extra),
             name="near",
         )
         self.near.wait_up()
         wait_for_echo(self.door)
+
+    def stream(self) -> tuple[socket.socket, socket.socket]:
+        """(client, service) of a stream of the service that is played by hand."""
+        client = self.door_by_hand.connect(WAIT)
+        client.sendall(b"!")
+        service = self.by_hand.accept()
+        assert receive(service, 1) == b"!"
+        return client, service
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
@@ -80,7 +95,7 @@ def test_the_commands_tell_what_is_so(scene: Scene) -> None:
         (channel,) = stage.ctl_json("channels")
         assert (channel["channel"], channel["state"], channel["protocol"]) == ("0", "up", 2)
         assert channel["sent"] >= 1000 and channel["received"] >= 1000
-        (forward,) = stage.ctl_json("forwards")
+        forward, _ = stage.ctl_json("forwards")
         assert (forward["service"], forward["role"]) == ("echo", "listen")
         assert forward["opened"] >= 1 and forward["failed"] == 0
     text = stage.ctl("channels").stdout.splitlines()
@@ -88,6 +103,67 @@ def test_the_commands_tell_what_is_so(scene: Scene) -> None:
     assert text[1].split()[:3] == ["0", "up", "2"]
     assert stage.ctl("log-level", "debug").stdout.split() == ["log_level", "debug"]
     assert stage.ctl_json("log-level") == {"log_level": "debug"}
+
+
+def fill(sock: socket.socket) -> int:
+    """Sends until nothing more is taken; returns how many bytes were."""
+    sent = 0
+    sock.setblocking(False)
+    while select.select([], [sock], [], 0.2)[1]:
+        with suppress(BlockingIOError):
+            sent += sock.send(bytes(1 << 16))
+    sock.settimeout(WAIT)
+    return sent
+
+
+def test_why_names_the_side_that_does_not_read(scene: Scene) -> None:
+    stage = Operated(scene)
+    assert stage.ctl("why").stdout == "no stream waits\n"
+    for reason, sender in (
+        ("the application at the other end does not read", 0),
+        ("the application at this end does not read", 1),
+    ):
+        ends = stage.stream()
+        sent = fill(ends[sender])
+        eventually("it waits", lambda: stage.ctl_json("why"))
+        (waits,) = stage.ctl_json("why")
+        begun = time.monotonic()
+        assert (waits["service"], waits["reason"]) == ("hand", reason)
+        for of in (waits["stream"], "0"):
+            assert [row["stream"] for row in stage.ctl_json("why", of)] == [waits["stream"]]
+        time.sleep(0.5)
+        (later,) = stage.ctl_json("why")
+        passed = time.monotonic() - begun
+        assert passed - 0.3 * PATIENCE < later["waiting"] - waits["waiting"] < passed + 0.3 * PATIENCE
+        receive(ends[1 - sender], sent)
+        eventually("nothing waits", lambda: not stage.ctl_json("why"))
+        for end in ends:
+            end.close()
+
+
+def test_streams_are_listed_and_one_is_reset(scene: Scene) -> None:
+    stage = Operated(scene)
+    clients = [stage.door.connect(WAIT) for _ in range(300)]
+    for number, client in enumerate(clients):
+        echo(client, b"x" * (number + 1))
+    streams = stage.ctl_json("streams", "--sort", "sent")
+    assert [stream["sent"] for stream in streams] == list(range(300, 0, -1))
+    largest = streams[0]
+    assert (largest["service"], largest["side"], largest["received"]) == ("echo", "client", 300)
+    assert f"pid {os.getpid()}" in largest["client"]
+    assert len({stream["stream"] for stream in streams}) == 300
+    limited = stage.ctl("streams", "0", "--limit", "3").stdout.splitlines()
+    assert len(limited) == 5 and limited[-1] == "(3 of 300 streams; --limit N for more)"
+    assert stage.ctl("kill", largest["stream"]).stdout == f"stream {largest['stream']} is reset\n"
+    with suppress(ConnectionResetError):
+        assert clients[299].recv(1) == b""
+    echo(clients[298])
+    assert len(stage.ctl_json("streams")) == 299
+    again = stage.ctl("kill", largest["stream"])
+    assert (again.returncode, again.stderr) == (
+        1, f"virtproxyctl: there is no stream {largest['stream']}\n")
+    for client in clients:
+        client.close()
 
 
 def test_what_is_wrong_is_one_line(scene: Scene) -> None:
@@ -98,6 +174,12 @@ def test_what_is_wrong_is_one_line(scene: Scene) -> None:
         (b"status now\n", "error: status: what is 'now'? Try help\n\n"),
         (b"log-level loud\n",
          "error: there is no level 'loud'; there are error, warn, info and debug\n\n"),
+        (b"streams vm9\n", "error: there is no channel 'vm9'\n\n"),
+        (b"streams --limit 0\n", "error: --limit '0': use 1 to 65536\n\n"),
+        (b"streams --sort\n", "error: streams: a value is missing behind --sort\n\n"),
+        (b"streams --sort size\n", "error: --sort 'size': use age, sent, received or waiting\n\n"),
+        (b"kill 0/1\n", "error: kill '0/1': name a stream as the command streams does\n\n"),
+        (b"kill 0/7.1\n", "error: there is no stream 0/7.1\n\n"),
         (b"x" * 5000 + b"\n", "error: a command has at most 4096 bytes\n\n"),
     ):
         assert stage.ask(line) == error

@@ -100,7 +100,8 @@ bool Daemon::start() {
         std::make_unique<SocketForwards>(*loop_, *resolver_driver_, config_.channels[i].forwards));
     channels_.push_back(
         std::make_unique<Channel>(*loop_, *resolver_driver_, config, forwards_.back()->services()));
-    oracles_.push_back(std::make_unique<ChannelOracle>(process_.number(), config.spec.id, *channels_.back()));
+    oracles_.push_back(std::make_unique<ChannelOracle>(process_.number(), config.spec.id,
+                                                       *channels_.back()));
     channels_.back()->add_observer(*oracles_.back());
     forwards_.back()->start(*channels_.back(), std::move(mine.forwards));
     channels_.back()->start(std::move(mine.transport));

@@ -228,6 +228,7 @@ class EndpointTest : public testing::Test, private Timer::Owner {
     config.spec.transport = transport;
     config.spec.address = address;
     config.spec.id = id;
+    config.spec.name = std::to_string(id);
     config.memory = 8 << 20;
     config.max_streams = 16;
     config.window = 64 << 10;

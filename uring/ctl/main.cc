@@ -1,5 +1,5 @@
-// virtproxyctl: what is around the daemon and needs what its sandbox forbids. Every command is a
-// subcommand; those of this file need no daemon.
+// virtproxyctl: asks a running daemon over its control socket, and does what is around the daemon and
+// needs what its sandbox forbids. Every command is a subcommand.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -100,6 +100,8 @@ Result over_qmp(const PortArgs& args,
 struct DaemonArgs {
   std::string control{virtproxy::ctl::kDefaultControl};
   std::string argument;
+  std::string sort;
+  std::string limit;
   bool json = false;
 };
 
@@ -123,6 +125,8 @@ struct Commands {
       run = [this, name]() -> Result {
         std::string line = name;
         if (!daemon.argument.empty()) line += " " + daemon.argument;
+        if (!daemon.sort.empty()) line += " --sort " + daemon.sort;
+        if (!daemon.limit.empty()) line += " --limit " + daemon.limit;
         if (daemon.json) line += " --json";
         return virtproxy::ctl::ask_daemon(daemon.control, line);
       };
@@ -134,6 +138,18 @@ struct Commands {
     declare_daemon_command(app, "status", "Show the process");
     declare_daemon_command(app, "channels", "List the channels");
     declare_daemon_command(app, "forwards", "List the services, with counts and bytes");
+    CLI::App& streams = declare_daemon_command(app, "streams", "List the streams");
+    streams.add_option("CHANNEL", daemon.argument, "Only those of this channel")->type_name("");
+    streams.add_option("--sort", daemon.sort, "age, sent, received or waiting (default age)")
+        ->type_name("KEY");
+    streams.add_option("--limit", daemon.limit, "Lines, at most (default 1000)")->type_name("N");
+    declare_daemon_command(app, "why", "Show what each stream that waits is waiting for")
+        .add_option("WHAT", daemon.argument, "Only this channel or stream")
+        ->type_name("");
+    declare_daemon_command(app, "kill", "Reset a stream")
+        .add_option("STREAM", daemon.argument, "As the command streams names it")
+        ->type_name("")
+        ->required();
     declare_daemon_command(app, "metrics", "Print the metrics, as Prometheus reads them");
     declare_daemon_command(app, "log-level", "Show or change the level of the log")
         .add_option("LEVEL", daemon.argument, "error, warn, info or debug")

@@ -11,6 +11,7 @@
 #include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
+#include "uring/base/units.h"
 #include "uring/mux/stats_text.h"
 
 namespace virtproxy {
@@ -20,6 +21,9 @@ constexpr std::string_view kHelp =
     "status               the process\n"
     "channels             one line a channel\n"
     "forwards             one line a -o or -i, with counts and bytes\n"
+    "streams [CHANNEL]    one line a stream; --sort age, sent, received or waiting; --limit N\n"
+    "why [CHANNEL|STREAM] the streams that wait, what each waits for, and for how long\n"
+    "kill STREAM          reset a stream, as streams names it\n"
     "metrics              the text of the metrics listener\n"
     "log-level [LEVEL]    the level, or a new one: error, warn, info, debug\n"
     "drain                end as SIGTERM does: open streams may finish\n"
@@ -72,6 +76,24 @@ std::vector<ChannelPart> collect_channels(Worker::Channels channels, Instant) {
     channel->visit_stats(parts.emplace_back(ChannelPart{channel->label(), {}}).words);
   }
   return parts;
+}
+
+constexpr size_t kStreamRows = 1000;  // of a list, unless --limit says otherwise
+constexpr size_t kMostStreamRows = 65536;
+
+// What a stream waits for, for a person.
+std::string_view reason_text(StallReason reason) {
+  switch (reason) {
+    case StallReason::kConnecting:
+      return "the service has not accepted the connection yet";
+    case StallReason::kMemory:
+      return "the channel's memory is in use: see --memory";
+    case StallReason::kCredit:
+      return "the application at the other end does not read";
+    case StallReason::kApplication:
+      return "the application at this end does not read";
+  }
+  return "";
 }
 
 std::string http_answer(std::string_view status, std::string_view type, std::string_view body) {
@@ -151,21 +173,48 @@ void Control::handle_request(RequestServer& server, RequestServer::ClientId clie
   std::vector<std::string_view> words = words_of(request);
   asker.json = std::erase(words, "--json") > 0;
   if (words.empty()) return reply(asker, error_answer("no command; try help", asker.json));
-  const bool takes_argument = words.front() == "log-level";
-  if (words.size() > (takes_argument ? 2U : 1U)) {
-    const auto text = fmt::format("{}: what is {}? Try help", printable(words.front()),
-                                  quoted(words[takes_argument ? 2 : 1]));
-    return reply(asker, error_answer(text, asker.json));
+  const std::string_view command = words.front();
+  words.erase(words.begin());
+  if (const auto arguments = read_arguments(asker, command, words)) {
+    handle_command(asker, command, *arguments);
   }
-  handle_command(asker, words.front(), words.size() > 1 ? words[1] : std::string_view());
+}
+
+std::optional<Control::Arguments> Control::read_arguments(
+    const Asker& asker, std::string_view command, const std::vector<std::string_view>& words) {
+  constexpr std::string_view kWithWord[] = {"log-level", "streams", "why", "kill"};
+  const bool takes_word = std::find(std::begin(kWithWord), std::end(kWithWord), command) !=
+                          std::end(kWithWord);
+  Arguments arguments;
+  for (size_t i = 0; i < words.size(); ++i) {
+    std::string* value = nullptr;
+    if (command == "streams" && words[i] == "--sort") value = &arguments.sort;
+    if (command == "streams" && words[i] == "--limit") value = &arguments.limit;
+    if (value != nullptr && i + 1 < words.size()) {
+      *value = words[++i];
+    } else if (value == nullptr && takes_word && arguments.word.empty()) {
+      arguments.word = words[i];
+    } else {
+      const auto text = value != nullptr
+                            ? fmt::format("{}: a value is missing behind {}", command, words[i])
+                            : fmt::format("{}: what is {}? Try help", printable(command),
+                                          quoted(words[i]));
+      reply(asker, error_answer(text, asker.json));
+      return std::nullopt;
+    }
+  }
+  return arguments;
 }
 
 void Control::handle_command(const Asker& asker, std::string_view command,
-                             std::string_view argument) {
+                             const Arguments& arguments) {
   if (command == "status") return answer_status(asker);
   if (command == "channels") return answer_channels(asker);
   if (command == "forwards") return answer_forwards(asker);
-  if (command == "log-level") return answer_log_level(asker, argument);
+  if (command == "streams") return answer_streams(asker, arguments);
+  if (command == "why") return answer_why(asker, arguments.word);
+  if (command == "kill") return kill(asker, arguments.word);
+  if (command == "log-level") return answer_log_level(asker, arguments.word);
   if (command == "help") return reply(asker, std::string(kHelp));
   if (command == "metrics") {
     return collect_metrics([asker](const std::string& text) { reply(asker, text + "\n"); });
@@ -322,6 +371,116 @@ void Control::answer_forwards(const Asker& asker) {
         }
         reply(asker, asker.json ? to_json(table, TableShape::kRows)
                                 : to_text(table, TableShape::kRows));
+      });
+}
+
+bool Control::has_channel(std::string_view name) const {
+  return std::any_of(options_.channels.begin(), options_.channels.end(),
+                     [name](const ChannelSpec& channel) { return channel.name == name; });
+}
+
+void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
+  StreamQuery query{.channel = arguments.word, .key = std::nullopt, .limit = kStreamRows};
+  if (!query.channel.empty() && !has_channel(query.channel)) {
+    return reply(asker, error_answer("there is no channel " + quoted(query.channel), asker.json));
+  }
+  if (!arguments.sort.empty()) {
+    const auto order = parse_stream_order(arguments.sort);
+    if (!order) {
+      const auto text = fmt::format("--sort {}: use age, sent, received or waiting",
+                                    quoted(arguments.sort));
+      return reply(asker, error_answer(text, asker.json));
+    }
+    query.order = *order;
+  }
+  if (!arguments.limit.empty()) {
+    const auto limit = parse_number<size_t>(arguments.limit);
+    if (!limit || *limit == 0 || *limit > kMostStreamRows) {
+      const auto text = fmt::format("--limit {}: use 1 to {}", quoted(arguments.limit),
+                                    kMostStreamRows);
+      return reply(asker, error_answer(text, asker.json));
+    }
+    query.limit = *limit;
+  }
+  StreamList::make(workers_, mailbox_, query, [asker](const StreamRows& found) {
+    ControlTable table{.columns = {{"stream"},
+                                   {"service"},
+                                   {"side"},
+                                   {"age", ColumnUnit::kSeconds},
+                                   {"sent", ColumnUnit::kBytes},
+                                   {"received", ColumnUnit::kBytes},
+                                   {"waits_for"},
+                                   {"waiting", ColumnUnit::kSeconds},
+                                   {"client"}},
+                       .rows = {}};
+    for (const StreamRow& row : found.rows) {
+      const bool waits = row.waits_for.has_value();
+      table.rows.push_back(
+          {to_string(row.name), row.service,
+           std::string(row.role == StreamRole::kOpener ? "client" : "service"),
+           milliseconds(row.age), row.bytes.sent, row.bytes.received,
+           waits ? ControlCell(std::string(stall_name(*row.waits_for))) : ControlCell(),
+           waits ? ControlCell(milliseconds(row.waits)) : ControlCell(),
+           row.client.empty() ? ControlCell() : ControlCell(row.client)});
+    }
+    std::string text = asker.json ? to_json(table, TableShape::kRows)
+                                  : to_text(table, TableShape::kRows);
+    if (!asker.json && found.matching > found.rows.size()) {
+      text.insert(text.size() - 1, fmt::format("({} of {} streams; --limit N for more)\n",
+                                               found.rows.size(), found.matching));
+    }
+    reply(asker, std::move(text));
+  });
+}
+
+void Control::answer_why(const Asker& asker, const std::string& of) {
+  StreamQuery query{.channel = of,
+                    .key = std::nullopt,
+                    .only_waiting = true,
+                    .order = StreamOrder::kWaiting,
+                    .limit = kStreamRows};
+  if (const auto name = parse_stream_name(of)) {
+    query.channel = name->channel;
+    query.key = name->key;
+  }
+  if (!query.channel.empty() && !has_channel(query.channel)) {
+    return reply(asker, error_answer("there is no channel " + quoted(query.channel), asker.json));
+  }
+  StreamList::make(workers_, mailbox_, query, [asker](const StreamRows& found) {
+    ControlTable table{.columns = {{"stream"},
+                                   {"service"},
+                                   {"waiting", ColumnUnit::kSeconds},
+                                   {"reason"}},
+                       .rows = {}};
+    for (const StreamRow& row : found.rows) {
+      table.rows.push_back({to_string(row.name), row.service, milliseconds(row.waits),
+                            std::string(reason_text(*row.waits_for))});
+    }
+    if (table.rows.empty() && !asker.json) return reply(asker, "no stream waits\n\n");
+    reply(asker, asker.json ? to_json(table, TableShape::kRows) : to_text(table, TableShape::kRows));
+  });
+}
+
+void Control::kill(const Asker& asker, const std::string& stream) {
+  const auto name = parse_stream_name(stream);
+  if (!name || !has_channel(name->channel)) {
+    const auto text = fmt::format("kill {}: name a stream as the command streams does",
+                                  quoted(stream));
+    return reply(asker, error_answer(text, asker.json));
+  }
+  gather<bool>(
+      [name = *name](Worker::Channels channels, Instant) {
+        const auto found = std::find_if(channels.begin(), channels.end(), [&](const auto& channel) {
+          return channel->label() == name.channel;
+        });
+        return found != channels.end() && (*found)->reset_stream(name.key);
+      },
+      [asker, text = to_string(*name)](const std::vector<bool>& parts) {
+        if (std::find(parts.begin(), parts.end(), true) == parts.end()) {
+          return reply(asker, error_answer("there is no stream " + text, asker.json));
+        }
+        log_answer("control: stream {} is reset", text);
+        reply(asker, note_answer("stream " + text + " is reset", asker.json));
       });
 }
 

@@ -6,6 +6,9 @@
 //   status               the process
 //   channels             one line a channel
 //   forwards             one line a -o or -i, with counts and bytes
+//   streams [CHANNEL]    one line a stream; --sort KEY (age, sent, received or waiting), --limit N
+//   why [CHANNEL|STREAM] the streams that wait, what each waits for, and for how long
+//   kill STREAM          resets a stream, as `streams` names it
 //   metrics              the text of the metrics listener
 //   log-level [LEVEL]    the level, or a new one
 //   drain                ends as SIGTERM does
@@ -25,6 +28,7 @@
 #include "uring/daemon/control_table.h"
 #include "uring/daemon/options.h"
 #include "uring/daemon/request_server.h"
+#include "uring/daemon/stream_list.h"
 #include "uring/daemon/worker.h"
 
 namespace virtproxy {
@@ -66,7 +70,16 @@ class Control final : private RequestServer::Handler {
 
   void handle_request(RequestServer& server, RequestServer::ClientId client,
                       std::string_view request) override;
-  void handle_command(const Asker& asker, std::string_view command, std::string_view argument);
+  // The words of a command behind its name.
+  struct Arguments {
+    std::string word;  // empty where there is none
+    std::string sort;
+    std::string limit;
+  };
+  // Nothing where there is one too many; the error was sent.
+  static std::optional<Arguments> read_arguments(const Asker& asker, std::string_view command,
+                                                 const std::vector<std::string_view>& words);
+  void handle_command(const Asker& asker, std::string_view command, const Arguments& arguments);
   void handle_http(const Asker& asker, std::string_view request);
 
   // Calls `collect` in each worker's thread, and then `finish` here with what all of them gave, in
@@ -79,6 +92,10 @@ class Control final : private RequestServer::Handler {
   void answer_channels(const Asker& asker);
   void answer_forwards(const Asker& asker);
   void collect_metrics(std::function<void(std::string)> finish);
+  bool has_channel(std::string_view name) const;
+  void answer_streams(const Asker& asker, const Arguments& arguments);
+  void answer_why(const Asker& asker, const std::string& of);
+  void kill(const Asker& asker, const std::string& stream);
   void answer_log_level(const Asker& asker, std::string_view level);
   static void reply(const Asker& asker, std::string text);
 

@@ -87,6 +87,14 @@ Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfi
   context_.observers.add(context_.counters);
 }
 
+bool Channel::reset_stream(StreamKey key) {
+  StreamHandle* const stream = streams_.find(key);
+  if (stream == nullptr) return false;
+  stream->reset(Fault::kAborted);
+  stream->endpoint().abort(Fault::kAborted);
+  return true;
+}
+
 Channel::~Channel() { VP_ASSERT(idle()); }
 
 void Channel::start(Listening listening) { source_.start(std::move(listening)); }

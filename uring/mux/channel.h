@@ -102,6 +102,10 @@ class Channel final : private TransportSource::Client,
   };
   Stats stats();
   void visit_stats(StatVisitor& visitor);
+  const StreamTable& streams() const { return streams_; }
+  // Resets one stream: its application here and the one at the other end see it as aborted. False
+  // where the stream is over already.
+  bool reset_stream(StreamKey stream);
 
   // What log lines and statistics call it: its name, or its number.
   const std::string& label() const { return context_.label; }

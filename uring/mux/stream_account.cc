@@ -18,6 +18,19 @@ void StreamAccount::end_stall(StallReason reason) {
                     {stream_, service_, reason, since, loop_.now() - since});
 }
 
+StreamView StreamAccount::view() const {
+  const Instant now = loop_.now();
+  StreamView view{stream_, service_, role_, bytes_, now - opened_at_, std::nullopt};
+  for (size_t i = 0; i < kStallReasons; ++i) {
+    const auto reason = static_cast<StallReason>(i);
+    const Duration waits = now - stalled_since_[i];
+    if ((stalls_ & bit(reason)) == 0 || (view.waits_for && waits <= view.waits)) continue;
+    view.waits_for = reason;
+    view.waits = waits;
+  }
+  return view;
+}
+
 void StreamAccount::close(Fault fault) {
   if (std::exchange(closed_, true)) return;
   for (size_t i = 0; i < kStallReasons; ++i) unstall(static_cast<StallReason>(i));

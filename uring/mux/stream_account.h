@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,6 +13,18 @@
 #include "uring/mux/observer.h"
 
 namespace virtproxy {
+
+// One stream in a list of them.
+struct StreamView {
+  StreamKey stream;
+  std::string_view service;
+  StreamRole role;
+  StreamBytes bytes;
+  Duration age;
+  std::optional<StallReason> waits_for;  // of several reasons, the one that holds for longest
+  Duration waits{};                      // for so long
+  int fd = -1;                           // of its application, while there is one
+};
 
 class StreamAccount {
  public:
@@ -46,6 +59,9 @@ class StreamAccount {
   void unstall(StallReason reason) {
     if ((stalls_ & bit(reason)) != 0) end_stall(reason);
   }
+
+  // Without a descriptor. Valid until the account is changed.
+  StreamView view() const;
 
   // The stream is over by `fault`, or in order. Only the first call counts.
   void close(Fault fault);

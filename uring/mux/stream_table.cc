@@ -289,6 +289,18 @@ void StreamTable::reap() {
   if (!settled_.empty()) channel_.wakeup.wake();
 }
 
+std::optional<size_t> StreamTable::visit(
+    size_t from, size_t most, const std::function<void(const StreamView&)>& visit) const {
+  const size_t end = std::min(streams_.size(), from + most);
+  for (size_t slot = from; slot < end; ++slot) {
+    if (!streams_[slot]) continue;
+    StreamView view = streams_[slot]->account_.view();
+    view.fd = streams_[slot]->endpoint_->fd();
+    visit(view);
+  }
+  return end < streams_.size() ? std::optional(end) : std::nullopt;
+}
+
 StreamTable::Stats StreamTable::stats() const {
   Stats stats;
   stats.open = open_;

@@ -14,7 +14,9 @@
 
 #include <array>
 #include <deque>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -92,6 +94,12 @@ class StreamTable final {
     size_t waiting = 0;    // endpoints without a receive buffer
   };
   Stats stats() const;
+
+  // Calls `visit` for the streams in `most` slots from slot `from` on. Returns the slot to go on from,
+  // nothing behind the last one: a list of thousands is made in pieces, between which others have
+  // their turn. What opens or ends meanwhile is in it or not.
+  std::optional<size_t> visit(size_t from, size_t most,
+                              const std::function<void(const StreamView&)>& visit) const;
 
  private:
   friend class StreamHandle;

@@ -1,0 +1,135 @@
+#include "uring/daemon/stream_list.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "uring/base/units.h"
+#include "uring/net/peer_identity.h"
+
+namespace virtproxy {
+namespace {
+
+uint64_t rank(const StreamRow& row, StreamOrder order) {
+  switch (order) {
+    case StreamOrder::kSent:
+      return row.bytes.sent;
+    case StreamOrder::kReceived:
+      return row.bytes.received;
+    case StreamOrder::kWaiting:
+      return row.waits_for ? static_cast<uint64_t>(row.waits.count()) + 1 : 0;
+    case StreamOrder::kAge:
+      break;
+  }
+  return static_cast<uint64_t>(row.age.count());
+}
+
+bool matches(const StreamQuery& query, const StreamView& view) {
+  return (!query.key || *query.key == view.stream) && (!query.only_waiting || view.waits_for);
+}
+
+StreamRow row_of(const std::string& channel, const StreamView& view) {
+  const bool has_client = view.role == StreamRole::kOpener && view.fd >= 0;
+  return {.name = {channel, view.stream},
+          .service = std::string(view.service),
+          .role = view.role,
+          .client = has_client ? describe(peer_identity_of(view.fd)) : std::string(),
+          .bytes = view.bytes,
+          .age = view.age,
+          .waits_for = view.waits_for,
+          .waits = view.waits};
+}
+
+}  // namespace
+
+std::string to_string(const StreamName& name) {
+  return name.channel + "/" + std::to_string(name.key.slot) + "." +
+         std::to_string(name.key.generation);
+}
+
+std::optional<StreamName> parse_stream_name(std::string_view text) {
+  const size_t slash = text.rfind('/');
+  if (slash == std::string_view::npos) return std::nullopt;
+  const std::string_view key = text.substr(slash + 1);
+  const size_t dot = key.find('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  const auto slot = parse_number<uint32_t>(key.substr(0, dot));
+  const auto generation = parse_number<uint32_t>(key.substr(dot + 1));
+  if (!slot || !generation) return std::nullopt;
+  return StreamName{std::string(text.substr(0, slash)), {*slot, *generation}};
+}
+
+std::optional<StreamOrder> parse_stream_order(std::string_view name) {
+  if (name == "age") return StreamOrder::kAge;
+  if (name == "sent") return StreamOrder::kSent;
+  if (name == "received") return StreamOrder::kReceived;
+  if (name == "waiting") return StreamOrder::kWaiting;
+  return std::nullopt;
+}
+
+void StreamList::make(const Workers& workers, std::shared_ptr<Mailbox> mailbox, StreamQuery query,
+                      Finish finish) {
+  const std::shared_ptr<StreamList> list(
+      new StreamList(workers, std::move(mailbox), std::move(query), std::move(finish)));
+  list->ask();
+}
+
+// In the worker's thread.
+StreamList::Piece StreamList::look(const StreamQuery& query, Worker::Channels channels,
+                                   size_t channel, size_t slot) {
+  Piece piece{{}, channel, slot};
+  while (piece.channel < channels.size()) {
+    Channel& looked_at = *channels[piece.channel];
+    if (query.channel.empty() || query.channel == looked_at.label()) {
+      const auto next =
+          looked_at.streams().visit(*piece.slot, kSlotsPerPiece, [&](const StreamView& view) {
+            if (matches(query, view)) piece.rows.push_back(row_of(looked_at.label(), view));
+          });
+      if (next) {
+        piece.slot = next;
+        return piece;
+      }
+    }
+    ++piece.channel;
+    piece.slot = 0;
+    // Another channel's streams are another piece.
+    if (!piece.rows.empty() && piece.channel < channels.size()) return piece;
+  }
+  piece.slot.reset();
+  return piece;
+}
+
+void StreamList::ask() {
+  workers_[worker_]->ask([list = shared_from_this()](Worker::Channels channels, Instant) {
+    Piece piece = look(list->query_, channels, list->channel_, list->slot_);
+    list->mailbox_->post(
+        [list, piece = std::move(piece)]() mutable { list->take(std::move(piece)); });
+  });
+}
+
+void StreamList::take(Piece piece) {
+  found_.matching += piece.rows.size();
+  std::move(piece.rows.begin(), piece.rows.end(), std::back_inserter(found_.rows));
+  if (found_.rows.size() > 2 * query_.limit) keep_best();
+  if (piece.slot) {
+    channel_ = piece.channel;
+    slot_ = *piece.slot;
+  } else {
+    ++worker_;
+    channel_ = slot_ = 0;
+  }
+  if (worker_ < workers_.size()) return ask();
+  keep_best();
+  finish_(std::move(found_));
+}
+
+void StreamList::keep_best() {
+  const size_t kept = std::min(query_.limit, found_.rows.size());
+  const auto middle = found_.rows.begin() + static_cast<std::ptrdiff_t>(kept);
+  std::partial_sort(found_.rows.begin(), middle, found_.rows.end(),
+                    [this](const StreamRow& a, const StreamRow& b) {
+                      return rank(a, query_.order) > rank(b, query_.order);
+                    });
+  found_.rows.erase(middle, found_.rows.end());
+}
+
+}  // namespace virtproxy
