@@ -12,7 +12,7 @@
 #include <string_view>
 
 #include "failure.h"
-#include "unique_fd.h"
+#include "uring/base/unique_fd.h"
 
 namespace virtproxy::bench {
 

@@ -12,7 +12,7 @@
 #include <cstdint>
 
 #include "http_head.h"
-#include "unique_fd.h"
+#include "uring/base/unique_fd.h"
 #include "wire.h"
 
 namespace virtproxy::bench {

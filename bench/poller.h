@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "unique_fd.h"
+#include "uring/base/unique_fd.h"
 
 namespace virtproxy::bench {
 

@@ -18,7 +18,9 @@ def features() -> dict[str, bool]:
     run = subprocess.run(
         [BIN / "virtproxy", "--features"], capture_output=True, text=True, timeout=30, check=True
     )
-    matches = [LINE.match(line) for line in run.stdout.splitlines() if line.strip()]
+    driver, *lines = run.stdout.splitlines()
+    assert driver == "driver io_uring"
+    matches = [LINE.match(line) for line in lines]
     assert all(matches), f"not 'name yes|no': {run.stdout!r}"
     return {match.group(1): match.group(2) == "yes" for match in matches if match}
 

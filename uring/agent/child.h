@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/agent/conversation.h"
-#include "uring/agent/unique_fd.h"
+#include "uring/base/unique_fd.h"
 
 namespace virtproxy::agent {
 

@@ -27,7 +27,7 @@
 #include <string>
 
 #include "uring/agent/files.h"
-#include "uring/agent/unique_fd.h"
+#include "uring/base/unique_fd.h"
 
 namespace virtproxy::agent {
 namespace {

@@ -11,7 +11,7 @@
 #include "core/agent/method_table.h"
 #include "uring/agent/files.h"
 #include "uring/agent/port.h"
-#include "uring/agent/unique_fd.h"
+#include "uring/base/unique_fd.h"
 
 namespace virtproxy::agent {
 

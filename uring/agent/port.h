@@ -6,7 +6,7 @@
 #include <string_view>
 #include <tl/expected.hpp>
 
-#include "uring/agent/unique_fd.h"
+#include "uring/base/unique_fd.h"
 
 namespace virtproxy::agent {
 

@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
 
 #include "uring/base/text.h"
+#include "uring/base/unique_fd.h"
 #include "uring/net/address.h"
 
 namespace virtproxy::ctl {
@@ -18,21 +18,6 @@ namespace {
 constexpr timeval kPatience{10, 0};
 constexpr std::string_view kError = "error: ";
 constexpr std::string_view kJsonError = R"({"error":)";
-
-// A socket that is closed with this object.
-class Connection {
- public:
-  explicit Connection(int fd) : fd_(fd) {}
-  ~Connection() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Connection(const Connection&) = delete;
-  Connection& operator=(const Connection&) = delete;
-  int fd() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 std::string advice(int error) {
   switch (error) {
@@ -57,8 +42,8 @@ tl::expected<std::string, std::string> ask_daemon(const std::string& socket_path
   };
   const auto address = to_socket_address({Address::Kind::kUnix, socket_path, 0});
   if (socket_path.empty() || !address) return fail("no path of a unix socket");
-  const Connection connection(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const int fd = connection.fd();
+  const UniqueFd connection(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int fd = connection.get();
   if (fd < 0) return fail(std::strerror(errno));
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience);
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience);

@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "uring/base/log.h"
+#include "uring/base/unique_fd.h"
 #include "uring/daemon/landlock_abi.h"
 
 namespace virtproxy {
@@ -130,20 +131,6 @@ void allow_unix(Collector& collector, const Address& address) {
 
 std::string reason(const char* what) { return std::string(what) + ": " + std::strerror(errno); }
 
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
-
 }  // namespace
 
 tl::expected<int, std::string> landlock_abi() {
@@ -231,10 +218,10 @@ tl::expected<void, std::string> apply_landlock(const LandlockRules& rules) {
   const RulesetAttributes attributes{rules.handled_files, rules.handled_net, rules.scoped};
   // As much of it as the kernel may know: older ones refuse a longer structure only if it says
   // something there.
-  const Descriptor ruleset(create_ruleset(&attributes, sizeof attributes, 0));
+  const UniqueFd ruleset(create_ruleset(&attributes, sizeof attributes, 0));
   if (ruleset.get() < 0) return tl::unexpected(reason("landlock_create_ruleset"));
   for (const LandlockRules::Path& rule : rules.paths) {
-    const Descriptor parent(open(rule.path.c_str(), O_PATH | O_CLOEXEC));
+    const UniqueFd parent(open(rule.path.c_str(), O_PATH | O_CLOEXEC));
     if (parent.get() < 0) {
       // Nothing there can be opened later by this user either.
       log_debug("no rule for {}: {}", printable(rule.path), std::strerror(errno));

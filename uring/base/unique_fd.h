@@ -1,12 +1,12 @@
+// A descriptor that is closed with its owner.
 #pragma once
 
 #include <unistd.h>
 
 #include <utility>
 
-namespace virtproxy::bench {
+namespace virtproxy {
 
-// Owns one file descriptor.
 class UniqueFd {
  public:
   UniqueFd() = default;
@@ -18,8 +18,11 @@ class UniqueFd {
   }
   ~UniqueFd() { reset(); }
 
+  // -1 where there is none.
   int get() const { return fd_; }
   bool valid() const { return fd_ >= 0; }
+  explicit operator bool() const { return valid(); }
+  // Closes what it had, and owns `fd` from now on.
   void reset(int fd = -1) {
     if (fd_ >= 0) ::close(fd_);
     fd_ = fd;
@@ -29,4 +32,4 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-}  // namespace virtproxy::bench
+}  // namespace virtproxy
