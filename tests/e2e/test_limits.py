@@ -124,14 +124,20 @@ def as_nobody(program: Path) -> list[str]:
     return prefix
 
 
+@pytest.mark.parametrize("driver", ["auto", "io_uring"])
 @pytest.mark.parametrize("lockable", [0, 64 * 1024])
-def test_hardly_any_lockable_memory_is_said_or_survived(scene: Scene, lockable: int) -> None:
-    """Where even a small ring does not fit: a message that tells what to do, and exit code 1."""
+def test_hardly_any_lockable_memory_is_said_or_survived(
+    scene: Scene, lockable: int, driver: str
+) -> None:
+    """Where even a small ring does not fit: epoll, or a message that tells what to do and exit code 1."""
     channel = scene.addresses.tcp()
     prefix = as_nobody(BIN / "virtproxy")
-    command = [*prefix, BIN / "virtproxy", "-c", f"tcp-listen:{channel.spec}"]
+    command = [*prefix, BIN / "virtproxy", "-c", f"tcp-listen:{channel.spec}", "--driver", driver]
     daemon = scene.spawn(command, limits={resource.RLIMIT_MEMLOCK: lockable})
-    daemon.err.wait_for(r"\bready\b|MEMLOCK", 10 * PATIENCE)
+    if driver == "auto":
+        daemon.err.wait_for(r"\bready\b", 10 * PATIENCE)
+    else:
+        daemon.err.wait_for(r"\bready\b|MEMLOCK", 10 * PATIENCE)
     if re.search(r"\bready\b", daemon.stderr()):
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(10 * PATIENCE) == 0, daemon.everything()
