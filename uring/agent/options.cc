@@ -7,8 +7,8 @@
 #include <cmath>
 #include <fstream>
 #include <sstream>
-#define TOML_EXCEPTIONS 0
-#include <toml++/toml.h>
+
+#include "uring/base/toml.h"
 
 namespace virtproxy::agent {
 namespace {
@@ -174,7 +174,12 @@ tl::expected<void, std::string> add_config(std::string_view text, const std::str
   const auto at = [&](const toml::source_region& source, const std::string& what) {
     return tl::unexpected(name + ":" + std::to_string(source.begin.line) + ": " + what);
   };
-  const toml::parse_result parsed = toml::parse(text, name);
+  const auto result = try_parse_toml(text);
+  if (!result) {
+    return tl::unexpected(name + ":" + std::to_string(toml_assertion_line(text)) +
+                          ": not TOML: this line cannot be understood");
+  }
+  const toml::parse_result& parsed = *result;
   if (!parsed) return at(parsed.error().source(), std::string(parsed.error().description()));
   Rules added = rules;
   for (const auto& [key, value] : parsed.table()) {

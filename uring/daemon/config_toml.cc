@@ -7,23 +7,9 @@
 #include <optional>
 
 #include "uring/base/text.h"
+#include "uring/base/toml.h"
 #include "uring/base/units.h"
 #include "uring/daemon/config_tree.h"
-
-#define TOML_HEADER_ONLY 1
-#define TOML_EXCEPTIONS 0
-#define TOML_ENABLE_FORMATTERS 0
-#define TOML_UNRELEASED_FEATURES 0
-#define TOML_MAX_NESTED_VALUES 16
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wshadow"
-#endif
-#include <toml++/toml.h>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 
 namespace virtproxy {
 namespace {
@@ -141,7 +127,13 @@ tl::expected<ConfigNode, Problem> parse_toml(const ConfigText& file) {
   try {
     if (auto fault = binary_fault(file)) return tl::unexpected(*std::move(fault));
     if (auto fault = deep_key_fault(file)) return tl::unexpected(*std::move(fault));
-    const toml::parse_result parsed = toml::parse(std::string_view(file.text));
+    const auto result = try_parse_toml(file.text);
+    if (!result) {
+      return tl::unexpected(Problem{{file.name, toml_assertion_line(file.text), 1},
+                                    "not TOML: this line cannot be understood",
+                                    "write KEY = VALUE under a [TABLE], with text in double quotes"});
+    }
+    const toml::parse_result& parsed = *result;
     if (parsed) return Converter(file.name).convert(parsed.table());
     const toml::parse_error& error = parsed.error();
     const toml::source_position at = error.source().begin;

@@ -1,0 +1,72 @@
+// toml++ as the programs here use it: without its exceptions. Some text reaches its assertions (with
+// version 3.3 "[`"), which would abort the process: here they end the parsing instead.
+//
+// Large to compile: for the one file of a program that reads its configuration.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+namespace virtproxy {
+
+struct TomlAssertion {};
+[[noreturn]] inline void toml_assertion_failed() { throw TomlAssertion(); }
+
+}  // namespace virtproxy
+
+// With NDEBUG the library would take what it asserts for granted.
+#pragma push_macro("NDEBUG")
+#undef NDEBUG
+#define TOML_ASSERT(expr) \
+  ((expr) ? static_cast<void>(0) : ::virtproxy::toml_assertion_failed())
+#define TOML_HEADER_ONLY 1
+#define TOML_EXCEPTIONS 0
+#define TOML_ENABLE_FORMATTERS 0
+#define TOML_UNRELEASED_FEATURES 0
+#define TOML_MAX_NESTED_VALUES 16
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
+#include <toml++/toml.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#pragma pop_macro("NDEBUG")
+
+namespace virtproxy {
+
+// Nothing where an assertion of the library failed.
+inline std::optional<toml::parse_result> try_parse_toml(std::string_view text) {
+  try {
+    return toml::parse(text);
+  } catch (const TomlAssertion&) {
+    return std::nullopt;
+  }
+}
+
+// The line of `text`, which try_parse_toml() gave up, where it does: the parser reads from the
+// beginning, so the shortest beginning of whole lines that it gives up ends with that line.
+inline unsigned toml_assertion_line(std::string_view text) {
+  std::vector<size_t> ends;
+  for (size_t at = 0; at < text.size(); ++at) {
+    if (text[at] == '\n') ends.push_back(at + 1);
+  }
+  ends.push_back(text.size());
+  size_t low = 0;
+  size_t high = ends.size() - 1;
+  while (low < high) {
+    const size_t middle = (low + high) / 2;
+    if (try_parse_toml(text.substr(0, ends[middle]))) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return static_cast<unsigned>(low + 1);
+}
+
+}  // namespace virtproxy
