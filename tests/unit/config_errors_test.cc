@@ -337,6 +337,8 @@ window = "512M"
      {"v.toml:4:5: listen 's' is not a table; begin it with [channel.NAME.listen.SERVICE]"}},
     {kUnix + "[channel.a.listen.s]\n",
      {R"(v.toml:3:19: at is missing; write at = "HOST:PORT" or "unix:/PATH")"}},
+    {kUnix + "# \u00e4\n[channel.a]\u035e\nwindow = 1\n",
+     {"v.toml:4:1: not TOML: this line cannot be understood; write KEY = VALUE under a [TABLE], with text in double quotes"}},
     {kUnix + "[`r\n",
      {"v.toml:3:1: not TOML: this line cannot be understood; write KEY = VALUE under a [TABLE], with text in double quotes"}},
     {kUnix + "[channel.a.listen.s]\nat = 80\n",

@@ -176,7 +176,7 @@ tl::expected<void, std::string> add_config(std::string_view text, const std::str
   };
   const auto result = try_parse_toml(text);
   if (!result) {
-    return tl::unexpected(name + ":" + std::to_string(toml_assertion_line(text)) +
+    return tl::unexpected(name + ":" + std::to_string(toml_failed_line(text)) +
                           ": not TOML: this line cannot be understood");
   }
   const toml::parse_result& parsed = *result;

@@ -1,5 +1,6 @@
-// toml++ as the programs here use it: without its exceptions. Some text reaches its assertions (with
-// version 3.3 "[`"), which would abort the process: here they end the parsing instead.
+// toml++ as the programs here use it: without its exceptions, and where text of a file cannot make the
+// process end. Some text reaches its assertions (with version 3.3 "[`"), which would abort: here they
+// end the parsing instead.
 //
 // Large to compile: for the one file of a program that reads its configuration.
 #pragma once
@@ -39,8 +40,50 @@ struct TomlAssertion {};
 
 namespace virtproxy {
 
-// Nothing where an assertion of the library failed.
+// True if a character outside of ASCII stands outside of quotes and comments. TOML has no use for it,
+// and the library's tables of Unicode have holes that it takes to be unreachable (version 3.3).
+inline bool has_stray_character(std::string_view text) {
+  enum class Where { kOutside, kComment, kQuoted, kManyLines };
+  Where where = Where::kOutside;
+  char quote = 0;
+  for (size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
+    const bool triple = at + 2 < text.size() && text[at + 1] == c && text[at + 2] == c;
+    switch (where) {
+      case Where::kOutside:
+        if ((static_cast<unsigned char>(c) & 0x80) != 0) return true;
+        if (c == '#') where = Where::kComment;
+        if (c != '"' && c != '\'') break;
+        quote = c;
+        where = triple ? Where::kManyLines : Where::kQuoted;
+        if (triple) at += 2;
+        break;
+      case Where::kComment:
+        if (c == '\n') where = Where::kOutside;
+        break;
+      case Where::kQuoted:
+        if (c == '\\' && quote == '"') {
+          ++at;
+        } else if (c == quote || c == '\n') {
+          where = Where::kOutside;
+        }
+        break;
+      case Where::kManyLines:
+        if (c == '\\' && quote == '"') {
+          ++at;
+        } else if (c == quote && triple) {
+          at += 2;
+          where = Where::kOutside;
+        }
+        break;
+    }
+  }
+  return false;
+}
+
+// Nothing where the library cannot be given the text, or one of its assertions failed.
 inline std::optional<toml::parse_result> try_parse_toml(std::string_view text) {
+  if (has_stray_character(text)) return std::nullopt;
   try {
     return toml::parse(text);
   } catch (const TomlAssertion&) {
@@ -48,9 +91,9 @@ inline std::optional<toml::parse_result> try_parse_toml(std::string_view text) {
   }
 }
 
-// The line of `text`, which try_parse_toml() gave up, where it does: the parser reads from the
-// beginning, so the shortest beginning of whole lines that it gives up ends with that line.
-inline unsigned toml_assertion_line(std::string_view text) {
+// The line at which try_parse_toml() gives up `text`: it reads from the beginning, so the shortest
+// beginning of whole lines that it gives up ends with that line.
+inline unsigned toml_failed_line(std::string_view text) {
   std::vector<size_t> ends;
   for (size_t at = 0; at < text.size(); ++at) {
     if (text[at] == '\n') ends.push_back(at + 1);

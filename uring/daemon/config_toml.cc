@@ -129,7 +129,7 @@ tl::expected<ConfigNode, Problem> parse_toml(const ConfigText& file) {
     if (auto fault = deep_key_fault(file)) return tl::unexpected(*std::move(fault));
     const auto result = try_parse_toml(file.text);
     if (!result) {
-      return tl::unexpected(Problem{{file.name, toml_assertion_line(file.text), 1},
+      return tl::unexpected(Problem{{file.name, toml_failed_line(file.text), 1},
                                     "not TOML: this line cannot be understood",
                                     "write KEY = VALUE under a [TABLE], with text in double quotes"});
     }
