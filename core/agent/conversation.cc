@@ -140,14 +140,7 @@ void Conversation::on_request(Message message, std::string_view line) {
                       message.id));
 }
 
-void Conversation::on_sync(const Message& message) {
-  const auto value = message.body.find("id");
-  if (value == message.body.end() || !value->is_number_integer() || message.body.size() != 1) {
-    return on_bad(error_of(ErrorCode::kBadArgument, message.name + " takes id, an integer"),
-                  message.id);
-  }
-  // The peer discards all answers up to that of the sync, so a later one would reach another
-  // request.
+void Conversation::abandon_served() {
   for (std::optional<Served>* served : {&serving_, &immediate_}) {
     if (!*served) continue;
     Notice notice;
@@ -157,6 +150,17 @@ void Conversation::on_sync(const Message& message) {
     served->reset();
     ++stats_.abandoned;
   }
+}
+
+void Conversation::on_sync(const Message& message) {
+  const auto value = message.body.find("id");
+  if (value == message.body.end() || !value->is_number_integer() || message.body.size() != 1) {
+    return on_bad(error_of(ErrorCode::kBadArgument, message.name + " takes id, an integer"),
+                  message.id);
+  }
+  // The peer discards all answers up to that of the sync, so a later one would reach another
+  // request.
+  abandon_served();
   if (!waiting_.empty()) {
     ++stats_.abandoned;
     waiting_.clear();
@@ -371,15 +375,7 @@ void Conversation::tick(Instant now) {
 
 void Conversation::restart(Instant now) {
   reader_.reset();
-  for (std::optional<Served>* served : {&serving_, &immediate_}) {
-    if (!*served) continue;
-    Notice notice;
-    notice.kind = Notice::Kind::kAbandoned;
-    notice.token = (*served)->token;
-    notices_.push_back(std::move(notice));
-    served->reset();
-    ++stats_.abandoned;
-  }
+  abandon_served();
   waiting_.clear();
   sync_to_answer_.reset();
   peer_greeted_ = false;

@@ -163,6 +163,8 @@ class Conversation {
   void on_line(std::string_view line);
   void on_bad(const Error& error, const std::optional<std::string>& id);
   void on_request(Message message, std::string_view line);
+  // The owner is told that nothing waits for the answers of the requests that are served now.
+  void abandon_served();
   void on_sync(const Message& message);
   void on_answer(Message message, Instant now);
   void dispatch(Message message, std::optional<Served>& place);
