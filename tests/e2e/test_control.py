@@ -131,7 +131,7 @@ def test_why_names_the_side_that_does_not_read(scene: Scene) -> None:
         assert (waits["service"], waits["reason"]) == ("hand", reason)
         for of in (waits["stream"], "0"):
             assert [row["stream"] for row in stage.ctl_json("why", of)] == [waits["stream"]]
-        time.sleep(0.5)
+        time.sleep(0.5)  # A measured time, not a wait for anything.
         (later,) = stage.ctl_json("why")
         passed = time.monotonic() - begun
         assert passed - 0.3 * PATIENCE < later["waiting"] - waits["waiting"] < passed + 0.3 * PATIENCE

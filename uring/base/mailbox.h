@@ -23,10 +23,11 @@ class Mailbox {
   // From any thread; never waits for the owner. Tasks of one thread run in the order of its calls.
   void post(Task task);
 
-  // A non-blocking eventfd, readable while tasks wait. The owner reads its count, 8 bytes, before it calls run().
+  // A non-blocking eventfd, readable while tasks wait. The owner reads its count, 8 bytes, before
+  // it calls run().
   int fd() const { return fd_; }
-  // In the owner's thread. Runs what was posted until now; what a task posts here waits for the next
-  // call.
+  // In the owner's thread. Runs what was posted until now; what a task posts here waits for the
+  // next call.
   void run();
 
  private:

@@ -35,8 +35,8 @@ uint64_t milliseconds(Duration duration) {
       std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
 }
 
-// The values of one channel by the words of SIGUSR1's line, those of one word added up; and the same
-// for each forward.
+// The values of one channel by the words of SIGUSR1's line, those of one word added up; and the
+// same for each forward.
 class StatWords final : public StatVisitor {
  public:
   void visit(const StatInfo&, const StatSample& sample) override {
@@ -78,6 +78,18 @@ std::vector<ChannelPart> collect_channels(Worker::Channels channels, Instant) {
   return parts;
 }
 
+// Of a channel of the process; empty where its worker has none of that name.
+const StatWords& words_of_channel(const std::vector<std::vector<ChannelPart>>& parts,
+                                  const std::string& name) {
+  static const StatWords kNone;
+  for (const auto& part : parts) {
+    for (const ChannelPart& channel : part) {
+      if (channel.name == name) return channel.words;
+    }
+  }
+  return kNone;
+}
+
 constexpr size_t kStreamRows = 1000;  // of a list, unless --limit says otherwise
 constexpr size_t kMostStreamRows = 65536;
 
@@ -98,8 +110,8 @@ std::string_view reason_text(StallReason reason) {
 
 std::string http_answer(std::string_view status, std::string_view type, std::string_view body) {
   return fmt::format(
-      "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}", status,
-      type, body.size(), body);
+      "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
+      status, type, body.size(), body);
 }
 
 // The words of a line, separated by spaces.
@@ -121,9 +133,9 @@ constexpr StatInfo kUptime{"uptime", "Time since the start of the process", Stat
                            StatUnit::kSeconds};
 constexpr StatInfo kDescriptors{"descriptors", "Open descriptors", StatKind::kGauge,
                                 StatUnit::kNone};
-constexpr StatInfo kLinesDropped{
-    "log_lines_dropped", "Lines of the log that standard error did not take", StatKind::kCounter,
-    StatUnit::kNone};
+constexpr StatInfo kLinesDropped{"log_lines_dropped",
+                                 "Lines of the log that standard error did not take",
+                                 StatKind::kCounter, StatUnit::kNone};
 
 }  // namespace
 
@@ -183,8 +195,8 @@ void Control::handle_request(RequestServer& server, RequestServer::ClientId clie
 std::optional<Control::Arguments> Control::read_arguments(
     const Asker& asker, std::string_view command, const std::vector<std::string_view>& words) {
   constexpr std::string_view kWithWord[] = {"log-level", "streams", "why", "kill"};
-  const bool takes_word = std::find(std::begin(kWithWord), std::end(kWithWord), command) !=
-                          std::end(kWithWord);
+  const bool takes_word =
+      std::find(std::begin(kWithWord), std::end(kWithWord), command) != std::end(kWithWord);
   Arguments arguments;
   for (size_t i = 0; i < words.size(); ++i) {
     std::string* value = nullptr;
@@ -195,10 +207,10 @@ std::optional<Control::Arguments> Control::read_arguments(
     } else if (value == nullptr && takes_word && arguments.word.empty()) {
       arguments.word = words[i];
     } else {
-      const auto text = value != nullptr
-                            ? fmt::format("{}: a value is missing behind {}", command, words[i])
-                            : fmt::format("{}: what is {}? Try help", printable(command),
-                                          quoted(words[i]));
+      const auto text =
+          value != nullptr
+              ? fmt::format("{}: a value is missing behind {}", command, words[i])
+              : fmt::format("{}: what is {}? Try help", printable(command), quoted(words[i]));
       reply(asker, error_answer(text, asker.json));
       return std::nullopt;
     }
@@ -260,13 +272,13 @@ void Control::gather(std::function<Part(Worker::Channels, Instant)> collect,
   gathered->missing = workers_.size();
   gathered->finish = std::move(finish);
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->ask([gathered, i, collect, mailbox = mailbox_](Worker::Channels channels,
-                                                                Instant now) {
-      mailbox->post([gathered, i, part = collect(channels, now)] {
-        gathered->parts[i] = part;
-        if (--gathered->missing == 0) gathered->finish(std::move(gathered->parts));
-      });
-    });
+    workers_[i]->ask(
+        [gathered, i, collect, mailbox = mailbox_](Worker::Channels channels, Instant now) {
+          mailbox->post([gathered, i, part = collect(channels, now)] {
+            gathered->parts[i] = part;
+            if (--gathered->missing == 0) gathered->finish(std::move(gathered->parts));
+          });
+        });
   }
 }
 
@@ -305,8 +317,7 @@ void Control::answer_status(const Asker& asker) {
                       facts.driver, facts.sandbox, uint64_t{options_.channels.size()}, up, streams,
                       held, options_.memory, uint64_t{facts.descriptors},
                       std::string(log_level_name(log_level())), facts.log_lines_dropped}}};
-        reply(asker, asker.json ? to_json(table, TableShape::kRecord)
-                                : to_text(table, TableShape::kRecord));
+        reply(asker, table, TableShape::kRecord);
       });
 }
 
@@ -324,20 +335,15 @@ void Control::answer_channels(const Asker& asker) {
                                        {"transport"}},
                            .rows = {}};
         for (const ChannelSpec& spec : options_.channels) {
-          for (const auto& part : parts) {
-            for (const auto& [name, words] : part) {
-              if (name != spec.name) continue;
-              const uint64_t protocol = words.total("protocol");
-              table.rows.push_back(
-                  {name, std::string(words.total("up") > 0 ? "up" : "down"),
-                   protocol > 0 ? ControlCell(protocol) : ControlCell(), words.total("sessions"),
-                   words.total("streams"), words.total("sent_bytes"), words.total("received_bytes"),
-                   words.total("in_flight"), spec.text});
-            }
-          }
+          const StatWords& words = words_of_channel(parts, spec.name);
+          const uint64_t protocol = words.total("protocol");
+          table.rows.push_back({spec.name, std::string(words.total("up") > 0 ? "up" : "down"),
+                                protocol > 0 ? ControlCell(protocol) : ControlCell(),
+                                words.total("sessions"), words.total("streams"),
+                                words.total("sent_bytes"), words.total("received_bytes"),
+                                words.total("in_flight"), spec.text});
         }
-        reply(asker, asker.json ? to_json(table, TableShape::kRows)
-                                : to_text(table, TableShape::kRows));
+        reply(asker, table, TableShape::kRows);
       });
 }
 
@@ -353,24 +359,20 @@ void Control::answer_forwards(const Asker& asker) {
                                        {"failed"},
                                        {"address"}},
                            .rows = {}};
-        const auto add = [&](const ForwardSpec& forward, std::string role, const std::string& failed) {
-          for (const auto& part : parts) {
-            for (const auto& [name, words] : part) {
-              if (name != forward.channel) continue;
-              const std::string& service = forward.service;
-              table.rows.push_back({name, service, role, words.of(service, "opened"),
-                                    words.of(service, "sent_bytes"),
-                                    words.of(service, "received_bytes"), words.of(service, failed),
-                                    forward.address.to_string()});
-            }
-          }
+        const auto add = [&](const ForwardSpec& forward, std::string role,
+                             const std::string& failed) {
+          const StatWords& words = words_of_channel(parts, forward.channel);
+          const std::string& service = forward.service;
+          table.rows.push_back({forward.channel, service, role, words.of(service, "opened"),
+                                words.of(service, "sent_bytes"),
+                                words.of(service, "received_bytes"), words.of(service, failed),
+                                forward.address.to_string()});
         };
         for (const ForwardSpec& forward : options_.oforwards) add(forward, "listen", "refused");
         for (const ForwardSpec& forward : options_.iforwards) {
           add(forward, "offer", "connect_failures");
         }
-        reply(asker, asker.json ? to_json(table, TableShape::kRows)
-                                : to_text(table, TableShape::kRows));
+        reply(asker, table, TableShape::kRows);
       });
 }
 
@@ -387,8 +389,8 @@ void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
   if (!arguments.sort.empty()) {
     const auto order = parse_stream_order(arguments.sort);
     if (!order) {
-      const auto text = fmt::format("--sort {}: use age, sent, received or waiting",
-                                    quoted(arguments.sort));
+      const auto text =
+          fmt::format("--sort {}: use age, sent, received or waiting", quoted(arguments.sort));
       return reply(asker, error_answer(text, asker.json));
     }
     query.order = *order;
@@ -396,8 +398,8 @@ void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
   if (!arguments.limit.empty()) {
     const auto limit = parse_number<size_t>(arguments.limit);
     if (!limit || *limit == 0 || *limit > kMostStreamRows) {
-      const auto text = fmt::format("--limit {}: use 1 to {}", quoted(arguments.limit),
-                                    kMostStreamRows);
+      const auto text =
+          fmt::format("--limit {}: use 1 to {}", quoted(arguments.limit), kMostStreamRows);
       return reply(asker, error_answer(text, asker.json));
     }
     query.limit = *limit;
@@ -423,8 +425,7 @@ void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
            waits ? ControlCell(milliseconds(row.waits)) : ControlCell(),
            row.client.empty() ? ControlCell() : ControlCell(row.client)});
     }
-    std::string text = asker.json ? to_json(table, TableShape::kRows)
-                                  : to_text(table, TableShape::kRows);
+    std::string text = shown(asker, table, TableShape::kRows);
     if (!asker.json && found.matching > found.rows.size()) {
       text.insert(text.size() - 1, fmt::format("({} of {} streams; --limit N for more)\n",
                                                found.rows.size(), found.matching));
@@ -447,25 +448,23 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
     return reply(asker, error_answer("there is no channel " + quoted(query.channel), asker.json));
   }
   StreamList::make(workers_, mailbox_, query, [asker](const StreamRows& found) {
-    ControlTable table{.columns = {{"stream"},
-                                   {"service"},
-                                   {"waiting", ColumnUnit::kSeconds},
-                                   {"reason"}},
-                       .rows = {}};
+    ControlTable table{
+        .columns = {{"stream"}, {"service"}, {"waiting", ColumnUnit::kSeconds}, {"reason"}},
+        .rows = {}};
     for (const StreamRow& row : found.rows) {
       table.rows.push_back({to_string(row.name), row.service, milliseconds(row.waits),
                             std::string(reason_text(*row.waits_for))});
     }
     if (table.rows.empty() && !asker.json) return reply(asker, "no stream waits\n\n");
-    reply(asker, asker.json ? to_json(table, TableShape::kRows) : to_text(table, TableShape::kRows));
+    reply(asker, table, TableShape::kRows);
   });
 }
 
 void Control::kill(const Asker& asker, const std::string& stream) {
   const auto name = parse_stream_name(stream);
   if (!name || !has_channel(name->channel)) {
-    const auto text = fmt::format("kill {}: name a stream as the command streams does",
-                                  quoted(stream));
+    const auto text =
+        fmt::format("kill {}: name a stream as the command streams does", quoted(stream));
     return reply(asker, error_answer(text, asker.json));
   }
   gather<bool>(
@@ -484,7 +483,8 @@ void Control::kill(const Asker& asker, const std::string& stream) {
       });
 }
 
-// The samples of a worker are rendered here, so that those of a family of all workers stand together.
+// The samples of a worker are rendered here, so that those of a family of all workers stand
+// together.
 void Control::collect_metrics(std::function<void(std::string)> finish) {
   struct Sample {
     StatInfo info;
@@ -494,7 +494,8 @@ void Control::collect_metrics(std::function<void(std::string)> finish) {
   struct Samples final : StatVisitor {
     void visit(const StatInfo& info, const StatSample& sample) override {
       auto& copy = all.emplace_back(Sample{info, sample.value, {}});
-      for (const StatLabel& label : sample.labels) copy.labels.emplace_back(label.name, label.value);
+      for (const StatLabel& label : sample.labels)
+        copy.labels.emplace_back(label.name, label.value);
     }
     std::vector<Sample> all;
   };
@@ -544,8 +545,15 @@ void Control::answer_log_level(const Asker& asker, std::string_view level) {
   }
   const ControlTable table{.columns = {{"log_level"}},
                            .rows = {{std::string(log_level_name(log_level()))}}};
-  reply(asker, asker.json ? to_json(table, TableShape::kRecord)
-                          : to_text(table, TableShape::kRecord));
+  reply(asker, table, TableShape::kRecord);
+}
+
+std::string Control::shown(const Asker& asker, const ControlTable& table, TableShape shape) {
+  return asker.json ? to_json(table, shape) : to_text(table, shape);
+}
+
+void Control::reply(const Asker& asker, const ControlTable& table, TableShape shape) {
+  reply(asker, shown(asker, table, shape));
 }
 
 void Control::reply(const Asker& asker, std::string text) {

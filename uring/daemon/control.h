@@ -35,11 +35,11 @@ namespace virtproxy {
 
 // What the process is, for `status` and the metrics.
 struct ProcessFacts {
-  std::string driver;          // how it waits for the kernel
-  bool sandbox = false;        // system calls are filtered
-  size_t descriptors = 0;      // open now
+  std::string driver;      // how it waits for the kernel
+  bool sandbox = false;    // system calls are filtered
+  size_t descriptors = 0;  // open now
   uint64_t log_lines_dropped = 0;
-  std::string state;           // "serving" or "draining"
+  std::string state;  // "serving" or "draining"
 };
 
 class Control final : private RequestServer::Handler {
@@ -97,6 +97,8 @@ class Control final : private RequestServer::Handler {
   void answer_why(const Asker& asker, const std::string& of);
   void kill(const Asker& asker, const std::string& stream);
   void answer_log_level(const Asker& asker, std::string_view level);
+  static std::string shown(const Asker& asker, const ControlTable& table, TableShape shape);
+  static void reply(const Asker& asker, const ControlTable& table, TableShape shape);
   static void reply(const Asker& asker, std::string text);
 
   const Options& options_;

@@ -42,9 +42,8 @@ void RequestServer::add_to(std::vector<pollfd>& waits) const {
 
 void RequestServer::handle(const std::vector<pollfd>& waits, Instant now) {
   const auto is_ready = [&waits](int fd) {
-    return std::any_of(waits.begin(), waits.end(), [fd](const pollfd& wait) {
-      return wait.fd == fd && wait.revents != 0;
-    });
+    return std::any_of(waits.begin(), waits.end(),
+                       [fd](const pollfd& wait) { return wait.fd == fd && wait.revents != 0; });
   };
   // Clients first: a descriptor that is accepted below may have the number of one that is dropped.
   for (auto client = clients_.begin(); client != clients_.end();) {
@@ -79,7 +78,8 @@ void RequestServer::accept_clients(int listener, Instant now) {
     const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
       if (errno != EINTR && errno != ECONNABORTED) {
-        log_debug("cannot accept a client of the control socket or the metrics: {}", std::strerror(errno));
+        log_debug("cannot accept a client of the control socket or the metrics: {}",
+                  std::strerror(errno));
       }
       return;
     }
@@ -114,9 +114,10 @@ bool RequestServer::next_request(Client& client) {
   if (!ending) {
     if (client.input.size() <= kMostRequest) return true;
     client.state = State::kLeaving;
-    client.output = framing_ == RequestFraming::kLines
-                        ? "error: a command has at most " + std::to_string(kMostRequest) + " bytes\n\n"
-                        : "HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n";
+    client.output =
+        framing_ == RequestFraming::kLines
+            ? "error: a command has at most " + std::to_string(kMostRequest) + " bytes\n\n"
+            : "HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n\r\n";
     client.written = 0;
     return write_to(client);
   }

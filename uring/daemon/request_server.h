@@ -5,9 +5,9 @@
 //
 // It lives in the main thread, beside the signals, and waits with poll(2): no stream passes through
 // that thread, so a client that never reads delays none. Bounded in everything: clients, the length
-// of a request, one request at a time of each client. While an answer is due or not yet read, the next
-// request waits in the client's socket. Where all places are taken, a new client gets that of the one
-// that has done nothing for longest: clients that stay away cannot lock an operator out.
+// of a request, one request at a time of each client. While an answer is due or not yet read, the
+// next request waits in the client's socket. Where all places are taken, a new client gets that of
+// the one that has done nothing for longest: clients that stay away cannot lock an operator out.
 #pragma once
 
 #include <poll.h>
@@ -40,7 +40,8 @@ class RequestServer {
   class Handler {
    public:
     // `request` is a line without its end; of HTTP, the first line. answer() is due, now or later.
-    virtual void handle_request(RequestServer& server, ClientId client, std::string_view request) = 0;
+    virtual void handle_request(RequestServer& server, ClientId client,
+                                std::string_view request) = 0;
 
    protected:
     ~Handler() = default;

@@ -1,6 +1,6 @@
-// Lists the streams of all workers for a control command, a piece at a time: each question to a worker
-// looks at kSlotsPerPiece slots, and the main thread asks the next one when it has the answer. So a
-// list of thousands of streams stops no turn for longer than one piece takes.
+// Lists the streams of all workers for a control command, a piece at a time: each question to a
+// worker looks at kSlotsPerPiece slots, and the main thread asks the next one when it has the
+// answer. So a list of thousands of streams stops no turn for longer than one piece takes.
 #pragma once
 
 #include <functional>
@@ -38,7 +38,7 @@ enum class StreamOrder : uint8_t { kAge, kSent, kReceived, kWaiting };
 std::optional<StreamOrder> parse_stream_order(std::string_view name);
 
 struct StreamQuery {
-  std::string channel;         // of this channel; empty: of all
+  std::string channel;           // of this channel; empty: of all
   std::optional<StreamKey> key;  // this stream of it
   bool only_waiting = false;
   StreamOrder order = StreamOrder::kAge;  // the largest first
@@ -64,8 +64,8 @@ class StreamList : public std::enable_shared_from_this<StreamList> {
  private:
   struct Piece {
     std::vector<StreamRow> rows;
-    size_t channel;                  // of the worker, to go on with
-    std::optional<size_t> slot;      // to go on from; nothing: the worker has no more
+    size_t channel;              // of the worker, to go on with
+    std::optional<size_t> slot;  // to go on from; nothing: the worker has no more
   };
 
   StreamList(const Workers& workers, std::shared_ptr<Mailbox> mailbox, StreamQuery query,
@@ -75,7 +75,8 @@ class StreamList : public std::enable_shared_from_this<StreamList> {
         query_(std::move(query)),
         finish_(std::move(finish)) {}
 
-  static Piece look(const StreamQuery& query, Worker::Channels channels, size_t channel, size_t slot);
+  static Piece look(const StreamQuery& query, Worker::Channels channels, size_t channel,
+                    size_t slot);
   void ask();
   void take(Piece piece);
   void keep_best();
