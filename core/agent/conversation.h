@@ -87,7 +87,7 @@ using Result = tl::expected<Json, Error>;
 
 class Conversation {
  public:
-  // `pace_of` says of each method of this end how it is served; it outlives the conversation.
+  // `pace_of` gives for each method of this end how it is served. It must outlive the conversation.
   using PaceOf = Pace (*)(std::string_view method);
   Conversation(ConversationConfig config, PaceOf pace_of);
 
