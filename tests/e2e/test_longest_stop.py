@@ -39,9 +39,8 @@ COLLIDE = 20_753
 STOP_MS = 10.0
 TURN_MS = 5.0
 # What the kernel does in one go, for the echo and in a turn: the end of a killed process with 16,384
-# sockets holds a processor for 14 ms where the kernel is not preemptible, and connect(2) takes up to
-# 7 ms where the ports towards one address become few.
-KERNEL_MS = {"an honest daemon is killed": (20.0, 0.0), "left behind, TCP": (10.0, 10.0)}
+# sockets holds a processor for 14 ms where the kernel is not preemptible.
+KERNEL_MS = {"an honest daemon is killed": (20.0, 0.0)}
 ATTEMPTS = 6
 # The kernel suspends what runs before all other processes for 50 ms once it has had 950 ms of a
 # second (sched_rt_runtime_us), so the peer leaves the daemon some idle time between its bursts.
@@ -137,11 +136,9 @@ class Beside:
 
     def open_all(self, peer: HostilePeer, service: str) -> None:
         frames = [peer.open_frame(slot, service) for slot in range(STREAMS)]
-        # The kernel takes more than 1 ms for each connection where TCP ports become few.
-        portion = PORTION // 8 if service == "tcp" else PORTION
-        for first in range(0, STREAMS, portion):
-            peer.send(b"".join(frames[first : first + portion]))
-            self.wait_dialled(first + portion)
+        for first in range(0, STREAMS, PORTION):
+            peer.send(b"".join(frames[first : first + PORTION]))
+            self.wait_dialled(first + PORTION)
             peer.drop_input()
             time.sleep(PAUSE)
 

@@ -32,6 +32,7 @@
 #include "uring/daemon/service_manager.h"
 #include "uring/daemon/start_checks.h"
 #include "uring/daemon/worker.h"
+#include "uring/net/local_ports.h"
 
 namespace virtproxy {
 namespace {
@@ -267,6 +268,7 @@ class Daemon {
                                           std::vector<WorkerConfig>& configs) {
     prepare_log();
     keep_lockable_memory();
+    LocalPorts::of_process();  // reads its range while the file system is in reach
     if (auto checked = check_paths(options); !checked) return checked;
     for (const std::string& line : unguarded(options)) log_warn("{}", line);
     for (const std::string& line : idle_channels(options)) log_warn("{}", line);

@@ -141,11 +141,14 @@ struct SocketOption {
   int name;
 };
 
+// IP_LOCAL_PORT_RANGE, local_ports.h; the C library's headers lack the name before glibc 2.37.
+constexpr int kLocalPortRange = 51;
+
 constexpr SocketOption kSocketOptions[] = {
     {SOL_SOCKET, SO_LINGER},          {SOL_SOCKET, SO_KEEPALIVE},      {SOL_SOCKET, SO_SNDBUF},
     {SOL_SOCKET, SO_RCVBUF},          {SOL_SOCKET, SO_OOBINLINE},      {IPPROTO_TCP, TCP_NODELAY},
     {IPPROTO_TCP, TCP_KEEPIDLE},      {IPPROTO_TCP, TCP_KEEPINTVL},    {IPPROTO_TCP, TCP_KEEPCNT},
-    {IPPROTO_TCP, TCP_NOTSENT_LOWAT}, {IPPROTO_TCP, TCP_USER_TIMEOUT},
+    {IPPROTO_TCP, TCP_NOTSENT_LOWAT}, {IPPROTO_TCP, TCP_USER_TIMEOUT}, {IPPROTO_IP, kLocalPortRange},
 };
 
 constexpr unsigned long kTerminalRequests[] = {TCGETS, TCSETS, TCFLSH};

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "uring/net/local_ports.h"
 #include "uring/net/sockets.h"
 
 namespace virtproxy {
@@ -37,6 +38,13 @@ Fault fault_of(int error) {
     default:
       return Fault::kUnreachable;
   }
+}
+
+// 0 or an errno.
+int connect_without_waiting(int fd, const SocketAddress& address) {
+  const bool internet = address.family() == AF_INET || address.family() == AF_INET6;
+  if (internet) return LocalPorts::of_process().connect(fd, address);
+  return connect(fd, address.data(), address.length) == 0 ? 0 : errno;
 }
 
 }  // namespace
@@ -127,24 +135,25 @@ void Connector::attempt() {
     if (fd_ < 0) return attempt_failed(errno);
     if (address.family() != AF_UNIX) reset_on_close(fd_);
   }
-  if (connect(fd_, address.data(), address.length) == 0) {
+  const int error = connect_without_waiting(fd_, address);
+  if (error == 0) {
     connected_ = std::exchange(fd_, -1);
     deadline_.set(loop_.now());
     return;
   }
-  if (errno == EINPROGRESS) {
+  if (error == EINPROGRESS) {
     retry_.set(loop_.now() + share_);
     in_progress_ = true;
     await_connection();
     return;
   }
-  if (errno == EAGAIN && address.family() == AF_UNIX) {
+  if (error == EAGAIN && address.family() == AF_UNIX) {
     last_error_ = EAGAIN;
     retry_.set(loop_.now() + backoff_);
     backoff_ = std::min(backoff_ * 2, Duration(kLastBackoff));
     return;
   }
-  attempt_failed(errno);
+  attempt_failed(error);
 }
 
 void Connector::await_connection() {
