@@ -94,6 +94,36 @@ def test_qemu_takes_the_arguments_of_a_serial_port(scene: Scene) -> None:
     assert 'dev: isa-serial' in qemu.tree(qemu.qmp())
 
 
+@pytest.mark.parametrize("kind", [(), ("--isa",), ("--bus", "vps.0")], ids=["virtio", "isa", "bus"])
+def test_qemu_takes_a_second_port_for_virtagent(scene: Scene, kind: tuple[str, ...]) -> None:
+    """Each has a socket that QEMU listens at; virtagent's end on the host connects to the second."""
+    path, agent = scene.directory / "vm1.sock", scene.directory / "vm1.agent"
+    line = ctl(
+        scene, "qemu-args", "--vm", "vm1", "--socket", path, *kind, "--agent", "--agent-socket", agent
+    )
+    qemu = Qemu(scene, f"{'-device virtio-serial-pci,id=vps ' if '--bus' in kind else ''}{line}")
+    qmp = qemu.qmp()
+    labels = {one["label"]: one["filename"] for one in qmp.execute("query-chardev")}
+    assert str(path) in labels["vp-virtproxy"] and str(agent) in labels["virtagent"], labels
+    tree = qemu.tree(qmp)
+    if "--isa" in kind:
+        assert tree.count("dev: isa-serial") == 2
+    else:
+        assert 'name = "org.qemu.virtagent"' in tree and 'name = "virtproxy"' in tree
+    host = scene.spawn(
+        [BIN / "virtagent", "host", "-c", f"unix-connect:{agent}", "--local", scene.directory / "local"],
+        name="virtagent host",
+    )
+    deadline = 20 * PATIENCE
+    while not any(
+        one["label"] == "virtagent" and not one["filename"].startswith("disconnected:")
+        for one in qmp.execute("query-chardev")
+    ):
+        assert host.alive() and deadline > 0, host.everything()
+        threading.Event().wait(0.05)
+        deadline -= 0.05
+
+
 def test_qemu_takes_the_arguments_of_vsock(scene: Scene) -> None:
     qemu = Qemu(scene, ctl(scene, "qemu-args", "--vm", "vm1", "--vsock", "7"))
     if os.access("/dev/vhost-vsock", os.R_OK | os.W_OK):
@@ -107,7 +137,9 @@ def test_qemu_takes_the_arguments_of_vsock(scene: Scene) -> None:
 @pytest.mark.skipif(
     not SCHEMA.exists() or shutil.which("xmllint") is None, reason="libvirt0 or libxml2-utils is not installed"
 )
-@pytest.mark.parametrize("options", [[], ["--isa"], ["--vsock", "7"], ["--port-name", "org.example.0"]])
+@pytest.mark.parametrize("options", [
+    [], ["--isa"], ["--vsock", "7"], ["--port-name", "org.example.0"], ["--agent"], ["--isa", "--agent"],
+])
 def test_libvirt_takes_the_device(scene: Scene, options: list[str]) -> None:
     device = ctl(scene, "libvirt-xml", "--vm", "vm1", *options)
     domain = scene.directory / "domain.xml"
@@ -216,6 +248,11 @@ def test_a_monitor_that_is_none(scene: Scene, answers: list[bytes], line: str) -
         (["libvirt-xml", "--vm", "a", "--socket", "/tmp/<x>"], 1, "without spaces and quotes"),
         (["libvirt-xml", "--vm", "a", "--port-name", "a'b"], 1, "--port-name 'a'b'"),
         (["qemu-args", "--vm", "a", "--bus", "a,b"], 1, "give the name of a bus"),
+        (["qemu-args", "--vm", "a", "--vsock", "7", "--agent"], 1, "run virtagent behind virtproxy"),
+        (["qemu-args", "--vm", "a", "--agent", "--port-name", "org.qemu.virtagent"], 1, "--agent adds a port"),
+        (["qemu-args", "--vm", "a", "--agent", "--agent-socket", "x"], 1, "--agent-socket 'x'"),
+        (["qemu-args", "--vm", "a", "--agent", "--agent-socket", "/run/virtproxy/a.sock"], 1, "a socket of its own"),
+        (["qemu-args", "--vm", "a", "--agent-socket", "/x"], 2, "--agent"),
         (["qemu-args", "--vm", "a", "--vsock", "2"], 1, "a guest's CID is 3 to 4294967294"),
         (["qemu-args", "--vm", "a", "--vsock", "0"], 1, "a guest's CID is 3 to"),
         (["attach", "--vm", "a", "--qmp", "/nowhere/qmp"], 1, "/nowhere/qmp: No such file"),

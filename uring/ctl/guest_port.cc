@@ -38,14 +38,55 @@ std::string doubled_commas(std::string_view text) {
   return result;
 }
 
-std::string chardev(const GuestPort& port) {
-  return fmt::format("-chardev socket,id={},path={},server=on,wait=off", port.id(),
-                     doubled_commas(port.socket));
+std::string chardev(std::string_view id, std::string_view socket) {
+  return fmt::format("-chardev socket,id={},path={},server=on,wait=off", id,
+                     doubled_commas(socket));
+}
+
+// A port and its chardev, on a bus that is there.
+std::string virtio_port(std::string_view id, std::string_view socket, std::string_view bus,
+                        std::string_view name) {
+  return fmt::format("{} -device virtserialport,id={}-port,bus={},chardev={},name={}",
+                     chardev(id, socket), id, bus, id, name);
+}
+
+std::string isa_port(std::string_view id, std::string_view socket) {
+  return fmt::format("{} -serial chardev:{}", chardev(id, socket), id);
+}
+
+std::string serial_xml(std::string_view socket) {
+  return fmt::format(
+      "<serial type='unix'>\n"
+      "  <source mode='bind' path='{}'/>\n"
+      "  <target type='isa-serial'/>\n"
+      "</serial>\n",
+      socket);
+}
+
+std::string channel_xml(std::string_view socket, std::string_view name) {
+  return fmt::format(
+      "<channel type='unix'>\n"
+      "  <source mode='bind' path='{}'/>\n"
+      "  <target type='virtio' name='{}'/>\n"
+      "</channel>\n",
+      socket, name);
+}
+
+tl::expected<void, std::string> check_socket(std::string_view option, std::string_view path) {
+  if (is_plain_path(path)) return {};
+  return Failure(
+      fmt::format("{} '{}': give an absolute path of at most {} characters without spaces and "
+                  "quotes",
+                  option, printable(path), kMaxUnixPath));
 }
 
 }  // namespace
 
 std::string default_socket(const std::string& vm) { return "/run/virtproxy/" + vm + ".sock"; }
+
+std::string default_agent_socket(const std::string& vm) {
+  return "/run/virtproxy/" + vm + ".agent";
+}
 
 tl::expected<void, std::string> check(const GuestPort& port) {
   if (!is_plain(port.vm)) {
@@ -60,11 +101,21 @@ tl::expected<void, std::string> check(const GuestPort& port) {
                     "and underscores",
                     printable(port.name), kMostName));
   }
-  if (port.device != GuestDevice::kVsock && !is_plain_path(port.socket)) {
-    return Failure(
-        fmt::format("--socket '{}': give an absolute path of at most {} characters without "
-                    "spaces and quotes",
-                    printable(port.socket), kMaxUnixPath));
+  if (port.device != GuestDevice::kVsock) {
+    if (auto checked = check_socket("--socket", port.socket); !checked) return checked;
+  }
+  if (port.agent) {
+    if (port.device == GuestDevice::kVsock) {
+      return Failure(
+          "--agent needs a port: with --vsock, run virtagent behind virtproxy, virtagent(1)");
+    }
+    if (port.name == kAgentPort) {
+      return Failure(fmt::format("--port-name {}: --agent adds a port of this name", port.name));
+    }
+    if (auto checked = check_socket("--agent-socket", port.agent_socket); !checked) return checked;
+    if (port.agent_socket == port.socket) {
+      return Failure("--agent-socket: a port has a socket of its own");
+    }
   }
   if (!port.bus.empty() && !is_plain(port.bus)) {
     return Failure(
@@ -78,20 +129,21 @@ tl::expected<void, std::string> check(const GuestPort& port) {
 }
 
 std::string qemu_args(const GuestPort& port) {
+  const std::string_view agent = "virtagent";  // GuestPort::id() never is
   switch (port.device) {
     case GuestDevice::kVsock:
       return fmt::format("-device vhost-vsock-pci,guest-cid={}", port.cid);
     case GuestDevice::kIsaPort:
-      return fmt::format("{} -serial chardev:{}", chardev(port), port.id());
+      return isa_port(port.id(), port.socket) +
+             (port.agent ? " " + isa_port(agent, port.agent_socket) : "");
     case GuestDevice::kVirtioPort:
       break;
   }
   const std::string controller = port.id() + "-bus";
   const std::string bus = port.bus.empty() ? controller + ".0" : port.bus;
-  return fmt::format(
-      "{}{} -device virtserialport,id={}-port,bus={},chardev={},name={}",
-      port.bus.empty() ? fmt::format("-device virtio-serial-pci,id={} ", controller) : "",
-      chardev(port), port.id(), bus, port.id(), port.name);
+  return (port.bus.empty() ? fmt::format("-device virtio-serial-pci,id={} ", controller) : "") +
+         virtio_port(port.id(), port.socket, bus, port.name) +
+         (port.agent ? " " + virtio_port(agent, port.agent_socket, bus, kAgentPort) : "");
 }
 
 // check() has seen to it that no character needs quoting in XML.
@@ -104,21 +156,12 @@ std::string libvirt_xml(const GuestPort& port) {
           "</vsock>\n",
           port.cid);
     case GuestDevice::kIsaPort:
-      return fmt::format(
-          "<serial type='unix'>\n"
-          "  <source mode='bind' path='{}'/>\n"
-          "  <target type='isa-serial'/>\n"
-          "</serial>\n",
-          port.socket);
+      return serial_xml(port.socket) + (port.agent ? serial_xml(port.agent_socket) : "");
     case GuestDevice::kVirtioPort:
       break;
   }
-  return fmt::format(
-      "<channel type='unix'>\n"
-      "  <source mode='bind' path='{}'/>\n"
-      "  <target type='virtio' name='{}'/>\n"
-      "</channel>\n",
-      port.socket, port.name);
+  return channel_xml(port.socket, port.name) +
+         (port.agent ? channel_xml(port.agent_socket, kAgentPort) : "");
 }
 
 }  // namespace virtproxy::ctl

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <tl/expected.hpp>
 
 namespace virtproxy::ctl {
@@ -18,13 +19,20 @@ struct GuestPort {
   std::string name = "virtproxy";  // of a virtio-serial port, as the guest sees it
   std::string bus;                 // an existing virtio-serial bus; empty for a new controller
   uint32_t cid = 0;                // of vsock
+  // Adds a port of the same kind for virtagent, which finds it in the guest by its name.
+  bool agent = false;
+  std::string agent_socket;  // of its chardev
 
   // The id of its parts in QEMU.
   std::string id() const { return "vp-" + name; }
 };
 
-// The default of GuestPort::socket, where the units look for it.
+// The name by which virtagent finds its port.
+inline constexpr std::string_view kAgentPort = "org.qemu.virtagent";
+
+// The default of GuestPort::socket, where the units look for it, and of GuestPort::agent_socket.
 std::string default_socket(const std::string& vm);
+std::string default_agent_socket(const std::string& vm);
 
 // An error if a value could not be taken by QEMU, libvirt or a shell without quoting.
 tl::expected<void, std::string> check(const GuestPort& port);
@@ -32,7 +40,7 @@ tl::expected<void, std::string> check(const GuestPort& port);
 // Arguments of qemu-system-*, on one line and safe to be split by a shell at its spaces.
 std::string qemu_args(const GuestPort& port);
 
-// One device element of libvirt's domain XML, several lines.
+// The device elements of libvirt's domain XML, several lines.
 std::string libvirt_xml(const GuestPort& port);
 
 }  // namespace virtproxy::ctl

@@ -36,6 +36,9 @@ struct PortArgs {
 tl::expected<GuestPort, std::string> port_of(const PortArgs& args) {
   GuestPort port = args.port;
   if (port.socket.empty()) port.socket = virtproxy::ctl::default_socket(port.vm);
+  if (port.agent_socket.empty()) {
+    port.agent_socket = virtproxy::ctl::default_agent_socket(port.vm);
+  }
   if (args.isa) port.device = GuestDevice::kIsaPort;
   if (args.cid) {
     port.device = GuestDevice::kVsock;
@@ -65,6 +68,17 @@ void declare_device(CLI::App& command, PortArgs& args) {
   command.add_option("--vsock", args.cid, "vsock instead, with this CID of the guest")
       ->type_name("CID")
       ->excludes(isa);
+}
+
+void declare_agent(CLI::App& command, PortArgs& args) {
+  auto* const agent = command.add_flag(
+      "--agent", args.port.agent,
+      "One more port of that kind, for virtagent; a virtio-serial port is named org.qemu.virtagent");
+  command
+      .add_option("--agent-socket", args.port.agent_socket,
+                  "Socket of its chardev (default /run/virtproxy/NAME.agent)")
+      ->type_name("PATH")
+      ->needs(agent);
 }
 
 void declare_bus(CLI::App& command, PortArgs& args) {
@@ -164,6 +178,7 @@ struct Commands {
         *app.add_subcommand("qemu-args", "Print the arguments that give QEMU the channel");
     declare_port(qemu, port);
     declare_device(qemu, port);
+    declare_agent(qemu, port);
     declare_bus(qemu, port);
     qemu.callback([this] {
       run = [this]() -> Result {
@@ -171,9 +186,10 @@ struct Commands {
       };
     });
 
-    CLI::App& xml = *app.add_subcommand("libvirt-xml", "Print the device for a domain of libvirt");
+    CLI::App& xml = *app.add_subcommand("libvirt-xml", "Print the devices for a domain of libvirt");
     declare_port(xml, port);
     declare_device(xml, port);
+    declare_agent(xml, port);
     xml.callback([this] {
       run = [this]() -> Result {
         return port_of(port).map([](const GuestPort& good) { return libvirt_xml(good); });
