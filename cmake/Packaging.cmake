@@ -39,34 +39,43 @@ else()
   set(generated)
   set(made ${PROJECT_BINARY_DIR}/manual)
   file(MAKE_DIRECTORY ${made})
-  # add_manual_page(NAME SECTION SOURCE ARGUMENT...): the arguments are those of manual.py
-  function(add_manual_page name section source)
+  # add_manual_page(COMPONENT NAME SECTION SOURCE ARGUMENT...): the arguments are those of manual.py
+  function(add_manual_page component name section source)
     set(page ${made}/${name}.${section})
     add_custom_command(OUTPUT ${page}.gz
       COMMAND ${VIRTPROXY_PYTHON} ${manual} ${ARGN} > ${page}.scd
       COMMAND ${SCDOC} < ${page}.scd > ${page}
       COMMAND gzip -9nf ${page}
-      DEPENDS ${manual} ${source} virtproxy virtproxyctl
+      DEPENDS ${manual} ${source} virtproxy virtproxyctl virtagent
       VERBATIM)
-    install(FILES ${page}.gz DESTINATION share/man/man${section} COMPONENT virtproxy)
+    install(FILES ${page}.gz DESTINATION share/man/man${section} COMPONENT ${component})
     set(generated ${generated} ${page}.gz PARENT_SCOPE)
   endfunction()
   set(daemon_page ${PROJECT_SOURCE_DIR}/uring/daemon/manual/virtproxy.8.scd.in)
   set(ctl_page ${PROJECT_SOURCE_DIR}/uring/ctl/virtproxyctl.1.scd.in)
   set(protocol ${PROJECT_SOURCE_DIR}/core/PROTOCOL.md)
-  add_manual_page(virtproxy 8 ${daemon_page} page ${daemon_page} $<TARGET_FILE:virtproxy>)
-  add_manual_page(virtproxyctl 1 ${ctl_page} page ${ctl_page} $<TARGET_FILE:virtproxyctl>)
-  add_manual_page(virtproxy-protocol 7 ${protocol} protocol ${protocol})
-  # The daemon's other names.
-  foreach(alias qemu-vp=virtproxy virtproxy-static=static)
+  set(agent_page ${PROJECT_SOURCE_DIR}/uring/agent/virtagent.1.scd.in)
+  add_manual_page(virtproxy virtproxy 8 ${daemon_page} page ${daemon_page} $<TARGET_FILE:virtproxy>)
+  add_manual_page(virtproxy virtproxyctl 1 ${ctl_page} page ${ctl_page} $<TARGET_FILE:virtproxyctl>)
+  add_manual_page(virtproxy virtproxy-protocol 7 ${protocol} protocol ${protocol})
+  add_manual_page(agent virtagent 1 ${agent_page} page ${agent_page} $<TARGET_FILE:virtagent>)
+  # The programs' other names.
+  foreach(alias qemu-vp=virtproxy=virtproxy=8 virtproxy-static=static=virtproxy=8 virtagent-static=static=virtagent=1)
     string(REPLACE "=" ";" alias ${alias})
     list(GET alias 0 name)
     list(GET alias 1 component)
-    file(CREATE_LINK virtproxy.8.gz ${made}/${name}.8.gz SYMBOLIC)
-    install(FILES ${made}/${name}.8.gz DESTINATION share/man/man8 COMPONENT ${component})
+    list(GET alias 2 page)
+    list(GET alias 3 section)
+    file(CREATE_LINK ${page}.${section}.gz ${made}/${name}.${section}.gz SYMBOLIC)
+    install(FILES ${made}/${name}.${section}.gz DESTINATION share/man/man${section}
+            COMPONENT ${component})
   endforeach()
 
-  foreach(program virtproxy virtproxyctl)
+  foreach(program virtproxy virtproxyctl virtagent)
+    set(component virtproxy)
+    if(program STREQUAL virtagent)
+      set(component agent)
+    endif()
     foreach(place bash=share/bash-completion/completions=${program}
                   zsh=share/zsh/vendor-completions=_${program}
                   fish=share/fish/vendor_completions.d=${program}.fish)
@@ -80,7 +89,7 @@ else()
         COMMAND ${VIRTPROXY_PYTHON} ${manual} completion ${shell} $<TARGET_FILE:${program}> > ${file}
         DEPENDS ${manual} ${program}
         VERBATIM)
-      install(FILES ${file} DESTINATION ${directory} COMPONENT virtproxy)
+      install(FILES ${file} DESTINATION ${directory} COMPONENT ${component})
       list(APPEND generated ${file})
     endforeach()
   endforeach()
@@ -93,11 +102,10 @@ string(TIMESTAMP date "%a, %d %b %Y %H:%M:%S +0000" UTC)
 set(debian ${PROJECT_SOURCE_DIR}/cmake/debian)
 set(made ${PROJECT_BINARY_DIR}/debian)
 # Every package has them, under its own name.
-foreach(component virtproxy static bench)
-  set(package virtproxy-${component})
-  if(component STREQUAL virtproxy)
-    set(package virtproxy)
-  endif()
+foreach(package_of virtproxy=virtproxy static=virtproxy-static bench=virtproxy-bench agent=virtagent)
+  string(REPLACE "=" ";" package_of ${package_of})
+  list(GET package_of 0 component)
+  list(GET package_of 1 package)
   configure_file(${debian}/changelog.in ${made}/${component}/changelog.Debian @ONLY)
   execute_process(COMMAND gzip -9nf ${made}/${component}/changelog.Debian)
   install(FILES ${made}/${component}/changelog.Debian.gz ${debian}/copyright
@@ -110,6 +118,9 @@ endforeach()
 foreach(script postinst prerm postrm)
   configure_file(${debian}/${script} ${made}/${script} COPYONLY)
 endforeach()
+foreach(script postinst prerm)
+  configure_file(${debian}/virtagent.${script} ${made}/agent/${script} COPYONLY)
+endforeach()
 
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME virtproxy)
@@ -118,7 +129,7 @@ set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "")
 set(CPACK_PACKAGE_VERSION ${PROJECT_VERSION})
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
-set(CPACK_COMPONENTS_ALL virtproxy)
+set(CPACK_COMPONENTS_ALL virtproxy agent)
 if(VIRTPROXY_STATIC)
   list(APPEND CPACK_COMPONENTS_ALL static)
 endif()
@@ -140,6 +151,10 @@ set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_SUGGESTS "virtproxy-static, xorriso | genisoimage")
 set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_CONTROL_EXTRA ${made}/postinst ${made}/prerm ${made}/postrm)
 set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+set(CPACK_DEBIAN_AGENT_PACKAGE_NAME virtagent)
+set(CPACK_DEBIAN_AGENT_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_AGENT_PACKAGE_CONTROL_EXTRA ${made}/agent/postinst ${made}/agent/prerm ${made}/postrm)
+set(CPACK_DEBIAN_AGENT_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_DEBIAN_STATIC_PACKAGE_NAME virtproxy-static)
 set(CPACK_DEBIAN_BENCH_PACKAGE_NAME virtproxy-bench)
 set(CPACK_DEBIAN_BENCH_PACKAGE_SHLIBDEPS ON)
@@ -150,8 +165,13 @@ One daemon runs on each end. No connection can delay another.
 
 The package has the daemon, virtproxyctl for QEMU and libvirt, and units.")
 set(CPACK_DEBIAN_STATIC_DESCRIPTION "virtproxy for guests without libraries
-The daemon of virtproxy as one statically linked program, for guests with
-nothing but a kernel, and for the image that virtproxyctl guest-iso writes.")
+The daemon of virtproxy and virtagent as statically linked programs, for
+guests with nothing but a kernel, and for the image that virtproxyctl guest-iso
+writes.")
+set(CPACK_DEBIAN_AGENT_DESCRIPTION "calls between a host and its guest, in both directions
+virtagent runs in a guest and on its host. It speaks the protocol of the QEMU
+guest agent, adds calls from the guest and events, and serves many clients at
+once behind virtproxy. By default it only reads.")
 set(CPACK_DEBIAN_BENCH_DESCRIPTION "load generator for proxies
 virtproxy-bench makes load through any proxy, and measures throughput, latency
 and processor time.")

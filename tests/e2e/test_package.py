@@ -14,7 +14,7 @@ from harness import BIN, PATIENCE, SANITIZED, Scene
 from systemd_machine import needs_machine, run_machine
 
 BUILD = BIN.parent
-PACKAGES = ("virtproxy", "virtproxy-static", "virtproxy-bench")
+PACKAGES = ("virtagent", "virtproxy", "virtproxy-static", "virtproxy-bench")
 pytestmark = [
     pytest.mark.skipif(SANITIZED, reason="packages are made of release builds"),
 ]
@@ -30,7 +30,7 @@ def run(*command: str | Path, timeout: float = 120, expect: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """All three, by name. Packed quickly: what is in them is the same."""
+    """All of them, by name. Packed quickly: what is in them is the same."""
     place = tmp_path_factory.mktemp("packages")
     run("cpack", "--config", BUILD / "CPackConfig.cmake", "-D", "CPACK_DEBIAN_COMPRESSION_TYPE=gzip", "-B", place)
     files = {path.name.split("_")[0]: path for path in place.glob("*.deb")}
@@ -40,7 +40,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def root(packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All three unpacked in one place."""
+    """All of them unpacked in one place."""
     root = tmp_path_factory.mktemp("root")
     for path in packages.values():
         run("dpkg-deb", "-x", path, root)
@@ -59,7 +59,7 @@ def test_lintian_finds_no_error(packages: dict[str, Path]) -> None:
 
 def test_the_programs_run(root: Path) -> None:
     assert "Usage" in run(root / "usr/bin/virtproxy-bench", "--help")
-    for name in ("virtproxy", "qemu-vp", "virtproxy-static", "virtproxyctl"):
+    for name in ("virtproxy", "qemu-vp", "virtproxy-static", "virtproxyctl", "virtagent", "virtagent-static"):
         assert re.search(r"\d+\.\d+\.\d+$", run(root / "usr/bin" / name, "--version").strip()), name
 
 
@@ -73,6 +73,9 @@ def test_the_files_are_where_they_are_looked_for(root: Path) -> None:
         "usr/lib/sysusers.d/virtproxy.conf",
         "usr/lib/tmpfiles.d/virtproxy.conf",
         "usr/lib/udev/rules.d/60-virtproxy.rules",
+        "usr/lib/systemd/system/virtagent.service",
+        "usr/lib/sysusers.d/virtagent.conf",
+        "usr/lib/udev/rules.d/60-virtagent.rules",
         "usr/share/doc/virtproxy/examples/libvirt-hook",
     } <= files
     # Those belong to libvirt.
@@ -108,6 +111,10 @@ def test_the_manual_has_every_option(root: Path) -> None:
     for command in ("qemu-args", "libvirt-xml", "attach", "detach", "guest-iso"):
         for option in options_of(root / "usr/bin/virtproxyctl", command) - {"-h", "--help"}:
             assert f" {option}" in ctl, (command, option)
+    agent = manual(root, "man1/virtagent.1.gz")
+    for command in ((), ("guest",), ("host",), ("call",), ("put",), ("drop-in",)):
+        for option in options_of(root / "usr/bin/virtagent", *command):
+            assert f"{option}" in agent, (command, option)
     for name in ("qemu-vp", "virtproxy-static"):
         assert (root / f"usr/share/man/man8/{name}.8.gz").resolve().name == "virtproxy.8.gz"
 
@@ -135,6 +142,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     [
         ("virtproxy", "virtproxy --drain", {"--drain-timeout"}),
         ("virtproxyctl", "virtproxyctl q", {"qemu-args"}),
+        ("virtagent", "virtagent guest --allow-", {"--allow-read", "--allow-write"}),
         ("virtproxyctl", "virtproxyctl attach --q", {"--qmp"}),
         ("virtproxyctl", "virtproxyctl guest-iso --output /etc/host", {"/etc/hosts", "/etc/hostname"}),
     ],
@@ -150,7 +158,7 @@ def test_bash_completes(root: Path, program: str, words: str, some: set[str]) ->
     [("zsh", "zsh/vendor-completions/_{}"), ("fish", "fish/vendor_completions.d/{}.fish")],
 )
 def test_other_shells_can_read_theirs(root: Path, shell: str, name: str) -> None:
-    for program in ("virtproxy", "virtproxyctl"):
+    for program in ("virtproxy", "virtproxyctl", "virtagent"):
         file = root / "usr/share" / name.format(program)
         text = file.read_text(encoding="utf-8")
         for option in options_of(root / "usr/bin" / program):

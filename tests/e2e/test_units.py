@@ -44,6 +44,33 @@ def test_a_unit_is_valid_and_confined(scene: Scene, unit: str) -> None:
     assert match and float(match.group(1)) < 1.5, rating
 
 
+AGENT = Path(__file__).resolve().parents[2] / "uring" / "agent"
+ALLOWED = ["dmesg", "set-time", "shutdown", "fsfreeze", "fstrim"]
+
+
+@pytest.mark.parametrize("allowed", [[], *([name] for name in ALLOWED), ALLOWED], ids=lambda names: "+".join(names) or "default")
+def test_the_unit_of_virtagent_is_valid_with_what_is_allowed(scene: Scene, allowed: list[str]) -> None:
+    unit = scene.directory / "virtagent.service"
+    text = (AGENT / "virtagent.service").read_text(encoding="ascii")
+    unit.write_text(text.replace("/usr/bin/", f"{BIN}/"), encoding="ascii")
+    arguments = [argument for name in allowed for argument in ("--allow", name)]
+    arguments += ["--allow-write", "/srv/a \"b\" 100%", "--hook", "x=/bin/true"] if allowed == ALLOWED else []
+    drop_in = scene.run([BIN / "virtagent", "drop-in", *arguments]).stdout()
+    (scene.directory / "virtagent.service.d").mkdir()
+    (scene.directory / "virtagent.service.d/allow.conf").write_text(drop_in, encoding="utf-8")
+    assert analyze(scene, "verify", "--man=no", unit) == ""
+    capabilities = {"dmesg": "CAP_SYSLOG", "set-time": "CAP_SYS_TIME", "fsfreeze": "CAP_SYS_ADMIN", "fstrim": "CAP_SYS_ADMIN"}
+    for name, capability in capabilities.items():
+        wanted = any(capabilities.get(one) == capability for one in allowed)
+        assert (f" {capability}" in drop_in or f"={capability}" in drop_in) == wanted, (name, drop_in)
+    assert ("User=root" in drop_in) == ("shutdown" in allowed)
+
+
+def test_a_directory_that_no_unit_can_name_is_refused(scene: Scene) -> None:
+    process = scene.run([BIN / "virtagent", "drop-in", "--allow-write", "/srv/a\nb"], expect=1)
+    assert process.stdout() == "" and "control characters" in process.stderr()
+
+
 def test_no_file_has_a_name_of_libvirts(scene: Scene) -> None:
     """libvirt installs virtproxyd.service, virtproxyd.conf and so on."""
     assert [path for path in SOURCES.iterdir() if path.name.startswith("virtproxyd")] == []
@@ -78,3 +105,20 @@ def test_what_an_administrator_does(scene: Scene) -> None:
         shutil.copy(SOURCES / source, tree / target)
     ports = [scene.addresses.tcp().port for _ in range(2)]
     run_machine(scene, tree, "units.sh", {"FORWARD": ports[0], "ECHO": ports[1]}, STEPS)
+
+
+@needs_machine
+def test_what_virtagent_may_do_under_the_service_manager(scene: Scene) -> None:
+    tree = scene.directory / "tree"
+    for source, target in (
+        (AGENT / "virtagent.service", "etc/systemd/system/virtagent.service"),
+        (AGENT / "virtagent.sysusers", "etc/sysusers.d/virtagent.conf"),
+        (BIN / "virtagent", "usr/bin/virtagent"),
+    ):
+        (tree / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tree / target)
+    steps = [
+        "the default set runs without privileges",
+        "the drop-in gives what is allowed needs, and nothing else",
+    ]
+    run_machine(scene, tree, "agent.sh", {}, steps)

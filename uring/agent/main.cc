@@ -3,6 +3,7 @@
 
 #include "uring/agent/agent.h"
 #include "uring/agent/client.h"
+#include "uring/agent/drop_in.h"
 #include "uring/agent/options.h"
 
 int main(int argc, char** argv) {
@@ -16,6 +17,14 @@ int main(int argc, char** argv) {
   }
   virtproxy::set_log_level(options->log_level);
   if (options->client) return virtproxy::agent::run_client(*options->client);
+  if (options->drop_in) {
+    const auto text = virtproxy::agent::drop_in(*options->drop_in);
+    if (!text) {
+      std::fprintf(stderr, "virtagent: %s\n", text.error().c_str());
+      return 1;
+    }
+    return std::fputs(text->c_str(), stdout) < 0 || std::fflush(stdout) != 0 ? 1 : 0;
+  }
   virtproxy::prepare_log();
   return virtproxy::agent::Agent(std::move(*options->serve)).run();
 }

@@ -90,16 +90,7 @@ struct Raw {
   std::vector<std::string> arguments;
 };
 
-void add_serving(CLI::App& app, Raw& raw, Rules& rules, Role role) {
-  app.add_option("-c,--channel", raw.port, "One port: METHOD:PATH");
-  app.add_option("--client", raw.client, "Of two ports the one for own calls: METHOD:PATH");
-  app.add_option("--server", raw.server, "Of two ports the other one");
-  app.add_option("--listen", raw.listen, "Socket where each call has its own connection: PATH");
-  app.add_option("--local", raw.local, "Socket for programs of this machine: PATH");
-  if (role == Role::kHost) {
-    app.add_option("--metadata", rules.metadata, "Directory of files for host-get-metadata");
-    return;
-  }
+void add_rules(CLI::App& app, Raw& raw) {
   app.add_option("--allow", raw.allow, "dmesg, set-time, shutdown, fsfreeze or fstrim");
   app.add_option("--allow-read", raw.read, "Directory that files may be read in");
   app.add_option("--allow-write", raw.write, "Directory that files may be written in");
@@ -111,12 +102,25 @@ void add_serving(CLI::App& app, Raw& raw, Rules& rules, Role role) {
   app.add_option("--config", raw.config, "Configuration file (/etc/virtagent.toml if it is there)");
 }
 
-tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, Role role) {
-  ServeOptions serve;
-  serve.role = role;
+void add_serving(CLI::App& app, Raw& raw, Rules& rules, Role role) {
+  app.add_option("-c,--channel", raw.port, "One port: METHOD:PATH");
+  app.add_option("--client", raw.client, "Of two ports the one for own calls: METHOD:PATH");
+  app.add_option("--server", raw.server, "Of two ports the other one");
+  app.add_option("--listen", raw.listen, "Socket where each call has its own connection: PATH");
+  app.add_option("--local", raw.local, "Socket for programs of this machine: PATH");
+  if (role == Role::kHost) {
+    app.add_option("--metadata", rules.metadata, "Directory of files for host-get-metadata");
+    return;
+  }
+  add_rules(app, raw);
+}
+
+// What the operator allows a guest: the configuration file and the command line together.
+tl::expected<Rules, Refusal> guest_rules(const Raw& raw) {
+  Rules rules;
   const bool have_default = access(kDefaultConfig, F_OK) == 0;
   const std::string config = !raw.config.empty() ? raw.config : have_default ? kDefaultConfig : "";
-  if (role == Role::kGuest && !config.empty()) {
+  if (!config.empty()) {
     std::ifstream file(config);
     std::stringstream text;
     if (!file || !(text << file.rdbuf() || file.peek() == std::ifstream::traits_type::eof())) {
@@ -140,6 +144,19 @@ tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, R
               ? "--hook is NAME=PROGRAM"
               : add_hook(rules, hook.substr(0, equals), hook.substr(equals + 1)));
   }
+  if (wrong) return refuse(*wrong);
+  finish(rules);
+  return rules;
+}
+
+tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, Role role) {
+  ServeOptions serve;
+  serve.role = role;
+  serve.rules = std::move(rules);
+  std::optional<std::string> wrong;
+  const auto check = [&](std::optional<std::string> found) {
+    if (!wrong) wrong = std::move(found);
+  };
   if (raw.client.empty() != raw.server.empty()) {
     check("--client and --server go together; -c is for one port");
   }
@@ -162,8 +179,6 @@ tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, R
   if (!serve.local.empty() && serve.ports.empty() && role == Role::kGuest) {
     return refuse("--local passes calls on to the other end of a port, and there is none; use -c");
   }
-  finish(rules);
-  serve.rules = std::move(rules);
   return serve;
 }
 
@@ -251,6 +266,9 @@ tl::expected<Options, Refusal> parse_options(int argc, char** argv) {
   CLI::App* const get = app.add_subcommand("get", "Copy a file from the guest");
   CLI::App* const put = app.add_subcommand("put", "Copy a file to the guest");
   CLI::App* const events = app.add_subcommand("events", "Print events as they come");
+  CLI::App* const unit = app.add_subcommand(
+      "drop-in", "Print the drop-in of virtagent.service for what is allowed, and end");
+  add_rules(*unit, raw);
   for (CLI::App* each : {call, get, put, events}) {
     each->add_option("target", raw.target, "Path of a socket of streams, or METHOD:PATH")
         ->required();
@@ -284,8 +302,18 @@ tl::expected<Options, Refusal> parse_options(int argc, char** argv) {
   if (!level) return refuse(raw.log + " is no log level; error, warn, info, debug and trace are");
   options.log_level = *level;
   const bool serving = !*call && !*get && !*put && !*events;
+  if (serving && !*host) {
+    auto allowed = guest_rules(raw);
+    if (!allowed) return tl::unexpected(allowed.error());
+    rules = std::move(*allowed);
+  }
+  if (*host) finish(rules);
+  if (*unit) {
+    options.drop_in = std::move(rules);
+    return options;
+  }
   if (serving) {
-    auto serve = serve_options(raw, rules, *host ? Role::kHost : Role::kGuest);
+    auto serve = serve_options(raw, std::move(rules), *host ? Role::kHost : Role::kGuest);
     if (!serve) return tl::unexpected(serve.error());
     options.serve = std::move(*serve);
     return options;

@@ -48,9 +48,11 @@ struct ClientOptions {
   uint64_t count = 0;  // events, 0 for no end
 };
 
+// One of them is there.
 struct Options {
   std::optional<ServeOptions> serve;
   std::optional<ClientOptions> client;
+  std::optional<Rules> drop_in;  // a unit for these is asked for
   LogLevel log_level = LogLevel::kInfo;
 };
 
