@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "uring/daemon/option_table.h"
+#include "uring/transport/transport_kind.h"
 
 using namespace virtproxy;
 
@@ -35,7 +36,11 @@ int main(int argc, char** argv) {
     if (row.show == nullptr) continue;
     for (const std::string& value : row.show(row, {}, {})) words.insert(value);
   }
-  for (const TransportEntry& entry : kTransports) words.insert(std::string(entry.name) + ":");
+  for (const TransportKind& kind : transport_kinds()) {
+    for (const std::string_view name : {kind.name, kind.alias}) {
+      if (!name.empty()) words.insert(std::string(name) + ":");
+    }
+  }
   for (const char* word : {"127.0.0.1:80", "[::1]:80", "/x:-", "@x", "any:5", "bulk", "commit"}) {
     words.insert(word);
   }

@@ -9,6 +9,7 @@
 
 #include "tests/sim/canaries.h"
 #include "uring/mux/memory_shares.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy::sim {
 namespace {

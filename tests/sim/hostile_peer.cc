@@ -5,6 +5,7 @@
 #include "core/protocol_selector.h"
 #include "tests/sim/application.h"
 #include "tests/sim/device.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy::sim {
 namespace {

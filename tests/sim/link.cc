@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "uring/transport/transport_kind.h"
+
 namespace virtproxy::sim {
 
 Address to_unix_address(const std::string& path) { return {Address::Kind::kUnix, path, 0}; }
@@ -59,7 +61,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
   };
   const auto to_device = [](ChannelSpec& spec, const Device& at) {
     spec.transport =
-        at.kind() == Device::Kind::kTty ? TransportKind::kIsaSerial : TransportKind::kVirtioSerial;
+        find_transport(at.kind() == Device::Kind::kTty ? "isa-serial" : "virtio-serial");
     spec.address = {Address::Kind::kDevice, at.path(), 0};
   };
   const std::string name = fmt::format("/sim/channel{}", id);
@@ -71,8 +73,8 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
     const bool host_listens = random.chance(0.5);
     ChannelSpec& listener = host_listens ? host_spec_ : guest_spec_;
     ChannelSpec& dialer = host_listens ? guest_spec_ : host_spec_;
-    listener.transport = tcp ? TransportKind::kTcpListen : TransportKind::kUnixListen;
-    dialer.transport = tcp ? TransportKind::kTcpConnect : TransportKind::kUnixConnect;
+    listener.transport = find_transport(tcp ? "tcp-listen" : "unix-listen");
+    dialer.transport = find_transport(tcp ? "tcp-connect" : "unix-connect");
     listener.address = dialer.address =
         tcp ? to_tcp_address(static_cast<uint16_t>(7000 + id)) : to_unix_address(name);
     if (tcp) {
@@ -101,7 +103,7 @@ SimulatedLink::SimulatedLink(Network& network, unsigned id, LinkKind kind) : id_
   guest_device_ =
       device("guest", kind == LinkKind::kPort ? Device::Kind::kPort : Device::Kind::kTty);
   to_device(guest_spec_, *guest_device_);
-  host_spec_.transport = TransportKind::kUnixConnect;
+  host_spec_.transport = find_transport("unix-connect");
   host_spec_.address = to_unix_address(name);
   network.set_path(name, path);
   emulator_ = std::make_unique<Emulator>(network, *guest_device_, name);

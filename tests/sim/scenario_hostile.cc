@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "tests/sim/scenario.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy::sim {
 namespace {

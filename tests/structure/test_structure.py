@@ -64,8 +64,43 @@ def sources(tree):
                 yield str(file.relative_to(tree)), file.read_text()
 
 
-# The multiplexer asks for a property of what a channel runs over, never which kind it is.
-KIND = re.compile(r"\bTransportKind\b|\bTransportSource::Kind\b")
+# Kinds of channels are rows of this table. Outside of its folder a kind is asked for a property; the multiplexer
+# does not even know what a kind is.
+KINDS = "uring/transport/transport_table.cc"
+KIND_NAMES = re.compile(r'\{"([a-z-]+)", "([a-z-]*)", Way::')
+# What one folder may know of kinds, and which files do not run channels: virtagent and virtproxyctl have ports of
+# their own.
+OF_THE_TABLE = re.compile(r"\b(TransportKind|\w+Source|transport_traits)\b(?<!TransportSource)")
+PROGRAMS_OF_THEIR_OWN = ("uring/agent/", "uring/ctl/")
+# Texts for people that name a kind. One that does not any more fails.
+TEXTS = {
+    "uring/daemon/help_text.cc": "examples",
+    "uring/daemon/option_table.cc": "what --integrity is for",
+    "uring/daemon/options_check.cc": "which channels a list guards",
+}
+
+
+def names_of_kinds(tree):
+    table = tree / KINDS
+    if not table.exists():
+        return set()
+    return {name for row in KIND_NAMES.findall(table.read_text()) for name in row if name}
+
+
+def complaints_about_kinds(file, source, kinds, texts):
+    """What `file` says of kinds of channels. Adds it to `texts` if that is allowed."""
+    if file.startswith(("uring/transport/", *PROGRAMS_OF_THEIR_OWN)) or not kinds:
+        return []
+    found = []
+    literals = " ".join(re.findall(r'"(?:[^"\\\n]|\\.)*"', code(source)))
+    named = sorted(kind for kind in kinds if re.search(rf"(?<![\w-]){kind}(?![\w-])", literals))
+    if named and file in TEXTS:
+        texts.add(file)
+    elif named:
+        found.append(f"{file} names {named[0]}: ask for a property of TransportKind, or of TransportTraits")
+    if file.startswith("uring/mux/") and (name := OF_THE_TABLE.search(code(source))):
+        found.append(f"{file} names {name.group()}: ask for a property of TransportTraits")
+    return found
 
 
 # Only the driver over io_uring and what opens it know it: above, a driver is a Driver.
@@ -78,7 +113,8 @@ def code(source):
 
 
 def complaints(tree, exceptions):
-    text, needed = [], set()
+    text, needed, texts = [], set(), set()
+    kinds = names_of_kinds(tree)
     for file, source in sources(tree):
         lines = source.count("\n")
         if lines > LONGEST:
@@ -87,8 +123,7 @@ def complaints(tree, exceptions):
         if here is None:
             text.append(f"{file} is in no folder of a layer: move it, or give its folder one in LAYERS")
             continue
-        if file.startswith("uring/mux/") and (kind := KIND.search(source)):
-            text.append(f"{file} names {kind.group()}: ask for a property of TransportTraits")
+        text += complaints_about_kinds(file, source, kinds, texts)
         if not file.startswith(KNOWS_IO_URING) and (name := OF_IO_URING.search(code(source))):
             text.append(f"{file} names {name.group()}: ask the Driver, or give it what is missing")
         for line in source.splitlines():
@@ -110,6 +145,9 @@ def complaints(tree, exceptions):
                     )
     for file, included in sorted(exceptions.keys() - needed):
         text.append(f"{file} does not include {included} any more: remove that from EXCEPTIONS")
+    if kinds:
+        present = {file for file in TEXTS if (tree / file).exists()}
+        text += [f"{file} names no kind any more: remove it from TEXTS" for file in sorted(present - texts)]
     return text
 
 
@@ -135,6 +173,9 @@ DOWN = {
     "core/session.h": '#include "core/wire/frame.h"\n',
     "core/wire/frame.h": '#include "core/time.h"\n',
     "core/time.h": "#include <chrono>\n",
+    "uring/transport/transport_table.cc": '    {"a-listen", "", Way::kListens},\n    {"b-open", "old-b", Way::kOpens},\n',
+    "uring/agent/port.cc": 'constexpr auto kMethod = "a-listen";\n',
+    "uring/daemon/option_table.cc": 'help("checksum on b-open"); use("b-opened", "non-a-listen"); // a-listen\n',
 }
 
 
@@ -153,6 +194,12 @@ def test_what_points_up_or_aside_is_named(tmp_path):
         "core/v2/session.h": ("#include <sys/socket.h>\n", "core/ makes no system call"),
         "uring/daemon/a.h": ("\n" * (LONGEST + 1), "601 lines"),
         "uring/mux/x.cc": ("if (kind == TransportKind::kTty)\n", "ask for a property of TransportTraits"),
+        "uring/mux/y.cc": ('if (name == "a-listen")\n', "names a-listen"),
+        "uring/mux/z.cc": ("DeviceSource source;\n", "names DeviceSource"),
+        "uring/mux/traits.cc": ("if (&traits == &transport_traits::kTty)\n", "names transport_traits"),
+        "uring/daemon/x.cc": ('find_transport("old-b")\n', "names old-b"),
+        "uring/service/y.cc": ('const char* usage = "write -c a-listen:PATH:-";\n', "names a-listen"),
+        "uring/daemon/option_table.cc": ('help("no kind");\n', "remove it from TEXTS"),
         "uring/buffers/x.h": ("#include <liburing.h>\n", "names liburing: ask the Driver"),
         "uring/service/x.cc": ("if ((flags & IORING_CQE_F_BUFFER) != 0)\n", "names IORING_CQE_F_BUFFER"),
         "uring/net/x.cc": ("io_uring_sqe* entry = next();\n", "names io_uring_sqe"),

@@ -11,6 +11,7 @@
 
 #include "uring/daemon/config_files.h"
 #include "uring/daemon/options.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {
@@ -117,7 +118,7 @@ transport = "isa-serial:/dev/ttyS1:115200"
   const ChannelOptions& vm1 = options.channels[0];
   EXPECT_EQ(vm1.name, "vm1");
   EXPECT_EQ(vm1.id, 0U);
-  EXPECT_EQ(vm1.transport, TransportKind::kUnixListen);
+  EXPECT_EQ(vm1.transport, find_transport("unix-listen"));
   EXPECT_EQ(vm1.address.host, "/run/vm1.sock");
   EXPECT_EQ(vm1.memory, 64U << 20);
   EXPECT_EQ(vm1.max_streams, 100U);

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "uring/transport/transport_kind.h"
+
 namespace virtproxy {
 namespace {
 
@@ -333,7 +335,7 @@ TEST(OptionsTest, TheCommandLinesOfTheOldDaemon) {
   const Options host = parse_ok({"-c", "unix-connect:/var/lib/libvirt/qemu/vp.sock:-", "-o",
                                  "http:127.0.0.1:9080", "-o", "ssh:127.0.0.1:9022"});
   ASSERT_EQ(host.channels.size(), 1U);
-  EXPECT_EQ(host.channels[0].transport, TransportKind::kUnixConnect);
+  EXPECT_EQ(host.channels[0].transport, find_transport("unix-connect"));
   EXPECT_EQ(host.channels[0].address.host, "/var/lib/libvirt/qemu/vp.sock");
   EXPECT_EQ(host.channels[0].id, 0U);
   ASSERT_EQ(host.oforwards.size(), 2U);
@@ -343,35 +345,35 @@ TEST(OptionsTest, TheCommandLinesOfTheOldDaemon) {
 
   const Options guest = parse_ok({"-c", "virtserial-open:/dev/virtio-ports/test2:-", "-i",
                                   "http:127.0.0.1:80", "-i", "ssh:127.0.0.1:22"});
-  EXPECT_EQ(guest.channels[0].transport, TransportKind::kVirtioSerial);
+  EXPECT_EQ(guest.channels[0].transport, find_transport("virtio-serial"));
   ASSERT_EQ(guest.iforwards.size(), 2U);
   EXPECT_EQ(guest.iforwards[0].address.to_string(), "127.0.0.1:80");
 }
 
 TEST(OptionsTest, EveryMethod) {
-  const std::vector<std::tuple<std::string, TransportKind, std::string>> methods = {
-      {"unix-connect:/x:-", TransportKind::kUnixConnect, "unix-connect"},
-      {"unix-connect:@x:-", TransportKind::kUnixConnect, "unix-connect"},
-      {"unix-listen:/x:-", TransportKind::kUnixListen, "unix-listen"},
-      {"tcp-connect:example.org:80", TransportKind::kTcpConnect, "tcp-connect"},
-      {"tcp-connect:[::1]:http", TransportKind::kTcpConnect, "tcp-connect"},
-      {"tcp-listen::8000", TransportKind::kTcpListen, "tcp-listen"},
-      {"tcp-listen:*:8000", TransportKind::kTcpListen, "tcp-listen"},
-      {"virtserial-open:/dev/vport0p1:-", TransportKind::kVirtioSerial, "virtio-serial"},
-      {"virtio-serial:/dev/vport0p1:-", TransportKind::kVirtioSerial, "virtio-serial"},
-      {"isa-serial:/dev/ttyS1:-", TransportKind::kIsaSerial, "isa-serial"},
-      {"isa-serial:/dev/ttyS1:115200", TransportKind::kIsaSerial, "isa-serial"},
-      {"vsock-connect:host:5000", TransportKind::kVsockConnect, "vsock-connect"},
-      {"vsock-listen:any:5000", TransportKind::kVsockListen, "vsock-listen"},
+  const std::vector<std::pair<std::string, std::string>> methods = {
+      {"unix-connect:/x:-", "unix-connect"},
+      {"unix-connect:@x:-", "unix-connect"},
+      {"unix-listen:/x:-", "unix-listen"},
+      {"tcp-connect:example.org:80", "tcp-connect"},
+      {"tcp-connect:[::1]:http", "tcp-connect"},
+      {"tcp-listen::8000", "tcp-listen"},
+      {"tcp-listen:*:8000", "tcp-listen"},
+      {"virtserial-open:/dev/vport0p1:-", "virtio-serial"},
+      {"virtio-serial:/dev/vport0p1:-", "virtio-serial"},
+      {"isa-serial:/dev/ttyS1:-", "isa-serial"},
+      {"isa-serial:/dev/ttyS1:115200", "isa-serial"},
+      {"vsock-connect:host:5000", "vsock-connect"},
+      {"vsock-listen:any:5000", "vsock-listen"},
   };
-  for (const auto& [arg, transport, name] : methods) {
+  for (const auto& [arg, name] : methods) {
     for (const Args& args : {Args{"-c", arg}, Args{"-c" + arg}, Args{"--channel", arg},
                              Args{"--channel=" + arg}, Args{"-c", arg + ":5"}}) {
       Args with_flag = args;
       with_flag.push_back("--allow-remote");
       const Options options = parse_ok(with_flag);
       ASSERT_EQ(options.channels.size(), 1U) << arg;
-      EXPECT_EQ(options.channels[0].transport, transport) << arg;
+      EXPECT_EQ(options.channels[0].transport, find_transport(name)) << arg;
       EXPECT_EQ(transport_name(options.channels[0].transport), name);
       EXPECT_EQ(options.channels[0].id, args[0] == "-c" && args[1] != arg ? 5U : 0U);
     }
@@ -546,7 +548,8 @@ TEST(OptionsTest, ShowFeaturesNeedsNoChannel) {
 TEST(OptionsTest, Driver) {
   EXPECT_EQ(parse_ok({"-c", kChannel}).process.driver, DriverChoice::kAuto);
   EXPECT_EQ(parse_ok({"-c", kChannel, "--driver", "auto"}).process.driver, DriverChoice::kAuto);
-  EXPECT_EQ(parse_ok({"-c", kChannel, "--driver", "io_uring"}).process.driver, DriverChoice::kIoUring);
+  EXPECT_EQ(parse_ok({"-c", kChannel, "--driver", "io_uring"}).process.driver,
+            DriverChoice::kIoUring);
   EXPECT_EQ(parse_ok({"--features", "--driver", "epoll"}).process.driver, DriverChoice::kEpoll);
 }
 

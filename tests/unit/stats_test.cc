@@ -15,6 +15,7 @@
 #include "uring/mux/channel.h"
 #include "uring/mux/counters.h"
 #include "uring/mux/stats_text.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {
@@ -148,7 +149,7 @@ class ChannelStatsTest : public testing::Test {
 
   std::unique_ptr<Channel> make_channel(unsigned id) {
     ChannelConfig config;
-    config.spec.transport = TransportKind::kUnixConnect;
+    config.spec.transport = find_transport("unix-connect");
     config.spec.id = id;
     config.spec.name = std::to_string(id);
     config.spec.address = forward_of("channel").address;

@@ -8,27 +8,25 @@
 #include "uring/base/text.h"
 #include "uring/daemon/options_draft.h"
 #include "uring/mux/service_registry.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {
 
 std::string transport_list() {
   std::string list;
-  for (const TransportEntry& entry : kTransports) {
-    if (!list.empty()) list += ", ";
-    list += entry.name;
+  for (const TransportKind& kind : transport_kinds()) {
+    for (const std::string_view name : {kind.name, kind.alias}) {
+      if (name.empty()) continue;
+      if (!list.empty()) list += ", ";
+      list += name;
+    }
   }
   return list;
 }
 
-const TransportEntry* find_transport(std::string_view name) {
-  const auto* const entry = std::find_if(std::begin(kTransports), std::end(kTransports),
-                                         [&](const TransportEntry& e) { return e.name == name; });
-  return entry == std::end(kTransports) ? nullptr : entry;
-}
-
-AddressUse use_of(const TransportEntry& entry) {
-  return transport_listens(entry.transport) ? AddressUse::kListen : AddressUse::kConnect;
+AddressUse use_of(const TransportKind& kind) {
+  return transport_listens(&kind) ? AddressUse::kListen : AddressUse::kConnect;
 }
 
 // The kernel would choose a port that no client knows.
@@ -39,8 +37,9 @@ std::optional<std::string> any_port_fault(const Address& address, AddressUse use
   return "port 0 is any free port, which no client can know: use a number from 1 to 65535";
 }
 
-std::string form_of(const TransportEntry& entry) {
-  return "the form is " + std::string(entry.name) + ":" + std::string(entry.form);
+// `name` is the one of the kind's names that was written.
+std::string form_of(const std::string& name, const TransportKind& kind) {
+  return "the form is " + name + ":" + std::string(kind.form);
 }
 
 std::string form_of_forward(char option) {
@@ -48,11 +47,11 @@ std::string form_of_forward(char option) {
          " SERVICE:PATH:-[:CHANNEL]";
 }
 
-std::optional<std::string> transport_fault(const TransportEntry& entry, const Address& address) {
-  if (entry.transport == TransportKind::kVirtioSerial && address.port != 0) {
-    return "a virtio-serial port has no speed: write - as its port";
+std::optional<std::string> transport_fault(const TransportKind& kind, const Address& address) {
+  if (kind.fault != nullptr) {
+    if (auto fault = kind.fault(address)) return fault;
   }
-  return any_port_fault(address, use_of(entry));
+  return any_port_fault(address, use_of(kind));
 }
 
 // A path needs no port in a file: it is written as on the command line, or alone.
@@ -104,21 +103,22 @@ void read_channel(const std::string& arg, Draft& draft) {
         {}, shown, "write -c METHOD:ADDRESS:PORT[:NAME] with a method out of " + transport_list());
   }
   const std::string name = arg.substr(0, colon);
-  const TransportEntry* const entry = find_transport(name);
-  if (entry == nullptr) {
+  const TransportKind* const kind = find_transport(name);
+  if (kind == nullptr) {
     return draft.complain({}, "invalid channel type: " + printable(name),
                           "use one of " + transport_list());
   }
-  auto parsed = parse_address(std::string_view(arg).substr(colon + 1), use_of(*entry), entry->kind);
+  auto parsed =
+      parse_address(std::string_view(arg).substr(colon + 1), use_of(*kind), kind->address);
   if (!parsed) {
-    return draft.complain_of({}, shown, parsed.error() + " (" + form_of(*entry) + "[:NAME])");
+    return draft.complain_of({}, shown, parsed.error() + " (" + form_of(name, *kind) + "[:NAME])");
   }
-  if (const auto fault = transport_fault(*entry, parsed->address)) {
+  if (const auto fault = transport_fault(*kind, parsed->address)) {
     return draft.complain_of({}, shown, *fault);
   }
   ChannelDraft& channel = draft.channels.emplace_back();
   channel.options.settings = draft.defaults;
-  channel.options.transport = entry->transport;
+  channel.options.transport = kind;
   channel.options.address = std::move(parsed->address);
   channel.options.text = shown;
   channel.has_name = parsed->channel.has_value();
@@ -157,27 +157,27 @@ bool read_transport(const ConfigNode& value, ChannelDraft& channel, Draft& draft
   const std::string what = "transport " + quoted(value.text);
   const size_t colon = value.text.find(':');
   const std::string name = value.text.substr(0, colon);
-  const TransportEntry* const entry = find_transport(name);
-  if (colon == std::string::npos || entry == nullptr) {
+  const TransportKind* const kind = find_transport(name);
+  if (colon == std::string::npos || kind == nullptr) {
     draft.complain(value.at, what + " begins with no known method",
                    "write METHOD:ADDRESS with a method out of " + transport_list());
     return false;
   }
-  const std::string text = with_port(value.text.substr(colon + 1), entry->kind);
-  auto parsed = parse_address(text, use_of(*entry), entry->kind);
+  const std::string text = with_port(value.text.substr(colon + 1), kind->address);
+  auto parsed = parse_address(text, use_of(*kind), kind->address);
   std::optional<std::string> fault;
   if (!parsed) {
     fault = parsed.error();
   } else if (parsed->channel) {
     fault = "the name of a channel is that of its table, not " + quoted(*parsed->channel);
   } else {
-    fault = transport_fault(*entry, parsed->address);
+    fault = transport_fault(*kind, parsed->address);
   }
   if (fault) {
-    draft.complain(value.at, what + ": " + *fault, form_of(*entry));
+    draft.complain(value.at, what + ": " + *fault, form_of(name, *kind));
     return false;
   }
-  channel.options.transport = entry->transport;
+  channel.options.transport = kind;
   channel.options.address = std::move(parsed->address);
   channel.options.text = printable(name + ":" + text);
   return true;

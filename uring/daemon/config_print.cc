@@ -4,6 +4,7 @@
 
 #include "uring/daemon/option_table.h"
 #include "uring/daemon/options.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {

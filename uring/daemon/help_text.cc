@@ -1,6 +1,10 @@
 // --help, from the option table.
 
+#include <algorithm>
+#include <utility>
+
 #include "uring/daemon/option_table.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {
@@ -8,21 +12,27 @@ namespace {
 constexpr size_t kColumns = 100;
 constexpr size_t kDescription = 34;  // column where a description begins
 
+constexpr size_t kMethodHelp = 29;  // column where the help of a channel method begins
+
+// One line for each kind of channel, and more where its help has several.
+std::string channel_methods() {
+  std::string text;
+  for (const TransportKind& kind : transport_kinds()) {
+    std::string line = "  " + std::string(kind.name) + ":" + std::string(kind.form);
+    for (std::string_view help = kind.help; !help.empty();) {
+      const size_t end = std::min(help.find('\n'), help.size());
+      line.resize(kMethodHelp, ' ');
+      line += help.substr(0, end);
+      help.remove_prefix(std::min(end + 1, help.size()));
+      if (!help.empty()) text += std::exchange(line, {}) + "\n";
+    }
+    text += line + "\n";
+  }
+  return text;
+}
+
 std::string help_footer(const std::string& program) {
-  return "Channel methods:\n"
-         "  unix-connect:PATH:-        connect to a unix socket, again and again until it is "
-         "there\n"
-         "  unix-listen:PATH:-         accept on a unix socket, one peer at a time: another one "
-         "waits,\n"
-         "                             or replaces one that has sent nothing; a stale path is "
-         "removed\n"
-         "  tcp-connect:HOST:PORT      the same two over TCP\n"
-         "  tcp-listen:HOST:PORT\n"
-         "  virtio-serial:DEVICE:-     open a virtio-serial port (also written virtserial-open)\n"
-         "  isa-serial:DEVICE:BAUD     open a serial port and make it raw; - leaves its speed "
-         "alone\n"
-         "  vsock-connect:CID:PORT     vsock; CID is a number, host (2) or local (1)\n"
-         "  vsock-listen:CID:PORT      CID may also be any\n"
+  return "Channel methods:\n" + channel_methods() +
          "\n"
          "Addresses:\n"
          "  HOST:PORT    name or IPv4 address, and number or service name: 127.0.0.1:9080, "

@@ -12,6 +12,7 @@
 #include "uring/base/log.h"
 #include "uring/base/unique_fd.h"
 #include "uring/daemon/landlock_abi.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {

@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "uring/base/log.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {

@@ -8,6 +8,7 @@
 #include "uring/base/units.h"
 #include "uring/daemon/options_draft.h"
 #include "uring/mux/memory_shares.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {

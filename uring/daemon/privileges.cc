@@ -16,6 +16,7 @@
 
 #include "uring/base/log.h"
 #include "uring/daemon/sandbox.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "uring/base/log.h"
+#include "uring/transport/transport_kind.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define VIRTPROXY_SANITIZED 1

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "uring/transport/device_check.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {
@@ -24,10 +25,20 @@ std::optional<struct stat> look_at(const Address& address) {
   return status;
 }
 
+std::string device_kinds() {
+  std::string names;
+  for (const TransportKind& kind : transport_kinds()) {
+    if (!transport_is_device(&kind)) continue;
+    if (!names.empty()) names += " or ";
+    names += kind.name;
+  }
+  return names;
+}
+
 std::string socket_fault(const Address& address, mode_t mode) {
   return fmt::format("{} is {}, no socket{}", printable(address.host), name_of_type(mode),
-                     S_ISCHR(mode) ? ": a device is a channel of virtio-serial or isa-serial"
-                                   : ": give the path of a unix socket");
+                     S_ISCHR(mode) ? ": a device is a channel of " + device_kinds()
+                                   : std::string(": give the path of a unix socket"));
 }
 
 }  // namespace

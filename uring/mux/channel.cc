@@ -16,8 +16,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-static_assert(kHeaderSize + transport_traits::kSocket.max_frame + kTrailerSize <=
-              ChannelReader::kLargestFrame);
+static_assert(kHeaderSize + kLargestPayload + kTrailerSize <= ChannelReader::kLargestFrame);
 
 // Memory that was not needed for this long goes back to the system.
 constexpr Duration kTrimInterval = seconds(1);
@@ -37,7 +36,7 @@ constexpr unsigned kAdmissionsPerTurn = 64;
 
 SessionConfig session_config(const ChannelConfig& config) {
   SessionConfig session;
-  const TransportTraits& traits = traits_of(config.spec.transport);
+  const TransportTraits& traits = config.spec.transport->traits;
   session.limits = derive_limits(std::min(receive_share(config.memory), traits.max_memory),
                                  std::min(config.max_streams, traits.max_streams),
                                  std::min(config.window, traits.max_window), traits.max_frame);
@@ -69,20 +68,22 @@ Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfi
                loop,
                {session_config(config), config.protocol},
                {loop.driver(), outbound_share(config.memory), config.first_buffer_group,
-                traits_of(config.spec.transport).frame_headroom},
+                config.spec.transport->traits.frame_headroom},
                {},
                PipePool(pipe_memory(config.memory)),
                {loop, this}},
       log_(loop, label()),
       streams_(context_, services, this),
       admission_(context_, streams_, config.max_streams),
-      source_(loop, resolver_driver, config_.spec, config_.peers, this),
+      source_(config.spec.transport->make_source(
+          {loop, resolver_driver, config_.spec, config_.peers, this})),
       reader_(loop, this),
       writer_(loop, context_.selector, context_.buffers, context_.pipes, this),
       timer_(loop.timers(), this),
       trim_timer_(loop.timers(), this),
       recheck_timer_(loop.timers(), this),
-      greeting_timer_(loop.timers(), this) {
+      greeting_timer_(loop.timers(), this),
+      traits_(&config.spec.transport->traits) {
   context_.observers.add(log_);
   context_.observers.add(context_.counters);
 }
@@ -97,7 +98,7 @@ bool Channel::reset_stream(StreamKey key) {
 
 Channel::~Channel() { VP_ASSERT(idle()); }
 
-void Channel::start(Listening listening) { source_.start(std::move(listening)); }
+void Channel::start(Listening listening) { source_->start(std::move(listening)); }
 
 void Channel::admit(Opener& opener, int client) { admission_.add({client, &opener}); }
 
@@ -131,7 +132,7 @@ void Channel::run_deferred() {
     transport_state_ = TransportState::kNone;
     loop().driver().remove_file(file_);
     file_ = {};
-    source_.lost(backoff_);
+    source_->lost(backoff_);
   }
 }
 
@@ -238,7 +239,7 @@ void Channel::begin_session() {
 // behind a device or an emulator's socket the other end may start at any time.
 void Channel::on_no_greeting() {
   if (transport_listens(config_.spec.transport)) {
-    context_.observers.notify(&ChannelObserver::peer_dropped, {source_.peer(), kGreetingTime});
+    context_.observers.notify(&ChannelObserver::peer_dropped, {source_->peer(), kGreetingTime});
     return channel_failed("the other end has not greeted");
   }
   context_.observers.notify(
@@ -285,7 +286,7 @@ void Channel::release_transport() {
 size_t Channel::channel_input(std::span<const std::byte> bytes, ReadBuffer* buffer) {
   wake();
   const bool was_unanswered = admission_.unanswered();
-  if (admission_.on_input()) source_.heard();
+  if (admission_.on_input()) source_->heard();
   const size_t used = feed(selector(), bytes, loop().now(), context_.events, [&] {
     handle_events(buffer);
     return transport_state_ == TransportState::kInUse;
@@ -315,7 +316,7 @@ ssize_t Channel::splice_payload(int fd) {
 
 void Channel::drain() {
   draining_ = true;
-  source_.stop_listening();
+  source_->stop_listening();
   selector().go_away();
   admission_.close();
   wake();
@@ -332,11 +333,11 @@ void Channel::disconnect() {
     release_transport();
     end_session("stopped");
   }
-  source_.stop();
+  source_->stop();
 }
 
 bool Channel::idle() const {
-  return drained() && reader_.idle() && writer_.idle() && source_.idle() &&
+  return drained() && reader_.idle() && writer_.idle() && source_->idle() &&
          transport_state_ == TransportState::kNone;
 }
 

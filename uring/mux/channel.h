@@ -19,6 +19,7 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -35,7 +36,7 @@
 #include "uring/net/acl.h"
 #include "uring/net/resolver_driver.h"
 #include "uring/net/sockets.h"
-#include "uring/transport/channel_spec.h"
+#include "uring/transport/transport_kind.h"
 #include "uring/transport/transport_source.h"
 
 namespace virtproxy {
@@ -173,7 +174,7 @@ class Channel final : private TransportSource::Client,
   ChannelLog log_;
   StreamTable streams_;
   Admission admission_;
-  TransportSource source_;
+  std::unique_ptr<TransportSource> source_;
   ChannelReader reader_;
   ChannelWriter writer_;
   Timer timer_;
@@ -184,7 +185,7 @@ class Channel final : private TransportSource::Client,
 
   enum class TransportState : uint8_t { kNone, kInUse, kLetGo };
   TransportState transport_state_ = TransportState::kNone;
-  const TransportTraits* traits_ = &transport_traits::kSocket;
+  const TransportTraits* traits_;  // of the transport that it has, or had last
   File file_;
   ReconnectBackoff reconnect_backoff_;
   Duration backoff_{};  // before the next link

@@ -79,7 +79,7 @@ void Channel::on_up() {
 
 void Channel::report_up() {
   context_.observers.notify(&ChannelObserver::session_up,
-                            {selector().protocol(), selector().description(), source_.peer()});
+                            {selector().protocol(), selector().description(), source_->peer()});
 }
 
 void Channel::on_down(Fault fault) {

@@ -100,7 +100,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
   bool unparsed_ = false;  // there are more that it has not seen
   Instant parsed_at_{};    // the turn that left something unparsed
   File file_;
-  const TransportTraits* traits_ = &transport_traits::kSocket;
+  const TransportTraits* traits_ = nullptr;  // since attach()
   bool attached_ = false;
   bool polling_ = false;
   bool readable_ = false;  // a poll reported it, and nothing was spliced since

@@ -107,7 +107,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   Timer unread_;  // to look again whether the peer has read everything
   Duration unread_interval_{};
   File file_;
-  const TransportTraits* traits_ = &transport_traits::kSocket;
+  const TransportTraits* traits_ = nullptr;  // since attach()
   bool attached_ = false;
   bool polling_ = false;
   bool planned_ = true;         // … with a batch at hand

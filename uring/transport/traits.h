@@ -1,8 +1,9 @@
 // What the reader, the writer and the session of a channel have to know of what it runs over.
 //
-// They ask for a property, never for a kind, so that another kind of channel is another row. What
-// the command line names (TransportKind) decides how a channel is set up; what was opened decides
-// how it is read and written, since a tty may be given to either method for devices.
+// They ask for a property, never for a kind, so that another kind of channel is another row. The
+// kind that the command line names (transport_kind.h) decides how a channel is set up; what was
+// opened decides how it is read and written, because either kind of device may turn out to be a
+// tty.
 #pragma once
 
 #include <cstddef>
@@ -11,9 +12,11 @@
 
 #include "core/wire/frame.h"
 #include "uring/buffers/receive_pool.h"
-#include "uring/transport/channel_spec.h"
 
 namespace virtproxy {
+
+// Of every kind: the reader's buffers are made for it, bytes.
+inline constexpr uint32_t kLargestPayload = 256 * 1024;
 
 struct TransportTraits {
   // The descriptor is a socket: recv(2), send(2) and splice(2) work on it, it may be registered
@@ -40,7 +43,8 @@ struct TransportTraits {
   uint64_t max_batch;
   // A part of a batch with fewer bytes is copied, because a vector of its own costs more.
   size_t copy_below;
-  // Payload of one frame, and what a stream sends before the next one has its turn, bytes.
+  // Payload of one frame, at most kLargestPayload, and what a stream sends before the next one has
+  // its turn, bytes.
   uint32_t max_frame;
   uint32_t quantum;
   // What streams may be promised together, how many there may be, and the window of one, whatever
@@ -68,7 +72,7 @@ inline constexpr TransportTraits kSocket{
     .write_portion = 0,
     .max_batch = 256 * 1024,
     .copy_below = 2048,
-    .max_frame = 256 * 1024,
+    .max_frame = kLargestPayload,
     .quantum = 64 * 1024,
     .max_memory = kAny64,
     .max_streams = kAny32,
@@ -120,17 +124,5 @@ inline constexpr TransportTraits kTty{
 };
 
 }  // namespace transport_traits
-
-// What a channel of this kind is set up for.
-constexpr const TransportTraits& traits_of(TransportKind transport) {
-  switch (transport) {
-    case TransportKind::kVirtioSerial:
-      return transport_traits::kPort;
-    case TransportKind::kIsaSerial:
-      return transport_traits::kTty;
-    default:
-      return transport_traits::kSocket;
-  }
-}
 
 }  // namespace virtproxy

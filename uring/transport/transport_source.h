@@ -1,42 +1,43 @@
 // Getting, losing and getting back the descriptor that a channel runs over.
 //
-//   connect methods   connect with backoff, for ever
-//   listen methods    one peer at a time; others wait (candidates.h) until it is gone, or until one
-//                     of them sends something and the peer never has
-//   device methods    open a character device, a tty in raw mode; try again until it is there
+// Each kind of channel has a source (transport_kind.h):
 //
-// A TransportSource keeps one descriptor for itself at all times: its connection, or a placeholder.
-// So when clients have taken all others, a channel still comes back.
+//   SocketConnectSource   connects with backoff, for ever
+//   SocketListenSource    accepts one peer at a time
+//   DeviceSource          opens a character device, again until it is there
 //
-// A TransportSource has no opinion on bytes: it hands out a descriptor and is told when that is of
-// no use any more.
+// A source gets a descriptor in acquire() and reports it with ready(), or reports with try_later()
+// why there is none. This class has what is common to all: the descriptor, when the next attempt is
+// made, and that the log names a reason once.
+//
+// A source keeps one descriptor number for itself at all times: its connection, or a placeholder.
+// So a channel still comes back when clients have taken all other numbers.
+//
+// A source does not look at bytes: it hands out a descriptor and is told when that is of no use any
+// more.
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 
-#include "uring/base/log.h"
 #include "uring/base/spare_descriptor.h"
 #include "uring/io/loop.h"
 #include "uring/net/acl.h"
-#include "uring/net/connector.h"
+#include "uring/net/peer_identity.h"
+#include "uring/net/resolver_driver.h"
 #include "uring/net/sockets.h"
-#include "uring/transport/candidates.h"
 #include "uring/transport/channel_spec.h"
-#include "uring/transport/peer_timeout.h"
 #include "uring/transport/traits.h"
 
 namespace virtproxy {
 
-class TransportSource final : private Timer::Owner,
-                              private Candidates::Client,
-                              private Connector::Client,
-                              private PeerTimeout::Client {
+struct TransportSetup;
+
+class TransportSource : protected Timer::Owner {
  public:
   class Client {
    public:
-    // A new descriptor; it belongs to the TransportSource, until lost() or close().
+    // A new descriptor; it belongs to the source, until lost() or stop().
     virtual void transport_ready(int fd, const TransportTraits& traits) = 0;
     // An attempt to get one has failed; there will be others.
     virtual void transport_unavailable() = 0;
@@ -47,59 +48,89 @@ class TransportSource final : private Timer::Owner,
     ~Client() = default;
   };
 
-  // `spec` and `peers`, who may be the other end of a listener, must outlive the TransportSource.
-  TransportSource(Loop& loop, ResolverDriver& resolver_driver, const ChannelSpec& spec,
-                  const Acl& peers, Client* client);
-  ~TransportSource();
+  explicit TransportSource(const TransportSetup& setup);
+  TransportSource(const TransportSource&) = delete;
+  TransportSource& operator=(const TransportSource&) = delete;
+  // The class that overrides acquire() calls stop() in its own destructor.
+  virtual ~TransportSource() = default;
 
-  // Accepts on `listening`, which only a listen method has, or begins to connect.
-  void start(Listening listening);
+  // Makes the first attempt. `listening` is what was bound for a kind that listens, else empty.
+  virtual void start(Listening listening);
   // The peer has sent something: it keeps the channel.
-  void heard() { heard_ = true; }
+  virtual void heard() {}
   // The descriptor is of no use any more: no operation on it may be pending. Gets another one,
   // after `backoff` if the peer misbehaved.
   void lost(Duration backoff);
   // Gives the address up, so that another process can listen there. The connection stays, those
   // that wait for its place are closed.
-  void stop_listening();
+  virtual void stop_listening() {}
+  // Closes everything. The client is not called any more.
   void stop();
-  bool idle() const { return candidates_.idle() && (!connector_ || connector_->idle()); }
-  // The peer of a listener, for the log.
-  std::string peer() const { return describe(origin_); }
+  // Nothing of the source is known to the kernel.
+  virtual bool idle() const { return true; }
+  // What is known of the other end, for the log.
+  virtual std::string peer() const { return describe(PeerIdentity()); }
+
+ protected:
+  static constexpr Duration kFirstBackoff = std::chrono::milliseconds(50);
+  static constexpr Duration kLastBackoff = std::chrono::seconds(2);
+
+  // Gets a descriptor: calls ready() or try_later(), now or in a later turn. There is none, and the
+  // source is not stopped.
+  virtual void acquire() = 0;
+  // No descriptor is wanted until the next acquire().
+  virtual void suspend() {}
+  // The descriptor is about to be closed.
+  virtual void closing() {}
+  // The source is stopped: what acquire() began is given up.
+  virtual void cancel() {}
+  // After the loss of a descriptor the next attempt waits at least that long: a peer that accepts
+  // connections only to drop them must not make the channel spin.
+  virtual Duration least_pause() const { return kFirstBackoff; }
+
+  void ready(int fd, const TransportTraits& traits);
+  // The attempt has failed; the next one is made after a backoff that doubles.
+  void try_later(const std::string& reason);
+  // Logs the reason, unless the last attempt failed for the same one.
+  void complain(const std::string& reason);
+  // The next attempt has a time, which has not come.
+  bool waits() const { return retry_.armed(); }
+  void expired(Timer& timer) override;
+
+  Loop& loop() const { return loop_; }
+  const ChannelSpec& spec() const { return spec_; }
+  Client& client() const { return *client_; }
+  int fd() const { return fd_; }
+  SpareDescriptor& spare() { return spare_; }
 
  private:
-  void candidate_came() override;
-  void accept_failed(const std::string& reason) override;
-  std::optional<PeerIdentity> present_peer() const override;
-  void expired(Timer& timer) override;
-  void connected(int fd) override;
-  void connect_failed(Fault fault, const std::string& reason) override;
-  void peer_timed_out() override;
-
-  void acquire();
+  void try_now();
   void hang_up();
-  void open_device();
-  void complain(const std::string& reason);
-  void try_later(const std::string& reason);
-  void ready(int fd, const TransportTraits& traits);
 
   Loop& loop_;
   const ChannelSpec& spec_;
   Client* client_;
-  Candidates candidates_;
   Timer retry_;
-  PeerTimeout peer_timeout_;
-  std::unique_ptr<Connector> connector_;
-  BoundPath bound_;
   int fd_ = -1;
-  PeerIdentity origin_;    // of the peer of a listener
-  bool heard_ = false;     // it has sent something
-  bool replaced_ = false;  // by another one, soon
   SpareDescriptor spare_;  // while there is no fd_
-  Duration backoff_;
-  RateLimit replacements_{2};
+  Duration backoff_ = kFirstBackoff;
   std::string last_reason_;
   bool stopped_ = false;
 };
+
+// What a source is made from. All of it must outlive the source.
+struct TransportSetup {
+  Loop& loop;
+  ResolverDriver& resolver_driver;
+  const ChannelSpec& spec;
+  const Acl& peers;  // who may be the other end of a listener
+  TransportSource::Client* client;
+};
+
+// For the table of kinds.
+template <typename Source>
+std::unique_ptr<TransportSource> make_source(const TransportSetup& setup) {
+  return std::make_unique<Source>(setup);
+}
 
 }  // namespace virtproxy

@@ -1,0 +1,23 @@
+#include "uring/transport/socket_source.h"
+
+#include <chrono>
+
+namespace virtproxy {
+
+SocketSource::SocketSource(const TransportSetup& setup)
+    : TransportSource(setup), peer_timeout_(setup.loop, this) {}
+
+void SocketSource::connection_ready(int fd) {
+  if (spec().address.kind == Address::Kind::kTcp) {
+    prepare_tcp(fd);
+    peer_timeout_.start(fd, std::chrono::duration_cast<Duration>(
+                                std::chrono::duration<double>(spec().peer_timeout)));
+  }
+  ready(fd, transport_traits::kSocket);
+}
+
+void SocketSource::peer_timed_out() {
+  client().transport_broken("the other end's machine does not answer (--peer-timeout)");
+}
+
+}  // namespace virtproxy
