@@ -24,6 +24,14 @@ std::string allocator_in_use() {
   return "the C library's";
 }
 
+void prepare_allocator() {
+#if !defined(VIRTPROXY_MIMALLOC) && defined(M_ARENA_MAX)
+  // A worker's arena of its own would read /proc/sys/vm/overcommit_memory before it first shrinks, and would
+  // keep what one thread has freed from the others.
+  mallopt(M_ARENA_MAX, 1);
+#endif
+}
+
 void release_free_memory() {
 #ifdef VIRTPROXY_MIMALLOC
   mi_collect(true);

@@ -219,6 +219,7 @@ class Daemon {
   }
 
   int run(const Options& options, const DriverFeatures& features, bool landlock) {
+    prepare_allocator();
     // Blocked before any thread starts, so that every thread inherits it.
     sigset_t set;
     sigemptyset(&set);
