@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -58,6 +60,39 @@ def test_where_io_uring_is_refused_it_goes_on_with_epoll_and_says_why(scene: Sce
     mark = near.mark()
     near.stats()
     near.wait_for_log(r"stats worker=0 .*driver=epoll", since=mark)
+
+
+def test_where_asking_for_io_uring_is_fatal_it_has_to_be_told(scene: Scene) -> None:
+    """A filter that kills says nothing first; with --driver epoll the call is never made."""
+    wrapper = [sys.executable, WITHOUT_CALL, "io_uring_setup:KILL"]
+    program = [*wrapper, BIN / "virtproxy", "--features", "--driver"]
+    scene.run([*program, "auto"], expect=-signal.SIGSYS)
+    assert scene.run([*program, "epoll"]).stdout().startswith("driver epoll\n")
+    channel, door = scene.addresses.unix(), scene.addresses.tcp()
+    scene.daemon("-c", f"unix-listen:{channel.spec}", *out("echo", door), "--driver", "epoll", wrapper=wrapper)
+    far = scene.daemon("-c", f"unix-connect:{channel.spec}", *into("echo", scene.echo_service()),
+                       "--driver", "epoll", wrapper=wrapper)
+    far.wait_up()
+    echo_once(door)
+
+
+@pytest.mark.parametrize("protocol", [2, 1])
+def test_no_system_call_newer_than_linux_4_18_is_needed(scene: Scene, protocol: int) -> None:
+    wrapper = [sys.executable, WITHOUT_CALL, "linux-4.18"]
+    channel, door, service = scene.addresses.tcp(), scene.addresses.tcp(), scene.addresses.unix()
+    options = ["--driver", "auto", "--user", "nobody", "--protocol", str(protocol)]
+    scene.directory.chmod(0o755)
+    scene.serve("echo", service)
+    os.chmod(service.place, 0o666)
+    near = scene.daemon("-c", f"tcp-listen:{channel.spec}", *out("echo", door), *options, wrapper=wrapper)
+    far = scene.daemon("-c", f"tcp-connect:localhost:{channel.port}", *into("echo", service), *options,
+                       wrapper=wrapper)
+    for daemon in (near, far):
+        daemon.wait_up(protocol=protocol)
+        daemon.wait_for_log(r"going on with epoll.*Linux 5\.19")
+        daemon.wait_for_log(r"Landlock")
+    result = scene.traffic("probe", "--connect", door.traffic, "--seconds", 0.5, "--size", 4096)
+    assert result["ok"] and result["echo"]["count"] > 10, result
 
 
 @pytest.mark.parametrize("driver", ["io_uring", "epoll"])
