@@ -90,13 +90,14 @@ class Daemon(Process):
         limits: dict[int, int] | None = None,
         env: dict[str, str] | None = None,
         wrapper: Args = (),
+        program: str | Path = BIN / "virtproxy",
     ) -> None:
         self.channels = tuple(channels)
         self.expected_death = False
         self.longest_turn_us = 0  # Of the first worker, as far as stats() were asked for.
         self.intruded = False  # A test made it try what it must not do.
         driver = ["--driver", DRIVER] if DRIVER and "--driver" not in args else []
-        super().__init__([*wrapper, BIN / "virtproxy", *args, *driver], name, limits=limits, env=env)
+        super().__init__([*wrapper, program, *args, *driver], name, limits=limits, env=env)
 
     def wait_for_log(self, pattern: str, timeout: float = 10, since: int = 0) -> re.Match[str]:
         """Waits for a line on standard error that the pattern matches somewhere."""
