@@ -58,6 +58,13 @@ class Kernel:
 
     image: Path
     release: str
+    modules: Path = MODULES
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The first two numbers of the release."""
+        major, minor = re.findall(r"\d+", self.release)[:2]
+        return int(major), int(minor)
 
 
 def find_kernel(boot: Path = BOOT, modules: Path = MODULES) -> Kernel:
@@ -69,7 +76,7 @@ def find_kernel(boot: Path = BOOT, modules: Path = MODULES) -> Kernel:
                     boot.glob("vmlinuz-*-cloud-amd64")), key=age)
     for release in reversed(found):
         if (modules / release / "modules.dep").is_file():
-            return Kernel(boot / f"vmlinuz-{release}", release)
+            return Kernel(boot / f"vmlinuz-{release}", release, modules)
     why = f"no modules in {modules} for {', '.join(found)}" if found else "no cloud kernel"
     raise MissingPackage(f"{why} in {boot}", "linux-image-cloud-amd64")
 
@@ -170,7 +177,7 @@ def collect(kernel: Kernel, extra_files: Mapping[str, Path | str]) -> list[Entry
     """Every member of the image, parents first."""
     files: dict[str, tuple[int, bytes]] = {"bin/busybox": (0o755, find_busybox())}
     loads: list[str] = []
-    for path in module_files(kernel.release):
+    for path in module_files(kernel.release, modules=kernel.modules):
         name = f"lib/modules/{path.name.split('.ko')[0]}.ko"
         files[name] = (0o644, read_module(path))
         loads.append(f"/{name}\n")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from addresses import Address
-from harness import BIN, PATIENCE, Daemon, Scene, Stats, _pairs
+from harness import BIN, PATIENCE, SENT_NOTHING, Daemon, Scene, Stats, _pairs
 from processes import deadline_after
 from stage import eventually
 
@@ -155,8 +155,12 @@ class GuestDaemon:
                 f"{self.name} said nothing of /{pattern}/ for {timeout:g} s")
             time.sleep(0.02)
 
-    def wait_up(self, since: int = 0, timeout: float = 20, channel: int = 0) -> None:
-        self.wait_for_log(rf"channel {channel}: up, protocol 2\b", timeout, since)
+    def wait_up(self, since: int = 0, timeout: float = 20, channel: int = 0,
+                protocol: int = 2) -> None:
+        """Waits for a session. One of protocol 1 may begin without a byte from the other end."""
+        up = rf"up, protocol {protocol}\b"
+        state = rf"({up}|{SENT_NOTHING})" if protocol == 1 else up
+        self.wait_for_log(f"channel {channel}: {state}", timeout, since)
 
     def wait_down(self, since: int = 0, timeout: float = 20, channel: int = 0) -> None:
         self.wait_for_log(rf"channel {channel}: down\b", timeout, since)
@@ -222,12 +226,16 @@ class Line:
     _next_guest_port = 9000
 
     def __init__(self, scene: Scene, guest: Guest, host_channel: str, guest_channel: str,
-                 to_guest: dict[str, int], to_host: dict[str, Address] | None = None) -> None:
-        self.scene, self.guest = scene, guest
+                 to_guest: dict[str, int], to_host: dict[str, Address] | None = None,
+                 guest_options: Sequence[str] = (), protocol: int = 2) -> None:
+        self.scene, self.guest, self.protocol = scene, guest, protocol
         self.to_host = to_host or {}
         self.doors = {service: scene.addresses.tcp() for service in to_guest}
         self.guest_doors: dict[str, str] = {}
         self._host_args, self._guest_args = ["-c", host_channel], ["-c", guest_channel]
+        self._guest_args += guest_options
+        if protocol != 2:
+            self._guest_args += ["--protocol", str(protocol)]
         for service, port in to_guest.items():
             self._host_args += ["-o", f"{service}:{self.doors[service].spec}"]
             self._guest_args += ["-i", f"{service}:127.0.0.1:{port}"]
@@ -261,8 +269,8 @@ class Line:
         self.guest_daemon = self._new_guest()
 
     def wait_up(self, timeout: float = 20) -> None:
-        self.host.wait_up(timeout=timeout)
-        self.guest_daemon.wait_up(timeout=timeout)
+        self.host.wait_up(timeout=timeout, protocol=self.protocol)
+        self.guest_daemon.wait_up(timeout=timeout, protocol=self.protocol)
 
     def wait_at_rest(self) -> None:
         self.host.wait_at_rest()

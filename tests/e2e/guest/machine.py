@@ -85,6 +85,7 @@ class Guest:
     isa_serials: the same for ttyS1, ttyS2, ttyS3.
     extra_files: path in the guest → file here (executables must be statically linked).
     controller: properties of the virtio-serial controller that has the ports.
+    kernel: instead of the newest one that is installed.
     """
 
     def __init__(self, *, virtio_ports: Mapping[str, Path | str] | None = None,
@@ -92,7 +93,7 @@ class Guest:
                  extra_files: Mapping[str, Path | str] | None = None,
                  memory: str = "256M", cpus: int = 1, cache_dir: Path | str | None = None,
                  boot_timeout: float = 120, qemu_arguments: Iterable[str] = (),
-                 controller: str = "") -> None:
+                 controller: str = "", kernel: initramfs.Kernel | None = None) -> None:
         self.virtio_ports = {name: str(path) for name, path in (virtio_ports or {}).items()}
         self.isa_serials = [str(path) for path in isa_serials]
         self.extra_files = dict(extra_files or {})
@@ -100,6 +101,7 @@ class Guest:
         self.cache_dir = Path(cache_dir or Path(tempfile.gettempdir(), "virtproxy-guest-cache"))
         self.qemu_arguments = list(qemu_arguments)
         self.controller = controller
+        self.kernel = kernel
         self.boot_seconds = 0.0
         self.boot_attempts = 0
         self._directory: tempfile.TemporaryDirectory[str] | None = None
@@ -118,7 +120,7 @@ class Guest:
     def __enter__(self) -> Guest:
         if shutil.which(QEMU) is None:
             raise MissingPackage(f"no {QEMU}", "qemu-system-x86")
-        kernel = initramfs.find_kernel()
+        kernel = self.kernel or initramfs.find_kernel()
         self._directory = tempfile.TemporaryDirectory(prefix="vpguest-")
         try:
             image = initramfs.build(self.work_dir / "initramfs.cpio", self.cache_dir,
