@@ -22,6 +22,11 @@ install(FILES ${systemd_files}/virtproxy.tmpfiles DESTINATION lib/tmpfiles.d REN
 install(FILES ${systemd_files}/60-virtproxy.rules DESTINATION lib/udev/rules.d COMPONENT virtproxy)
 install(PROGRAMS ${systemd_files}/libvirt-hook DESTINATION share/doc/virtproxy/examples
         COMPONENT virtproxy)
+set(init_files ${PROJECT_SOURCE_DIR}/uring/daemon/init)
+install(PROGRAMS ${init_files}/virtproxy-guest ${init_files}/virtproxy.openrc
+        DESTINATION share/doc/virtproxy/examples COMPONENT virtproxy)
+install(FILES ${init_files}/README.md DESTINATION share/doc/virtproxy/examples RENAME guests-without-systemd.md
+        COMPONENT virtproxy)
 foreach(document uring/daemon/OPERATING.md uring/daemon/CONTAINMENT.md uring/daemon/LIBVIRT.md
         uring/daemon/MIGRATION.md)
   install(FILES ${PROJECT_SOURCE_DIR}/${document} DESTINATION share/doc/virtproxy COMPONENT virtproxy)
