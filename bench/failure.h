@@ -9,6 +9,7 @@ namespace virtproxy::bench {
 enum class Outcome {
   kOk = 0,
   kConnectFailed = 1,
+  kWorse = 1,  // of `compare`
   kUsage = 2,
   kStalled = 3,
   kCorrupted = 4,

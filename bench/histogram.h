@@ -36,6 +36,8 @@ class Histogram {
   uint64_t count() const { return count_; }
   uint64_t min() const { return count_ == 0 ? 0 : min_; }
   uint64_t max() const { return max_; }
+  // Counts by bucket_of().
+  const std::vector<uint64_t>& buckets() const { return buckets_; }
   double mean() const { return count_ == 0 ? 0.0 : sum_ / static_cast<double>(count_); }
 
   // The largest value that falls into the bucket where `percent` of all values have been seen,

@@ -3,27 +3,49 @@
 
 #include <cstdio>
 #include <exception>
+#include <nlohmann/json.hpp>
 
+#include "compare.h"
 #include "failure.h"
+#include "lines/run_lines.h"
 #include "options.h"
 #include "report.h"
+#include "report_parts.h"
 #include "run.h"
 
 namespace virtproxy::bench {
 namespace {
 
-Outcome execute(const Plan& plan) {
-  const RunResult result = run_plan(plan);
-  if (result.measured && !plan.quiet && plan.json != "-") {
-    fmt::print("{}", format_table(plan, result));
+// Lines of --interval take the place of the table, and a report behind them is a line as well.
+template <typename AnyPlan>
+void write_results(const AnyPlan& plan, const std::string& table,
+                   const nlohmann::ordered_json& report) {
+  if (!table.empty() && !plan.quiet && plan.json != "-" && plan.interval == 0) {
+    fmt::print("{}", table);
     std::fflush(stdout);
   }
-  if (!plan.json.empty()) write_json(plan, result, plan.json);
-  if (result.outcome != Outcome::kOk) {
-    fmt::print(stderr, "virtproxy-bench: {}\n", result.failure);
-  }
-  return result.outcome;
+  if (!plan.json.empty()) write_report(report, plan.json, plan.interval > 0 && plan.json == "-");
 }
+
+Outcome conclude(Outcome outcome, const std::string& failure) {
+  if (outcome != Outcome::kOk) fmt::print(stderr, "virtproxy-bench: {}\n", failure);
+  return outcome;
+}
+
+Outcome execute(const Plan& plan) {
+  const RunResult result = run_plan(plan);
+  write_results(plan, result.measured ? format_table(plan, result) : "", make_json(plan, result));
+  return conclude(result.outcome, result.failure);
+}
+
+Outcome execute(const lines::LinesPlan& plan) {
+  const lines::LinesResult result = lines::run_lines(plan);
+  write_results(plan, lines::format_lines_table(plan, result),
+                lines::make_lines_json(plan, result));
+  return conclude(result.outcome, result.failure);
+}
+
+Outcome execute(const CompareOptions& options) { return compare(options); }
 
 Outcome execute(const ServeOptions& options) {
   return serve(options.listen, options.sockets, options.http_connect, options.duration,

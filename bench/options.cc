@@ -1,14 +1,14 @@
 #include "options.h"
 
 #include <fmt/format.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <map>
 #include <random>
 
-#include "uring/base/units.h"
+#include "lines/options.h"
+#include "option_checks.h"
 
 namespace virtproxy::bench {
 namespace {
@@ -26,12 +26,6 @@ const std::map<std::string, Role>& directions() {
   return kDirections;
 }
 
-[[noreturn]] void reject(const std::string& text) { throw Failure(Outcome::kUsage, text); }
-
-void require(bool condition, const std::string& text) {
-  if (!condition) reject(text);
-}
-
 template <typename Enum>
 Enum lookup(const std::map<std::string, Enum>& names, const std::string& name, const char* what) {
   const auto found = names.find(name);
@@ -39,16 +33,6 @@ Enum lookup(const std::map<std::string, Enum>& names, const std::string& name, c
   std::string known;
   for (const auto& [known_name, value] : names) known += (known.empty() ? "" : ", ") + known_name;
   reject(fmt::format("unknown {} '{}' (one of {})", what, name, known));
-}
-
-CLI::Validator as_size() {
-  const auto convert = [](std::string& text) {
-    const auto size = parse_size(text);
-    if (!size) return size.error();
-    text = std::to_string(*size);
-    return std::string();
-  };
-  return {convert, "SIZE"};
 }
 
 // What CLI11 fills in before it is checked and translated.
@@ -72,8 +56,7 @@ void add_sockets(CLI::App& app, Raw& raw) {
                "for HTTP proxies: connections begin with CONNECT, which the sink answers");
   app.add_option("--sndbuf", raw.send_buffer, "SO_SNDBUF of every socket (default: the kernel's)")
       ->transform(as_size());
-  app.add_option("--rcvbuf", raw.receive_buffer, "SO_RCVBUF of every socket")
-      ->transform(as_size());
+  app.add_option("--rcvbuf", raw.receive_buffer, "SO_RCVBUF of every socket")->transform(as_size());
 }
 
 void add_run(CLI::App& run, Raw& raw) {
@@ -90,8 +73,7 @@ void add_run(CLI::App& run, Raw& raw) {
   run.add_option("--ping-connections", plan.ping_connections, "mixed: ping-pong connections (1)");
   run.add_option("--size", plan.size, "message size of all modes but bulk (64)")
       ->transform(as_size());
-  run.add_option("--chunk", plan.chunk, "size of a bulk write (64K)")
-      ->transform(as_size());
+  run.add_option("--chunk", plan.chunk, "size of a bulk write (64K)")->transform(as_size());
   run.add_option("--direction", raw.direction, "of bulk streams: up, down or both (up)");
   run.add_option("--duration", plan.duration, "seconds to measure (5)");
   run.add_option("--bytes", plan.bytes, "instead: bytes per connection and direction")
@@ -110,9 +92,16 @@ void add_run(CLI::App& run, Raw& raw) {
   run.add_option("--stall-limit", plan.stall_limit,
                  "seconds without progress that end the run (10)");
   run.add_option("--wait", plan.wait, "seconds to wait for the first connection to succeed (0)");
-  run.add_option("--json", plan.json, "write the figures to FILE, - for standard output");
+  run.add_option("--json", plan.json, "write the figures to FILE, - for standard output")
+      ->type_name("FILE");
   run.add_flag("--progress", plan.progress, "progress on stderr even if it is not a terminal");
   run.add_flag("-q,--quiet", plan.quiet, "no table");
+  run.add_option("--interval", plan.interval,
+                 "one JSON object a line on standard output each so often, instead of the table")
+      ->transform(as_seconds());
+  run.add_option("--histogram-log", plan.histogram_log,
+                 "write the latencies to FILE in the log format of HdrHistogram")
+      ->type_name("FILE");
   add_sockets(run, raw);
 }
 
@@ -123,18 +112,25 @@ void add_serve(CLI::App& app, Raw& raw) {
   add_sockets(app, raw);
 }
 
+void add_compare(CLI::App& app, CompareOptions& options) {
+  app.add_option("BEFORE", options.before,
+                 "report of the first run, as --json wrote it, or several")
+      ->required();
+  app.add_option("AFTER", options.after, "report of the second run")->required();
+  app.add_option("--threshold", options.threshold,
+                 "a figure that is worse by more ends with status 1 (5%)")
+      ->transform(as_share());
+  app.add_option("--figure", options.figures, "only this figure decides (may be repeated)")
+      ->expected(1)
+      ->take_all();
+  app.add_flag("--json", options.json, "for machines");
+}
+
 SocketOptions socket_options(const Raw& raw) {
   constexpr uint64_t kLimit = 1 << 30;
   require(raw.send_buffer <= kLimit && raw.receive_buffer <= kLimit,
           "--sndbuf and --rcvbuf must not exceed 1 GiB");
   return {static_cast<int>(raw.send_buffer), static_cast<int>(raw.receive_buffer)};
-}
-
-void check_cpus(const std::vector<int>& cpus) {
-  require(cpus.size() <= 2, "--pin takes one or two CPUs");
-  for (const int cpu : cpus) {
-    require(cpu >= 0 && cpu < CPU_SETSIZE, fmt::format("--pin: there is no CPU {}", cpu));
-  }
 }
 
 Plan make_plan(Raw& raw, const CLI::App& run) {
@@ -173,6 +169,10 @@ Plan make_plan(Raw& raw, const CLI::App& run) {
           "--bytes applies to bulk, one-way and ping-pong");
   require(plan.bytes % plan.size == 0 || plan.mode == Mode::kBulk,
           "--bytes must be a multiple of --size");
+  require(run.count("--interval") == 0 || (plan.interval >= 0.001 && plan.interval <= 1e6),
+          "--interval must be at least 1ms");
+  require(plan.histogram_log.empty() || plan.has_latency(),
+          "--histogram-log: this mode measures no latency");
   check_cpus(plan.cpus);
   for (const std::string& text : raw.connect) plan.connect.push_back(parse_address(text));
   if (!raw.listen.empty()) plan.listen = parse_address(raw.listen.front());
@@ -209,24 +209,38 @@ const char* direction_name(Role role) {
   return "";
 }
 
-std::variant<Plan, ServeOptions, HelpText> parse_options(int argc, char** argv) {
+Options parse_options(int argc, char** argv) {
   Raw raw;
+  lines::RawLines raw_lines;
+  CompareOptions compare;
   CLI::App app{"Measures any proxy from outside: load on one side, sinks on the other.",
                "virtproxy-bench"};
+  app.set_version_flag("--version", std::string("virtproxy-bench ") + VIRTPROXY_VERSION,
+                       "print the version");
   app.require_subcommand(1);
   CLI::App* run = app.add_subcommand("run", "apply a load and report");
-  CLI::App* serve = app.add_subcommand("serve", "the sink alone");
+  CLI::App* lines = app.add_subcommand("lines", "write numbered log lines and audit what arrives");
+  CLI::App* serve = app.add_subcommand("serve", "the sink of `run` alone");
+  CLI::App* comparison = app.add_subcommand("compare", "ratios of the figures of two reports");
   add_run(*run, raw);
+  lines::add_lines_options(*lines, raw_lines);
   add_serve(*serve, raw);
+  add_compare(*comparison, compare);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    const CLI::App* asked = run->parsed() ? run : serve->parsed() ? serve : &app;
-    return HelpText{asked->help()};
+    for (const CLI::App* asked : {run, lines, serve, comparison}) {
+      if (asked->parsed()) return HelpText{asked->help()};
+    }
+    return HelpText{app.help()};
+  } catch (const CLI::CallForVersion& version) {
+    return HelpText{std::string(version.what()) + "\n"};
   } catch (const CLI::ParseError& error) {
     reject(fmt::format("{} (--help tells more)", error.what()));
   }
   if (serve->parsed()) return make_serve(raw);
+  if (lines->parsed()) return lines::make_lines_plan(raw_lines, *lines);
+  if (comparison->parsed()) return compare;
   return make_plan(raw, *run);
 }
 

@@ -4,6 +4,8 @@
 #include <variant>
 #include <vector>
 
+#include "compare.h"
+#include "lines/plan.h"
 #include "plan.h"
 
 namespace virtproxy::bench {
@@ -21,7 +23,9 @@ struct HelpText {
   std::string text;
 };
 
+using Options = std::variant<Plan, lines::LinesPlan, ServeOptions, CompareOptions, HelpText>;
+
 // Throws Failure(kUsage) with one line.
-std::variant<Plan, ServeOptions, HelpText> parse_options(int argc, char** argv);
+Options parse_options(int argc, char** argv);
 
 }  // namespace virtproxy::bench

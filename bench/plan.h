@@ -46,6 +46,8 @@ struct Plan {
   bool progress = false;
   bool quiet = false;
   std::string json;
+  double interval = 0;  // seconds; 0: none
+  std::string histogram_log;
 
   size_t stream_count() const {
     return mode == Mode::kBulk || mode == Mode::kOneWay || mode == Mode::kMixed ? connections : 0;

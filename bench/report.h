@@ -14,7 +14,4 @@ std::string format_table(const Plan& plan, const RunResult& result);
 // The same figures for machines; the layout is described in README.md.
 nlohmann::ordered_json make_json(const Plan& plan, const RunResult& result);
 
-// "-" is standard output. Throws Failure.
-void write_json(const Plan& plan, const RunResult& result, const std::string& path);
-
 }  // namespace virtproxy::bench

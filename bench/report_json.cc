@@ -1,12 +1,7 @@
-#include <fmt/chrono.h>
-#include <fmt/format.h>
-
-#include <chrono>
-#include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "report.h"
+#include "report_parts.h"
 
 namespace virtproxy::bench {
 namespace {
@@ -36,54 +31,6 @@ Json plan_json(const Plan& plan) {
   return json;
 }
 
-Json latency_json(const Plan& plan, const Histogram& latency) {
-  return {{"count", latency.count()},
-          {"min", latency.min()},
-          {"mean", latency.mean()},
-          {"p50", latency.percentile(50)},
-          {"p90", latency.percentile(90)},
-          {"p99", latency.percentile(99)},
-          {"p99_9", latency.percentile(99.9)},
-          {"p99_99", latency.percentile(99.99)},
-          {"max", latency.max()},
-          {"open_loop", plan.rate > 0},
-          {"backlog_at_end", nullptr}};
-}
-
-Json process_json(const ProcessResult& process) {
-  const ProcessSample& from = process.before;
-  const ProcessSample& to = process.after;
-  // A child that ended in between takes its switches along.
-  const auto grown = [](uint64_t after, uint64_t before) {
-    return after > before ? after - before : 0;
-  };
-  return {{"pid", process.pid},
-          {"name", process.name},
-          {"alive", to.alive},
-          {"processes", to.processes},
-          {"cpu_seconds", process.cpu()},
-          {"user_seconds", to.user - from.user},
-          {"system_seconds", to.system - from.system},
-          {"voluntary_switches", grown(to.voluntary, from.voluntary)},
-          {"involuntary_switches", grown(to.involuntary, from.involuntary)},
-          {"rss_before_load", process.idle.rss},
-          {"rss", to.rss},
-          {"peak_rss", to.peak_rss}};
-}
-
-Json noise_json(const NoiseResult& noise) {
-  return {{"noisy", !noise.reasons.empty()},
-          {"spread_judged", noise.judged()},
-          {"reasons", noise.reasons},
-          {"steal", noise.steal},
-          {"iowait", noise.iowait},
-          {"foreign_cpu", noise.foreign_known ? Json(noise.foreign) : Json(nullptr)},
-          {"own_involuntary_per_second", noise.involuntary},
-          {"spread", noise.judged() ? Json(noise.spread) : Json(nullptr)},
-          {"intervals", noise.intervals},
-          {"criterion", NoiseResult::criterion()}};
-}
-
 void add_window(const Plan& plan, const RunResult& result, Json& json) {
   const double bytes = static_cast<double>(result.stream_bytes());
   const double messages = static_cast<double>(result.messages);
@@ -96,8 +43,9 @@ void add_window(const Plan& plan, const RunResult& result, Json& json) {
   json["messages"] = result.messages;
   json["messages_per_second"] = messages / result.seconds;
   if (plan.has_latency()) {
-    json["latency_ns"] = latency_json(plan, result.latency);
-    json["latency_ns"]["backlog_at_end"] = result.backlog;
+    Json& latency = json["latency_ns"] = histogram_json(result.latency);
+    latency["open_loop"] = plan.rate > 0;
+    latency["backlog_at_end"] = result.backlog;
   }
   if (plan.stream_count() > 0) {
     json["fairness"] = {{"least_bytes", result.least_moved},
@@ -132,15 +80,7 @@ void add_window(const Plan& plan, const RunResult& result, Json& json) {
 }  // namespace
 
 Json make_json(const Plan& plan, const RunResult& result) {
-  const MachineInfo machine = machine_info();
-  Json json;
-  json["tool"] = "virtproxy-bench";
-  json["format"] = 1;
-  json["date"] = fmt::format(
-      "{:%Y-%m-%dT%H:%M:%SZ}",
-      fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
-  json["machine"] = {{"kernel", machine.kernel}, {"cpu", machine.cpu}, {"cpus", machine.cpus}};
-  json["mode"] = mode_name(plan.mode);
+  Json json = report_head(mode_name(plan.mode));
   json["options"] = plan_json(plan);
   json["exit_code"] = static_cast<int>(result.outcome);
   json["failure"] = result.failure.empty() ? Json(nullptr) : Json(result.failure);
@@ -148,18 +88,6 @@ Json make_json(const Plan& plan, const RunResult& result) {
   json["measured"] = result.measured;
   if (result.measured) add_window(plan, result, json);
   return json;
-}
-
-void write_json(const Plan& plan, const RunResult& result, const std::string& path) {
-  const std::string text = make_json(plan, result).dump(2) + "\n";
-  if (path == "-") {
-    fmt::print("{}", text);
-    return;
-  }
-  std::ofstream file(path);
-  file << text;
-  file.close();
-  if (!file) throw Failure(Outcome::kUsage, fmt::format("cannot write {}", path));
 }
 
 }  // namespace virtproxy::bench

@@ -7,10 +7,14 @@
 #include <array>
 #include <exception>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "client.h"
 #include "environment.h"
+#include "histogram_log.h"
+#include "interval_log.h"
 #include "noise.h"
 #include "progress.h"
 #include "sink.h"
@@ -60,7 +64,15 @@ class Supervisor {
                                                    plan.http_connect)
                           : nullptr),
         client_(plan, state_, sink_ ? &sink_->counters() : nullptr),
-        line_(plan, plan.progress) {}
+        line_(plan, plan.progress),
+        intervals_(plan.interval, plan.pids, plan.process_trees) {
+    if (!plan.histogram_log.empty()) {
+      timespec now{};
+      ::clock_gettime(CLOCK_REALTIME, &now);
+      log_.emplace(plan.histogram_log,
+                   static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / kSecond);
+    }
+  }
 
   RunResult run();
 
@@ -76,6 +88,7 @@ class Supervisor {
   uint64_t progress() const;
   void run_phases();
   void measure();
+  void emit_interval(int64_t now, Stage stage);
   void finish_result();
   void collect_window(const Snapshot& from, const Snapshot& to);
   void spawn();
@@ -86,6 +99,9 @@ class Supervisor {
   std::unique_ptr<Sink> sink_;
   Client client_;
   ProgressLine line_;
+  IntervalLog intervals_;
+  std::optional<HistogramLog> log_;
+  Snapshot interval_from_;
   std::thread client_thread_;
   std::thread sink_thread_;
   std::vector<Tick> ticks_;
@@ -153,6 +169,7 @@ bool Supervisor::wait(Stage stage, Done done) {
   for (;;) {
     const int64_t now = now_ns();
     if (stage == Stage::kMeasuring) ticks_.push_back({now, moved()});
+    emit_interval(now, stage);
     if (state_.failed.load(std::memory_order_acquire)) {
       const timespec pause{0, kGather};
       ::nanosleep(&pause, nullptr);
@@ -167,8 +184,28 @@ bool Supervisor::wait(Stage stage, Done done) {
                (draining && seconds_between(start, now) > limit * kDrainLimits);
     if (stalled_) return false;
     line_.show(stage_name(stage), now, start, moved(), state_.counters.exchanges.get());
-    state_.wait_until(std::chrono::steady_clock::now() + std::chrono::nanoseconds(kTick));
+    const int64_t pause = std::clamp<int64_t>(intervals_.next() - now_ns(), 0, kTick);
+    state_.wait_until(std::chrono::steady_clock::now() + std::chrono::nanoseconds(pause));
   }
+}
+
+void Supervisor::emit_interval(int64_t now, Stage stage) {
+  if (!intervals_.due(now)) return;
+  const Snapshot to = look();
+  const Snapshot& from = interval_from_;
+  const double seconds = intervals_.length(now);
+  nlohmann::ordered_json fields = {{"stage", stage_name(stage)}};
+  if (plan_.stream_count() > 0) {
+    fields["bytes_per_second"] =
+        static_cast<double>(to.up + to.down - from.up - from.down) / seconds;
+  }
+  if (plan_.counts_messages()) {
+    const uint64_t messages = plan_.mode == Mode::kOneWay ? (to.up - from.up) / plan_.size
+                                                          : to.exchanges - from.exchanges;
+    fields["messages_per_second"] = static_cast<double>(messages) / seconds;
+  }
+  intervals_.write(now, fields);
+  interval_from_ = to;
 }
 
 void Supervisor::measure() {
@@ -177,6 +214,8 @@ void Supervisor::measure() {
   }
   const Snapshot from = look();
   enter(Phase::kMeasure);
+  intervals_.start(from.time);
+  interval_from_ = from;
   const int64_t end =
       plan_.bytes != 0 ? INT64_MAX : from.time + static_cast<int64_t>(plan_.duration * kSecond);
   const bool complete = wait(Stage::kMeasuring, [end](int64_t now) { return now >= end; });
@@ -310,6 +349,10 @@ RunResult Supervisor::run() {
   line_.clear();
   join();
   finish_result();
+  if (log_) {
+    log_->add(0, result_.seconds, result_.latency);
+    log_->close();
+  }
   return std::move(result_);
 }
 

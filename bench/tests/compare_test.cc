@@ -1,0 +1,100 @@
+#include "compare.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "report_parts.h"
+
+namespace virtproxy::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json report(double rate, double cpu) {
+  Json json = report_head("lines");
+  json["options"] = {{"connect", "unix:/a"}, {"size", 200}};
+  json["exit_code"] = 0;
+  json["failure"] = nullptr;
+  json["measured"] = true;
+  json["lines_per_second"] = rate;
+  json["processes_total"] = {{"cpu_us_per_line", cpu}};
+  return json;
+}
+
+std::vector<ComparedFigure> compared(const std::string& before, const std::string& after,
+                                     std::vector<std::string> figures = {}) {
+  CompareOptions options;
+  options.before = "A";
+  options.after = "B";
+  options.figures = std::move(figures);
+  return compare_reports(before, after, options);
+}
+
+std::string refusal(const Json& before, const Json& after) {
+  try {
+    compared(before.dump(), after.dump());
+  } catch (const Failure& failure) {
+    return failure.what();
+  }
+  return "accepted";
+}
+
+TEST(Compare, RatiosAreTakenPairByPair) {
+  const std::string before =
+      report(100, 2).dump(2) + "\n" + report(200, 2).dump() + report(400, 2).dump();
+  const std::string after = report(110, 2).dump() + "{\"interval\":0}\n" + report(240, 2).dump() +
+                            "\n" + report(400, 3).dump(1);
+  const auto figures = compared(before, after);
+  ASSERT_EQ(figures.size(), 2u);
+  EXPECT_EQ(figures[0].name, "lines_per_second");
+  EXPECT_DOUBLE_EQ(figures[0].ratio, 1.1);
+  EXPECT_DOUBLE_EQ(figures[0].least, 1.0);
+  EXPECT_DOUBLE_EQ(figures[0].most, 1.2);
+  EXPECT_EQ(figures[0].pairs, 3u);
+  EXPECT_DOUBLE_EQ(figures[0].before, 200);
+}
+
+TEST(Compare, WorseIsMoreThanTheThresholdInTheWorseDirection) {
+  const auto worse = [](double rate, double cpu) {
+    const auto figures = compared(report(100, 2).dump(), report(rate, cpu).dump());
+    return std::pair(figures[0].worse, figures[1].worse);
+  };
+  EXPECT_EQ(worse(96, 2.09), std::pair(false, false));
+  EXPECT_EQ(worse(200, 1), std::pair(false, false));
+  EXPECT_EQ(worse(94, 2.2), std::pair(true, true));
+  const auto one = compared(report(100, 2).dump(), report(50, 2).dump(), {"cpu_us_per_line"});
+  EXPECT_FALSE(one[0].worse);
+}
+
+TEST(Compare, OtherLoadsVersionsAndFailedRunsAreRefused) {
+  const Json good = report(1, 1);
+  EXPECT_EQ(refusal(good, good), "accepted");
+  Json other = good;
+  other["options"]["connect"] = "unix:/b";
+  EXPECT_EQ(refusal(good, other), "accepted");
+  other["options"]["size"] = 100;
+  EXPECT_EQ(refusal(good, other), "these are different loads: --size is 200 in A, 100 in B");
+  other = good;
+  other["mode"] = "bulk";
+  EXPECT_EQ(refusal(good, other), "these are different loads: A has lines, B has bulk");
+  other = good;
+  other["version"] = "0.1";
+  EXPECT_NE(refusal(good, other).find("measure both with one"), std::string::npos);
+  other = good;
+  other["format"] = 2;
+  EXPECT_EQ(refusal(good, other), "B: its format is 2, this program compares format 1");
+  other = good;
+  other["exit_code"] = 5;
+  other["failure"] = "lost";
+  EXPECT_EQ(refusal(other, good), "A: this run failed: lost");
+  EXPECT_NE(refusal(Json::object(), good).find("no report of virtproxy-bench"), std::string::npos);
+  EXPECT_THROW(compared("", good.dump()), Failure);
+  EXPECT_THROW(compared("{\"tool\":", good.dump()), Failure);
+  EXPECT_THROW(compared("{tool}", good.dump()), Failure);
+  EXPECT_THROW(compared(good.dump(), good.dump() + good.dump()), Failure);
+  EXPECT_THROW(compared(good.dump(), good.dump(), {"latency_p50"}), Failure);
+}
+
+}  // namespace
+}  // namespace virtproxy::bench
