@@ -44,14 +44,20 @@ else()
   set(generated)
   set(made ${PROJECT_BINARY_DIR}/manual)
   file(MAKE_DIRECTORY ${made})
-  # add_manual_page(COMPONENT NAME SECTION SOURCE ARGUMENT...): the arguments are those of manual.py
-  function(add_manual_page component name section source)
+  # add_manual_page(NAME SECTION COMPONENT SOURCE ARGUMENT...): the arguments are those of manual.py
+  function(add_manual_page name section component source)
     set(page ${made}/${name}.${section})
+    set(programs virtproxy virtproxyctl)
+    if(component STREQUAL bench)
+      set(programs virtproxy-bench)
+    elseif(component STREQUAL agent)
+      set(programs virtagent)
+    endif()
     add_custom_command(OUTPUT ${page}.gz
       COMMAND ${VIRTPROXY_PYTHON} ${manual} ${ARGN} > ${page}.scd
       COMMAND ${SCDOC} < ${page}.scd > ${page}
       COMMAND gzip -9nf ${page}
-      DEPENDS ${manual} ${source} virtproxy virtproxyctl virtagent
+      DEPENDS ${manual} ${source} ${programs}
       VERBATIM)
     install(FILES ${page}.gz DESTINATION share/man/man${section} COMPONENT ${component})
     set(generated ${generated} ${page}.gz PARENT_SCOPE)
@@ -60,10 +66,15 @@ else()
   set(ctl_page ${PROJECT_SOURCE_DIR}/uring/ctl/virtproxyctl.1.scd.in)
   set(protocol ${PROJECT_SOURCE_DIR}/core/PROTOCOL.md)
   set(agent_page ${PROJECT_SOURCE_DIR}/uring/agent/virtagent.1.scd.in)
-  add_manual_page(virtproxy virtproxy 8 ${daemon_page} page ${daemon_page} $<TARGET_FILE:virtproxy>)
-  add_manual_page(virtproxy virtproxyctl 1 ${ctl_page} page ${ctl_page} $<TARGET_FILE:virtproxyctl>)
-  add_manual_page(virtproxy virtproxy-protocol 7 ${protocol} protocol ${protocol})
-  add_manual_page(agent virtagent 1 ${agent_page} page ${agent_page} $<TARGET_FILE:virtagent>)
+  add_manual_page(virtproxy 8 virtproxy ${daemon_page} page ${daemon_page} $<TARGET_FILE:virtproxy>)
+  add_manual_page(virtproxyctl 1 virtproxy ${ctl_page} page ${ctl_page} $<TARGET_FILE:virtproxyctl>)
+  add_manual_page(virtproxy-protocol 7 virtproxy ${protocol} protocol ${protocol})
+  add_manual_page(virtagent 1 agent ${agent_page} page ${agent_page} $<TARGET_FILE:virtagent>)
+  if(VIRTPROXY_BENCH)
+    set(bench_page ${PROJECT_SOURCE_DIR}/bench/virtproxy-bench.1.scd.in)
+    add_manual_page(virtproxy-bench 1 bench ${bench_page} page ${bench_page}
+                    $<TARGET_FILE:virtproxy-bench>)
+  endif()
   # The programs' other names.
   foreach(alias qemu-vp=virtproxy=virtproxy=8 virtproxy-static=static=virtproxy=8 virtagent-static=static=virtagent=1)
     string(REPLACE "=" ";" alias ${alias})
@@ -76,11 +87,14 @@ else()
             COMPONENT ${component})
   endforeach()
 
-  foreach(program virtproxy virtproxyctl virtagent)
-    set(component virtproxy)
-    if(program STREQUAL virtagent)
-      set(component agent)
-    endif()
+  set(completed virtproxy=virtproxy virtproxyctl=virtproxy virtagent=agent)
+  if(VIRTPROXY_BENCH)
+    list(APPEND completed virtproxy-bench=bench)
+  endif()
+  foreach(program IN LISTS completed)
+    string(REPLACE "=" ";" program ${program})
+    list(GET program 1 component)
+    list(GET program 0 program)
     foreach(place bash=share/bash-completion/completions=${program}
                   zsh=share/zsh/vendor-completions=_${program}
                   fish=share/fish/vendor_completions.d=${program}.fish)
@@ -179,5 +193,5 @@ guest agent, adds calls from the guest and events, and serves many clients at
 once behind virtproxy. By default it only reads.")
 set(CPACK_DEBIAN_BENCH_DESCRIPTION "load generator for proxies
 virtproxy-bench makes load through any proxy, and measures throughput, latency
-and processor time.")
+and processor time. Numbered log lines through any log shipper are audited.")
 include(CPack)

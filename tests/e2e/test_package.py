@@ -115,6 +115,10 @@ def test_the_manual_has_every_option(root: Path) -> None:
     for command in ((), ("guest",), ("host",), ("call",), ("put",), ("drop-in",)):
         for option in options_of(root / "usr/bin/virtagent", *command):
             assert f"{option}" in agent, (command, option)
+    bench = manual(root, "man1/virtproxy-bench.1.gz")
+    for command in ("run", "lines", "serve", "compare"):
+        for option in options_of(root / "usr/bin/virtproxy-bench", command) - {"-h", "--help"}:
+            assert f" {option}" in bench, (command, option)
     for name in ("qemu-vp", "virtproxy-static"):
         assert (root / f"usr/share/man/man8/{name}.8.gz").resolve().name == "virtproxy.8.gz"
 
@@ -144,12 +148,13 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         ("virtproxyctl", "virtproxyctl q", {"qemu-args"}),
         ("virtagent", "virtagent guest --allow-", {"--allow-read", "--allow-write"}),
         ("virtproxyctl", "virtproxyctl attach --q", {"--qmp"}),
+        ("virtproxy-bench", "virtproxy-bench lines --histogram", {"--histogram-log"}),
         ("virtproxyctl", "virtproxyctl guest-iso --output /etc/host", {"/etc/hosts", "/etc/hostname"}),
     ],
 )
 def test_bash_completes(root: Path, program: str, words: str, some: set[str]) -> None:
     file = root / "usr/share/bash-completion/completions" / program
-    script = COMPLETE.format(file=file, words=words, function=f"_{program}")
+    script = COMPLETE.format(file=file, words=words, function="_" + program.replace("-", "_"))
     assert some <= set(run("bash", "-euc", script).split())
 
 
@@ -158,7 +163,7 @@ def test_bash_completes(root: Path, program: str, words: str, some: set[str]) ->
     [("zsh", "zsh/vendor-completions/_{}"), ("fish", "fish/vendor_completions.d/{}.fish")],
 )
 def test_other_shells_can_read_theirs(root: Path, shell: str, name: str) -> None:
-    for program in ("virtproxy", "virtproxyctl", "virtagent"):
+    for program in ("virtproxy", "virtproxyctl", "virtagent", "virtproxy-bench"):
         file = root / "usr/share" / name.format(program)
         text = file.read_text(encoding="utf-8")
         for option in options_of(root / "usr/bin" / program):
