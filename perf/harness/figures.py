@@ -28,6 +28,11 @@ FIGURES = {
         Figure("thread_balance", "least / most busy thread", False, 2),
         Figure("lines_per_s", "lines per second", False, 0),
         Figure("mb_per_s", "MB/s", False, 1),
+        Figure("cpu_us_per_line", "us CPU a line", True, 2),
+        Figure("lost_lines", "lost", True, 0),
+        Figure("age_p50_us", "age p50 us", True, 0),
+        Figure("age_p99_us", "age p99 us", True, 0),
+        Figure("peak_rss_mb", "MB resident at most", True, 1),
     )
 }
 
