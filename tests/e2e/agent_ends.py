@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import BIN, PATIENCE, Scene
@@ -17,8 +18,9 @@ from processes import Process
 class Agent:
     """One `virtagent guest` or `virtagent host`."""
 
-    def __init__(self, scene: Scene, *args: str | Path, name: str = "agent", wait: bool = True, **options) -> None:
-        self.process: Process = scene.spawn([BIN / "virtagent", *args], name, **options)
+    def __init__(self, scene: Scene, *args: str | Path, name: str = "agent", wait: bool = True,
+                 wrapper: Sequence[str | Path] = (), **options) -> None:
+        self.process: Process = scene.spawn([*wrapper, BIN / "virtagent", *args], name, **options)
         self.name = name
         if wait:
             self.log("ready")

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 
 from agent_ends import Agent, Line, await_that, call, run
 from harness import BIN, PATIENCE, SANITIZED, Scene
+
+WITHOUT_CALL = Path(__file__).with_name("without_call.py")
 
 
 @pytest.fixture
@@ -202,6 +205,19 @@ def test_paths_stay_where_they_are_allowed(scene: Scene, tree: Path) -> None:
         assert line.code("guest-file-open", path=f"{tree}/link-out", mode="w") == "not-allowed"
         assert line.value("guest-file-open", path=f"{tree}/deep/../a") >= 0
     assert (scene.directory / "secret").read_text() == "secret"
+
+
+@pytest.mark.parametrize("kernel", [(), (sys.executable, WITHOUT_CALL, "linux-4.18")], ids=["this", "4.18"])
+def test_a_hook_inherits_no_descriptor(scene: Scene, kernel: tuple[str | Path, ...]) -> None:
+    at = scene.directory / "g"
+    script = scene.directory / "hook"
+    script.write_text("#!/bin/sh\nls /proc/self/fd\n")
+    script.chmod(0o755)
+    inherited = ("sh", "-c", 'exec "$0" "$@" 7</dev/null', *kernel)
+    Agent(scene, "guest", "--listen", at, "--hook", f"h={script}", wrapper=inherited)
+    with Line(at) as line:
+        # Its own three, and the directory that ls reads.
+        assert line.value("va-hook", name="h", args=[])["out"].split() == ["0", "1", "2", "3"]
 
 
 def test_hooks(scene: Scene) -> None:

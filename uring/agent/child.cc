@@ -1,7 +1,7 @@
 #include "uring/agent/child.h"
 
+#include <dirent.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <linux/fs.h>
 #include <mntent.h>
 #include <poll.h>
@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <set>
 #include <utility>
 
@@ -27,6 +28,22 @@ void default_signals() {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   signal(SIGPIPE, SIG_DFL);
+}
+
+// Closes every descriptor from `lowest` on.
+void close_from(int lowest) {
+  if (syscall(SYS_close_range, static_cast<unsigned>(lowest), ~0u, 0) == 0) return;
+  // Before Linux 5.9, or where a container's filter does not know the call. A name is a number, but for two.
+  if (DIR* const open = opendir("/proc/self/fd")) {
+    while (const dirent* const entry = readdir(open)) {
+      const int fd = std::atoi(entry->d_name);
+      if (fd >= lowest && fd != dirfd(open)) close(fd);
+    }
+    closedir(open);
+    return;
+  }
+  const long end = sysconf(_SC_OPEN_MAX);
+  for (int fd = lowest; fd < end; ++fd) close(fd);
 }
 
 // All but the standard ones and those kept, which are moved to 3 and on.
@@ -45,7 +62,7 @@ void keep_only(std::vector<int*> kept) {
     if (*fd < 1000) continue;
     if (dup2(*fd, lowest) == lowest) *fd = lowest++;
   }
-  syscall(SYS_close_range, static_cast<unsigned>(lowest), ~0u, 0);
+  close_from(lowest);
 }
 
 void write_all(int fd, std::string_view text) {
@@ -156,7 +173,7 @@ tl::expected<Child, Error> Child::execute(const std::string& program,
     dup2(null, STDIN_FILENO);
     dup2(pipe->write.get(), STDOUT_FILENO);
     dup2(pipe->write.get(), STDERR_FILENO);
-    syscall(SYS_close_range, 3u, ~0u, 0);
+    close_from(3);
     char path[] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     char* environment[] = {path, nullptr};
     execve(program.c_str(), list.data(), environment);
