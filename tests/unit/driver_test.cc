@@ -381,6 +381,34 @@ TEST_P(EachDriver, ARegularFileIsReadAndWrittenAndEndsNoTurn) {
   close(fd);
 }
 
+TEST_P(EachDriver, AFileIsReadAndWrittenAtAnOffsetAndSynced) {
+  const int fd = memfd_create("regular", MFD_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  Waiting late;
+  Waiting early;
+  driver->write_at(late.op, {fd, -1}, "tail", 4, 4096);
+  driver->write_at(early.op, {fd, -1}, "head", 4, 0);
+  run_until([&] { return late.result.has_value() && early.result.has_value(); });
+  EXPECT_EQ(late.result, 4);
+  EXPECT_EQ(early.result, 4);
+  Waiting synced;
+  driver->sync_data(synced.op, {fd, -1});
+  run_until([&] { return synced.result.has_value(); });
+  EXPECT_EQ(synced.result, 0);
+  EXPECT_EQ(lseek(fd, 0, SEEK_CUR), 0) << "the file's own place is not used";
+  char got[8] = {};
+  Waiting was_read;
+  driver->read_at(was_read.op, {fd, -1}, got, sizeof got, 4094);
+  run_until([&] { return was_read.result.has_value(); });
+  EXPECT_EQ(was_read.result, 6);
+  EXPECT_EQ(std::string(got, 6), std::string("\0\0tail", 6));
+  Waiting failed;
+  driver->sync_data(failed.op, {-1, -1});
+  run_until([&] { return failed.result.has_value(); });
+  EXPECT_EQ(failed.result, -EBADF);
+  close(fd);
+}
+
 TEST_P(EachDriver, ATerminalIsReadOnceItHasSomething) {
   const int master = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
   ASSERT_GE(master, 0);

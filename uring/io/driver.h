@@ -95,6 +95,12 @@ class Driver {
   // A device that has nothing, or no room, may be waited for, or complete with -EAGAIN.
   virtual void read(Op& op, File file, void* to, size_t size) = 0;
   virtual void write(Op& op, File file, const void* from, size_t size) = 0;
+  // Of a regular file or a block device: from this offset on, in bytes; data and size are forced to
+  // the disk by sync_data(). The epoll driver makes the calls in wait(), which then lasts as long as
+  // they do. Reads and writes of one file may be pending at once where their ranges are apart.
+  virtual void read_at(Op& op, File file, void* to, size_t size, uint64_t offset) = 0;
+  virtual void write_at(Op& op, File file, const void* from, size_t size, uint64_t offset) = 0;
+  virtual void sync_data(Op& op, File file) = 0;
   // MSG_NOSIGNAL is added to the flags. With MSG_DONTWAIT a full socket completes with -EAGAIN; with
   // MSG_WAITALL less than all is sent only where an error, or MSG_DONTWAIT, ended it.
   virtual void send(Op& op, File file, const void* from, size_t size, int flags) = 0;

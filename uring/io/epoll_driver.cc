@@ -18,9 +18,6 @@
 namespace virtproxy {
 namespace {
 
-// Of one listener in a turn.
-constexpr unsigned kMostAccepted = 16;
-
 // No generation of a slot: those begin at 1.
 constexpr uint64_t kAlarm = 0;
 
@@ -30,17 +27,6 @@ constexpr uint32_t kWritable = EPOLLOUT | EPOLLHUP | EPOLLERR;
 // Completions and polls speak of poll(2).
 static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLERR == POLLERR &&
               EPOLLHUP == POLLHUP && EPOLLRDHUP == POLLRDHUP);
-
-bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
-
-// The call, again for as long as a signal interrupts it.
-template <typename Call>
-ssize_t retried(Call call) {
-  for (;;) {
-    const ssize_t result = call();
-    if (result >= 0 || errno != EINTR) return result;
-  }
-}
 
 }  // namespace
 
@@ -122,6 +108,22 @@ void EpollDriver::write(Op& op, File file, const void* from, size_t size) {
   made.size = size;
 }
 
+void EpollDriver::read_at(Op& op, File file, void* to, size_t size, uint64_t offset) {
+  Request& made = request(op, file, Kind::kReadAt);
+  made.data = to;
+  made.size = size;
+  made.offset = offset;
+}
+
+void EpollDriver::write_at(Op& op, File file, const void* from, size_t size, uint64_t offset) {
+  Request& made = request(op, file, Kind::kWriteAt);
+  made.data = const_cast<void*>(from);
+  made.size = size;
+  made.offset = offset;
+}
+
+void EpollDriver::sync_data(Op& op, File file) { request(op, file, Kind::kSyncData); }
+
 void EpollDriver::send(Op& op, File file, const void* from, size_t size, int flags) {
   Request& made = request(op, file, Kind::kSend);
   made.data = const_cast<void*>(from);
@@ -175,176 +177,6 @@ void EpollDriver::finish(Request& finished, int result, int buffer) {
   } else {
     completed_.push_back({op, {result, buffer, false}});
   }
-}
-
-// --- attempts ---------------------------------------------------------------------------------
-
-EpollDriver::Attempt EpollDriver::attempt(uint32_t index) {
-  Request& tried = requests_[index];
-  switch (tried.kind) {
-    case Kind::kRecv:
-      return receive(tried);
-    case Kind::kRecvProvided:
-      return receive_provided(tried);
-    case Kind::kRead:
-      return read_some(tried);
-    case Kind::kWrite:
-      return write_some(tried);
-    case Kind::kSend:
-    case Kind::kSendMessage:
-      return send_some(tried);
-    case Kind::kPoll:
-      return poll_once(tried);
-    case Kind::kHangup:
-      return poll_for_hangup(tried);
-    case Kind::kAccept:
-      return accept_some(tried);
-  }
-  return Attempt::kWaits;
-}
-
-bool EpollDriver::is_device(const Request& tried) const {
-  return tried.file.index >= 0 && slots_[static_cast<size_t>(tried.file.index)].device;
-}
-
-void EpollDriver::note_empty(const Request& tried) {
-  if (tried.file.index >= 0) slots_[static_cast<size_t>(tried.file.index)].readable = false;
-}
-
-EpollDriver::Attempt EpollDriver::receive(Request& tried) {
-  const ssize_t got =
-      retried([&] { return ::recv(tried.file.fd, tried.data, tried.size, MSG_DONTWAIT); });
-  if (got < 0 && would_block(errno)) {
-    note_empty(tried);
-    return Attempt::kWaits;
-  }
-  finish(tried, got < 0 ? -errno : static_cast<int>(got));
-  return Attempt::kOver;
-}
-
-EpollDriver::Attempt EpollDriver::receive_provided(Request& tried) {
-  std::vector<OfferedBuffer>& group = groups_[tried.group];
-  if (group.empty()) {
-    finish(tried, -ENOBUFS);
-    return Attempt::kOver;
-  }
-  const OfferedBuffer buffer = group.back();
-  const size_t size = std::min<size_t>(tried.size, buffer.size);
-  const ssize_t got =
-      retried([&] { return ::recv(tried.file.fd, buffer.data, size, MSG_DONTWAIT); });
-  if (got < 0 && would_block(errno)) {
-    note_empty(tried);
-    return Attempt::kWaits;
-  }
-  if (got <= 0) {
-    finish(tried, got < 0 ? -errno : 0);
-  } else {
-    group.pop_back();
-    finish(tried, static_cast<int>(got), buffer.id);
-  }
-  return Attempt::kOver;
-}
-
-// A device is asked again by its owner, who looks after lost wake-ups.
-EpollDriver::Attempt EpollDriver::read_some(Request& tried) {
-  const ssize_t got = retried([&] { return ::read(tried.file.fd, tried.data, tried.size); });
-  if (got < 0 && would_block(errno) && !is_device(tried)) return Attempt::kWaits;
-  finish(tried, got < 0 ? -errno : static_cast<int>(got));
-  return Attempt::kOver;
-}
-
-EpollDriver::Attempt EpollDriver::write_some(Request& tried) {
-  const ssize_t put = retried([&] { return ::write(tried.file.fd, tried.data, tried.size); });
-  if (put < 0 && would_block(errno) && !is_device(tried)) return Attempt::kWaits;
-  finish(tried, put < 0 ? -errno : static_cast<int>(put));
-  return Attempt::kOver;
-}
-
-EpollDriver::Attempt EpollDriver::send_some(Request& tried) {
-  const int flags = (tried.flags & ~MSG_WAITALL) | MSG_DONTWAIT | MSG_NOSIGNAL;
-  for (;;) {
-    const ssize_t sent = retried([&] {
-      if (tried.kind == Kind::kSend) {
-        return ::send(tried.file.fd, static_cast<const std::byte*>(tried.data) + tried.done,
-                      tried.size - tried.done, flags);
-      }
-      if (tried.message != nullptr) return ::sendmsg(tried.file.fd, tried.message, flags);
-      msghdr message{};
-      message.msg_iov = tried.rest.data();
-      message.msg_iovlen = tried.rest.size();
-      return ::sendmsg(tried.file.fd, &message, flags);
-    });
-    const bool waits = sent < 0 && would_block(errno) && (tried.flags & MSG_DONTWAIT) == 0;
-    if (sent < 0 && !waits) {
-      finish(tried, tried.done > 0 ? static_cast<int>(tried.done) : -errno);
-      return Attempt::kOver;
-    }
-    tried.done += static_cast<size_t>(std::max<ssize_t>(sent, 0));
-    if (!waits && (tried.done == tried.size || (tried.flags & MSG_WAITALL) == 0)) {
-      finish(tried, static_cast<int>(tried.done));
-      return Attempt::kOver;
-    }
-    if (tried.kind == Kind::kSendMessage) {
-      keep_rest(tried, static_cast<size_t>(std::max<ssize_t>(sent, 0)));
-    }
-    if (waits) return Attempt::kWaits;
-  }
-}
-
-// The owner's message is read no more after this wait().
-void EpollDriver::keep_rest(Request& tried, size_t sent) {
-  if (const msghdr* message = std::exchange(tried.message, nullptr)) {
-    tried.rest.assign(message->msg_iov, message->msg_iov + message->msg_iovlen);
-  }
-  size_t over = 0;
-  for (; over < tried.rest.size() && sent >= tried.rest[over].iov_len; ++over) {
-    sent -= tried.rest[over].iov_len;
-  }
-  tried.rest.erase(tried.rest.begin(), tried.rest.begin() + static_cast<ptrdiff_t>(over));
-  if (sent == 0) return;
-  iovec& first = tried.rest.front();
-  first.iov_base = static_cast<std::byte*>(first.iov_base) + sent;
-  first.iov_len -= sent;
-}
-
-EpollDriver::Attempt EpollDriver::poll_once(Request& tried) {
-  pollfd one{tried.file.fd, static_cast<short>(tried.events), 0};
-  const ssize_t found = retried([&] { return ::poll(&one, 1, 0); });
-  if (found == 0) return Attempt::kWaits;
-  finish(tried, found < 0 ? -errno : (one.revents & POLLNVAL) != 0 ? -EBADF : one.revents);
-  return Attempt::kOver;
-}
-
-EpollDriver::Attempt EpollDriver::poll_for_hangup(Request& tried) {
-  pollfd one{tried.file.fd, 0, 0};
-  const ssize_t found = retried([&] { return ::poll(&one, 1, 0); });
-  if (found < 0 || (one.revents & POLLNVAL) != 0) {
-    finish(tried, found < 0 ? -errno : -EBADF);
-    return Attempt::kOver;
-  }
-  const auto events = static_cast<uint32_t>(one.revents);
-  if ((events & ~tried.events) != 0) {
-    completed_.push_back({tried.op, {static_cast<int>(events), Outcome::kNoBuffer, true}});
-  }
-  tried.events |= events;
-  return Attempt::kWaits;
-}
-
-EpollDriver::Attempt EpollDriver::accept_some(Request& tried) {
-  for (unsigned accepted = 0; accepted < kMostAccepted; ++accepted) {
-    const auto fd = static_cast<int>(retried([&] {
-      return accept4(tried.file.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    }));
-    if (fd < 0 && would_block(errno)) return Attempt::kWaits;
-    if (fd < 0 || !features_.multishot_accept) {
-      finish(tried, fd < 0 ? -errno : fd);
-      return Attempt::kOver;
-    }
-    completed_.push_back({tried.op, {fd, Outcome::kNoBuffer, true}});
-  }
-  tried.state = State::kQueued;
-  again_.push_back(tried.op->place);
-  return Attempt::kOver;
 }
 
 // --- slots ------------------------------------------------------------------------------------
@@ -550,8 +382,10 @@ int EpollDriver::wait(std::optional<Instant> deadline) {
 
 int EpollDriver::wait_for_events(int timeout) {
   // Also work that the kernel does for a ring of this thread which is being closed interrupts it.
-  const auto count = static_cast<int>(
-      retried([&] { return epoll_wait(epoll_, events_.data(), kMostEvents, timeout); }));
+  int count = 0;
+  do {
+    count = epoll_wait(epoll_, events_.data(), kMostEvents, timeout);
+  } while (count < 0 && errno == EINTR);
   if (count < 0) return -errno;
   for (int i = 0; i < count; ++i) on_event(events_[static_cast<size_t>(i)]);
   return count;

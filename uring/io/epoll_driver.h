@@ -43,6 +43,9 @@ class EpollDriver final : public Driver {
   void recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first) override;
   void read(Op& op, File file, void* to, size_t size) override;
   void write(Op& op, File file, const void* from, size_t size) override;
+  void read_at(Op& op, File file, void* to, size_t size, uint64_t offset) override;
+  void write_at(Op& op, File file, const void* from, size_t size, uint64_t offset) override;
+  void sync_data(Op& op, File file) override;
   void send(Op& op, File file, const void* from, size_t size, int flags) override;
   void sendmsg(Op& op, File file, const msghdr* message, int flags) override;
   void skip_success(Op& op) override;
@@ -77,6 +80,9 @@ class EpollDriver final : public Driver {
     kPoll,
     kHangup,
     kAccept,
+    kReadAt,
+    kWriteAt,
+    kSyncData,
   };
   enum class State : uint8_t { kQueued, kCancelled, kParked };
   enum class Attempt : uint8_t { kOver, kWaits };
@@ -93,6 +99,7 @@ class EpollDriver final : public Driver {
     void* data = nullptr;
     const msghdr* message = nullptr;  // until the first attempt
     size_t size = 0;
+    uint64_t offset = 0;      // in a file
     size_t done = 0;          // bytes that a send has sent
     std::vector<iovec> rest;  // of a message, once it was attempted
     uint32_t slot = kNone;    // where it is parked
@@ -132,6 +139,7 @@ class EpollDriver final : public Driver {
   Attempt poll_once(Request& request);
   Attempt poll_for_hangup(Request& request);
   Attempt accept_some(Request& request);
+  Attempt use_file(Request& request);
   void note_empty(const Request& request);
   void keep_rest(Request& request, size_t sent);
   bool is_device(const Request& request) const;

@@ -63,7 +63,7 @@ unsigned setup_flags(const DriverFeatures& features) {
 constexpr uint8_t kOperations[] = {
     IORING_OP_RECV,    IORING_OP_READ,           IORING_OP_WRITE,  IORING_OP_SEND,
     IORING_OP_SENDMSG, IORING_OP_POLL_ADD,       IORING_OP_ACCEPT, IORING_OP_ASYNC_CANCEL,
-    IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE,
+    IORING_OP_TIMEOUT, IORING_OP_TIMEOUT_REMOVE, IORING_OP_FSYNC,
 };
 constexpr uint8_t kRegistrations[] = {
     IORING_REGISTER_FILES_UPDATE,
@@ -253,6 +253,22 @@ void IoUringDriver::write(Op& op, File file, const void* from, size_t size) {
   entry->off = static_cast<uint64_t>(-1);
   entry->addr = reinterpret_cast<uintptr_t>(from);
   entry->len = static_cast<uint32_t>(size);
+}
+
+void IoUringDriver::read_at(Op& op, File file, void* to, size_t size, uint64_t offset) {
+  read(op, file, to, size);
+  ring_.sq.sqes[op.place & ring_.sq.ring_mask].off = offset;
+}
+
+void IoUringDriver::write_at(Op& op, File file, const void* from, size_t size, uint64_t offset) {
+  write(op, file, from, size);
+  ring_.sq.sqes[op.place & ring_.sq.ring_mask].off = offset;
+}
+
+void IoUringDriver::sync_data(Op& op, File file) {
+  io_uring_sqe* entry = prepare(op, file);
+  entry->opcode = IORING_OP_FSYNC;
+  entry->fsync_flags = IORING_FSYNC_DATASYNC;
 }
 
 void IoUringDriver::send(Op& op, File file, const void* from, size_t size, int flags) {

@@ -39,6 +39,9 @@ class IoUringDriver final : public Driver {
   void recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first) override;
   void read(Op& op, File file, void* to, size_t size) override;
   void write(Op& op, File file, const void* from, size_t size) override;
+  void read_at(Op& op, File file, void* to, size_t size, uint64_t offset) override;
+  void write_at(Op& op, File file, const void* from, size_t size, uint64_t offset) override;
+  void sync_data(Op& op, File file) override;
   void send(Op& op, File file, const void* from, size_t size, int flags) override;
   void sendmsg(Op& op, File file, const msghdr* message, int flags) override;
   void skip_success(Op& op) override;
