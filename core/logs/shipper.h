@@ -40,7 +40,9 @@ class Shipper {
   Shipper& operator=(const Shipper&) = delete;
 
   Buffer& buffer() { return buffer_; }
+  const Buffer& buffer() const { return buffer_; }
   Spool* spool() { return spool_ ? &*spool_ : nullptr; }
+  const Spool* spool() const { return spool_ ? &*spool_ : nullptr; }
   const Sender& sender() const { return sender_; }
 
   // A stream to the receiver is there, or is gone.

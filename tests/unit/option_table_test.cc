@@ -32,7 +32,7 @@ std::string between(const std::string& text, const std::string& begin, const std
 }
 
 TEST(OptionTableTest, NamesAreUniqueOnTheCommandLineAndInEachTable) {
-  for (const unsigned scope : {kCommandLine, kProcess, kChannel, kListen, kOffer, kDefaults}) {
+  for (const unsigned scope : {kCommandLine, kProcess, kChannel, kListen, kOffer, kShip, kDefaults}) {
     std::set<std::string_view> names;
     for (const OptionRow& row : option_table()) {
       if (!row.in(scope)) continue;
@@ -96,6 +96,7 @@ std::string key_list() {
     if (row.in(kChannel | kListen | kOffer)) add("channel");
     if (row.in(kListen)) add("listen");
     if (row.in(kOffer)) add("offer");
+    if (row.in(kShip)) add("ship");
     std::string value = row.is_flag() ? "true or false" : std::string(row.unit);
     if (row.kind == OptionKind::kSwitch) value = "true or false";
     if (row.is_list()) value = "list of " + value.substr(0, value.find(','));

@@ -154,6 +154,10 @@ std::string print_config(const Options& options) {
   ProcessSettings process = options.process;
   if (options.memory >= option_ranges::kMinMemory) process.memory = options.memory;
   print_rows(text, kProcess, process, {}, nullptr);
+  if (!options.process.ship_sources.empty()) {
+    text += "\n[ship]\n";
+    print_rows(text, kShip, options.process, {}, nullptr);
+  }
   for (const ChannelOptions& channel : options.channels) {
     text += "\n[channel." + key_of(channel.name) + "]\n";
     text += "transport = " +

@@ -52,6 +52,8 @@ std::string_view form_of(OptionKind kind) {
       return "write a list of names or numbers, such as [\"root\", 1000]";
     case OptionKind::kFeatures:
       return "write a list of names, such as [\"napi\"]";
+    case OptionKind::kSources:
+      return "write a list of sources, such as [\"unix-dgram:/dev/log\"]";
     default:
       return "write text in double quotes";
   }
@@ -63,7 +65,8 @@ bool takes(const OptionRow& row, Type type) {
       return true;
     case Type::kInteger:
       return row.kind != OptionKind::kMode && row.kind != OptionKind::kSwitch &&
-             row.kind != OptionKind::kFeatures;
+             row.kind != OptionKind::kFeatures && row.kind != OptionKind::kSources &&
+             row.kind != OptionKind::kSpool;
     case Type::kFloat:
       return row.kind == OptionKind::kSeconds;
     case Type::kBoolean:
@@ -96,20 +99,22 @@ struct TableKind {
   std::span<const std::string_view> own_keys;
 };
 
-constexpr std::string_view kRootKeys[] = {"process", "defaults", "channel"};
+constexpr std::string_view kRootKeys[] = {"process", "defaults", "channel", "ship"};
 constexpr std::string_view kChannelKeys[] = {"transport", "listen", "offer"};
 constexpr std::string_view kListenKeys[] = {"at"};
 constexpr std::string_view kOfferKeys[] = {"to"};
 
 constexpr TableKind kRoot{0, "the top of the file", kRootKeys};
 constexpr TableKind kProcessTable{kProcess, "[process]", {}};
+constexpr TableKind kShipTable{kShip, "[ship]", {}};
 constexpr TableKind kDefaultsTable{kDefaults, "[defaults]", {}};
 // What a forward may have stands in its channel for all of them.
 constexpr TableKind kChannelTable{kDefaults, "[channel.NAME]", kChannelKeys};
 constexpr TableKind kListenTable{kListen, "[channel.NAME.listen.SERVICE]", kListenKeys};
 constexpr TableKind kOfferTable{kOffer, "[channel.NAME.offer.SERVICE]", kOfferKeys};
 constexpr const TableKind* kTables[] = {&kRoot,         &kProcessTable, &kDefaultsTable,
-                                        &kChannelTable, &kListenTable,  &kOfferTable};
+                                        &kChannelTable, &kListenTable,  &kOfferTable,
+                                        &kShipTable};
 
 std::vector<std::string_view> keys_of(const TableKind& table) {
   std::vector<std::string_view> keys(table.own_keys.begin(), table.own_keys.end());
@@ -131,6 +136,9 @@ class Reader {
     }
     if (const ConfigNode* process = table_of(tree, "process", "[process]")) {
       read_rows(*process, kProcessTable, draft_.defaults, draft_.given);
+    }
+    if (const ConfigNode* ship = table_of(tree, "ship", "[ship]")) {
+      read_rows(*ship, kShipTable, draft_.defaults, draft_.given);
     }
     if (const ConfigNode* defaults = table_of(tree, "defaults", "[defaults]")) {
       read_rows(*defaults, kDefaultsTable, draft_.defaults, draft_.given);
@@ -204,7 +212,7 @@ class Reader {
       values.push_back(each.text);
     }
     // An empty access list would let everybody in.
-    if (values.empty() && row.kind != OptionKind::kFeatures) {
+    if (values.empty() && row.kind != OptionKind::kFeatures && row.kind != OptionKind::kSources) {
       draft_.complain(item.at, std::string(row.file_key()) + " is an empty list",
                       "name at least one, or leave the key out to admit all");
       return std::nullopt;

@@ -175,6 +175,25 @@ std::vector<WorkerConfig> worker_configs(const Options& options, const DriverFea
   return workers;
 }
 
+// The worker that has the channel which ships lines, and what it is to ship; nothing is opened yet.
+WorkerConfig* shipping_worker(const Options& options, std::vector<WorkerConfig>& workers) {
+  if (options.process.ship_sources.empty()) return nullptr;
+  const std::string& wanted = options.process.ship_channel;
+  for (size_t i = 0; i < options.channels.size(); ++i) {
+    const ChannelOptions& channel = options.channels[i];
+    if (!wanted.empty() && wanted != channel.name && wanted != std::to_string(channel.id)) continue;
+    WorkerConfig& worker = workers[i % workers.size()];
+    worker.ship_channel = i / workers.size();
+    return &worker;
+  }
+  return nullptr;
+}
+
+logs::ShipConfig ship_config(const ProcessSettings& process) {
+  return {process.ship_sources, static_cast<size_t>(process.ship_memory), process.ship_spool,
+          to_duration(process.ship_flush_timeout)};
+}
+
 // A worker that reports this often leaves room for a report that comes late by as much.
 constexpr int kHeartbeatsPerWatchdog = 4;
 // A loop has other work, however impatient the manager is.
@@ -239,6 +258,9 @@ class Daemon {
       worker.heartbeat = heartbeat_interval(manager_.watchdog());
     }
     end_limit_ = to_duration(options.process.drain_timeout) + kEndLimit;
+    if (!options.process.ship_sources.empty()) {
+      end_limit_ += to_duration(options.process.ship_flush_timeout) + logs::LogShipper::kSyncLimit;
+    }
     if (const auto checked = check_configs(configs); !checked) {
       log_error("{}", checked.error());
       return 1;
@@ -275,6 +297,11 @@ class Daemon {
     for (const std::string& line : idle_channels(options)) log_warn("{}", line);
     if (auto got = get_listen_sockets(configs, manager_); !got) return got;
     if (auto bound = bind_control(options); !bound) return bound;
+    if (WorkerConfig* worker = shipping_worker(options, configs)) {
+      auto opened = logs::start_shipping(ship_config(options.process));
+      if (!opened) return tl::unexpected(opened.error());
+      worker->ship = *std::move(opened);
+    }
     const auto left = give_up_privileges(options);
     if (!left) return tl::unexpected(left.error());
     log_debug("running with {}", *left);

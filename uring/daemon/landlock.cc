@@ -44,6 +44,9 @@ std::vector<const Address*> bound(const Options& options) {
   for (const auto* address : {&options.process.control, &options.process.metrics}) {
     if (*address) all.push_back(&**address);
   }
+  for (const logs::SourceSpec& source : options.process.ship_sources) {
+    if (!source.address.host.empty()) all.push_back(&source.address);
+  }
   return all;
 }
 

@@ -187,15 +187,46 @@ constexpr OptionRow kTable[] = {
                      "One level more than --log-level; may be repeated"),
                  "-v"),
 
+    with_key(sets<&P::ship_sources>(
+                 row("ship", kLogShipping, kCommandLine | kShip, kSources, "SOURCE",
+                     "Ship the lines of this source to the other end: unix-dgram:PATH, "
+                     "unix:PATH, udp:HOST:PORT, tcp:HOST:PORT, stdin, kmsg or journal; "
+                     "with full=POLICY, then=POLICY, block-for=TIME, rate=LINES, "
+                     "name=NAME and others. May be repeated")),
+             "source"),
+    with_key(sets<&P::ship_memory>(
+                 row("ship-memory", kLogShipping, kCommandLine | kShip, kSize, "SIZE",
+                     "Memory for lines that are neither acknowledged nor in the "
+                     "spool"),
+                 static_cast<double>(kMinShipMemory), static_cast<double>(kMaxShipMemory)),
+             "memory"),
+    with_key(sets<&P::ship_spool>(row("ship-spool", kLogShipping, kCommandLine | kShip, kSpool,
+                                      "PATH:SIZE[,sync=WHEN]",
+                                      "Keep lines in this file, which is allocated as a whole, "
+                                      "until they are acknowledged; synced never, after each batch "
+                                      "or every TIME (1s)")),
+             "spool"),
+    with_key(sets<&P::ship_flush_timeout>(
+                 row("ship-flush-timeout", kLogShipping, kCommandLine | kShip, kSeconds, "TIME",
+                     "On SIGTERM, wait this long for lines to be acknowledged"),
+                 kMinFlushTimeout, kMaxFlushTimeout),
+             "flush-timeout"),
+    with_unset(with_key(sets<&P::ship_channel>(row("ship-channel", kLogShipping,
+                                                   kCommandLine | kShip, kName, "CHANNEL",
+                                                   "The channel that lines are shipped over")),
+                        "channel"),
+               "the first one"),
+
     sets<&P::control>(row("control", kOperation, kAllProcess, kListener, "PATH",
                           "A unix socket for virtproxyctl, for this user and root only")),
     sets<&P::metrics>(row("metrics", kOperation, kAllProcess, kListener, "ADDRESS:PORT",
                           "Serve metrics for Prometheus over HTTP, on a loopback address or, given "
                           "a path, on a unix socket")),
 
-    sets<&P::driver>(row("driver", kKernel, kAllProcess, kChoice, "DRIVER",
-                         "How it waits for the kernel: io_uring, epoll, or auto: io_uring, and epoll "
-                         "where that is missing or forbidden")),
+    sets<&P::driver>(
+        row("driver", kKernel, kAllProcess, kChoice, "DRIVER",
+            "How it waits for the kernel: io_uring, epoll, or auto: io_uring, and epoll "
+            "where that is missing or forbidden")),
     sets<&P::disabled>(row("disable", kKernel, kAllProcess, kFeatures, "LIST",
                            "Ring features to do without, separated by commas")),
     row("features", kKernel, kCommandLine, kAction, "",
@@ -261,6 +292,8 @@ std::string_view group_title(OptionGroup group) {
       return "Containment (names or numbers; lists may be repeated)";
     case kLog:
       return "Log (on standard error)";
+    case kLogShipping:
+      return "Log shipping (see SHIPPING.md)";
     case kOperation:
       return "Operation";
     case kKernel:

@@ -25,6 +25,7 @@ enum class OptionGroup {
   kProtocol,
   kContainment,
   kLog,
+  kLogShipping,
   kOperation,
   kKernel,
   kConfiguration,
@@ -39,6 +40,7 @@ inline constexpr unsigned kProcess = 2;                             // [process]
 inline constexpr unsigned kChannel = 4;                             // [channel.NAME]
 inline constexpr unsigned kListen = 8;                              // [channel.NAME.listen.SERVICE]
 inline constexpr unsigned kOffer = 16;                              // [channel.NAME.offer.SERVICE]
+inline constexpr unsigned kShip = 32;  // [ship]
 inline constexpr unsigned kDefaults = kChannel | kListen | kOffer;  // [defaults]
 }  // namespace option_scope
 
@@ -52,10 +54,13 @@ enum class OptionKind {
   kUser,    // to run as
   kOwner,   // of a socket
   kListener,  // an address to listen on
+  kSpool,     // a file, its size and when it is synced
+  kName,      // of a channel
   kUsers,   // lists, from here on
   kGroups,
   kCids,
   kFeatures,
+  kSources,   // of log shipping; one each time it is given
   kArgument,  // -c, -o and -i
   kAction,    // of the command line: what to do, or how much to log
 };
@@ -86,7 +91,7 @@ struct OptionRow {
   Read read = nullptr;  // of rows with a member
   Show show = nullptr;
 
-  bool is_list() const { return kind >= OptionKind::kUsers && kind <= OptionKind::kFeatures; }
+  bool is_list() const { return kind >= OptionKind::kUsers && kind <= OptionKind::kSources; }
   bool is_flag() const { return unit.empty(); }
   bool in(unsigned scope) const { return (scopes & scope) != 0; }
   std::string_view file_key() const { return key.empty() ? name : key; }

@@ -266,6 +266,33 @@ Fault read(const OptionRow&, std::string_view label, const Given& given,
   return std::nullopt;
 }
 
+Fault read(const OptionRow&, std::string_view label, const Given& given,
+           std::vector<logs::SourceSpec>& into) {
+  std::vector<logs::SourceSpec> sources;
+  for (const std::string& text : given) {
+    auto source = logs::parse_source(text);
+    if (!source) return split(label, source.error());
+    sources.push_back(*std::move(source));
+  }
+  into = std::move(sources);
+  return std::nullopt;
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given,
+           std::optional<logs::SpoolSpec>& into) {
+  auto spool = logs::parse_spool(given.back());
+  if (!spool) return split(label, spool.error());
+  into = *std::move(spool);
+  return std::nullopt;
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given, std::string& into) {
+  const auto name = parse_channel_name(given.back());
+  if (!name) return split(label, name.error());
+  into = *name;
+  return std::nullopt;
+}
+
 Given show(const OptionRow&, uint32_t value) { return {std::to_string(value)}; }
 Given show(const OptionRow&, uint64_t value) { return {format_size(value)}; }
 Given show(const OptionRow&, double value) { return {format_seconds(value)}; }
@@ -318,5 +345,19 @@ Given show(const OptionRow&, const std::vector<uint32_t>& value) {
 }
 
 Given show(const OptionRow&, const std::vector<std::string>& value) { return value; }
+
+Given show(const OptionRow&, const std::vector<logs::SourceSpec>& value) {
+  Given sources;
+  for (const logs::SourceSpec& source : value) sources.push_back(source.text);
+  return sources;
+}
+
+Given show(const OptionRow&, const std::optional<logs::SpoolSpec>& value) {
+  return value ? Given{logs::show(*value)} : Given{};
+}
+
+Given show(const OptionRow&, const std::string& value) {
+  return value.empty() ? Given{} : Given{value};
+}
 
 }  // namespace virtproxy::option_values

@@ -37,6 +37,13 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
 Fault read(const OptionRow& row, std::string_view label, const Given& given,
            std::vector<std::string>& into);
 
+Fault read(const OptionRow& row, std::string_view label, const Given& given,
+           std::vector<logs::SourceSpec>& into);
+Fault read(const OptionRow& row, std::string_view label, const Given& given,
+           std::optional<logs::SpoolSpec>& into);
+// The name of a channel.
+Fault read(const OptionRow& row, std::string_view label, const Given& given, std::string& into);
+
 Given show(const OptionRow& row, uint32_t value);
 Given show(const OptionRow& row, uint64_t value);
 Given show(const OptionRow& row, double value);
@@ -54,6 +61,9 @@ Given show(const OptionRow& row, const std::optional<uint64_t>& value);
 Given show(const OptionRow& row, const std::optional<uint32_t>& value);
 Given show(const OptionRow& row, const std::vector<uint32_t>& value);
 Given show(const OptionRow& row, const std::vector<std::string>& value);
+Given show(const OptionRow& row, const std::vector<logs::SourceSpec>& value);
+Given show(const OptionRow& row, const std::optional<logs::SpoolSpec>& value);
+Given show(const OptionRow& row, const std::string& value);
 
 template <typename T, typename Value>
 auto& member_of(Value T::*member, ProcessSettings& process, ChannelSettings& channel) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <numeric>
 
+#include "uring/base/text.h"
 #include "uring/base/units.h"
 #include "uring/daemon/options_draft.h"
 #include "uring/mux/memory_shares.h"
@@ -146,12 +147,13 @@ void check_lists(Draft& draft) {
 }
 
 // Names are looked up, and then judged, when they are bound.
+bool far(const Address& address) {
+  if (address.kind != Kind::kTcp || address.needs_resolver()) return false;
+  const auto known = to_socket_address(address);
+  return known && !known->is_loopback();
+}
+
 void check_remote(Draft& draft) {
-  const auto far = [](const Address& address) {
-    if (address.kind != Kind::kTcp || address.needs_resolver()) return false;
-    const auto known = to_socket_address(address);
-    return known && !known->is_loopback();
-  };
   const auto complain = [&](const Origin& at, const std::string& option, const std::string& text,
                             const Address& address) {
     if (at.in_file()) {
@@ -247,9 +249,60 @@ void check_memory(Draft& draft) {
   }
 }
 
+// Log shipping.
+void check_shipping(Draft& draft) {
+  const ProcessSettings& process = draft.process;
+  const auto at = [&](std::string_view name) -> const Origin& {
+    return where(draft.given, option_row(name));
+  };
+  const auto label = [&](std::string_view name) { return label_of(option_row(name), at(name)); };
+  if (process.ship_sources.empty()) {
+    for (const std::string_view name :
+         {"ship-memory", "ship-spool", "ship-flush-timeout", "ship-channel"}) {
+      if (draft.given.count(&option_row(name)) == 0) continue;
+      draft.complain(at(name), label(name) + " is of log shipping, and there is no source",
+                     "name one with --ship, or as source of [ship]");
+    }
+    return;
+  }
+  if (process.ship_sources.size() > logs::kMaxSources) {
+    draft.complain(at("ship"), "too many sources: " + std::to_string(process.ship_sources.size()),
+                   "the limit is " + std::to_string(logs::kMaxSources));
+  }
+  std::map<std::string, std::string> names;
+  std::map<std::string, std::string> places;
+  for (const logs::SourceSpec& source : process.ship_sources) {
+    const std::string shown = label("ship") + " " + printable(source.text);
+    if (source.spools && !process.ship_spool) {
+      draft.complain(at("ship"), shown + ": full=spool needs a spool",
+                     "give --ship-spool PATH:SIZE");
+    }
+    if (!names.emplace(source.config.name, source.text).second) {
+      draft.complain(at("ship"), shown + ": another source is called " + source.config.name,
+                     "give it a name of its own, name=NAME");
+    }
+    const std::string place = std::to_string(static_cast<int>(source.kind)) + " " +
+                              (source.address.host.empty() ? "" : exclusive_key(source.address));
+    if (!places.emplace(place, source.text).second) {
+      draft.complain(at("ship"), shown + " is given twice", "leave one of them out");
+    }
+    if (!source.remote && far(source.address)) {
+      draft.complain(at("ship"), shown + " listens where other machines can send",
+                     "write remote=on if that is meant, or listen on 127.0.0.1 or [::1]");
+    }
+  }
+  if (!process.ship_channel.empty() && draft.places.count(process.ship_channel) == 0) {
+    draft.complain(
+        at("ship-channel"),
+        label("ship-channel") + " " + process.ship_channel + ": there is no such channel",
+        "name one that is given");
+  }
+}
+
 }  // namespace
 
 void check(Draft& draft) {
+  check_shipping(draft);
   check_services(draft);
   check_exclusive(draft);
   check_lists(draft);

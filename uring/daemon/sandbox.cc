@@ -159,6 +159,8 @@ struct Needs {
   bool names = false;
   bool devices = false;
   bool paths = false;   // of listeners, to unlink
+  bool lines = false;   // of log shipping
+  bool spool = false;
   bool scopes = false;  // [fe80::1%eth0]: the interface's number is asked for at each dial
   std::vector<int> families;
 
@@ -198,6 +200,13 @@ Needs needs_of(const Options& options) {
     if (*address) needs.listen(**address);
   }
   for (const ForwardSpec& forward : options.iforwards) needs.connect(forward.address);
+  const ProcessSettings& process = options.process;
+  needs.lines = !process.ship_sources.empty();
+  needs.spool = process.ship_spool.has_value();
+  for (const logs::SourceSpec& source : process.ship_sources) {
+    if (!source.address.host.empty()) needs.listen(source.address);
+    needs.spool |= !source.cursor.empty();
+  }
   return needs;
 }
 
@@ -314,6 +323,13 @@ void allow_files(Filter& filter, const Needs& needs) {
   } else {
     // fstat(2), as the C library writes it.
     filter.allow_if(SCMP_SYS(newfstatat), {masked(3, AT_EMPTY_PATH, AT_EMPTY_PATH)});
+  }
+  if (needs.lines) filter.add(SCMP_ACT_ALLOW, SCMP_SYS(recvmmsg));
+  if (needs.spool) {
+    // The ring has operations of its own for a spool; a cursor is written without it.
+    for (const int call : {SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(fdatasync)}) {
+      filter.add(SCMP_ACT_ALLOW, call);
+    }
   }
   if (needs.names) {
     for (const int call : kForNames) filter.add(SCMP_ACT_ALLOW, call);

@@ -19,6 +19,7 @@
 #include "uring/daemon/user_db.h"
 #include "uring/io/open_driver.h"
 #include "uring/net/address.h"
+#include "uring/service/logs/source_spec.h"
 #include "uring/transport/channel_spec.h"
 
 namespace virtproxy {
@@ -67,6 +68,15 @@ inline constexpr double kDefaultAckTimeout = 15.0;
 inline constexpr double kMinAckTimeout = 0.1;
 inline constexpr double kMaxAckTimeout = 3600.0;
 
+// Of log shipping: what lines may take up that are not acknowledged, or with a spool not written.
+inline constexpr uint64_t kDefaultShipMemory = uint64_t{8} << 20;
+inline constexpr uint64_t kMinShipMemory = uint64_t{256} << 10;
+inline constexpr uint64_t kMaxShipMemory = uint64_t{4} << 30;
+
+inline constexpr double kDefaultFlushTimeout = 5.0;
+inline constexpr double kMinFlushTimeout = 0.0;
+inline constexpr double kMaxFlushTimeout = 3600.0;
+
 // Protocol 1 carries no more.
 inline constexpr size_t kMaxServiceName = protocol_limits::kMaxService;
 inline constexpr size_t kMaxChannels = 1024;
@@ -86,6 +96,12 @@ struct ProcessSettings {
   std::vector<std::string> disabled;  // ring features to do without; names not checked
   std::optional<Address> control;     // a unix socket
   std::optional<Address> metrics;     // loopback TCP or a unix socket
+  // Log shipping, which is on where there is a source.
+  std::vector<logs::SourceSpec> ship_sources;
+  uint64_t ship_memory = option_ranges::kDefaultShipMemory;  // bytes
+  std::optional<logs::SpoolSpec> ship_spool;
+  double ship_flush_timeout = option_ranges::kDefaultFlushTimeout;  // seconds
+  std::string ship_channel;                                         // empty: the first one
 
   friend bool operator==(const ProcessSettings&, const ProcessSettings&) = default;
 };

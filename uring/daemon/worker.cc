@@ -65,6 +65,7 @@ void Worker::run(std::promise<Started> started) {
     abandon();
   } else {
     channels_.clear();
+    shipper_.reset();
     forwards_.clear();
     resolver_driver_.reset();
     limit_.reset();
@@ -78,6 +79,7 @@ void Worker::run(std::promise<Started> started) {
 // What the kernel may still write to must not be freed: the process is about to end.
 void Worker::abandon() {
   for (auto& channel : channels_) (void)channel.release();
+  (void)shipper_.release();
   for (auto& forwards : forwards_) (void)forwards.release();
   (void)resolver_driver_.release();
   (void)limit_.release();
@@ -120,9 +122,14 @@ Worker::Started Worker::set_up() {
                                                          std::move(config_.forwards[i])));
     channels_.push_back(
         std::make_unique<Channel>(*loop_, *resolver_driver_, config, forwards_.back()->services()));
+    if (config_.ship && i == config_.ship_channel) {
+      shipper_ = std::make_unique<logs::LogShipper>(*loop_, *channels_.back(),
+                                                    *std::move(config_.ship));
+    }
     forwards_.back()->start(*channels_.back(), std::move(listen_sockets.forwards));
     channels_.back()->start(std::move(listen_sockets.transport));
   }
+  if (shipper_) shipper_->start();
   loop_->driver().read(wake_op_, {mailbox_.fd(), -1}, &wake_count_, sizeof wake_count_);
   return {};
 }
@@ -163,6 +170,7 @@ void Worker::log_stats() {
     channel->visit_stats(line);
     log_answer("stats channel={} {}", channel->label(), line.text());
   }
+  if (shipper_) shipper_->log_stats(loop_->now());
   StatsLine line;
   line.visit(kLongestTurn, {static_cast<uint64_t>(loop_->take_longest().count()),
                             "longest_turn_us"});
@@ -179,6 +187,19 @@ bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
   return !limit_passed_;
 }
 
+// Lines go on their way as long as streams can be opened, in a time of their own.
+void Worker::stop_shipping() {
+  if (!shipper_) return;
+  shipper_->stop();
+  while (!shipper_->stopped() && wanted_ != Wanted::kStop) {
+    if (!turn()) return;
+  }
+  shipper_->stop_at_once();
+  while (!shipper_->stopped()) {
+    if (!turn()) return;
+  }
+}
+
 void Worker::drain() {
   if (loop_ == nullptr) return;
   const auto all = [](const auto& objects, auto&& holds) {
@@ -187,6 +208,7 @@ void Worker::drain() {
   const auto drained = [](const auto& object) { return object->drained(); };
   const auto idle = [](const auto& object) { return object->idle(); };
   for (const auto& forwards : forwards_) forwards->stop_listening();
+  stop_shipping();
   for (const auto& channel : channels_) channel->drain();
   const bool finished = turn_until(config_.drain_timeout, [&] {
     return wanted_ == Wanted::kStop || (all(channels_, drained) && all(forwards_, drained));
@@ -201,7 +223,8 @@ void Worker::drain() {
   ending_ = true;
   loop_->driver().cancel(wake_op_);
   const bool let_go = turn_until(
-      kLetGo, [&] { return !wake_op_.pending && all(channels_, idle) && all(forwards_, idle); });
+      kLetGo, [&] { return !wake_op_.pending && (!shipper_ || shipper_->idle()) && all(channels_, idle) &&
+                     all(forwards_, idle); });
   if (!let_go) broken_ = true;
 }
 

@@ -18,6 +18,7 @@
 #include "uring/io/open_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/net/resolver_driver.h"
+#include "uring/service/logs/log_shipper.h"
 #include "uring/service/socket_forwards.h"
 
 namespace virtproxy {
@@ -36,6 +37,9 @@ struct WorkerConfig {
   // Of each of them.
   std::vector<ForwardConfig> forwards;
   std::vector<ChannelListenSockets> listen_sockets;
+  // Of the worker whose channel ships lines: what is opened for it, and which channel that is.
+  std::optional<logs::ShipStart> ship;
+  size_t ship_channel = 0;
   Duration drain_timeout{};
   Duration heartbeat{};  // the interval of heartbeats; zero for none
 };
@@ -90,6 +94,7 @@ class Worker final : private Completion, private Timer::Owner {
   Started try_to_set_up();
   void serve();
   void drain();
+  void stop_shipping();
   void abandon();
   void complete(Op& op, Outcome outcome) override;
   void log_stats();
@@ -116,6 +121,7 @@ class Worker final : private Completion, private Timer::Owner {
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_driver_;
   std::vector<std::unique_ptr<SocketForwards>> forwards_;  // of each channel; outlive them
+  std::unique_ptr<logs::LogShipper> shipper_;              // of one channel, outlives it
   std::vector<std::unique_ptr<Channel>> channels_;
   std::unique_ptr<Timer> limit_;
   std::unique_ptr<Timer> heartbeat_timer_;

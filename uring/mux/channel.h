@@ -22,6 +22,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/peer_backoff.h"
 #include "core/protocol_selector.h"
@@ -74,6 +75,8 @@ class Channel final : private TransportSource::Client,
 
   // Before start(). The observer must outlive the channel.
   void add_observer(ChannelObserver& observer) { context_.observers.add(observer); }
+  // What is visited behind the channel's own statistics, in its thread; it outlives the channel.
+  void add_stats(const StatSource& stats) { more_stats_.push_back(&stats); }
   // For what happens to clients before the channel knows them.
   const ObserverList& observers() const { return context_.observers; }
   // Begins to connect, or accepts on what was bound before privileges were given up.
@@ -172,6 +175,7 @@ class Channel final : private TransportSource::Client,
   const ChannelConfig config_;
   ChannelContext context_;
   ChannelLog log_;
+  std::vector<const StatSource*> more_stats_;
   StreamTable streams_;
   Admission admission_;
   std::unique_ptr<TransportSource> source_;

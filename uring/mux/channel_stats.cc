@@ -72,6 +72,7 @@ void Channel::visit_stats(StatVisitor& visitor) {
   visit(kInFlight, "in_flight", now.session.in_flight);
   visit(kPipes, "pipes", now.pipes);
   context_.counters.visit_stats(visitor, loop().now());
+  for (const StatSource* more : more_stats_) more->visit_stats(visitor, loop().now());
 }
 
 }  // namespace virtproxy

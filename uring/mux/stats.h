@@ -9,6 +9,8 @@
 #include <span>
 #include <string_view>
 
+#include "core/time.h"
+
 namespace virtproxy {
 
 enum class StatKind : uint8_t {
@@ -50,6 +52,15 @@ class StatVisitor {
 
  protected:
   ~StatVisitor() = default;
+};
+
+// A part of the process that has statistics of its own, for a channel that visits them with its own.
+class StatSource {
+ public:
+  virtual void visit_stats(StatVisitor& visitor, Instant now) const = 0;
+
+ protected:
+  ~StatSource() = default;
 };
 
 }  // namespace virtproxy

@@ -1,0 +1,59 @@
+#include "uring/service/logs/log_stream.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace virtproxy::logs {
+
+void LogStream::send(std::vector<std::byte>& bytes) {
+  bytes_.clear();
+  bytes_.swap(bytes);
+  queued_ = taken_ = 0;
+  may_queue();
+}
+
+void LogStream::may_queue() {
+  if (stream_.is_over() || failed_ || queued_ == bytes_.size()) return;
+  const auto more = std::min<uint64_t>(stream_.credit(), bytes_.size() - queued_);
+  if (more == 0) return;
+  queued_ += more;
+  stream_.queue(more);
+}
+
+OutSegment LogStream::take(uint32_t bytes) {
+  const size_t size = std::min<size_t>(bytes, queued_ - taken_);
+  const auto segment = std::span<const std::byte>(bytes_).subspan(taken_, size);
+  taken_ += size;
+  if (ready()) client_.stream_takes_more();
+  return {.bytes = segment};
+}
+
+void LogStream::deliver(std::span<const std::byte> bytes, ReadBuffer*) {
+  delivered_ += bytes.size();
+  if (!failed_ && client_.stream_input(bytes) != StreamFault::kNone) failed_ = true;
+  stream_.want_flush();
+}
+
+// A receiver leaves a stream to its sender to end.
+void LogStream::peer_ended() {
+  failed_ = true;
+  stream_.want_flush();
+}
+
+void LogStream::flush(bool) {
+  if (stream_.is_over()) return;
+  if (failed_) return leave(Fault::kAborted);
+  if (delivered_ > 0) stream_.consumed(std::exchange(delivered_, 0));
+}
+
+void LogStream::leave(Fault fault) {
+  stream_.reset(fault);
+  end(fault);
+}
+
+void LogStream::end(Fault fault) {
+  client_.stream_over(fault);
+  stream_.over(fault);
+}
+
+}  // namespace virtproxy::logs

@@ -1,0 +1,60 @@
+// The stream that lines are shipped over: the endpoint at this end, which moves bytes between the
+// channel and the shipper.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "core/logs/stream_fault.h"
+#include "uring/mux/endpoint.h"
+
+namespace virtproxy::logs {
+
+class LogStream final : public Endpoint {
+ public:
+  class Client {
+   public:
+    virtual void stream_began(LogStream& stream) = 0;
+    // Bytes of the receiver. After a fault the stream is reset.
+    virtual StreamFault stream_input(std::span<const std::byte> bytes) = 0;
+    // What send() was given last has left.
+    virtual void stream_takes_more() = 0;
+    virtual void stream_over(Fault fault) = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
+  // The client outlives the channel.
+  LogStream(StreamHandle& stream, Client& client) : stream_(stream), client_(client) {}
+
+  bool ready() const { return taken_ == bytes_.size(); }
+  // Sends the bytes, and takes them out of the vector. Only where ready().
+  void send(std::vector<std::byte>& bytes);
+  // Resets the stream.
+  void leave(Fault fault);
+
+ private:
+  void start() override { client_.stream_began(*this); }
+  void deliver(std::span<const std::byte> bytes, ReadBuffer* buffer) override;
+  void peer_ended() override;
+  void peer_broke_off() override { leave(Fault::kAborted); }
+  void flush(bool may_skip_success) override;
+  void may_queue() override;
+  OutSegment take(uint32_t bytes) override;
+  void abort(Fault fault) override { end(fault); }
+  void finish() override { end(Fault::kNone); }
+  void let_go() override {}
+  bool idle() const override { return true; }
+  void end(Fault fault);
+
+  StreamHandle& stream_;
+  Client& client_;
+  std::vector<std::byte> bytes_;
+  size_t queued_ = 0;  // of them
+  size_t taken_ = 0;
+  uint64_t delivered_ = 0;  // not yet reported as consumed
+  bool failed_ = false;     // the receiver's fault, or its end: reset with the next flush
+};
+
+}  // namespace virtproxy::logs

@@ -1,0 +1,214 @@
+#include "uring/service/logs/record_source.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <deque>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "uring/base/log.h"
+#include "uring/base/units.h"
+#include "uring/service/logs/journal_export.h"
+
+namespace virtproxy::logs {
+namespace {
+
+// Which record each number was, until it is safe, and the file that tells the last safe one.
+class Cursor {
+ public:
+  explicit Cursor(UniqueFd file) : file_(std::move(file)) {}
+
+  // The record of the number that was given last, `numbered` in all.
+  void given(uint64_t numbered, std::string position) {
+    if (!file_) return;
+    // Every so many records are enough, and bound what is kept.
+    if (places_.size() >= kMostPlaces) {
+      places_.back() = {numbered, std::move(position)};
+    } else {
+      places_.push_back({numbered, std::move(position)});
+    }
+  }
+  void safe(uint64_t numbered) {
+    std::string position;
+    while (!places_.empty() && places_.front().first <= numbered) {
+      position = std::move(places_.front().second);
+      places_.pop_front();
+    }
+    if (!position.empty()) write(position);
+  }
+
+ private:
+  static constexpr size_t kMostPlaces = 4096;
+
+  // Padded, so that what was there before is overwritten.
+  void write(const std::string& position) {
+    std::string text = position + "\n";
+    const size_t size = text.size();
+    text.resize(std::max(size_, size), '\n');
+    size_ = size;
+    if (pwrite(file_.get(), text.data(), text.size(), 0) == static_cast<ssize_t>(text.size())) {
+      return;
+    }
+    if (!std::exchange(failed_, true)) log_error("cannot write a cursor: {}", std::strerror(errno));
+  }
+
+  UniqueFd file_;
+  std::deque<std::pair<uint64_t, std::string>> places_;
+  size_t size_ = 512;  // of the text that may be there
+  bool failed_ = false;
+};
+
+// What both have in common.
+class RecordSource : public LogSource, protected Input {
+ public:
+  RecordSource(Loop& loop, LineTarget& target, uint16_t index, OpenedSource& opened)
+      : Input(loop, opened.fd.get()),
+        target_(target),
+        index_(index),
+        fd_(std::move(opened.fd)),
+        cursor_(std::move(opened.cursor)) {}
+
+  void start() override { Input::start(); }
+  void resume() override { Input::resume(); }
+  void drain() override { Input::drain(); }
+  void stop() override { Input::stop(); }
+  bool is_over() const override { return Input::is_over(); }
+  bool idle() const override { return Input::idle(); }
+  void safe(uint64_t numbered) override { cursor_.safe(numbered); }
+
+ protected:
+  // False where the source is blocked.
+  bool offer(const Line& line, std::string position) {
+    if (!target_.offer(index_, line, line.bytes.size())) return false;
+    cursor_.given(++numbered_, std::move(position));
+    return true;
+  }
+  void lost(uint64_t lines) {
+    target_.lost_by_kernel(index_, lines);
+    numbered_ += lines;
+  }
+  void on_over() override { fd_.reset(); }
+
+  LineTarget& target_;
+  const uint16_t index_;
+  UniqueFd fd_;
+
+ private:
+  Cursor cursor_;
+  uint64_t numbered_ = 0;
+};
+
+// --- the kernel's log ---------------------------------------------------------------------------
+
+// "priority,number,microseconds,flags;text", Documentation/ABI/testing/dev-kmsg.
+class KmsgSource final : public RecordSource {
+ public:
+  KmsgSource(Loop& loop, LineTarget& target, uint16_t index, OpenedSource& opened, std::string boot)
+      : RecordSource(loop, target, index, opened), boot_(std::move(boot)) {
+    const std::string_view position = opened.position;
+    const size_t space = position.find(' ');
+    const bool same_boot = space != std::string_view::npos && position.substr(0, space) == boot_;
+    if (same_boot) next_ = parse_number<uint64_t>(position.substr(space + 1)).value_or(0);
+  }
+
+ private:
+  Progress read_some() override {
+    if (!text_.empty() && !offer_text()) return Progress::kBlocked;
+    const auto scratch = target_.scratch();
+    const ssize_t got = ::read(fd_.get(), scratch.data(), scratch.size());
+    if (got < 0) {
+      // EPIPE: what was to be read was overwritten; the next read gives what is there.
+      if (errno == EPIPE || errno == EINTR) return Progress::kMore;
+      return errno == EAGAIN ? Progress::kEmpty : Progress::kOver;
+    }
+    if (got == 0) return Progress::kOver;
+    take({reinterpret_cast<const char*>(scratch.data()), static_cast<size_t>(got)});
+    return text_.empty() || offer_text() ? Progress::kMore : Progress::kBlocked;
+  }
+
+  void take(std::string_view record) {
+    const size_t semicolon = record.find(';');
+    if (semicolon == std::string_view::npos) return;
+    const std::string_view head = record.substr(0, semicolon);
+    const size_t comma = head.find(',');
+    if (comma == std::string_view::npos) return;
+    const std::string_view rest = head.substr(comma + 1);
+    const auto number = parse_number<uint64_t>(rest.substr(0, rest.find(',')));
+    if (!number || *number < next_.value_or(0)) return;
+    // Without a cursor the log begins at the first record that is there.
+    if (next_ && *number > *next_) lost(*number - *next_);
+    next_ = *number + 1;
+    std::string_view text = record.substr(semicolon + 1);
+    text = text.substr(0, text.find('\n'));  // what follows names the device
+    text_ = "<" + std::string(head.substr(0, comma)) + ">" + std::string(text);
+  }
+
+  bool offer_text() {
+    Line line;
+    line.time = target_.wall();
+    line.bytes = std::as_bytes(std::span(text_));
+    if (!offer(line, boot_ + " " + std::to_string(*next_))) return false;
+    text_.clear();
+    return true;
+  }
+
+  const std::string boot_;
+  std::optional<uint64_t> next_;
+  std::string text_;  // that was not taken yet
+};
+
+// --- the journal --------------------------------------------------------------------------------
+
+class JournalSource final : public RecordSource {
+ public:
+  JournalSource(Loop& loop, LineTarget& target, uint16_t index, OpenedSource& opened)
+      : RecordSource(loop, target, index, opened), parser_(target.max_line()) {}
+
+ private:
+  Progress read_some() override {
+    for (;;) {
+      if (entry_) {
+        Line line;
+        line.time = entry_->time != 0 ? entry_->time : target_.wall();
+        line.credentials = entry_->credentials;
+        line.bytes = std::as_bytes(std::span(entry_->line));
+        if (!offer(line, entry_->cursor)) return Progress::kBlocked;
+        entry_.reset();
+      }
+      entry_ = parser_.next();
+      if (!entry_) break;
+    }
+    const auto scratch = target_.scratch();
+    const ssize_t got = ::read(fd_.get(), scratch.data(), scratch.size());
+    if (got < 0) {
+      if (errno == EINTR) return Progress::kMore;
+      return errno == EAGAIN ? Progress::kEmpty : Progress::kOver;
+    }
+    if (got == 0) {
+      log_warn("journalctl has ended: its source ships nothing until a restart");
+      return Progress::kOver;
+    }
+    parser_.feed({reinterpret_cast<const char*>(scratch.data()), static_cast<size_t>(got)});
+    return Progress::kMore;
+  }
+
+  JournalExport parser_;
+  std::optional<JournalEntry> entry_;
+};
+
+}  // namespace
+
+std::unique_ptr<LogSource> make_record_source(Loop& loop, LineTarget& target, uint16_t index,
+                                              OpenedSource opened) {
+  if (opened.spec.kind == SourceKind::kJournal) {
+    return std::make_unique<JournalSource>(loop, target, index, opened);
+  }
+  return std::make_unique<KmsgSource>(loop, target, index, opened, opened.boot);
+}
+
+}  // namespace virtproxy::logs

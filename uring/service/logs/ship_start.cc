@@ -1,0 +1,285 @@
+#include "uring/service/logs/ship_start.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "uring/base/log.h"
+#include "uring/base/text.h"
+#include "uring/service/logs/datagram_source.h"
+#include "uring/service/logs/record_source.h"
+#include "uring/service/logs/stream_source.h"
+
+namespace virtproxy::logs {
+namespace {
+
+using Failure = tl::unexpected<std::string>;
+
+// Datagrams that a unix socket holds before its writers wait, as systemd sets it for /dev/log. The
+// kernel's own default is 10, and a socket keeps the value it was made with.
+constexpr unsigned kQueueLength = 512;
+constexpr const char* kQueueLengthFile = "/proc/sys/net/unix/max_dgram_qlen";
+// Of a UDP socket, bytes: what the kernel holds before it drops.
+constexpr int kReceiveBuffer = 8 << 20;
+constexpr size_t kMostCursor = 4096;
+
+std::string read_text(int fd, size_t most) {
+  std::string text(most, '\0');
+  const ssize_t got = pread(fd, text.data(), most, 0);
+  text.resize(static_cast<size_t>(std::max<ssize_t>(got, 0)));
+  return text;
+}
+
+std::string text_of_file(const char* path) {
+  const UniqueFd fd(open(path, O_RDONLY | O_CLOEXEC));
+  if (!fd) return {};
+  std::string text(128, '\0');
+  const ssize_t got = read(fd.get(), text.data(), text.size());
+  text.resize(static_cast<size_t>(std::max<ssize_t>(got, 0)));
+  return text;
+}
+
+// The digits of the UUID as a number of 128 bits.
+LogId boot_id() {
+  LogId id;
+  for (const char c : text_of_file("/proc/sys/kernel/random/boot_id")) {
+    const auto digit = static_cast<uint64_t>(c >= 'a' && c <= 'f' ? c - 'a' + 10 : c - '0');
+    if (digit > 15) continue;
+    id.high = id.high << 4 | id.low >> 60;
+    id.low = id.low << 4 | digit;
+  }
+  return id;
+}
+
+LogId random_id() {
+  LogId id;
+  while (getrandom(&id, sizeof id, 0) != sizeof id) {
+  }
+  return id;
+}
+
+void raise_queue_length() {
+  const std::string now = text_of_file(kQueueLengthFile);
+  const auto length = static_cast<unsigned>(std::strtoul(now.c_str(), nullptr, 10));
+  if (length >= kQueueLength) return;
+  const UniqueFd fd(open(kQueueLengthFile, O_WRONLY | O_CLOEXEC));
+  const std::string wanted = std::to_string(kQueueLength);
+  if (fd && write(fd.get(), wanted.data(), wanted.size()) > 0) return;
+  log_info("unix datagram sockets hold {} lines before programs wait: raise {} to {}", length,
+           kQueueLengthFile, kQueueLength);
+}
+
+void set_option(int fd, int option, int value) {
+  // Without it a line has no credentials, or the time at which it was read.
+  (void)setsockopt(fd, SOL_SOCKET, option, &value, sizeof value);
+}
+
+std::string failed(const SourceSpec& spec, const std::string& what) {
+  return "--ship " + printable(spec.text) + ": " + what + ": " + std::strerror(errno);
+}
+
+// True if no process has the socket at this path.
+bool clear_stale(const std::string& path, const SocketAddress& at) {
+  struct stat status {};
+  if (path.starts_with('@') || lstat(path.c_str(), &status) != 0) return true;
+  if (!S_ISSOCK(status.st_mode)) {
+    errno = EEXIST;
+    return false;
+  }
+  const UniqueFd probe(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (connect(probe.get(), at.data(), at.length) == 0 || errno != ECONNREFUSED) {
+    errno = EADDRINUSE;
+    return false;
+  }
+  return unlink(path.c_str()) == 0;
+}
+
+tl::expected<void, std::string> open_unix_dgram(OpenedSource& source) {
+  const SourceSpec& spec = source.spec;
+  const auto at = to_socket_address(spec.address);
+  if (!at) return Failure(at.error());
+  raise_queue_length();
+  source.fd.reset(socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  set_option(source.fd.get(), SO_PASSCRED, 1);
+  set_option(source.fd.get(), SO_TIMESTAMPNS, 1);
+  const std::string& path = spec.address.host;
+  if (!source.fd || !clear_stale(path, *at) || bind(source.fd.get(), at->data(), at->length) != 0) {
+    return Failure(failed(spec, "cannot listen on " + spec.address.to_string()));
+  }
+  source.listening.path = BoundPath(spec.address);
+  if (!path.starts_with('@') && chmod(path.c_str(), spec.mode) != 0) {
+    return Failure(failed(spec, "cannot change the mode of " + printable(path)));
+  }
+  return {};
+}
+
+tl::expected<void, std::string> open_udp(OpenedSource& source) {
+  const SourceSpec& spec = source.spec;
+  ListenRules rules;
+  rules.allow_remote = spec.remote;
+  const auto addresses = listen_addresses(spec.address, rules);
+  if (!addresses) return Failure("--ship " + printable(spec.text) + ": " + addresses.error());
+  for (const SocketAddress& at : *addresses) {
+    source.fd.reset(socket(at.family(), SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (source.fd && bind(source.fd.get(), at.data(), at.length) == 0) break;
+    const int error = errno;
+    source.fd.reset();
+    errno = error;
+  }
+  if (!source.fd) return Failure(failed(spec, "cannot listen on " + spec.address.to_string()));
+  set_option(source.fd.get(), SO_TIMESTAMPNS, 1);
+  set_option(source.fd.get(), SO_RCVBUF, kReceiveBuffer);
+  set_option(source.fd.get(), SO_RCVBUFFORCE, kReceiveBuffer);
+  return {};
+}
+
+tl::expected<void, std::string> open_listener(OpenedSource& source) {
+  ListenRules rules;
+  rules.allow_remote = source.spec.remote;
+  if (source.spec.kind == SourceKind::kUnix) rules.mode = source.spec.mode;
+  auto listening = listen_on(source.spec.address, rules);
+  if (!listening) {
+    return Failure("--ship " + printable(source.spec.text) + ": " + listening.error());
+  }
+  source.listening = *std::move(listening);
+  return {};
+}
+
+tl::expected<void, std::string> open_cursor(OpenedSource& source) {
+  const SourceSpec& spec = source.spec;
+  if (spec.cursor.empty()) return {};
+  source.cursor.reset(open(spec.cursor.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!source.cursor) return Failure(failed(spec, "cannot open " + printable(spec.cursor)));
+  const std::string text = read_text(source.cursor.get(), kMostCursor);
+  source.position = text.substr(0, text.find('\n'));
+  return {};
+}
+
+tl::expected<void, std::string> open_kmsg(OpenedSource& source) {
+  source.fd.reset(open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (!source.fd) return Failure(failed(source.spec, "cannot open /dev/kmsg"));
+  const std::string boot = text_of_file("/proc/sys/kernel/random/boot_id");
+  source.boot = boot.substr(0, boot.find('\n'));
+  return open_cursor(source);
+}
+
+// A child that ends when its output is closed.
+tl::expected<void, std::string> open_journal(OpenedSource& source) {
+  const SourceSpec& spec = source.spec;
+  if (auto opened = open_cursor(source); !opened) return opened;
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return Failure(failed(spec, "cannot make a pipe"));
+  source.fd.reset(ends[0]);
+  const UniqueFd output(ends[1]);
+  std::vector<std::string> arguments{"journalctl", "-o", "export", "--follow", "--quiet"};
+  if (!source.position.empty()) {
+    arguments.push_back("--after-cursor=" + source.position);
+    arguments.push_back("--no-tail");
+  } else if (source.cursor) {
+    arguments.push_back("--no-tail");  // nothing of it was shipped yet
+  } else {
+    arguments.push_back("--lines=0");
+  }
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, output.get(), STDOUT_FILENO);
+  // This process has blocked the signals that it waits for.
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t signals;
+  sigemptyset(&signals);
+  posix_spawnattr_setsigmask(&attributes, &signals);
+  sigaddset(&signals, SIGPIPE);
+  posix_spawnattr_setsigdefault(&attributes, &signals);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  pid_t child = 0;
+  const int error = posix_spawnp(&child, "journalctl", &actions, &attributes, argv.data(), environ);
+  posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&actions);
+  errno = error;
+  if (error != 0) return Failure(failed(spec, "cannot run journalctl"));
+  fcntl(source.fd.get(), F_SETFL, O_NONBLOCK);
+  return {};
+}
+
+tl::expected<void, std::string> open_source(OpenedSource& source) {
+  switch (source.spec.kind) {
+    case SourceKind::kUnixDgram:
+      return open_unix_dgram(source);
+    case SourceKind::kUdp:
+      return open_udp(source);
+    case SourceKind::kUnix:
+    case SourceKind::kTcp:
+      return open_listener(source);
+    case SourceKind::kStdin:
+      source.fd.reset(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+      if (source.fd) return {};
+      return Failure(failed(source.spec, "cannot use standard input"));
+    case SourceKind::kKmsg:
+      return open_kmsg(source);
+    case SourceKind::kJournal:
+      return open_journal(source);
+  }
+  return {};
+}
+
+}  // namespace
+
+tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config) {
+  // The sandbox does not let the C library read its time zone later.
+  tzset();
+  ShipStart start;
+  start.config = config;
+  start.log = random_id();
+  start.boot = boot_id();
+  if (config.spool) {
+    auto spool = open_spool_file(config.spool->path, config.spool->size);
+    if (!spool) return Failure(spool.error());
+    start.spool = *std::move(spool);
+  }
+  for (const SourceSpec& spec : config.sources) {
+    OpenedSource& source = start.sources.emplace_back();
+    source.spec = spec;
+    if (const auto opened = open_source(source); !opened) return Failure(opened.error());
+  }
+  return start;
+}
+
+std::unique_ptr<LogSource> make_source(Loop& loop, LineTarget& target, uint16_t index,
+                                       OpenedSource opened) {
+  const StreamContext stream{target, index, opened.spec.framing};
+  switch (opened.spec.kind) {
+    case SourceKind::kUnixDgram:
+    case SourceKind::kUdp:
+      return std::make_unique<DatagramSource>(loop, target, index, std::move(opened.fd),
+                                              std::move(opened.listening.path),
+                                              opened.spec.kind == SourceKind::kUdp);
+    case SourceKind::kUnix:
+    case SourceKind::kTcp:
+      return std::make_unique<StreamSource>(loop, stream, std::move(opened.listening));
+    case SourceKind::kStdin:
+      return std::make_unique<StreamSource>(loop, stream, std::move(opened.fd));
+    case SourceKind::kKmsg:
+    case SourceKind::kJournal:
+      break;
+  }
+  return make_record_source(loop, target, index, std::move(opened));
+}
+
+}  // namespace virtproxy::logs

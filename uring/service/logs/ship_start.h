@@ -1,0 +1,50 @@
+// What log shipping opens at the start: its sources and its spool, while there are privileges for
+// it and before the sandbox. Nothing is opened later.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "core/logs/account.h"
+#include "uring/base/unique_fd.h"
+#include "uring/net/sockets.h"
+#include "uring/service/logs/input.h"
+#include "uring/service/logs/source_spec.h"
+
+namespace virtproxy::logs {
+
+struct ShipConfig {
+  std::vector<SourceSpec> sources;
+  size_t memory = 0;  // bytes
+  std::optional<SpoolSpec> spool;
+  Duration flush_timeout{};
+};
+
+struct OpenedSource {
+  SourceSpec spec;
+  Listening listening;   // of sockets: kUnix, kTcp, and the path of kUnixDgram
+  UniqueFd fd;           // of the others: a datagram socket, a stream, /dev/kmsg
+  UniqueFd cursor;       // the file of the cursor
+  std::string position;  // what it said
+  std::string boot;      // with kKmsg: the boot that its numbers are of
+};
+
+struct ShipStart {
+  ShipConfig config;
+  std::vector<OpenedSource> sources;
+  std::optional<SpoolFile> spool;
+  LogId log;   // drawn now
+  LogId boot;  // of this machine
+};
+
+// An error is one line that names the source or the spool.
+tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config);
+
+// The source over what was opened, as number `index` of the log.
+std::unique_ptr<LogSource> make_source(Loop& loop, LineTarget& target, uint16_t index,
+                                       OpenedSource opened);
+
+}  // namespace virtproxy::logs
