@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "uring/ctl/control_client.h"
 #include "uring/ctl/guest_iso.h"
@@ -114,6 +115,8 @@ Result over_qmp(const PortArgs& args,
 struct DaemonArgs {
   std::string control{virtproxy::ctl::kDefaultControl};
   std::string argument;
+  std::string forward;  // of -o
+  std::string service;  // of -i
   std::string sort;
   std::string limit;
   bool json = false;
@@ -138,7 +141,14 @@ struct Commands {
     command.callback([this, name] {
       run = [this, name]() -> Result {
         std::string line = name;
+        // The daemon has these as two words, and so may the command line.
+        if (const size_t at = std::min(name.find("-add"), name.find("-remove"));
+            at != std::string::npos) {
+          line[at] = ' ';
+        }
         if (!daemon.argument.empty()) line += " " + daemon.argument;
+        if (!daemon.forward.empty()) line += " -o " + daemon.forward;
+        if (!daemon.service.empty()) line += " -i " + daemon.service;
         if (!daemon.sort.empty()) line += " --sort " + daemon.sort;
         if (!daemon.limit.empty()) line += " --limit " + daemon.limit;
         if (daemon.json) line += " --json";
@@ -146,6 +156,32 @@ struct Commands {
       };
     });
     return command;
+  }
+
+  void declare_forward(CLI::App& command) {
+    auto* const listen = command.add_option("-o", daemon.forward, "Listen here for a service")
+                             ->type_name("SERVICE:ADDRESS:PORT[:CHANNEL]");
+    auto* const offer = command.add_option("-i", daemon.service, "Connect a service's streams to this")
+                            ->type_name("SERVICE:ADDRESS:PORT[:CHANNEL]");
+    listen->excludes(offer);
+    command.require_option(1, 0);
+  }
+
+  // What holds until the next reload or start.
+  void declare_changes(CLI::App& app) {
+    declare_daemon_command(app, "reload", "Read the configuration files again");
+    declare_daemon_command(app, "config", "Print the configuration in effect");
+    declare_daemon_command(app, "channel-add", "Add a channel until the next reload")
+        .add_option("CHANNEL", daemon.argument, "As -c has it: METHOD:ADDRESS:PORT[:NAME]")
+        ->type_name("")
+        ->required();
+    declare_daemon_command(app, "channel-remove", "Remove a channel; its streams may finish first")
+        .add_option("CHANNEL", daemon.argument, "Its name")
+        ->type_name("")
+        ->required();
+    declare_forward(declare_daemon_command(app, "forward-add", "Add a service until the next reload"));
+    declare_forward(
+        declare_daemon_command(app, "forward-remove", "Remove a service; its streams may finish"));
   }
 
   void declare_daemon_commands(CLI::App& app) {
@@ -164,11 +200,18 @@ struct Commands {
         .add_option("STREAM", daemon.argument, "As the command streams names it")
         ->type_name("")
         ->required();
+    declare_daemon_command(app, "reset", "Drop a channel's connection, with its streams")
+        .add_option("CHANNEL", daemon.argument, "Its name")
+        ->type_name("")
+        ->required();
+    declare_changes(app);
     declare_daemon_command(app, "metrics", "Print the metrics, as Prometheus reads them");
     declare_daemon_command(app, "log-level", "Show or change the level of the log")
         .add_option("LEVEL", daemon.argument, "error, warn, info or debug")
         ->type_name("");
-    declare_daemon_command(app, "drain", "End the daemon; open streams may finish first");
+    declare_daemon_command(app, "drain", "End the daemon or a channel; open streams may finish first")
+        .add_option("CHANNEL", daemon.argument, "Only this channel")
+        ->type_name("");
     declare_daemon_command(app, "stop", "End the daemon; open streams are reset");
   }
 
@@ -246,15 +289,23 @@ int main(int argc, char** argv) {
   app.footer("Exit codes: 0 done, 1 failure, 2 usage.");
   Commands commands;
   commands.declare(app);
+  // channel add stands for channel-add.
+  std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
+  if (args.size() > 1 && (args[0] == "channel" || args[0] == "forward") &&
+      (args[1] == "add" || args[1] == "remove")) {
+    args[0] += "-" + args[1];
+    args.erase(args.begin() + 1);
+  }
   // CLI11 would only say that a command is missing.
   const auto all = app.get_subcommands([](const CLI::App*) { return true; });
-  const auto is_given = [&](const CLI::App* command) { return command->get_name() == argv[1]; };
-  if (argc > 1 && argv[1][0] != '-' && std::none_of(all.begin(), all.end(), is_given)) {
-    return fail(kUsage, "there is no command '" + virtproxy::printable(argv[1]) +
+  const auto is_given = [&](const CLI::App* command) { return command->get_name() == args[0]; };
+  if (!args.empty() && !args[0].starts_with('-') && std::none_of(all.begin(), all.end(), is_given)) {
+    return fail(kUsage, "there is no command '" + virtproxy::printable(args[0]) +
                             "'; see virtproxyctl --help");
   }
   try {
-    app.parse(argc, argv);
+    std::reverse(args.begin(), args.end());  // as CLI11 takes them
+    app.parse(args);
   } catch (const CLI::Success& done) {
     return app.exit(done);
   } catch (const CLI::ParseError& error) {

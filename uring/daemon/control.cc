@@ -24,9 +24,14 @@ constexpr std::string_view kHelp =
     "streams [CHANNEL]    one line a stream; --sort age, sent, received or waiting; --limit N\n"
     "why [CHANNEL|STREAM] the streams that wait, what each waits for, and for how long\n"
     "kill STREAM          reset a stream, as streams names it\n"
+    "channel add ARG      as -c on the command line; channel remove NAME\n"
+    "forward add -o ARG   as on the command line, or -i; forward remove the same\n"
+    "reload               read the files of --config again\n"
+    "config               the configuration in effect\n"
+    "reset CHANNEL        drop the connection of a channel, with its streams\n"
     "metrics              the text of the metrics listener\n"
     "log-level [LEVEL]    the level, or a new one: error, warn, info, debug\n"
-    "drain                end as SIGTERM does: open streams may finish\n"
+    "drain [CHANNEL]      end as SIGTERM does, or one channel: open streams may finish\n"
     "stop                 the same without waiting for open streams\n"
     "With --json behind a command the answer is JSON.\n\n";
 
@@ -187,6 +192,13 @@ void Control::handle_request(RequestServer& server, RequestServer::ClientId clie
   if (words.empty()) return reply(asker, error_answer("no command; try help", asker.json));
   const std::string_view command = words.front();
   words.erase(words.begin());
+  if (command == "channel" || command == "forward") {
+    std::string arguments;
+    for (const std::string_view word : words) {
+      arguments += (arguments.empty() ? "" : " ") + std::string(word);
+    }
+    return change_channels(asker, command, arguments);
+  }
   if (const auto arguments = read_arguments(asker, command, words)) {
     handle_command(asker, command, *arguments);
   }
@@ -194,7 +206,8 @@ void Control::handle_request(RequestServer& server, RequestServer::ClientId clie
 
 std::optional<Control::Arguments> Control::read_arguments(
     const Asker& asker, std::string_view command, const std::vector<std::string_view>& words) {
-  constexpr std::string_view kWithWord[] = {"log-level", "streams", "why", "kill"};
+  constexpr std::string_view kWithWord[] = {"log-level", "streams", "why",
+                                            "kill",      "reset",   "drain"};
   const bool takes_word =
       std::find(std::begin(kWithWord), std::end(kWithWord), command) != std::end(kWithWord);
   Arguments arguments;
@@ -230,6 +243,12 @@ void Control::handle_command(const Asker& asker, std::string_view command,
   if (command == "help") return reply(asker, std::string(kHelp));
   if (command == "metrics") {
     return collect_metrics([asker](const std::string& text) { reply(asker, text + "\n"); });
+  }
+  if (command == "reload") return make(asker, {});
+  if (command == "config") return answer_config(asker);
+  if (command == "reset") return reset_channel(asker, arguments.word);
+  if (command == "drain" && !arguments.word.empty()) {
+    return make(asker, {ChannelChange::Kind::kRemove, 'c', arguments.word});
   }
   if (command == "drain") {
     actions_.drain();
@@ -483,6 +502,26 @@ void Control::kill(const Asker& asker, const std::string& stream) {
       });
 }
 
+void Control::reset_channel(const Asker& asker, const std::string& name) {
+  if (!has_channel(name)) {
+    return reply(asker, error_answer("there is no channel " + quoted(name), asker.json));
+  }
+  gather<bool>(
+      [name](Worker::Channels channels, Instant) {
+        const auto found = std::find_if(channels.begin(), channels.end(), [&](const auto& channel) {
+          return channel->label() == name;
+        });
+        return found != channels.end() && (*found)->reset_link();
+      },
+      [asker, name](const std::vector<bool>& parts) {
+        if (std::find(parts.begin(), parts.end(), true) == parts.end()) {
+          return reply(asker, error_answer("channel " + name + " is not connected", asker.json));
+        }
+        log_answer("control: channel {} is reset", name);
+        reply(asker, note_answer("channel " + name + " is reset", asker.json));
+      });
+}
+
 // The samples of a worker are rendered here, so that those of a family of all workers stand
 // together.
 void Control::collect_metrics(std::function<void(std::string)> finish) {
@@ -530,22 +569,6 @@ void Control::collect_metrics(std::function<void(std::string)> finish) {
         }
         finish(text.text());
       });
-}
-
-void Control::answer_log_level(const Asker& asker, std::string_view level) {
-  if (!level.empty()) {
-    const auto wanted = parse_log_level(level);
-    if (!wanted) {
-      const auto text =
-          fmt::format("there is no level {}; there are error, warn, info and debug", quoted(level));
-      return reply(asker, error_answer(text, asker.json));
-    }
-    set_log_level(*wanted);
-    log_answer("control: the log level is {}", log_level_name(*wanted));
-  }
-  const ControlTable table{.columns = {{"log_level"}},
-                           .rows = {{std::string(log_level_name(log_level()))}}};
-  reply(asker, table, TableShape::kRecord);
 }
 
 std::string Control::shown(const Asker& asker, const ControlTable& table, TableShape shape) {

@@ -9,9 +9,14 @@
 //   streams [CHANNEL]    one line a stream; --sort KEY (age, sent, received or waiting), --limit N
 //   why [CHANNEL|STREAM] the streams that wait, what each waits for, and for how long
 //   kill STREAM          resets a stream, as `streams` names it
+//   channel add ARG      as -c on the command line; channel remove NAME
+//   forward add -o ARG   as on the command line, or -i; forward remove the same
+//   reload               reads the files of --config again
+//   config               the configuration in effect
+//   reset CHANNEL        drops the connection of a channel, with its streams; it gets another one
 //   metrics              the text of the metrics listener
 //   log-level [LEVEL]    the level, or a new one
-//   drain                ends as SIGTERM does
+//   drain [CHANNEL]      ends as SIGTERM does, or one channel
 //   stop                 the same without waiting for open streams
 //   help
 //
@@ -25,6 +30,7 @@
 #include <vector>
 
 #include "uring/base/mailbox.h"
+#include "uring/daemon/channel_change.h"
 #include "uring/daemon/control_table.h"
 #include "uring/daemon/options.h"
 #include "uring/daemon/request_server.h"
@@ -48,9 +54,11 @@ class Control final : private RequestServer::Handler {
     std::function<ProcessFacts()> facts;
     std::function<void()> drain;
     std::function<void()> stop;
+    std::function<void(const ChannelChange&, const ChannelChange::Finish&)> make;
   };
 
-  // `workers`, `options` and what `actions` refer to must outlive this object.
+  // `workers`, `options` and what `actions` refer to must outlive this object. The options are those
+  // in effect, and may change.
   Control(const Options& options, std::vector<std::unique_ptr<Worker>>& workers, Actions actions);
 
   // Both at most once, before the first add_to().
@@ -96,6 +104,10 @@ class Control final : private RequestServer::Handler {
   void answer_streams(const Asker& asker, const Arguments& arguments);
   void answer_why(const Asker& asker, const std::string& of);
   void kill(const Asker& asker, const std::string& stream);
+  void change_channels(const Asker& asker, std::string_view command, const std::string& words);
+  void make(const Asker& asker, const ChannelChange& change);
+  void answer_config(const Asker& asker);
+  void reset_channel(const Asker& asker, const std::string& name);
   void answer_log_level(const Asker& asker, std::string_view level);
   static std::string shown(const Asker& asker, const ControlTable& table, TableShape shape);
   static void reply(const Asker& asker, const ControlTable& table, TableShape shape);

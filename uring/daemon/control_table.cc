@@ -121,8 +121,14 @@ std::string note_answer(std::string_view text, bool json) {
 }
 
 std::string error_answer(std::string_view text, bool json) {
-  if (json) return Json{{"error", printable(text)}}.dump() + "\n\n";
-  return "error: " + printable(text) + "\n\n";
+  std::string shown;
+  for (std::string_view rest = text; !rest.empty();) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    if (end > 0) shown += (shown.empty() ? "" : "\n") + printable(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  if (json) return Json{{"error", shown}}.dump() + "\n\n";
+  return "error: " + shown + "\n\n";
 }
 
 }  // namespace virtproxy

@@ -40,7 +40,8 @@ std::string to_json(const ControlTable& table, TableShape shape);
 
 // An answer without a table.
 std::string note_answer(std::string_view text, bool json);   // {"done": …}
-std::string error_answer(std::string_view text, bool json);  // {"error": …}
+// {"error": …}; `text` may have several lines.
+std::string error_answer(std::string_view text, bool json);
 
 // "950", "12.3K", "4.0M": at most five characters below 10^15.
 std::string readable_bytes(uint64_t bytes);

@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -27,26 +26,18 @@
 #include "uring/daemon/control.h"
 #include "uring/daemon/landlock.h"
 #include "uring/daemon/listen_sockets.h"
+#include "uring/daemon/listener_store.h"
 #include "uring/daemon/privileges.h"
+#include "uring/daemon/reload.h"
 #include "uring/daemon/sandbox.h"
 #include "uring/daemon/service_manager.h"
 #include "uring/daemon/start_checks.h"
 #include "uring/daemon/worker.h"
+#include "uring/daemon/worker_configs.h"
 #include "uring/net/local_ports.h"
 
 namespace virtproxy {
 namespace {
-
-Duration to_duration(double seconds) {
-  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
-}
-
-uint64_t random_number() {
-  uint64_t number = 0;
-  while (getrandom(&number, sizeof number, 0) != sizeof number) {
-  }
-  return number;
-}
 
 // Streams that may be open at once, on all channels together.
 uint64_t all_streams(const Options& options) {
@@ -125,56 +116,6 @@ bool is_ignored(int signal) {
   return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-ChannelConfig channel_config(const ChannelOptions& spec) {
-  ChannelConfig config;
-  config.spec = spec;
-  const ChannelSettings& settings = spec.settings;
-  config.peers = {settings.peer_uids, settings.peer_gids, settings.peer_cids};
-  config.memory = spec.memory;
-  config.max_streams = spec.max_streams;
-  config.window = static_cast<uint32_t>(settings.window);
-  config.integrity = settings.integrity;
-  config.protocol = settings.protocol;
-  config.v1.hold = settings.hold;
-  config.v1.stall_timeout = to_duration(settings.stall_timeout);
-  config.v1.ack_timeout = to_duration(settings.ack_timeout);
-  config.epoch_key = {random_number(), random_number()};
-  config.number_key = {random_number(), random_number()};
-  config.number_seed = random_number();
-  config.release_memory = release_free_memory;
-  return config;
-}
-
-ForwardConfig forward_config(const Options& options, const ChannelOptions& channel) {
-  ForwardConfig config;
-  const auto of_this = [&](const ForwardSpec& forward) { return forward.id == channel.id; };
-  std::copy_if(options.oforwards.begin(), options.oforwards.end(),
-               std::back_inserter(config.oforwards), of_this);
-  std::copy_if(options.iforwards.begin(), options.iforwards.end(),
-               std::back_inserter(config.iforwards), of_this);
-  config.connect_timeout = to_duration(channel.settings.connect_timeout);
-  return config;
-}
-
-std::vector<WorkerConfig> worker_configs(const Options& options, const DriverFeatures& features) {
-  const size_t count = std::min<size_t>(options.process.threads, options.channels.size());
-  std::vector<WorkerConfig> workers(count);
-  for (WorkerConfig& worker : workers) {
-    worker.index = static_cast<size_t>(&worker - workers.data());
-    worker.driver = options.process.driver;
-    worker.features = features;
-    worker.drain_timeout = to_duration(options.process.drain_timeout);
-  }
-  for (size_t i = 0; i < options.channels.size(); ++i) {
-    WorkerConfig& worker = workers[i % count];
-    ChannelConfig channel = channel_config(options.channels[i]);
-    channel.first_buffer_group = static_cast<uint16_t>(2 * worker.channels.size());
-    worker.channels.push_back(std::move(channel));
-    worker.forwards.push_back(forward_config(options, options.channels[i]));
-  }
-  return workers;
-}
-
 // The worker that has the channel which ships lines, and what it is to ship; nothing is opened yet.
 WorkerConfig* shipping_worker(const Options& options, std::vector<WorkerConfig>& workers) {
   if (options.process.ship_sources.empty()) return nullptr;
@@ -213,32 +154,23 @@ std::string ready_status(const Options& options) {
                      options.channels.size(), options.oforwards.size(), options.iforwards.size());
 }
 
-// What a channel needs of its memory.
-tl::expected<void, std::string> check_configs(const std::vector<WorkerConfig>& workers) {
-  for (const WorkerConfig& worker : workers) {
-    for (const ChannelConfig& channel : worker.channels) {
-      const auto checked = Channel::check(channel);
-      if (checked) continue;
-      return tl::unexpected("channel " + channel.spec.name + ": " + checked.error());
-    }
-  }
-  return {};
-}
-
 class Daemon {
  public:
-  explicit Daemon(ServiceManager manager)
-      : ended_(eventfd(0, EFD_CLOEXEC)),
+  Daemon(const Options& options, ServiceManager manager)
+      : options_(options),
+        ended_(eventfd(0, EFD_CLOEXEC)),
         heartbeats_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-        manager_(std::move(manager)) {}
+        manager_(std::move(manager)),
+        listeners_(manager_.stores()) {}
   ~Daemon() {
     if (ended_ >= 0) close(ended_);
     if (heartbeats_ >= 0) close(heartbeats_);
     if (signals_ >= 0) close(signals_);
   }
 
-  int run(const Options& options, const DriverFeatures& features, bool landlock) {
+  int run(const DriverFeatures& features, bool landlock, Reloader::Read read) {
     prepare_allocator();
+    const Options& options = options_;
     // Blocked before any thread starts, so that every thread inherits it.
     sigset_t set;
     sigemptyset(&set);
@@ -261,7 +193,7 @@ class Daemon {
     if (!options.process.ship_sources.empty()) {
       end_limit_ += to_duration(options.process.ship_flush_timeout) + logs::LogShipper::kSyncLimit;
     }
-    if (const auto checked = check_configs(configs); !checked) {
+    if (const auto checked = check_daemon(options); !checked) {
       log_error("{}", checked.error());
       return 1;
     }
@@ -271,8 +203,14 @@ class Daemon {
     }
     bool good = start(std::move(configs));
     if (good) {
+      if (options.can_change()) {
+        reloader_ = std::make_unique<Reloader>(options_, workers_, listeners_, manager_,
+                                               std::move(read));
+      }
       start_control(options);
       enter_sandbox(options);
+      confinement_.filtered = sandboxed_;
+      if (reloader_) reloader_->set_confinement(confinement_);
       log_info("ready");
       manager_.ready(ready_status(options));
     } else {
@@ -296,6 +234,9 @@ class Daemon {
     for (const std::string& line : unguarded(options)) log_warn("{}", line);
     for (const std::string& line : idle_channels(options)) log_warn("{}", line);
     if (auto got = get_listen_sockets(configs, manager_); !got) return got;
+    if (options.can_change()) {
+      if (auto adopted = listeners_.adopt(configs); !adopted) return adopted;
+    }
     if (auto bound = bind_control(options); !bound) return bound;
     if (WorkerConfig* worker = shipping_worker(options, configs)) {
       auto opened = logs::start_shipping(ship_config(options.process));
@@ -335,7 +276,10 @@ class Daemon {
     control_ = std::make_unique<Control>(options, workers_,
                                          Control::Actions{[this] { return facts(); },
                                                           [this] { drain("the control socket"); },
-                                                          [this] { stop_at_once(); }});
+                                                          [this] { stop_at_once(); },
+                                                          [this](auto change, auto finish) {
+                                                            make(change, finish);
+                                                          }});
     if (options.process.control) control_->serve_commands(std::move(control_sockets_));
     if (options.process.metrics) control_->serve_metrics(std::move(metrics_sockets_));
   }
@@ -364,10 +308,12 @@ class Daemon {
       log_info("files and ports are not confined: {}", abi.error());
       return;
     }
-    if (const auto done = apply_landlock(landlock_rules(options, *abi)); !done) {
+    LandlockRules rules = landlock_rules(options, *abi);
+    if (const auto done = apply_landlock(rules); !done) {
       log_warn("files and ports are not confined: {}", done.error());
       return;
     }
+    confinement_.landlock = std::move(rules);
     if (const LandlockGap gap = landlock_gap(*abi); !gap.what.empty()) {
       log_at(gap.wide ? LogLevel::kInfo : LogLevel::kDebug,
              "files and ports are confined, but this kernel (Landlock ABI {}) leaves out {}", *abi,
@@ -434,8 +380,10 @@ class Daemon {
                                 {ended_, POLLIN, 0},
                                 {sandbox_.alarm(), POLLIN, 0},
                                 {heartbeats_, POLLIN, 0}};
+      if (reloader_) waits.push_back({reloader_->fd(), POLLIN, 0});
       if (control_) control_->add_to(waits);
       if (poll(waits.data(), waits.size(), -1) < 0) continue;
+      if (reloader_ && (waits[4].revents & POLLIN) != 0) reloader_->run();
       if (control_) control_->handle(waits);
       if ((waits[2].revents & POLLIN) != 0) sandbox_.report();
       if ((waits[3].revents & POLLIN) != 0) on_heartbeat();
@@ -456,6 +404,7 @@ class Daemon {
   }
 
   void request_drain() {
+    listeners_.close_all();
     for (const auto& worker : workers_) worker->request_drain();
   }
 
@@ -480,8 +429,12 @@ class Daemon {
       log_info("SIGUSR2 is ignored: it has no meaning here (SIGUSR1 logs stats)");
       return;
     }
+    if (number == SIGHUP && options_.from_file) {
+      if (!stopping_) make({}, [](const auto&) {});
+      return;
+    }
     if (number == SIGHUP && !has_terminal_) {
-      log_info("SIGHUP is ignored: a configuration is read at the start only");
+      log_info("SIGHUP is ignored: there is no --config FILE to read again");
       return;
     }
     if (!stopping_) return drain(number == SIGHUP ? "the terminal hung up" : "");
@@ -498,12 +451,25 @@ class Daemon {
     request_drain();
   }
 
+  // The service manager is told before and after.
+  void make(const ChannelChange& change, const ChannelChange::Finish& finish) {
+    if (stopping_) return finish(tl::unexpected<std::string>("the process is about to end"));
+    manager_.reloading();
+    reloader_->make(change, [this, finish](const ChannelChange::Result& result) {
+      end_limit_ = to_duration(options_.process.drain_timeout) + kEndLimit;
+      if (!stopping_) manager_.ready(ready_status(options_));
+      finish(result);
+    });
+  }
+
   void stop_at_once() {
     stopping_ = true;
+    listeners_.close_all();
     log_info("stopping at once: open streams are reset");
     for (const auto& worker : workers_) worker->request_stop();
   }
 
+  Options options_;
   int ended_;
   int heartbeats_;
   int signals_ = -1;
@@ -513,20 +479,27 @@ class Daemon {
   Duration end_limit_{};
   DescriptorList descriptors_;
   ServiceManager manager_;
+  ListenerStore listeners_;
   Sandbox sandbox_;
+  Confinement confinement_;
   Listening control_sockets_;
   Listening metrics_sockets_;
   std::vector<std::unique_ptr<Worker>> workers_;
+  std::unique_ptr<Reloader> reloader_;
   std::unique_ptr<Control> control_;
 };
 
 }  // namespace
 
 tl::expected<void, std::string> check_daemon(const Options& options) {
-  return check_configs(worker_configs(options, {}));
+  for (const ChannelOptions& channel : options.channels) {
+    if (auto checked = check_config(channel_config(channel)); !checked) return checked;
+  }
+  return {};
 }
 
-int run_daemon(const Options& options, const DriverFeatures& features, bool landlock) {
+int run_daemon(const Options& options, const DriverFeatures& features, bool landlock,
+               std::function<ParseResult()> read) {
   raise_descriptor_limit(options);
   reserve_descriptors(options);
   auto manager = ServiceManager::from_environment();
@@ -534,7 +507,7 @@ int run_daemon(const Options& options, const DriverFeatures& features, bool land
     log_error("{}", manager.error());
     return 1;
   }
-  return Daemon(*std::move(manager)).run(options, features, landlock);
+  return Daemon(options, *std::move(manager)).run(features, landlock, std::move(read));
 }
 
 }  // namespace virtproxy

@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "uring/base/log.h"
+#include "uring/base/text.h"
 #include "uring/base/unique_fd.h"
 #include "uring/daemon/landlock_abi.h"
 #include "uring/transport/transport_kind.h"
@@ -126,6 +127,15 @@ void allow_names(Collector& collector) {
   collector.allow("/dev/urandom", kReadFile);
 }
 
+// Files may be replaced, so rules for single ones would end with the first change.
+void allow_configuration(Collector& collector, const Options& options) {
+  collector.allow("/etc", kReadFile);  // names of users, groups and services
+  if (options.config.empty()) return;
+  for (const fs::path& file : {absolute(options.config), resolved(absolute(options.config))}) {
+    collector.allow_beside(file, kReadFile | kReadDir);
+  }
+}
+
 void allow_unix(Collector& collector, const Address& address) {
   if (is_abstract(address)) return;
   const fs::path given = absolute(address.host);
@@ -157,12 +167,14 @@ tl::expected<int, std::string> landlock_abi() {
 
 LandlockRules landlock_rules(const Options& options, int abi) {
   LandlockRules rules;
+  rules.abi = abi;
   rules.handled_files = kAllOfFirst;
   if (abi >= 2) rules.handled_files |= kRefer;
   if (abi >= 3) rules.handled_files |= kTruncate;
   if (abi >= kAbiOfDevices) rules.handled_files |= kIoctlDev;
   if (abi >= kAbiOfUnix) rules.handled_files |= kResolveUnix;
-  if (abi >= kAbiOfTcp) rules.handled_net = kBindTcp | kConnectTcp;
+  // Which ports a changed configuration listens on is not known.
+  if (abi >= kAbiOfTcp) rules.handled_net = kConnectTcp | (options.can_change() ? 0 : kBindTcp);
   if (abi >= kAbiOfScopes) rules.scoped = kScopeAbstractUnix | kScopeSignal;
 
   Collector collector(rules);
@@ -186,8 +198,10 @@ LandlockRules landlock_rules(const Options& options, int abi) {
   }
   for (const Address* address : bound(options)) {
     if (address->kind != Address::Kind::kUnix || is_abstract(*address)) continue;
-    collector.allow_beside(absolute(address->host), kRemoveFile);
+    collector.allow_beside(absolute(address->host),
+                           kRemoveFile | (options.can_change() ? kMakeSock : 0));
   }
+  if (options.can_change()) allow_configuration(collector, options);
   if (names) {
     allow_names(collector);
     rules.ports.push_back(kNameServerPort);
@@ -196,6 +210,26 @@ LandlockRules landlock_rules(const Options& options, int abi) {
   rules.ports.erase(std::unique(rules.ports.begin(), rules.ports.end()), rules.ports.end());
   if (rules.handled_net == 0) rules.ports.clear();
   return rules;
+}
+
+std::string lacks(const LandlockRules& rules, const Options& needed) {
+  const LandlockRules wanted = landlock_rules(needed, rules.abi);
+  for (const uint16_t port : wanted.ports) {
+    if (!std::binary_search(rules.ports.begin(), rules.ports.end(), port)) {
+      return "connections to TCP port " + std::to_string(port);
+    }
+  }
+  if ((rules.scoped & ~wanted.scoped & kScopeAbstractUnix) != 0) {
+    return "abstract unix sockets of other processes";
+  }
+  for (const LandlockRules::Path& path : wanted.paths) {
+    uint64_t allowed = 0;
+    for (const LandlockRules::Path& rule : rules.paths) {
+      if (is_below(path.path, rule.path)) allowed |= rule.allowed;
+    }
+    if ((path.allowed & ~allowed) != 0) return "files in " + printable(path.path);
+  }
+  return {};
 }
 
 LandlockGap landlock_gap(int abi) {

@@ -8,6 +8,8 @@
 //                  rewritten, so that a rule for the file alone would end with the first change
 //   unix services  connected to in their directories, where the kernel governs that (ABI 9)
 //   TCP            connected to on the ports that are dialled, and 53 for host names; none bound
+//   configuration  read, with the names of users and services, where it may be read again; unix sockets
+//                  made beside those that are there, and any TCP port bound
 //   abstract sockets of other processes, unless one is dialled; signals to other processes
 //
 // Rules hold for the calling thread and the threads it starts afterwards, so that they are applied
@@ -25,6 +27,7 @@ namespace virtproxy {
 
 // What the kernel is asked for.
 struct LandlockRules {
+  int abi = 0;
   struct Path {
     std::string path;
     uint64_t allowed = 0;  // of landlock_abi.h
@@ -42,6 +45,10 @@ tl::expected<int, std::string> landlock_abi();
 
 // With the rights that this version knows. Looks at the file system, for what exists.
 LandlockRules landlock_rules(const Options& options, int abi);
+
+// What `needed` would open or connect to and these rules do not allow, for people; empty if nothing.
+// Looks at the file system.
+std::string lacks(const LandlockRules& rules, const Options& needed);
 
 // What newer kernels would govern as well, for the log; nothing for the newest that is known.
 struct LandlockGap {

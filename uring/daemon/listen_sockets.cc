@@ -187,6 +187,7 @@ tl::expected<void, std::string> assign(const Passed& passed, std::vector<Wanted>
     if (!passed.named_by_default() && !wanted.is_named(passed.name)) continue;
     if (has_address(wanted, passed.address)) {
       wanted.listening->sockets.push_back(passed.fd);
+      wanted.listening->from_manager = true;
       return {};
     }
     named = &wanted;

@@ -88,5 +88,6 @@ int main(int argc, char** argv) {
     case virtproxy::Task::kRun:
       break;
   }
-  return virtproxy::run_daemon(options, features, landlock);
+  return virtproxy::run_daemon(options, features, landlock,
+                               [=] { return virtproxy::parse_options(argc, argv); });
 }

@@ -150,6 +150,7 @@ ParseResult parse_options(int argc, const char* const* argv, const ReadConfig& r
   Options options = options_of(draft);
   options.task = task;
   options.from_file = config != nullptr;
+  if (config != nullptr) options.config = config->back();
   return options;
 }
 

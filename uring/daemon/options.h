@@ -42,12 +42,19 @@ enum class Task {
 struct Options {
   Task task = Task::kRun;
   bool from_file = false;  // a file was read, so that an error is one of configuration
+  std::string config;      // its path; empty without one
   ProcessSettings process;
   uint64_t memory = option_ranges::kDefaultMemory;  // bytes, of all channels together
   std::vector<ChannelOptions> channels;             // those of files, then -c, in the order given
   std::vector<ForwardSpec> oforwards;               // listen here, the other end has the service
   std::vector<ForwardSpec> iforwards;               // connect here what the other end asks for
+
+  // True if channels and forwards may change while the process runs.
+  bool can_change() const { return from_file || process.control.has_value(); }
 };
+
+// Gives a channel its own memory or else `part`, bytes, and as many streams as follow from that.
+void give_memory(ChannelOptions& channel, uint64_t part);
 
 // Exit code of an error of configuration (EX_CONFIG of sysexits.h).
 inline constexpr int kConfigError = 78;

@@ -235,10 +235,7 @@ void check_memory(Draft& draft) {
   }
   for (ChannelDraft& channel : draft.channels) {
     ChannelOptions& options = channel.options;
-    options.memory = options.settings.memory.value_or(part);
-    const uint64_t fitting = most_streams(receive_share(options.memory));
-    options.max_streams = options.settings.max_streams.value_or(
-        static_cast<uint32_t>(std::min<uint64_t>(fitting, kDefaultStreams)));
+    give_memory(options, part);
     const Origin& own_window = where(channel.given, window_row);
     if (own_window.in_file() && options.settings.window > total) {
       draft.complain(own_window,
@@ -300,6 +297,13 @@ void check_shipping(Draft& draft) {
 }
 
 }  // namespace
+
+void give_memory(ChannelOptions& channel, uint64_t part) {
+  channel.memory = channel.settings.memory.value_or(part);
+  const uint64_t fitting = most_streams(receive_share(channel.memory));
+  channel.max_streams = channel.settings.max_streams.value_or(
+      static_cast<uint32_t>(std::min<uint64_t>(fitting, kDefaultStreams)));
+}
 
 void check(Draft& draft) {
   check_shipping(draft);

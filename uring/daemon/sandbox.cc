@@ -100,6 +100,13 @@ constexpr int kForNames[] = {
     SCMP_SYS(stat), SCMP_SYS(newfstatat), SCMP_SYS(recvmsg), SCMP_SYS(fcntl), SCMP_SYS(uname),
 };
 
+// For a configuration that is read again, and its listeners.
+constexpr int kForChanges[] = {
+    SCMP_SYS(stat),  SCMP_SYS(newfstatat), SCMP_SYS(lstat),    SCMP_SYS(readlink),
+    SCMP_SYS(bind),  SCMP_SYS(listen),     SCMP_SYS(fchownat), SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(umask), SCMP_SYS(getcwd),
+};
+
 // What no part of this program does, and an intruder tries first.
 constexpr int kFatal[] = {
     SCMP_SYS(execve),
@@ -161,7 +168,8 @@ struct Needs {
   bool paths = false;   // of listeners, to unlink
   bool lines = false;   // of log shipping
   bool spool = false;
-  bool scopes = false;  // [fe80::1%eth0]: the interface's number is asked for at each dial
+  bool changes = false;  // of channels and forwards
+  bool scopes = false;   // [fe80::1%eth0]: the interface's number is asked for at each dial
   std::vector<int> families;
 
   void connect(const Address& address) {
@@ -206,6 +214,9 @@ Needs needs_of(const Options& options) {
   for (const logs::SourceSpec& source : process.ship_sources) {
     if (!source.address.host.empty()) needs.listen(source.address);
     needs.spool |= !source.cursor.empty();
+  if (options.can_change()) {
+    needs.changes = needs.paths = true;
+    for (const int family : {AF_UNIX, AF_INET, AF_INET6}) needs.add(family);
   }
   return needs;
 }
@@ -295,6 +306,10 @@ void allow_sockets(Filter& filter, const Needs& needs) {
   for (const SocketOption& option : kSocketOptions) {
     filter.allow_if(SCMP_SYS(setsockopt), {equal(1, option.level), equal(2, option.name)});
   }
+  if (needs.changes) {
+    filter.allow_if(SCMP_SYS(setsockopt), {equal(1, SOL_SOCKET), equal(2, SO_REUSEADDR)});
+    filter.allow_if(SCMP_SYS(setsockopt), {equal(1, IPPROTO_IPV6), equal(2, IPV6_V6ONLY)});
+  }
   if (needs.families.empty()) return;
   if (needs.scopes) {
     filter.allow_if(SCMP_SYS(socket), {equal(0, AF_UNIX), equal(1, SOCK_DGRAM | SOCK_CLOEXEC)});
@@ -333,6 +348,14 @@ void allow_files(Filter& filter, const Needs& needs) {
   }
   if (needs.names) {
     for (const int call : kForNames) filter.add(SCMP_ACT_ALLOW, call);
+  }
+  if (needs.changes) {
+    for (const int call : kForChanges) filter.add(SCMP_ACT_ALLOW, call);
+    for (const int command : {F_DUPFD_CLOEXEC, F_GETFL, F_SETFL}) {
+      filter.allow_if(SCMP_SYS(fcntl), {equal(1, command)});
+    }
+  }
+  if (needs.names || needs.changes) {
     constexpr uint64_t kWriting = O_ACCMODE | O_CREAT | O_TRUNC;
     filter.allow_if(SCMP_SYS(openat), {masked(2, kWriting, O_RDONLY)});
   }
@@ -437,6 +460,28 @@ tl::expected<void, std::string> Sandbox::enter(const Options& options,
   allow_descriptors(filter);
   filter.load();
   if (filter.error() != 0) return tl::unexpected(advice_for(-filter.error()));
+  return {};
+}
+
+std::string Sandbox::lacks(const Options& at_start, const Options& needed) {
+  const Needs had = needs_of(at_start);
+  const Needs has = needs_of(needed);
+  if (has.devices && !had.devices) return "devices";
+  const auto is_name = [](bool listens, const Address& address) {
+    return listens && address.needs_resolver();
+  };
+  bool names = has.names;
+  for (const ChannelSpec& channel : needed.channels) {
+    names |= is_name(transport_listens(channel.transport), channel.address);
+  }
+  for (const ForwardSpec& forward : needed.oforwards) names |= is_name(true, forward.address);
+  if (names && !had.names) return "host names, only addresses";
+  if (has.scopes && !had.scopes) return "addresses with an interface";
+  for (const int family : has.families) {
+    if (std::find(had.families.begin(), had.families.end(), family) == had.families.end()) {
+      return "vsock";
+    }
+  }
   return {};
 }
 

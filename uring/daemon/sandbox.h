@@ -9,7 +9,8 @@
 //       library that learns a new call is no reason to cut off a guest
 //
 // The list depends on the command line: without a service to dial there is no socket(2), without a
-// host name or a device no openat(2). It also depends on the driver that is in use. Operations that go through a ring are not seen here; the ring
+// host name or a device no openat(2). Where channels and forwards may change while the process runs,
+// it may read files and listen. It also depends on the driver that is in use. Operations that go through a ring are not seen here; the ring
 // restricts them itself (io_uring_driver.h). Which files and ports a call that is allowed may reach, Landlock
 // says (landlock.h).
 #pragma once
@@ -34,6 +35,10 @@ class Sandbox {
   // The calls of these drivers are allowed, and not those of others.
   tl::expected<void, std::string> enter(const Options& options,
                                         const std::vector<DriverKind>& drivers);
+
+  // What `needed` would do and the filter made from `at_start` does not allow, for people; empty if
+  // nothing.
+  static std::string lacks(const Options& at_start, const Options& needed);
 
   // Readable when a call was refused.
   int alarm() const { return alarm_; }

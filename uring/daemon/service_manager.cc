@@ -14,6 +14,7 @@
 #include <optional>
 #include <utility>
 
+#include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/net/address.h"
 
@@ -115,6 +116,12 @@ tl::expected<ServiceManager, std::string> ServiceManager::from_environment() {
 
 void ServiceManager::ready(std::string_view status) {
   send(fmt::format("READY=1\nSTATUS={}", status));
+}
+
+void ServiceManager::reloading() {
+  const auto now =
+      std::chrono::duration_cast<std::chrono::microseconds>(monotonic_now()).count();
+  send(fmt::format("RELOADING=1\nMONOTONIC_USEC={}", now));
 }
 
 void ServiceManager::stopping(std::string_view status, Duration limit) {

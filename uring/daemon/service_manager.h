@@ -37,6 +37,8 @@ class ServiceManager {
 
   // `status` is one line that the manager shows.
   void ready(std::string_view status);
+  // What is running changes; ready() is to follow.
+  void reloading();
   // Also asks the manager to wait this long for the end, before it kills.
   void stopping(std::string_view status, Duration limit);
   // To be sent at least once per watchdog(). Never waits.

@@ -68,6 +68,7 @@ void Worker::run(std::promise<Started> started) {
     shipper_.reset();
     forwards_.clear();
     resolver_driver_.reset();
+    ending_timer_.reset();
     limit_.reset();
     heartbeat_timer_.reset();
     loop_.reset();
@@ -82,6 +83,7 @@ void Worker::abandon() {
   (void)shipper_.release();
   for (auto& forwards : forwards_) (void)forwards.release();
   (void)resolver_driver_.release();
+  (void)ending_timer_.release();
   (void)limit_.release();
   (void)heartbeat_timer_.release();
   (void)loop_.release();
@@ -112,6 +114,7 @@ Worker::Started Worker::set_up() {
   loop_ = std::make_unique<Loop>(std::move(opened->driver));
   resolver_driver_ = std::make_unique<ResolverDriver>(*loop_);
   Timer::Owner* const owner = this;
+  ending_timer_ = std::make_unique<Timer>(loop_->timers(), owner);
   limit_ = std::make_unique<Timer>(loop_->timers(), owner);
   heartbeat_timer_ = std::make_unique<Timer>(loop_->timers(), owner);
   if (config_.heartbeat > Duration::zero()) beat();
@@ -136,6 +139,7 @@ Worker::Started Worker::set_up() {
 
 void Worker::serve() {
   while (wanted_ == Wanted::kServe && turn()) {
+    if (!endings_.empty()) advance_endings();
   }
 }
 
@@ -154,7 +158,7 @@ void Worker::complete(Op&, Outcome) {
 
 void Worker::expired(Timer& timer) {
   if (&timer == heartbeat_timer_.get()) return beat();
-  limit_passed_ = true;
+  if (&timer == limit_.get()) limit_passed_ = true;
 }
 
 // A timer of the loop, so that a turn that does not end keeps it from expiring.
@@ -202,6 +206,10 @@ void Worker::stop_shipping() {
 
 void Worker::drain() {
   if (loop_ == nullptr) return;
+  // A channel that is ending already ends with the others.
+  endings_.clear();
+  ending_timer_->clear();
+  give_up_waiting();
   const auto all = [](const auto& objects, auto&& holds) {
     return std::all_of(objects.begin(), objects.end(), holds);
   };

@@ -1,19 +1,25 @@
 // A thread with its own loop and its own channels; workers share nothing but the process.
 //
 // The main thread leaves tasks in a worker's mailbox, and the answers come to its own. For a watchdog
-// the loop of a worker notes at an interval that it has turned.
+// the loop of a worker notes at an interval that it has turned. Channels come, change and go while it
+// runs (worker_change.h).
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <functional>
 #include <future>
+#include <list>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include "uring/base/mailbox.h"
+#include "uring/daemon/worker_change.h"
 #include "uring/io/loop.h"
 #include "uring/io/open_driver.h"
 #include "uring/mux/channel.h"
@@ -22,12 +28,6 @@
 #include "uring/service/socket_forwards.h"
 
 namespace virtproxy {
-
-// The listeners of one channel, bound before privileges were given up.
-struct ChannelListenSockets {
-  std::vector<Listening> forwards;  // in the order of ForwardConfig::oforwards
-  Listening transport;              // of a method that listens
-};
 
 struct WorkerConfig {
   size_t index = 0;  // among the workers, for figures
@@ -73,6 +73,9 @@ class Worker final : private Completion, private Timer::Owner {
   void ask(std::function<void(Channels, Instant now)> question) {
     mailbox_.post([this, question = std::move(question)] { question(channels_, loop_->now()); });
   }
+  // Begins a change, whose sockets belong to the worker from then on, and calls `finish` in the
+  // worker's thread. A worker that is ending only closes them; one that has ended does nothing.
+  void apply(std::shared_ptr<WorkerChange> change, std::function<void(WorkerChanged)> finish);
   // Waits for the thread to end; `on_end` is signalled when it does.
   void join();
   // Once it has started.
@@ -103,6 +106,18 @@ class Worker final : private Completion, private Timer::Owner {
   bool turn();
   bool turn_until(Duration limit, const std::function<bool()>& done);
 
+  // worker_change.cc
+  void begin_changes(WorkerChange& change, WorkerChanged& changed);
+  void end_channel(const std::string& name);
+  void change_forwards(WantedChannel wanted);
+  std::optional<std::string> begin_channel(WantedChannel& wanted);
+  void advance_endings();
+  void give_up_waiting();
+  // channels_.size() where there is none of that name.
+  size_t place_of(std::string_view name) const;
+  bool is_ending(const Channel& channel) const;
+  uint16_t free_buffer_group() const;
+
   WorkerConfig config_;
   std::atomic<bool> failed_{false};
   std::atomic<bool> heartbeat_{false};
@@ -123,6 +138,9 @@ class Worker final : private Completion, private Timer::Owner {
   std::vector<std::unique_ptr<SocketForwards>> forwards_;  // of each channel; outlive them
   std::unique_ptr<logs::LogShipper> shipper_;              // of one channel, outlives it
   std::vector<std::unique_ptr<Channel>> channels_;
+  std::list<ChannelEnding> endings_;     // of some of them
+  std::vector<WantedChannel> waiting_;   // for one of the same name to end
+  std::unique_ptr<Timer> ending_timer_;  // has the next look at them
   std::unique_ptr<Timer> limit_;
   std::unique_ptr<Timer> heartbeat_timer_;
   Op wake_op_;

@@ -187,14 +187,16 @@ File EpollDriver::add_file(int fd, FileUse use) {
   const uint32_t index = new_slot(fd);
   slots_[index].added = true;
   slots_[index].device = use == FileUse::kDevice;
+  slots_[index].listens = use == FileUse::kListen;
   return {fd, static_cast<int>(index)};
 }
 
-// Its registration stays until it is closed, or is taken over by another slot.
+// Its registration stays until it is closed, which a listener with a duplicate is not, or taken over.
 void EpollDriver::remove_file(File& file) {
   if (file.index < 0) return;
   const auto index = static_cast<uint32_t>(std::exchange(file.index, -1));
   VP_ASSERT(slots_[index].parked == kNone);
+  if (slots_[index].listens) epoll_ctl(epoll_, EPOLL_CTL_DEL, slots_[index].fd, nullptr);
   free_slot(index);
 }
 

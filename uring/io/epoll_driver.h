@@ -114,6 +114,7 @@ class EpollDriver final : public Driver {
     uint32_t registered = 0;  // the events
     bool added = false;
     bool device = false;
+    bool listens = false;  // and may live on in a duplicate of its descriptor
     bool readable = false;  // an edge came, and no receive since has found nothing
   };
 

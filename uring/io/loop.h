@@ -50,6 +50,8 @@ class Loop {
   // Calls run_deferred() in this turn, or in the next one when called from there. The caller asks
   // at most once.
   void defer(Deferred* deferred) { deferred_.push_back(deferred); }
+  // For an object that goes before it was called. Not from run_deferred().
+  void forget(Deferred* deferred) { std::erase(deferred_, deferred); }
   // The next turn must not sleep.
   void hurry() { hurried_ = true; }
 
@@ -74,6 +76,11 @@ class Loop {
 class Wakeup {
  public:
   Wakeup(Loop& loop, Loop::Deferred* deferred) : loop_(loop), deferred_(deferred) {}
+  ~Wakeup() {
+    if (awake_) loop_.forget(deferred_);
+  }
+  Wakeup(const Wakeup&) = delete;
+  Wakeup& operator=(const Wakeup&) = delete;
 
   void wake() {
     if (awake_) return;

@@ -96,6 +96,12 @@ bool Channel::reset_stream(StreamKey key) {
   return true;
 }
 
+bool Channel::reset_link() {
+  if (transport_state_ != TransportState::kInUse) return false;
+  channel_failed("reset by an operator");
+  return true;
+}
+
 Channel::~Channel() { VP_ASSERT(idle()); }
 
 void Channel::start(Listening listening) { source_->start(std::move(listening)); }

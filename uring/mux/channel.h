@@ -111,12 +111,18 @@ class Channel final : private TransportSource::Client,
   // where the stream is over already.
   bool reset_stream(StreamKey stream);
 
+  // Drops the link, and with it every stream; another one is got as after any loss. False where there
+  // is none.
+  bool reset_link();
+
   // What log lines and statistics call it: its name, or its number.
   const std::string& label() const { return context_.label; }
   Session& session() { return selector().session(); }
   ReceivePool& buffers() { return context_.buffers; }
   // Of its forwards it knows those that were added, before start().
   ChannelCounters& counters() { return context_.counters; }
+  // Of the two groups of the driver that it uses.
+  uint16_t first_buffer_group() const { return config_.first_buffer_group; }
 
  private:
   void transport_ready(int fd, const TransportTraits& traits) override;

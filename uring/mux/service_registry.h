@@ -60,14 +60,15 @@ class Opener {
   virtual void refuse(int client) = 0;
 };
 
-// The services that one end of a channel offers, by name. Owns none of them: they outlive the
-// channel.
+// The services that one end of a channel offers, by name. Owns none of them: each outlives its place
+// here.
 class ServiceRegistry {
  public:
   // False if the name is taken.
   bool add(std::string name, Service& service) {
     return services_.emplace(std::move(name), &service).second;
   }
+  void clear() { services_.clear(); }
   // Null where there is none. O(1): the peer chooses the names, but not those that are stored.
   Service* find(std::string_view name) const;
 

@@ -26,6 +26,11 @@ struct ForwardSpec {
 
   // Of -i forwards.
   std::optional<Duration> connect_timeout;  // else that of the channel
+
+  // True if the other one listens for the same service at the same address.
+  bool is_same_listener(const ForwardSpec& other) const {
+    return service == other.service && address == other.address;
+  }
 };
 
 }  // namespace virtproxy

@@ -47,6 +47,7 @@ class BoundPath {
 struct Listening {
   std::vector<int> sockets;
   BoundPath path;
+  bool from_manager = false;  // a socket unit of the service manager, which keeps the address
 };
 
 // The addresses that a listener of this address may have: one, two for a wildcard, or all of a host

@@ -33,22 +33,24 @@ bool is_passing(int error) {
 
 }  // namespace
 
-Connection::Connection(ConnectionContext& context, StreamHandle& stream, int fd, Address::Kind kind)
+Connection::Connection(ConnectionContext& context, StreamHandle& stream, int fd, Address::Kind kind,
+                       std::shared_ptr<size_t> clients)
     : context_(context),
       stream_(stream),
       file_{fd, -1},
-      service_(nullptr),
+      clients_(std::move(clients)),
       kind_(kind),
       receive_op_(this),
       hangup_op_(this),
       send_op_(this),
       send_queue_(stream.pipes(), stream.held_bytes()) {}
 
-Connection::Connection(ConnectionContext& context, StreamHandle& stream, const ForwardSpec& service)
+Connection::Connection(ConnectionContext& context, StreamHandle& stream,
+                       std::shared_ptr<const ForwardSpec> service)
     : context_(context),
       stream_(stream),
-      service_(&service),
-      kind_(service.address.kind),
+      service_(std::move(service)),
+      kind_(service_->address.kind),
       receive_op_(this),
       hangup_op_(this),
       send_op_(this),
@@ -56,6 +58,7 @@ Connection::Connection(ConnectionContext& context, StreamHandle& stream, const F
 
 Connection::~Connection() {
   VP_ASSERT(idle());
+  if (clients_ && end_ != End::kGivenBack) --*clients_;
   stream_.slices().clear(slices_);
   drop_outbound();
   if (file_.fd < 0) return;

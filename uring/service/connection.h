@@ -46,7 +46,7 @@ namespace virtproxy {
 struct ConnectionContext {
   ResolverDriver& resolver_driver;
   SocketCloser& closer;
-  const Duration connect_timeout;  // where a service has none of its own
+  Duration connect_timeout;  // where a service has none of its own
 };
 
 class Connection final : public Endpoint,
@@ -54,10 +54,13 @@ class Connection final : public Endpoint,
                          private Connector::Client,
                          private Timer::Owner {
  public:
-  // Of an accepted client, whose descriptor it owns from start() on.
-  Connection(ConnectionContext& context, StreamHandle& stream, int fd, Address::Kind kind);
+  // Of an accepted client, whose descriptor it owns from start() on. `clients` counts it until this
+  // object is gone; one that is given back is counted on.
+  Connection(ConnectionContext& context, StreamHandle& stream, int fd, Address::Kind kind,
+             std::shared_ptr<size_t> clients);
   // To a service, which start() connects to; bytes that arrive for it meanwhile are kept.
-  Connection(ConnectionContext& context, StreamHandle& stream, const ForwardSpec& service);
+  Connection(ConnectionContext& context, StreamHandle& stream,
+             std::shared_ptr<const ForwardSpec> service);
   ~Connection() override;
 
   void start() override;
@@ -132,7 +135,8 @@ class Connection final : public Endpoint,
   StreamHandle& stream_;
   File file_;
   std::unique_ptr<Connector> connector_;
-  const ForwardSpec* const service_;  // to connect to; null for a client
+  const std::shared_ptr<const ForwardSpec> service_;  // to connect to; null for a client
+  const std::shared_ptr<size_t> clients_;             // of its opener; null for a service
   const Address::Kind kind_;
   End end_ = End::kReset;  // of the socket, once the stream is over
   Break break_ = Break::kNone;

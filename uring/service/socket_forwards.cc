@@ -12,24 +12,25 @@ namespace virtproxy {
 class SocketForwards::SocketService final : public Service {
  public:
   SocketService(SocketForwards& forwards, const ForwardSpec& forward)
-      : forwards_(forwards), forward_(forward) {}
+      : forwards_(forwards), forward_(std::make_shared<const ForwardSpec>(forward)) {}
 
   tl::expected<std::unique_ptr<Endpoint>, Fault> open(StreamHandle& stream,
                                                       std::span<const std::byte>) override {
     return std::make_unique<Connection>(forwards_.context_, stream, forward_);
   }
-  const Address* address() const override { return &forward_.address; }
+  const Address* address() const override { return &forward_->address; }
+  const ForwardSpec& forward() const { return *forward_; }
 
  private:
   SocketForwards& forwards_;
-  const ForwardSpec& forward_;
+  const std::shared_ptr<const ForwardSpec> forward_;  // shared with connections, which outlive this
 };
 
 // A client is named by its descriptor, which belongs to this while the client waits.
 class SocketForwards::SocketOpener final : public Opener, private Listener::Client {
  public:
-  SocketOpener(SocketForwards& forwards, const ForwardSpec& forward)
-      : forwards_(forwards), forward_(forward) {}
+  SocketOpener(SocketForwards& forwards, ForwardSpec forward)
+      : forwards_(forwards), forward_(std::move(forward)), clients_(std::make_shared<size_t>(0)) {}
 
   void start(Channel& channel, Listening listening) {
     channel_ = &channel;
@@ -40,6 +41,9 @@ class SocketForwards::SocketOpener final : public Opener, private Listener::Clie
     }
     channel.observers().notify(&ChannelObserver::listening, forward_);
   }
+  const ForwardSpec& forward() const { return forward_; }
+  // For a listener that is_same_listener() of this one.
+  void change(const ForwardSpec& forward) { forward_ = forward; }
   void remove_path() { bound_.remove(); }
   void stop() {
     for (const auto& listener : listeners_) listener->stop();
@@ -48,6 +52,8 @@ class SocketForwards::SocketOpener final : public Opener, private Listener::Clie
     return std::all_of(listeners_.begin(), listeners_.end(),
                        [](const auto& listener) { return listener->idle(); });
   }
+  // True while a client may still be given back to it.
+  bool has_clients() const { return *clients_ > 0; }
 
   std::string_view service() const override { return forward_.service; }
   Priority priority() const override { return forward_.priority; }
@@ -55,15 +61,20 @@ class SocketForwards::SocketOpener final : public Opener, private Listener::Clie
     return encode_peer_identity(peer_identity_of(client), metadata.data());
   }
   std::unique_ptr<Endpoint> open(int client, StreamHandle& stream) override {
-    return std::make_unique<Connection>(forwards_.context_, stream, client, forward_.address.kind);
+    return std::make_unique<Connection>(forwards_.context_, stream, client, forward_.address.kind,
+                                        clients_);
   }
   const Address* address() const override { return &forward_.address; }
   int fd_of(int client) const override { return client; }
-  void refuse(int client) override { forwards_.closer_.close_with_reset(client); }
+  void refuse(int client) override {
+    --*clients_;
+    forwards_.closer_.close_with_reset(client);
+  }
 
  private:
   // Who may not connect is turned away before it can take the place of another in the queue.
   void accepted(int fd, const ForwardSpec&) override {
+    ++*clients_;
     if (forward_.clients.admits(fd, peer_identity_of(fd))) {
       return channel_->admit(*this, fd);
     }
@@ -73,24 +84,21 @@ class SocketForwards::SocketOpener final : public Opener, private Listener::Clie
   }
 
   SocketForwards& forwards_;
-  const ForwardSpec& forward_;
+  ForwardSpec forward_;
   Channel* channel_ = nullptr;
   BoundPath bound_;
   std::vector<std::unique_ptr<Listener>> listeners_;
+  // Clients that wait for a stream, and connections of those that have one.
+  const std::shared_ptr<size_t> clients_;
 };
 
 SocketForwards::SocketForwards(Loop& loop, ResolverDriver& resolver_driver, ForwardConfig config)
-    : config_(std::move(config)),
-      loop_(loop),
+    : loop_(loop),
       closer_(loop),
-      context_{resolver_driver, closer_, config_.connect_timeout} {
-  for (const ForwardSpec& forward : config_.iforwards) {
-    services_.push_back(std::make_unique<SocketService>(*this, forward));
-    const bool fresh = registry_.add(forward.service, *services_.back());
-    VP_ASSERT(fresh);
-  }
-  for (const ForwardSpec& forward : config_.oforwards) {
-    openers_.push_back(std::make_unique<SocketOpener>(*this, forward));
+      context_{resolver_driver, closer_, config.connect_timeout} {
+  for (const ForwardSpec& forward : config.iforwards) add_service(forward);
+  for (ForwardSpec& forward : config.oforwards) {
+    openers_.push_back(std::make_unique<SocketOpener>(*this, std::move(forward)));
   }
 }
 
@@ -98,13 +106,54 @@ SocketForwards::~SocketForwards() { VP_ASSERT(idle()); }
 
 void SocketForwards::start(Channel& channel, std::vector<Listening> listening) {
   VP_ASSERT(listening.size() == openers_.size());
-  for (const ForwardSpec& forward : config_.oforwards) {
-    channel.counters().add_forward(forward, StreamRole::kOpener);
+  channel_ = &channel;
+  for (const auto& opener : openers_) {
+    channel.counters().add_forward(opener->forward(), StreamRole::kOpener);
   }
-  for (const ForwardSpec& forward : config_.iforwards) {
-    channel.counters().add_forward(forward, StreamRole::kAcceptor);
+  for (const auto& service : services_) {
+    channel.counters().add_forward(service->forward(), StreamRole::kAcceptor);
   }
   for (size_t i = 0; i < openers_.size(); ++i) openers_[i]->start(channel, std::move(listening[i]));
+}
+
+void SocketForwards::change(ForwardConfig wanted, std::vector<Listening> listening) {
+  VP_ASSERT(channel_ != nullptr && listening.size() == wanted.oforwards.size());
+  context_.connect_timeout = wanted.connect_timeout;
+  registry_.clear();
+  services_.clear();
+  for (const ForwardSpec& forward : wanted.iforwards) {
+    add_service(forward);
+    channel_->counters().add_forward(forward, StreamRole::kAcceptor);
+  }
+  std::erase_if(retired_, [](const auto& opener) { return opener->idle() && !opener->has_clients(); });
+  std::vector<std::unique_ptr<SocketOpener>> before = std::move(openers_);
+  openers_.clear();
+  for (size_t i = 0; i < wanted.oforwards.size(); ++i) {
+    const ForwardSpec& forward = wanted.oforwards[i];
+    const auto same = std::find_if(before.begin(), before.end(), [&](const auto& opener) {
+      return opener && opener->forward().is_same_listener(forward);
+    });
+    if (same != before.end()) {
+      (*same)->change(forward);
+      openers_.push_back(std::move(*same));
+      continue;
+    }
+    channel_->counters().add_forward(forward, StreamRole::kOpener);
+    openers_.push_back(std::make_unique<SocketOpener>(*this, forward));
+    openers_.back()->start(*channel_, std::move(listening[i]));
+  }
+  for (auto& opener : before) {
+    if (!opener) continue;
+    opener->remove_path();
+    opener->stop();
+    retired_.push_back(std::move(opener));
+  }
+}
+
+void SocketForwards::add_service(const ForwardSpec& forward) {
+  services_.push_back(std::make_unique<SocketService>(*this, forward));
+  const bool fresh = registry_.add(forward.service, *services_.back());
+  VP_ASSERT(fresh);
 }
 
 void SocketForwards::stop_listening() {
@@ -113,8 +162,9 @@ void SocketForwards::stop_listening() {
 }
 
 bool SocketForwards::idle() const {
-  return drained() && std::all_of(openers_.begin(), openers_.end(),
-                                  [](const auto& opener) { return opener->idle(); });
+  const auto idle = [](const auto& opener) { return opener->idle(); };
+  return drained() && std::all_of(openers_.begin(), openers_.end(), idle) &&
+         std::all_of(retired_.begin(), retired_.end(), idle);
 }
 
 }  // namespace virtproxy

@@ -6,6 +6,9 @@
 //
 // Outlives the channel, since its connections use what is here. drained() and idle() come after the
 // same of the channel.
+//
+// Forwards may change while streams are open: a connection keeps what it needs of its service, and an
+// opener that listens no more stays until the last of its clients is gone.
 #pragma once
 
 #include <memory>
@@ -39,6 +42,10 @@ class SocketForwards final {
   const ServiceRegistry& services() const { return registry_; }
   // Accepts clients for `channel`. `listening` is bound, in the order of `oforwards`.
   void start(Channel& channel, std::vector<Listening> listening);
+  // Makes `wanted` the forwards of the channel, after start(). A listener of the same service and
+  // address goes on, with the other values that it has now; `listening` has no socket for it. Streams
+  // of forwards that are gone go on.
+  void change(ForwardConfig wanted, std::vector<Listening> listening);
   // No more clients; the addresses are free.
   void stop_listening();
   // Waits for no application that has yet to close its end.
@@ -52,13 +59,16 @@ class SocketForwards final {
   class SocketService;
   class SocketOpener;
 
-  const ForwardConfig config_;
+  void add_service(const ForwardSpec& forward);
+
   Loop& loop_;
   SocketCloser closer_;
   ConnectionContext context_;
   ServiceRegistry registry_;
   std::vector<std::unique_ptr<SocketService>> services_;
   std::vector<std::unique_ptr<SocketOpener>> openers_;
+  std::vector<std::unique_ptr<SocketOpener>> retired_;  // which still have clients
+  Channel* channel_ = nullptr;
 };
 
 }  // namespace virtproxy

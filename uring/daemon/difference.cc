@@ -1,0 +1,212 @@
+#include "uring/daemon/difference.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <utility>
+
+#include "uring/base/units.h"
+#include "uring/daemon/option_table.h"
+
+namespace virtproxy {
+namespace {
+
+// Keys of [process] whose new value holds at once. Of the others the start made something that stays:
+// threads, a sandbox, a socket.
+constexpr std::array<std::string_view, 3> kChangeable = {"memory", "drain-timeout", "log-level"};
+
+std::string shown_value(const std::vector<std::string>& values) {
+  std::string text;
+  for (const std::string& value : values) text += (text.empty() ? "" : ",") + value;
+  return text.empty() ? "unset" : text;
+}
+
+void compare_process(const ProcessSettings& now, const ProcessSettings& wanted,
+                     std::vector<std::string>& errors) {
+  for (const OptionRow& row : option_table()) {
+    if (!row.in(option_scope::kProcess) || row.show == nullptr) continue;
+    const std::string_view key = row.file_key();
+    if (std::find(kChangeable.begin(), kChangeable.end(), key) != kChangeable.end()) continue;
+    const auto before = row.show(row, now, {});
+    const auto after = row.show(row, wanted, {});
+    if (before == after) continue;
+    errors.push_back(
+        fmt::format("{} cannot change while it runs: it is {} and would be {}; restart for that",
+                    key, shown_value(before), shown_value(after)));
+  }
+}
+
+// Without what belongs to forwards, or to listeners that this channel does not have.
+ChannelSettings own_settings(const ChannelOptions& channel) {
+  ChannelSettings settings = channel.settings;
+  const ChannelSettings unset;
+  settings.memory = unset.memory;
+  settings.max_streams = unset.max_streams;
+  settings.client_uids = unset.client_uids;
+  settings.client_gids = unset.client_gids;
+  settings.priority = unset.priority;
+  settings.connect_timeout = unset.connect_timeout;
+  if (!transport_listens(channel.transport)) {
+    settings.mode = unset.mode;
+    settings.owner = unset.owner;
+    settings.allow_remote = unset.allow_remote;
+    settings.peer_uids = unset.peer_uids;
+    settings.peer_gids = unset.peer_gids;
+    settings.peer_cids = unset.peer_cids;
+  }
+  return settings;
+}
+
+// A value that is left open stays what was made of it.
+template <typename Value>
+bool stays(const std::optional<Value>& before, Value in_effect, const std::optional<Value>& after) {
+  return after ? *after == in_effect : !before;
+}
+
+bool is_same(const ChannelOptions& now, const ChannelOptions& wanted) {
+  return now.transport == wanted.transport && now.address == wanted.address &&
+         now.peer_timeout == wanted.peer_timeout && own_settings(now) == own_settings(wanted) &&
+         stays(now.settings.memory, now.memory, wanted.settings.memory) &&
+         stays(now.settings.max_streams, now.max_streams, wanted.settings.max_streams);
+}
+
+bool is_same(const ForwardSpec& now, const ForwardSpec& wanted) {
+  return now.is_same_listener(wanted) && now.priority == wanted.priority &&
+         now.clients == wanted.clients && now.listen == wanted.listen &&
+         now.connect_timeout == wanted.connect_timeout;
+}
+
+std::vector<const ForwardSpec*> forwards_of(const std::vector<ForwardSpec>& forwards,
+                                            const std::string& channel) {
+  std::vector<const ForwardSpec*> all;
+  for (const ForwardSpec& forward : forwards) {
+    if (forward.channel == channel) all.push_back(&forward);
+  }
+  return all;
+}
+
+// Compares the forwards of a channel in one direction; `matches` says which are one and the same.
+template <typename Matches>
+bool compare(const std::vector<const ForwardSpec*>& now,
+             const std::vector<const ForwardSpec*>& wanted, const Matches& matches,
+             Difference& difference) {
+  size_t found = 0;
+  size_t differ = 0;
+  for (const ForwardSpec* const each : wanted) {
+    const auto same = std::find_if(now.begin(), now.end(),
+                                   [&](const ForwardSpec* other) { return matches(*each, *other); });
+    if (same == now.end()) continue;
+    ++found;
+    if (!is_same(**same, *each)) ++differ;
+  }
+  difference.forwards_added += wanted.size() - found;
+  difference.forwards_removed += now.size() - found;
+  difference.forwards_changed += differ;
+  return found < wanted.size() || found < now.size() || differ > 0;
+}
+
+bool compare_forwards(const Options& now, const Options& wanted, const std::string& channel,
+                      Difference& difference) {
+  const bool listeners = compare(
+      forwards_of(now.oforwards, channel), forwards_of(wanted.oforwards, channel),
+      [](const auto& one, const auto& other) { return one.is_same_listener(other); }, difference);
+  const bool services = compare(
+      forwards_of(now.iforwards, channel), forwards_of(wanted.iforwards, channel),
+      [](const auto& one, const auto& other) { return one.service == other.service; }, difference);
+  return listeners || services;
+}
+
+// Memory of channels that stay is theirs: it cannot be taken away while streams are open.
+void share_memory(Options& wanted, Difference& difference) {
+  std::vector<ChannelOptions*> to_share;
+  uint64_t used = 0;
+  const auto begins = [&](size_t place) {
+    const auto is_one = [&](const std::vector<size_t>& places) {
+      return std::find(places.begin(), places.end(), place) != places.end();
+    };
+    return is_one(difference.added) || is_one(difference.changed);
+  };
+  for (size_t i = 0; i < wanted.channels.size(); ++i) {
+    ChannelOptions& channel = wanted.channels[i];
+    if (begins(i) && !channel.settings.memory) {
+      to_share.push_back(&channel);
+    } else {
+      used += channel.memory;
+    }
+  }
+  const auto& limit = wanted.process.memory;
+  if (limit) {
+    const uint64_t left = *limit > used ? *limit - used : 0;
+    const uint64_t part = to_share.empty() ? 0 : left / to_share.size();
+    if (used > *limit || (!to_share.empty() && part < option_ranges::kMinChannelMemory)) {
+      difference.errors.push_back(
+          fmt::format("memory {} is too little: {} of it are in use by other channels, which keep "
+                      "theirs; make it larger, or restart to share it anew",
+                      format_size(*limit), format_size(used)));
+      return;
+    }
+    for (ChannelOptions* const channel : to_share) give_memory(*channel, part);
+    wanted.memory = *limit;
+    return;
+  }
+  wanted.memory = 0;
+  for (const ChannelOptions& channel : wanted.channels) wanted.memory += channel.memory;
+}
+
+std::string counted(size_t count, std::string_view what, std::string_view became) {
+  return fmt::format("{} {}{} {}", count, what, count == 1 ? "" : "s", became);
+}
+
+}  // namespace
+
+std::string Difference::summary() const {
+  std::string text;
+  const auto add = [&](size_t count, std::string_view what, std::string_view became) {
+    if (count > 0) text += (text.empty() ? "" : ", ") + counted(count, what, became);
+  };
+  add(added.size(), "channel", "added");
+  add(removed.size(), "channel", "removed");
+  add(changed.size(), "channel", "replaced");
+  add(forwards_added, "forward", "added");
+  add(forwards_removed, "forward", "removed");
+  add(forwards_changed, "forward", "changed");
+  return text.empty() ? "no channel or forward is different" : text;
+}
+
+const ChannelOptions* find_channel(const Options& options, const std::string& name) {
+  const auto found = std::find_if(options.channels.begin(), options.channels.end(),
+                                  [&](const auto& channel) { return channel.name == name; });
+  return found == options.channels.end() ? nullptr : &*found;
+}
+
+Difference difference(const Options& now, Options& wanted) {
+  Difference difference;
+  compare_process(now.process, wanted.process, difference.errors);
+  for (size_t i = 0; i < wanted.channels.size(); ++i) {
+    ChannelOptions& channel = wanted.channels[i];
+    const ChannelOptions* const before = find_channel(now, channel.name);
+    const bool other_forwards = compare_forwards(now, wanted, channel.name, difference);
+    if (before == nullptr) {
+      difference.added.push_back(i);
+    } else if (!is_same(*before, channel)) {
+      difference.changed.push_back(i);
+    } else {
+      channel.memory = before->memory;
+      channel.max_streams = before->max_streams;
+      const bool other_timeout =
+          before->settings.connect_timeout != channel.settings.connect_timeout;
+      if (other_forwards || other_timeout) difference.other_forwards.push_back(i);
+    }
+  }
+  for (const ChannelOptions& channel : now.channels) {
+    if (find_channel(wanted, channel.name) != nullptr) continue;
+    difference.removed.push_back(channel.name);
+    compare_forwards(now, wanted, channel.name, difference);
+  }
+  share_memory(wanted, difference);
+  return difference;
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,41 @@
+// What is different between the options that a process runs with and those that it is to have.
+//
+// A channel is the same if its name, its transport and everything that only a new channel could have
+// are the same. A listener is the same if its channel, service and address are. What cannot change
+// while the process runs is an error that names the key.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "uring/daemon/options.h"
+
+namespace virtproxy {
+
+struct Difference {
+  std::vector<std::string> errors;  // one line each; with one of them the rest means nothing
+  // Channels, by their place in the wanted options. A changed one is replaced.
+  std::vector<size_t> added;
+  std::vector<size_t> changed;
+  std::vector<size_t> other_forwards;  // of channels that stay
+  std::vector<std::string> removed;    // channels, by name
+  size_t forwards_added = 0;           // of all channels
+  size_t forwards_removed = 0;
+  size_t forwards_changed = 0;
+
+  bool nothing() const {
+    return added.empty() && changed.empty() && other_forwards.empty() && removed.empty();
+  }
+  // For people: "1 channel added, 2 forwards removed".
+  std::string summary() const;
+};
+
+// Gives channels of `wanted` that stay the memory that they have, and the new ones a part of what is
+// left of [process] memory, or without that key the part that they would have at a start.
+Difference difference(const Options& now, Options& wanted);
+
+// The channel of that name; null where there is none.
+const ChannelOptions* find_channel(const Options& options, const std::string& name);
+
+}  // namespace virtproxy
