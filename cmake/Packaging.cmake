@@ -15,6 +15,14 @@ install(CODE "
     file(INSTALL ${PROJECT_BINARY_DIR}/units/\${unit}.service
          DESTINATION \"\${CMAKE_INSTALL_PREFIX}/lib/systemd/system\")
   endforeach()" COMPONENT virtproxy)
+# The files that the units read. Below /usr/local nothing belongs to a package that could keep changes.
+install(CODE "
+  set(settings \"\${CMAKE_INSTALL_PREFIX}/share/doc/virtproxy/examples\")
+  if(CMAKE_INSTALL_PREFIX MATCHES \"^(.*)/usr$\")
+    set(settings \"\${CMAKE_MATCH_1}/etc/virtproxy\")
+  endif()
+  file(INSTALL ${systemd_files}/virtproxy.toml ${systemd_files}/guest.toml
+       DESTINATION \"\${settings}\")" COMPONENT virtproxy)
 install(FILES ${systemd_files}/virtproxy.sysusers DESTINATION lib/sysusers.d RENAME virtproxy.conf
         COMPONENT virtproxy)
 install(FILES ${systemd_files}/virtproxy.tmpfiles DESTINATION lib/tmpfiles.d RENAME virtproxy.conf
@@ -67,6 +75,9 @@ else()
   set(protocol ${PROJECT_SOURCE_DIR}/core/PROTOCOL.md)
   set(agent_page ${PROJECT_SOURCE_DIR}/uring/agent/virtagent.1.scd.in)
   add_manual_page(virtproxy 8 virtproxy ${daemon_page} page ${daemon_page} $<TARGET_FILE:virtproxy>)
+  set(file_page ${PROJECT_SOURCE_DIR}/uring/daemon/manual/virtproxy.toml.5.scd.in)
+  set(operating ${PROJECT_SOURCE_DIR}/uring/daemon/OPERATING.md)
+  add_manual_page(virtproxy.toml 5 virtproxy ${file_page} keys ${file_page} ${operating} $<TARGET_FILE:virtproxy>)
   add_manual_page(virtproxyctl 1 virtproxy ${ctl_page} page ${ctl_page} $<TARGET_FILE:virtproxyctl>)
   add_manual_page(virtproxy-protocol 7 virtproxy ${protocol} protocol ${protocol})
   add_manual_page(virtagent 1 agent ${agent_page} page ${agent_page} $<TARGET_FILE:virtagent>)
@@ -134,7 +145,7 @@ foreach(package_of virtproxy=virtproxy static=virtproxy-static bench=virtproxy-b
             RENAME ${package} COMPONENT ${component})
   endif()
 endforeach()
-foreach(script postinst prerm postrm)
+foreach(script postinst prerm postrm conffiles)
   configure_file(${debian}/${script} ${made}/${script} COPYONLY)
 endforeach()
 foreach(script postinst prerm)
@@ -168,7 +179,8 @@ set(CPACK_DEBIAN_PACKAGE_RELEASE 1)
 set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_NAME virtproxy)
 set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_SUGGESTS "virtproxy-static, xorriso | genisoimage")
-set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_CONTROL_EXTRA ${made}/postinst ${made}/prerm ${made}/postrm)
+set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_CONTROL_EXTRA ${made}/postinst ${made}/prerm ${made}/postrm
+    ${made}/conffiles)
 set(CPACK_DEBIAN_VIRTPROXY_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_DEBIAN_AGENT_PACKAGE_NAME virtagent)
 set(CPACK_DEBIAN_AGENT_PACKAGE_SHLIBDEPS ON)

@@ -4,6 +4,9 @@ them, and completions. A page cannot be older than its program.
 
     manual.py page TEMPLATE PROGRAM            a page; the template says where options go
     manual.py protocol PROTOCOL.md             virtproxy-protocol(7)
+    manual.py keys TEMPLATE OPERATING.md PROGRAM
+                                               virtproxy.toml(5); @KEYS@ stands for the keys of the document,
+                                               which a test compares with the option table
     manual.py completion SHELL PROGRAM         for bash, zsh or fish
 
 In a template a line @OPTIONS@ stands for the groups of options, @COMMANDS@ for the subcommands with theirs,
@@ -114,6 +117,30 @@ def page(template: str, program: str) -> str:
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+# The tables in which a key may stand, as OPERATING.md names them.
+_TABLES = {
+    "process": "[process]",
+    "channel": "[channel.NAME] and [defaults]",
+    "listen": "[channel.NAME.listen.SERVICE]",
+    "offer": "[channel.NAME.offer.SERVICE]",
+}
+
+
+def keys(template: str, document: str, program: str) -> str:
+    texts = {name: option.text for option in help_of(program).options() for name in option.names}
+    found = re.search(r"<!-- keys: [^>]*-->\n(.*?)<!-- end of keys -->", document, re.DOTALL)
+    assert found
+    lines: list[str] = []
+    for row in [line for line in found[1].splitlines() if line.startswith("| `")]:
+        key, places, value, default, option = (cell.strip().strip("`") for cell in row.strip("|").split("|"))
+        tables = ", ".join(_TABLES[place] for place in places.split(", "))
+        text = texts.get(option, "").rstrip(".")
+        default = f"Default: {default}." if default and "(default" not in text else ""
+        parts = [f"{text}." if text else "", f"In {tables}.", default, f"Command line: {option}." if option else ""]
+        lines += [f"*{escaped(key)}* = _{escaped(value)}_", "\t" + escaped(" ".join(filter(None, parts))), ""]
+    return template.replace("@KEYS@\n", "\n".join(lines) + "\n")
 
 
 # --- PROTOCOL.md ----------------------------------------------------------------------------------
@@ -293,6 +320,9 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["page", template, program]:
             print(page(Path(template).read_text(encoding="utf-8"), program), end="")
+        case ["keys", template, document, program]:
+            texts = (Path(path).read_text(encoding="utf-8") for path in (template, document))
+            print(keys(*texts, program), end="")
         case ["protocol", document]:
             print(protocol(Path(document).read_text(encoding="utf-8")), end="")
         case ["completion", ("bash" | "zsh" | "fish") as shell, program]:

@@ -280,7 +280,8 @@ def test_the_image_installs_a_guest(scene: Scene) -> None:
     assert "Volume Id    : virtproxy" in label.stdout() + label.stderr()
     scene.run(["xorriso", "-osirrox", "on", "-indev", image, "-extract", "/", inside])
     assert sorted(path.name for path in inside.iterdir()) == [
-        "60-virtproxy.rules", "guest.env", "install", "virtproxy", "virtproxy-guest.service",
+        "60-virtproxy.rules", "guest.env", "guest.toml", "install", "virtproxy",
+        "virtproxy-guest.service",
         "virtproxy.sysusers",
     ]  # fmt: skip
     root.mkdir()
@@ -288,7 +289,8 @@ def test_the_image_installs_a_guest(scene: Scene) -> None:
     installed = root / "usr/local/bin/virtproxy"
     assert scene.run([installed, "--version"]).stdout().startswith("virtproxy ")
     unit = (root / "etc/systemd/system/virtproxy-guest.service").read_text(encoding="ascii")
-    assert "\nExecStart=/usr/local/bin/virtproxy -c virtio-serial:" in unit
+    assert "\nExecStart=/usr/local/bin/virtproxy --config /etc/virtproxy/guest.toml " in unit
+    assert "virtio-serial:" in (root / "etc/virtproxy/guest.toml").read_text(encoding="ascii")
     assert 'ATTR{name}=="virtproxy"' in (root / "etc/udev/rules.d/60-virtproxy.rules").read_text()
     assert (root / "etc/sysusers.d/virtproxy.conf").exists()
     settings = root / "etc/virtproxy/guest.env"

@@ -22,7 +22,7 @@ def lay_out_units(target: Path, programs: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in UNITS:
         text = (SOURCES / f"{name}.in").read_text(encoding="ascii")
-        assert text.count("@BINDIR@") == 1
+        assert "@BINDIR@/virtproxy " in text
         (target / name).write_text(text.replace("@BINDIR@", programs), encoding="ascii")
 
 
@@ -79,8 +79,11 @@ def test_no_file_has_a_name_of_libvirts(scene: Scene) -> None:
 STEPS = [
     "sysusers and tmpfiles",
     "a service without its file does not start",
+    "a file without a channel is an error that is not tried again",
     "the service is ready, unprivileged, and its listeners are stored",
     "the hook starts the process of a virtual machine, and bytes pass",
+    "a reload changes a forward and keeps a connection",
+    "a reload with errors fails, names them and changes nothing",
     "a restart refuses no client",
     "a process that is killed comes back",
     "a thread that hangs makes the manager restart the process",
@@ -95,16 +98,18 @@ def test_what_an_administrator_does(scene: Scene) -> None:
     lay_out_units(tree / "etc/systemd/system", "/usr/bin")
     programs = tree / "usr/bin"
     programs.mkdir(parents=True)
-    shutil.copy(BIN / "virtproxy", programs)
+    for program in ("virtproxy", "virtproxyctl"):
+        shutil.copy(BIN / program, programs)
     for source, target in (
         ("virtproxy.sysusers", "etc/sysusers.d/virtproxy.conf"),
         ("virtproxy.tmpfiles", "etc/tmpfiles.d/virtproxy.conf"),
         ("libvirt-hook", "hook"),
+        ("virtproxy.toml", "virtproxy.toml"),
     ):
         (tree / target).parent.mkdir(exist_ok=True)
         shutil.copy(SOURCES / source, tree / target)
-    ports = [scene.addresses.tcp().port for _ in range(2)]
-    run_machine(scene, tree, "units.sh", {"FORWARD": ports[0], "ECHO": ports[1]}, STEPS)
+    ports = [scene.addresses.tcp().port for _ in range(3)]
+    run_machine(scene, tree, "units.sh", {"FORWARD": ports[0], "ECHO": ports[1], "OTHER": ports[2]}, STEPS)
 
 
 @needs_machine

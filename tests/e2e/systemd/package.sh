@@ -12,8 +12,14 @@ id virtproxy
 systemctl cat virtproxy.service virtproxy@.service virtproxy-guest.service >/dev/null
 step "dpkg installs: the user, the directory and the units are there"
 
+grep -q '^transport = "virtio-serial:' /etc/virtproxy/guest.toml
 mkdir -p /etc/virtproxy/vm
-echo "ARGS=-o ssh:127.0.0.1:$FORWARD" >/etc/virtproxy/vm/vm-1.env
+cat >/etc/virtproxy/vm/vm-1.toml <<TOML
+[channel.vm-1]
+transport = "unix-connect:/run/virtproxy/vm-1.sock"
+[channel.vm-1.listen.ssh]
+at = "127.0.0.1:$FORWARD"
+TOML
 systemctl enable --now virtproxy@vm-1
 systemctl is-active virtproxy@vm-1
 socat "TCP-LISTEN:$ECHO,bind=127.0.0.1,fork,reuseaddr" EXEC:/bin/cat &
@@ -30,7 +36,8 @@ step "an upgrade refuses no client"
 
 dpkg $quick -r virtproxy
 until_true sh -c "! systemctl is-active --quiet virtproxy@vm-1"
-[ -e /etc/virtproxy/vm/vm-1.env ]
+[ -e /etc/virtproxy/vm/vm-1.toml ]
+[ -e /etc/virtproxy/virtproxy.toml ]
 [ ! -e /usr/bin/virtproxy ]
 kill $guest
 step "dpkg removes: the service is stopped, its settings stay"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What an administrator does with the units, in a machine whose systemd is the real one. FORWARD and ECHO are
-# free TCP ports.
+# free TCP ports, and so is OTHER.
 . /steps.sh
 
 systemd-sysusers
@@ -14,10 +14,27 @@ systemctl start virtproxy
 step "a service without its file does not start"
 
 mkdir -p /etc/virtproxy/vm
+cp /virtproxy.toml /etc/virtproxy
+! systemctl start virtproxy
+[ "$(property ExecMainStatus virtproxy)" = 78 ]
+[ "$(property NRestarts virtproxy)" = 0 ]
+systemctl reset-failed virtproxy
+step "a file without a channel is an error that is not tried again"
+
 # One end is the service of the host, the other stands for a guest behind QEMU's socket.
-echo "ARGS=-c unix-listen:/run/virtproxy/main/vm1.sock:- -o echo:127.0.0.1:$FORWARD" >/etc/virtproxy/virtproxy.env
+cat >>/etc/virtproxy/virtproxy.toml <<TOML
+[channel.vm1]
+transport = "unix-listen:/run/virtproxy/main/vm1.sock"
+[channel.vm1.listen.echo]
+at = "127.0.0.1:$FORWARD"
+TOML
 ln -s main/vm1.sock /run/virtproxy/vm1.sock
-echo "ARGS=-i echo:127.0.0.1:$ECHO" >/etc/virtproxy/vm/vm1.env
+cat >/etc/virtproxy/vm/vm1.toml <<TOML
+[channel.vm1]
+transport = "unix-connect:/run/virtproxy/vm1.sock"
+TOML
+# Options beside the file.
+echo "ARGS=-i echo:127.0.0.1:$ECHO:vm1" >/etc/virtproxy/vm/vm1.env
 socat "TCP-LISTEN:$ECHO,bind=127.0.0.1,fork,reuseaddr" EXEC:/bin/cat &
 systemctl start virtproxy
 [ "$(property ActiveState virtproxy)" = active ]
@@ -33,6 +50,40 @@ until_true systemctl is-active --quiet virtproxy@vm1
 ! systemctl is-active --quiet virtproxy@vm9
 until_true echoes "$FORWARD"
 step "the hook starts the process of a virtual machine, and bytes pass"
+
+virtproxyctl status | grep -q "^pid *$(property MainPID virtproxy)$"
+virtproxyctl status --control /run/virtproxy/vm/vm1/control.sock | grep -q "^channels_up *1$"
+exec 5<>"/dev/tcp/127.0.0.1/$FORWARD"
+cp /etc/virtproxy/virtproxy.toml /before.toml
+printf '[channel.vm1.listen.other]\nat = "127.0.0.1:%s"\n' "$OTHER" >>/etc/virtproxy/virtproxy.toml
+before=$(property MainPID virtproxy)
+systemctl reload virtproxy
+until_true [ "$(property ActiveState virtproxy)" = active ]
+property StatusText virtproxy | grep -q 'listening for 2 services'
+[ "$(property NFileDescriptorStore virtproxy)" = 3 ]
+[ "$(property MainPID virtproxy)" = "$before" ]
+cp /before.toml /etc/virtproxy/virtproxy.toml
+kill -HUP "$before"
+until_true sh -c "systemctl show --value -p StatusText virtproxy | grep -q 'listening for 1 services'"
+until_true systemctl is-active --quiet virtproxy
+echo over >&5
+read -r -t 60 line <&5
+[ "$line" = over ]
+exec 5>&-
+step "a reload changes a forward and keeps a connection"
+
+printf '[process]\nthreads = 7\n[channel.vm1.listen.low]\nat = "127.0.0.1:80"\nwidnow = 1\n' >>/etc/virtproxy/virtproxy.toml
+! systemctl reload virtproxy
+systemctl is-active --quiet virtproxy
+journalctl --sync
+journalctl -u virtproxy | grep -q "unknown key 'widnow'"
+sed -i '/widnow/d' /etc/virtproxy/virtproxy.toml
+virtproxyctl reload 2>/reload-errors && false
+grep -q 'threads cannot change while it runs: it is 1 and would be 7; restart for that' /reload-errors
+property StatusText virtproxy | grep -q 'listening for 1 services'
+cp /before.toml /etc/virtproxy/virtproxy.toml
+until_true echoes "$FORWARD"
+step "a reload with errors fails, names them and changes nothing"
 
 before=$(property MainPID virtproxy)
 while_connecting "$FORWARD" systemctl restart virtproxy
