@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import socket
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,22 +66,55 @@ class Address:
         return sock
 
 
-class Addresses:
-    """Hands out addresses that nobody uses yet; none is handed out twice."""
+class PortRange:
+    """Numbers of ports that no other test process has, for as long as this one lives.
+
+    A number is free between its choice and the bind of the daemon that it is for: two processes that chose
+    from one range could meet there. The kernel lets go of the lock when the process ends, however it ends.
+    """
 
     # Below every usual ip_local_port_range, so that no outgoing connection takes one meanwhile.
-    _FIRST, _LAST = 20000, 32000
-    _next_port = random.Random(os.getpid()).randrange(_FIRST, _LAST)
+    FIRST, LAST, SIZE = 20000, 32000, 200
+
+    def __init__(self) -> None:
+        folder = Path(tempfile.gettempdir()) / f"virtproxy-test-ports-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+        starts = list(range(self.FIRST, self.LAST, self.SIZE))
+        random.Random(os.getpid()).shuffle(starts)
+        for first in starts:
+            # No child inherits the lock: a daemon that outlives the test must not keep the range.
+            self._lock = os.open(folder / str(first), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._lock)
+                continue
+            self._first, self._count = first, 0
+            return
+        raise AssertionError(f"{len(starts)} test processes have all ranges of ports")
+
+    def next(self) -> int:
+        """The numbers of the range in turns."""
+        number = self._first + self._count
+        self._count = (self._count + 1) % self.SIZE
+        return number
+
+
+class Addresses:
+    """Hands out addresses that nobody uses yet; one number comes again after all others of its range."""
+
+    _ports: PortRange | None = None
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._count = 0
 
     def number(self) -> int:
-        """A number good for a port of any kind, not handed out before."""
+        """A number good for a port of any kind."""
         cls = type(self)
-        cls._next_port = cls._next_port + 1 if cls._next_port < cls._LAST else cls._FIRST
-        return cls._next_port
+        if cls._ports is None:
+            cls._ports = PortRange()
+        return cls._ports.next()
 
     def _port(self, family: int, host: str) -> int:
         for _ in range(1000):

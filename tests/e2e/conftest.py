@@ -12,11 +12,12 @@ from harness import BIN, Scene
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true",
                      help="of each test the first case only, and none that is marked as long")
+    parser.addoption("--each-value", action="store_true",
+                     help="of each test the fewest cases in which every value of every parameter occurs")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--quick"):
-        return
+def first_cases(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of each test its first case, unless the test is marked as long."""
     seen: set[tuple[str, str]] = set()
     kept: list[pytest.Item] = []
     for item in items:
@@ -24,8 +25,41 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if test not in seen and not item.get_closest_marker("long"):
             seen.add(test)
             kept.append(item)
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = kept
+    return kept
+
+
+def cases_of_each_value(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of each test cases that together have every value of every parameter.
+
+    Greedy: the next case is the one with the most values that none before it has, the first of such. A
+    parameter of a fixture is a parameter of the tests that use it. Without parameters a test is one case.
+    """
+    tests: dict[tuple[str, str], list[tuple[pytest.Item, set]]] = {}
+    for item in items:
+        call = getattr(item, "callspec", None)
+        values = {(name, repr(value)) for name, value in call.params.items()} if call else {("", "")}
+        test = (str(item.path), getattr(item, "originalname", item.name))
+        tests.setdefault(test, []).append((item, values))
+    kept: set[pytest.Item] = set()
+    for cases in tests.values():
+        missing = set().union(*(values for _, values in cases))
+        while missing:
+            item, values = max(cases, key=lambda case: len(case[1] & missing))
+            kept.add(item)
+            missing -= values
+    return [item for item in items if item in kept]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept = list(items)
+    if config.getoption("--quick"):
+        kept = first_cases(kept)
+    if config.getoption("--each-value"):
+        kept = cases_of_each_value(kept)
+    if len(kept) < len(items):
+        chosen = set(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = kept
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -210,14 +210,14 @@ class Siege:
     def endure(self, attack: Attack, seconds: float = SECONDS) -> None:
         """Latency, CPU, memory and words while the attack lasts; then the bulk stream beside it.
 
-        Whatever else this machine does is no fault of the daemon's: what took too long, or moved
-        too little, is measured anew, three times in all.
+        Whatever else this machine does is no fault of the daemon's: what took too long, cost too
+        much or moved too little is measured anew, three times in all.
         """
         for _ in range(3):
-            if self._watch(attack, seconds) < limit_ms(attack.answer_ms):
+            if not (complaint := self._watch(attack, seconds)):
                 break
         else:
-            raise AssertionError(f"answers took more than {limit_ms(attack.answer_ms):.0f} ms")
+            raise AssertionError(complaint)
         for _ in range(3):
             if self._bulk_kept(attack) >= attack.bulk:
                 break
@@ -226,8 +226,8 @@ class Siege:
         echo_once(self.door)
         assert not any("channel 1: down" in line for line in self.daemon.err.lines())
 
-    def _watch(self, attack: Attack, seconds: float) -> float:
-        """Returns the longest time that an answer took, in milliseconds."""
+    def _watch(self, attack: Attack, seconds: float) -> str:
+        """Returns what took too long or cost too much, if anything did."""
         daemon = self.daemon
         honest = self.honest_cost(attack.shape) if attack.times else 0.0
         echo_once(self.door)
@@ -251,17 +251,21 @@ class Siege:
             f" echo {echo['max_ms']:.1f} ms, open {opened['max_ms']:.1f} ms"
         )
         assert said < LINES_PER_SECOND * (lasted + 1), daemon.err.lines()[lines : lines + 20]
-        if attack.share:
-            most = attack.share * (PATIENCE if SANITIZED else 1)
-            assert share < most, f"{share:.2f} of a processor"
         if attack.times and not SANITIZED:
             assert honest > 0 and sent > 100, "nothing was measured"
-            assert times < attack.times, f"{times:.2f} times as much CPU as honest traffic"
         if not SANITIZED:
             assert grown < (HOARD if attack.hoards else GROWTH), f"{grown / MIB:.1f} MiB more"
         daemon.wait_at_rest(timeout=30)
+        if attack.share and share >= attack.share * (PATIENCE if SANITIZED else 1):
+            return f"{share:.2f} of a processor"
+        if attack.times and not SANITIZED and times >= attack.times:
+            # A byte costs more beside other work: both are compared anew.
+            del self._honest_costs[attack.shape]
+            return f"{times:.2f} times as much CPU as honest traffic"
         enough = echo["count"] > 20 and opened["count"] > 10
-        return max(echo["max_ms"], opened["max_ms"]) if enough else float("inf")
+        if not enough or max(echo["max_ms"], opened["max_ms"]) >= limit_ms(attack.answer_ms):
+            return f"answers took more than {limit_ms(attack.answer_ms):.0f} ms"
+        return ""
 
     def _bulk_kept(self, attack: Attack) -> float:
         """What a bulk stream keeps beside the attack of the lower one of its rates before and
@@ -285,7 +289,8 @@ class Siege:
     # --- what honest traffic costs -------------------------------------------------------------
 
     def honest_cost(self, shape: Shape) -> float:
-        """Seconds of CPU for a byte, or a stream, to services that behave. Measured once."""
+        """Seconds of CPU for a byte, or a stream, to services that behave. Measured once, and
+        again after a comparison that failed."""
         if shape not in self._honest_costs:
             if shape == "packets":
                 send = self._send_packets
