@@ -9,6 +9,7 @@
 
 #include "uring/base/units.h"
 #include "uring/daemon/option_table.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {

@@ -15,6 +15,7 @@
 #include "uring/base/units.h"
 #include "uring/daemon/start_checks.h"
 #include "uring/daemon/worker_configs.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {

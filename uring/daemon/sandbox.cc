@@ -214,6 +214,7 @@ Needs needs_of(const Options& options) {
   for (const logs::SourceSpec& source : process.ship_sources) {
     if (!source.address.host.empty()) needs.listen(source.address);
     needs.spool |= !source.cursor.empty();
+  }
   if (options.can_change()) {
     needs.changes = needs.paths = true;
     for (const int family : {AF_UNIX, AF_INET, AF_INET6}) needs.add(family);
