@@ -60,7 +60,7 @@ class Scripted final : public Endpoint {
     if (script_.then == Script::Then::kAnswerTheEnd && !peer_ended) return;
     const size_t left = script_.to_send.size() - queued_;
     if (left > 0) {
-      const auto bytes = std::min<uint64_t>(left, stream_.credit());
+      const auto bytes = std::min<uint64_t>(left, stream_.request_credit());
       if (bytes == 0) return;
       queued_ += bytes;
       stream_.queue(bytes);

@@ -75,7 +75,7 @@ Buffer* ReceivePool::claim(BufferSize size, uint32_t index, uint32_t bytes) {
   --of.offered;
   Buffer& buffer = of.buffers[index];
   VP_ASSERT(buffer.references == 0);
-  buffer.begin = of.before;
+  buffer.first = buffer.begin = of.before;
   buffer.end = of.before + bytes;
   buffer.references = 1;
   buffer.next = nullptr;
@@ -87,7 +87,7 @@ Buffer* ReceivePool::take(BufferSize size) {
   if (of.free.empty()) return nullptr;
   Buffer& buffer = pop_free(of);
   VP_ASSERT(buffer.references == 0);
-  buffer.begin = buffer.end = of.before;
+  buffer.first = buffer.begin = buffer.end = of.before;
   buffer.references = 1;
   buffer.next = nullptr;
   return &buffer;

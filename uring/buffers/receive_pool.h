@@ -31,11 +31,14 @@ struct Buffer {
   uint32_t end = 0;    // end of what was received
   uint32_t references = 0;
   uint32_t index = 0;
+  uint32_t first = 0;  // first byte of what was received
   BufferSize size = BufferSize::kSmall;
   bool touched = false;    // its memory is resident
   Buffer* next = nullptr;  // in its connection's queue
 
+  // Bytes not yet handed to the channel, and all that were received.
   uint32_t length() const { return end - begin; }
+  uint32_t received() const { return end - first; }
 };
 
 class ReceivePool {

@@ -306,11 +306,11 @@ bool Channel::splices() {
          !session().uses_trailers() && session().largest_payload() >= kLeastSpliced;
 }
 
-bool Channel::may_splice() {
+bool Channel::begin_splice() {
   const auto [stream, left] = session().arriving();
   if (left == 0 || !splices()) return false;
   StreamHandle* const handle = streams_.find(stream);
-  return handle != nullptr && handle->endpoint().can_splice(left);
+  return handle != nullptr && handle->endpoint().begin_splice(left);
 }
 
 ssize_t Channel::splice_payload(int fd) {

@@ -137,7 +137,7 @@ class Channel final : private TransportSource::Client,
   size_t channel_input(std::span<const std::byte> bytes, ReadBuffer* buffer) override;
   uint32_t payload_ahead() override { return session().arriving().left; }
   bool splices() override;
-  bool may_splice() override;
+  bool begin_splice() override;
   ssize_t splice_payload(int fd) override;
   void channel_readable() override { wake(); }
   void channel_spliced() override { flush_streams(); }
@@ -146,7 +146,7 @@ class Channel final : private TransportSource::Client,
   void channel_failed(const std::string& reason) override;
   void channel_written() override { wake(); }
   void channel_settled() override { wake(); }
-  bool splices_out() override { return splices() && writer_.takes_pipes(); }
+  bool prepare_pipes() override { return splices() && writer_.prepare_pipes(); }
   void client_returned(const WaitingClient& client) override { admission_.put_back(client); }
   void run_deferred() override;
   void expired(Timer& timer) override;

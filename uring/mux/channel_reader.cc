@@ -87,7 +87,7 @@ void ChannelReader::read_on() {
 
 void ChannelReader::splice_on() {
   for (size_t spliced = 0; spliced < kMostSpliced;) {
-    if (!client_->may_splice()) {
+    if (!client_->begin_splice()) {
       if (!read_header()) return;
       continue;
     }

@@ -37,11 +37,12 @@ class ChannelReader final : private Completion, private Timer::Owner {
     virtual size_t channel_input(std::span<const std::byte> bytes, ReadBuffer* buffer) = 0;
     // Bytes of payload that come next.
     virtual uint32_t payload_ahead() = 0;
-    // Whether payload may be moved without being read, on this link at all, and now; then
-    // splice_payload() moves some from the socket: their number, 0 at its end, or a negative errno
-    // (-EAGAIN: none is there, -ENOBUFS: read them).
+    // True if payload may be moved without being read on this transport at all.
+    // begin_splice() prepares that for what comes next, and is false where it has to be read.
+    // splice_payload() then moves some from the socket: their number, 0 at its end, or a negative
+    // errno (-EAGAIN: none is there, -ENOBUFS: read them).
     virtual bool splices() = 0;
-    virtual bool may_splice() = 0;
+    virtual bool begin_splice() = 0;
     virtual ssize_t splice_payload(int fd) = 0;
     // What was spliced may go on to the applications now.
     virtual void channel_spliced() = 0;

@@ -66,7 +66,7 @@ void ChannelWriter::trim() {
   pipes_.release(std::exchange(assembly_, nullptr));
 }
 
-bool ChannelWriter::takes_pipes() {
+bool ChannelWriter::prepare_pipes() {
   if (assembly_ == nullptr && attached_) assembly_ = pipes_.take();
   return assembly_ != nullptr;
 }

@@ -55,8 +55,9 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void attach(File file, const TransportTraits& traits);
   void detach();
   bool idle() const { return !op_.pending; }
-  // Whether payload may be handed over in pipes, until the link is lost or trim() is called.
-  bool takes_pipes();
+  // Prepares for payload in pipes, until the transport is lost or trim() is called. False if there is
+  // no pipe to put batches together in.
+  bool prepare_pipes();
   // Gives back what is not needed while no stream is open.
   void trim();
 

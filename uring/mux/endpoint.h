@@ -34,6 +34,7 @@
 
 #include "core/session.h"
 #include "uring/base/list.h"
+#include "uring/buffers/outbound_queue.h"
 #include "uring/buffers/read_buffers.h"
 #include "uring/buffers/receive_pool.h"
 #include "uring/buffers/slices.h"
@@ -45,18 +46,6 @@
 namespace virtproxy {
 
 class StreamTable;
-
-// The next bytes that an endpoint has to send, in one of three forms:
-//   a span of `buffer`, whose reference passes to the caller
-//   `piped` bytes of `pipe`, whose reference passes to the caller
-//   a span alone, which is copied before the next call of the endpoint
-struct OutSegment {
-  std::span<const std::byte> bytes{};
-  Buffer* buffer = nullptr;
-  Pipe* pipe = nullptr;
-  uint32_t piped = 0;
-  uint32_t size() const { return piped + static_cast<uint32_t>(bytes.size()); }
-};
 
 class Endpoint {
  public:
@@ -74,10 +63,10 @@ class Endpoint {
   virtual void peer_ended() = 0;
   // The peer's application broke off: reset() once what it sent before was passed on.
   virtual void peer_broke_off() = 0;
-  // Whether so many bytes of payload are best moved from the channel's socket without being read;
-  // splice_from() then moves some of at most `bytes`, reports them as spliced(), and returns their
-  // number, 0 at the end of the socket, or a negative errno.
-  virtual bool can_splice(uint32_t /*bytes*/) { return false; }
+  // Prepares to take so many bytes of payload from the channel's socket without their being read;
+  // false where reading is better. splice_from() then moves at most `bytes`, reports them as
+  // spliced(), and returns their number, 0 at the end of the socket, or a negative errno.
+  virtual bool begin_splice(uint32_t /*bytes*/) { return false; }
   virtual ssize_t splice_from(int /*socket*/, uint32_t /*bytes*/) { return -ENOBUFS; }
   // Asked for with want_flush(): passes on what was delivered in this turn. With
   // `may_skip_success`, nothing waits for it to have left.
@@ -137,8 +126,8 @@ class StreamHandle final {
 
   // --- to the peer ----------------------------------------------------------------------------
   // Bytes that may be queued now. Zero asks for may_queue().
-  uint64_t credit();
-  // At most credit() bytes; the endpoint keeps them for take().
+  uint64_t request_credit();
+  // At most as many as there is credit for; the endpoint keeps them for take().
   void queue(uint64_t bytes) {
     session().queue(key_, bytes);
     account_.sent(bytes);
@@ -149,8 +138,8 @@ class StreamHandle final {
     session().end(key_);
     want_write();
   }
-  // Whether bytes may be queued in a pipe.
-  bool splices_out();
+  // Prepares the channel for bytes that are queued in a pipe; false where it takes none.
+  bool prepare_pipes();
 
   // --- from the peer --------------------------------------------------------------------------
   // Passed on: so much more may arrive.
@@ -170,8 +159,7 @@ class StreamHandle final {
     want_write();
   }
 
-  // --- breaking off, see core/session.h
-  // -----------------------------------------------------------
+  // --- breaking off, see core/session.h ---------------------------------------------------------
   void reset(Fault fault) {
     session().reset(key_, fault, channel_.events);
     want_write();
@@ -193,8 +181,7 @@ class StreamHandle final {
   // idle() may have become true.
   void settled();
 
-  // --- the turn and its resources
-  // -----------------------------------------------------------------
+  // --- the turn and its resources ---------------------------------------------------------------
   Loop& loop() { return channel_.loop; }
   ReceivePool& buffers() { return channel_.buffers; }
   SlicePool& slices() { return channel_.slices; }

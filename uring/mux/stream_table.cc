@@ -35,13 +35,13 @@ void StreamHandle::refuse(Fault fault, const std::string& reason) {
   reset(fault);
 }
 
-uint64_t StreamHandle::credit() {
+uint64_t StreamHandle::request_credit() {
   const uint64_t credit = session().credit(key_);
   if (credit == 0) account_.stall(StallReason::kCredit);
   return credit;
 }
 
-bool StreamHandle::splices_out() { return table_.client_->splices_out(); }
+bool StreamHandle::prepare_pipes() { return table_.client_->prepare_pipes(); }
 
 void StreamHandle::over(Fault fault) { table_.over(*this, fault); }
 

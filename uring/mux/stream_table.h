@@ -29,8 +29,8 @@ class StreamTable final {
  public:
   class Client {
    public:
-    // Whether payload may be handed to the channel in pipes.
-    virtual bool splices_out() = 0;
+    // Prepares for payload in pipes; false where the channel takes none.
+    virtual bool prepare_pipes() = 0;
     // A client whose stream came to nothing may have another one.
     virtual void client_returned(const WaitingClient& client) = 0;
 

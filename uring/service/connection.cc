@@ -41,6 +41,7 @@ Connection::Connection(ConnectionContext& context, StreamHandle& stream, int fd,
       clients_(std::move(clients)),
       kind_(kind),
       receive_op_(this),
+      outbound_(stream.buffers(), stream.pipes()),
       hangup_op_(this),
       send_op_(this),
       send_queue_(stream.pipes(), stream.held_bytes()) {}
@@ -52,6 +53,7 @@ Connection::Connection(ConnectionContext& context, StreamHandle& stream,
       service_(std::move(service)),
       kind_(service_->address.kind),
       receive_op_(this),
+      outbound_(stream.buffers(), stream.pipes()),
       hangup_op_(this),
       send_op_(this),
       send_queue_(stream.pipes(), stream.held_bytes()) {}
@@ -60,7 +62,6 @@ Connection::~Connection() {
   VP_ASSERT(idle());
   if (clients_ && end_ != End::kGivenBack) --*clients_;
   stream_.slices().clear(slices_);
-  drop_outbound();
   if (file_.fd < 0) return;
   stream_.loop().driver().remove_file(file_);
   close(file_.fd);
@@ -108,12 +109,12 @@ bool Connection::idle() const {
 // --- socket to channel ------------------------------------------------------------------------
 
 void Connection::receive_more() {
-  if (stream_.waits_for_buffer() || outbound_buffers_ >= kMostOutboundBuffers) return;
+  if (stream_.waits_for_buffer() || outbound_.buffers() >= kMostOutboundBuffers) return;
   const uint64_t credit = receivable();
   if (credit == 0) return;
   io_started_ = true;
   // What a pipe holds must leave before a buffer is filled behind it.
-  if (outbound_pipe_ != nullptr) return;
+  if (outbound_.has_pipe()) return;
   if (splices_ && splice_out(credit)) return;
   // Nobody overtakes those who wait.
   if (stream_.buffers_are_short(receive_size_)) return stream_.wait_for_buffer(receive_size_);
@@ -130,7 +131,7 @@ void Connection::buffer_came() {
 // Bytes that may be received now, as far as the stream is concerned.
 uint64_t Connection::receivable() {
   if (is_over() || file_.fd < 0 || input_ended_ || receive_op_.pending || !receives()) return 0;
-  const uint64_t credit = stream_.credit();
+  const uint64_t credit = stream_.request_credit();
   if (credit == 0) poll_hangup();
   return credit;
 }
@@ -235,15 +236,13 @@ void Connection::queue(Buffer* buffer) {
   poll_first_ = bytes < capacity;
   const bool full = bytes == capacity && buffer->size == BufferSize::kLarge;
   full_in_row_ = full ? full_in_row_ + 1 : 0;
-  if (full_in_row_ >= kFullBuffersOfBulk) splices_ = stream_.splices_out();
+  if (full_in_row_ >= kFullBuffersOfBulk) splices_ = stream_.prepare_pipes();
   if (bytes == capacity) {
     receive_size_ = BufferSize::kLarge;
   } else if (bytes <= ReceivePool::kSmallBytes / 2) {
     receive_size_ = BufferSize::kSmall;
   }
-  (outbound_head_ == nullptr ? outbound_head_ : outbound_tail_->next) = buffer;
-  outbound_tail_ = buffer;
-  ++outbound_buffers_;
+  outbound_.push(buffer);
   stream_.queue(bytes);
   note_movement();
   receive_more();
@@ -261,9 +260,8 @@ bool Connection::splice_out(uint64_t credit) {
   const ssize_t moved = pipe->fill(file_.fd, std::min(credit, kMostSpliced));
   if (moved > 0) {
     readable_ = false;
-    outbound_pipe_ = pipe;
-    outbound_piped_ = static_cast<uint32_t>(moved);
-    stream_.queue(outbound_piped_);
+    outbound_.push(pipe, static_cast<uint32_t>(moved));
+    stream_.queue(static_cast<uint64_t>(moved));
     note_movement();
     // Credit for little says nothing about the application.
     const bool small = moved < kLeastSpliced && credit >= kLeastSpliced;
@@ -291,43 +289,11 @@ bool Connection::splice_out(uint64_t credit) {
   return false;
 }
 
+// A stream does not survive the loss of its channel, so what was handed to that is not kept.
 OutSegment Connection::take(uint32_t bytes) {
-  if (outbound_head_ == nullptr) {
-    VP_ASSERT(outbound_pipe_ != nullptr);
-    const uint32_t size = std::min(bytes, outbound_piped_);
-    outbound_piped_ -= size;
-    Pipe* pipe = outbound_pipe_;
-    if (outbound_piped_ > 0) {
-      PipePool::add_reference(pipe);
-    } else {
-      outbound_pipe_ = nullptr;
-    }
-    return {.pipe = pipe, .piped = size};
-  }
-  Buffer* buffer = outbound_head_;
-  const uint32_t size = std::min(bytes, buffer->length());
-  const OutSegment segment{.bytes = {buffer->data + buffer->begin, size}, .buffer = buffer};
-  buffer->begin += size;
-  if (buffer->length() > 0) {
-    stream_.buffers().add_reference(buffer);
-    return segment;
-  }
-  // The queue's reference passes to the caller.
-  outbound_head_ = buffer->next;
-  if (outbound_head_ == nullptr) outbound_tail_ = nullptr;
-  --outbound_buffers_;
+  const OutSegment segment = outbound_.take(bytes);
+  outbound_.ack(outbound_.sent());
   return segment;
-}
-
-void Connection::drop_outbound() {
-  while (outbound_head_ != nullptr) {
-    Buffer* next = outbound_head_->next;
-    stream_.buffers().release(outbound_head_);
-    outbound_head_ = next;
-  }
-  outbound_tail_ = nullptr;
-  outbound_buffers_ = 0;
-  if (outbound_pipe_ != nullptr) stream_.pipes().release(std::exchange(outbound_pipe_, nullptr));
 }
 
 // Without a receive in flight, a reset by the application would go unnoticed.
@@ -441,7 +407,7 @@ void Connection::send_slices_now() {
   }
 }
 
-bool Connection::can_splice(uint32_t bytes) {
+bool Connection::begin_splice(uint32_t bytes) {
   if (is_over() || file_.fd < 0 || break_ != Break::kNone) return false;
   // Small pieces are copied, unless that would break up what a pipe holds.
   if (bytes < kLeastSpliced && !send_queue_.ends_in_pipe()) return false;
@@ -557,7 +523,7 @@ void Connection::begin_closing(End end, Fault fault) {
   end_ = end;
   break_state_.reset();
   if (!send_op_.pending) drop_inbound();
-  drop_outbound();
+  outbound_.clear();
   stream_.over(fault);
 }
 

@@ -1,8 +1,8 @@
 // One application's socket and the stream it belongs to.
 //
-//   socket ── receive ──▶ outbound buffers ── take() ──▶ channel
+//   socket ── receive ──▶ outbound queue ── take() ──▶ channel
 //   socket ◀── send ───── slices of a read buffer, or the send queue ◀── deliver() ── channel
-//   socket ── splice ───▶ pipe ── take(), splice ─▶ channel      bulk, see pipes.h
+//   socket ── splice ───▶ its pipe ── take(), splice ─▶ channel  bulk, see pipes.h
 //   socket ◀── splice ─── pipes of the send queue ◀── splice_from() ── channel
 //
 // Receiving is asked for only while the stream has credit and holds few buffers: what is received
@@ -29,6 +29,7 @@
 #include <span>
 #include <string>
 
+#include "uring/buffers/outbound_queue.h"
 #include "uring/buffers/receive_pool.h"
 #include "uring/buffers/send_queue.h"
 #include "uring/buffers/slices.h"
@@ -67,7 +68,7 @@ class Connection final : public Endpoint,
   void deliver(std::span<const std::byte> bytes, ReadBuffer* buffer) override;
   void peer_ended() override;
   void peer_broke_off() override;
-  bool can_splice(uint32_t bytes) override;
+  bool begin_splice(uint32_t bytes) override;
   ssize_t splice_from(int socket, uint32_t bytes) override;
   void flush(bool may_skip_success) override;
   void may_queue() override { receive_more(); }
@@ -129,7 +130,6 @@ class Connection final : public Endpoint,
   void drop_inbound();
   enum class End : uint8_t { kReset, kClose, kGivenBack };
   void begin_closing(End end, Fault fault);
-  void drop_outbound();
 
   ConnectionContext& context_;
   StreamHandle& stream_;
@@ -156,13 +156,9 @@ class Connection final : public Endpoint,
   bool poll_first_ = true;  // the last receive emptied the socket
   bool input_ended_ = false;
   BufferSize receive_size_ = BufferSize::kSmall;
-  Buffer* outbound_head_ = nullptr;
-  Buffer* outbound_tail_ = nullptr;
-  uint32_t outbound_buffers_ = 0;
-  Pipe* outbound_pipe_ = nullptr;  // what it holds comes after the buffers
-  uint32_t outbound_piped_ = 0;    // bytes of it that the channel's writer has not taken
-  unsigned full_in_row_ = 0;       // receives that filled a large buffer
-  unsigned small_in_row_ = 0;      // splices that moved little
+  OutboundQueue outbound_;
+  unsigned full_in_row_ = 0;   // receives that filled a large buffer
+  unsigned small_in_row_ = 0;  // splices that moved little
   bool splices_ = false;
   Op hangup_op_;
 

@@ -56,7 +56,7 @@ void Connection::peer_broke_off() {
   const bool idle = file_.fd < 0 && send_queue_.empty() && !peer_ended_;
   if (break_ != Break::kNone || idle) return end_break();
   begin_break(Break::kThere);
-  drop_outbound();
+  outbound_.clear();
   stream_.loop().driver().cancel(receive_op_);
   // Otherwise once the service is connected, if that does not take too long for who is gone.
   if (file_.fd >= 0) return deliver_rest_from_now();
