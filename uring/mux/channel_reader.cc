@@ -48,17 +48,15 @@ ChannelReader::ChannelReader(Loop& loop, Client* client)
       buffers_(kBuffers, kBufferBytes) {}
 
 void ChannelReader::attach(File file, const TransportTraits& traits) {
-  VP_ASSERT(!attached_ && idle());
+  VP_ASSERT(!attached() && idle());
   file_ = file;
   traits_ = &traits;
-  attached_ = true;
-  poll_first_ = false;
-  splicing_ = false;
-  polling_ = readable_ = rechecked_ = false;
+  state_ = State::kIdle;
+  poll_first_ = splicing_ = readable_ = rechecked_ = false;
   begin_ = end_ = offered_ = 0;
   unparsed_ = false;
-  present_ = false;
   if (traits.has_presence) {
+    state_ = State::kAbsent;
     absence_.set(loop_.now());
   } else {
     read_on();
@@ -66,20 +64,20 @@ void ChannelReader::attach(File file, const TransportTraits& traits) {
 }
 
 void ChannelReader::detach() {
-  attached_ = false;
+  state_ = State::kDetached;
   absence_.clear();
   loop_.driver().cancel(op_);
   if (buffer_ != nullptr && !op_.pending) ReadBuffers::release(std::exchange(buffer_, nullptr));
 }
 
 void ChannelReader::read_on() {
-  if (!attached_ || absence_.armed() || !client_->wants_input()) return;
+  if (state_ <= State::kAbsent || !client_->wants_input()) return;
   // Also beside a request: bytes that were offered again do not wait for others to come.
   if (unparsed_) {
     parse();
-    if (unparsed_ || !attached_ || !client_->wants_input()) return;
+    if (unparsed_ || state_ <= State::kAbsent || !client_->wants_input()) return;
   }
-  if (op_.pending) return;
+  if (has_request()) return;
   if (!splicing_) return read_normally();
   splice_on();
   client_->channel_spliced();
@@ -98,7 +96,7 @@ void ChannelReader::splice_on() {
       next_skips_ = 0;
       readable_ = false;
     } else if ((moved == -EAGAIN && !readable_) || moved == -EINTR) {
-      polling_ = true;
+      begin_request(State::kPolling);
       return loop_.driver().poll(op_, file_, POLLIN);
     } else if (moved == 0 || moved == -EAGAIN || moved == -ENOBUFS || moved == -ENOMEM) {
       // A receive knows what it is: the end, bytes that cannot be spliced (urgent ones, or those
@@ -121,12 +119,13 @@ bool ChannelReader::read_header() {
   const ssize_t got = recv(file_.fd, buffer_->data + end_, size, MSG_DONTWAIT);
   if (got > 0) {
     on_bytes(static_cast<size_t>(got));
-    return attached_ && !unparsed_;
+    return attached() && !unparsed_;
   }
   if (got == 0) {
     client_->channel_failed("closed by the other end");
   } else {
     // Whatever it is, the request meets it too.
+    begin_request(State::kReading);
     loop_.driver().recv(op_, file_, buffer_->data + end_, size, true);
   }
   return false;
@@ -139,14 +138,21 @@ void ChannelReader::stop_splicing() {
   read_normally();
 }
 
+void ChannelReader::begin_request(State state) {
+  VP_ASSERT(state_ == State::kIdle || state_ == State::kDry);
+  state_ = state;
+}
+
 void ChannelReader::read_normally() {
   if (!make_room()) return;
+  const bool dry = state_ == State::kDry;
+  begin_request(dry ? State::kPolling : State::kReading);
   std::byte* to = buffer_->data + end_;
   const size_t size = kBufferBytes - end_;
   Driver& driver = loop_.driver();
   if (traits_->is_socket) {
     driver.recv(op_, file_, to, size, poll_first_);
-  } else if (polling_) {
+  } else if (dry) {
     driver.poll(op_, file_, POLLIN);
   } else {
     driver.read(op_, file_, to, size);
@@ -176,7 +182,7 @@ bool ChannelReader::make_room() {
 }
 
 bool ChannelReader::recheck() {
-  if (!attached_ || !op_.pending) return true;
+  if (!has_request()) return true;
   if (!std::exchange(rechecked_, true)) return false;
   pollfd device{file_.fd, POLLIN, 0};
   if (::poll(&device, 1, 0) <= 0) return true;
@@ -187,12 +193,13 @@ bool ChannelReader::recheck() {
 void ChannelReader::complete(Op&, Outcome outcome) {
   const int result = outcome.result;
   rechecked_ = false;
-  if (!attached_) {
+  if (!attached()) {
     if (buffer_ != nullptr) ReadBuffers::release(std::exchange(buffer_, nullptr));
     return client_->channel_settled();
   }
-  if (polling_) {
-    polling_ = false;
+  const bool polled = state_ == State::kPolling;
+  state_ = State::kIdle;
+  if (polled) {
     if (result < 0 && result != -ECANCELED) {
       return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
     }
@@ -203,7 +210,7 @@ void ChannelReader::complete(Op&, Outcome outcome) {
     case 0:
       return on_nothing();
     case -EAGAIN:
-      polling_ = !traits_->is_socket;
+      if (!traits_->is_socket) state_ = State::kDry;
       return read_on();
     case -EINTR:
     case -ECANCELED:
@@ -236,7 +243,7 @@ void ChannelReader::on_bytes(size_t count) {
   end_ += count;
   VP_ASSERT(end_ <= kBufferBytes);
   parse();
-  if (splicing_ || count < kLargeRead || begin_ != end_ || !attached_ || !client_->splices())
+  if (splicing_ || count < kLargeRead || begin_ != end_ || !attached() || !client_->splices())
     return;
   if (skips_ > 0) {
     --skips_;
@@ -251,7 +258,7 @@ void ChannelReader::parse() {
   unparsed_ = false;
   const bool at_once = end_ - begin_ - offered_ <= kFirstPiece;
   const Duration begun = at_once ? Duration::zero() : loop_.spent();
-  for (size_t piece = kFirstPiece; attached_; piece *= 2) {
+  for (size_t piece = kFirstPiece; attached(); piece *= 2) {
     const size_t size = std::min(offered_ + piece, end_ - begin_);
     const size_t used = client_->channel_input({buffer_->data + begin_, size}, buffer_);
     VP_ASSERT(used <= size);
@@ -267,7 +274,7 @@ void ChannelReader::parse() {
 }
 
 void ChannelReader::offer_again() {
-  if (attached_ && buffer_ != nullptr && begin_ < end_) parse();
+  if (attached() && buffer_ != nullptr && begin_ < end_) parse();
 }
 
 void ChannelReader::on_nothing() {
@@ -276,7 +283,7 @@ void ChannelReader::on_nothing() {
   // The host side may go while bytes of it that were offered again are still being parsed.
   unparsed_ = false;
   begin_ = end_ = offered_ = 0;
-  if (std::exchange(present_, false)) client_->port_present(false);
+  if (std::exchange(state_, State::kAbsent) != State::kAbsent) client_->port_present(false);
 }
 
 void ChannelReader::expired(Timer&) {
@@ -289,7 +296,8 @@ void ChannelReader::expired(Timer&) {
   if (got < 0 && errno != EAGAIN && errno != EINTR) {
     return client_->channel_failed(std::strerror(errno));
   }
-  if (!std::exchange(present_, true)) client_->port_present(true);
+  state_ = State::kIdle;
+  client_->port_present(true);
   if (got > 0) on_bytes(static_cast<size_t>(got));
   read_on();
 }

@@ -76,6 +76,18 @@ class ChannelReader final : private Completion, private Timer::Owner {
   void trim() { buffers_.trim(); }
 
  private:
+  enum class State : uint8_t {
+    kDetached,  // without a transport; op_ may not have completed yet
+    kAbsent,    // a port whose other side is not open, which absence_ asks again
+    kIdle,      // no request: the client wants no input, or every read buffer is in use
+    kDry,       // the same, of a device that had nothing: the next request waits for it
+    kPolling,   // op_ waits until there is something
+    kReading,   // op_ reads
+  };
+  bool attached() const { return state_ != State::kDetached; }
+  bool has_request() const { return state_ == State::kPolling || state_ == State::kReading; }
+  void begin_request(State state);
+
   void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
 
@@ -102,13 +114,11 @@ class ChannelReader final : private Completion, private Timer::Owner {
   Instant parsed_at_{};    // the turn that left something unparsed
   File file_;
   const TransportTraits* traits_ = nullptr;  // since attach()
-  bool attached_ = false;
-  bool polling_ = false;
+  State state_ = State::kDetached;
   bool readable_ = false;  // a poll reported it, and nothing was spliced since
   bool poll_first_ = false;
-  bool rechecked_ = false;  // the request was pending at the last recheck()
-  bool present_ = false;
-  bool splicing_ = false;
+  bool rechecked_ = false;     // the request was pending at the last recheck()
+  bool splicing_ = false;      // bulk: headers are read, and payload is spliced
   unsigned reads_in_row_ = 0;  // while splicing, without anything spliced
   unsigned skips_ = 0;         // large reads to go before splicing is tried again
   unsigned next_skips_ = 0;

@@ -39,17 +39,16 @@ ChannelWriter::ChannelWriter(Loop& loop, ProtocolSelector& selector, ReceivePool
 }
 
 void ChannelWriter::attach(File file, const TransportTraits& traits) {
-  VP_ASSERT(!attached_ && idle());
+  VP_ASSERT(state_ == State::kDetached && idle());
   file_ = file;
   traits_ = &traits;
-  attached_ = true;
-  polling_ = skips_success_ = polled_ = rechecked_ = false;
-  planned_ = true;
+  state_ = State::kIdle;
+  skips_success_ = rechecked_ = false;
   room_.attach(file.fd, traits);
 }
 
 void ChannelWriter::detach() {
-  attached_ = false;
+  state_ = State::kDetached;
   retry_.clear();
   unread_.clear();
   loop_.driver().cancel(op_);
@@ -67,7 +66,7 @@ void ChannelWriter::trim() {
 }
 
 bool ChannelWriter::prepare_pipes() {
-  if (assembly_ == nullptr && attached_) assembly_ = pipes_.take();
+  if (assembly_ == nullptr && state_ != State::kDetached) assembly_ = pipes_.take();
   return assembly_ != nullptr;
 }
 
@@ -78,7 +77,7 @@ uint64_t ChannelWriter::batch_limit() const {
 }
 
 void ChannelWriter::write_on(Events& events, bool may_skip_success) {
-  if (!attached_ || op_.pending || retry_.armed()) return;
+  if (state_ != State::kIdle) return;
   watch_unread();
   if (!selector_.wants_to_write(loop_.now()) || !has_room()) return;
   const Batch& batch = selector_.plan(batch_limit(), loop_.now(), events);
@@ -101,9 +100,7 @@ bool ChannelWriter::has_room() {
     if (session.waits_for_unread()) session.on_unread(room_.most_unread(), room_.arrived());
     return true;
   }
-  planned_ = false;
-  polling_ = true;
-  submit();
+  poll_for_room(State::kAwaitingRoom);
   return false;
 }
 
@@ -211,12 +208,17 @@ void ChannelWriter::add_vector(const std::byte* data, size_t size) {
   vectors_.push_back({const_cast<std::byte*>(data), size});
 }
 
-void ChannelWriter::submit() {
+void ChannelWriter::poll_for_room(State state) {
+  state_ = state;
+  loop_.driver().poll(op_, file_, POLLOUT);
+}
+
+// Writes what is left of the batch. `polled`: the transport was found writable just now.
+void ChannelWriter::submit(bool polled) {
   Driver& driver = loop_.driver();
-  if (polling_) {
-    driver.poll(op_, file_, POLLOUT);
-  } else if (room_.packets()) {
-    write_packets();
+  state_ = State::kWriting;
+  if (room_.packets()) {
+    write_packets(polled);
   } else if (!pipe_segments_.empty()) {
     push();
   } else if (traits_->write_portion > 0 && write_port()) {
@@ -234,15 +236,12 @@ void ChannelWriter::submit() {
   }
 }
 
-void ChannelWriter::write_packets() {
+void ChannelWriter::write_packets(bool polled) {
   VP_ASSERT(vectors_.size() == 1 && pipe_segments_.empty());
   iovec& vector = vectors_.front();
   while (vector.iov_len > 0) {
-    const size_t size = room_.next(vector.iov_len, std::exchange(polled_, false));
-    if (size == 0) {
-      polling_ = true;
-      return submit();
-    }
+    const size_t size = room_.next(vector.iov_len, std::exchange(polled, false));
+    if (size == 0) return poll_for_room(State::kPolling);
     if (traits_->is_socket && size == vector.iov_len) {
       loop_.driver().send(op_, file_, vector.iov_base, size, MSG_WAITALL);
       if (skips_success_) loop_.driver().skip_success(op_);
@@ -272,9 +271,9 @@ ssize_t ChannelWriter::write_now(std::span<const std::byte> bytes) {
 // A port whose other side is gone says it hung up, again and again: there, wait a moment instead of
 // polling.
 void ChannelWriter::wait_for_room() {
-  if (traits_->has_presence) return retry_.set(loop_.now() + kFullInterval);
-  polling_ = true;
-  submit();
+  if (!traits_->has_presence) return poll_for_room(State::kPolling);
+  state_ = State::kPausing;
+  retry_.set(loop_.now() + kFullInterval);
 }
 
 // Writes to a port for as long as it takes what it is given. False when something is left: what
@@ -314,10 +313,7 @@ void ChannelWriter::push() {
     // All there is, or as much as the pipe takes.
     if (moved == -EAGAIN && assembly_->held() > 0) {
       moved = assembly_->drain(file_.fd, assembly_->held());
-      if (moved == -EAGAIN) {
-        polling_ = true;
-        return submit();
-      }
+      if (moved == -EAGAIN) return poll_for_room(State::kPolling);
     }
     if (moved <= 0 && moved != -EINTR) {
       return client_->channel_failed(moved < 0 ? std::strerror(static_cast<int>(-moved))
@@ -348,7 +344,8 @@ ssize_t ChannelWriter::assemble() {
 }
 
 void ChannelWriter::recheck() {
-  if (!attached_ || !op_.pending || !polling_ || !std::exchange(rechecked_, true)) return;
+  const bool polling = state_ == State::kPolling || state_ == State::kAwaitingRoom;
+  if (!polling || !std::exchange(rechecked_, true)) return;
   pollfd device{file_.fd, POLLOUT, 0};
   if (::poll(&device, 1, 0) > 0) loop_.driver().cancel(op_);
 }
@@ -356,18 +353,17 @@ void ChannelWriter::recheck() {
 void ChannelWriter::complete(Op&, Outcome outcome) {
   const int result = outcome.result;
   rechecked_ = false;
-  if (!attached_) {
+  if (state_ == State::kDetached) {
     let_go();
     return client_->channel_settled();
   }
-  if (polling_) {
-    polling_ = false;
+  if (state_ != State::kWriting) {
     if (result < 0 && result != -ECANCELED) {
       return client_->channel_failed(std::string("poll: ") + std::strerror(-result));
     }
-    if (!std::exchange(planned_, true)) return client_->channel_written();
-    polled_ = result > 0;
-    return submit();
+    if (state_ == State::kPolling) return submit(result > 0);
+    state_ = State::kIdle;
+    return client_->channel_written();
   }
   if (traits_->is_socket) {
     size_t total = 0;
@@ -398,6 +394,7 @@ void ChannelWriter::expired(Timer& timer) {
 }
 
 void ChannelWriter::batch_left() {
+  state_ = State::kIdle;
   release_buffers();
   client_->channel_written();
 }

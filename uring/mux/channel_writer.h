@@ -55,8 +55,8 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void attach(File file, const TransportTraits& traits);
   void detach();
   bool idle() const { return !op_.pending; }
-  // Prepares for payload in pipes, until the transport is lost or trim() is called. False if there is
-  // no pipe to put batches together in.
+  // Prepares for payload in pipes, until the transport is lost or trim() is called. False if there
+  // is no pipe to put batches together in.
   bool prepare_pipes();
   // Gives back what is not needed while no stream is open.
   void trim();
@@ -70,6 +70,15 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void write_on(Events& events, bool may_skip_success);
 
  private:
+  enum class State : uint8_t {
+    kDetached,      // without a transport; op_ may not have completed yet
+    kIdle,          // no batch
+    kAwaitingRoom,  // op_ waits for room before a batch is planned
+    kPolling,       // op_ waits for room for the rest of a batch
+    kPausing,       // the same of a port, which cannot be polled for: retry_ tries again
+    kWriting,       // op_ writes, or a call that does not wait is being made
+  };
+
   void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
 
@@ -79,10 +88,11 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void copy(std::span<const std::byte> bytes);
   void reference(std::span<const std::byte> bytes, Buffer* buffer);
   void add_vector(const std::byte* data, size_t size);
-  void submit();
+  void submit(bool polled = false);
+  void poll_for_room(State state);
   std::span<const std::byte> next_write() const;
   bool write_port();
-  void write_packets();
+  void write_packets(bool polled);
   ssize_t write_now(std::span<const std::byte> bytes);
   void wait_for_room();
   bool has_room();
@@ -109,10 +119,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   Duration unread_interval_{};
   File file_;
   const TransportTraits* traits_ = nullptr;  // since attach()
-  bool attached_ = false;
-  bool polling_ = false;
-  bool planned_ = true;         // … with a batch at hand
-  bool polled_ = false;         // and found writable
+  State state_ = State::kDetached;
   bool rechecked_ = false;      // the request was pending at the last recheck()
   bool skips_success_ = false;  // the request, see Driver::skip_success()
 

@@ -35,7 +35,8 @@ Listener::~Listener() {
 }
 
 void Listener::stop() {
-  if (file_.fd < 0) return;
+  if (state_ == State::kStopped) return;
+  state_ = State::kStopped;
   retry_.clear();
   loop_.driver().cancel(accept_);
   loop_.driver().remove_file(file_);
@@ -44,12 +45,12 @@ void Listener::stop() {
 
 void Listener::complete(Op& op, Outcome outcome) {
   const int result = outcome.result;
-  if (file_.fd < 0) {
+  if (state_ == State::kStopped) {
     if (result >= 0) close(result);
     return;
   }
   if (result >= 0) {
-    short_of_resources_ = false;
+    state_ = State::kAccepting;
     client_->accepted(result, forward_);
     if (!op.pending) loop_.driver().accept(accept_, file_);
     return;
@@ -61,7 +62,7 @@ void Listener::complete(Op& op, Outcome outcome) {
     loop_.driver().accept(accept_, file_);
     return;
   }
-  if (!std::exchange(short_of_resources_, true)) {
+  if (std::exchange(state_, State::kFailing) != State::kFailing) {
     const bool descriptors = result == -EMFILE || result == -ENFILE;
     log_error("channel {}: service {}: cannot accept: {}{}; clients wait until some are free",
               forward_.channel, forward_.service, std::strerror(-result),
@@ -71,7 +72,7 @@ void Listener::complete(Op& op, Outcome outcome) {
 }
 
 void Listener::expired(Timer&) {
-  if (file_.fd >= 0 && !accept_.pending) loop_.driver().accept(accept_, file_);
+  if (state_ != State::kStopped && !accept_.pending) loop_.driver().accept(accept_, file_);
 }
 
 }  // namespace virtproxy

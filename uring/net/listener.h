@@ -26,6 +26,12 @@ class Listener final : private Completion, private Timer::Owner {
   bool idle() const { return !accept_.pending; }
 
  private:
+  enum class State : uint8_t {
+    kAccepting,  // accept_ is pending, or is made again at once
+    kFailing,    // no descriptor or memory was left, which was logged; retry_ tries again
+    kStopped,
+  };
+
   void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
 
@@ -35,7 +41,7 @@ class Listener final : private Completion, private Timer::Owner {
   Op accept_;
   Timer retry_;
   File file_;
-  bool short_of_resources_ = false;
+  State state_ = State::kAccepting;
 };
 
 }  // namespace virtproxy

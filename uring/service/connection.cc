@@ -108,29 +108,45 @@ bool Connection::idle() const {
 
 // --- socket to channel ------------------------------------------------------------------------
 
+void Connection::set(Receive next) {
+  VP_ASSERT((receive_ == Receive::kIdle) != (next == Receive::kIdle) && !input_ended());
+  receive_ = next;
+}
+
+void Connection::set(Send next) {
+  VP_ASSERT((send_ == Send::kIdle) != (next == Send::kIdle) && !is_shut());
+  send_ = next;
+}
+
 void Connection::receive_more() {
-  if (stream_.waits_for_buffer() || outbound_.buffers() >= kMostOutboundBuffers) return;
-  const uint64_t credit = receivable();
+  if (!may_receive() || outbound_.buffers() >= kMostOutboundBuffers) return;
+  const uint64_t credit = request_credit();
   if (credit == 0) return;
   io_started_ = true;
   // What a pipe holds must leave before a buffer is filled behind it.
-  if (outbound_.has_pipe()) return;
+  if (receive_ == Receive::kSplicing) return;
   if (splices_ && splice_out(credit)) return;
-  // Nobody overtakes those who wait.
-  if (stream_.buffers_are_short(receive_size_)) return stream_.wait_for_buffer(receive_size_);
+  // Connections that wait for a buffer keep their order.
+  if (stream_.buffers_are_short(receive_size_)) return wait_for_buffer();
   receive(credit);
 }
 
+void Connection::wait_for_buffer() {
+  set(Receive::kWaiting);
+  stream_.wait_for_buffer(receive_size_);
+}
+
 void Connection::buffer_came() {
-  const uint64_t credit = receivable();
+  set(Receive::kIdle);
+  if (!may_receive()) return;
+  const uint64_t credit = request_credit();
   if (credit == 0) return;
   // Without provided buffers it was found readable, and a poll would let others take the buffer.
   stream_.buffers().provided() ? receive(credit) : on_readable(POLLIN);
 }
 
-// Bytes that may be received now, as far as the stream is concerned.
-uint64_t Connection::receivable() {
-  if (is_over() || file_.fd < 0 || input_ended_ || receive_op_.pending || !receives()) return 0;
+// Bytes that may be received. Zero asks for may_queue().
+uint64_t Connection::request_credit() {
   const uint64_t credit = stream_.request_credit();
   if (credit == 0) poll_hangup();
   return credit;
@@ -141,17 +157,19 @@ void Connection::receive(uint64_t credit) {
   Driver& driver = stream_.loop().driver();
   const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
   if (pool.provided()) {
-    polling_ = false;
+    set(Receive::kReceiving);
     driver.recv_provided(receive_op_, file_, pool.group(receive_size_), size, poll_first_);
   } else {
-    polling_ = true;
+    set(Receive::kPolling);
     driver.poll(receive_op_, file_, POLLIN | POLLRDHUP);
   }
 }
 
 void Connection::complete(Op& op, Outcome outcome) {
   if (&op == &receive_op_) {
-    polling_ ? on_readable(outcome.result) : on_received(outcome);
+    const bool polled = receive_ == Receive::kPolling;
+    set(Receive::kIdle);
+    polled ? on_readable(outcome.result) : on_received(outcome);
   } else if (&op == &send_op_) {
     on_sent(outcome.result);
   } else {
@@ -182,7 +200,7 @@ void Connection::on_received(Outcome outcome) {
       return on_end();
     case ENOBUFS:
       poll_first_ = false;
-      return stream_.wait_for_buffer(receive_size_);
+      return wait_for_buffer();
     case EINTR:
     case EAGAIN:
       return receive_more();
@@ -194,7 +212,7 @@ void Connection::on_received(Outcome outcome) {
 void Connection::on_end() {
   // The send that found the error has reported it.
   if (break_ == Break::kHere) return break_off();
-  input_ended_ = true;
+  set(Receive::kEnded);
   stream_.end();
   poll_hangup();
 }
@@ -209,11 +227,12 @@ void Connection::on_readable(int result) {
   }
   // The stream may have been closed since it was asked; a receive of nothing would look like the
   // end.
-  const uint64_t credit = receivable();
+  if (!may_receive()) return;
+  const uint64_t credit = request_credit();
   if (credit == 0) return;
   ReceivePool& pool = stream_.buffers();
   Buffer* buffer = pool.take(receive_size_);
-  if (buffer == nullptr) return stream_.wait_for_buffer(receive_size_);
+  if (buffer == nullptr) return wait_for_buffer();
   const auto size = static_cast<size_t>(std::min<uint64_t>(credit, pool.capacity(receive_size_)));
   const ssize_t got = recv(file_.fd, buffer->data + buffer->begin, size, MSG_DONTWAIT);
   if (got > 0) {
@@ -223,7 +242,7 @@ void Connection::on_readable(int result) {
   const int error = errno;
   pool.release(buffer);
   // The result of a send that was told of a reset may be waiting behind this one.
-  if (got == 0 && kind_ != Address::Kind::kUnix && send_op_.pending && was_reset(file_.fd)) {
+  if (got == 0 && kind_ != Address::Kind::kUnix && is_sending() && was_reset(file_.fd)) {
     return break_off();
   }
   on_received({.result = got == 0 ? 0 : -error});
@@ -260,6 +279,7 @@ bool Connection::splice_out(uint64_t credit) {
   const ssize_t moved = pipe->fill(file_.fd, std::min(credit, kMostSpliced));
   if (moved > 0) {
     readable_ = false;
+    set(Receive::kSplicing);
     outbound_.push(pipe, static_cast<uint32_t>(moved));
     stream_.queue(static_cast<uint64_t>(moved));
     note_movement();
@@ -275,7 +295,7 @@ bool Connection::splice_out(uint64_t credit) {
   stream_.pipes().release(pipe);
   const bool readable = std::exchange(readable_, false);
   if ((moved == -EAGAIN && !readable) || moved == -EINTR) {
-    polling_ = true;
+    set(Receive::kPolling);
     stream_.loop().driver().poll(receive_op_, file_, POLLIN | POLLRDHUP);
     return true;
   }
@@ -293,7 +313,13 @@ bool Connection::splice_out(uint64_t credit) {
 OutSegment Connection::take(uint32_t bytes) {
   const OutSegment segment = outbound_.take(bytes);
   outbound_.ack(outbound_.sent());
+  if (receive_ == Receive::kSplicing && !outbound_.has_pipe()) set(Receive::kIdle);
   return segment;
+}
+
+void Connection::drop_outbound() {
+  outbound_.clear();
+  if (receive_ == Receive::kSplicing) set(Receive::kIdle);
 }
 
 // Without a receive in flight, a reset by the application would go unnoticed.
@@ -307,7 +333,7 @@ void Connection::on_hangup(Outcome outcome) {
   if (is_over() || result == -ECANCELED) return;
   if (!sends()) return;
   // Once both directions have ended on this side, a hang-up is no abort.
-  if (input_ended_ && end_told_) return;
+  if (input_ended() && is_shut()) return;
   int error = 0;
   socklen_t size = sizeof error;
   getsockopt(file_.fd, SOL_SOCKET, SO_ERROR, &error, &size);
@@ -336,12 +362,12 @@ void Connection::peer_ended() {
 }
 
 void Connection::flush(bool may_skip_success) {
-  if (is_over() || file_.fd < 0 || send_op_.pending || !sends()) return;
+  if (is_over() || file_.fd < 0 || is_sending() || !sends()) return;
   if (!send_queue_.empty()) {
     send_queued();
   } else if (!slices_.empty()) {
     send_slices(may_skip_success);
-  } else if (peer_ended_ && !end_told_) {
+  } else if (peer_ended_ && !is_shut()) {
     end_sending();
   } else if (break_ == Break::kThere) {
     deliver_rest();
@@ -350,7 +376,7 @@ void Connection::flush(bool may_skip_success) {
 
 void Connection::send_slices(bool may_skip_success) {
   SlicePool& pool = stream_.slices();
-  sending_ = Sending::kSlices;
+  set(Send::kSlices);
   const Slice& first = pool.front(slices_);
   if (slices_.head == slices_.tail) {
     stream_.loop().driver().send(send_op_, file_, first.bytes.data(), first.bytes.size(),
@@ -411,7 +437,7 @@ bool Connection::begin_splice(uint32_t bytes) {
   if (is_over() || file_.fd < 0 || break_ != Break::kNone) return false;
   // Small pieces are copied, unless that would break up what a pipe holds.
   if (bytes < kLeastSpliced && !send_queue_.ends_in_pipe()) return false;
-  if (!slices_.empty() && !send_op_.pending) send_slices_now();
+  if (!slices_.empty() && !is_sending()) send_slices_now();
   return slices_.empty() && break_ == Break::kNone;
 }
 
@@ -421,7 +447,7 @@ ssize_t Connection::splice_from(int socket, uint32_t bytes) {
   if (moved <= 0) return moved;
   stream_.spliced(static_cast<uint32_t>(moved));
   // At the end of the turn, with all that came in it: each write wakes the application.
-  if (!send_op_.pending) stream_.want_flush();
+  if (!is_sending()) stream_.want_flush();
   return moved;
 }
 
@@ -437,30 +463,32 @@ void Connection::send_queued() {
       if (!send_queue_.empty() || wants_more_turns()) stream_.want_flush();
       return;
     }
-    sending_ = Sending::kNothing;
+    set(Send::kPolling);
     stream_.stall();
     return stream_.loop().driver().poll(send_op_, file_, POLLOUT);
   }
-  sending_ = Sending::kQueue;
+  set(Send::kQueue);
   auto* vectors = stream_.loop().arena().allocate<iovec>(kMostVectors);
   send_vectors(vectors, send_queue_.front({vectors, kMostVectors}), 0);
 }
 
 void Connection::on_sent(int result) {
+  const Send sent_from = send_;
+  set(Send::kIdle);
   if (is_over() || !sends()) return drop_inbound();
   const bool full = result == -EAGAIN || result == -EINTR || result == -ENOBUFS;
   if (result < 0 && !full) return send_failed(-result);
   const size_t sent = full ? 0 : static_cast<size_t>(result);
-  switch (sending_) {
-    case Sending::kSlices:
+  switch (sent_from) {
+    case Send::kSlices:
       slices_sent(sent);
       park_slices();
       break;
-    case Sending::kQueue:
+    case Send::kQueue:
       send_queue_.consume(sent);
       consumed(sent);
       break;
-    case Sending::kNothing:
+    default:
       return send_queued();
   }
   if (send_queue_.empty()) stream_.unstall();
@@ -496,7 +524,7 @@ void Connection::park_slices() {
 }
 
 void Connection::end_sending() {
-  end_told_ = true;
+  set(Send::kShut);
   // ENOTCONN: the application has closed already; it cannot miss the end then.
   if (shutdown(file_.fd, SHUT_WR) != 0 && errno != ENOTCONN) return send_failed(errno);
   stream_.eof_delivered();
@@ -514,7 +542,7 @@ bool Connection::give_back() {
 }
 
 void Connection::finish() {
-  VP_ASSERT(end_told_);
+  VP_ASSERT(is_shut());
   begin_closing(End::kClose, Fault::kNone);
 }
 
@@ -522,8 +550,8 @@ void Connection::finish() {
 void Connection::begin_closing(End end, Fault fault) {
   end_ = end;
   break_state_.reset();
-  if (!send_op_.pending) drop_inbound();
-  outbound_.clear();
+  if (!is_sending()) drop_inbound();
+  drop_outbound();
   stream_.over(fault);
 }
 
@@ -538,7 +566,7 @@ void Connection::let_go() {
   if (fd < 0 || end_ == End::kGivenBack) return;
   if (end_ == End::kReset) return context_.closer.close_with_reset(fd);
   if (kind_ == Address::Kind::kTcp) end_on_close(fd);
-  input_ended_ ? void(close(fd)) : context_.closer.close_lingering(fd);
+  input_ended() ? void(close(fd)) : context_.closer.close_lingering(fd);
 }
 
 }  // namespace virtproxy

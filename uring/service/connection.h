@@ -85,6 +85,26 @@ class Connection final : public Endpoint,
   // A stream that one of its applications broke off, until it is reset.
   enum class Break : uint8_t { kNone, kHere, kLeaving, kThere };
 
+  // From the socket to the channel, and from the channel to the socket. Each begins idle, goes from
+  // there to another state and back; the last one is final.
+  enum class Receive : uint8_t {
+    kIdle,       // there is no credit, or enough is held
+    kPolling,    // receive_op_ waits until the socket can be read
+    kReceiving,  // receive_op_ receives into a buffer that the driver picks
+    kSplicing,   // a pipe holds what was received, and has to be taken first
+    kWaiting,    // in line for a buffer of the channel
+    kEnded,      // the application has sent its end
+  };
+  enum class Send : uint8_t {
+    kIdle,     // there is nothing, or it is not asked to leave yet
+    kSlices,   // send_op_ sends from read buffers, without waiting
+    kQueue,    // send_op_ sends what was copied, and waits for room
+    kPolling,  // send_op_ waits for room: a pipe is next
+    kShut,     // the write side of the socket is shut
+  };
+  void set(Receive next);
+  void set(Send next);
+
   void complete(Op& op, Outcome outcome) override;
   void connected(int fd) override;
   void connect_failed(Fault fault, const std::string& reason) override;
@@ -92,14 +112,25 @@ class Connection final : public Endpoint,
 
   void adopt(int fd);
   void receive_more();
+  void wait_for_buffer();
+  uint64_t request_credit();
   // It carries nothing any more: what it still completes leads to nothing.
   bool is_over() const { return stream_.is_over(); }
   bool connecting() const { return connector_ && connector_->running(); }
-  uint64_t receivable();
+  // Whether bytes may be received, as far as this side is concerned. While a pipe is full, credit
+  // is asked for nevertheless: without any, a hang-up is polled for.
+  bool may_receive() const {
+    return (receive_ == Receive::kIdle || receive_ == Receive::kSplicing) && file_.fd >= 0 &&
+           receives() && !is_over();
+  }
   // Whether there is something to do once all that came is sent.
   bool wants_more_turns() const { return peer_ended_ || break_ == Break::kThere; }
   bool receives() const { return break_ == Break::kNone || break_ == Break::kHere; }
   bool sends() const { return break_ == Break::kNone || break_ == Break::kThere; }
+  // send_op_ is pending.
+  bool is_sending() const { return send_ != Send::kIdle && send_ != Send::kShut; }
+  bool input_ended() const { return receive_ == Receive::kEnded; }
+  bool is_shut() const { return send_ == Send::kShut; }
   void receive(uint64_t credit);
   void on_received(Outcome outcome);
   void on_readable(int result);
@@ -130,6 +161,7 @@ class Connection final : public Endpoint,
   void drop_inbound();
   enum class End : uint8_t { kReset, kClose, kGivenBack };
   void begin_closing(End end, Fault fault);
+  void drop_outbound();
 
   ConnectionContext& context_;
   StreamHandle& stream_;
@@ -151,10 +183,9 @@ class Connection final : public Endpoint,
 
   // Socket to channel.
   Op receive_op_;
-  bool polling_ = false;    // receive_op_ waits for readiness only (no provided buffers)
+  Receive receive_ = Receive::kIdle;
   bool readable_ = false;   // a poll reported it, and nothing was spliced since
   bool poll_first_ = true;  // the last receive emptied the socket
-  bool input_ended_ = false;
   BufferSize receive_size_ = BufferSize::kSmall;
   OutboundQueue outbound_;
   unsigned full_in_row_ = 0;   // receives that filled a large buffer
@@ -163,13 +194,11 @@ class Connection final : public Endpoint,
   Op hangup_op_;
 
   // Channel to socket.
-  enum class Sending : uint8_t { kSlices, kQueue, kNothing };  // nothing: it waits for room
   Op send_op_;
-  Sending sending_ = Sending::kSlices;
+  Send send_ = Send::kIdle;
   SliceList slices_;
   SendQueue send_queue_;
-  bool peer_ended_ = false;
-  bool end_told_ = false;  // the socket's write side is shut
+  bool peer_ended_ = false;  // no more bytes come from the channel
 };
 
 }  // namespace virtproxy

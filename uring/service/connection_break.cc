@@ -30,12 +30,12 @@ constexpr Duration kReadingInterval = milliseconds(500);
 void Connection::send_failed(int error) {
   if (break_ == Break::kThere) return end_break();
   const bool gone = error == EPIPE || error == ECONNRESET || error == ETIMEDOUT;
-  if (!gone || input_ended_ || !stream_.delivers_before_reset()) {
+  if (!gone || input_ended() || !stream_.delivers_before_reset()) {
     return break_off();
   }
   begin_break(Break::kHere);
   break_state_->timer.set(break_state_->moved_at + kLongestPause);
-  if (!send_op_.pending) drop_inbound();
+  if (!is_sending()) drop_inbound();
   stream_.discard_input();
   receive_more();
 }
@@ -46,7 +46,7 @@ void Connection::break_off() {
   break_ = Break::kLeaving;
   break_state_.reset();
   stream_.loop().driver().cancel(receive_op_);
-  if (!send_op_.pending) drop_inbound();
+  if (!is_sending()) drop_inbound();
   // An immediate reset frees the place of the stream, so it is given up at once.
   if (!stream_.reset_after_data()) abort(Fault::kAborted);
 }
@@ -56,7 +56,7 @@ void Connection::peer_broke_off() {
   const bool idle = file_.fd < 0 && send_queue_.empty() && !peer_ended_;
   if (break_ != Break::kNone || idle) return end_break();
   begin_break(Break::kThere);
-  outbound_.clear();
+  drop_outbound();
   stream_.loop().driver().cancel(receive_op_);
   // Otherwise once the service is connected, if that does not take too long for who is gone.
   if (file_.fd >= 0) return deliver_rest_from_now();
@@ -96,7 +96,7 @@ void Connection::deliver_rest() {
   BreakState& state = *break_state_;
   const Instant now = stream_.loop().now();
   const bool all_sent =
-      !send_op_.pending && send_queue_.empty() && slices_.empty() && (!peer_ended_ || end_told_);
+      !is_sending() && send_queue_.empty() && slices_.empty() && (!peer_ended_ || is_shut());
   if (all_sent && kind_ != Address::Kind::kTcp) return end_break();
   const int before = std::exchange(state.unacknowledged, unacknowledged(file_.fd));
   if (all_sent && state.unacknowledged == 0) return end_break();
