@@ -15,6 +15,7 @@ import pytest
 
 from harness import BIN, PATIENCE, Scene
 from log_shipping import LogPeer, Shipping, send_dgrams, send_stream, texts
+from relay import TO_TARGET, Relay
 
 # More datagrams of 1000 bytes than the kernel holds for a UDP socket.
 LOST = 12_000
@@ -216,6 +217,44 @@ def test_a_spool_survives_the_end_of_the_process(scene: Scene) -> None:
     other = ship.daemon(*args[:-1], f"{spool}:64M", name="other", wait=False)
     other.check_exit(code=1)
     assert "was made with" in other.stderr() and other.stderr().count("\n") <= 2
+
+
+@pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
+def test_a_channel_that_is_cut_loses_and_doubles_nothing(scene: Scene, spool: bool) -> None:
+    """Eight times in mid-flow; the receiver keeps its account."""
+    ship = Shipping(scene)
+    peer = ship.peer()
+    between = scene.addresses.unix()
+    relay = Relay(between, ship.channel)
+    scene.cleanup(relay.close)
+    dgram = ship.path("dgram")
+    kept = ("--ship-spool", f"{ship.path('spool')}:8M,sync=batch") if spool else ()
+    daemon = scene.daemon("-c", f"unix-connect:{between.spec}", *kept, "--ship-flush-timeout", "10",
+                          "--ship", f"unix-dgram:{dgram},name=s,full=block,block-for=60")
+    lines = texts(8000, lambda _: 500)
+    for part in range(8):
+        relay.cut_after(TO_TARGET, 200_000)
+        send_dgrams(str(dgram), lines[part * 1000 : (part + 1) * 1000])
+        peer.wait_numbered("s", (part + 1) * 1000)
+    check(peer, "s", 0, lines)
+    assert relay.accepted >= 9, "it was cut each time"
+    daemon.terminate()
+
+
+def test_a_source_that_floods_does_not_push_out_another(scene: Scene) -> None:
+    ship = Shipping(scene)
+    flood, calm = ship.path("flood"), ship.path("calm")
+    daemon = ship.daemon("--ship", f"unix-dgram:{flood},name=flood,full=drop-oldest",
+                         "--ship", f"unix-dgram:{calm},name=calm", "--ship-memory", "256K")
+    rare = texts(20, lambda _: 200, 3)
+    for number, line in enumerate(rare):
+        send_dgrams(str(flood), texts(300, lambda _: 500, number))
+        send_dgrams(str(calm), [line])
+    daemon.wait_stats("received", lambda s: s.channels[0]["ship_received"] == 20 * 301)
+    peer = ship.peer()
+    check(peer, "calm", 1, rare)
+    account = peer.wait_numbered("flood", 20 * 300)
+    assert account["delivered"] + account["dropped"]["oldest"] == 20 * 300
 
 
 def test_a_full_spool_follows_its_policy(scene: Scene) -> None:

@@ -58,7 +58,14 @@ const std::vector<Broken> kBroken = {
     {"x = \"\377\"\n",
      {"v.toml:1:5: not TOML: Encountered invalid utf-8 sequence" + kToml}},
     {"x = 2026-11-29\n",
-     {"v.toml:1:1: unknown key 'x'; the nearest known key in the top of the file is 'process'"}},
+     {"v.toml:1:1: unknown key 'x'; the nearest known key in the top of the file is 'ship'"}},
+    {R"([ship]
+source = ["stdin,full=all"]
+spool = "x"
+)",
+     {"v.toml:2:10: source: stdin,full=all: full=all is no policy; use block, drop-newest, "
+      "drop-oldest or spool",
+      "v.toml:3:9: spool: x has no size; write PATH:SIZE[,sync=never|batch|TIME]"}},
     {"process = 1\n",
      {"v.toml:1:11: process is a whole number, not a table; begin it with [process]"}},
     {"defaults = []\n",

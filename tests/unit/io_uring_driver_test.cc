@@ -79,7 +79,7 @@ TEST_F(RingRestrictions, EveryOperationThatIsNotUsedIsDenied) {
   constexpr std::array kUsed{IORING_OP_RECV,          IORING_OP_READ,         IORING_OP_WRITE,
                              IORING_OP_SEND,          IORING_OP_SENDMSG,      IORING_OP_POLL_ADD,
                              IORING_OP_ACCEPT,        IORING_OP_ASYNC_CANCEL, IORING_OP_TIMEOUT,
-                             IORING_OP_TIMEOUT_REMOVE};
+                             IORING_OP_TIMEOUT_REMOVE, IORING_OP_FSYNC};
   for (int opcode = 0; opcode < IORING_OP_LAST; ++opcode) {
     if (std::find(kUsed.begin(), kUsed.end(), opcode) != kUsed.end()) continue;
     io_uring_sqe entry = request(static_cast<uint8_t>(opcode));

@@ -18,7 +18,7 @@ constexpr size_t kScratch = 64u << 10;
 // Sent and not acknowledged, of the memory.
 constexpr size_t kMostWindow = 1u << 20;
 // A service that the other end does not have may come with its configuration.
-constexpr Duration kMissingRetry = std::chrono::seconds(30);
+constexpr Duration kMissingRetry = std::chrono::minutes(5);
 constexpr Duration kReportInterval = std::chrono::minutes(1);
 constexpr Duration kShortestWait = std::chrono::milliseconds(1);
 // Of the marks by which ages are measured.

@@ -112,7 +112,8 @@ class KmsgSource final : public RecordSource {
       : RecordSource(loop, target, index, opened), boot_(std::move(boot)) {
     const std::string_view position = opened.position;
     const size_t space = position.find(' ');
-    const bool same_boot = space != std::string_view::npos && position.substr(0, space) == boot_;
+    const bool same_boot =
+        !boot_.empty() && space != std::string_view::npos && position.substr(0, space) == boot_;
     if (same_boot) next_ = parse_number<uint64_t>(position.substr(space + 1)).value_or(0);
   }
 

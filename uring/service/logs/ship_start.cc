@@ -73,7 +73,7 @@ LogId random_id() {
 void raise_queue_length() {
   const std::string now = text_of_file(kQueueLengthFile);
   const auto length = static_cast<unsigned>(std::strtoul(now.c_str(), nullptr, 10));
-  if (length >= kQueueLength) return;
+  if (now.empty() || length >= kQueueLength) return;
   const UniqueFd fd(open(kQueueLengthFile, O_WRONLY | O_CLOEXEC));
   const std::string wanted = std::to_string(kQueueLength);
   if (fd && write(fd.get(), wanted.data(), wanted.size()) > 0) return;
