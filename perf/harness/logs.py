@@ -22,7 +22,7 @@ from log_peers import DATAGRAM, STREAM, UDP, LogPeer, every_log_peer
 from peers import own
 from processes import Failed, Stage
 
-SETTLE = 1.0  # seconds without a line that end a run
+SETTLE = 3.0  # seconds without a line that end a run that is not complete
 OVERHEAD = 2.0  # seconds beside each measurement, about
 
 
