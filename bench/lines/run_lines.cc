@@ -56,6 +56,8 @@ class LinesRun {
     if (plan.sink) {
       sink_ = std::make_unique<SinkReader>(
           *plan.sink, plan.sink_framing,
+          // Writers elsewhere may have begun before.
+          plan.source ? SinkReader::Begin::kEnd : SinkReader::Begin::kStart,
           [this](std::string_view message, bool whole) { on_message(message, whole); });
     }
     if (!plan.histogram_log.empty()) log_.emplace(plan.histogram_log, time_of_day());

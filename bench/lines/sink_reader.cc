@@ -48,7 +48,7 @@ UniqueFd open_datagram(const Endpoint& endpoint) {
 
 }  // namespace
 
-SinkReader::SinkReader(const Endpoint& endpoint, Framing framing, OnMessage on_message)
+SinkReader::SinkReader(const Endpoint& endpoint, Framing framing, Begin begin, OnMessage on_message)
     : endpoint_(endpoint), framing_(framing), on_message_(std::move(on_message)), buffer_(kRead) {
   switch (endpoint_.kind) {
     case EndpointKind::kUnixStream:
@@ -80,7 +80,7 @@ SinkReader::SinkReader(const Endpoint& endpoint, Framing framing, OnMessage on_m
         fail("cannot watch", directory);
       }
       file_splitter_ = std::make_unique<MessageSplitter>(framing_);
-      open_file(true);
+      open_file(begin == Begin::kEnd);
       break;
     }
   }

@@ -21,8 +21,11 @@ class SinkReader {
   // A message; `whole` is false for what was left of one when its connection or its file ended.
   using OnMessage = std::function<void(std::string_view message, bool whole)>;
 
-  // Listens, or begins at the end of the file, which need not exist. Throws Failure.
-  SinkReader(const Endpoint& endpoint, Framing framing, OnMessage on_message);
+  // Where a file is read from that is there already.
+  enum class Begin { kStart, kEnd };
+
+  // Listens, or opens the file, which need not exist. Throws Failure.
+  SinkReader(const Endpoint& endpoint, Framing framing, Begin begin, OnMessage on_message);
   ~SinkReader();
 
   // Waits for at most `timeout_ms` for something to arrive, and handles what is there. Returns
