@@ -77,23 +77,28 @@ class Ship(LogPeer):
         self._spool = spool
         self._policy = policy
 
-    def start(self, stage: Stage, way: Way) -> None:
+    @property
+    def spools(self) -> bool:
+        return self._spool is not None
+
+    def commands(self, stage: Stage, way: Way) -> tuple[list[str], list[str]]:
+        """Of the guest's daemon, which listens for the channel, and of the host's."""
         program = own("virtproxy")
         told = subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
         if "--ship" not in told or "--collect" not in told:
             raise Failed("this build has no --ship and --collect")
         channel = stage.path("channel")
-        far = stage.spawn("virtproxy-far", [program, "-c", f"unix-listen:{channel}:-",
-                                            "--collect", f"file:{way.out}"])
-        far.await_text("ready")
-        near = [program, "-c", f"unix-connect:{channel}:-", "--ship-memory", "16M",
+        near = [program, "-c", f"unix-listen:{channel}:-", "--ship-memory", "16M",
                 "--ship", f"{way.kind}:{way.place},full={self._policy}"]
         if self._spool is not None:
             near += ["--ship-spool", f"{stage.path('spool')}:{self.SIZE}{self._spool}"]
-        process = stage.spawn("virtproxy-near", near)
-        process.await_text("ready")
-        process.await_text("channel 0: up")
-        far.await_text("channel 0: up")
+        return near, [program, "-c", f"unix-connect:{channel}:-", "--collect", f"file:{way.out}"]
+
+    def start(self, stage: Stage, way: Way) -> None:
+        for name, command in zip(("virtproxy-near", "virtproxy-far"), self.commands(stage, way)):
+            stage.spawn(name, command).await_text("ready")
+        for process in stage.measured:
+            process.await_text("channel 0: up")
 
     def version(self) -> str:
         return version_of([str(BIN / "virtproxy"), "--version"])

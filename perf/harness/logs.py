@@ -18,10 +18,12 @@ import report
 from compare import PINNED, RESULTS, chosen, machine, say, told
 from figures import Run
 from loads import Goal
-from log_peers import DATAGRAM, STREAM, UDP, LogPeer, every_log_peer
+from log_drain import LINES, JournalUpload, drain
+from log_peers import DATAGRAM, STREAM, UDP, LogPeer, Ship, every_log_peer
 from peers import own
-from processes import Failed, Stage
+from processes import Failed, Neighbours, Stage
 
+DRAIN = "drain"
 SETTLE = 3.0  # seconds without a line that end a run that is not complete
 OVERHEAD = 2.0  # seconds beside each measurement, about
 
@@ -66,8 +68,16 @@ def every_log_load() -> list[LogLoad]:
         LogLoad("paced", "datagrams of 200 B, 5,000 a second", DATAGRAM, (*FAST, "--rate", "5000"),
                 figures=("age_p50_us", "age_p99_us", "cpu_us_per_line", "lost_lines"),
                 goals=(Goal("age_p50_us", 1000, True), Goal("age_p99_us", 10_000, True))),
+        LogLoad("drain", f"a backlog of {LINES:,} lines of 200 B, from the start of the receiver", DRAIN, (),
+                goals=(Goal("lines_per_s", 10.0, False, ("journal-upload",)),)),
         LogLoad("udp", "UDP, 200 B, 20,000 a second", UDP, (*FAST, "--rate", "20000")),
     ]
+
+
+def takes(peer: LogPeer, load: LogLoad) -> bool:
+    if load.kind != DRAIN:
+        return load.kind in peer.kinds
+    return isinstance(peer, JournalUpload) or (isinstance(peer, Ship) and peer.spools)
 
 
 def figures_of(found: Mapping) -> dict[str, float]:
@@ -85,11 +95,13 @@ def figures_of(found: Mapping) -> dict[str, float]:
 def measure(load: LogLoad, peer: LogPeer, number: int, seconds: float) -> Run:
     """One run. Lines that are wrong or double are a failure; lost ones are a figure."""
     run = Run(load.name, "pinned", peer.name, number, {}, [])
-    if load.kind not in peer.kinds:
-        run.failure = "does not take lines this way"
-        return run
     try:
         with Stage(PINNED) as stage:
+            if load.kind == DRAIN:
+                neighbours = Neighbours()
+                run.figures = drain(stage, peer)
+                run.noise = neighbours.reasons()
+                return run
             way = peer.way(stage, load.kind)
             peer.start(stage, way)
             stage.await_rest()
@@ -129,7 +141,7 @@ def measure_load(load: LogLoad, peers: Sequence[LogPeer], rounds: int, seconds: 
     """All rounds. In each one everybody has a turn, and nobody is always the first."""
     failed: set[str] = set()
     for number in range(rounds):
-        turn = number % len(peers)
+        turn = number % max(len(peers), 1)
         for peer in [*peers[turn:], *peers[:turn]]:
             if peer.name in failed:
                 continue
@@ -192,7 +204,7 @@ def version_or_nothing(peer: LogPeer) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    peers, loads = every_log_peer(), every_log_load()
+    peers, loads = [*every_log_peer(), JournalUpload()], every_log_load()
     if options.list:
         for heading, items in (("peers", peers), ("loads", loads)):
             print(f"{heading}:")
@@ -203,12 +215,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.quick and not options.load:
         loads = [load for load in loads if load.quick]
     loads = chosen("load", loads, options.load)
-    turns = sum(sum(load.kind in peer.kinds for peer in peers) for load in loads) * options.rounds
+    turns = sum(sum(takes(peer, load) for peer in peers) for load in loads) * options.rounds
     say(f"== {turns} measurements, about {turns * (options.seconds + OVERHEAD) / 60:.0f} minutes")
     runs: list[Run] = []
     for load in loads:
         say(f"\n== {load.title}")
-        able = [peer for peer in peers if load.kind in peer.kinds]
+        able = [peer for peer in peers if takes(peer, load)]
         runs += measure_load(load, able, options.rounds, options.seconds)
     results = {
         "format": 1,
