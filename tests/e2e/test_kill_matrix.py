@@ -9,11 +9,13 @@ VIRTPROXY_SEED=N what is drawn. What takes a whole machine is left out: the cras
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,6 +158,7 @@ class Way:
                            "--ship", f"unix-dgram:{self.log},full={'spool' if spool else 'block'}"]
         if spool:
             self.guest_args += ["--ship-spool", f"{scene.directory / 'spool'}:8M,sync=never"]
+        self.channel = behind
         self.sink.start()
         self.start_host()
         self.relay = Relay(door, behind)
@@ -187,8 +190,18 @@ class Way:
         return json.loads(self.bench.stdout().splitlines()[-1])["lines"]
 
 
+def await_released(place: Path | str, kind: socket.SocketKind) -> None:
+    """The kernel lets go of what a ring held a moment after its process has ended."""
+    def refused() -> bool:
+        with socket.socket(socket.AF_UNIX, kind) as probe:
+            return probe.connect_ex(str(place)) in (errno.ECONNREFUSED, errno.ENOENT)
+
+    eventually(f"nobody has {place}", refused)
+
+
 def kill_guest(way: Way) -> None:
     way.guest.kill9()
+    await_released(way.log, socket.SOCK_DGRAM)
     way.start_guest()
 
 
@@ -199,6 +212,7 @@ def stop_guest(way: Way) -> None:
 
 def kill_host(way: Way) -> None:
     way.host.kill9()
+    await_released(way.channel.place, socket.SOCK_STREAM)
     way.start_host()
 
 
