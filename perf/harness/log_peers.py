@@ -147,6 +147,7 @@ class RsyslogRelp(Rsyslog):
         if queue:
             # What is on the disk is to be what was taken: no queue in memory in front of it.
             self.main_queue = 'queue.type="Direct"'
+            self.kinds = (DATAGRAM, STREAM)  # UDP does not wait for it, and what it took takes minutes to drain
 
     def start(self, stage: Stage, way: Way) -> None:
         middle = stage.tcp()
