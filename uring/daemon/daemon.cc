@@ -154,17 +154,11 @@ std::string ready_status(const Options& options) {
                      options.channels.size(), options.oforwards.size(), options.iforwards.size());
 }
 
-class Daemon {
+class Daemon final : private Worker::Client {
  public:
   Daemon(const Options& options, ServiceManager manager)
-      : options_(options),
-        ended_(eventfd(0, EFD_CLOEXEC)),
-        heartbeats_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-        manager_(std::move(manager)),
-        listeners_(manager_.stores()) {}
+      : options_(options), manager_(std::move(manager)), listeners_(manager_.stores()) {}
   ~Daemon() {
-    if (ended_ >= 0) close(ended_);
-    if (heartbeats_ >= 0) close(heartbeats_);
     if (signals_ >= 0) close(signals_);
   }
 
@@ -180,7 +174,7 @@ class Daemon {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGIO, SIG_IGN);
     signals_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (signals_ < 0 || ended_ < 0 || heartbeats_ < 0) {
+    if (signals_ < 0) {
       log_error("cannot start: {}", std::strerror(errno));
       return 1;
     }
@@ -340,10 +334,9 @@ class Daemon {
     bool good = true;
     std::vector<std::future<Worker::Started>> starting;
     for (WorkerConfig& config : configs) {
-      workers_.push_back(std::make_unique<Worker>(std::move(config)));
-      workers_.back()->set_end_signal(ended_);
-      workers_.back()->set_heartbeat_signal(heartbeats_);
       try {
+        workers_.push_back(std::make_unique<Worker>(std::move(config)));
+        workers_.back()->report_to(mailbox_, this);
         starting.push_back(workers_.back()->start());
       } catch (const std::system_error& error) {
         log_error("cannot start a thread: {} (use fewer --threads, or raise ulimit -u)",
@@ -374,33 +367,36 @@ class Daemon {
 
   // Until every worker has ended. False when one of them failed.
   bool wait_for_end() {
-    bool good = true;
-    for (size_t running = workers_.size(); running > 0;) {
-      std::vector<pollfd> waits{{signals_, POLLIN, 0},
-                                {ended_, POLLIN, 0},
-                                {sandbox_.alarm(), POLLIN, 0},
-                                {heartbeats_, POLLIN, 0}};
+    while (ended_ < workers_.size()) {
+      std::vector<pollfd> waits{
+          {signals_, POLLIN, 0}, {mailbox_.fd(), POLLIN, 0}, {sandbox_.alarm(), POLLIN, 0}};
       if (reloader_) waits.push_back({reloader_->fd(), POLLIN, 0});
       if (control_) control_->add_to(waits);
       if (poll(waits.data(), waits.size(), -1) < 0) continue;
-      if (reloader_ && (waits[4].revents & POLLIN) != 0) reloader_->run();
+      if (reloader_ && (waits[3].revents & POLLIN) != 0) reloader_->run();
       if (control_) control_->handle(waits);
       if ((waits[2].revents & POLLIN) != 0) sandbox_.report();
-      if ((waits[3].revents & POLLIN) != 0) on_heartbeat();
-      uint64_t ended = 0;
-      if ((waits[1].revents & POLLIN) != 0 && read(ended_, &ended, sizeof ended) > 0) {
-        running -= ended;
-        good = std::none_of(workers_.begin(), workers_.end(),
-                            [](const auto& worker) { return worker->failed(); });
-        if (!good && !std::exchange(stopping_, true)) {
-          manager_.stopping("stopping: a thread has failed", end_limit_);
-          request_drain();
-        }
+      if ((waits[1].revents & POLLIN) != 0) {
+        uint64_t count = 0;
+        [[maybe_unused]] const ssize_t taken = read(mailbox_.fd(), &count, sizeof count);
+        mailbox_.run();
       }
       signalfd_siginfo info{};
       while (read(signals_, &info, sizeof info) == sizeof info) on_signal(info.ssi_signo);
     }
-    return good;
+    return !has_failed();
+  }
+
+  bool has_failed() const {
+    return std::any_of(workers_.begin(), workers_.end(),
+                       [](const auto& worker) { return worker->failed(); });
+  }
+
+  void worker_ended() override {
+    ++ended_;
+    if (!has_failed() || std::exchange(stopping_, true)) return;
+    manager_.stopping("stopping: a thread has failed", end_limit_);
+    request_drain();
   }
 
   void request_drain() {
@@ -409,9 +405,7 @@ class Daemon {
   }
 
   // The manager is told once every worker has reported: one that hangs stops it for all.
-  void on_heartbeat() {
-    uint64_t count = 0;
-    [[maybe_unused]] const ssize_t taken = read(heartbeats_, &count, sizeof count);
+  void worker_beat() override {
     const auto reported = [](const auto& worker) { return worker->has_heartbeat(); };
     if (!std::all_of(workers_.begin(), workers_.end(), reported)) return;
     for (const auto& worker : workers_) worker->clear_heartbeat();
@@ -470,8 +464,8 @@ class Daemon {
   }
 
   Options options_;
-  int ended_;
-  int heartbeats_;
+  Mailbox mailbox_;   // of this thread; workers report to it
+  size_t ended_ = 0;  // workers
   int signals_ = -1;
   bool stopping_ = false;
   bool sandboxed_ = false;
@@ -507,7 +501,13 @@ int run_daemon(const Options& options, const DriverFeatures& features, bool land
     log_error("{}", manager.error());
     return 1;
   }
-  return Daemon(options, *std::move(manager)).run(features, landlock, std::move(read));
+  try {
+    return Daemon(options, *std::move(manager)).run(features, landlock, std::move(read));
+  } catch (const std::system_error& error) {
+    // No descriptor is left for the mailbox of this thread: no worker has been started.
+    log_error("cannot start: {}", error.code().message());
+    return 1;
+  }
 }
 
 }  // namespace virtproxy

@@ -1,7 +1,5 @@
 #include "uring/daemon/worker.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <exception>
@@ -21,18 +19,13 @@ constexpr Duration kLetGo = milliseconds(1000);
 
 constexpr unsigned kOperationsPerStream = 3;
 
-void signal_event(int event_fd) {
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = write(event_fd, &one, sizeof one);
-}
 constexpr StatInfo kLongestTurn{"turn_longest",
                                 "The longest turn of a worker since this was asked for last",
                                 StatKind::kGauge, StatUnit::kSeconds};
 
 }  // namespace
 
-Worker::Worker(WorkerConfig config)
-    : config_(std::move(config)), wake_op_(this) {}
+Worker::Worker(WorkerConfig config) : config_(std::move(config)), wake_op_(this) {}
 
 Worker::~Worker() = default;
 
@@ -74,7 +67,7 @@ void Worker::run(std::promise<Started> started) {
     loop_.reset();
   }
   ended_ = true;
-  if (end_signal_ >= 0) signal_event(end_signal_);
+  reports_->post([client = client_] { client->worker_ended(); });
 }
 
 // What the kernel may still write to must not be freed: the process is about to end.
@@ -153,7 +146,8 @@ bool Worker::turn() {
 
 void Worker::complete(Op&, Outcome) {
   mailbox_.run();
-  if (!ending_) loop_->driver().read(wake_op_, {mailbox_.fd(), -1}, &wake_count_, sizeof wake_count_);
+  if (!ending_)
+    loop_->driver().read(wake_op_, {mailbox_.fd(), -1}, &wake_count_, sizeof wake_count_);
 }
 
 void Worker::expired(Timer& timer) {
@@ -163,8 +157,8 @@ void Worker::expired(Timer& timer) {
 
 // A timer of the loop, so that a turn that does not end keeps it from expiring.
 void Worker::beat() {
-  heartbeat_ = true;
-  if (heartbeat_signal_ >= 0) signal_event(heartbeat_signal_);
+  // One report waits at most, however long the main thread takes.
+  if (!heartbeat_.exchange(true)) reports_->post([client = client_] { client->worker_beat(); });
   heartbeat_timer_->set(loop_->now() + config_.heartbeat);
 }
 
@@ -176,8 +170,8 @@ void Worker::log_stats() {
   }
   if (shipper_) shipper_->log_stats(loop_->now());
   StatsLine line;
-  line.visit(kLongestTurn, {static_cast<uint64_t>(loop_->take_longest().count()),
-                            "longest_turn_us"});
+  line.visit(kLongestTurn,
+             {static_cast<uint64_t>(loop_->take_longest().count()), "longest_turn_us"});
   log_answer("stats worker={} {} driver={}", config_.index, line.text(), driver_name(driver_));
 }
 

@@ -1,8 +1,8 @@
 // A thread with its own loop and its own channels; workers share nothing but the process.
 //
-// The main thread leaves tasks in a worker's mailbox, and the answers come to its own. For a watchdog
-// the loop of a worker notes at an interval that it has turned. Channels come, change and go while it
-// runs (worker_change.h).
+// The main thread leaves tasks in a worker's mailbox. Answers, heartbeats for a watchdog and the
+// end of the thread come to the main thread's own mailbox. Channels come, change and go while a
+// worker runs (worker_change.h).
 #pragma once
 
 #include <algorithm>
@@ -46,6 +46,17 @@ struct WorkerConfig {
 
 class Worker final : private Completion, private Timer::Owner {
  public:
+  class Client {
+   public:
+    // The loop has turned since clear_heartbeat(). Reported once until that is called again.
+    virtual void worker_beat() = 0;
+    // The thread has ended.
+    virtual void worker_ended() = 0;
+
+   protected:
+    ~Client() = default;
+  };
+
   explicit Worker(WorkerConfig config);
   ~Worker();
 
@@ -67,8 +78,8 @@ class Worker final : private Completion, private Timer::Owner {
   void request_stats() {
     mailbox_.post([this] { log_stats(); });
   }
-  // Calls `question` in the worker's thread, with its channels. It is not called where the thread has
-  // ended. It must be short: while it runs, no stream moves.
+  // Calls `question` in the worker's thread, with its channels. It is not called where the thread
+  // has ended. It must be short: while it runs, no stream moves.
   using Channels = std::span<const std::unique_ptr<Channel>>;
   void ask(std::function<void(Channels, Instant now)> question) {
     mailbox_.post([this, question = std::move(question)] { question(channels_, loop_->now()); });
@@ -76,17 +87,20 @@ class Worker final : private Completion, private Timer::Owner {
   // Begins a change, whose sockets belong to the worker from then on, and calls `finish` in the
   // worker's thread. A worker that is ending only closes them; one that has ended does nothing.
   void apply(std::shared_ptr<WorkerChange> change, std::function<void(WorkerChanged)> finish);
-  // Waits for the thread to end; `on_end` is signalled when it does.
+  // Waits for the thread to end.
   void join();
   // Once it has started.
   DriverKind driver() const { return driver_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
-  void set_end_signal(int event_fd) { end_signal_ = event_fd; }
   // Whether the thread ended for another reason than being asked to.
   bool failed() const { return failed_; }
 
-  // `event_fd` is signalled at each heartbeat. Call before start().
-  void set_heartbeat_signal(int event_fd) { heartbeat_signal_ = event_fd; }
+  // Reports to `client` through the mailbox of its thread. Both outlive the worker. Call before
+  // start().
+  void report_to(Mailbox& mailbox, Client* client) {
+    reports_ = &mailbox;
+    client_ = client;
+  }
   // True if the loop has turned since clear_heartbeat(), or has ended.
   bool has_heartbeat() const { return heartbeat_ || ended_; }
   void clear_heartbeat() { heartbeat_ = false; }
@@ -124,8 +138,8 @@ class Worker final : private Completion, private Timer::Owner {
   std::atomic<bool> ended_{false};
   std::promise<void> go_;
   Mailbox mailbox_;
-  int end_signal_ = -1;
-  int heartbeat_signal_ = -1;
+  Mailbox* reports_ = nullptr;
+  Client* client_ = nullptr;
   uint64_t wake_count_ = 0;
   std::thread thread_;
   // Written by the thread before it has started, and never again.
