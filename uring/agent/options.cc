@@ -8,6 +8,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "uring/base/text.h"
 #include "uring/base/toml.h"
 
 namespace virtproxy::agent {
@@ -186,9 +187,14 @@ tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, R
 
 tl::expected<void, std::string> add_config(std::string_view text, const std::string& name,
                                            Rules& rules) {
+  // Keys and values of the file may hold anything.
   const auto at = [&](const toml::source_region& source, const std::string& what) {
-    return tl::unexpected(name + ":" + std::to_string(source.begin.line) + ": " + what);
+    return tl::unexpected(name + ":" + std::to_string(source.begin.line) + ": " + printable(what));
   };
+  if (const auto deep = find_deep_key(text)) {
+    return tl::unexpected(name + ":" + std::to_string(deep->line) + ": a key has more than " +
+                          std::to_string(kMaxKeyParts) + " parts; hook.NAME has two");
+  }
   const auto result = try_parse_toml(text);
   if (!result) {
     return tl::unexpected(name + ":" + std::to_string(toml_failed_line(text)) +

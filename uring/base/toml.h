@@ -1,6 +1,6 @@
-// toml++ as the programs here use it: without its exceptions, and where text of a file cannot make the
-// process end. Some text reaches its assertions (with version 3.3 "[`"), which would abort: here they
-// end the parsing instead.
+// toml++ as the programs here use it: without its exceptions, and where text of a file cannot make
+// the process end. Some text reaches its assertions (with version 3.3 "[`"), which would abort:
+// here they end the parsing instead.
 //
 // Large to compile: for the one file of a program that reads its configuration.
 #pragma once
@@ -20,8 +20,7 @@ struct TomlAssertion {};
 // With NDEBUG the library would take what it asserts for granted.
 #pragma push_macro("NDEBUG")
 #undef NDEBUG
-#define TOML_ASSERT(expr) \
-  ((expr) ? static_cast<void>(0) : ::virtproxy::toml_assertion_failed())
+#define TOML_ASSERT(expr) ((expr) ? static_cast<void>(0) : ::virtproxy::toml_assertion_failed())
 #define TOML_HEADER_ONLY 1
 #define TOML_EXCEPTIONS 0
 #define TOML_ENABLE_FORMATTERS 0
@@ -40,8 +39,8 @@ struct TomlAssertion {};
 
 namespace virtproxy {
 
-// True if a character outside of ASCII stands outside of quotes and comments. TOML has no use for it,
-// and the library's tables of Unicode have holes that it takes to be unreachable (version 3.3).
+// True if a character outside of ASCII stands outside of quotes and comments. TOML has no use for
+// it, and the library's tables of Unicode have holes that it takes to be unreachable (version 3.3).
 inline bool has_stray_character(std::string_view text) {
   enum class Where { kOutside, kComment, kQuoted, kManyLines };
   Where where = Where::kOutside;
@@ -79,6 +78,46 @@ inline bool has_stray_character(std::string_view text) {
     }
   }
   return false;
+}
+
+inline constexpr size_t kMaxKeyParts = 64;
+
+// Both count from 1; the column is in bytes.
+struct TomlPosition {
+  unsigned line = 1;
+  unsigned column = 1;
+};
+
+// Where a key has more than kMaxKeyParts parts. The library makes a table of each part, one in the
+// other, and bounds only what stands in brackets: a long key would exhaust the stack. So this is to
+// be asked before it is given the text. A run of parts with a dot between each two counts, whether
+// it is a key or not: no value of a configuration is such a run.
+inline std::optional<TomlPosition> find_deep_key(std::string_view text) {
+  TomlPosition at;
+  size_t dots = 0;
+  bool part = false;     // something since the last dot
+  bool comment = false;  // to the end of the line
+  for (const char c : text) {
+    if (c == '\n') {
+      ++at.line;
+      at.column = 0;
+      dots = 0;
+      part = comment = false;
+    } else if (!comment && c == '.') {
+      dots = part ? dots + 1 : 0;
+      part = false;
+      if (dots >= kMaxKeyParts) return at;
+    } else if (c == '#') {
+      comment = true;
+    } else if (c == '=' || c == ',' || c == ':' || c == '/') {
+      dots = 0;
+      part = false;
+    } else if (c != ' ' && c != '\t') {
+      part = true;
+    }
+    ++at.column;
+  }
+  return std::nullopt;
 }
 
 // Nothing where the library cannot be given the text, or one of its assertions failed.

@@ -36,40 +36,12 @@ std::optional<Problem> binary_fault(const ConfigText& file) {
   return std::nullopt;
 }
 
-// A key such as a.a.a makes a table of each of its parts, and the parser bounds only what stands in
-// brackets. So deep ones are refused before: a run of parts with a dot between each two, be it a
-// key or not. No value of a configuration is such a run.
 std::optional<Problem> deep_key_fault(const ConfigText& file) {
-  unsigned line = 1;
-  unsigned column = 1;
-  size_t dots = 0;
-  bool part = false;     // something since the last dot
-  bool comment = false;  // to the end of the line
-  for (const char c : file.text) {
-    if (c == '\n') {
-      ++line;
-      column = 0;
-      dots = 0;
-      part = comment = false;
-    } else if (!comment && c == '.') {
-      dots = part ? dots + 1 : 0;
-      part = false;
-      if (dots >= kMaxKeyParts) {
-        return Problem{{file.name, line, column},
-                       "a key has more than " + std::to_string(kMaxKeyParts) + " parts",
-                       "tables are four deep at most, as channel.NAME.listen.SERVICE"};
-      }
-    } else if (c == '#') {
-      comment = true;
-    } else if (c == '=' || c == ',' || c == ':' || c == '/') {
-      dots = 0;
-      part = false;
-    } else if (c != ' ' && c != '\t') {
-      part = true;
-    }
-    ++column;
-  }
-  return std::nullopt;
+  const auto at = find_deep_key(file.text);
+  if (!at) return std::nullopt;
+  return Problem{{file.name, at->line, at->column},
+                 "a key has more than " + std::to_string(kMaxKeyParts) + " parts",
+                 "tables are four deep at most, as channel.NAME.listen.SERVICE"};
 }
 
 class Converter {

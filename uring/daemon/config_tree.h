@@ -51,10 +51,9 @@ struct ConfigText {
 inline constexpr size_t kMaxConfigFile = size_t{1} << 20;
 // Most files that are read together.
 inline constexpr size_t kMaxConfigFiles = 256;
-// Most values inside each other, and most parts of a key. A configuration has tables that are four
-// deep: channel.NAME.listen.SERVICE.
+// Most values inside each other. A configuration has tables that are four deep:
+// channel.NAME.listen.SERVICE.
 inline constexpr size_t kMaxConfigDepth = 16;
-inline constexpr size_t kMaxKeyParts = 64;
 
 // Reads TOML 1.0. Nothing throws. A file that is not TOML has one problem, where reading ended.
 tl::expected<ConfigNode, Problem> parse_toml(const ConfigText& file);
