@@ -1,7 +1,8 @@
-// The credit that the streams of one session may borrow beyond their promised initial window. A
-// stream has borrowed what it can still make this end hold (granted, not yet consumed by its
-// socket) above that window. All streams together never borrow more than the capacity, whatever
-// peers send and readers leave unread.
+// The credit that the streams of one session may borrow beyond their promised initial window.
+//
+// A stream has borrowed the part above that window of what this end may come to hold for it: what
+// was granted and its socket has not consumed. All streams together never borrow more than the
+// capacity, whatever peers send and readers leave unread. All values are in bytes.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,8 @@ class CreditPool {
 
   uint64_t borrowed() const { return borrowed_; }
 
-  // The most a stream that borrows `own` now may borrow: as much as it leaves to others.
-  // So n busy streams converge to a share of 1/(n+1) each, and a newcomer always finds something.
+  // The most that a stream which borrows `own` now may borrow: half of what the others do not. So n
+  // busy streams converge to 1/(n+1) of the capacity each, and a new stream always finds some.
   uint64_t share(uint64_t own) const {
     VP_ASSERT(own <= borrowed_);
     return (capacity_ - (borrowed_ - own)) / 2;
@@ -29,7 +30,7 @@ class CreditPool {
     VP_ASSERT(borrowed_ <= capacity_);
   }
 
-  // The streams are gone, and with them all that they borrowed.
+  // All streams have ended: nothing is borrowed.
   void forget_borrowed() { borrowed_ = 0; }
 
  private:

@@ -1,10 +1,10 @@
-// What is on its way: the bytes written to the channel that the peer has not reported as read.
+// Bounds the bytes in flight: those written to the channel that the peer has not reported as read.
 //
-// Whatever a channel swallows before it blocks (a TCP socket several megabytes, a virtio-serial
-// port nearly five) is a queue in which every message waits behind bulk. So the sender bounds it:
-// to a floor that keeps a local channel busy, and above that, for links with a real round trip, to
+// A channel takes much before it blocks: a TCP socket several megabytes, a virtio-serial port
+// nearly five. That is a queue in which every message waits behind bulk, so the sender bounds it.
+// The limit is a floor that keeps a local channel busy. Where there is a real round trip, it is
 // twice the bandwidth-delay product as in BBR's model of a path (Cardwell et al., ACM Queue, 2016):
-// the most bytes that arrived per round trip, over the shortest round trip seen.
+// the highest rate at which bytes arrived, over the shortest round trip seen.
 //
 // The peer reports with ACK, by absolute counts of bytes since the session began.
 #pragma once
@@ -32,7 +32,7 @@ class InflightLimiter {
     probe_acked_ = acked_;
   }
 
-  // The peer has read `total` bytes of the session. False when that cannot be.
+  // The peer has read `total` bytes of the session. False if fewer were sent, or more reported.
   bool acknowledge(uint64_t total, Instant now) {
     if (total < acked_ || total > sent_) return false;
     acked_ = total;
@@ -43,7 +43,8 @@ class InflightLimiter {
     return true;
   }
 
-  // How many bytes of bulk may be written now. Nothing rather than crumbs.
+  // Bytes of bulk that may be written now. Zero below an eighth of the limit: writes that small
+  // cost more than they carry.
   uint64_t available() const {
     const uint64_t in_flight = sent_ - acked_;
     const uint64_t available = limit_ > in_flight ? limit_ - in_flight : 0;

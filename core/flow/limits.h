@@ -1,10 +1,9 @@
 // The limits of one session. Those of the protocol itself are in wire/protocol_limits.h.
 //
-// A session is given an amount of memory for bytes that came over the channel and have not been
-// taken by their sockets yet. Half of it is promised: each of max_streams streams owns
-// initial_window bytes from the moment it opens, whatever the others do. The other half is shared:
-// streams that move data quickly borrow from it, up to max_window each, and pay back as they slow
-// down.
+// A session has a budget of memory for bytes that came over the channel and that no socket has
+// consumed yet. Half of it is promised: each of max_streams streams owns initial_window bytes from
+// the moment it opens, whatever the others do. The other half is shared: streams that move data
+// quickly borrow from it, up to max_window each, and return it as they slow down.
 #pragma once
 
 #include <cstddef>
@@ -23,17 +22,18 @@ struct SessionLimits {
   uint32_t max_frame = 65536;           // DATA payload this end takes, bytes
 };
 
-// What version 1, which knows no credit, needs besides.
+// What version 1 needs besides: it has no credit.
 struct V1Limits {
   // What a stream may hold for a slow socket before reading stops, bytes; never more than the
   // budget allows.
   uint64_t hold = 1u << 30;
-  // How long a stream that takes nothing may keep others waiting.
+  // How long a stream whose socket takes nothing may keep others waiting.
   Duration stall_timeout = std::chrono::seconds(20);
   Duration ack_timeout = std::chrono::seconds(15);  // for the answer to an INIT
 };
 
-// How many streams `receive_memory` bytes can promise the least window to, and the other way round.
+// How many streams can be promised the least window out of `receive_memory` bytes, and how many
+// bytes that takes for `streams`.
 uint64_t most_streams(uint64_t receive_memory);
 uint64_t least_receive_memory(uint64_t streams);
 

@@ -5,7 +5,7 @@
 
 namespace virtproxy {
 
-// Interactive goes before normal, normal before bulk; none of them can starve another.
+// Interactive is sent before normal, normal before bulk. None can starve another (scheduler.h).
 enum class Priority : uint8_t { kInteractive, kNormal, kBulk };
 inline constexpr size_t kPriorities = 3;
 

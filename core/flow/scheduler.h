@@ -1,12 +1,13 @@
-// Which stream's bytes go next: deficit round robin (Shreedhar and Varghese, 1996) among streams of
-// one priority, so that streams share by bytes whatever the size of their pieces. A stream that was
-// idle goes before those that have been sending all along (the "new flows" of FQ-CoDel, RFC 8290),
-// so that a message does not wait for a round of bulk. It may do so for one quantum in the time
-// that the others send a quantum each, however often it falls idle in between: going first is no
-// larger share.
+// Chooses the stream whose bytes are sent next.
 //
-// Between priorities: in each batch a class may take three quarters of what is left while a lower
-// one waits. So the interactive class goes first and the bulk class always moves.
+// Streams of one priority are served by deficit round robin (Shreedhar and Varghese, 1996), so they
+// share by bytes whatever the size of their pieces. A stream that was idle is served before those
+// that have been sending (the "new flows" of FQ-CoDel, RFC 8290), so a message does not wait for a
+// round of bulk. It is for one quantum in the time in which the others send a quantum each, however
+// often it falls idle in between: being first gives no larger share.
+//
+// In each batch a priority class may take three quarters of what is left while a lower one waits.
+// So the interactive class is sent first and the bulk class always moves.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +20,7 @@
 
 namespace virtproxy {
 
-// What the scheduler knows of a stream.
+// The scheduler's part of a stream.
 struct Scheduled {
   Priority priority = Priority::kNormal;
   bool fresh = false;      // on the list of streams that were idle, not on the round
@@ -32,10 +33,10 @@ struct Scheduled {
 template <typename Stream>
 class Scheduler {
  public:
-  // `quantum`: bytes a stream sends before the next one's turn.
+  // `quantum` is the number of bytes that a stream sends before the next one has its turn.
   explicit Scheduler(uint32_t quantum);
 
-  // The stream has bytes to send. No-op when it is listed already.
+  // The stream has bytes to send. Does nothing if it is listed already.
   void add(Slab<Stream>& streams, uint32_t slot);
   void remove(Slab<Stream>& streams, uint32_t slot);
 
@@ -56,8 +57,8 @@ class Scheduler {
   void sent(Slab<Stream>& streams, uint32_t slot, uint32_t bytes, uint32_t overhead, bool more);
 
  private:
-  // A rest of a quantum that is smaller than this is not worth a frame: it is rounded up, and the
-  // deficit remembers.
+  // What is left of a quantum is rounded up to this many bytes, since less is not worth a frame.
+  // The deficit accounts for it.
   static constexpr uint32_t kLeastPiece = 1024;
 
   struct Class {
@@ -148,7 +149,7 @@ typename Scheduler<Stream>::Turn Scheduler<Stream>::next(Slab<Stream>& streams) 
     const uint32_t slot = (from_fresh ? of.fresh : of.round).front();
     const int64_t deficit = streams.at(slot).deficit;
     VP_ASSERT(deficit > 0);
-    // Whoever is alone in its class takes nothing from anybody.
+    // A stream that is alone in its class takes nothing from another.
     const uint64_t share = of.listed == 1
                                ? of.allowance
                                : std::max<uint64_t>(static_cast<uint64_t>(deficit), kLeastPiece);

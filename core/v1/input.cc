@@ -7,8 +7,7 @@
 namespace virtproxy {
 namespace {
 
-// More than this between two packets that are in order cannot have been put there: then packets are
-// missing.
+// Stray bytes between two packets. More than these mean that packets are missing.
 constexpr uint64_t kMostStray = 16;
 
 }  // namespace
@@ -43,8 +42,9 @@ size_t V1Session::input(std::span<const std::byte> bytes, Instant now, Events& e
   return used;
 }
 
-// Bytes arrive complete and in order, or their stream is closed. One damaged packet in its place
-// says whose bytes it had, unless it names nobody; after anything larger nobody can tell.
+// The bytes of a stream arrive complete and in order, or the stream is closed. One damaged packet
+// still names the stream whose bytes it had, unless its number is not in use. After a larger gap
+// every stream may have lost bytes.
 void V1Session::on_boundary_found(Instant now, Events& events) {
   report_glitch(Glitch::kBytesSkipped, static_cast<int64_t>(skipped_), events);
   if (skipped_ <= kMostStray) return;
@@ -57,7 +57,7 @@ void V1Session::on_boundary_found(Instant now, Events& events) {
       say_close(*stream);
       return abort_stream(slot, Fault::kAborted, events);
     }
-    // Bytes too many may be in the number: then the stream that the data was for is another one.
+    // A stray byte may be part of the number. Then the data was for another stream.
     if (head.is_control() || skipped_ == kV1PacketSize) return;
   }
   unsigned at_once = kMostEndsAtOnce;
@@ -103,9 +103,9 @@ void V1Session::on_control(const V1Head& head, const std::byte* packet, Instant 
   if (!hello_) report_glitch(Glitch::kUnknownMessage, head.message(), events);
 }
 
-// The numbers of a peer are descriptors of one process, its clients' and its servers': when it
-// gives one out anew, whoever had it is gone. Nothing is said of that: CLOSE would hit the new
-// bearer. One that was not written yet is taken back.
+// The numbers of a peer are descriptors of one process, for clients and servers alike. When it uses
+// one again, the earlier stream with that number has ended. No CLOSE is sent, because that would
+// hit the new stream; one that was not written yet is withdrawn.
 void V1Session::close_earlier_bearer(int32_t number, Instant now, Events& events) {
   withdraw_close(number);
   for (const auto* bearers : {&clients_, &servers_}) {
@@ -117,9 +117,9 @@ void V1Session::close_earlier_bearer(int32_t number, Instant now, Events& events
   }
 }
 
-// A client number that is given out anew is the new client's from this INIT on, in everything that
-// follows. The peer may have read none of our ACKs for its earlier bearers: when it does, it takes
-// them for the new client's, and uses their numbers until it reads the right one.
+// From this INIT on, a client number that is used again means the new client. The peer may not have
+// read our ACKs for earlier clients with that number. When it does, it takes them for the new
+// client's, and uses their numbers until it reads the right one.
 void V1Session::inherit_numbers(V1Stream& stream, uint32_t slot, const V1Stream& earlier) {
   for (size_t i = 0; i < earlier.alias_count; ++i) stream.add_alias(earlier.aliases[i]);
   const bool told = earlier.state == State::kOpen || earlier.state == State::kBroken;
@@ -194,15 +194,15 @@ void V1Session::on_close(const V1Head& head, Instant now, Events& events) {
     return report_glitch(Glitch::kUnknownNumber, head.control_client(), events);
   }
   if (stream->wait == Wait::kLeave) leaving_ = kLeavesExpected;
-  // It has left in the middle of our data, some of which may be under way.
+  // It has left in the middle of our data, some of which may be in flight.
   if (stream->broken_off()) unread_.note(stream->theirs, now);
-  // One that is named by an alias may have sent something already, and is still being dialled.
+  // A stream that is named by an alias may have data already while its service is being connected.
   if (stream->state == State::kOpen || stream->received > 0) return close_stream(slot, events);
   abort_stream(slot, Fault::kRefused, events);
 }
 
-// A listener of 2010 keeps the services of an earlier life, and sends on what they say for ever. It
-// can be told to close one, unless its number may be in an ACK that is on its way.
+// A listener of 2010 keeps the services of an earlier session open, and goes on sending their data.
+// CLOSE makes it close one, unless the number may be in an ACK that is in flight.
 void V1Session::close_stray(int32_t server, Events& events) {
   if (server <= 0 || servers_.contains(server) || !list_of(Wait::kAck).empty()) return;
   const auto end = closed_servers_.end();
@@ -223,8 +223,8 @@ void V1Session::on_data(const V1Head& head, std::span<const std::byte> packet, I
   if (stream == nullptr || stream->state == State::kInitSent) {
     const bool to_client = head.type == static_cast<uint32_t>(V1Type::kServer);
     const auto early = to_client ? std::nullopt : clients_.find(head.data_client());
-    // Of an open stream, what has another number may be late; no server ever has 0 or less: that
-    // was written before our ACK was read.
+    // Data for an open stream under another number may be late. No server has a number of 0 or
+    // less: the peer wrote that before it read our ACK.
     if (!early || (streams_.at(*early).state == State::kOpen && head.data_server() > 0)) {
       report_glitch(Glitch::kUnknownNumber, to_client ? head.data_client() : head.data_server(),
                     events);

@@ -28,7 +28,7 @@ class NumberTable {
     return entry.used() ? std::optional(entry.slot) : std::nullopt;
   }
 
-  // Replaces what `number` stood for.
+  // `number` stands for `slot` from now on.
   void set(int32_t number, uint32_t slot) {
     if (2 * (size_ + 1) > entries_.size()) grow();
     Entry& entry = entries_[place_of(number)];
@@ -41,7 +41,8 @@ class NumberTable {
     size_t hole = place_of(number);
     if (!entries_[hole].used()) return;
     --size_;
-    // What follows moves up as far as its own hash allows, so that no search ends too early.
+    // The entries behind the hole move up as far as their hash allows, so that no search ends
+    // early.
     for (size_t at = next(hole); entries_[at].used(); at = next(at)) {
       const size_t home = home_of(entries_[at].number);
       if (((at - home) & mask()) < ((at - hole) & mask())) continue;
@@ -56,7 +57,7 @@ class NumberTable {
     size_ = 0;
   }
 
-  // The most entries that finding any one of the numbers looks at. For tests.
+  // The most entries that a search for any of the numbers reads. For tests.
   size_t longest_search() const {
     size_t longest = 0;
     for (size_t at = 0; at < entries_.size(); ++at) {
@@ -79,7 +80,7 @@ class NumberTable {
   size_t home_of(int32_t number) const {
     return siphash<1, 3>(key_, static_cast<uint32_t>(number)) & mask();
   }
-  // Where `number` is, or would be put.
+  // The entry of `number`, or the free one where it belongs.
   size_t place_of(int32_t number) const {
     size_t at = home_of(number);
     while (entries_[at].used() && entries_[at].number != number) at = next(at);

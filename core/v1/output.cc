@@ -12,9 +12,9 @@ bool V1Session::wants_to_write(Instant) const {
 const Batch& V1Session::plan(uint64_t bytes, Instant now, Events& events) {
   batch_.clear();
   head_at_ = 0;
-  // Control goes first, and leaves a quarter to data that waits: neither can starve the other.
+  // Control is written first, and leaves a quarter to data: neither can starve the other.
   const uint64_t control_limit = scheduler_.empty() ? bytes : bytes - bytes / 4;
-  // CLOSE before INIT: the peer may answer that with the number that is closed.
+  // CLOSE goes before INIT, because the peer may answer INIT with the number that is closed.
   while (!closes_.empty() && batch_.size < control_limit) {
     const Close close = closes_.front();
     const int32_t number = close.client >= 0 ? close.client : close.server;
@@ -40,7 +40,7 @@ void V1Session::put_data_packets(uint64_t bytes, Instant now, Events& events) {
     const auto turn = scheduler_.next(streams_);
     if (turn.slot == IndexLink::kNone) return;
     V1Stream& stream = streams_.at(turn.slot);
-    // A packet costs the same however little is in it: the last one of a turn is filled.
+    // A packet has the same size however little is in it, so the last one of a turn is filled.
     const uint64_t share = (turn.bytes + uint64_t{kV1MostData} - 1) / kV1MostData * kV1MostData;
     const auto size = static_cast<uint32_t>(std::min(share, stream.queued));
     const uint64_t before = batch_.size;
@@ -53,7 +53,7 @@ void V1Session::put_data_packets(uint64_t bytes, Instant now, Events& events) {
       put_data(turn.slot, piece);
       left -= piece;
     }
-    // What went beside the data counts against the batch, not against the stream.
+    // What is written beside the data counts against the batch, not against the stream.
     const auto overhead = static_cast<uint32_t>(batch_.size - before - size);
     scheduler_.sent(streams_, turn.slot, size, overhead, stream.queued > 0);
     if (stream.blocked) {
@@ -75,7 +75,7 @@ void V1Session::put_control(V1Message message, int32_t client, int32_t server) {
   encode_v1_control(message, client, server, put_head(kV1PacketSize));
 }
 
-// What comes after the data of a packet goes in front of what is next.
+// The padding behind the data of a packet is written in front of the next head.
 void V1Session::put_data(uint32_t slot, uint32_t size) {
   V1Stream& stream = streams_.at(slot);
   VP_ASSERT(stream.state == State::kOpen && size > 0 && size <= stream.queued);
@@ -113,12 +113,15 @@ void V1Session::put_stream_facts(uint32_t slot, Instant now, Events& events) {
   if (stream.control_pending()) finish_input(slot, now, events);
 }
 
-// Our application has ended its side and all of it is written. The other one learns of that only by
-// CLOSE, which also ends what it may still be sending. So a service that spoke last is done; a
-// client that spoke last gets time for the answer; anybody else is given a moment in case the other
-// one is in the middle of something. Every packet of the peer's gives more time.
-// A client that leaves by itself when it has its answer crosses the CLOSE of its service, which
-// then hits the next client with its number. Where that was seen, such a CLOSE waits a moment.
+// Our application has ended its side and all of it is written. The other application learns of the
+// end only by CLOSE, which also ends what it may still be sending. So CLOSE is sent at once for a
+// service that sent last. A client that sent last gets kAnswerTime for the answer, and any other
+// application gets kQuietTime, in case the other one is in the middle of something. Every packet of
+// the peer renews that time.
+//
+// A client that leaves by itself once it has its answer may cross the CLOSE of its service, which
+// then hits the next client with the same number. Where that was seen, such a CLOSE waits
+// kLeaveTime.
 void V1Session::finish_input(uint32_t slot, Instant now, Events& events) {
   const V1Stream& stream = streams_.at(slot);
   if (stream.broke_off) {

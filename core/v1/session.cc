@@ -15,13 +15,13 @@ constexpr uint32_t kFirstGeneration = 1u << 31;
 // Data a stream may have ready to be sent, bytes.
 constexpr uint64_t kMostQueued = 256 * 1024;
 
-// Answers to a peer that asks for more than it listens to.
+// Answers that are kept for a peer that asks for more than it reads.
 constexpr size_t kSpareAnswers = 64;
 
-// A stream may borrow so many times of what is left for others.
+// A stream may borrow this many times as much as is left for others.
 constexpr uint64_t kShareOfRest = 3;
 
-// So often in a stall timeout is looked who has taken something.
+// How often in a stall timeout the streams are checked for progress.
 constexpr int kChecks = 4;
 
 }  // namespace
@@ -65,7 +65,7 @@ void V1Session::finish(Fault fault, Events& events) {
   events.push_back({.kind = Event::Kind::kDown, .fault = fault});
 }
 
-// At once, not one by one: a peer chooses how many there are, and when.
+// All at once: a peer chooses how many there are, and when they end.
 void V1Session::forget_streams() {
   streams_.clear();
   ours_.clear();
@@ -81,7 +81,7 @@ void V1Session::forget_streams() {
 
 // --- streams ----------------------------------------------------------------------------------
 
-// Counts up through all numbers before one comes again.
+// Counts through all numbers before one is used again.
 int32_t V1Session::draw_number() {
   do {
     next_number_ = next_number_ + 1 < kFirstNumber + kNumbers ? next_number_ + 1 : kFirstNumber;
@@ -148,8 +148,7 @@ uint64_t V1Session::credit(StreamKey key) {
   return credit;
 }
 
-// What the driver had asked its socket for before the stream was closed may still come in: it has
-// nowhere to go.
+// The driver may have asked its socket for bytes before the stream was closed. They are dropped.
 void V1Session::queue(StreamKey key, uint64_t bytes) {
   V1Stream* stream = streams_.find(key);
   if (stream == nullptr || stream->state == State::kClosed || stream->state == State::kBroken) {
@@ -181,7 +180,7 @@ void V1Session::reset(StreamKey key, Fault fault, Events&) {
   erase_stream(key.slot);
 }
 
-// CLOSE ends both directions, but follows what was written.
+// CLOSE ends both directions, but arrives behind what was written.
 bool V1Session::delivers_before_reset(StreamKey key) {
   const V1Stream* stream = streams_.find(key);
   return stream != nullptr && stream->state != State::kClosed;
@@ -212,7 +211,7 @@ void V1Session::consumed(StreamKey key, uint64_t bytes) {
   consume(*stream, bytes);
 }
 
-// The only place where a live stream holds less than before, so that the channel is read again as
+// The only place where the held bytes of a live stream decrease. So the channel is read again as
 // soon as no stream holds too much.
 void V1Session::consume(V1Stream& stream, uint64_t bytes) {
   VP_ASSERT(bytes <= stream.held() && bytes <= held_);
@@ -233,8 +232,8 @@ void V1Session::delivered(StreamKey key, Events& events) {
 
 // --- the end of a stream ----------------------------------------------------------------------
 
-// Names the number that the peer has to close. What it has not heard of needs no closing, and what
-// it has not answered is closed when the answer comes.
+// Sends CLOSE for the number by which the peer knows the stream. A stream that was not announced to
+// the peer needs none, and one that it has not answered is closed when the answer comes.
 void V1Session::say_close(const V1Stream& stream) {
   if (!stream.opener) {
     push_close(stream.theirs, -1);
@@ -259,7 +258,7 @@ void V1Session::push_close(int32_t client, int32_t server) {
   closes_.push_back({client, server});
 }
 
-// The number belongs to a new stream by now, which CLOSE would hit.
+// The number belongs to a new stream now, which CLOSE would hit.
 void V1Session::withdraw_close(int32_t number) {
   const auto found = closing_.find(number);
   if (!found) return;
@@ -267,7 +266,7 @@ void V1Session::withdraw_close(int32_t number) {
   closing_.erase(number);
 }
 
-// Takes a stream off every list and out of every look-up.
+// Removes a stream from every list and table.
 void V1Session::detach(uint32_t slot) {
   V1Stream& stream = streams_.at(slot);
   scheduler_.remove(streams_, slot);
@@ -285,7 +284,7 @@ void V1Session::detach(uint32_t slot) {
   if (by_theirs.find(stream.theirs) == slot) by_theirs.erase(stream.theirs);
 }
 
-// Both directions are over, and the peer knows or will be told: what was received is delivered.
+// Both directions are over, and CLOSE was read or will be sent. What was received is delivered.
 void V1Session::close_stream(uint32_t slot, Events& events) {
   if (streams_.at(slot).discards) return abort_stream(slot, Fault::kAborted, events);
   detach(slot);
@@ -325,8 +324,8 @@ void V1Session::report_glitch(Glitch glitch, int64_t count, Events& events) {
 
 // --- holding back -----------------------------------------------------------------------------
 
-// What a stream holds beyond its promised window it borrows, as in version 2; no stream may borrow
-// more than three times of what is left for others.
+// A stream borrows what it holds beyond its promised window, as in version 2. It may borrow at most
+// kShareOfRest times what is left for others.
 bool V1Session::is_over(const V1Stream& stream) const {
   return stream.held() > config_.v1.hold ||
          borrowed(stream) > kShareOfRest * (capacity_ - std::min(capacity_, borrowed_));
@@ -337,7 +336,7 @@ uint64_t V1Session::borrowed(const V1Stream& stream) const {
   return stream.held() > promised ? stream.held() - promised : 0;
 }
 
-// Who is to blame when memory runs short is not who came last but who borrowed most.
+// When memory runs short, the streams that borrowed most are over, not those that came last.
 void V1Session::check_over(uint32_t slot, Instant now) {
   V1Stream& stream = streams_.at(slot);
   if (!is_over(stream) || stream.over_link.linked) return;
@@ -365,7 +364,7 @@ void V1Session::end_over(uint32_t slot) {
   if (over_.empty()) peek_ = false;
 }
 
-// Less is held than before.
+// Called when less is held than before.
 void V1Session::review_over() {
   for (uint32_t slot = over_.front(); slot != IndexLink::kNone;) {
     const V1Stream& stream = streams_.at(slot);
@@ -375,9 +374,10 @@ void V1Session::review_over() {
   }
 }
 
-// A reader that has taken anything is slow, not stalled. One that is alone keeps nobody waiting, as
-// far as is known: a little more is read, for as long as there is memory, to see whether there is
-// anything behind its data. A stream that is closed and only delivered needs the channel no more.
+// A reader that has consumed anything is slow, not stalled. A stalled stream that is alone keeps no
+// other waiting, as far as this end can know: a little more of the channel is read, as long as
+// there is memory, to see whether something lies behind its data. A stream that is closed and only
+// being delivered does not need the channel any more.
 void V1Session::check_stalls(Instant now, Events& events) {
   check_at_ = now + config_.v1.stall_timeout / kChecks;
   size_t sharing = 0;

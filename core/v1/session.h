@@ -1,21 +1,21 @@
 // One end of a session of version 1, the protocol of 2010, see session.h. PROTOCOL.md, chapter 18,
-// says what an end does where that protocol leaves it open.
+// specifies what an end does where that protocol leaves it open.
 //
-// There is no credit: what the peer sends arrives, whether its reader keeps up or not. A stream may
-// hold `hold` bytes for a slow socket, less where many do. Past that wants_input() is false and the
-// channel is not read: it moves at the pace of that reader, as between two ends of 2010. Only a
-// reader that takes nothing at all for stall_timeout, while other streams wait for the channel, is
-// closed. Where no other stream is known, the channel is read once each stall_timeout, in case a
-// client of the peer waits behind the data. Writing never waits for any of this, so two ends cannot
-// wait for each other.
+// There is no credit: what the peer sends arrives, whether the application keeps up or not. A
+// stream may hold `hold` bytes for a slow socket, less where many streams do. Beyond that
+// wants_input() is false and the channel is not read: it moves at the pace of that socket, as
+// between two ends of 2010. A stream whose socket takes nothing for stall_timeout, while other
+// streams wait for the channel, is closed. Where no other stream is known, the channel is read once
+// each stall_timeout, in case a client of the peer waits behind the data. Writing never depends on
+// any of this, so two ends cannot wait for each other.
 //
 // There is no half-close: CLOSE ends both directions. An application that has sent its last byte
-// may be waiting for an answer, so CLOSE is held back while the peer still speaks (see
+// may be waiting for an answer, so CLOSE is held back while packets of the peer still come (see
 // finish_input).
 //
-// Numbers are drawn from one counter for clients and servers, far above what a peer of that age
-// gives out, so that none of ours is used twice and none is mistaken for another. A number from the
-// wire is looked up; one that is not in use never touches anything.
+// Numbers are drawn from one counter for clients and servers, far above those that a peer of 2010
+// uses. So none of ours is used twice, and none is mistaken for one of the peer's. A number from
+// the wire is looked up; one that is not in use has no effect.
 #pragma once
 
 #include <deque>
@@ -32,33 +32,33 @@ namespace virtproxy {
 
 class V1Session final : public Session {
  public:
-  // Streams that end in one call, where their peer can make many end at once.
+  // Streams that end in one call at most, where a peer can make many end at once.
   static constexpr unsigned kMostEndsAtOnce = 64;
   static constexpr int32_t kFirstNumber = 1'000'000;
   static constexpr int32_t kNumbers = 1 << 30;
-  // How long an application that has ended its side, and spoke last, gets for the answer. Each
-  // packet of it gives as much again.
+  // How long an application that has ended its side and sent last gets for the answer. Each packet
+  // of the answer renews that time.
   static constexpr Duration kAnswerTime = std::chrono::seconds(3);
-  // One that has been answered has probably closed altogether, but the other one may be in the
-  // middle of something.
+  // The same for an application that has been answered: it has probably closed altogether, but the
+  // other one may be in the middle of something.
   static constexpr Duration kQuietTime = std::chrono::milliseconds(100);
 
-  // How long a client that may leave by itself gets for it, once its service has ended; and how
-  // many may fail to until that is not expected any more.
+  // How long a client may take to leave by itself once its service has ended, and after how many
+  // clients that did not this is not expected any more.
   static constexpr Duration kLeaveTime = std::chrono::milliseconds(10);
   static constexpr unsigned kLeavesExpected = 8;
 
   explicit V1Session(const SessionConfig& config);
 
-  // A session begins at once; there is nothing to agree on.
+  // The session is up at once: version 1 has no handshake.
   void begin(Events& events);
-  // It is over, with or without its link.
+  // Ends the session, whether its transport is lost or not.
   void finish(Fault fault, Events& events);
 
   bool up() const override { return up_; }
   bool uses_trailers() const override { return false; }
 
-  // input() stops after a greeting of version 2; this returns it, once.
+  // input() stops behind a HELLO of version 2; this returns it, once.
   std::optional<Hello> take_hello() { return std::exchange(hello_, std::nullopt); }
 
   bool wants_input(Instant) override { return over_.empty() || peek_; }
@@ -186,7 +186,7 @@ class V1Session final : public Session {
   // So many services that end have CLOSE held back for their client to leave first. Set where a
   // client left while CLOSE was on its way to it, which may have hit the next one.
   unsigned leaving_ = 0;
-  // Servers of the peer's that it was told to close and has not given out again: the latest.
+  // The latest of the peer's server numbers that CLOSE was sent for and that are not in use again.
   std::array<int32_t, 64> closed_servers_{};
   size_t next_closed_ = 0;
 

@@ -3,8 +3,8 @@
 //   opener     kInitDue → kInitSent → kOpen → kClosed
 //   acceptor   kConnecting → kAckDue  → kOpen → kClosed
 //
-// kClosed: CLOSE was read or is on its way; what was received before is still being delivered.
-// kBroken: bytes of it may be lost; it carries nothing any more, and is aborted in a later tick.
+// kClosed: CLOSE was read or is being sent; what was received before is still being delivered.
+// kBroken: bytes may be lost; the stream carries nothing any more, and a later tick aborts it.
 #pragma once
 
 #include <array>
@@ -40,12 +40,12 @@ struct V1Stream : Scheduled {
   Wait wait = Wait::kNothing;
   Instant wait_until{};
 
-  // While `over_link` is linked, the stream holds more than it may, and the channel back.
+  // While `over_link` is linked, the stream holds more than it may, and the channel is not read.
   Instant over_since{};     // since when it takes nothing while others wait for the channel
   uint64_t over_consumed = 0;  // what had been taken then
 
-  // Our numbers of earlier streams of the peer's client number, whose ACK the peer may read only
-  // now: then it uses them for this stream.
+  // Our numbers of earlier streams with the same client number of the peer. The peer may read their
+  // ACK only now, and then uses them for this stream.
   static constexpr size_t kMostAliases = 4;
   std::array<int32_t, kMostAliases> aliases{};  // the latest last
   uint8_t alias_count = 0;
@@ -60,7 +60,7 @@ struct V1Stream : Scheduled {
   uint8_t service_size = 0;
 
   uint64_t held() const { return received - consumed; }
-  // Whether its end now is one in the middle of our data.
+  // True if the stream would end in the middle of our data.
   bool broken_off() const { return sent && queued > 0; }
   void add_alias(int32_t number) {
     if (alias_count == kMostAliases) {

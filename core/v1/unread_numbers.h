@@ -1,11 +1,11 @@
 // Which numbers of a peer of version 1 may still be followed by data of a stream that it closed.
 //
-// Such a peer gives a number out anew as soon as its client or service is gone, and writes what was
-// under way for that one to the next. A number is noted here when its stream is closed by the peer
-// in the middle of our data. It is free again once the peer has read what was written until then.
+// Such a peer uses a number again as soon as its client or service is gone, and delivers what was
+// in flight for that one to the next. A number is noted here when the peer closes its stream in the
+// middle of our data. It is free again once the peer has read what was written until then.
 //
-// What the peer has read is known where the driver can tell how much of what was written lies
-// unread (on_unread). Elsewhere a number is taken to be free after kAssumed.
+// Where the driver can find out how much of what was written lies unread, it reports that with
+// on_unread(). Elsewhere a number is assumed to be free after kAssumed.
 #pragma once
 
 #include <algorithm>
@@ -48,8 +48,8 @@ class UnreadNumbers {
     return std::any_of(entries_.begin(), entries_.begin() + count_,
                        [&](const Entry& entry) { return entry.number >= 0 && entry.end > read_; });
   }
-  // Whether who has the number now may be given data of who had it before. Asked once: the one that
-  // has it now is closed behind these data.
+  // True if the stream with this number may be given data of an earlier one. Asked once: the one
+  // that has it now is closed behind these data.
   bool take(int32_t number, Instant now) {
     bool unread = false;
     for (size_t i = 0; i < count_; ++i) {

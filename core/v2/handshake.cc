@@ -11,7 +11,8 @@ using std::chrono::milliseconds;
 constexpr Duration kFirstRepeat = milliseconds(200);
 constexpr Duration kLastRepeat = milliseconds(2000);
 
-// Whoever can put greetings into a payload must not make us fill a slow line with questions.
+// An application can put HELLO frames into its payload. Probes are limited, so that it cannot fill
+// a slow line with them.
 constexpr Duration kProbePause = milliseconds(1000);
 
 }  // namespace

@@ -1,20 +1,21 @@
-// Agreeing on a session over a link that may hold bytes of earlier lives, and that need not tell
-// when the other end is replaced.
+// The agreement on a session, over a transport that may hold bytes of earlier sessions and need not
+// report that the other end was replaced.
 //
-//   waiting      HELLO(mine, echo of what was last seen) goes out, and again with back-off; what
-//                comes in is skipped up to a HELLO.
-//   established  a HELLO that echoes our epoch has been read: what follows it are frames. Ours goes
-//                out before our first frame if the last one sent did not echo the peer's epoch.
+//   waiting      HELLO(own epoch, echo of the last epoch seen) is sent, again with backoff. Input
+//   is
+//                skipped up to a HELLO.
+//   established  A HELLO that echoes our epoch was read; what follows it are frames. Ours is sent
+//                before our first frame if the last one sent did not echo the peer's epoch.
 //
-// A peer that is established already and still reads our HELLO of this session from the waiting
-// state answers it again, in case its first answer was lost. Answers say how many frames went
-// before them, so that an end which missed some knows that it is too late to join, and draws a new
+// A peer that is established already and reads another HELLO of this session that we sent while
+// waiting answers it again, in case its first answer was lost. An answer has the number of frames
+// that were sent before it. An end that missed some of them is too late to join, and draws a new
 // epoch.
 //
-// A HELLO of a new epoch between two frames means that the peer started anew: back to waiting, with
-// a new epoch of our own. One that appears inside an unfinished frame may be that too, or
-// somebody's payload. Nobody but the peer's daemon sees our epochs, so the question is settled by
-// asking: a HELLO marked `probe` carries a fresh epoch, and only a restarted peer can echo it.
+// A HELLO with a new epoch between two frames means that the peer has restarted: this end waits
+// again, with a new epoch of its own. A HELLO inside an unfinished frame may mean the same, or be
+// the payload of an application. Only the peer's daemon sees our epochs, so a probe decides: a
+// HELLO marked `probe` carries a fresh epoch, which only a restarted peer can echo.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +39,7 @@ class Handshake {
       : identity_(identity), epoch_key_(epoch_key) {}
 
   void set_identity(const Hello& identity) { identity_ = identity; }
-  // Intervals between unanswered greetings double up to this, until the next restart.
+  // The interval between unanswered HELLOs doubles up to this, until the next restart.
   void set_longest_interval(Duration interval) { longest_interval_ = interval; }
 
   State state() const { return state_; }
@@ -47,22 +48,22 @@ class Handshake {
     VP_ASSERT(peer_);
     return *peer_;
   }
-  // Frames may be sent: the peer can tell from what was sent before which session they belong to.
+  // Frames may be sent: what was sent before names their session.
   bool may_speak() const { return state_ == State::kEstablished && introduced(); }
 
-  // The link is up (again). Nothing is sent before `now + backoff`.
+  // There is a transport. Nothing is sent before `now + backoff`.
   void start(Instant now, Duration backoff);
   void stop();
-  // What was asked to be patient about is settled.
+  // Sends at once what the backoff still delays.
   void end_backoff(Instant now);
 
-  // Starts over on the same link, answering `peer` if it has spoken already.
+  // Starts over on the same transport, and answers `peer` if its HELLO was read already.
   void restart(Instant now, Duration backoff, const std::optional<Hello>& peer);
 
   // A HELLO was read while waiting. True when it establishes the session.
   bool on_hello(const Hello& hello, Instant now);
 
-  // A HELLO was read between two frames of an established session, the `frames` th and the next.
+  // A HELLO was read between frame `frames` and the next one of an established session.
   enum class Meaning : uint8_t {
     kNothing,     // go on
     kRestarted,   // the peer is in another session, or on its way to one
@@ -70,17 +71,17 @@ class Handshake {
   };
   Meaning between_frames(const Hello& hello, uint64_t frames, Instant now);
 
-  // A HELLO was seen inside an unfinished frame: ask its sender. True when this one is the answer
-  // to our question; then the session is over and adopt() begins the next one.
+  // A HELLO was found inside an unfinished frame: a probe is sent. True if this HELLO answers our
+  // probe; then the session is over and adopt() begins the next one.
   bool suspect(const Hello& hello, Instant now);
-  // Whether the peer wrote it in this session, as only the peer can.
+  // True if the peer sent it in this session: no other process knows the epochs.
   bool is_of_session(const Hello& hello) const {
     return hello.joined && hello.epoch == peer().epoch && hello.echo == epoch_;
   }
   void adopt(const Hello& hello, Instant now);
   void clear_suspicion();
 
-  // Writes another HELLO in the established session, to tell how many frames went before it.
+  // Sends another HELLO in the established session, with the number of frames before it.
   void repeat(Instant now) {
     VP_ASSERT(may_speak());
     hello_at_ = now;

@@ -12,8 +12,7 @@ size_t V2Session::input(std::span<const std::byte> bytes, Instant now, Events& e
   return up() ? input_established(bytes, now, events) : input_waiting(bytes, now, events);
 }
 
-// Skips what is no greeting. What follows the greeting that establishes the session is the
-// caller's.
+// Skips what is not a HELLO. Returns behind the HELLO that establishes the session.
 size_t V2Session::input_waiting(std::span<const std::byte> bytes, Instant now, Events& events) {
   size_t used = 0;
   for (;;) {
@@ -126,8 +125,8 @@ void V2Session::count_received(Stream& stream, uint64_t bytes) {
   if (stream.discards) drop_held(stream);
 }
 
-// The end of this frame is missing: it is on its way, or its sender died while writing it and what
-// follows the break is a greeting.
+// The end of this frame is missing: it has not arrived yet, or its sender died while writing it,
+// and a HELLO follows.
 V2Session::Step V2Session::step_unfinished(std::span<const std::byte> frame, Instant now) {
   if (trailer_ == TrailerKind::kChecksum && contains_ping(frame, kHeaderSize)) {
     return {.fault = Fault::kFrameLost};
@@ -155,8 +154,8 @@ V2Session::Step V2Session::step_unfinished(std::span<const std::byte> frame, Ins
   }
 }
 
-// Whether a ping of this session lies inside an unfinished frame or greeting: then bytes of that were
-// lost, and waiting for its end would swallow what comes next. No payload can forge the check.
+// Whether a ping of this session lies inside an unfinished frame or greeting: then bytes of that
+// were lost, and waiting for its end would swallow what comes next. No payload can forge the check.
 // It may begin at `first` at the earliest.
 bool V2Session::contains_ping(std::span<const std::byte> frame, size_t first) {
   static constexpr std::array<std::byte, 12> kBeginning{std::byte{0x16}};
@@ -322,7 +321,7 @@ Fault V2Session::on_end(const FrameHeader& header, uint32_t local, Events& event
   return Fault::kNone;
 }
 
-// No more will come: what was granted beyond this goes back to the budget.
+// No more bytes come: what was granted beyond those received returns to the pool.
 void V2Session::end_grant(uint32_t slot) {
   Stream& stream = streams_.at(slot);
   const uint64_t before = stream.borrowed(config_.limits.initial_window);
@@ -354,8 +353,8 @@ void V2Session::on_reset(uint32_t local, Fault fault, Events& events) {
   schedule(local);
 }
 
-// The peer's application broke off after so many bytes. Where ours has done so, too, nobody is left
-// to deliver them to.
+// The peer's application broke off after so many bytes. If ours has broken off too, there is no
+// socket to deliver them to.
 Fault V2Session::on_reset_at(const FrameHeader& header, uint32_t local, Events& events) {
   Stream& stream = streams_.at(local);
   if (!stream.dead() && header.argument != stream.received) return Fault::kBadOffset;
@@ -368,9 +367,8 @@ Fault V2Session::on_reset_at(const FrameHeader& header, uint32_t local, Events& 
   drop_queued(stream);
   stream.end_due = stream.blocked = false;
   end_grant(local);
-  events.push_back({.kind = Event::Kind::kAborted,
-                    .fault = Fault::kAborted,
-                    .stream = streams_.key_at(local)});
+  events.push_back(
+      {.kind = Event::Kind::kAborted, .fault = Fault::kAborted, .stream = streams_.key_at(local)});
   return Fault::kNone;
 }
 

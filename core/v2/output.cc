@@ -8,8 +8,8 @@
 namespace virtproxy {
 namespace {
 
-// Streams whose facts go into one batch. Each may be an event besides, and thousands of them would
-// take the driver longer than other channels may wait.
+// Streams whose pending facts are written in one batch. Each may also lead to an event, and
+// thousands of events would take the driver longer than other channels may wait.
 constexpr unsigned kMostFacts = 512;
 
 }  // namespace
@@ -25,9 +25,9 @@ bool V2Session::wants_to_write(Instant now) const {
          going_away_due();
 }
 
-// While no stream is open, an end of 2010 may have taken the place of the peer behind a device, and
-// anything but whole packets of its size would leave it deaf for good. So an idle session there
-// counts its frames in a greeting, and leaves without a word: the next one greets.
+// While no stream is open, an end of 2010 may have replaced the peer behind a device. Such an end
+// never finds a packet again after bytes that are not whole packets of its size. So an idle session
+// there counts its frames in a HELLO, and sends nothing when it ends: the next session sends HELLO.
 bool V2Session::hides_replacement() const { return uses_trailers() && streams_.size() == 0; }
 
 bool V2Session::going_away_due() const {
@@ -45,7 +45,7 @@ const Batch& V2Session::plan(uint64_t bytes, Instant now, Events& events) {
   const uint64_t greeted = batch_.size;
   if (handshake_.may_speak()) {
     put_session_facts();
-    // Control goes first, and leaves a quarter to data that waits: neither can starve the other.
+    // Control is written first, and leaves a quarter to data: neither can starve the other.
     const uint64_t control_limit = data_may_go() ? bytes - bytes / 4 : bytes;
     for (unsigned left = kMostFacts; left > 0 && !control_.empty() && batch_.size < control_limit;
          --left) {
@@ -83,7 +83,7 @@ void V2Session::put_data_frames(uint64_t bytes, Events& events) {
       if (stream.control_link.linked) control_.erase(streams_, turn.slot);
       put_stream_facts(turn.slot, events);
     }
-    // What went beside the payload counts against the batch, not against the stream.
+    // What is written beside the payload counts against the batch, not against the stream.
     const auto overhead = static_cast<uint32_t>(batch_.size - before - size);
     scheduler_.sent(streams_, turn.slot, size, overhead, more);
   }
@@ -109,7 +109,7 @@ void V2Session::put_frame(const FrameHeader& header, std::span<const std::byte> 
   }
   batch_.size += batch_.heads.size() - at;
   ++frames_sent_;
-  // Counting what only counts would go on for ever.
+  // PING and PONG report counts: if they were counted themselves, they would never end.
   uncounted_ |= header.type != FrameType::kPing && header.type != FrameType::kPong;
 }
 
@@ -155,7 +155,7 @@ void V2Session::put_session_facts() {
   }
 }
 
-// Says everything that is pending for a stream, in the order the peer needs it.
+// Writes every pending fact of a stream, in the order that the peer needs.
 void V2Session::put_stream_facts(uint32_t slot, Events& events) {
   Stream& stream = streams_.at(slot);
   const auto put = [&](FrameType type, uint64_t argument, std::span<const std::byte> payload) {
@@ -184,9 +184,8 @@ void V2Session::put_stream_facts(uint32_t slot, Events& events) {
     put(FrameType::kResetAt, stream.sent, {});
     kill(slot);
     stream.reset_sent = true;
-    events.push_back({.kind = Event::Kind::kReset,
-                      .fault = Fault::kAborted,
-                      .stream = streams_.key_at(slot)});
+    events.push_back(
+        {.kind = Event::Kind::kReset, .fault = Fault::kAborted, .stream = streams_.key_at(slot)});
   }
   if (stream.reset_due) {
     put(FrameType::kReset, static_cast<uint64_t>(stream.reset_fault), {});

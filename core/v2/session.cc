@@ -11,18 +11,18 @@ namespace {
 
 using std::chrono::seconds;
 
-// A peer that does nothing but restart is greeted ever more slowly, like one whose faults end
-// sessions.
+// Restarts of the peer that cost it nothing. After them each restart is answered later, like a
+// fault that ends a session.
 constexpr unsigned kFreeRestarts = 4;
 
-// On channels that may lose bytes, a lost frame at the end of a conversation shows when a ping
-// counts the frames.
+// On channels that may lose bytes, a frame that was lost before a pause is found by a ping, which
+// has the number of frames before it.
 constexpr Duration kPingInterval = seconds(2);
 
-// Bytes on a local channel that keep both ends busy, and that a message may have to wait behind. A
-// peer that asks for small frames is at the end of a slow line, where less is more. Both ends
-// derive both values from the smaller of their frame limits: a report is always due long before the
-// flight is full.
+// Bytes in flight that keep both ends of a local channel busy; a message may have to wait behind
+// them. A peer that asks for small frames is at the end of a slow line, where they are fewer. Both
+// ends derive both values from the smaller of their frame limits, so a report is always due long
+// before the limit is reached.
 constexpr uint64_t kInflightFloor = 512 * 1024;
 constexpr uint64_t kFramesInFlight = 16;
 constexpr uint64_t kMostUnacknowledged = 64 * 1024;
@@ -38,7 +38,7 @@ uint64_t ack_interval(uint32_t frame) {
 Hello identity_of(const SessionConfig& config) {
   Hello hello;
   hello.supported = config.supported_features;
-  // Nothing speaks against it.
+  // Wanted wherever it is supported: it costs nothing.
   hello.wanted = config.wanted_features | (config.supported_features & feature::kReliableReset);
   hello.max_streams = config.limits.max_streams;
   hello.initial_window = config.limits.initial_window;
@@ -100,7 +100,7 @@ void V2Session::establish(Instant now, Events& events) {
                                                        : TrailerKind::kNone;
   frames_sent_ = 0;
   frames_received_ = 0;
-  // A turn is whole frames where it is larger than one: the rest would be a small one each time.
+  // A quantum larger than a frame is a multiple of it, so that no turn ends with a small frame.
   const uint32_t frame = send_frame_limit();
   const uint32_t quantum = config_.quantum;
   scheduler_ = Scheduler<Stream>(quantum > frame ? quantum - quantum % frame : quantum);
@@ -141,7 +141,7 @@ void V2Session::forgive(Instant now) {
   handshake_.end_backoff(now);
 }
 
-// At once, not one by one: a peer chooses how many there are, and when.
+// All at once: a peer chooses how many there are, and when they end.
 void V2Session::forget_streams() {
   streams_.clear();
   ours_.clear();
@@ -195,8 +195,8 @@ std::optional<StreamKey> V2Session::open(std::string_view service, Priority prio
   return key;
 }
 
-// The stream, or nullptr when it is over or dead: the peer may have ended it by something that came
-// in one piece with what the driver acts on now.
+// The stream, or nullptr if it is over or dead. The peer may have ended it by a frame that was read
+// together with the one that the driver handles now.
 Stream* V2Session::attached(StreamKey key) {
   Stream* stream = streams_.find(key);
   return stream != nullptr && !stream->dead() ? stream : nullptr;
@@ -238,7 +238,7 @@ void V2Session::reset(StreamKey key, Fault fault, Events& events) {
   VP_ASSERT(fault != Fault::kNone && fault_row(fault).scope == FaultScope::kStream);
   if (stream == nullptr) return;
   if (stream->open_due) {
-    // Nothing of it was sent to the peer, and nothing will be.
+    // The peer does not know of it, and need not.
     if (stream->control_link.linked) control_.erase(streams_, key.slot);
     scheduler_.remove(streams_, key.slot);
     ours_.put_back(stream->number);
@@ -253,7 +253,7 @@ void V2Session::reset(StreamKey key, Fault fault, Events& events) {
   release_if_over(key.slot, events);
 }
 
-// The stream carries nothing any more: what is queued is dropped, its loan is paid back.
+// The stream carries nothing any more: what is queued is dropped, and what it borrowed is returned.
 void V2Session::kill(uint32_t slot) {
   Stream& stream = streams_.at(slot);
   VP_ASSERT(!stream.dead());

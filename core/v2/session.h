@@ -1,6 +1,6 @@
 // One end of a session of protocol version 2 (PROTOCOL.md), see session.h.
 //
-// Nothing is sent without credit, so nothing here ever asks the driver to stop reading.
+// Nothing is sent without credit, so a session never asks the driver to stop reading.
 #pragma once
 
 #include "core/flow/credit_pool.h"
@@ -20,24 +20,25 @@ class V2Session final : public Session {
   explicit V2Session(const SessionConfig& config);
 
   // --- the link -------------------------------------------------------------------------------
-  // What the next link needs: feature::… bits. Only between links.
+  // The features that the next transport needs, feature::… bits. Only while there is no transport.
   void want_features(uint64_t features);
-  // Says nothing before `now + backoff`, which lets the driver slow down a peer that misbehaves.
+  // Sends nothing before `now + backoff`, so that the driver can slow down a peer that misbehaves.
   void transport_up(Instant now, Duration backoff = {});
   void transport_down(Events& events);
   bool up() const override { return handshake_.state() == Handshake::State::kEstablished; }
   bool uses_trailers() const override { return trailer_ != TrailerKind::kNone; }
 
-  // --- the greeting, for who has to find out whether the peer greets at all ---------------------
-  // A greeting that the caller found in what was read while the session was not up.
+  // --- the handshake, for the protocol selector
+  // --------------------------------------------------- The caller found this HELLO in what was
+  // read while the session was not up.
   void on_hello(const Hello& hello, Instant now, Events& events);
-  // The epoch that this end greets with.
+  // The epoch in this end's HELLO.
   uint64_t epoch() const { return handshake_.epoch(); }
-  // When it greets next, while it is not up.
+  // When the next HELLO is sent, while the session is not up.
   std::optional<Instant> next_hello_at() const { return handshake_.due_at(); }
-  // Intervals between unanswered greetings grow up to this.
+  // The interval between unanswered HELLOs grows up to this.
   void set_longest_interval(Duration interval) { handshake_.set_longest_interval(interval); }
-  // The faults so far were none: it need not slow down.
+  // What looked like faults so far was caused by something else: the peer is not slowed down.
   void forgive(Instant now);
   // As input(), while the session is up.
   size_t input_established(std::span<const std::byte> bytes, Instant now, Events& events);
@@ -87,8 +88,8 @@ class V2Session final : public Session {
   struct Step {
     size_t used = 0;  // 0: more bytes are needed
     Fault fault = Fault::kNone;
-    std::optional<Hello> successor{};  // with kPeerRestarted: what the new life said
-    bool answered = false;             // … and that it said so in answer to our probe
+    std::optional<Hello> successor{};  // with kPeerRestarted: the HELLO of the new process
+    bool answered = false;             // … and that it answers our probe
   };
   size_t input_waiting(std::span<const std::byte> bytes, Instant now, Events& events);
   Step step(std::span<const std::byte> bytes, Instant now, Events& events);
@@ -144,10 +145,10 @@ class V2Session final : public Session {
   SessionConfig config_;
   Handshake handshake_;
   Slab<Stream> streams_;
-  StreamIds ours_;        // numbers that we give out
-  StreamIds theirs_;      // numbers that the peer gives out
-  size_t live_ = 0;       // streams that are not dead: these own a promised window
-  uint64_t held_ = 0;     // of these, sums of Stream::held() and Stream::queued
+  StreamIds ours_;     // numbers that we give out
+  StreamIds theirs_;   // numbers that the peer gives out
+  size_t live_ = 0;    // streams that are not dead: these own a promised window
+  uint64_t held_ = 0;  // of these, sums of Stream::held() and Stream::queued
   uint64_t queued_ = 0;
   CreditPool credit_pool_;
   Scheduler<Stream> scheduler_;

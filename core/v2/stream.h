@@ -3,11 +3,11 @@
 // Each direction is a sequence of bytes with absolute 64-bit offsets that only grow:
 //
 //   sending     sent ≤ sent + queued ≤ send_limit
-//               `queued` bytes lie ready with the driver; send_limit is the peer's credit
+//               the driver has `queued` bytes ready; send_limit is the peer's credit
 //   receiving   consumed ≤ received ≤ granted
 //               bytes between consumed and received wait for the local socket
 //
-// A direction ends with END (no more bytes, at this offset) and is over once DONE says that the
+// A direction ends with END (no more bytes, at this offset) and is over once DONE reports that the
 // other application's socket took them all. A stream is over at an end when both directions are, or
 // when RESET or RESET_AT went both ways. Only then is its number free: no frame of the old stream
 // can meet the next one of that number.
@@ -54,7 +54,7 @@ struct Stream : Scheduled {
   bool done_received = false;
   bool reset_sent = false;
   bool reset_received = false;
-  // No more bytes come, and nothing is sent any more; what arrived is still to be delivered.
+  // No more bytes come and nothing is sent any more; what arrived has still to be delivered.
   bool reset_at_received = false;
   // Our application broke off: what arrives is dropped, and no more is granted.
   bool discards = false;

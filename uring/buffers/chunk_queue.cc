@@ -9,8 +9,8 @@
 namespace virtproxy {
 namespace {
 
-// A chunk is as large as what is appended, in steps: rounding wastes little on a stream with a
-// small window, and a large backlog is moved in large pieces.
+// The size of a chunk is that of what is appended, rounded up to a multiple of this. Rounding
+// wastes little on a stream with a small window, and much data is moved in large pieces.
 constexpr size_t kStep = 512;
 constexpr size_t kMostBytes = 64 * 1024;
 

@@ -1,4 +1,4 @@
-// A queue of bytes in chunks of their own, see send_queue.h.
+// A queue of bytes that owns the memory they are copied to, in chunks (see send_queue.h).
 #pragma once
 
 #include <sys/uio.h>
@@ -20,7 +20,8 @@ class ChunkQueue {
   size_t size() const { return size_; }
 
   void append(std::span<const std::byte> bytes);
-  // Where the first `size` bytes lie, or as many as fit into so many pieces; the number of these.
+  // Points `pieces` to the first `size` bytes, or to as many as fit. Returns the number of pieces
+  // used.
   size_t front(std::span<iovec> pieces, size_t size) const;
   void consume(size_t bytes);
   void clear();

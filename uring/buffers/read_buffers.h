@@ -1,6 +1,6 @@
-// The buffers a channel is read into. What arrives is parsed in place and sent on from here: a read
-// buffer is counted while anything still points into it. Sends that do not finish at once copy
-// their rest out (see connection.h), so that a few read buffers are always enough.
+// The buffers that a channel is read into. Bytes are parsed and sent to applications where they
+// lie, and everything that points into a read buffer holds a reference to it. A send that does not
+// finish at once copies its rest out (connection.h), so a few read buffers are always enough.
 #pragma once
 
 #include <cstddef>

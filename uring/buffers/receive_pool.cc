@@ -17,7 +17,7 @@ constexpr uint32_t kSmallOffered = 64;
 constexpr uint32_t kLargeOffered = 16;
 static_assert(std::has_single_bit(kSmallOffered) && std::has_single_bit(kLargeOffered));
 
-// The kernel takes some microseconds to take the pages of one.
+// It takes the kernel some microseconds to free the pages of one.
 constexpr unsigned kTrimmedAtOnce = 64;
 
 // The kernel names a buffer by 16 bits.
@@ -99,7 +99,7 @@ void ReceivePool::release(Buffer* buffer) {
 }
 
 size_t ReceivePool::room_before(const Buffer* buffer, std::span<const std::byte> part) {
-  // Besides the part's own, the queue holds a reference unless the part was the last.
+  // The part has a reference of its own, and the queue one unless the part was the last.
   const uint32_t own = buffer->length() == 0 ? 1 : 2;
   return buffer->references == own ? static_cast<size_t>(part.data() - buffer->data) : 0;
 }
@@ -135,8 +135,8 @@ bool ReceivePool::trim() {
   unsigned left = kTrimmedAtOnce;
   trims_on_ = false;
   for (Class& of : classes_) {
-    // Buffers are reused from the top: what lies below the lowest mark was not needed, and is not
-    // moved from one call to the next.
+    // Buffers are taken from the top of the list. The first `fewest_free` of it were not needed
+    // since the last call, and keep their places until the next one.
     for (; of.trimmed < of.fewest_free; ++of.trimmed) {
       Buffer& buffer = of.buffers[of.free[of.trimmed]];
       if (!buffer.touched) continue;

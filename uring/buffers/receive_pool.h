@@ -1,15 +1,15 @@
 // Buffers that bytes from applications are received into, of one channel.
 //
-// Two sizes: small ones for messages, large ones for bulk. All memory is reserved at once and
-// touched as it is used; its size is the bound on what a channel can hold of bytes that wait to be
-// sent. Where the driver can pick buffers itself, a few free ones of each size are offered to it,
-// last used first, so that a channel works in the cache rather than through its whole reserve.
+// There are two sizes: small ones for messages, large ones for bulk. All memory is mapped at once
+// and becomes resident as it is used. Its size bounds the bytes of a channel that wait to be sent.
+// Where the driver picks buffers itself, a few free ones of each size are offered to it, last used
+// first, so that a channel stays in the cache.
 //
-// A buffer is shared by counting: the queue of its connection holds one reference, and every write
-// to the channel that is in flight holds one for the parts it sends.
+// A buffer has a reference count: the queue of its connection holds one reference, and every write
+// to the channel that is in flight holds one for each part that it sends.
 //
 // For a channel that is written in few contiguous pieces, large buffers keep room free before and
-// behind what is received: there the header and the trailer of its frame find their place.
+// behind what is received, for the header and the trailer of its frame.
 #pragma once
 
 #include <array>
@@ -45,7 +45,7 @@ class ReceivePool {
  public:
   static constexpr uint32_t kSmallBytes = 4096;
   static constexpr uint32_t kLargeBytes = 65536;
-  // The room of a frame, where it is kept. The first is a multiple of a cache line.
+  // The room for header and trailer, bytes. The first is a multiple of a cache line.
   static constexpr uint32_t kBefore = 64;
   static constexpr uint32_t kBehind = kTrailerSize;
   static_assert(kBefore >= kHeaderSize);
@@ -73,8 +73,8 @@ class ReceivePool {
 
   void add_reference(Buffer* buffer) { ++buffer->references; }
   void release(Buffer* buffer);
-  // Free bytes before and behind a part just taken from a connection's queue, which nothing else
-  // points into.
+  // Free bytes before and behind a part that was just taken from a connection's queue. Zero if
+  // anything else points into the buffer.
   static size_t room_before(const Buffer* buffer, std::span<const std::byte> part);
   size_t room_behind(const Buffer* buffer) const {
     return buffer->length() == 0 ? at(buffer->size).behind : 0;
@@ -82,14 +82,15 @@ class ReceivePool {
 
   // Offers free buffers to the driver; once a turn.
   void replenish();
-  // How many receives would find a buffer now.
+  // How many more receives would get a buffer.
   size_t ready(BufferSize size) const {
     return provided_ ? at(size).offered : at(size).free.size();
   }
   size_t in_use() const;
 
-  // Returns the memory of buffers that were not needed since the last call to the system. True
-  // when a later call may find more. Of thousands, some with each call: then trims_on().
+  // Returns the memory of buffers that were not needed since the last call to the system. True if a
+  // later call may find more. Of thousands of buffers each call returns some, and trims_on() is
+  // true until all are.
   bool trim();
   bool trims_on() const { return trims_on_; }
 

@@ -10,7 +10,8 @@
 namespace virtproxy {
 namespace {
 
-// Of the channel's, so that one slow application leaves others theirs.
+// Pipes of the channel's pool that one queue may hold, so that a slow application leaves some to
+// others.
 constexpr ptrdiff_t kMostPipes = 4;
 
 bool has_bytes(int socket) {
@@ -47,7 +48,8 @@ ssize_t SendQueue::splice_from(int socket, size_t size) {
   if (ends_in_pipe()) {
     Pipe* last = segments_.back().pipe;
     ssize_t moved = last->fill(socket, size);
-    // A full pipe and an empty socket have the same error; or the bytes have just come.
+    // A full pipe and an empty socket give the same error. If there are bytes, the pipe was full,
+    // or they have just arrived.
     const bool again = moved == -EAGAIN && has_bytes(socket);
     if (again) moved = last->fill(socket, size);
     if (moved > 0) total_ += static_cast<uint64_t>(moved);

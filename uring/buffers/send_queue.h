@@ -1,6 +1,6 @@
-// What came for an application that does not take it now, in order: bytes that were copied out of
-// the channel's read buffer, so that a slow reader pins its own window and nothing else, and pipes
-// that bulk was spliced into without being read.
+// Bytes for an application whose socket does not take them now, in order. They were copied out of
+// the channel's read buffer, so that a slow application holds no more than its own window, or
+// spliced into pipes without being read.
 #pragma once
 
 #include <sys/types.h>
@@ -18,7 +18,7 @@ namespace virtproxy {
 
 class SendQueue {
  public:
-  // `total` is kept the sum of the sizes of all queues that share it, and outlives them.
+  // `total` is the sum of the sizes of all queues that share it, and outlives them.
   SendQueue(PipePool& pipes, uint64_t& total) : pipes_(pipes), total_(total) {}
   ~SendQueue() { clear(); }
   SendQueue(const SendQueue&) = delete;
@@ -29,23 +29,25 @@ class SendQueue {
   void clear();
 
   void append(std::span<const std::byte> bytes);
-  // Moves up to `size` bytes from a non-blocking socket to its end. Bytes moved, 0 at the socket's
-  // end, or a negative errno (-EAGAIN: nothing is there; -ENOBUFS: no pipe has room).
+  // Moves up to `size` bytes from a non-blocking socket to the end of the queue. Returns bytes
+  // moved, 0 at the end of the stream, or a negative errno (-EAGAIN: the socket has nothing;
+  // -ENOBUFS: no pipe has room).
   ssize_t splice_from(int socket, size_t size);
   bool ends_in_pipe() const { return !segments_.empty() && segments_.back().pipe != nullptr; }
 
   bool begins_with_pipe() const { return !segments_.empty() && segments_.front().pipe != nullptr; }
-  // The pipe that it begins with, to a non-blocking socket: bytes moved, or a negative errno.
+  // Moves bytes of the first pipe to a non-blocking socket. Returns their number, or a negative
+  // errno.
   ssize_t splice_to(int socket);
-  // Where the bytes that it begins with lie, up to the next pipe, and how many pieces that are.
-  // They stay there until consume().
+  // Points `pieces` to the first bytes, up to the next pipe, and returns the number of pieces. The
+  // bytes stay there until consume().
   size_t front(std::span<iovec> pieces) const;
   void consume(size_t bytes);
 
  private:
   struct Segment {
     Pipe* pipe;
-    size_t copied;  // without a pipe: so many bytes of the rope
+    size_t copied;  // without a pipe: so many bytes of chunks_
   };
   void pop() { segments_.erase(segments_.begin()); }
 

@@ -1,5 +1,5 @@
-// Parts of read buffers on their way to a socket: lists of small nodes from one pool, so that a
-// connection with nothing under way costs two words.
+// Lists of the parts of read buffers that are being sent to a socket. The nodes come from one pool
+// for each channel, so a connection with nothing to send costs two words.
 #pragma once
 
 #include <cstddef>

@@ -9,11 +9,11 @@
 namespace virtproxy {
 namespace {
 
-// How long clients wait for the first link: most have nothing but a connect(2) before them.
+// How long clients wait for the first transport, which in most cases takes one connect(2).
 constexpr Duration kFirstLinkTime = kGrace;
 
-// For how long a client is held in all, however often the peer has the protocol chosen anew: longer
-// than one choice takes, which greetings put off for ten times the grace.
+// How long a client is held in total, however often the protocol is chosen anew: longer than one
+// choice takes, which HELLOs of the peer can delay by ten times the grace.
 constexpr int kHeldGraces = 12;
 constexpr Duration kLeastHeldTime = std::chrono::seconds(5);
 
@@ -110,7 +110,7 @@ void Admission::expired(Timer& timer) {
   channel_.wakeup.wake();
 }
 
-// Clients have asked, and nothing has come.
+// OPEN or INIT was sent for clients, and nothing was received.
 void Admission::give_up_on_silence() {
   if (!unanswered()) return;
   if (std::exchange(peer_, Peer::kMute) != Peer::kMute) {

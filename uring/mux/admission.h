@@ -1,16 +1,16 @@
 // The clients of one end of a channel, from the moment they come until they have a stream or are
 // refused.
 //
-// Nothing that an accept, a socket or a timer leads to opens a stream by itself: clients wait in an
-// AdmissionQueue, and admit_next() alone takes them from there, when no event is left. Those that
-// come while the protocol is being chosen stay in it until it is, and so do, for a moment, those
-// that come before the link was tried for the first time.
+// An accept, a socket or a timer never opens a stream by itself: clients wait in an AdmissionQueue,
+// and only admit_next() takes them from there, when no event is left. Clients that come while the
+// protocol is being chosen wait until it is. Clients that come before the first attempt to get a
+// transport has ended wait for that.
 //
-// An end of version 1 that has no clients sends nothing until it is asked. So where version 1 was
-// chosen because nothing had come, only clients can find out whether an end is there: some are
-// let in, and if nothing has come within the time for which clients are held, the channel counts
-// as down for clients. One at a time is let in to ask again; the others wait for the answer as long
-// as a greeting may take.
+// An end of version 1 without clients sends nothing until it receives something. So where version 1
+// was chosen because nothing had been received, only clients can find out whether an end is there.
+// Some are admitted. If nothing is received within the time for which clients are held, the channel
+// counts as down for clients: one at a time is admitted to try again, and the others wait for the
+// answer as long as a HELLO may take.
 //
 // Owns no client: each belongs to its Opener, which gets it back by refuse(), or by open() with a
 // stream.
@@ -29,7 +29,7 @@ class Admission final : private Timer::Owner {
   Admission(ChannelContext& channel, StreamTable& streams, size_t most);
 
   // --- clients ----------------------------------------------------------------------------------
-  // A client that came, or one whose stream came to nothing. Refused where it cannot wait.
+  // A client that has arrived, or one whose stream came to nothing. Refused if it cannot wait.
   void add(const WaitingClient& client);
   void put_back(const WaitingClient& client);
   bool empty() const { return queue_.empty(); }
@@ -37,28 +37,28 @@ class Admission final : private Timer::Owner {
   void begin_turn() { held_timer_.clear(); }
   // Admits or refuses the next client. False when none is to be admitted now. No event may be left.
   bool admit_next();
-  // After the last admit_next() of a turn: sees to it that the rest has its turn.
+  // After the last admit_next() of a turn: schedules a turn for the clients that are left.
   void end_turn();
   // No client has a stream from now on.
   void close();
 
   // --- the link ---------------------------------------------------------------------------------
-  // A link was tried, and none is there: clients are told so.
+  // The attempt to get a transport has failed: clients need not wait for it any more.
   void link_unavailable() { first_link_timer_.clear(); }
-  // A link begins, whose peer may take `grace` to greet.
+  // There is a transport, whose peer may take `grace` to send HELLO.
   void link_began(Duration grace);
   void link_ended();
   void session_began() { first_link_timer_.clear(); }
-  // Something has come over the link. True for the first time.
+  // Bytes were received over the transport. True for the first ones.
   bool on_input();
   bool has_input() const { return peer_ == Peer::kHeard; }
-  // Nothing has come over this link, and version 1 was chosen for that reason.
+  // Nothing was received over this transport, and version 1 was chosen for that reason.
   bool unanswered() const { return !has_input() && channel_.selector.chosen_by_silence(); }
 
  private:
-  // What has come from the other end of this link. kMute: nothing, although it was asked.
+  // What was received over this transport. kMute: nothing, although OPEN or INIT was sent.
   enum class Peer : uint8_t { kUnknown, kMute, kHeard };
-  // Clients that ask an end that has sent nothing, at once.
+  // Clients that are admitted at once while nothing was received.
   static constexpr size_t kMostProbes = 64;
 
   void expired(Timer& timer) override;

@@ -4,11 +4,11 @@
 //                 │                                  ▲
 //                 └─ the protocol is being chosen ──▶ held ── their time is over ──▶ refused
 //
-// A client is held for a limited time, counted from the first moment of it. It keeps that limit
-// when it is put back because its stream came to nothing, so that a peer that changes its mind
-// again and again does not hold it for ever.
+// A client is held for a limited time. It keeps the limit when it is put back because its stream
+// came to nothing, so that a peer which changes the protocol again and again cannot hold it for
+// ever.
 //
-// At most `most` clients are taken in; those that are put back come on top of that, and there are
+// At most `most` clients are accepted. Those that are put back do not count towards that; there are
 // at most as many of them as the channel has streams.
 #pragma once
 
@@ -40,7 +40,7 @@ class AdmissionQueue {
     return true;
   }
 
-  // Takes back one whose stream came to nothing. It is held on, or from now on until `limit`.
+  // Takes back a client whose stream came to nothing. It keeps its limit, or is held until `limit`.
   void put_back(WaitingClient client, Instant limit) { hold(client, limit); }
 
   // Holds all new ones until `limit`.
@@ -48,7 +48,7 @@ class AdmissionQueue {
     for (; !new_.empty(); new_.pop_front()) hold(new_.front(), limit);
   }
 
-  // The next to be admitted: those that were held go first.
+  // The next client to be admitted: those that were held come first.
   std::optional<WaitingClient> take() {
     if (!held_.empty()) return take_first_held();
     if (new_.empty()) return std::nullopt;
@@ -57,13 +57,13 @@ class AdmissionQueue {
     return client;
   }
 
-  // One whose time is over.
+  // A client whose limit is over.
   std::optional<WaitingClient> take_overdue(Instant now) {
     if (held_.empty() || held_.begin()->first > now) return std::nullopt;
     return take_first_held();
   }
 
-  // When the time of the next one is over.
+  // The earliest limit.
   std::optional<Instant> deadline() const {
     if (held_.empty()) return std::nullopt;
     return held_.begin()->first;

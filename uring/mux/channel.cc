@@ -18,20 +18,20 @@ using std::chrono::seconds;
 
 static_assert(kHeaderSize + kLargestPayload + kTrailerSize <= ChannelReader::kLargestFrame);
 
-// Memory that was not needed for this long goes back to the system.
+// Memory that was not needed for this long is returned to the system.
 constexpr Duration kTrimInterval = seconds(1);
-// Where it is much, in portions.
+// Between two portions, if it is much.
 constexpr Duration kTrimPause = milliseconds(10);
 
-// Pipes hold bytes only while a socket is slow or a batch is being written: a few are enough. What
-// they keep allocated in the kernel is beside the rest of the channel's memory.
+// Pipes hold bytes only while a socket is slow or a batch is being written, so a few are enough.
+// What they keep allocated in the kernel comes on top of the channel's memory.
 constexpr uint64_t pipe_memory(uint64_t memory) { return memory / 2; }
 
 constexpr Duration kBlockedInterval = milliseconds(100);
 
 constexpr Duration kRecheckInterval = milliseconds(250);
 
-// Admitted, or refused, before the other channels have their turn again.
+// Clients that are admitted or refused in one turn.
 constexpr unsigned kAdmissionsPerTurn = 64;
 
 SessionConfig session_config(const ChannelConfig& config) {
@@ -142,7 +142,7 @@ void Channel::run_deferred() {
   }
 }
 
-// A stream that is opened may get the slot of one that an event names, so none may be left.
+// A stream that is opened may get the slot of one that an event names, so no event may be left.
 void Channel::admit_clients() {
   admission_.begin_turn();
   if (admission_.empty()) return;
@@ -162,7 +162,7 @@ void Channel::set_timer() {
   if (selector().behind(loop().now())) return timer_.set(loop().now());
   const auto deadline = selector().deadline();
   if (!deadline) return timer_.clear();
-  // Due already, and not written just now: the link does not take it.
+  // It is due already and was not written just now, so the transport has no room.
   timer_.set(*deadline > loop().now() ? *deadline : loop().now() + kBlockedInterval);
 }
 
@@ -178,8 +178,8 @@ void Channel::expired(Timer& timer) {
   wake();
 }
 
-// virtio-serial is known to lose wake-ups. While no stream is open this ends, once it has found
-// that none is lost.
+// virtio-serial may lose wake-ups. While no stream is open the checks stop, once one has found that
+// none is lost.
 void Channel::recheck_device() {
   if (transport_state_ != TransportState::kInUse || traits_->is_socket) return;
   const bool settled = reader_.recheck();
@@ -200,7 +200,7 @@ void Channel::trim() {
   if (busy || more) trim_timer_.set(loop().now() + kTrimInterval);
 }
 
-// --- the link and the session -----------------------------------------------------------------
+// --- the transport and the session ------------------------------------------------------------
 
 void Channel::transport_ready(int fd, const TransportTraits& traits) {
   VP_ASSERT(transport_state_ == TransportState::kNone);
@@ -211,7 +211,7 @@ void Channel::transport_ready(int fd, const TransportTraits& traits) {
   context_.observers.notify(&ChannelObserver::transport_up);
   writer_.attach(file_, traits);
   reader_.attach(file_, traits);
-  // A port is asked first whether anybody is on its other side.
+  // A session on a port begins when its other side is found open.
   if (!traits.has_presence) begin_session();
 }
 
@@ -220,7 +220,7 @@ void Channel::transport_unavailable() {
   wake();
 }
 
-// A device hides that the other end was replaced, and a tty may lose bytes besides.
+// A device does not report that the other end was replaced, and a tty may also lose bytes.
 uint64_t Channel::wanted_features() const {
   const bool checksum = !traits_->preserves_bytes || config_.integrity == Integrity::kChecksum;
   const bool commit = (!traits_->reports_peer_loss && traits_->preserves_bytes) ||
@@ -228,7 +228,7 @@ uint64_t Channel::wanted_features() const {
   return (checksum ? feature::kChecksumTrailer : 0) | (commit ? feature::kCommitTrailer : 0);
 }
 
-// How long a peer that greets may take to do so.
+// How long a peer of version 2 may take to send HELLO.
 Duration Channel::grace() const {
   return traits_->has_line_speed ? grace_on_line(config_.spec.address.port) : kGrace;
 }
@@ -241,8 +241,8 @@ void Channel::begin_session() {
   wake();
 }
 
-// On a listener such a peer keeps the next one out. A connection that is dialled does not, and
-// behind a device or an emulator's socket the other end may start at any time.
+// On a listener such a peer keeps the next one waiting, so it is dropped. Elsewhere it is only
+// logged: behind a device or an emulator's socket the other end may start at any time.
 void Channel::on_no_greeting() {
   if (transport_listens(config_.spec.transport)) {
     context_.observers.notify(&ChannelObserver::peer_dropped, {source_->peer(), kGreetingTime});

@@ -4,18 +4,17 @@
 //    Service ──────────────▶ │ StreamTable │ ◀──▶ │ Session │ ──▶ ChannelWriter ──▶ Source
 //                            └─────────────┘      └─────────┘
 //
-// The session decides, the others do. ProtocolSelector knows which session it is, of which
-// protocol. Within a turn the parts only note what has to be done; at its end the channel admits
-// clients, sends what was delivered, writes one batch and asks for more bytes.
+// The session decides, and the other parts carry that out. ProtocolSelector owns the sessions of
+// both protocols and chooses one. Within a turn the parts only note what has to be done. At its end
+// the channel admits clients, sends what was delivered, writes one batch and asks for more bytes.
 //
-// The rules of session.h for events are kept here: every call of the core that may begin or end a
-// session is followed by handle_events(), and the loss of the link by discard_events(). Streams are
-// opened in admit_clients() alone, when no event is left.
+// The channel keeps the rules of session.h for events: it calls handle_events() after every call of
+// the core that may begin or end a session, and discard_events() after the loss of the transport.
+// Streams are opened in admit_clients() only, when no event is left.
 //
-// What a stream ends in is none of the channel's business: a Service or an Opener makes it
-// (endpoint.h). Both outlive the channel.
+// A Service or an Opener makes what a stream ends in (endpoint.h). Both outlive the channel.
 //
-// A channel owns all its memory: what another channel's clients or peer do cannot take it away.
+// A channel owns all its memory, so that clients and peers of other channels cannot use it up.
 #pragma once
 
 #include <chrono>
@@ -65,7 +64,7 @@ class Channel final : private TransportSource::Client,
                       private Loop::Deferred,
                       private Timer::Owner {
  public:
-  // Whether the memory suffices for that many streams; the error says what would be right.
+  // An error if the memory does not suffice for that many streams. It names a size that does.
   static tl::expected<void, std::string> check(const ChannelConfig& config);
 
   // `config` must pass check(). `services` are those that the peer may ask for.
@@ -83,12 +82,12 @@ class Channel final : private TransportSource::Client,
   void start(Listening listening);
   // A client of `opener` wants a stream. It gets one, or is refused, in this turn or a later one.
   void admit(Opener& opener, int client);
-  // No new streams; those that are open go on.
+  // Opens no new streams; those that are open go on.
   void drain();
   bool drained() const { return streams_.empty() && admission_.empty(); }
-  // Resets what is left and tells the peer, as far as the channel takes it at once.
+  // Resets the streams that are left, and sends that to the peer as far as the transport has room.
   void stop();
-  // Whether everything there was to say has left.
+  // True if all pending frames were written.
   bool flushed() const { return writer_.idle() && !selector().wants_to_write(loop().now()); }
   void disconnect();
   // Nothing of the channel is known to the kernel any more.
@@ -128,9 +127,9 @@ class Channel final : private TransportSource::Client,
   void transport_ready(int fd, const TransportTraits& traits) override;
   void transport_unavailable() override;
   void transport_broken(const std::string& reason) override { channel_failed(reason); }
-  // Streams that are over are within no session's limits: the channel is not read while more of
-  // them are left than a turn deals with. So a peer that ends sessions or streams in a tight loop
-  // cannot pile them up.
+  // The limits of a session do not cover streams that are over. The channel is not read while more
+  // of them are left than one turn destroys, so a peer that ends sessions or streams in a tight
+  // loop cannot pile them up.
   bool wants_input() override {
     return streams_.keeps_up() && selector().wants_input(loop().now());
   }
@@ -151,7 +150,7 @@ class Channel final : private TransportSource::Client,
   void run_deferred() override;
   void expired(Timer& timer) override;
 
-  // How long a peer that has to greet (--protocol 2) may take before it is dropped or named.
+  // How long a peer that has to send HELLO (--protocol 2) may take before it is dropped or logged.
   static constexpr std::chrono::seconds kGreetingTime{10};
 
   ProtocolSelector& selector() { return context_.selector; }
@@ -199,9 +198,9 @@ class Channel final : private TransportSource::Client,
   File file_;
   ReconnectBackoff reconnect_backoff_;
   Duration backoff_{};  // before the next link
-  // Which way bytes went last. Where that changes with every message, an application waits for an
-  // answer, and sends that skip their completion on success save a turn. Where it does not, the
-  // turn after a send finds more to send.
+  // The direction in which bytes moved last. If it changes with every message, an application waits
+  // for an answer, and a send that skips its completion on success saves a turn. If it does not,
+  // the turn after a send finds more to send.
   enum class Moved : uint8_t { kIn, kOut };
   Moved moved_ = Moved::kIn;
   bool busy_ = false;  // since the last trim

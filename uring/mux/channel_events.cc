@@ -1,11 +1,11 @@
-// What a channel does about the events of its session.
+// How a channel handles the events of its session.
 #include "core/assert.h"
 #include "uring/mux/channel.h"
 
 namespace virtproxy {
 
-// Handling may add events, reset streams that events further on still name, and discard events. It
-// opens no stream and begins no session.
+// Handling an event may add events, reset streams that later events name, and discard events. It
+// never opens a stream or begins a session.
 void Channel::handle_events(ReadBuffer* buffer) {
   VP_ASSERT(next_event_ == 0);
   const Events& events = context_.events;
@@ -87,7 +87,7 @@ void Channel::on_down(Fault fault) {
   streams_.detach_all(fault);
   const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
   if (restarted || session().uses_trailers()) return;
-  // Where the link reports that a peer is gone, a peer that broke the protocol is dropped with it.
+  // Where the transport reports the loss of a peer, a peer that broke the protocol is disconnected.
   backoff_ = selector().backoff();
   release_transport();
   selector().transport_down(context_.events);

@@ -23,12 +23,12 @@ constexpr size_t kLeastRead =
 constexpr size_t kBufferBytes = ChannelReader::kLargestFrame + kLeastRead;
 // Bytes that are read in one turn from a device that hands out portions.
 constexpr size_t kMostPortRead = 128 * 1024;
-// In one turn, before the others have theirs.
+// Bytes that are spliced in one turn.
 constexpr size_t kMostSpliced = 512 * 1024;
 // Headers and small frames in a row after which bulk is over.
 constexpr unsigned kReadsAfterBulk = 8;
-// A read this large may be the beginning of bulk: reading headers alone is tried, ever more rarely
-// where it turns out to be many small frames.
+// A read this large may be the beginning of bulk, so reading headers alone is tried. Where it turns
+// out to be many small frames, that is tried more and more rarely.
 constexpr size_t kLargeRead = 64 * 1024;
 constexpr unsigned kMostSkips = 63;
 constexpr Duration kAbsenceInterval = milliseconds(100);
@@ -72,7 +72,7 @@ void ChannelReader::detach() {
 
 void ChannelReader::read_on() {
   if (state_ <= State::kAbsent || !client_->wants_input()) return;
-  // Also beside a request: bytes that were offered again do not wait for others to come.
+  // Also while a request is pending: bytes that were offered again do not wait for new ones.
   if (unparsed_) {
     parse();
     if (unparsed_ || state_ <= State::kAbsent || !client_->wants_input()) return;
@@ -99,8 +99,8 @@ void ChannelReader::splice_on() {
       begin_request(State::kPolling);
       return loop_.driver().poll(op_, file_, POLLIN);
     } else if (moved == 0 || moved == -EAGAIN || moved == -ENOBUFS || moved == -ENOMEM) {
-      // A receive knows what it is: the end, bytes that cannot be spliced (urgent ones, or those
-      // behind a pipe that is full), or nothing.
+      // A receive finds out which it is: the end, bytes that cannot be spliced (urgent ones, or
+      // those behind a full pipe), or nothing.
       return stop_splicing();
     } else {
       return client_->channel_failed(std::strerror(static_cast<int>(-moved)));
@@ -109,7 +109,7 @@ void ChannelReader::splice_on() {
   client_->channel_readable();
 }
 
-// Reads what is left of a small frame, and the next header. False when that has to be waited for.
+// Reads the rest of a small frame and the next header. False if they have not arrived.
 bool ChannelReader::read_header() {
   const size_t size = client_->payload_ahead() + kHeaderSize;
   if (++reads_in_row_ > kReadsAfterBulk || begin_ != end_ || size > kLeastRead || !make_room()) {
@@ -124,7 +124,7 @@ bool ChannelReader::read_header() {
   if (got == 0) {
     client_->channel_failed("closed by the other end");
   } else {
-    // Whatever it is, the request meets it too.
+    // The request gets the same result.
     begin_request(State::kReading);
     loop_.driver().recv(op_, file_, buffer_->data + end_, size, true);
   }
@@ -159,8 +159,8 @@ void ChannelReader::read_normally() {
   }
 }
 
-// A read buffer with room behind the leftover. False when all are still being sent from; the turn
-// in which one comes back asks again.
+// Provides a read buffer with room behind the unused bytes. False if all are still being sent from;
+// the turn in which one is released asks again.
 bool ChannelReader::make_room() {
   if (buffer_ == nullptr) {
     buffer_ = buffers_.take();
@@ -222,7 +222,7 @@ void ChannelReader::complete(Op&, Outcome outcome) {
   }
 }
 
-// Reads on for as long as full buffers come. Whatever ends that, the next request meets it too.
+// Reads on while full buffers come. The next request gets the result that ends that.
 size_t ChannelReader::read_port(size_t count) {
   const size_t portion = traits_->read_portion;
   for (auto got = static_cast<ssize_t>(count); got >= static_cast<ssize_t>(portion);) {
@@ -235,7 +235,7 @@ size_t ChannelReader::read_port(size_t count) {
 }
 
 void ChannelReader::on_bytes(size_t count) {
-  // A read that fills what it was offered leaves more behind.
+  // A read that filled the buffer has left more bytes.
   if (count > 0) {
     poll_first_ = count < kBufferBytes - end_;
     readable_ = false;
@@ -280,7 +280,7 @@ void ChannelReader::offer_again() {
 void ChannelReader::on_nothing() {
   if (!traits_->has_presence) return client_->channel_failed("closed by the other end");
   absence_.set(loop_.now() + kAbsenceInterval);
-  // The host side may go while bytes of it that were offered again are still being parsed.
+  // The other side may close while bytes that were offered again are still being parsed.
   unparsed_ = false;
   begin_ = end_ = offered_ = 0;
   if (std::exchange(state_, State::kAbsent) != State::kAbsent) client_->port_present(false);

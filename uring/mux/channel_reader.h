@@ -1,17 +1,16 @@
-// Reads a channel, always: what arrives was granted before, so there is never a reason to wait.
+// Reads a channel. It never waits for an application, because everything that arrives was granted.
 //
 // Bytes are read into read buffers and parsed where they lie. What the session cannot use yet (the
-// front of a frame whose end is missing) stays in place while the read buffer has room behind it,
-// and moves to the front of the next read buffer when it has not. Small frames take long to parse:
-// where much was read, the rest waits in its read buffer for the next turn once this one has had
-// its time, so that other channels have theirs.
+// beginning of a frame) stays in place while the read buffer has room behind it, else it is moved
+// to the front of the next one. Small frames take long to parse: when this turn has used up its
+// time, the rest stays in its read buffer for the next turn, so that other channels have theirs.
 //
-// While bulk arrives, payload passes from the channel's socket to the application's without being
-// read: then only the headers between are, each by itself.
+// While bulk arrives, payload is spliced from the channel's socket to the application's. Only the
+// headers between are read, each by itself.
 //
-// A virtio port reads 0 bytes, and tells nobody when that changes, while no one holds its other
-// side; then it is asked again from time to time. It may also lose a wake-up: bytes are there and
-// the request that waits for them does not end. recheck() finds that out.
+// While its other side is not open, a virtio port reads 0 bytes, and does not report when that
+// changes. So it is read again at an interval. It may also lose a wake-up: it has bytes, and the
+// request that waits for them does not complete. recheck() finds such a request.
 #pragma once
 
 #include <span>
@@ -30,7 +29,7 @@ class ChannelReader final : private Completion, private Timer::Owner {
 
   class Client {
    public:
-    // Whether to read on now.
+    // True if more bytes may be read now.
     virtual bool wants_input() = 0;
     // Returns how many of the bytes were used. They lie in `buffer`, which the client may
     // reference.
@@ -44,14 +43,14 @@ class ChannelReader final : private Completion, private Timer::Owner {
     virtual bool splices() = 0;
     virtual bool begin_splice() = 0;
     virtual ssize_t splice_payload(int fd) = 0;
-    // What was spliced may go on to the applications now.
+    // The bytes that were spliced may be sent to the applications now.
     virtual void channel_spliced() = 0;
-    // More may be there, but others first.
+    // There may be more bytes, which wait for the next turn.
     virtual void channel_readable() = 0;
-    // Somebody holds the other side of a port, or not any more.
+    // The other side of a port was found open, or not open any more.
     virtual void port_present(bool present) = 0;
     virtual void channel_failed(const std::string& reason) = 0;
-    // Detached, and idle from now on.
+    // It was detached, and has become idle.
     virtual void channel_settled() = 0;
 
    protected:
@@ -67,10 +66,10 @@ class ChannelReader final : private Completion, private Timer::Owner {
 
   // Asks for the next bytes, unless a request is under way already; once a turn.
   void read_on();
-  // Of a device, from time to time: a request that has waited since the last call is made anew if
-  // the device has something. True if one has, and there is nothing.
+  // For a device, at an interval: if a request was pending at the last call too and the device has
+  // bytes, the request is made anew. True if no wake-up can be lost.
   bool recheck();
-  // Gives the client once more what it has not used.
+  // Gives the client the bytes again that it has not used.
   void offer_again();
   // Returns memory that is not in use to the system.
   void trim() { buffers_.trim(); }

@@ -1,4 +1,4 @@
-// A channel's statistics: what it has now; what happened to it is counted in counters.cc.
+// The present state of a channel as statistics. Events are counted in counters.cc.
 #include "uring/mux/channel.h"
 
 namespace virtproxy {

@@ -19,7 +19,7 @@ using std::chrono::milliseconds;
 
 constexpr size_t kMostVectors = 1024;  // UIO_MAXIOV: one more is EMSGSIZE
 constexpr Duration kFullInterval = milliseconds(20);
-// Doubled while the peer reads nothing.
+// Doubles while the peer reads nothing.
 constexpr Duration kUnreadInterval = milliseconds(1);
 constexpr Duration kMostUnreadInterval = milliseconds(256);
 
@@ -90,7 +90,7 @@ void ChannelWriter::write_on(Events& events, bool may_skip_success) {
   submit();
 }
 
-// False when the socket is waited for before anything is planned.
+// False if a batch is not planned before the socket has room.
 bool ChannelWriter::has_room() {
   const bool packets = !selector_.up() || selector_.protocol() == 1;
   room_.speak_packets(packets, selector_.up());
@@ -268,16 +268,16 @@ ssize_t ChannelWriter::write_now(std::span<const std::byte> bytes) {
   return sendmsg(file_.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-// A port whose other side is gone says it hung up, again and again: there, wait a moment instead of
-// polling.
+// A port whose other side is closed polls as hung up all the time, so it is tried again after a
+// while.
 void ChannelWriter::wait_for_room() {
   if (!traits_->has_presence) return poll_for_room(State::kPolling);
   state_ = State::kPausing;
   retry_.set(loop_.now() + kFullInterval);
 }
 
-// Writes to a port for as long as it takes what it is given. False when something is left: what
-// stopped it, the request meets too.
+// Writes to a port while it takes bytes. False if some are left: a request is made for them, which
+// gets the result that stopped this.
 bool ChannelWriter::write_port() {
   while (vector_at_ < vectors_.size()) {
     const auto next = next_write();
@@ -294,7 +294,7 @@ std::span<const std::byte> ChannelWriter::next_write() const {
           std::min(vector.iov_len, traits_->write_portion > 0 ? traits_->write_portion : SIZE_MAX)};
 }
 
-// So many bytes of the vectors are written.
+// `bytes` of the vectors were written.
 void ChannelWriter::advance(size_t bytes) {
   while (bytes > 0) {
     iovec& vector = vectors_[vector_at_];
@@ -310,7 +310,7 @@ void ChannelWriter::push() {
   while (!assembled() || assembly_->held() > 0) {
     ssize_t moved = assembled() ? -EAGAIN : assemble();
     if (moved > 0) continue;
-    // All there is, or as much as the pipe takes.
+    // The pipe has everything, or is full.
     if (moved == -EAGAIN && assembly_->held() > 0) {
       moved = assembly_->drain(file_.fd, assembly_->held());
       if (moved == -EAGAIN) return poll_for_room(State::kPolling);
@@ -323,8 +323,8 @@ void ChannelWriter::push() {
   batch_left();
 }
 
-// Moves the next vectors, or the next bytes of a pipe, to the assembly. Their number, or a negative
-// errno (-EAGAIN: it is full).
+// Moves the next vectors, or the next bytes of a pipe, to the assembly. Returns their number, or a
+// negative errno (-EAGAIN: it is full).
 ssize_t ChannelWriter::assemble() {
   const bool piped = pipe_segment_at_ < pipe_segments_.size();
   const size_t end = piped ? pipe_segments_[pipe_segment_at_].vectors : vectors_.size();
@@ -373,7 +373,7 @@ void ChannelWriter::complete(Op&, Outcome outcome) {
     if (result < 0 && !short_of_room) return client_->channel_failed(std::strerror(-result));
     const auto sent = static_cast<size_t>(std::max(result, 0));
     if (sent < total) {
-      // MSG_WAITALL: short only when the connection broke, or when it was not to wait.
+      // With MSG_WAITALL a send is short only if the connection broke, or if it did not wait.
       if (!short_of_room) return client_->channel_failed("write cut short");
       vectors_[0].iov_base = static_cast<std::byte*>(vectors_[0].iov_base) + sent;
       vectors_[0].iov_len -= sent;

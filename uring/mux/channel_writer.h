@@ -1,19 +1,19 @@
 // Writes a channel: one batch at a time, one request at a time.
 //
-// Heads and small payloads are copied side by side into the staging buffer, large payloads go from
-// the buffers they were received in, with header and trailer beside them where there is room (see
-// receive_pool.h). A socket takes a batch as one SENDMSG. A port issues one device write per vector
-// and takes at most 32 KiB each, so there it pays to copy what is not larger than a few of them.
-// All of a batch is copied for a tty, which is slow and takes little at a time, and where trailers
-// are computed over the payload.
+// Heads and small payloads are copied side by side into the staging buffer. Large payloads are
+// written from the buffers they were received in, with header and trailer beside them where there
+// is room (receive_pool.h). A socket takes a batch in one sendmsg(2). A port makes one device write
+// of each vector and takes at most 32 KiB each, so payloads up to that order are copied. All of a
+// batch is copied for a tty, which is slow and takes little at a time, and where trailers cover the
+// payload.
 //
-// Packets of protocol 1 are written in calls that take whole ones, or nothing (packet_room.h). What
-// a unix socket has no room for is not planned yet, so that nothing is sent for a stream that ends
-// meanwhile.
+// Packets of protocol 1 are written in calls that take whole packets or nothing (packet_room.h). A
+// batch is planned only when a unix socket has room for it, so that nothing is sent for a stream
+// that ends meanwhile.
 //
 // A batch with payload in pipes is put together in one more pipe, headers and payload in turn, and
-// leaves from there, most often in one system call: each write to a socket wakes its reader, and a
-// header alone would wake it for nothing. The ring is asked only to wait for room.
+// spliced from there, most often in one system call: each write to a socket wakes its reader, and a
+// header alone would wake it for nothing. The driver only polls for room.
 #pragma once
 
 #include <sys/socket.h>
@@ -37,12 +37,12 @@ class ChannelWriter final : private Completion, private Timer::Owner {
  public:
   class Client {
    public:
-    // The endpoint whose bytes go out; it exists as long as the stream has something queued.
+    // The endpoint whose bytes are written. It exists while the stream has queued bytes.
     virtual Endpoint& endpoint_of(StreamKey stream) = 0;
     virtual void channel_failed(const std::string& reason) = 0;
-    // A batch has left; there may be more to write.
+    // A batch was written; there may be more.
     virtual void channel_written() = 0;
-    // Detached, and idle from now on.
+    // It was detached, and has become idle.
     virtual void channel_settled() = 0;
 
    protected:
@@ -58,15 +58,15 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   // Prepares for payload in pipes, until the transport is lost or trim() is called. False if there
   // is no pipe to put batches together in.
   bool prepare_pipes();
-  // Gives back what is not needed while no stream is open.
+  // Releases the memory that is not needed while no stream is open.
   void trim();
 
-  // Of a device, from time to time: a request that has waited for room since the last call is made
-  // anew if there is room. A device may lose the wake-up. A port is not waited for, see complete().
+  // For a device, at an interval: if a poll for room was pending at the last call too and there is
+  // room, it is made anew, because a device may lose the wake-up. A port is not polled.
   void recheck();
 
-  // Writes what the session has to say, unless a batch is still on its way. With
-  // `may_skip_success`, nobody waits for it to have left.
+  // Writes one batch of what the session has pending, unless the last batch is still being written.
+  // With `may_skip_success`, nothing waits for the completion.
   void write_on(Events& events, bool may_skip_success);
 
  private:
@@ -120,7 +120,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   File file_;
   const TransportTraits* traits_ = nullptr;  // since attach()
   State state_ = State::kDetached;
-  bool rechecked_ = false;      // the request was pending at the last recheck()
+  bool rechecked_ = false;      // the poll was pending at the last recheck() too
   bool skips_success_ = false;  // the request, see Driver::skip_success()
 
   PacketRoom room_;

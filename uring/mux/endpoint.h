@@ -68,14 +68,14 @@ class Endpoint {
   // spliced(), and returns their number, 0 at the end of the socket, or a negative errno.
   virtual bool begin_splice(uint32_t /*bytes*/) { return false; }
   virtual ssize_t splice_from(int /*socket*/, uint32_t /*bytes*/) { return -ENOBUFS; }
-  // Asked for with want_flush(): passes on what was delivered in this turn. With
-  // `may_skip_success`, nothing waits for it to have left.
+  // Called after want_flush(): sends what was delivered in this turn. With `may_skip_success`,
+  // nothing waits for the completion of that.
   virtual void flush(bool may_skip_success) = 0;
 
   // --- to the peer ----------------------------------------------------------------------------
-  // There is credit again, or some of what was queued has been taken.
+  // There is credit again, or take() has taken some of what was queued.
   virtual void may_queue() = 0;
-  // Asked for with wait_for_buffer(): one of that size is free.
+  // Called after wait_for_buffer(): a buffer of that size is free.
   virtual void buffer_came() {}
   // The next bytes of what was queued, in order: at least one, at most `bytes`, which is never more
   // than is queued.
@@ -86,12 +86,13 @@ class Endpoint {
   virtual void abort(Fault fault) = 0;
   // Both directions are over. Calls over(Fault::kNone).
   virtual void finish() = 0;
-  // True if its client was not touched, so that its opener may give it another stream. The endpoint
-  // calls over(Fault::kUpgraded) then, and has no client any more.
+  // True if nothing was read from its client or written to it, so that its opener may give it
+  // another stream. The endpoint then calls over(Fault::kUpgraded), and has no client any more.
   virtual bool give_back() { return false; }
-  // Once after over(): cancels what is pending. settled() when idle() becomes true later.
+  // Called once after over(): cancels what is pending. Calls settled() if idle() becomes true
+  // later.
   virtual void let_go() = 0;
-  // Nothing that the kernel or anything else has under way refers to the endpoint.
+  // Neither an operation of the kernel nor anything else refers to the endpoint.
   virtual bool idle() const = 0;
 
   // --- stats ----------------------------------------------------------------------------------
@@ -120,8 +121,8 @@ class StreamHandle final {
 
   // --- the opening, where the peer opened the stream --------------------------------------------
   void accepted();
-  // The service cannot be had: resets the stream by `fault`, and reports the reason. The endpoint
-  // calls over(fault) next.
+  // The service cannot be reached: resets the stream by `fault`, and reports the reason. The
+  // endpoint calls over(fault) next.
   void refuse(Fault fault, const std::string& reason);
 
   // --- to the peer ----------------------------------------------------------------------------
@@ -142,13 +143,13 @@ class StreamHandle final {
   bool prepare_pipes();
 
   // --- from the peer --------------------------------------------------------------------------
-  // Passed on: so much more may arrive.
+  // `bytes` were passed on: the peer may send as many more.
   void consumed(uint64_t bytes) {
     session().consumed(key_, bytes);
     account_.received(bytes);
     want_write();
   }
-  // The application takes nothing at the moment, or takes bytes again.
+  // The application does not take bytes at the moment, or takes them again.
   void stall() { account_.stall(StallReason::kApplication); }
   void unstall() { account_.unstall(StallReason::kApplication); }
   // True if consuming `bytes` would not trigger a CREDIT, so that it may be reported later.
@@ -175,8 +176,8 @@ class StreamHandle final {
   // --- the end ----------------------------------------------------------------------------------
   bool is_over() const { return state_ != State::kOpen; }
   bool has_ended() const { return state_ >= State::kEnded; }
-  // The endpoint is of no use any more, by `fault`, or because both directions ended in order. May
-  // let go of it at once.
+  // The endpoint has ended, by `fault` or because both directions ended in order. May call let_go()
+  // at once.
   void over(Fault fault);
   // idle() may have become true.
   void settled();
@@ -186,12 +187,12 @@ class StreamHandle final {
   ReceivePool& buffers() { return channel_.buffers; }
   SlicePool& slices() { return channel_.slices; }
   PipePool& pipes() { return channel_.pipes; }
-  // What the endpoints of the channel keep because it could not be passed on at once. Each adds its
-  // bytes, and takes them away again.
+  // The bytes that all endpoints of the channel keep because they could not be passed on at once.
+  // Each endpoint adds and subtracts its own.
   uint64_t& held_bytes() { return channel_.held_bytes; }
   void want_write() { channel_.wakeup.wake(); }
   void want_flush();
-  // Endpoints that wait for a receive buffer have their turn in the order in which they came.
+  // Endpoints that wait for a receive buffer get one in the order in which they began to wait.
   bool waits_for_buffer() const { return buffer_link_.linked; }
   bool buffers_are_short(BufferSize size) const;
   void wait_for_buffer(BufferSize size);

@@ -1,4 +1,4 @@
-// Who makes the endpoints of streams.
+// What makes the endpoints of streams.
 //
 //   Service    for streams that the peer opens: one for each name that this end offers
 //   Opener     for streams that this end opens, on behalf of its clients
@@ -24,7 +24,7 @@
 
 namespace virtproxy {
 
-// Names that begin like this belong to services that are built in. No forward may have one.
+// Names with this prefix belong to built-in services. No forward may have one.
 inline constexpr std::string_view kReservedServicePrefix = "virtproxy.";
 
 class Service {
@@ -32,16 +32,16 @@ class Service {
   virtual ~Service() = default;
 
   // The peer asks for a stream. Returns its endpoint, which the table starts later, or why it is
-  // refused. `metadata` is what the peer tells of its client, unchecked (core/peer_identity.h).
+  // refused. `metadata` describes the peer's client, unchecked (core/peer_identity.h).
   virtual tl::expected<std::unique_ptr<Endpoint>, Fault> open(
       StreamHandle& stream, std::span<const std::byte> metadata) = 0;
-  // Where it is, for observers; null where that is in this process.
+  // Its address, for observers; null if it is in this process.
   virtual const Address* address() const { return nullptr; }
 };
 
-// Clients are named by numbers that the opener chooses. It hands them to Channel::admit(), and has
-// each of them back by one call of open() or refuse(), maybe after another call of open() whose
-// endpoint gave it back. It outlives the channel.
+// Clients are named by numbers that the opener chooses. It passes them to Channel::admit(), and
+// gets each of them back by a call of open() or refuse(). A client whose endpoint gave it back gets
+// another such call. The opener outlives the channel.
 class Opener {
  public:
   virtual ~Opener() = default;
@@ -49,11 +49,11 @@ class Opener {
   // The peer's service, 1 to protocol_limits::kMaxService characters.
   virtual std::string_view service() const = 0;
   virtual Priority priority() const { return Priority::kNormal; }
-  // Writes what the peer is told of the client; returns how many bytes that is.
+  // Writes what is sent to the peer about the client, and returns the number of bytes.
   virtual size_t describe(int /*client*/, std::span<std::byte> /*metadata*/) { return 0; }
   // The client has a stream. Returns its endpoint, which is started next.
   virtual std::unique_ptr<Endpoint> open(int client, StreamHandle& stream) = 0;
-  // Where its clients come, and the descriptor of one, for observers.
+  // The address that its clients connect to, and the descriptor of one, for observers.
   virtual const Address* address() const { return nullptr; }
   virtual int fd_of(int /*client*/) const { return -1; }
   // There is no stream for the client.
@@ -69,7 +69,8 @@ class ServiceRegistry {
     return services_.emplace(std::move(name), &service).second;
   }
   void clear() { services_.clear(); }
-  // Null where there is none. O(1): the peer chooses the names, but not those that are stored.
+  // Null if there is none. O(1): a peer chooses the names that it asks for, not those that are
+  // stored.
   Service* find(std::string_view name) const;
 
  private:

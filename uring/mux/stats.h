@@ -1,8 +1,9 @@
-// Statistics as a list that is visited: the line of SIGUSR1, the text of the metrics and whatever
-// else shows them are visitors of it.
+// Statistics as a list that is visited. The line of SIGUSR1, the text of the metrics and every
+// other form of them are visitors.
 //
-// A family (StatInfo) has one or several samples, told apart by their labels. Each class that has
-// statistics has a visit_stats(), and costs nothing until it is visited: values are running totals.
+// A family (StatInfo) has one or several samples, which differ in their labels. Each class that has
+// statistics has a visit_stats(). Values are running totals, so they cost nothing until they are
+// visited.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,7 @@ enum class StatKind : uint8_t {
   kGauge,
 };
 
-// Of the value of a sample, and how it is shown.
+// The unit of a sample's value, and how it is shown.
 enum class StatUnit : uint8_t {
   kNone,
   kBytes,
@@ -39,7 +40,7 @@ struct StatLabel {
 
 struct StatSample {
   uint64_t value = 0;
-  // What the line of SIGUSR1 calls it; empty: it is not part of that line. Samples of one channel
+  // Its name in the line of SIGUSR1; empty if it is not part of that line. Samples of one channel
   // with the same word are added up there.
   std::string_view word{};
   std::span<const StatLabel> labels{};

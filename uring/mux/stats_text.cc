@@ -23,7 +23,7 @@ std::string_view unit_suffix(StatUnit unit) {
   return "_seconds";
 }
 
-// In help texts a quotation mark stands for itself.
+// A quotation mark is escaped in values only, not in help texts.
 std::string escaped(std::string_view text, bool in_quotes) {
   std::string result;
   result.reserve(text.size());

@@ -1,4 +1,4 @@
-// Visitors of statistics that make text of them, see stats.h.
+// Visitors of statistics (stats.h) that format them as text.
 #pragma once
 
 #include <string>

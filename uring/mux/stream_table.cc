@@ -9,13 +9,13 @@
 namespace virtproxy {
 namespace {
 
-// Streams whose service is being reached hold a descriptor and little else.
+// Streams whose service is being connected. Each holds a descriptor and little else.
 constexpr unsigned kMostOpening = 4096;
-// Begun before the other channels have their turn again. The kernel takes a hundred times as long
-// for a connect(2) where its ports are nearly used up: then fewer.
+// Streams that are started in one turn at most. Fewer are where time runs out: the kernel takes a
+// hundred times as long for a connect(2) when its ports are nearly used up.
 constexpr unsigned kStartsPerTurn = 16;
 
-// Endpoints that are flushed without a look at the clock.
+// Endpoints that are flushed before the clock is read again.
 constexpr size_t kMostFlushed = 64;
 
 }  // namespace
@@ -122,7 +122,7 @@ void StreamTable::add_client(StreamKey key, const WaitingClient& client,
   stream.endpoint_->start();
 }
 
-// A peer may open thousands of streams in one breath, and reset them in the next.
+// A peer may open thousands of streams in one read, and reset them in the next.
 void StreamTable::start_opened() {
   if (to_start_.empty()) return;
   TurnBudget budget(channel_.loop, kStartsPerTurn);
@@ -150,7 +150,7 @@ void StreamTable::credit_arrived(StreamHandle& stream) {
 
 // --- the turn ---------------------------------------------------------------------------------
 
-// Buffers that came back go to those that wait, in the order in which they began to.
+// Gives free buffers to the endpoints that wait, in the order in which they began to wait.
 void StreamTable::hand_out_buffers() {
   ReceivePool& pool = channel_.buffers;
   pool.replenish();
@@ -164,8 +164,8 @@ void StreamTable::hand_out_buffers() {
       stream->account_.unstall(StallReason::kMemory);
       stream->endpoint_->buffer_came();
     }
-    // Those had their turn, whether bytes were there for them or not: if not, nothing else may come
-    // to give the others theirs.
+    // An endpoint that had no bytes to receive leaves its buffer free, and nothing else may cause a
+    // turn in which the next one gets it.
     if (!waiting.empty() && pool.ready(size) > 0) channel_.wakeup.wake();
   }
 }
@@ -204,7 +204,7 @@ void StreamTable::over(StreamHandle& stream, Fault fault) {
 }
 
 // Cancelling the operations of an endpoint and closing its socket takes the kernel as long as a
-// message, and each operation completes by itself.
+// message does, and each operation has a completion of its own.
 void StreamTable::let_go_of_ended() {
   if (ended_.empty()) return;
   TurnBudget budget(channel_.loop);
@@ -240,8 +240,8 @@ void StreamTable::reset_all(Fault fault) {
   detach_all(fault);
 }
 
-// The streams go out of the way of the next session, which has their slots at once. Ending
-// thousands takes longer than others may wait: that is left to this and later turns.
+// Frees the slots for the next session, which may use them at once. Ending thousands of streams
+// takes longer than other channels may wait, so it is done in this and later turns.
 void StreamTable::detach_all(Fault fault) {
   for (auto& stream : streams_) {
     if (!stream) continue;
@@ -255,7 +255,7 @@ void StreamTable::detach_all(Fault fault) {
   channel_.wakeup.wake();
 }
 
-// A client whose INIT was not answered has lost nothing: its stream can be opened in version 2.
+// A client whose INIT was not answered has sent nothing yet: it may get a stream of version 2.
 void StreamTable::abort_departed() {
   if (departed_.empty()) return;
   TurnBudget budget(channel_.loop);

@@ -1,15 +1,15 @@
-// The streams of one channel, each with the endpoint that it ends in, from its opening until the
-// kernel knows nothing of the endpoint any more.
+// The streams of one channel, each with its endpoint, from the opening until no operation of the
+// endpoint is pending any more.
 //
 //   by slot ── over() ───────────────▶ ended ── let_go() ──▶ let go ── idle() ──▶ reaped
 //      └── its session is over ──▶ departed ── abort(), let_go() ──▲
 //
-// Owns the handles, and through them the endpoints. By slot are exactly those whose stream the
-// session knows, so a key of a stream that is over finds nothing.
+// Owns the handles, and through them the endpoints. The table by slot has exactly the streams that
+// the session knows, so a key of a stream that is over finds nothing.
 //
 // A peer or a client can open, end and abandon thousands of streams at once. So each step that
-// costs a system call is made for some each turn (TurnBudget), and keeps_up() says when the channel
-// must not be read, because more would pile up.
+// costs a system call is made for some streams each turn (TurnBudget). While keeps_up() is false
+// the channel must not be read, because more would pile up.
 #pragma once
 
 #include <array>
@@ -66,17 +66,17 @@ class StreamTable final {
   void abort_departed();
   void start_opened();
   void hand_out_buffers();
-  // Passes on what was delivered. With `may_skip_success`, nothing waits for it to have left where
-  // it is the only endpoint. False if there was nothing.
+  // Calls flush() of the endpoints that asked for it. `may_skip_success` is passed on if there is
+  // only one. False if there was none.
   bool flush(bool may_skip_success);
   void reap();
 
   // --- ending -----------------------------------------------------------------------------------
-  // The session is over by `fault`, and its keys are void.
+  // The session is over by `fault`, and its keys are not valid any more.
   void detach_all(Fault fault);
   // Resets every stream of a session that goes on.
   void reset_all(Fault fault);
-  // Streams that are over go faster than they pile up.
+  // True if no more streams that are over wait than a turn ends.
   bool keeps_up() const {
     return departed_.empty() && ended_.size() <= kMostEnded && settled_.size() <= kReapedPerTurn;
   }
@@ -95,18 +95,18 @@ class StreamTable final {
   };
   Stats stats() const;
 
-  // Calls `visit` for the streams in `most` slots from slot `from` on. Returns the slot to go on from,
-  // nothing behind the last one: a list of thousands is made in pieces, between which others have
-  // their turn. What opens or ends meanwhile is in it or not.
+  // Calls `visit` for the streams in `most` slots from slot `from` on. Returns the slot to go on
+  // from, nothing behind the last one: a list of thousands is made in pieces, between which others
+  // have their turn. What opens or ends meanwhile is in it or not.
   std::optional<size_t> visit(size_t from, size_t most,
                               const std::function<void(const StreamView&)>& visit) const;
 
  private:
   friend class StreamHandle;
 
-  // Endpoints that the table has let go of and the kernel has not, and those that wait for their
-  // turn. The kernel completes 20 operations at a time (IO_LOCAL_TW_DEFAULT_MAX), in the order in
-  // which they became ready, and those of other channels stand behind them: few may be under way.
+  // Endpoints after let_go() with pending operations, and ended ones that wait for let_go(). The
+  // kernel completes 20 operations at a time (IO_LOCAL_TW_DEFAULT_MAX), in the order in which they
+  // became ready, and those of other channels wait behind them. So few may be cancelled at a time.
   static constexpr size_t kMostUnsettled = 8;
   static constexpr size_t kMostEnded = 64;
   static constexpr unsigned kReapedPerTurn = 128;
@@ -128,11 +128,11 @@ class StreamTable final {
   std::deque<StreamKey> to_start_;  // opened by the peer
   unsigned opening_ = 0;            // started, and not accepted or refused yet
   std::vector<StreamHandle*> flushing_;
-  // For a receive buffer of one of the sizes, first come first served.
+  // Those that wait for a receive buffer, by its size, in the order in which they began to wait.
   using Waiting = List<StreamHandle, &StreamHandle::buffer_link_>;
   std::array<Waiting, 2> waiting_;
 
-  // Of sessions that are over, each with the reason.
+  // Streams of sessions that are over, each with the reason.
   struct Departed {
     std::unique_ptr<StreamHandle> stream;
     Fault fault;

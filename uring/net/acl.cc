@@ -24,7 +24,7 @@ std::vector<gid_t> groups_of(int fd) {
       groups.resize(size / sizeof(gid_t));
       return groups;
     }
-    // Too few: the kernel says how many.
+    // The space was too small; the kernel has returned the size that is needed.
     if (errno != ERANGE || size <= groups.size() * sizeof(gid_t)) return {};
     groups.resize(size / sizeof(gid_t));
   }

@@ -1,5 +1,5 @@
-// Who may connect to a listener, by what the kernel says of the other side: a user or a group on a
-// unix socket, a CID on vsock. TCP identifies no user.
+// Access list of a listener, by the identity that the kernel reports for the other side: a user or
+// a group on a unix socket, a CID on vsock. TCP identifies no user.
 #pragma once
 
 #include <sys/types.h>
@@ -21,8 +21,8 @@ struct Acl {
   bool guards_unix() const { return !uids.empty() || !gids.empty(); }
   bool guards_vsock() const { return !cids.empty(); }
 
-  // Whether the other side of an accepted socket may stay. Where nothing is listed for its kind,
-  // everybody may; where it cannot be told who it is and something is listed, nobody.
+  // True if the other side of an accepted socket is allowed. If nothing is listed for its kind, all
+  // are. If something is listed and the identity is unknown, none is.
   bool admits(int fd, const PeerIdentity& identity) const;
 };
 

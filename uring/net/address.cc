@@ -223,7 +223,7 @@ tl::expected<SocketAddress, std::string> unix_address(const std::string& path) {
   unix_address->sun_family = AF_UNIX;
   std::memcpy(unix_address->sun_path, path.data(), path.size());
   if (abstract) unix_address->sun_path[0] = '\0';
-  // An abstract name ends where the length says; a path takes its NUL along.
+  // The length ends an abstract name; it includes the NUL of a path.
   address.length =
       static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + (abstract ? 0 : 1));
   return address;

@@ -1,4 +1,4 @@
-// Addresses as people write them and as the kernel wants them.
+// Addresses as they are written in options, and as the kernel takes them.
 //
 // An Address is the parsed form of the `<addr>:<port>[:channel]` part of -c, -o and -i: it may
 // still hold a host name. A SocketAddress is what bind and connect take. to_socket_address() goes
@@ -47,7 +47,7 @@ struct SocketAddress {
   // first as IPv4-mapped IPv6.
   bool is_loopback() const;
   const sockaddr* data() const { return reinterpret_cast<const sockaddr*>(&storage); }
-  // For people and logs: 127.0.0.1:80, [::1]:80, /run/x.sock, @name, vsock:2:5000. Bytes of a
+  // For logs: 127.0.0.1:80, [::1]:80, /run/x.sock, @name, vsock:2:5000. Bytes of a
   // peer's unix path that do not print come out as \xNN.
   std::string to_string() const;
 };
@@ -89,7 +89,7 @@ struct ParsedAddress {
 tl::expected<std::string, std::string> parse_channel_name(std::string_view text);
 
 // Reads `<addr>:<port>[:channel]`. With no kind it is a unix socket when the port is `-`, tcp
-// otherwise. The error says which part is wrong and what would be right.
+// otherwise. The error names the part that is wrong and what would be right.
 tl::expected<ParsedAddress, std::string> parse_address(std::string_view text, AddressUse use,
                                                        std::optional<Address::Kind> kind = {});
 

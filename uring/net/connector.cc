@@ -120,7 +120,7 @@ void Connector::close_socket() {
 void Connector::try_next() {
   backoff_ = kFirstBackoff;
   if (next_address_ == addresses_.size()) {
-    // Told in the next turn, so that no caller is surprised from inside its own call.
+    // Reported in the next turn, because the client may be in the middle of its call of start().
     next_address_ = addresses_.size() + 1;
     deadline_.set(loop_.now());
     return;

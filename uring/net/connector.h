@@ -1,9 +1,9 @@
-// Connects to an address, one attempt after another until one succeeds or time is up.
+// Connects to an address: one attempt after another, until one succeeds or the time is over.
 //
-// Host names are looked up first. connect(2) is called directly on a non-blocking socket: through
-// the ring, a unix socket with a full backlog would hold a kernel worker until it is accepted. A
-// full backlog is tried again with back-off; a connection in progress is polled for. So a service
-// that does not answer costs one descriptor and one timer, and delays no other.
+// Host names are looked up first. connect(2) is called directly on a non-blocking socket, because
+// through the ring a unix socket with a full backlog would occupy a kernel worker until it is
+// accepted. A full backlog is tried again with backoff; a connection in progress is polled. So a
+// service that does not answer costs one descriptor and one timer, and delays no other.
 #pragma once
 
 #include <optional>
@@ -34,10 +34,10 @@ class Connector final : private Completion, private Timer::Owner, private Resolv
   Connector(Loop& loop, ResolverDriver& resolver_driver, Client* client);
   ~Connector();
 
-  // Tells the client before `timeout` is over, and never from inside start().
+  // Calls the client before `timeout` is over, and never from inside start().
   void start(const Address& address, Duration timeout);
-  // After start(): the descriptor if it connected at once, for who need not be told in the next
-  // turn; else -1.
+  // Right after start(): the descriptor if it is connected already, and connected() is not called
+  // then; else -1.
   int take();
   // The client is not called any more.
   void cancel();

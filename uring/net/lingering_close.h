@@ -1,8 +1,8 @@
 // Closes a socket whose application was sent the end and may still be sending. That happens where
 // the end of one direction is the end of both, as in version 1.
 //
-// TCP answers bytes that are not read with a reset, and a reset makes the application's kernel drop
-// what the application has not read yet. So what still arrives is read and dropped, until the
+// TCP answers bytes that arrive for a closed socket with a reset, which makes the application's
+// kernel drop what the application has not read yet. So what arrives is read and dropped, until the
 // application has closed too, or for kLongest.
 #pragma once
 

@@ -1,5 +1,5 @@
-// Accepts the clients of one forward. When descriptors or memory run out it says so once, lets the
-// waiting clients wait in the backlog, and tries again a little later.
+// Accepts the clients of one forward. When descriptors or memory run out it logs that once, leaves
+// the clients in the kernel's backlog, and tries again after a short time.
 #pragma once
 
 #include "uring/io/loop.h"

@@ -1,4 +1,4 @@
-// Origins as sockets know them and as logs show them; core/peer_identity.h is the format.
+// The identity of a socket's peer, and its text for logs. core/peer_identity.h has the format.
 #pragma once
 
 #include <span>
@@ -11,7 +11,7 @@ namespace virtproxy {
 // The peer of an accepted socket.
 PeerIdentity peer_identity_of(int fd);
 
-// For people: 127.0.0.1:40112, uid 1000 gid 1000 pid 4711, vsock 2:9000, unknown.
+// For logs: 127.0.0.1:40112, uid 1000 gid 1000 pid 4711, vsock 2:9000, unknown.
 std::string describe(const PeerIdentity& identity);
 
 }  // namespace virtproxy

@@ -53,7 +53,7 @@ FileStamp stamp_of(const char* path) {
   return {true, status.st_ino, status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
 }
 
-// For the case that c-ares cannot be set up at all.
+// Used if c-ares cannot be set up at all.
 std::vector<SocketAddress> find_in_hosts(const std::string& host) {
   std::vector<SocketAddress> found;
   std::ifstream file(kHosts);
@@ -100,8 +100,8 @@ struct Resolver::Impl {
     Clock::time_point deadline;
   };
 
-  // One query of c-ares and everybody who waits for it. It lives until c-ares calls back, even when
-  // nobody waits any more: c-ares cannot cancel a single query.
+  // One query of c-ares and the look-ups that wait for it. It lives until c-ares calls back, even
+  // if none waits any more, because c-ares cannot cancel a single query.
   struct Lookup {
     Impl* owner = nullptr;
     std::string host;

@@ -11,9 +11,9 @@
 //
 // Results never come out of start() itself, and never for a look-up that was cancelled. Literals,
 // localhost and names in /etc/hosts need no network. Look-ups of the same name share one query, so
-// the number of queries under way is bounded by the number of names, not of dials. A change of
-// /etc/resolv.conf is picked up by the next look-up that finds no other under way. NSS is not used:
-// works in a statically linked program.
+// the number of pending queries is bounded by the number of names, not of connections. A change of
+// /etc/resolv.conf is picked up by the next look-up that starts while no other is pending. NSS is
+// not used: works in a statically linked program.
 //
 // One thread at a time. Nothing here throws, save for want of memory. /etc/hosts and
 // /etc/resolv.conf are read with plain blocking reads.
@@ -38,7 +38,7 @@ struct ResolverConfig {
   // How long one server gets for the first try; doubled for the second.
   std::chrono::milliseconds try_timeout{2000};
   int tries = 2;
-  // After this long a look-up has failed, whatever is still under way.
+  // After this long a look-up has failed, whatever is still pending.
   std::chrono::milliseconds total_timeout{8000};
 };
 
@@ -73,17 +73,17 @@ class Resolver {
 
   // A host name or literal, without brackets.
   Id start(std::string_view host, uint16_t port);
-  // Unknown and finished ids are fine.
+  // Ids that are unknown or finished are ignored.
   void cancel(Id id);
 
   // Valid until the next call of anything that is not const.
   const std::vector<Watch>& watches() const;
-  // A key that is no longer watched is fine. On an error or hang-up of the socket say both.
+  // A key that is no longer watched is ignored. An error or hang-up of the socket counts as both.
   void process(uint64_t key, bool readable, bool writable);
   // How long from now until process_timeouts() is due, rounded up; 0 while next() has results;
   // nothing when idle.
   std::optional<std::chrono::milliseconds> timeout() const;
-  // Fine to call early.
+  // May be called early.
   void process_timeouts();
 
   std::optional<Finished> next();

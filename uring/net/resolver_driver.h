@@ -13,7 +13,7 @@ class ResolverDriver final : private Timer::Owner, private Loop::Deferred {
  public:
   class Client {
    public:
-    // Never from inside start().
+    // Not called from inside start().
     virtual void resolved(Resolver::Result result) = 0;
 
    protected:

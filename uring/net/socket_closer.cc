@@ -44,7 +44,7 @@ void SocketCloser::end_lingering() {
 void SocketCloser::run_deferred() {
   wakeup_.begin();
   std::erase_if(lingering_, [](const auto& lingering) { return lingering->idle(); });
-  // Those that find no place in this turn come back to the list.
+  // Those for which this turn has no place stay in the list.
   for (size_t left = std::min<size_t>(fds_to_reset_.size(), kResetsPerTurn); left > 0; --left) {
     const int fd = fds_to_reset_.back();
     fds_to_reset_.pop_back();

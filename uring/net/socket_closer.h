@@ -1,8 +1,9 @@
 // Closes the sockets of applications, at a bounded rate and in a bounded number.
 //
-//   close_with_reset()   some each turn: a reset costs the kernel as much as a message
-//   close_lingering()    reads on until the application has closed too (lingering_close.h); at most
-//                        kMostLingering at once, and what exceeds that is closed outright
+//   close_with_reset()   resets some sockets each turn: a reset costs the kernel as much as a
+//   message close_lingering()    reads on until the application has closed too (lingering_close.h);
+//   at most
+//                        kMostLingering at once, and any beyond those are closed at once
 //
 // Owns every descriptor that it was given, until it is closed. May be destroyed when idle().
 #pragma once
@@ -22,7 +23,7 @@ class SocketCloser final : private LingeringClose::Client, private Loop::Deferre
 
   void close_with_reset(int fd);
   void close_lingering(int fd);
-  // Waits for no application any longer.
+  // Closes the sockets that wait for their application.
   void end_lingering();
   // All descriptors are closed, and the kernel knows of none.
   bool idle() const { return fds_to_reset_.empty() && lingering_.empty(); }

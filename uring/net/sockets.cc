@@ -30,11 +30,11 @@ constexpr int kBacklog = 4096;
 constexpr auto kAddressRetryTime = std::chrono::milliseconds(1500);
 constexpr auto kAddressInterval = std::chrono::milliseconds(10);
 
-// What a stalled stream leaves in the kernel is bounded like the rest. Left alone, TCP grows the
-// buffers of a fast stream up to tcp_rmem and tcp_wmem (6 to 32 MB and 4 MB); some hundred of them
-// that then stall put the whole machine under TCP memory pressure, where everybody's segments are
-// dropped, to be sent again after 200 ms and more. A peer beyond a network keeps its receive
-// window: there it pays.
+// Bounds what a stalled stream holds in the kernel. By itself, TCP grows the buffers of a fast
+// stream up to tcp_rmem and tcp_wmem (6 to 32 MB and 4 MB). Some hundred such streams that then
+// stall put the whole machine under TCP memory pressure: segments of all connections are dropped,
+// and are sent again after 200 ms or more. Connections over a network keep their receive window,
+// which they need.
 constexpr int kLoopbackReceiveBuffer = 256 * 1024;
 
 std::string failure(const Address& address, const char* what, const char* advice) {
@@ -116,9 +116,9 @@ bool peer_is_on_loopback(int fd) {
   return getpeername(fd, address, &peer.length) == 0 && peer.is_loopback();
 }
 
-// Gives what was just bound its owner. Nobody can connect yet: that takes listen(2). The path may
-// lie where others can replace it, so it is opened without following links, and changed only if it
-// is a socket of ours under no other name.
+// Gives the path that was just bound its owner. No client can connect before listen(2). The path
+// may lie where others can replace it, so it is opened without following links, and changed only if
+// it is a socket of ours under no other name.
 bool give_away(const std::string& path, const ListenRules& rules) {
   if (!rules.owner && !rules.group) return true;
   const int fd = open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC);
@@ -220,7 +220,7 @@ tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Add
                                                                        const ListenRules& rules) {
   auto addresses = addresses_of(address);
   if (!addresses) return addresses;
-  // One address too far is enough: which of them others use is not ours to say.
+  // One such address is enough, because others decide which of them they connect to.
   if (!rules.allow_remote && std::any_of(addresses->begin(), addresses->end(), reaches_far)) {
     return tl::unexpected("the listener " + remote_fault(address));
   }
@@ -279,8 +279,7 @@ void prepare_tcp(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, static_cast<int>(kMostUnsent));
   if (peer_is_on_loopback(fd)) set_option(fd, SOL_SOCKET, SO_RCVBUF, kLoopbackReceiveBuffer);
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-  // What is sent as urgent keeps its place among the other bytes; that it was urgent is not
-  // carried.
+  // Urgent bytes keep their place among the others. That they were urgent is not carried.
   set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1);
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 30);

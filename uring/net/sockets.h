@@ -12,9 +12,10 @@
 
 namespace virtproxy {
 
-// What a listener's unix path gets, and how far a TCP listener may be seen.
+// Mode and owner of a listener's unix path, and whether a TCP listener may be reached from
+// elsewhere.
 struct ListenRules {
-  std::optional<mode_t> mode;  // else as the umask says
+  std::optional<mode_t> mode;  // else by the umask
   std::optional<uid_t> owner;  // else the user of the process
   std::optional<gid_t> group;
   bool allow_remote = false;  // TCP addresses that are not loopback
@@ -43,7 +44,7 @@ class BoundPath {
   ino_t inode_ = 0;
 };
 
-// Listening sockets for one address. Whoever takes them closes them.
+// Listening sockets for one address. They belong to the caller, who closes them.
 struct Listening {
   std::vector<int> sockets;
   BoundPath path;
@@ -51,7 +52,8 @@ struct Listening {
 };
 
 // The addresses that a listener of this address may have: one, two for a wildcard, or all of a host
-// name. Looks names up and waits for the answer: for start-up only. An error if the rules forbid one.
+// name. Looks names up and waits for the answer: for start-up only. An error if the rules forbid
+// one.
 tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Address& address,
                                                                        const ListenRules& rules);
 
@@ -72,19 +74,19 @@ inline constexpr uint64_t kMostUnsent = 256 * 1024;
 // Channels have a limit of their own (peer_timeout.h).
 void prepare_tcp(int fd);
 
-// Whether the connection is gone in both directions, so that what reads as its end is none: a reset
-// is told once, and a send may have been told.
+// True if the connection was reset, although a read reports its end: the kernel reports a reset
+// only once, and may have reported it to a send.
 bool was_reset(int fd);
 
 // From now on the connections of a TCP socket, or of a listener, are reset when they are closed,
 // also by the kernel when this process is killed: otherwise a transfer that was cut off would end
 // like a complete one.
 void reset_on_close(int fd);
-// Takes that back, for a connection that may end in an orderly way.
+// Undoes reset_on_close(), for a connection that may end in an orderly way.
 void end_on_close(int fd);
 
-// Bytes that the kernel of the other side has not acknowledged yet; on a unix socket, that were not
-// read there, and what they take up.
+// Bytes that the kernel of the other side has not acknowledged yet. On a unix socket: the memory of
+// those that were not read there.
 int unacknowledged(int fd);
 
 // Makes close(2) send a reset where the transport has one (TCP, vsock). A unix socket has none: its

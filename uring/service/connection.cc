@@ -14,19 +14,18 @@
 namespace virtproxy {
 namespace {
 
-// What one connection may hold of the channel's receive buffers: enough to keep the channel busy
-// while the next piece is received, little enough that a thousand flat-out clients find their
-// share.
+// Receive buffers of the channel that one connection may hold: enough to keep the channel busy
+// while the next piece is received, and few enough that a thousand busy clients get their share.
 constexpr uint32_t kMostOutboundBuffers = 4;
 
 constexpr size_t kMostVectors = 64;
 
-// Bulk is what fills so many large buffers in a row; it is over after so many small pieces.
+// Bulk begins after so many full large buffers in a row, and ends after so many small pieces.
 constexpr unsigned kFullBuffersOfBulk = 4;
 constexpr unsigned kSmallPiecesAfterBulk = 4;
 constexpr uint64_t kMostSpliced = 256 * 1024;
 
-// Errors after which the same may be tried again.
+// Errors after which the call may be tried again.
 bool is_passing(int error) {
   return error == EAGAIN || error == EINTR || error == ENOBUFS || error == ENOMEM;
 }
@@ -123,7 +122,7 @@ void Connection::receive_more() {
   const uint64_t credit = request_credit();
   if (credit == 0) return;
   io_started_ = true;
-  // What a pipe holds must leave before a buffer is filled behind it.
+  // The content of a pipe is taken before a buffer is filled behind it.
   if (receive_ == Receive::kSplicing) return;
   if (splices_ && splice_out(credit)) return;
   // Connections that wait for a buffer keep their order.
@@ -217,7 +216,7 @@ void Connection::on_end() {
   poll_hangup();
 }
 
-// The paths without provided buffers: bytes are there, so now a pipe or a buffer is worth holding.
+// The socket has bytes, so a pipe or a buffer can be filled at once.
 void Connection::on_readable(int result) {
   if (is_over() || !receives()) return;
   if (result < 0) return break_off();
@@ -225,7 +224,7 @@ void Connection::on_readable(int result) {
     readable_ = true;
     return receive_more();
   }
-  // The stream may have been closed since it was asked; a receive of nothing would look like the
+  // The stream may have been closed since the poll began. A receive of 0 bytes would look like the
   // end.
   if (!may_receive()) return;
   const uint64_t credit = request_credit();
@@ -241,7 +240,7 @@ void Connection::on_readable(int result) {
   }
   const int error = errno;
   pool.release(buffer);
-  // The result of a send that was told of a reset may be waiting behind this one.
+  // A send may have got the error of a reset, and its completion come behind this one.
   if (got == 0 && kind_ != Address::Kind::kUnix && is_sending() && was_reset(file_.fd)) {
     return break_off();
   }
@@ -250,7 +249,7 @@ void Connection::on_readable(int result) {
 
 void Connection::queue(Buffer* buffer) {
   const uint32_t bytes = buffer->length();
-  // A full buffer means that more is there; a small piece of a large one that the rush is over.
+  // A full buffer means that the socket has more. A small piece in a large buffer ends bulk.
   const uint32_t capacity = stream_.buffers().capacity(buffer->size);
   poll_first_ = bytes < capacity;
   const bool full = bytes == capacity && buffer->size == BufferSize::kLarge;
@@ -267,11 +266,11 @@ void Connection::queue(Buffer* buffer) {
   receive_more();
 }
 
-// Receives into a pipe. False when the bytes are better received into a buffer.
+// Receives into a pipe. False if the bytes are to be received into a buffer.
 bool Connection::splice_out(uint64_t credit) {
   Pipe* pipe = stream_.pipes().take();
   if (pipe == nullptr) {
-    // Without provided buffers the socket is polled first, and each poll would end here again.
+    // Without provided buffers the socket is polled first, and each poll would lead here again.
     readable_ = splices_ = false;
     full_in_row_ = 0;
     return false;
@@ -283,7 +282,7 @@ bool Connection::splice_out(uint64_t credit) {
     outbound_.push(pipe, static_cast<uint32_t>(moved));
     stream_.queue(static_cast<uint64_t>(moved));
     note_movement();
-    // Credit for little says nothing about the application.
+    // With little credit the amount does not depend on the application.
     const bool small = moved < kLeastSpliced && credit >= kLeastSpliced;
     small_in_row_ = small ? small_in_row_ + 1 : 0;
     if (small_in_row_ >= kSmallPiecesAfterBulk) {
@@ -303,7 +302,7 @@ bool Connection::splice_out(uint64_t credit) {
     break_off();
     return true;
   }
-  // A receive knows what it is: the end, or bytes that cannot be spliced, such as urgent ones.
+  // A receive finds out which it is: the end, or bytes that cannot be spliced, such as urgent ones.
   splices_ = false;
   full_in_row_ = 0;
   return false;
@@ -322,7 +321,7 @@ void Connection::drop_outbound() {
   if (receive_ == Receive::kSplicing) set(Receive::kIdle);
 }
 
-// Without a receive in flight, a reset by the application would go unnoticed.
+// Without a pending receive, nothing else reports a reset by the application.
 void Connection::poll_hangup() {
   if (hangup_op_.pending) return;
   stream_.loop().driver().poll_hangup(hangup_op_, file_);
@@ -332,12 +331,12 @@ void Connection::on_hangup(Outcome outcome) {
   const int result = outcome.result;
   if (is_over() || result == -ECANCELED) return;
   if (!sends()) return;
-  // Once both directions have ended on this side, a hang-up is no abort.
+  // After both directions have ended in order, a hang-up does not mean a reset.
   if (input_ended() && is_shut()) return;
   int error = 0;
   socklen_t size = sizeof error;
   getsockopt(file_.fd, SOL_SOCKET, SO_ERROR, &error, &size);
-  // Otherwise closed in an orderly way: what it left is still to be read once there is credit.
+  // Without an error it was closed in an orderly way. Its last bytes are read once there is credit.
   if (error != 0) return send_failed(error);
   if (result > 0 && (result & POLLERR) != 0 && kind_ != Address::Kind::kUnix) {
     return send_failed(ECONNRESET);
@@ -396,7 +395,7 @@ void Connection::send_slices(bool may_skip_success) {
   if (may_skip_success && count < kMostVectors) skip_success(bytes);
 }
 
-// Of the arena, like the message around them.
+// `vectors` come from the loop's arena, like the message.
 void Connection::send_vectors(iovec* vectors, size_t count, int flags) {
   auto* message = stream_.loop().arena().allocate<msghdr>(1);
   message->msg_iov = vectors;
@@ -404,14 +403,14 @@ void Connection::send_vectors(iovec* vectors, size_t count, int flags) {
   stream_.loop().driver().sendmsg(send_op_, file_, message, flags);
 }
 
-// Where nothing is to be done once these bytes are sent, that is no reason to wake.
+// A send whose completion would lead to nothing need not wake the loop.
 void Connection::skip_success(size_t bytes) {
   if (bytes > Driver::kMostSkipped || wants_more_turns() || !stream_.credit_unaffected_by(bytes))
     return;
   stream_.loop().driver().skip_success(send_op_);
 }
 
-// The same at once, for bytes that a splice is to follow.
+// Sends without a request, because a splice follows these bytes.
 void Connection::send_slices_now() {
   iovec vectors[kMostVectors];
   while (!slices_.empty()) {
@@ -446,7 +445,7 @@ ssize_t Connection::splice_from(int socket, uint32_t bytes) {
   const ssize_t moved = send_queue_.splice_from(socket, bytes);
   if (moved <= 0) return moved;
   stream_.spliced(static_cast<uint32_t>(moved));
-  // At the end of the turn, with all that came in it: each write wakes the application.
+  // Sent once, at the end of the turn, because each write wakes the application.
   if (!is_sending()) stream_.want_flush();
   return moved;
 }
@@ -525,7 +524,7 @@ void Connection::park_slices() {
 
 void Connection::end_sending() {
   set(Send::kShut);
-  // ENOTCONN: the application has closed already; it cannot miss the end then.
+  // ENOTCONN: the application has closed already, and does not need the end.
   if (shutdown(file_.fd, SHUT_WR) != 0 && errno != ENOTCONN) return send_failed(errno);
   stream_.eof_delivered();
   if (break_ == Break::kThere) stream_.want_flush();

@@ -1,28 +1,25 @@
-// One application's socket and the stream it belongs to.
+// The endpoint of a stream that is the socket of an application.
 //
 //   socket ── receive ──▶ outbound queue ── take() ──▶ channel
 //   socket ◀── send ───── slices of a read buffer, or the send queue ◀── deliver() ── channel
 //   socket ── splice ───▶ its pipe ── take(), splice ─▶ channel  bulk, see pipes.h
 //   socket ◀── splice ─── pipes of the send queue ◀── splice_from() ── channel
 //
-// Receiving is asked for only while the stream has credit and holds few buffers: what is received
-// can always be sent to the peer. Sending first tries the bytes where they lie, in the read buffer
-// that the channel was read into, without waiting (MSG_DONTWAIT: the kernel answers within the
-// submission). What the socket does not take is copied to the send queue, and the read buffer is
-// free; the send queue is sent with a request that waits. So the channel's reader never depends on
-// a socket.
+// It receives only while the stream has credit and few buffers are held, so what is received can
+// always be sent to the peer. Bytes from the channel are sent from the read buffer they lie in,
+// without waiting (MSG_DONTWAIT: the kernel answers within the submission). What the socket does
+// not take is copied to the send queue, which frees the read buffer and is sent with a request that
+// waits. So the channel's reader never depends on a socket.
 //
-// Life: made with a descriptor, or connecting to one; reset or closed by either side; then over,
-// until it was let go of and no operation is pending (endpoint.h).
+// When one of the two applications breaks off, what it sent before is still delivered to the other
+// one (connection_break.cc):
 //
-// When one of the two applications breaks off, what it sent before is still owed to the other one
-// (connection_break.cc):
-//
-//   ours     kHere: it takes nothing any more, but what it sent is still received, with credit;
-//            kLeaving: all of that is queued, and the session resets the stream once it is written
+//   ours     kHere: its socket takes nothing any more, but what it sent is still received, with
+//            credit; kLeaving: all of that is queued, and the session resets the stream once it is
+//            written
 //   theirs   kThere: what arrived is sent; the socket is reset once its kernel has all of it
 //
-// Either ends at the latest when nothing has moved for kLongestPause.
+// Both end at the latest when no byte has moved for kLongestPause.
 #pragma once
 
 #include <memory>
@@ -43,7 +40,7 @@
 
 namespace virtproxy {
 
-// What the connections of one channel share; outlives them.
+// Shared by the connections of one channel, and outlives them.
 struct ConnectionContext {
   ResolverDriver& resolver_driver;
   SocketCloser& closer;
@@ -55,11 +52,11 @@ class Connection final : public Endpoint,
                          private Connector::Client,
                          private Timer::Owner {
  public:
-  // Of an accepted client, whose descriptor it owns from start() on. `clients` counts it until this
+  // For an accepted client, whose descriptor it owns from start() on. `clients` counts it until this
   // object is gone; one that is given back is counted on.
   Connection(ConnectionContext& context, StreamHandle& stream, int fd, Address::Kind kind,
              std::shared_ptr<size_t> clients);
-  // To a service, which start() connects to; bytes that arrive for it meanwhile are kept.
+  // For a service, which start() connects to. Bytes that arrive before it is connected are kept.
   Connection(ConnectionContext& context, StreamHandle& stream,
              std::shared_ptr<const ForwardSpec> service);
   ~Connection() override;
@@ -82,7 +79,7 @@ class Connection final : public Endpoint,
   int fd() const override { return file_.fd; }
 
  private:
-  // A stream that one of its applications broke off, until it is reset.
+  // Which application has broken off; see above.
   enum class Break : uint8_t { kNone, kHere, kLeaving, kThere };
 
   // From the socket to the channel, and from the channel to the socket. Each begins idle, goes from
@@ -114,7 +111,7 @@ class Connection final : public Endpoint,
   void receive_more();
   void wait_for_buffer();
   uint64_t request_credit();
-  // It carries nothing any more: what it still completes leads to nothing.
+  // The stream is over: completions have no effect.
   bool is_over() const { return stream_.is_over(); }
   bool connecting() const { return connector_ && connector_->running(); }
   // Whether bytes may be received, as far as this side is concerned. While a pipe is full, credit
@@ -123,7 +120,7 @@ class Connection final : public Endpoint,
     return (receive_ == Receive::kIdle || receive_ == Receive::kSplicing) && file_.fd >= 0 &&
            receives() && !is_over();
   }
-  // Whether there is something to do once all that came is sent.
+  // True if something has to be done after all bytes from the channel were sent.
   bool wants_more_turns() const { return peer_ended_ || break_ == Break::kThere; }
   bool receives() const { return break_ == Break::kNone || break_ == Break::kHere; }
   bool sends() const { return break_ == Break::kNone || break_ == Break::kThere; }
@@ -179,7 +176,7 @@ class Connection final : public Endpoint,
     int unacknowledged{};  // bytes, when it was looked at last
   };
   std::unique_ptr<BreakState> break_state_;
-  bool io_started_ = false;  // something may have been read from it, or written to it
+  bool io_started_ = false;  // something may have been read from the socket, or written to it
 
   // Socket to channel.
   Op receive_op_;

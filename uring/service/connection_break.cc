@@ -1,4 +1,4 @@
-// A connection whose stream is broken off by one of its applications.
+// The end of a connection whose stream was broken off by one of its applications.
 #include <poll.h>
 
 #include <algorithm>
@@ -13,13 +13,13 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// What is owed is given up when nothing of it has moved for so long: the peer gives no credit, the
-// application does not read, or the service is not connected yet. TCP tells of a slow reader only
-// when it has read a good part of its buffer.
+// Bytes that are still to be delivered are given up after no byte has moved for this long: the peer
+// gives no credit, the application does not read, or the service is not connected yet. TCP reports
+// the progress of a slow reader only after it has read a good part of its buffer.
 constexpr Duration kLongestPause = seconds(5);
 
-// Nothing tells when the other side's kernel has acknowledged everything, nor that an application
-// has read something while its socket has no room yet.
+// Intervals of checks, because the kernel does not report that the other side has acknowledged
+// everything, or that an application has read something while its socket still has no room.
 constexpr Duration kFirstInterval = milliseconds(1);
 constexpr Duration kLastInterval = milliseconds(20);
 constexpr Duration kReadingInterval = milliseconds(500);
@@ -52,13 +52,13 @@ void Connection::break_off() {
 }
 
 void Connection::peer_broke_off() {
-  // Nobody is left on either side, or there is nothing to deliver.
+  // Both applications have broken off, or there is nothing to deliver.
   const bool idle = file_.fd < 0 && send_queue_.empty() && !peer_ended_;
   if (break_ != Break::kNone || idle) return end_break();
   begin_break(Break::kThere);
   drop_outbound();
   stream_.loop().driver().cancel(receive_op_);
-  // Otherwise once the service is connected, if that does not take too long for who is gone.
+  // Else delivery begins once the service is connected, if that does not take too long.
   if (file_.fd >= 0) return deliver_rest_from_now();
   break_state_->timer.set(break_state_->moved_at + kLongestPause);
 }
