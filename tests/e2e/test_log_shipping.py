@@ -286,6 +286,22 @@ def test_what_cannot_be_sent_at_the_end_is_counted(scene: Scene) -> None:
     assert re.search(r"20 lines are not acknowledged, and lost", daemon.stderr()), daemon.stderr()
 
 
+def test_both_ends_stop_at_once(scene: Scene) -> None:
+    """The session is lost in the turn in which shipping ends, or about then."""
+    ship = Shipping(scene)
+    dgram = ship.path("dgram")
+    for number in range(6):
+        peer = ship.peer()
+        daemon = ship.daemon("--ship", f"unix-dgram:{dgram},name=s", name=f"daemon-{number}")
+        send_dgrams(str(dgram), [b"line"])
+        peer.wait_numbered("s", 1)
+        first, then = (daemon, peer.process) if number % 2 else (peer.process, daemon)
+        first.send_signal(signal.SIGTERM)
+        then.send_signal(signal.SIGTERM)
+        daemon.check_exit()
+        peer.process.wait(10)
+
+
 def test_an_end_without_the_service_is_named_once(scene: Scene) -> None:
     ship = Shipping(scene)
     dgram = ship.path("dgram")

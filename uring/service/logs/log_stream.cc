@@ -14,7 +14,7 @@ void LogStream::send(std::vector<std::byte>& bytes) {
 
 void LogStream::may_queue() {
   if (stream_.is_over() || failed_ || queued_ == bytes_.size()) return;
-  const auto more = std::min<uint64_t>(stream_.credit(), bytes_.size() - queued_);
+  const auto more = std::min<uint64_t>(stream_.request_credit(), bytes_.size() - queued_);
   if (more == 0) return;
   queued_ += more;
   stream_.queue(more);
@@ -46,7 +46,9 @@ void LogStream::flush(bool) {
   if (delivered_ > 0) stream_.consumed(std::exchange(delivered_, 0));
 }
 
+// A stream whose session is over is aborted by its table.
 void LogStream::leave(Fault fault) {
+  if (stream_.is_over()) return;
   stream_.reset(fault);
   end(fault);
 }

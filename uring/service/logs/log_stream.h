@@ -31,7 +31,7 @@ class LogStream final : public Endpoint {
   bool ready() const { return taken_ == bytes_.size(); }
   // Sends the bytes, and takes them out of the vector. Only where ready().
   void send(std::vector<std::byte>& bytes);
-  // Resets the stream.
+  // Resets the stream, unless its session is over: then stream_over() comes by itself.
   void leave(Fault fault);
 
  private:
