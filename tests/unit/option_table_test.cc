@@ -97,6 +97,7 @@ std::string key_list() {
     if (row.in(kListen)) add("listen");
     if (row.in(kOffer)) add("offer");
     if (row.in(kShip)) add("ship");
+    if (row.in(option_scope::kCollect)) add("collect");
     std::string value = row.is_flag() ? "true or false" : std::string(row.unit);
     if (row.kind == OptionKind::kSwitch) value = "true or false";
     if (row.is_list()) value = "list of " + value.substr(0, value.find(','));

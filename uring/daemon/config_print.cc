@@ -158,6 +158,9 @@ std::string print_config(const Options& options) {
     text += "\n[ship]\n";
     print_rows(text, kShip, options.process, {}, nullptr);
   }
+  std::string collect;
+  print_rows(collect, kCollect, process, {}, nullptr);
+  if (!collect.empty()) text += "\n[collect]\n" + collect;
   for (const ChannelOptions& channel : options.channels) {
     text += "\n[channel." + key_of(channel.name) + "]\n";
     text += "transport = " +

@@ -50,6 +50,8 @@ std::string_view form_of(OptionKind kind) {
     case OptionKind::kGroups:
     case OptionKind::kCids:
       return "write a list of names or numbers, such as [\"root\", 1000]";
+    case OptionKind::kSinks:
+      return "write a list of sinks, such as [\"file:/var/log/guests.log\"]";
     case OptionKind::kFeatures:
       return "write a list of names, such as [\"napi\"]";
     case OptionKind::kSources:
@@ -66,7 +68,7 @@ bool takes(const OptionRow& row, Type type) {
     case Type::kInteger:
       return row.kind != OptionKind::kMode && row.kind != OptionKind::kSwitch &&
              row.kind != OptionKind::kFeatures && row.kind != OptionKind::kSources &&
-             row.kind != OptionKind::kSpool;
+             row.kind != OptionKind::kSpool && row.kind != OptionKind::kSinks;
     case Type::kFloat:
       return row.kind == OptionKind::kSeconds;
     case Type::kBoolean:
@@ -99,7 +101,7 @@ struct TableKind {
   std::span<const std::string_view> own_keys;
 };
 
-constexpr std::string_view kRootKeys[] = {"process", "defaults", "channel", "ship"};
+constexpr std::string_view kRootKeys[] = {"process", "defaults", "channel", "ship", "collect"};
 constexpr std::string_view kChannelKeys[] = {"transport", "listen", "offer"};
 constexpr std::string_view kListenKeys[] = {"at"};
 constexpr std::string_view kOfferKeys[] = {"to"};
@@ -107,6 +109,7 @@ constexpr std::string_view kOfferKeys[] = {"to"};
 constexpr TableKind kRoot{0, "the top of the file", kRootKeys};
 constexpr TableKind kProcessTable{kProcess, "[process]", {}};
 constexpr TableKind kShipTable{kShip, "[ship]", {}};
+constexpr TableKind kCollectTable{kCollect, "[collect]", {}};
 constexpr TableKind kDefaultsTable{kDefaults, "[defaults]", {}};
 // What a forward may have stands in its channel for all of them.
 constexpr TableKind kChannelTable{kDefaults, "[channel.NAME]", kChannelKeys};
@@ -114,7 +117,7 @@ constexpr TableKind kListenTable{kListen, "[channel.NAME.listen.SERVICE]", kList
 constexpr TableKind kOfferTable{kOffer, "[channel.NAME.offer.SERVICE]", kOfferKeys};
 constexpr const TableKind* kTables[] = {&kRoot,         &kProcessTable, &kDefaultsTable,
                                         &kChannelTable, &kListenTable,  &kOfferTable,
-                                        &kShipTable};
+                                        &kShipTable,    &kCollectTable};
 
 std::vector<std::string_view> keys_of(const TableKind& table) {
   std::vector<std::string_view> keys(table.own_keys.begin(), table.own_keys.end());
@@ -139,6 +142,9 @@ class Reader {
     }
     if (const ConfigNode* ship = table_of(tree, "ship", "[ship]")) {
       read_rows(*ship, kShipTable, draft_.defaults, draft_.given);
+    }
+    if (const ConfigNode* collect = table_of(tree, "collect", "[collect]")) {
+      read_rows(*collect, kCollectTable, draft_.defaults, draft_.given);
     }
     if (const ConfigNode* defaults = table_of(tree, "defaults", "[defaults]")) {
       read_rows(*defaults, kDefaultsTable, draft_.defaults, draft_.given);
@@ -214,7 +220,9 @@ class Reader {
     // An empty access list would let everybody in.
     if (values.empty() && row.kind != OptionKind::kFeatures && row.kind != OptionKind::kSources) {
       draft_.complain(item.at, std::string(row.file_key()) + " is an empty list",
-                      "name at least one, or leave the key out to admit all");
+                      row.kind == OptionKind::kSinks
+                          ? "name at least one, or leave the key out"
+                          : "name at least one, or leave the key out to admit all");
       return std::nullopt;
     }
     return values;

@@ -557,6 +557,7 @@ void Control::collect_metrics(std::function<void(std::string)> finish) {
         text.visit(kUptime, {static_cast<uint64_t>((monotonic_now() - started_).count())});
         text.visit(kDescriptors, {facts.descriptors});
         text.visit(kLinesDropped, {facts.log_lines_dropped});
+        actions_.visit_stats(text);
         for (const ChannelSamples& part : parts) {
           for (const auto& [name, samples] : part) {
             text.set_common_label("channel", name);

@@ -52,6 +52,7 @@ class Control final : private RequestServer::Handler {
  public:
   struct Actions {
     std::function<ProcessFacts()> facts;
+    std::function<void(StatVisitor&)> visit_stats;  // what is of no channel
     std::function<void()> drain;
     std::function<void()> stop;
     std::function<void(const ChannelChange&, const ChannelChange::Finish&)> make;

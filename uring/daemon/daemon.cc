@@ -195,7 +195,7 @@ class Daemon final : private Worker::Client {
       log_error("{}", prepared.error());
       return 1;
     }
-    bool good = start(std::move(configs));
+    bool good = start_hub(options, features) && start(std::move(configs));
     if (good) {
       if (options.can_change()) {
         reloader_ = std::make_unique<Reloader>(options_, workers_, listeners_, manager_,
@@ -210,9 +210,11 @@ class Daemon final : private Worker::Client {
     } else {
       request_drain();
     }
+    if (hub_) hub_->go();
     for (const auto& worker : workers_) worker->go();
     if (good) good = wait_for_end();
     for (const auto& worker : workers_) worker->join();
+    if (hub_) hub_->stop();
     if (good) log_info("stopped");
     return good ? 0 : 1;
   }
@@ -247,8 +249,39 @@ class Daemon final : private Worker::Client {
           "devices and sockets of the command line");
     }
     if (auto checked = check_devices(options); !checked) return checked;
+    if (auto opened = open_hub(options, configs); !opened) return opened;
     confine(options, landlock);
     return {};
+  }
+
+  // The sinks of --collect, by the user that writes to them later.
+  tl::expected<void, std::string> open_hub(const Options& options,
+                                           std::vector<WorkerConfig>& configs) {
+    if (options.process.collect.empty()) return {};
+    std::vector<std::string> vms;
+    for (WorkerConfig& worker : configs) {
+      for (const ChannelConfig& channel : worker.channels) {
+        worker.vms.push_back(vms.size());
+        vms.push_back(channel.spec.name);
+      }
+    }
+    auto hub = LogHub::open(options.process.collect, std::move(vms));
+    if (!hub) return tl::unexpected(hub.error());
+    hub_ = *std::move(hub);
+    for (WorkerConfig& worker : configs) worker.log_hub = hub_.get();
+    return {};
+  }
+
+  bool start_hub(const Options& options, const DriverFeatures& features) {
+    if (!hub_) return true;
+    try {
+      const auto started = hub_->start(options.process.driver, features).get();
+      if (!started) log_error("{}", started.error());
+      return started.has_value();
+    } catch (const std::system_error& error) {
+      log_error("cannot start a thread: {} (raise ulimit -u)", error.what());
+      return false;
+    }
   }
 
   // Of the control socket and the metrics, while there are privileges for it.
@@ -269,6 +302,9 @@ class Daemon final : private Worker::Client {
     if (!options.process.control && !options.process.metrics) return;
     control_ = std::make_unique<Control>(options, workers_,
                                          Control::Actions{[this] { return facts(); },
+                                                          [this](StatVisitor& visitor) {
+                                                            if (hub_) hub_->visit_stats(visitor);
+                                                          },
                                                           [this] { drain("the control socket"); },
                                                           [this] { stop_at_once(); },
                                                           [this](auto change, auto finish) {
@@ -362,6 +398,7 @@ class Daemon final : private Worker::Client {
   std::vector<DriverKind> drivers() const {
     std::set<DriverKind> used;
     for (const auto& worker : workers_) used.insert(worker->driver());
+    if (hub_) used.insert(hub_->driver());
     return {used.begin(), used.end()};
   }
 
@@ -478,6 +515,7 @@ class Daemon final : private Worker::Client {
   Confinement confinement_;
   Listening control_sockets_;
   Listening metrics_sockets_;
+  std::unique_ptr<LogHub> hub_;  // outlives the workers
   std::vector<std::unique_ptr<Worker>> workers_;
   std::unique_ptr<Reloader> reloader_;
   std::unique_ptr<Control> control_;

@@ -14,8 +14,8 @@
 namespace virtproxy {
 namespace {
 
-// Keys of [process] whose new value holds at once. Of the others the start made something that stays:
-// threads, a sandbox, a socket.
+// Keys of [process] whose new value holds at once. Of the others, and of [ship] and [collect], the start
+// made something that stays: threads, a sandbox, a socket, a file.
 constexpr std::array<std::string_view, 3> kChangeable = {"memory", "drain-timeout", "log-level"};
 
 std::string shown_value(const std::vector<std::string>& values) {
@@ -27,7 +27,9 @@ std::string shown_value(const std::vector<std::string>& values) {
 void compare_process(const ProcessSettings& now, const ProcessSettings& wanted,
                      std::vector<std::string>& errors) {
   for (const OptionRow& row : option_table()) {
-    if (!row.in(option_scope::kProcess) || row.show == nullptr) continue;
+    const bool fixed = row.in(option_scope::kProcess) || row.in(option_scope::kShip) ||
+                       row.in(option_scope::kCollect);
+    if (!fixed || row.show == nullptr) continue;
     const std::string_view key = row.file_key();
     if (std::find(kChangeable.begin(), kChangeable.end(), key) != kChangeable.end()) continue;
     const auto before = row.show(row, now, {});
@@ -36,6 +38,37 @@ void compare_process(const ProcessSettings& now, const ProcessSettings& wanted,
     errors.push_back(
         fmt::format("{} cannot change while it runs: it is {} and would be {}; restart for that",
                     key, shown_value(before), shown_value(after)));
+  }
+}
+
+// Whether lines are shipped over the channel, or collected from it.
+bool carries_logs(const Options& options, const std::string& channel) {
+  const ProcessSettings& process = options.process;
+  if (!process.collect.empty()) return true;
+  if (process.ship_sources.empty() || options.channels.empty()) return false;
+  const ChannelOptions* const found = find_channel(options, channel);
+  const std::string& ships = process.ship_channel;
+  if (ships.empty()) return found == &options.channels.front();
+  return found != nullptr && (ships == found->name || ships == std::to_string(found->id));
+}
+
+// What ships and collects lines was made for the channels of the start.
+void check_logs(const Options& now, const Options& wanted, Difference& difference) {
+  const auto refuse = [&](const std::string& name, std::string_view what) {
+    difference.errors.push_back(
+        fmt::format("channel {} cannot be {} while logs are shipped over it or collected from it; "
+                    "restart for that",
+                    name, what));
+  };
+  for (const std::string& name : difference.removed) {
+    if (carries_logs(now, name)) refuse(name, "removed");
+  }
+  for (const size_t place : difference.changed) {
+    const std::string& name = wanted.channels[place].name;
+    if (carries_logs(now, name)) refuse(name, "changed");
+  }
+  for (const size_t place : difference.added) {
+    if (!now.process.collect.empty()) refuse(wanted.channels[place].name, "added");
   }
 }
 
@@ -206,6 +239,7 @@ Difference difference(const Options& now, Options& wanted) {
     difference.removed.push_back(channel.name);
     compare_forwards(now, wanted, channel.name, difference);
   }
+  check_logs(now, wanted, difference);
   share_memory(wanted, difference);
   return difference;
 }

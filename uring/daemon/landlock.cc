@@ -33,6 +33,9 @@ std::vector<const Address*> connected_to(const Options& options) {
     if (!transport_listens(channel.transport)) all.push_back(&channel.address);
   }
   for (const ForwardSpec& forward : options.iforwards) all.push_back(&forward.address);
+  for (const SinkSpec& sink : options.process.collect) {
+    if (sink.connects()) all.push_back(&sink.address);
+  }
   return all;
 }
 
@@ -202,6 +205,11 @@ LandlockRules landlock_rules(const Options& options, int abi) {
                            kRemoveFile | (options.can_change() ? kMakeSock : 0));
   }
   if (options.can_change()) allow_configuration(collector, options);
+  // Renamed and made anew in its directory.
+  for (const SinkSpec& sink : options.process.collect) {
+    if (!sink.rotates()) continue;
+    collector.allow_beside(absolute(sink.target), kRemoveFile | kMakeReg | kWriteFile);
+  }
   if (names) {
     allow_names(collector);
     rules.ports.push_back(kNameServerPort);

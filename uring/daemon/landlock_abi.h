@@ -16,6 +16,7 @@ inline constexpr uint64_t kWriteFile = uint64_t{1} << 1;
 inline constexpr uint64_t kReadFile = uint64_t{1} << 2;
 inline constexpr uint64_t kReadDir = uint64_t{1} << 3;
 inline constexpr uint64_t kRemoveFile = uint64_t{1} << 5;
+inline constexpr uint64_t kMakeReg = uint64_t{1} << 8;
 inline constexpr uint64_t kMakeSock = uint64_t{1} << 9;
 // These and listing, removing and making directories, and making files of each kind.
 inline constexpr uint64_t kAllOfFirst = (uint64_t{1} << 13) - 1;

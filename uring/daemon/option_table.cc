@@ -178,6 +178,15 @@ constexpr OptionRow kTable[] = {
                                "TCP listeners may have addresses that other machines reach; else "
                                "only loopback")),
 
+    with_key(
+        sets<&P::collect>(row(
+            "collect", kCollection, kCommandLine | option_scope::kCollect, kSinks, "SINK",
+            "Take the logs that the other ends ship, and pass them on to this sink; may be repeated. "
+            "file:PATH, with ,rotate=SIZE or TIME, ,keep=N, ,format=rfc5424 or json, ,sync=on; stdout; "
+            "relp:HOST:PORT; forward:HOST:PORT; otlp:HOST:PORT; syslog+tcp:HOST:PORT; "
+            "syslog+unix:PATH; unix-dgram:PATH")),
+        "sink"),
+
     sets<&P::log_level>(
         row("log-level", kLog, kAllProcess, kChoice, "LEVEL", "error, warn, info, debug or trace")),
     sets<&P::log_format>(row("log-format", kLog, kAllProcess, kChoice, "FORMAT",
@@ -290,6 +299,8 @@ std::string_view group_title(OptionGroup group) {
       return "Protocol (1 is that of qemu-vp)";
     case kContainment:
       return "Containment (names or numbers; lists may be repeated)";
+    case kCollection:
+      return "Logs of the other ends (COLLECTING.md)";
     case kLog:
       return "Log (on standard error)";
     case kLogShipping:

@@ -24,6 +24,7 @@ enum class OptionGroup {
   kLimits,
   kProtocol,
   kContainment,
+  kCollection,
   kLog,
   kLogShipping,
   kOperation,
@@ -40,7 +41,8 @@ inline constexpr unsigned kProcess = 2;                             // [process]
 inline constexpr unsigned kChannel = 4;                             // [channel.NAME]
 inline constexpr unsigned kListen = 8;                              // [channel.NAME.listen.SERVICE]
 inline constexpr unsigned kOffer = 16;                              // [channel.NAME.offer.SERVICE]
-inline constexpr unsigned kShip = 32;  // [ship]
+inline constexpr unsigned kShip = 32;     // [ship]
+inline constexpr unsigned kCollect = 64;  // [collect]
 inline constexpr unsigned kDefaults = kChannel | kListen | kOffer;  // [defaults]
 }  // namespace option_scope
 
@@ -59,6 +61,7 @@ enum class OptionKind {
   kUsers,   // lists, from here on
   kGroups,
   kCids,
+  kSinks,
   kFeatures,
   kSources,   // of log shipping; one each time it is given
   kArgument,  // -c, -o and -i

@@ -267,6 +267,32 @@ Fault read(const OptionRow&, std::string_view label, const Given& given,
 }
 
 Fault read(const OptionRow&, std::string_view label, const Given& given,
+           std::vector<SinkSpec>& into) {
+  std::vector<SinkSpec> sinks;
+  for (const std::string& text : given) {
+    auto sink = parse_sink(text);
+    if (!sink) {
+      return Complaint{std::string(label) + " " + quoted(text) + ": " + sink.error().what,
+                       sink.error().right};
+    }
+    for (const SinkSpec& other : sinks) {
+      const bool same = !sink->state.empty() && sink->state == other.state;
+      if (!same && sink->label() != other.label()) continue;
+      return Complaint{std::string(label) + " " + quoted(text) + " uses what " +
+                           quoted(other.text) + " uses",
+                       "give each sink its own"};
+    }
+    sinks.push_back(*std::move(sink));
+  }
+  if (sinks.size() > option_ranges::kMaxSinks) {
+    return Complaint{std::string(label) + ": " + std::to_string(sinks.size()) + " sinks",
+                     "the limit is " + std::to_string(option_ranges::kMaxSinks)};
+  }
+  into = std::move(sinks);
+  return std::nullopt;
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given,
            std::vector<logs::SourceSpec>& into) {
   std::vector<logs::SourceSpec> sources;
   for (const std::string& text : given) {
@@ -345,6 +371,12 @@ Given show(const OptionRow&, const std::vector<uint32_t>& value) {
 }
 
 Given show(const OptionRow&, const std::vector<std::string>& value) { return value; }
+
+Given show(const OptionRow&, const std::vector<SinkSpec>& value) {
+  Given texts;
+  for (const SinkSpec& sink : value) texts.push_back(sink.text);
+  return texts;
+}
 
 Given show(const OptionRow&, const std::vector<logs::SourceSpec>& value) {
   Given sources;

@@ -36,6 +36,8 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
            std::vector<uint32_t>& into);
 Fault read(const OptionRow& row, std::string_view label, const Given& given,
            std::vector<std::string>& into);
+Fault read(const OptionRow& row, std::string_view label, const Given& given,
+           std::vector<SinkSpec>& into);
 
 Fault read(const OptionRow& row, std::string_view label, const Given& given,
            std::vector<logs::SourceSpec>& into);
@@ -64,6 +66,7 @@ Given show(const OptionRow& row, const std::vector<std::string>& value);
 Given show(const OptionRow& row, const std::vector<logs::SourceSpec>& value);
 Given show(const OptionRow& row, const std::optional<logs::SpoolSpec>& value);
 Given show(const OptionRow& row, const std::string& value);
+Given show(const OptionRow& row, const std::vector<SinkSpec>& value);
 
 template <typename T, typename Value>
 auto& member_of(Value T::*member, ProcessSettings& process, ChannelSettings& channel) {

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "uring/base/log.h"
+#include "uring/service/logs/file_sink.h"
 #include "uring/transport/transport_kind.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -166,10 +167,13 @@ struct Needs {
   bool names = false;
   bool devices = false;
   bool paths = false;   // of listeners, to unlink
-  bool lines = false;   // of log shipping
+  bool lines = false;     // of log shipping
   bool spool = false;
-  bool changes = false;  // of channels and forwards
-  bool scopes = false;   // [fe80::1%eth0]: the interface's number is asked for at each dial
+  bool files = false;      // of --collect, written at a place
+  bool rotation = false;   // … and renamed
+  bool datagrams = false;  // to unix sockets
+  bool changes = false;    // of channels and forwards
+  bool scopes = false;     // [fe80::1%eth0]: the interface's number is asked for at each dial
   std::vector<int> families;
 
   void connect(const Address& address) {
@@ -214,6 +218,12 @@ Needs needs_of(const Options& options) {
   for (const logs::SourceSpec& source : process.ship_sources) {
     if (!source.address.host.empty()) needs.listen(source.address);
     needs.spool |= !source.cursor.empty();
+  }
+  for (const SinkSpec& sink : process.collect) {
+    needs.files |= !sink.state.empty();
+    needs.rotation |= sink.rotates();
+    if (sink.connects()) needs.connect(sink.address);
+    needs.datagrams |= sink.kind == SinkKind::kUnixDatagram;
   }
   if (options.can_change()) {
     needs.changes = needs.paths = true;
@@ -317,6 +327,11 @@ void allow_sockets(Filter& filter, const Needs& needs) {
     filter.allow_if(SCMP_SYS(ioctl), {equal(1, SIOCGIFINDEX)});
   }
   filter.add(SCMP_ACT_ALLOW, SCMP_SYS(connect));
+  if (needs.datagrams) {
+    filter.allow_if(SCMP_SYS(socket), {equal(0, AF_UNIX),
+                                       equal(1, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK),
+                                       equal(2, 0)});
+  }
   constexpr uint64_t kKind = ~uint64_t{SOCK_NONBLOCK | SOCK_CLOEXEC} & 0xffffffff;
   for (const int family : needs.families) {
     // No other protocol of that kind: Landlock does not see the ports of MPTCP or SCTP.
@@ -359,6 +374,15 @@ void allow_files(Filter& filter, const Needs& needs) {
   if (needs.names || needs.changes) {
     constexpr uint64_t kWriting = O_ACCMODE | O_CREAT | O_TRUNC;
     filter.allow_if(SCMP_SYS(openat), {masked(2, kWriting, O_RDONLY)});
+  }
+  if (needs.files) {
+    filter.add(SCMP_ACT_ALLOW, SCMP_SYS(pwrite64));
+    filter.add(SCMP_ACT_ALLOW, SCMP_SYS(fdatasync));
+  }
+  if (needs.rotation) {
+    filter.add(SCMP_ACT_ALLOW, SCMP_SYS(renameat));
+    constexpr uint64_t kFlags = 0xffffffff & ~uint64_t{O_LARGEFILE};
+    filter.allow_if(SCMP_SYS(openat), {masked(2, kFlags, FileSink::kOpenFlags & kFlags)});
   }
   if (needs.devices) {
     constexpr uint64_t kDevice = O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;

@@ -19,6 +19,7 @@
 #include "uring/daemon/user_db.h"
 #include "uring/io/open_driver.h"
 #include "uring/net/address.h"
+#include "uring/service/logs/sink_spec.h"
 #include "uring/service/logs/source_spec.h"
 #include "uring/transport/channel_spec.h"
 
@@ -81,6 +82,7 @@ inline constexpr double kMaxFlushTimeout = 3600.0;
 inline constexpr size_t kMaxServiceName = protocol_limits::kMaxService;
 inline constexpr size_t kMaxChannels = 1024;
 inline constexpr size_t kMaxForwards = 16384;  // -o and -i each
+inline constexpr size_t kMaxSinks = 16;
 }  // namespace option_ranges
 
 struct ProcessSettings {
@@ -102,6 +104,7 @@ struct ProcessSettings {
   std::optional<logs::SpoolSpec> ship_spool;
   double ship_flush_timeout = option_ranges::kDefaultFlushTimeout;  // seconds
   std::string ship_channel;                                         // empty: the first one
+  std::vector<SinkSpec> collect;      // where the logs of the other ends go; empty: not collected
 
   friend bool operator==(const ProcessSettings&, const ProcessSettings&) = default;
 };

@@ -107,6 +107,7 @@ std::vector<std::string> unguarded(const Options& options) {
 
 std::vector<std::string> idle_channels(const Options& options) {
   std::vector<std::string> lines;
+  if (!options.process.collect.empty()) return lines;
   for (const ChannelOptions& channel : options.channels) {
     const std::string& ships = options.process.ship_channel;
     const bool shipping = !options.process.ship_sources.empty() &&

@@ -59,6 +59,7 @@ void Worker::run(std::promise<Started> started) {
   } else {
     channels_.clear();
     shipper_.reset();
+    collectors_.clear();
     forwards_.clear();
     resolver_driver_.reset();
     ending_timer_.reset();
@@ -74,6 +75,7 @@ void Worker::run(std::promise<Started> started) {
 void Worker::abandon() {
   for (auto& channel : channels_) (void)channel.release();
   (void)shipper_.release();
+  for (auto& collector : collectors_) (void)collector.release();
   for (auto& forwards : forwards_) (void)forwards.release();
   (void)resolver_driver_.release();
   (void)ending_timer_.release();
@@ -116,6 +118,11 @@ Worker::Started Worker::set_up() {
     ChannelListenSockets& listen_sockets = config_.listen_sockets[i];
     forwards_.push_back(std::make_unique<SocketForwards>(*loop_, *resolver_driver_,
                                                          std::move(config_.forwards[i])));
+    if (config_.log_hub != nullptr) {
+      collectors_.push_back(
+          std::make_unique<LogCollector>(*loop_, *config_.log_hub, config_.vms[i]));
+      forwards_.back()->add_built_in(kLogService, *collectors_.back());
+    }
     channels_.push_back(
         std::make_unique<Channel>(*loop_, *resolver_driver_, config, forwards_.back()->services()));
     if (config_.ship && i == config_.ship_channel) {
@@ -212,6 +219,7 @@ void Worker::drain() {
   for (const auto& forwards : forwards_) forwards->stop_listening();
   stop_shipping();
   for (const auto& channel : channels_) channel->drain();
+  for (const auto& collector : collectors_) collector->drain();
   const bool finished = turn_until(config_.drain_timeout, [&] {
     return wanted_ == Wanted::kStop || (all(channels_, drained) && all(forwards_, drained));
   });
@@ -222,11 +230,13 @@ void Worker::drain() {
     return all(channels_, [](const auto& channel) { return channel->flushed(); });
   });
   for (const auto& channel : channels_) channel->disconnect();
+  for (const auto& collector : collectors_) collector->stop();
   ending_ = true;
   loop_->driver().cancel(wake_op_);
-  const bool let_go = turn_until(
-      kLetGo, [&] { return !wake_op_.pending && (!shipper_ || shipper_->idle()) && all(channels_, idle) &&
-                     all(forwards_, idle); });
+  const bool let_go = turn_until(kLetGo, [&] {
+    return !wake_op_.pending && (!shipper_ || shipper_->idle()) && all(channels_, idle) &&
+           all(collectors_, idle) && all(forwards_, idle);
+  });
   if (!let_go) broken_ = true;
 }
 

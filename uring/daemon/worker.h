@@ -24,6 +24,7 @@
 #include "uring/io/open_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/net/resolver_driver.h"
+#include "uring/service/logs/log_collector.h"
 #include "uring/service/logs/log_shipper.h"
 #include "uring/service/socket_forwards.h"
 
@@ -40,6 +41,10 @@ struct WorkerConfig {
   // Of the worker whose channel ships lines: what is opened for it, and which channel that is.
   std::optional<logs::ShipStart> ship;
   size_t ship_channel = 0;
+  // Where the logs of its channels go, which outlives the worker; null where they are not collected.
+  // `vms` are the numbers of the channels there.
+  LogHub* log_hub = nullptr;
+  std::vector<size_t> vms;
   Duration drain_timeout{};
   Duration heartbeat{};  // the interval of heartbeats; zero for none
 };
@@ -151,6 +156,7 @@ class Worker final : private Completion, private Timer::Owner {
   std::unique_ptr<ResolverDriver> resolver_driver_;
   std::vector<std::unique_ptr<SocketForwards>> forwards_;  // of each channel; outlive them
   std::unique_ptr<logs::LogShipper> shipper_;              // of one channel, outlives it
+  std::vector<std::unique_ptr<LogCollector>> collectors_;  // of each channel, or none; the same
   std::vector<std::unique_ptr<Channel>> channels_;
   std::list<ChannelEnding> endings_;     // of some of them
   std::vector<WantedChannel> waiting_;   // for one of the same name to end

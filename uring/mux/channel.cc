@@ -64,6 +64,7 @@ tl::expected<void, std::string> Channel::check(const ChannelConfig& config) {
 Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfig& config,
                  const ServiceRegistry& services)
     : config_(config),
+      services_(services),
       context_{config.spec.name,
                loop,
                {session_config(config), config.protocol},

@@ -178,6 +178,7 @@ class Channel final : private TransportSource::Client,
   void report_up();
 
   const ChannelConfig config_;
+  const ServiceRegistry& services_;
   ChannelContext context_;
   ChannelLog log_;
   std::vector<const StatSource*> more_stats_;

@@ -73,6 +73,7 @@ void Channel::visit_stats(StatVisitor& visitor) {
   visit(kPipes, "pipes", now.pipes);
   context_.counters.visit_stats(visitor, loop().now());
   for (const StatSource* more : more_stats_) more->visit_stats(visitor, loop().now());
+  services_.visit_stats(visitor);
 }
 
 }  // namespace virtproxy

@@ -7,4 +7,8 @@ Service* ServiceRegistry::find(std::string_view name) const {
   return found == services_.end() ? nullptr : found->second;
 }
 
+void ServiceRegistry::visit_stats(StatVisitor& visitor) const {
+  for (const auto& [name, service] : services_) service->visit_stats(visitor);
+}
+
 }  // namespace virtproxy

@@ -20,6 +20,7 @@
 #include "core/flow/priority.h"
 #include "core/wire/protocol_limits.h"
 #include "uring/mux/endpoint.h"
+#include "uring/mux/stats.h"
 #include "uring/net/address.h"
 
 namespace virtproxy {
@@ -37,6 +38,8 @@ class Service {
       StreamHandle& stream, std::span<const std::byte> metadata) = 0;
   // Its address, for observers; null if it is in this process.
   virtual const Address* address() const { return nullptr; }
+  // What is shown with the statistics of its channel.
+  virtual void visit_stats(StatVisitor& /*visitor*/) const {}
 };
 
 // Clients are named by numbers that the opener chooses. It passes them to Channel::admit(), and
@@ -72,6 +75,7 @@ class ServiceRegistry {
   // Null if there is none. O(1): a peer chooses the names that it asks for, not those that are
   // stored.
   Service* find(std::string_view name) const;
+  void visit_stats(StatVisitor& visitor) const;
 
  private:
   struct Hash {

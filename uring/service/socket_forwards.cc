@@ -104,6 +104,13 @@ SocketForwards::SocketForwards(Loop& loop, ResolverDriver& resolver_driver, Forw
 
 SocketForwards::~SocketForwards() { VP_ASSERT(idle()); }
 
+// No forward has a reserved name.
+void SocketForwards::add_built_in(std::string_view name, Service& service) {
+  const bool fresh = registry_.add(std::string(name), service);
+  VP_ASSERT(fresh);
+  built_in_.emplace_back(name, &service);
+}
+
 void SocketForwards::start(Channel& channel, std::vector<Listening> listening) {
   VP_ASSERT(listening.size() == openers_.size());
   channel_ = &channel;
@@ -120,6 +127,7 @@ void SocketForwards::change(ForwardConfig wanted, std::vector<Listening> listeni
   VP_ASSERT(channel_ != nullptr && listening.size() == wanted.oforwards.size());
   context_.connect_timeout = wanted.connect_timeout;
   registry_.clear();
+  for (const auto& [name, service] : built_in_) registry_.add(name, *service);
   services_.clear();
   for (const ForwardSpec& forward : wanted.iforwards) {
     add_service(forward);

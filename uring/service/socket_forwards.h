@@ -38,6 +38,8 @@ class SocketForwards final {
   SocketForwards(Loop& loop, ResolverDriver& resolver_driver, ForwardConfig config);
   ~SocketForwards();
 
+  // A service that is built in, which outlives the channel. It stays when forwards change.
+  void add_built_in(std::string_view name, Service& service);
   // For the channel: what its peer may ask for.
   const ServiceRegistry& services() const { return registry_; }
   // Accepts clients for `channel`. `listening` is bound, in the order of `oforwards`.
@@ -65,6 +67,7 @@ class SocketForwards final {
   SocketCloser closer_;
   ConnectionContext context_;
   ServiceRegistry registry_;
+  std::vector<std::pair<std::string, Service*>> built_in_;
   std::vector<std::unique_ptr<SocketService>> services_;
   std::vector<std::unique_ptr<SocketOpener>> openers_;
   std::vector<std::unique_ptr<SocketOpener>> retired_;  // which still have clients

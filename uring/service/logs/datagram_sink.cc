@@ -1,0 +1,109 @@
+#include "uring/service/logs/datagram_sink.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "uring/base/log.h"
+#include "uring/net/sockets.h"
+
+namespace virtproxy {
+namespace {
+
+constexpr Duration kCheck = std::chrono::milliseconds(5);
+constexpr Duration kLeastBackoff = std::chrono::milliseconds(100);
+constexpr Duration kMostBackoff = std::chrono::seconds(10);
+// Of a turn, before other sinks have theirs.
+constexpr unsigned kMostOfTurn = 512;
+
+}  // namespace
+
+void DatagramSink::start(Loop& loop, ResolverDriver&, LogSink::Client* client) {
+  loop_ = &loop;
+  client_ = client;
+  Timer::Owner* const owner = this;
+  retry_ = std::make_unique<Timer>(loop.timers(), owner);
+  check_ = std::make_unique<Timer>(loop.timers(), owner);
+  connect();
+}
+
+void DatagramSink::connect() {
+  const auto address = to_socket_address(spec_.address);
+  socket_.reset(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!address || !socket_ || ::connect(socket_.get(), address->data(), address->length) != 0) {
+    return lose(errno);
+  }
+  if (std::exchange(reported_, 0) != 0) log_info("{}: connected", spec_.label());
+  counters().up = true;
+  flush();
+}
+
+// What was in the socket went with the receiver, and is not known to be read.
+void DatagramSink::lose(int error) {
+  if (std::exchange(reported_, error) != error) {
+    log_warn("{}: {}: trying again", spec_.label(), std::strerror(error));
+  }
+  counters().up = false;
+  counters().failures.fetch_add(1, std::memory_order_relaxed);
+  parcels_.rewind();
+  check_->clear();
+  backoff_ = std::clamp(backoff_ * 2, kLeastBackoff, kMostBackoff);
+  retry_->set(loop_->now() + backoff_);
+}
+
+void DatagramSink::flush() {
+  if (stopped_ || poll_.pending || retry_->armed()) return;
+  for (unsigned sent = 0; parcels_.has_unsent() && sent < kMostOfTurn; ++sent) {
+    const std::string& message = parcels_.unsent();
+    const ssize_t done = ::send(socket_.get(), message.data(), message.size(), MSG_NOSIGNAL);
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0 && (errno == EAGAIN || errno == ENOBUFS)) {
+      loop_->driver().poll(poll_, {socket_.get(), -1}, POLLOUT);
+      break;
+    }
+    if (done < 0 && errno == EMSGSIZE) {
+      counters().rejected.fetch_add(1, std::memory_order_relaxed);
+      log_warn("{}: a line of {} bytes is larger than the socket takes: it is refused for good",
+               spec_.label(), message.size());
+      parcels_.refuse(parcels_.sent());
+    } else if (done < 0) {
+      return lose(errno);
+    } else {
+      counters().written.fetch_add(message.size(), std::memory_order_relaxed);
+    }
+    parcels_.mark_sent();
+  }
+  if (parcels_.has_unsent() && !poll_.pending) client_->sink_progressed();
+  if (parcels_.sent() > 0 && !check_->armed()) check_->set(loop_->now() + kCheck);
+}
+
+void DatagramSink::complete(Op&, Outcome) { flush(); }
+
+void DatagramSink::expired(Timer& timer) {
+  if (&timer == retry_.get()) return connect();
+  check();
+}
+
+void DatagramSink::check() {
+  if (parcels_.sent() == 0) return;
+  // What the datagrams take up is counted, not their number: only zero tells.
+  if (unacknowledged(socket_.get()) == 0) {
+    backoff_ = Duration::zero();
+    parcels_.acknowledge(parcels_.sent());
+    client_->sink_progressed();
+    return;
+  }
+  check_->set(loop_->now() + kCheck);
+}
+
+void DatagramSink::stop() {
+  stopped_ = true;
+  retry_.reset();
+  check_.reset();
+  if (poll_.pending) loop_->driver().cancel(poll_);
+}
+
+}  // namespace virtproxy

@@ -1,0 +1,359 @@
+#include "uring/service/logs/line_format.h"
+
+#include <array>
+#include <charconv>
+#include <chrono>
+
+namespace virtproxy {
+namespace {
+
+using Kind = ParcelRecord::Kind;
+
+constexpr char kHex[] = "0123456789abcdef";
+
+void append_number(std::string& out, uint64_t number) {
+  char digits[20];
+  const auto [end, error] = std::to_chars(digits, digits + sizeof digits, number);
+  out.append(digits, error == std::errc() ? static_cast<size_t>(end - digits) : 0);
+}
+
+void append_hex(std::string& out, uint64_t number) {
+  for (int shift = 60; shift >= 0; shift -= 4) out += kHex[number >> shift & 15];
+}
+
+void append_byte_hex(std::string& out, unsigned char byte) {
+  out += "\\x";
+  out += kHex[byte >> 4];
+  out += kHex[byte & 15];
+}
+
+bool is_control(unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; }
+
+// The MESSAGE of RFC 5424.
+void append_message(std::string& out, std::string_view text) {
+  size_t plain = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    const bool slash = c == '\\' && i + 1 < text.size() && text[i + 1] == 'x';
+    if (!slash && !is_control(c)) continue;
+    out.append(text, plain, i - plain);
+    append_byte_hex(out, c);
+    plain = i + 1;
+  }
+  out.append(text, plain);
+}
+
+// A header field: 1 to `most` printable ASCII characters without a space.
+void append_field(std::string& out, std::string_view text, size_t most) {
+  if (text.empty()) {
+    out += '-';
+    return;
+  }
+  for (const char c : text.substr(0, most)) out += c > ' ' && c < 0x7f ? c : '_';
+}
+
+// The value of a parameter: UTF-8 with " \ and ] escaped; here ASCII alone.
+void append_parameter(std::string& out, std::string_view name, std::string_view value) {
+  out += ' ';
+  out += name;
+  out += "=\"";
+  for (const char c : value) {
+    if (c == '"' || c == '\\' || c == ']') out += '\\';
+    out += c >= ' ' && c < 0x7f ? c : '_';
+  }
+  out += '"';
+}
+
+void append_parameter(std::string& out, std::string_view name, uint64_t value) {
+  out += ' ';
+  out += name;
+  out += "=\"";
+  append_number(out, value);
+  out += '"';
+}
+
+std::string_view name_of(Kind kind) {
+  switch (kind) {
+    case Kind::kLine:
+      return "line";
+    case Kind::kHead:
+      return "head";
+    case Kind::kDrop:
+      return "drop";
+    case Kind::kUnaccounted:
+      return "unaccounted";
+    case Kind::kForgotten:
+      break;
+  }
+  return "forgotten";
+}
+
+void append_json_string(std::string& out, std::string_view text) {
+  out += '"';
+  size_t plain = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f) continue;
+    out.append(text, plain, i - plain);
+    plain = i + 1;
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += static_cast<char>(c);
+    } else if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\t') {
+      out += "\\t";
+    } else {
+      out += "\\u00";
+      out += kHex[c >> 4];
+      out += kHex[c & 15];
+    }
+  }
+  out.append(text, plain);
+  out += '"';
+}
+
+void append_base64(std::string& out, std::string_view text) {
+  constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  for (size_t i = 0; i < text.size(); i += 3) {
+    const size_t left = text.size() - i;
+    uint32_t group = 0;
+    for (size_t k = 0; k < 3; ++k) {
+      group = group << 8 | (k < left ? static_cast<unsigned char>(text[i + k]) : 0u);
+    }
+    for (size_t k = 0; k < 4; ++k) {
+      out += k <= left ? kDigits[group >> (18 - 6 * k) & 63] : '=';
+    }
+  }
+}
+
+void append_key(std::string& out, std::string_view name) {
+  out += ",\"";
+  out += name;
+  out += "\":";
+}
+
+void append_pair(std::string& out, std::string_view name, uint64_t value) {
+  append_key(out, name);
+  append_number(out, value);
+}
+
+// Text that the guest chose, which need not be UTF-8.
+void append_claimed(std::string& out, std::string_view name, std::string_view text) {
+  const bool plain = is_utf8(text);
+  out += ",\"";
+  out += name;
+  out += plain ? "\":" : "_base64\":\"";
+  if (plain) return append_json_string(out, text);
+  append_base64(out, text);
+  out += '"';
+}
+
+}  // namespace
+
+bool is_utf8(std::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto first = static_cast<unsigned char>(text[i]);
+    if (first < 0x80) {
+      ++i;
+      continue;
+    }
+    size_t more = 0;
+    unsigned char least = 0x80;
+    unsigned char most = 0xbf;
+    if (first >= 0xc2 && first <= 0xdf) {
+      more = 1;
+    } else if (first >= 0xe0 && first <= 0xef) {
+      more = 2;
+      if (first == 0xe0) least = 0xa0;
+      if (first == 0xed) most = 0x9f;  // no surrogates
+    } else if (first >= 0xf0 && first <= 0xf4) {
+      more = 3;
+      if (first == 0xf0) least = 0x90;
+      if (first == 0xf4) most = 0x8f;
+    } else {
+      return false;
+    }
+    if (text.size() - i <= more) return false;
+    for (size_t k = 1; k <= more; ++k) {
+      const auto next = static_cast<unsigned char>(text[i + k]);
+      if (next < least || next > most) return false;
+      least = 0x80;
+      most = 0xbf;
+    }
+    i += more + 1;
+  }
+  return true;
+}
+
+Priority5424 split_priority(std::string_view line) {
+  constexpr unsigned kMost = 191;
+  unsigned value = 0;
+  size_t at = 1;
+  while (at < line.size() && at < 4 && line[at] >= '0' && line[at] <= '9') {
+    value = value * 10 + static_cast<unsigned>(line[at++] - '0');
+  }
+  const bool found = line.starts_with('<') && at > 1 && at < line.size() && line[at] == '>' &&
+                     value <= kMost && (at == 2 || line[1] != '0');
+  if (!found) return {13, line};
+  return {value, line.substr(at + 1)};
+}
+
+std::string text_of(const logs::LogId& id) {
+  std::string text;
+  append_hex(text, id.high);
+  append_hex(text, id.low);
+  return text;
+}
+
+void LineWriter::append_time(std::string& out, logs::UnixTime time, int digits) {
+  constexpr uint64_t kNano = 1'000'000'000;
+  const uint64_t second = time / kNano;
+  if (second != second_) {
+    using namespace std::chrono;
+    const sys_days day{days(second / 86400)};
+    const year_month_day date{day};
+    const hh_mm_ss clock{seconds(second % 86400)};
+    second_ = second;
+    second_text_.clear();
+    const auto two = [&](char before, unsigned value) {
+      if (before != 0) second_text_ += before;
+      second_text_ += static_cast<char>('0' + value / 10 % 10);
+      second_text_ += static_cast<char>('0' + value % 10);
+    };
+    const auto year = static_cast<unsigned>(static_cast<int>(date.year()));
+    two(0, year / 100);
+    two(0, year % 100);
+    two('-', static_cast<unsigned>(date.month()));
+    two('-', static_cast<unsigned>(date.day()));
+    two('T', static_cast<unsigned>(clock.hours().count()));
+    two(':', static_cast<unsigned>(clock.minutes().count()));
+    two(':', static_cast<unsigned>(clock.seconds().count()));
+    second_text_ += '.';
+  }
+  out += second_text_;
+  uint64_t rest = time % kNano;
+  for (uint64_t unit = kNano / 10; digits > 0; --digits, unit /= 10) {
+    out += static_cast<char>('0' + rest / unit);
+    rest %= unit;
+  }
+  out += 'Z';
+}
+
+void LineWriter::append(std::string& out, std::string_view vm, const Parcel& parcel,
+                        const ParcelRecord& record) {
+  if (format_ == LineFormat::kJson) return append_json(out, vm, parcel, record);
+  append_rfc5424(out, vm, parcel, record);
+}
+
+void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Parcel& parcel,
+                                const ParcelRecord& record) {
+  constexpr unsigned kWarning = 44;  // syslog.warning
+  constexpr size_t kMostAppName = 48;
+  const bool text = record.kind <= Kind::kHead;
+  Priority5424 line{kWarning, {}};
+  if (text) line = split_priority(parcel.text_of(record));
+  out += '<';
+  append_number(out, line.value);
+  out += ">1 ";
+  // RFC 5424 permits six digits. A record that was dropped has the time of the last of its lines.
+  const logs::UnixTime time = record.last_time != 0 ? record.last_time : parcel.received;
+  append_time(out, time, 6);
+  out += ' ';
+  append_field(out, vm, 255);
+  out += ' ';
+  append_field(out, parcel.source_of(record), kMostAppName);
+  out += ' ';
+  if (record.has_credentials) {
+    append_number(out, record.credentials.pid);
+  } else {
+    out += '-';
+  }
+  out += ' ';
+  if (text && record.kind == Kind::kLine) {
+    out += '-';
+  } else {
+    out += name_of(record.kind);
+  }
+  out += " [virtproxy@32473";
+  append_parameter(out, "vm", vm);
+  append_parameter(out, "source", parcel.source_of(record));
+  append_parameter(out, "log", text_of(parcel.log_of(record)));
+  append_parameter(out, "seq", record.seq);
+  if (record.has_credentials) {
+    append_parameter(out, "uid", record.credentials.uid);
+    append_parameter(out, "gid", record.credentials.gid);
+  }
+  if (record.kind != Kind::kLine) {
+    append_parameter(out, "count", record.count);
+    append_parameter(out, "bytes", record.bytes);
+  }
+  if (record.kind == Kind::kDrop) append_parameter(out, "reason", logs::name_of(record.reason));
+  out += ']';
+  if (text) {
+    out += ' ';
+    append_message(out, line.rest);
+    return;
+  }
+  out += ' ';
+  append_number(out, record.count);
+  switch (record.kind) {
+    case Kind::kDrop:
+      out += " lines dropped (";
+      out += logs::name_of(record.reason);
+      out += "), ";
+      break;
+    case Kind::kUnaccounted:
+      out += " lines unaccounted, ";
+      break;
+    default:
+      out += " lines at most never sent by a log that is given up, ";
+  }
+  append_number(out, record.bytes);
+  out += " bytes";
+}
+
+void LineWriter::append_json(std::string& out, std::string_view vm, const Parcel& parcel,
+                             const ParcelRecord& record) {
+  const bool text = record.kind <= Kind::kHead;
+  out += "{\"vm\":";
+  append_json_string(out, vm);
+  if (record.kind != Kind::kForgotten) append_claimed(out, "source", parcel.source_of(record));
+  append_key(out, "log");
+  append_json_string(out, text_of(parcel.log_of(record)));
+  append_pair(out, "seq", record.seq);
+  const logs::UnixTime time = record.time != 0 ? record.time : parcel.received;
+  append_key(out, "time");
+  out += '"';
+  append_time(out, time, 9);
+  append_key(out += '"', "received");
+  out += '"';
+  append_time(out, parcel.received, 9);
+  out += '"';
+  if (record.has_credentials) {
+    append_pair(out, "pid", record.credentials.pid);
+    append_pair(out, "uid", record.credentials.uid);
+    append_pair(out, "gid", record.credentials.gid);
+  }
+  if (text) {
+    if (record.kind == Kind::kHead) append_pair(out, "full_length", record.bytes);
+    append_claimed(out, "message", parcel.text_of(record));
+    out += '}';
+    return;
+  }
+  append_key(out, name_of(record.kind));
+  out += "{\"count\":";
+  append_number(out, record.count);
+  append_pair(out, "bytes", record.bytes);
+  if (record.kind == Kind::kDrop) {
+    append_key(out, "reason");
+    append_json_string(out, logs::name_of(record.reason));
+    append_key(out, "until");
+    out += '"';
+    append_time(out, record.last_time, 9);
+    out += '"';
+  }
+  out += "}}";
+}
+
+}  // namespace virtproxy
