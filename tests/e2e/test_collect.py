@@ -411,7 +411,7 @@ def test_a_chunk_of_forward_is_safe_when_it_is_acknowledged(scene: Scene) -> Non
     # Without an answer it comes again, as the same chunk.
     first = server.chunks[0][:2]
     server.drop_connections()
-    eventually("it comes again", lambda: [chunk[:2] for chunk in server.chunks].count(first) == 2)
+    eventually("it comes again", lambda: [chunk[:2] for chunk in server.chunks].count(first) >= 2)
     server.may_answer.set()
     assert guest.wait_acked(log)
     chunks = {chunk: entries for _, chunk, entries in server.chunks}
