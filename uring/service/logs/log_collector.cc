@@ -114,7 +114,7 @@ class LogCollector::Stream final : public Endpoint {
   void send() {
     if (handle_.is_over() || ending_) return;
     while (queued_ < out_.size()) {
-      const uint64_t bytes = std::min<uint64_t>(out_.size() - queued_, handle_.credit());
+      const uint64_t bytes = std::min<uint64_t>(out_.size() - queued_, handle_.request_credit());
       if (bytes == 0) return;
       queued_ += bytes;
       handle_.queue(bytes);
