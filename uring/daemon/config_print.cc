@@ -90,6 +90,7 @@ ChannelSettings shown_settings(const ChannelOptions& channel) {
 
 ChannelSettings listener_settings(const ForwardSpec& forward, ChannelSettings settings) {
   settings.priority = forward.priority;
+  settings.when_down = forward.when_down;
   const bool guarded = forward.address.kind == Address::Kind::kUnix;
   settings.client_uids = guarded ? forward.clients.uids : std::vector<uid_t>{};
   settings.client_gids = guarded ? forward.clients.gids : std::vector<gid_t>{};

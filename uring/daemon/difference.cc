@@ -81,6 +81,7 @@ ChannelSettings own_settings(const ChannelOptions& channel) {
   settings.client_uids = unset.client_uids;
   settings.client_gids = unset.client_gids;
   settings.priority = unset.priority;
+  settings.when_down = unset.when_down;
   settings.connect_timeout = unset.connect_timeout;
   if (!transport_listens(channel.transport)) {
     settings.mode = unset.mode;
@@ -108,6 +109,7 @@ bool is_same(const ChannelOptions& now, const ChannelOptions& wanted) {
 
 bool is_same(const ForwardSpec& now, const ForwardSpec& wanted) {
   return now.is_same_listener(wanted) && now.priority == wanted.priority &&
+         now.when_down == wanted.when_down &&
          now.clients == wanted.clients && now.listen == wanted.listen &&
          now.connect_timeout == wanted.connect_timeout;
 }

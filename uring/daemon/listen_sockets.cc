@@ -111,6 +111,8 @@ tl::expected<Passed, std::string> inspect(int fd, std::string name) {
   if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) return fault("is not open: see LISTEN_FDS");
   passed.address.length = sizeof passed.address.storage;
   auto* const address = reinterpret_cast<sockaddr*>(&passed.address.storage);
+  // A process that was killed may leave one that did not listen just then: when-down.
+  if (passed.stored()) listen_again(fd);
   if (socket_option(fd, SO_TYPE) != SOCK_STREAM || socket_option(fd, SO_ACCEPTCONN) != 1 ||
       getsockname(fd, address, &passed.address.length) != 0) {
     return fault("is no listening stream socket: use ListenStream= with Accept=no");

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <utility>
 
+#include "uring/base/clock.h"
+
 namespace virtproxy {
 namespace {
 
@@ -78,7 +80,8 @@ tl::expected<Listening, std::string> ListenerStore::get(ListenerOf of, const Add
   auto found = std::find_if(entries_.begin(), entries_.end(),
                             [&](const Entry& entry) { return entry.address == address; });
   if (found == entries_.end()) {
-    auto bound = listen_on(address, rules);
+    const Duration patience = std::max(deadline_ - monotonic_now(), Duration::zero());
+    auto bound = listen_on(address, rules, patience);
     if (!bound) return Failure(bound.error());
     bound_ = true;
     entries_.push_back({of, address, rules, std::move(bound->sockets), std::move(bound->path), false});

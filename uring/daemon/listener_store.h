@@ -31,6 +31,8 @@ class ListenerStore {
   // descriptors are scarce.
   tl::expected<void, std::string> adopt(std::vector<WorkerConfig>& workers);
 
+  // Addresses that are in use are tried until then: a worker may be about to close one.
+  void set_deadline(Instant deadline) { deadline_ = deadline; }
   // Sockets for a worker that is to listen there: of what is open, or bound now. keep_only() decides
   // what becomes of the latter.
   tl::expected<Listening, std::string> get(ListenerOf of, const Address& address,
@@ -55,6 +57,7 @@ class ListenerStore {
                                         const ListenRules& rules, Listening& listening);
 
   const bool stored_;
+  Instant deadline_{};
   bool bound_ = false;  // something, since the last keep_only()
   std::vector<Entry> entries_;
 };

@@ -87,6 +87,10 @@ constexpr OptionRow kTable[] = {
                                "Precedence of a service given with -o: interactive, "
                                "normal or bulk")),
         "SERVICE=PRIORITY"),
+    sets<&C::when_down>(
+        row("when-down", kChannels, kEachChannel | kListen, kChoice, "POLICY",
+            "What clients of -o get while the channel is down: reset (accepted, then reset), close "
+            "(refused on TCP, reset on a unix socket) or 'hold TIME' (accepted, and kept so long)")),
     with_argument(
         sets<&C::peer_timeout>(
             row("peer-timeout", kChannels, kEachChannel, kSeconds, "SECONDS",

@@ -1,6 +1,7 @@
 #include "uring/daemon/option_values.h"
 
 #include <charconv>
+#include <chrono>
 #include <limits>
 
 #include "uring/base/text.h"
@@ -151,6 +152,26 @@ Fault read(const OptionRow&, std::string_view label, const Given& given, Protoco
 
 Fault read(const OptionRow&, std::string_view label, const Given& given, Priority& into) {
   return choose(label, given, kPriority, into);
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given, WhenDown& into) {
+  const std::string& text = given.back();
+  constexpr std::string_view kHold = "hold ";
+  if (text == "reset" || text == "close") {
+    into = {text == "reset" ? WhenDown::Kind::kReset : WhenDown::Kind::kClose, {}};
+    return std::nullopt;
+  }
+  if (text.starts_with(kHold)) {
+    const auto seconds = parse_seconds(text.substr(kHold.size()));
+    if (seconds && *seconds >= option_ranges::kMinClientHold && *seconds <= option_ranges::kMaxClientHold) {
+      const std::chrono::duration<double> hold(*seconds);
+      into = {WhenDown::Kind::kHold, std::chrono::duration_cast<Duration>(hold)};
+      return std::nullopt;
+    }
+  }
+  return Complaint{std::string(label) + " " + quoted(text),
+                   "write reset, close, or hold and a time from " + format_seconds(option_ranges::kMinClientHold) +
+                       " to " + format_seconds(option_ranges::kMaxClientHold) + " s, as in \"hold 10s\""};
 }
 
 Fault read(const OptionRow&, std::string_view label, const Given& given, LogFormat& into) {
@@ -326,6 +347,17 @@ Given show(const OptionRow&, bool value) { return name_of(kSwitch, value); }
 Given show(const OptionRow&, Integrity value) { return name_of(kIntegrity, value); }
 Given show(const OptionRow&, ProtocolMode value) { return name_of(kProtocol, value); }
 Given show(const OptionRow&, Priority value) { return name_of(kPriority, value); }
+Given show(const OptionRow&, const WhenDown& value) {
+  switch (value.kind) {
+    case WhenDown::Kind::kReset:
+      return {"reset"};
+    case WhenDown::Kind::kClose:
+      return {"close"};
+    case WhenDown::Kind::kHold:
+      break;
+  }
+  return {"hold " + format_seconds(std::chrono::duration<double>(value.hold).count()) + "s"};
+}
 Given show(const OptionRow&, LogFormat value) { return name_of(kLogFormat, value); }
 Given show(const OptionRow&, LogLevel value) { return {std::string(log_level_name(value))}; }
 

@@ -17,6 +17,7 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given, boo
 Fault read(const OptionRow& row, std::string_view label, const Given& given, Integrity& into);
 Fault read(const OptionRow& row, std::string_view label, const Given& given, ProtocolMode& into);
 Fault read(const OptionRow& row, std::string_view label, const Given& given, Priority& into);
+Fault read(const OptionRow& row, std::string_view label, const Given& given, WhenDown& into);
 Fault read(const OptionRow& row, std::string_view label, const Given& given, LogLevel& into);
 Fault read(const OptionRow& row, std::string_view label, const Given& given, LogFormat& into);
 Fault read(const OptionRow& row, std::string_view label, const Given& given, DriverChoice& into);
@@ -53,6 +54,7 @@ Given show(const OptionRow& row, bool value);
 Given show(const OptionRow& row, Integrity value);
 Given show(const OptionRow& row, ProtocolMode value);
 Given show(const OptionRow& row, Priority value);
+Given show(const OptionRow& row, const WhenDown& value);
 Given show(const OptionRow& row, LogLevel value);
 Given show(const OptionRow& row, LogFormat value);
 Given show(const OptionRow& row, DriverChoice value);

@@ -31,6 +31,7 @@ ListenRules listen_rules(const ChannelSettings& settings) {
 ForwardSpec listener_of(ForwardDraft& draft) {
   ForwardSpec forward = std::move(draft.spec);
   forward.priority = draft.settings.priority;
+  forward.when_down = draft.settings.when_down;
   forward.clients = {draft.settings.client_uids, draft.settings.client_gids, {}};
   forward.listen = listen_rules(draft.settings);
   return forward;

@@ -190,6 +190,20 @@ void check_peer_timeouts(Draft& draft) {
   }
 }
 
+// In a channel or for all of them it is for those that can.
+void check_when_down(Draft& draft) {
+  const OptionRow* const row = &option_row("when-down");
+  for (const ForwardDraft& forward : draft.oforwards) {
+    const auto given = forward.given.find(row);
+    if (given == forward.given.end() || forward.spec.address.kind == Kind::kTcp ||
+        forward.settings.when_down.kind != WhenDown::Kind::kClose) {
+      continue;
+    }
+    draft.complain(given->second, "when-down = \"close\" is of TCP, and this is a unix socket",
+                   "write \"reset\" or \"hold TIME\": a path cannot stop listening and keep its place");
+  }
+}
+
 const Origin& where(const Given& given, const OptionRow& row) {
   static const Origin kNowhere;
   const auto found = given.find(&row);
@@ -312,6 +326,7 @@ void check(Draft& draft) {
   check_lists(draft);
   check_remote(draft);
   check_peer_timeouts(draft);
+  check_when_down(draft);
   check_memory(draft);
 }
 

@@ -4,12 +4,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <iterator>
 #include <set>
 #include <system_error>
 #include <utility>
 
+#include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
 #include "uring/base/units.h"
@@ -21,6 +23,9 @@ namespace virtproxy {
 namespace {
 
 using Failure = tl::unexpected<std::string>;
+
+// For all listeners of one change: the main thread does nothing else meanwhile.
+constexpr Duration kPatience = std::chrono::milliseconds(250);
 
 constexpr std::string_view kCurrent = "the configuration in effect";
 
@@ -341,6 +346,7 @@ void Reloader::change_to(Options wanted, std::string_view what, const Finish& fi
   if (const auto checked = check_paths(wanted); !checked) errors.push_back(checked.error());
   std::vector<std::shared_ptr<WorkerChange>> changes;
   const auto places = places_;
+  listeners_.set_deadline(monotonic_now() + kPatience);
   if (errors.empty()) changes = changes_of(wanted, difference, errors);
   if (!errors.empty()) {
     for (const auto& change : changes) {

@@ -166,6 +166,7 @@ constexpr unsigned long kTerminalRequests[] = {TCGETS, TCSETS, TCFLSH};
 struct Needs {
   bool names = false;
   bool devices = false;
+  bool closes = false;  // listeners, and opens them again: when-down
   bool paths = false;   // of listeners, to unlink
   bool lines = false;     // of log shipping
   bool spool = false;
@@ -207,7 +208,10 @@ Needs needs_of(const Options& options) {
     transport_listens(channel.transport) ? needs.listen(channel.address)
                                          : needs.connect(channel.address);
   }
-  for (const ForwardSpec& forward : options.oforwards) needs.listen(forward.address);
+  for (const ForwardSpec& forward : options.oforwards) {
+    needs.listen(forward.address);
+    needs.closes |= forward.when_down.kind == WhenDown::Kind::kClose;
+  }
   for (const auto* address : {&options.process.control, &options.process.metrics}) {
     if (*address) needs.listen(**address);
   }
@@ -321,6 +325,7 @@ void allow_sockets(Filter& filter, const Needs& needs) {
     filter.allow_if(SCMP_SYS(setsockopt), {equal(1, SOL_SOCKET), equal(2, SO_REUSEADDR)});
     filter.allow_if(SCMP_SYS(setsockopt), {equal(1, IPPROTO_IPV6), equal(2, IPV6_V6ONLY)});
   }
+  if (needs.closes) filter.add(SCMP_ACT_ALLOW, SCMP_SYS(listen));
   if (needs.families.empty()) return;
   if (needs.scopes) {
     filter.allow_if(SCMP_SYS(socket), {equal(0, AF_UNIX), equal(1, SOCK_DGRAM | SOCK_CLOEXEC)});

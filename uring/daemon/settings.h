@@ -19,6 +19,7 @@
 #include "uring/daemon/user_db.h"
 #include "uring/io/open_driver.h"
 #include "uring/net/address.h"
+#include "uring/net/when_down.h"
 #include "uring/service/logs/sink_spec.h"
 #include "uring/service/logs/source_spec.h"
 #include "uring/transport/channel_spec.h"
@@ -56,6 +57,10 @@ inline constexpr double kMaxDrainTimeout = 3600.0;
 inline constexpr double kDefaultPeerTimeout = ChannelSpec::kDefaultPeerTimeout;
 inline constexpr double kMinPeerTimeout = 3.0;
 inline constexpr double kMaxPeerTimeout = 86400.0;
+
+// Of a client, while the channel is down.
+inline constexpr double kMinClientHold = 0.01;
+inline constexpr double kMaxClientHold = 3600.0;
 
 inline constexpr uint64_t kDefaultHold = uint64_t{1} << 30;  // the memory is what bounds it
 inline constexpr uint64_t kMinHold = uint64_t{64} << 10;
@@ -140,6 +145,7 @@ struct ChannelSettings {
   std::vector<uid_t> client_uids;
   std::vector<gid_t> client_gids;
   Priority priority = Priority::kNormal;
+  WhenDown when_down;
   double connect_timeout = option_ranges::kDefaultConnectTimeout;  // seconds
 
   friend bool operator==(const ChannelSettings&, const ChannelSettings&) = default;

@@ -9,6 +9,7 @@
 #include "uring/net/acl.h"
 #include "uring/net/address.h"
 #include "uring/net/sockets.h"
+#include "uring/net/when_down.h"
 
 namespace virtproxy {
 
@@ -23,6 +24,7 @@ struct ForwardSpec {
   Priority priority = Priority::kNormal;
   Acl clients;         // who may connect
   ListenRules listen;  // of its socket
+  WhenDown when_down;
 
   // Of -i forwards.
   std::optional<Duration> connect_timeout;  // else that of the channel

@@ -36,11 +36,33 @@ Listener::~Listener() {
 
 void Listener::stop() {
   if (state_ == State::kStopped) return;
+  // The socket may go on in another process or thread.
+  if (state_ == State::kPaused) listen_again(file_.fd);
   state_ = State::kStopped;
   retry_.clear();
   loop_.driver().cancel(accept_);
   loop_.driver().remove_file(file_);
   close(std::exchange(file_.fd, -1));
+}
+
+void Listener::pause() {
+  if (state_ == State::kStopped || state_ == State::kPaused) return;
+  state_ = State::kPaused;
+  retry_.clear();
+  loop_.driver().cancel(accept_);
+  stop_listening(file_.fd);
+}
+
+void Listener::resume() {
+  if (state_ != State::kPaused) return;
+  if (!listen_again(file_.fd)) {
+    log_error("channel {}: service {}: cannot listen again: {}", forward_.channel, forward_.service,
+              std::strerror(errno));
+    return;
+  }
+  state_ = State::kResumed;
+  // Otherwise the end of the one that was cancelled starts the next.
+  if (!accept_.pending) loop_.driver().accept(accept_, file_);
 }
 
 void Listener::complete(Op& op, Outcome outcome) {
@@ -50,12 +72,17 @@ void Listener::complete(Op& op, Outcome outcome) {
     return;
   }
   if (result >= 0) {
-    state_ = State::kAccepting;
+    if (state_ != State::kPaused) state_ = State::kAccepting;
     client_->accepted(result, forward_);
-    if (!op.pending) loop_.driver().accept(accept_, file_);
+    if (!op.pending && state_ != State::kPaused) loop_.driver().accept(accept_, file_);
     return;
   }
-  if (outcome.more) return;
+  if (outcome.more || state_ == State::kPaused) return;
+  // Of an accept that began before the socket stopped listening.
+  if (state_ == State::kResumed && result == -EINVAL) {
+    loop_.driver().accept(accept_, file_);
+    return;
+  }
   const bool passing = result == -EINTR || result == -EAGAIN || result == -ECONNABORTED ||
                        result == -ECANCELED || result == -EPROTO;
   if (passing) {
@@ -72,7 +99,8 @@ void Listener::complete(Op& op, Outcome outcome) {
 }
 
 void Listener::expired(Timer&) {
-  if (state_ != State::kStopped && !accept_.pending) loop_.driver().accept(accept_, file_);
+  if (state_ != State::kStopped && state_ != State::kPaused && !accept_.pending)
+    loop_.driver().accept(accept_, file_);
 }
 
 }  // namespace virtproxy

@@ -1,5 +1,6 @@
 // Accepts the clients of one forward. When descriptors or memory run out it logs that once, leaves
-// the clients in the kernel's backlog, and tries again after a short time.
+// the clients in the kernel's backlog, and tries again after a short time. It can stop listening
+// for a time (when_down.h).
 #pragma once
 
 #include "uring/io/loop.h"
@@ -23,11 +24,16 @@ class Listener final : private Completion, private Timer::Owner {
   ~Listener();
 
   void stop();
+  // Of TCP: clients are refused until resume(). Both may be called again.
+  void pause();
+  void resume();
   bool idle() const { return !accept_.pending; }
 
  private:
   enum class State : uint8_t {
     kAccepting,  // accept_ is pending, or is made again at once
+    kResumed,    // the same, and nothing was accepted since the socket listens again
+    kPaused,     // the socket does not listen
     kFailing,    // no descriptor or memory was left, which was logged; retry_ tries again
     kStopped,
   };

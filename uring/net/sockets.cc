@@ -25,9 +25,6 @@ namespace {
 
 constexpr int kBacklog = 4096;
 
-// A daemon that was killed keeps its addresses until the kernel has torn down its ring, which takes
-// some tens of milliseconds after the process is gone.
-constexpr auto kAddressRetryTime = std::chrono::milliseconds(1500);
 constexpr auto kAddressInterval = std::chrono::milliseconds(10);
 
 // Bounds what a stalled stream holds in the kernel. By itself, TCP grows the buffers of a fast
@@ -182,8 +179,9 @@ tl::expected<int, std::string> try_to_listen_at(const Address& address, const So
 }
 
 tl::expected<int, std::string> listen_at(const Address& address, const SocketAddress& at,
-                                         const ListenRules& rules, BoundPath& path) {
-  const auto retry_ends = monotonic_now() + kAddressRetryTime;
+                                         const ListenRules& rules, Duration patience,
+                                         BoundPath& path) {
+  const auto retry_ends = monotonic_now() + patience;
   for (;;) {
     auto fd = try_to_listen_at(address, at, rules, path);
     if (fd || errno != EADDRINUSE || monotonic_now() > retry_ends) return fd;
@@ -227,13 +225,14 @@ tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Add
   return addresses;
 }
 
-tl::expected<Listening, std::string> listen_on(const Address& address, const ListenRules& rules) {
+tl::expected<Listening, std::string> listen_on(const Address& address, const ListenRules& rules,
+                                               Duration patience) {
   const auto addresses = listen_addresses(address, rules);
   if (!addresses) return tl::unexpected(addresses.error());
   Listening listening;
   std::string first_error;
   for (const SocketAddress& at : *addresses) {
-    if (const auto fd = listen_at(address, at, rules, listening.path)) {
+    if (const auto fd = listen_at(address, at, rules, patience, listening.path)) {
       listening.sockets.push_back(*fd);
       if (address.is_wildcard()) break;
     } else if (first_error.empty()) {
@@ -243,6 +242,11 @@ tl::expected<Listening, std::string> listen_on(const Address& address, const Lis
   if (listening.sockets.empty()) return tl::unexpected(first_error);
   return listening;
 }
+
+// The kernel unhashes the socket, and keeps a port that was bound by number (SOCK_BINDPORT_LOCK).
+void stop_listening(int fd) { (void)shutdown(fd, SHUT_RD); }
+
+bool listen_again(int fd) { return listen(fd, kBacklog) == 0; }
 
 BoundPath::BoundPath(const Address& address) {
   if (address.kind != Address::Kind::kUnix || address.host.starts_with('@')) return;

@@ -3,11 +3,13 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <tl/expected.hpp>
 #include <vector>
 
+#include "core/time.h"
 #include "uring/net/address.h"
 
 namespace virtproxy {
@@ -57,12 +59,23 @@ struct Listening {
 tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Address& address,
                                                                        const ListenRules& rules);
 
+// How long listen_on() tries again where an address is in use. A process that was killed keeps its
+// addresses until the kernel has torn down its ring, some tens of milliseconds after it is gone.
+inline constexpr Duration kAddressPatience = std::chrono::milliseconds(1500);
+
 // Binds: one socket, or for a host name one for each of its addresses that this machine has. Looks
-// names up and waits for the answer: for start-up only, and before other threads run, because the
-// umask is the process's. The sockets are left blocking: with O_NONBLOCK some kernels let an accept
+// names up and waits for the answer, and sleeps while an address is in use. The umask is the
+// process's: no other thread may make files meanwhile. The sockets are left blocking: with O_NONBLOCK some kernels let an accept
 // through the ring fail instead of wait. A unix path without a listener is unlinked
 // first; one with a listener is an error.
-tl::expected<Listening, std::string> listen_on(const Address& address, const ListenRules& rules);
+tl::expected<Listening, std::string> listen_on(const Address& address, const ListenRules& rules,
+                                               Duration patience = kAddressPatience);
+
+// Makes a TCP listener refuse clients, and those that wait in its backlog see a reset. It keeps its
+// address.
+void stop_listening(int fd);
+// Takes that back. False, with errno, if the kernel does not do it.
+bool listen_again(int fd);
 
 // What is wrong with a listener on an address that is not loopback, and what to do.
 std::string remote_fault(const Address& address);

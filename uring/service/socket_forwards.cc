@@ -1,6 +1,7 @@
 #include "uring/service/socket_forwards.h"
 
 #include <algorithm>
+#include <deque>
 #include <utility>
 
 #include "core/assert.h"
@@ -27,10 +28,15 @@ class SocketForwards::SocketService final : public Service {
 };
 
 // A client is named by its descriptor, which belongs to this while the client waits.
-class SocketForwards::SocketOpener final : public Opener, private Listener::Client {
+class SocketForwards::SocketOpener final : public Opener,
+                                            private Listener::Client,
+                                            private Timer::Owner {
  public:
   SocketOpener(SocketForwards& forwards, ForwardSpec forward)
-      : forwards_(forwards), forward_(std::move(forward)), clients_(std::make_shared<size_t>(0)) {}
+      : forwards_(forwards),
+        forward_(std::move(forward)),
+        hold_ends_(forwards.loop_.timers(), this),
+        clients_(std::make_shared<size_t>(0)) {}
 
   void start(Channel& channel, Listening listening) {
     channel_ = &channel;
@@ -40,13 +46,30 @@ class SocketForwards::SocketOpener final : public Opener, private Listener::Clie
       listeners_.push_back(std::make_unique<Listener>(forwards_.loop_, forward_, fd, client));
     }
     channel.observers().notify(&ChannelObserver::listening, forward_);
+    follow_channel();
+  }
+  // Does what is to be done for clients now that the channel is up, or down, or the forward another.
+  void follow_channel() {
+    const bool refuses = !forwards_.up_ && forward_.when_down.kind == WhenDown::Kind::kClose &&
+                         forward_.address.kind == Address::Kind::kTcp;
+    for (const auto& listener : listeners_) refuses ? listener->pause() : listener->resume();
+    // The time may be shorter than when they came. The order stays.
+    const Instant latest = forwards_.loop_.now() + forward_.when_down.hold;
+    for (Held& held : held_) held.until = std::min(held.until, latest);
+    // Not now: the channel may be in the middle of its work.
+    if (!held_.empty()) hold_ends_.set(forwards_.loop_.now());
   }
   const ForwardSpec& forward() const { return forward_; }
   // For a listener that is_same_listener() of this one.
-  void change(const ForwardSpec& forward) { forward_ = forward; }
+  void change(const ForwardSpec& forward) {
+    forward_ = forward;
+    follow_channel();
+  }
   void remove_path() { bound_.remove(); }
   void stop() {
     for (const auto& listener : listeners_) listener->stop();
+    hold_ends_.clear();
+    for (const Held& held : std::exchange(held_, {})) refuse(held.fd);
   }
   bool idle() const {
     return std::all_of(listeners_.begin(), listeners_.end(),
@@ -75,19 +98,45 @@ class SocketForwards::SocketOpener final : public Opener, private Listener::Clie
   // Who may not connect is turned away before it can take the place of another in the queue.
   void accepted(int fd, const ForwardSpec&) override {
     ++*clients_;
-    if (forward_.clients.admits(fd, peer_identity_of(fd))) {
-      return channel_->admit(*this, fd);
+    if (!forward_.clients.admits(fd, peer_identity_of(fd))) {
+      return turn_away(fd, RefusalReason::kNotAllowed);
     }
-    channel_->observers().notify(&ChannelObserver::client_refused,
-                                 {forward_.service, RefusalReason::kNotAllowed, fd});
+    if (!holds()) return channel_->admit(*this, fd);
+    if (held_.size() == kMostHeld) return turn_away(fd, RefusalReason::kChannelDown);
+    held_.push_back({fd, forwards_.loop_.now() + forward_.when_down.hold});
+    if (!hold_ends_.armed()) hold_ends_.set(held_.front().until);
+  }
+  void turn_away(int fd, RefusalReason reason) {
+    channel_->observers().notify(&ChannelObserver::client_refused, {forward_.service, reason, fd});
     refuse(fd);
   }
+  bool holds() const { return !forwards_.up_ && forward_.when_down.kind == WhenDown::Kind::kHold; }
+  // The oldest have waited long enough, or all of them.
+  void expired(Timer&) override {
+    if (!holds()) {
+      for (const Held& held : std::exchange(held_, {})) channel_->admit(*this, held.fd);
+    }
+    while (!held_.empty() && held_.front().until <= forwards_.loop_.now()) {
+      const int fd = held_.front().fd;
+      held_.pop_front();
+      turn_away(fd, RefusalReason::kChannelDown);
+    }
+    if (!held_.empty()) hold_ends_.set(held_.front().until);
+  }
+
+  static constexpr size_t kMostHeld = 1024;
+  struct Held {
+    int fd;
+    Instant until;
+  };
 
   SocketForwards& forwards_;
   ForwardSpec forward_;
   Channel* channel_ = nullptr;
   BoundPath bound_;
   std::vector<std::unique_ptr<Listener>> listeners_;
+  std::deque<Held> held_;  // until the channel is up
+  Timer hold_ends_;        // of the first of them
   // Clients that wait for a stream, and connections of those that have one.
   const std::shared_ptr<size_t> clients_;
 };
@@ -114,6 +163,7 @@ void SocketForwards::add_built_in(std::string_view name, Service& service) {
 void SocketForwards::start(Channel& channel, std::vector<Listening> listening) {
   VP_ASSERT(listening.size() == openers_.size());
   channel_ = &channel;
+  channel.add_observer(*this);
   for (const auto& opener : openers_) {
     channel.counters().add_forward(opener->forward(), StreamRole::kOpener);
   }
@@ -162,6 +212,11 @@ void SocketForwards::add_service(const ForwardSpec& forward) {
   services_.push_back(std::make_unique<SocketService>(*this, forward));
   const bool fresh = registry_.add(forward.service, *services_.back());
   VP_ASSERT(fresh);
+}
+
+void SocketForwards::set_up(bool up) {
+  up_ = up;
+  for (const auto& opener : openers_) opener->follow_channel();
 }
 
 void SocketForwards::stop_listening() {

@@ -3,6 +3,7 @@
 //
 //   -i   SocketService   the peer asks for the name ──▶ Connection to the address
 //   -o   SocketOpener    Listener ──▶ access list ──▶ Channel::admit() ──▶ Connection of the client
+//                        While the channel is down they may be refused or held (when_down.h).
 //
 // Outlives the channel, since its connections use what is here. drained() and idle() come after the
 // same of the channel.
@@ -14,6 +15,7 @@
 #include <memory>
 #include <vector>
 
+#include "uring/mux/observer.h"
 #include "uring/mux/service_registry.h"
 #include "uring/net/forward_spec.h"
 #include "uring/net/listener.h"
@@ -32,7 +34,7 @@ struct ForwardConfig {
   Duration connect_timeout{};  // of services that have none of their own
 };
 
-class SocketForwards final {
+class SocketForwards final : private ChannelObserver {
  public:
   // No two of `config.iforwards` have the same service.
   SocketForwards(Loop& loop, ResolverDriver& resolver_driver, ForwardConfig config);
@@ -61,7 +63,15 @@ class SocketForwards final {
   class SocketService;
   class SocketOpener;
 
+  // A peer of protocol 1 that has sent nothing may be there: only clients can find out.
+  void session_up(const SessionUp&) override { set_up(true); }
+  void session_silent(const SessionSilent& event) override {
+    if (event.silence == Silence::kSentNothing) set_up(true);
+  }
+  void session_down(const SessionDown&) override { set_up(false); }
+
   void add_service(const ForwardSpec& forward);
+  void set_up(bool up);
 
   Loop& loop_;
   SocketCloser closer_;
@@ -72,6 +82,7 @@ class SocketForwards final {
   std::vector<std::unique_ptr<SocketOpener>> openers_;
   std::vector<std::unique_ptr<SocketOpener>> retired_;  // which still have clients
   Channel* channel_ = nullptr;
+  bool up_ = false;  // the channel
 };
 
 }  // namespace virtproxy

@@ -1,0 +1,101 @@
+#include "uring/daemon/difference.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace virtproxy {
+namespace {
+
+Options options_of(const std::string& text, const std::vector<std::string>& args = {}) {
+  std::vector<const char*> argv{"virtproxy", "--config", "file"};
+  for (const std::string& arg : args) argv.push_back(arg.c_str());
+  auto parsed = parse_options(static_cast<int>(argv.size()), argv.data(), [&](const std::string&) {
+    return std::vector<ConfigText>{{"file", text}};
+  });
+  if (parsed) return *std::move(parsed);
+  ADD_FAILURE() << parsed.error().text;
+  return {};
+}
+
+constexpr char kBase[] =
+    "[channel.a]\ntransport = \"unix-connect:/a\"\n"
+    "[channel.a.listen.web]\nat = \"127.0.0.1:80\"\n"
+    "[channel.b]\ntransport = \"tcp-connect:127.0.0.1:9\"\n"
+    "[channel.b.offer.db]\nto = \"127.0.0.1:81\"\n";
+
+std::string summary(const std::string& now, const std::string& wanted) {
+  Options changed = options_of(wanted);
+  const Difference found = difference(options_of(now), changed);
+  EXPECT_EQ(found.errors, std::vector<std::string>{});
+  return found.summary();
+}
+
+std::string with(std::string text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return text.replace(at, from.size(), to);
+}
+
+TEST(DifferenceTest, SaysWhatIsDifferent) {
+  const std::string base = kBase;
+  EXPECT_EQ(summary(base, base), "no channel or forward is different");
+  // The order and the number of a channel mean nothing.
+  const size_t second = base.find("[channel.b]");
+  EXPECT_EQ(summary(base, base.substr(second) + base.substr(0, second)),
+            "no channel or forward is different");
+  EXPECT_EQ(summary(base, base.substr(second)), "1 channel removed, 1 forward removed");
+  EXPECT_EQ(summary(base.substr(second), base), "1 channel added, 1 forward added");
+  EXPECT_EQ(summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/c\"")),
+            "1 channel replaced");
+  EXPECT_EQ(summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/a\"\nwindow = \"8K\"")),
+            "1 channel replaced");
+  // Of its forwards alone.
+  EXPECT_EQ(summary(base, with(base, "\"unix-connect:/a\"",
+                               "\"unix-connect:/a\"\nallow-remote = true")),
+            "1 forward changed");
+  EXPECT_EQ(summary(base, with(base, ":80\"", ":80\"\npriority = \"bulk\"")), "1 forward changed");
+  EXPECT_EQ(summary(base, with(base, ":81", ":82")), "1 forward changed");
+  EXPECT_EQ(summary(base, with(base, ":80", ":82")), "1 forward added, 1 forward removed");
+}
+
+TEST(DifferenceTest, ProcessKeysThatCannotChangeAreNamed) {
+  const Options now = options_of(kBase);
+  Options wanted = options_of(std::string("[process]\nthreads = 2\ndriver = \"epoll\"\n"
+                                          "drain-timeout = 9\nlog-level = \"debug\"\n") +
+                              kBase);
+  const Difference found = difference(now, wanted);
+  ASSERT_EQ(found.errors.size(), 2u);
+  EXPECT_EQ(found.errors[0],
+            "threads cannot change while it runs: it is 1 and would be 2; restart for that");
+  EXPECT_EQ(found.errors[1].find("driver cannot change"), 0u);
+}
+
+TEST(DifferenceTest, ChannelsThatStayKeepTheirMemory) {
+  const std::string base = kBase;
+  const Options now = options_of(base);
+  const uint64_t part = now.channels[0].memory;
+  const std::string third = "[channel.c]\ntransport = \"unix-connect:/c\"\n";
+  Options wanted = options_of(base + third);
+  EXPECT_LT(wanted.channels[0].memory, part);
+  Difference found = difference(now, wanted);
+  EXPECT_EQ(found.summary(), "1 channel added");
+  EXPECT_EQ(wanted.channels[0].memory, part);
+  EXPECT_GT(wanted.channels[2].memory, 0u);
+  EXPECT_EQ(wanted.memory, 2 * part + wanted.channels[2].memory);
+
+  // A limit that was given holds.
+  const std::string limit = "[process]\nmemory = \"64M\"\n";
+  wanted = options_of(limit + base + third);
+  found = difference(options_of(limit + base), wanted);
+  ASSERT_EQ(found.errors.size(), 1u);
+  EXPECT_EQ(found.errors[0].find("memory 64M is too little: 64M of it are in use"), 0u);
+  wanted = options_of("[process]\nmemory = \"80M\"\n" + base + third);
+  found = difference(options_of(limit + base), wanted);
+  EXPECT_EQ(found.errors, std::vector<std::string>{});
+  EXPECT_EQ(wanted.channels[2].memory, uint64_t{16} << 20);
+}
+
+}  // namespace
+}  // namespace virtproxy
