@@ -54,8 +54,17 @@ if(VIRTPROXY_HARDEN AND CMAKE_BUILD_TYPE MATCHES "^(Release|RelWithDebInfo|MinSi
   add_link_options($<$<NOT:$<BOOL:$<TARGET_PROPERTY:VIRTPROXY_STATIC_LINK>>>:-pie>)
 endif()
 
+# For code that runs at the start or when an operator asks: small, and in sections, of which the linker of a
+# static program leaves out what is not used. tests/e2e/test_size.py holds the result to a size.
+set(VIRTPROXY_SMALL $<$<CONFIG:Release>:-Os> -ffunction-sections -fdata-sections)
+
 # A program that needs no library at run time; position independent like the others.
 function(link_statically target)
   set_target_properties(${target} PROPERTIES VIRTPROXY_STATIC_LINK ON)
-  target_link_options(${target} PRIVATE $<IF:$<BOOL:${VIRTPROXY_HARDENED}>,-static-pie,-static>)
+  target_link_options(${target} PRIVATE $<IF:$<BOOL:${VIRTPROXY_HARDENED}>,-static-pie,-static>
+                      LINKER:--gc-sections)
+  if(VIRTPROXY_HARDENED AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+    # The C library of Debian 12 applies them; binutils makes them for x86 alone.
+    target_link_options(${target} PRIVATE LINKER:-z,pack-relative-relocs)
+  endif()
 endfunction()
