@@ -35,6 +35,8 @@ install(PROGRAMS ${init_files}/virtproxy-guest ${init_files}/virtproxy.openrc
         DESTINATION share/doc/virtproxy/examples COMPONENT virtproxy)
 install(FILES ${init_files}/README.md DESTINATION share/doc/virtproxy/examples RENAME guests-without-systemd.md
         COMPONENT virtproxy)
+install(FILES ${PROJECT_SOURCE_DIR}/uring/daemon/grafana/virtproxy.json DESTINATION share/virtproxy/grafana
+        COMPONENT virtproxy)
 foreach(document uring/daemon/OPERATING.md uring/daemon/CONTAINMENT.md uring/daemon/LIBVIRT.md
         uring/daemon/MIGRATION.md)
   install(FILES ${PROJECT_SOURCE_DIR}/${document} DESTINATION share/doc/virtproxy COMPONENT virtproxy)

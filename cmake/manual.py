@@ -125,6 +125,8 @@ _TABLES = {
     "channel": "[channel.NAME] and [defaults]",
     "listen": "[channel.NAME.listen.SERVICE]",
     "offer": "[channel.NAME.offer.SERVICE]",
+    "ship": "[ship]",
+    "collect": "[collect]",
 }
 
 

@@ -230,6 +230,12 @@ class Session {
   // tick() has more to do now, but others come first.
   virtual bool behind(Instant) const { return false; }
 
+  // Asks the peer for a sign that it has read all that was written before. No more than one answer
+  // is waited for.
+  virtual void probe() {}
+  // It has not come. False as well where a session has no such question.
+  virtual bool awaits_probe() const { return false; }
+
   // --- stats ------------------------------------------------------------------------------------
   struct Stats {
     uint64_t borrowed = 0;   // credit beyond the promised windows, bytes
@@ -238,6 +244,7 @@ class Session {
     uint64_t in_flight = 0;  // sent, not reported as read by the peer, bytes
     size_t streams = 0;
     uint64_t sessions = 0;  // established so far
+    Duration round_trip{};  // from a write until the peer had read it, when measured last; or zero
   };
   virtual Stats stats() = 0;
 };

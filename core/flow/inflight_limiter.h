@@ -53,12 +53,15 @@ class InflightLimiter {
 
   uint64_t in_flight() const { return sent_ - acked_; }
   uint64_t limit() const { return limit_; }
+  // As it was last measured, zero before.
+  Duration round_trip() const { return round_trip_; }
 
  private:
   static constexpr Duration kMemory = std::chrono::seconds(10);
 
   void measure(uint64_t bytes, Duration round_trip, Instant now) {
     round_trip = std::max(round_trip, Duration(1));
+    round_trip_ = round_trip;
     if (round_trip < shortest_ || now - shortest_at_ > kMemory) {
       shortest_ = round_trip;
       shortest_at_ = now;
@@ -79,6 +82,7 @@ class InflightLimiter {
   uint64_t probe_ = 0;  // once this much is acknowledged, a round trip is over
   uint64_t probe_acked_ = 0;
   Instant probe_at_{};
+  Duration round_trip_{};
   Duration shortest_ = Duration::max();
   Instant shortest_at_{};
   double rate_ = 0;  // bytes per nanosecond

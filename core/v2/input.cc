@@ -241,6 +241,7 @@ Fault V2Session::dispatch(const FrameHeader& header, std::span<const std::byte> 
       pong_due_ = header.argument;
       return Fault::kNone;
     case FrameType::kPong:
+      probing_ = false;
       return Fault::kNone;
     case FrameType::kAck:
       return inflight_.acknowledge(header.argument, now) ? Fault::kNone : Fault::kBadAck;

@@ -110,7 +110,7 @@ void V2Session::establish(Instant now, Events& events) {
   going_away_sent_ = false;
   peer_going_away_ = false;
   pong_due_.reset();
-  ping_due_ = false;
+  ping_due_ = probing_ = false;
   ping_at_.reset();
   uncounted_ = false;
   if (trailer_ == TrailerKind::kChecksum) ping_at_ = now + kPingInterval;
@@ -403,6 +403,7 @@ Session::Stats V2Session::stats() {
   Stats stats;
   stats.borrowed = credit_pool_.borrowed();
   stats.in_flight = inflight_.in_flight();
+  stats.round_trip = inflight_.round_trip();
   stats.streams = streams_.size();
   stats.sessions = sessions_;
   stats.held = held_;

@@ -75,6 +75,11 @@ class V2Session final : public Session {
 
   std::optional<Instant> deadline() const override;
   void tick(Instant now, Events& events) override;
+  void probe() override {
+    if (!up() || probing_) return;
+    probing_ = ping_due_ = true;
+  }
+  bool awaits_probe() const override { return up() && probing_; }
 
   Stats stats() override;
   const Hello& peer() const { return handshake_.peer(); }
@@ -165,6 +170,7 @@ class V2Session final : public Session {
   bool peer_going_away_ = false;
   std::optional<uint64_t> pong_due_;
   bool ping_due_ = false;
+  bool probing_ = false;  // a PONG is waited for
   InflightLimiter inflight_;
   uint64_t bytes_received_ = 0;
   uint64_t bytes_acknowledged_ = 0;

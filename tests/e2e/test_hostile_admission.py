@@ -201,6 +201,6 @@ def test_a_client_comes_back_to_its_own_forward(scene: Scene) -> None:
         play.daemon.wait_for_log("channel 0: up, protocol 2", since=mark)
         frame = next(one for one in play.peer.frames() if one.kind == OPEN)
         assert frame.payload[4:8] == b"echo"
-        asked = [line for line in play.daemon.err.lines() if "client of service echo" in line]
+        asked = [line for line in play.daemon.err.lines() if "service echo: client " in line and " came to " in line]
         assert len(asked) == 2, asked
         assert all(play.doors[1].place in line for line in asked), asked

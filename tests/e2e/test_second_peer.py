@@ -416,7 +416,7 @@ def test_a_pair_of_old_settings_is_not_warned_about(scene: Scene) -> None:
     """With --protocol 1 an end that is silent is what is expected."""
     stage = Listening(scene, "unix", "--protocol", "1")
     stage.connect()
-    stage.daemon.wait_for_log("channel 0: up, protocol 1$")
+    stage.daemon.wait_for_log("channel 0: up, protocol 1; the other end is ")
     with stage.door.connect(20 * PATIENCE) as client, pytest.raises(TimeoutError):
         client.settimeout(2 * GRACE)
         echo(client)

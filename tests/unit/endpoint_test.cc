@@ -96,6 +96,47 @@ TEST_F(EndpointTest, ARefusalHasItsReasonAndConcernsOneStream) {
   EXPECT_EQ(there_->stats().connections, 1u);
 }
 
+// A list of thousands is made in pieces, so that no turn stops for longer than one of them takes.
+TEST_F(EndpointTest, StreamsAreListedInPieces) {
+  constexpr size_t kStreams = 16;
+  constexpr size_t kSlots = 5;
+  opener_.scripts.resize(kStreams, {.then = Script::Then::kStayOpen});
+  service_.script.then = Script::Then::kStayOpen;
+  for (size_t i = 0; i < kStreams; ++i) here_->admit(opener_, static_cast<int>(i));
+  ASSERT_TRUE(run([&] { return here_->stats().connections == kStreams; }));
+  size_t seen = 0;
+  size_t pieces = 0;
+  for (std::optional<size_t> from = 0; from; ++pieces) {
+    size_t in_piece = 0;
+    from = here_->streams().visit(*from, kSlots, [&](const StreamView&) { ++in_piece; });
+    EXPECT_LE(in_piece, kSlots);
+    seen += in_piece;
+  }
+  EXPECT_EQ(seen, kStreams);
+  EXPECT_EQ(pieces, (kStreams + kSlots - 1) / kSlots);
+}
+
+// What waits for the channel does not wait for credit.
+TEST_F(EndpointTest, WaitsAreAccountedForTheirReason) {
+  service_.script.then = Script::Then::kStayOpen;
+  opener_.scripts.push_back({.to_send = text_of(kBytes, 5), .then = Script::Then::kStayOpen});
+  here_->admit(opener_, 0);
+  ASSERT_TRUE(run([&] { return service_.script.received == opener_.scripts[0].to_send; }));
+  StallTimes waited{};
+  std::optional<StallReason> waits_for;
+  here_->streams().visit(0, 16, [&](const StreamView& view) {
+    waited = view.waited;
+    waits_for = view.waits_for;
+  });
+  EXPECT_FALSE(waits_for) << "all was taken";
+  const auto of = [&](StallReason reason) { return waited[static_cast<size_t>(reason)]; };
+  EXPECT_GT(of(StallReason::kCredit) + of(StallReason::kChannel), Duration::zero())
+      << "it was more than the window";
+  EXPECT_EQ(of(StallReason::kConnecting) + of(StallReason::kMemory) +
+                of(StallReason::kApplication) + of(StallReason::kDescriptors),
+            Duration::zero());
+}
+
 TEST_F(EndpointTest, AServiceThatIsNotThereIsNamedAsSuch) {
   opener_.name = "virtproxy.tes";
   opener_.scripts.resize(1);

@@ -70,6 +70,25 @@ TEST(LogTest, JsonIsOneObjectALine) {
             "1\"}\n");
 }
 
+TEST(LogTest, JsonHasTheFactsOfALine) {
+  const auto line = [] {
+    return captured([] {
+      log_facts(LogLevel::kWarn,
+                {.peer = "uid 0 pid 7", .reason = "timed_out", .sent = 5, .duration = std::chrono::milliseconds(1500)},
+                "channel {}: service {}: client is reset: {}", "vm1", "ssh", "no answer");
+    });
+  };
+  EXPECT_TRUE(line().ends_with(" warn  channel vm1: service ssh: client is reset: no answer\n"));
+  set_log_format(LogFormat::kJson);
+  const std::string text = line();
+  set_log_format(LogFormat::kText);
+  EXPECT_TRUE(text.ends_with(
+      "\"level\":\"warn\",\"channel\":\"vm1\",\"service\":\"ssh\",\"peer\":\"uid 0 pid 7\","
+      "\"reason\":\"timed_out\",\"sent_bytes\":5,\"seconds\":1.500000,"
+      "\"message\":\"client is reset: no answer\"}\n"))
+      << text;
+}
+
 TEST(LogTest, ALongLineOfJsonIsCutAndStillJson) {
   set_log_format(LogFormat::kJson);
   const std::string text = captured([] {

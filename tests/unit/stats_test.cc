@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <memory>
@@ -77,6 +78,29 @@ TEST(PrometheusText, KeepsTheSamplesOfAFamilyTogether) {
             "virtproxy_stream_blocked_seconds_total{channel=\"v\\\"\\\\\\n2\"} 1.002000003\n");
 }
 
+TEST(PrometheusText, SpeaksOpenMetrics) {
+  PrometheusText text(MetricsFormat::kOpenMetrics);
+  text.visit(kTime, {1'002'000'003, ""});
+  DurationHistogram times;
+  times.add(milliseconds(400));
+  constexpr StatInfo kTimes{"turn", "Times", StatKind::kHistogram, StatUnit::kSeconds};
+  text.visit(kTimes, {0, {}, {}, &times});
+  const std::string all = text.text();
+  EXPECT_TRUE(all.starts_with("# HELP virtproxy_stream_blocked_seconds A \\\"time\\\"\\\\.\n"
+                              "# TYPE virtproxy_stream_blocked_seconds counter\n"
+                              "# UNIT virtproxy_stream_blocked_seconds seconds\n"
+                              "virtproxy_stream_blocked_seconds_total 1.002000003\n"
+                              "# HELP virtproxy_turn_seconds Times.\n"
+                              "# TYPE virtproxy_turn_seconds histogram\n"
+                              "# UNIT virtproxy_turn_seconds seconds\n"
+                              "virtproxy_turn_seconds_bucket{le=\"0.00001\"} 0\n"))
+      << all;
+  EXPECT_TRUE(contains(all, "virtproxy_turn_seconds_bucket{le=\"0.3\"} 0"));
+  EXPECT_TRUE(contains(all, "virtproxy_turn_seconds_bucket{le=\"1.0\"} 1"));
+  EXPECT_TRUE(contains(all, "virtproxy_turn_seconds_count 1"));
+  EXPECT_TRUE(all.ends_with("\n# EOF\n"));
+}
+
 // --- what is counted --------------------------------------------------------------------------
 
 TEST(ChannelCounters, CountsByForwardAndReason) {
@@ -89,11 +113,12 @@ TEST(ChannelCounters, CountsByForwardAndReason) {
   counters.bytes_of("unknown").sent += 1000;
   const StreamKey stream{1, 1};
   counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, &ssh.address});
-  counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kNone, {}, {}});
+  counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kNone, {}, {}, -1});
   counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, &ssh.address});
-  counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kTransportLost, {}, {}});
+  counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kTransportLost, {}, milliseconds(20), -1});
   counters.client_refused({"ssh", RefusalReason::kChannelDown, -1});
   counters.connect_failed({"web", Fault::kTimedOut, "no answer"});
+  counters.service_connected({"web", milliseconds(2)});
   counters.stream_refused({"nobody offers this", Fault::kUnknownService});
   counters.session_down({Fault::kBadHeader, "a frame header failed its check"});
   counters.glitch_seen({Glitch::kSecondAck, 3});
@@ -109,11 +134,44 @@ TEST(ChannelCounters, CountsByForwardAndReason) {
            "virtproxy_streams_refused_total{reason=\"unknown_service\"} 1",
            "virtproxy_session_faults_total{fault=\"bad_header\"} 1",
            "virtproxy_glitches_total{kind=\"second_ack\"} 1",
+           "virtproxy_connect_seconds_bucket{forward=\"web\",le=\"0.001\"} 0",
+           "virtproxy_connect_seconds_bucket{forward=\"web\",le=\"0.003\"} 1",
+           "virtproxy_connect_seconds_bucket{forward=\"web\",le=\"+Inf\"} 1",
+           "virtproxy_connect_seconds_sum{forward=\"web\"} 0.002000000",
+           "virtproxy_stream_duration_seconds_bucket{forward=\"ssh\",le=\"0.01\"} 1",
+           "virtproxy_stream_duration_seconds_count{forward=\"ssh\"} 2",
        }) {
     EXPECT_TRUE(contains(text, line)) << line << "\n" << text;
   }
-  EXPECT_EQ(text.find("1000"), std::string::npos) << "a name that is no forward makes no series";
+  EXPECT_EQ(text.find(" 1000\n"), std::string::npos) << "a name that is no forward makes no series";
   EXPECT_EQ(text.find("nobody"), std::string::npos);
+}
+
+// A wait for credit is one for the channel while the other end does not read it.
+TEST(ChannelCounters, TellsTheChannelFromTheFarApplication) {
+  ChannelCounters counters;
+  const Instant begin = seconds(1000);
+  const auto stalled = [&](Duration after) {
+    counters.stream_stalled({{}, "ssh", StallReason::kCredit, begin + after});
+  };
+  stalled(seconds(0));
+  counters.note_reading(Reading::kStopped, begin + seconds(2));
+  stalled(seconds(3));
+  const auto blocked = [&](const char* reason, const char* value) {
+    return std::string("virtproxy_stream_blocked_seconds_total{reason=\"") + reason + "\"} " + value;
+  };
+  std::string text = text_of(counters, begin + seconds(4));
+  EXPECT_TRUE(contains(text, blocked("credit", "2.000000000"))) << text;
+  EXPECT_TRUE(contains(text, blocked("channel", "3.000000000"))) << text;
+  EXPECT_TRUE(contains(text, "virtproxy_streams_blocked{reason=\"channel\"} 2")) << text;
+  counters.note_reading(Reading::kGoesOn, begin + seconds(5));
+  EXPECT_EQ(counters.unread().until(begin + seconds(9)), seconds(3));
+  counters.stream_unstalled({{}, "ssh", StallReason::kCredit, begin, seconds(6)});
+  counters.stream_unstalled({{}, "ssh", StallReason::kCredit, begin + seconds(3), seconds(4)});
+  text = text_of(counters, begin + seconds(100));
+  EXPECT_TRUE(contains(text, blocked("credit", "5.000000000"))) << text;
+  EXPECT_TRUE(contains(text, blocked("channel", "5.000000000"))) << text;
+  EXPECT_FALSE(counters.credit_is_out());
 }
 
 TEST(ChannelCounters, CountsStallsThatGoOnUpToNow) {
@@ -231,6 +289,7 @@ TEST_F(ChannelStatsTest, HasTheseFamilies) {
             "virtproxy_connections_waiting gauge\n"
             "virtproxy_sessions_total counter\n"
             "virtproxy_channel_in_flight_bytes gauge\n"
+            "virtproxy_channel_round_trip_seconds gauge\n"
             "virtproxy_pipes gauge\n"
             "virtproxy_session_faults_total counter\n"
             "virtproxy_streams_opened_total counter\n"
@@ -240,6 +299,8 @@ TEST_F(ChannelStatsTest, HasTheseFamilies) {
             "virtproxy_streams_blocked gauge\n"
             "virtproxy_clients_refused_total counter\n"
             "virtproxy_connect_failures_total counter\n"
+            "virtproxy_connect_seconds histogram\n"
+            "virtproxy_stream_duration_seconds histogram\n"
             "virtproxy_streams_refused_total counter\n"
             "virtproxy_glitches_total counter\n");
 }
@@ -248,7 +309,7 @@ TEST_F(ChannelStatsTest, HasTheseFamilies) {
 // labels than the others.
 TEST_F(ChannelStatsTest, FollowsTheTextFormat) {
   static const Pattern kHelp("# HELP (virtproxy_[a-z_]+) [A-Z0-9].*\\.");
-  static const Pattern kType("# TYPE (virtproxy_[a-z_]+) (counter|gauge)");
+  static const Pattern kType("# TYPE (virtproxy_[a-z_]+) (counter|gauge|histogram)");
   static const Pattern kSample(
       "(virtproxy_[a-z_]+)\\{channel=\"[01]\"(,[a-z]+=\"([^\"\\]|\\\\[\"\\n])*\")*\\} "
       "[0-9]+(\\.[0-9]+)?");
@@ -266,7 +327,11 @@ TEST_F(ChannelStatsTest, FollowsTheTextFormat) {
     EXPECT_EQ(family.ends_with("_total"), match[2] == "counter") << family;
     do {
       ASSERT_TRUE(std::getline(lines, line) && kSample.match(line, match)) << line;
-      EXPECT_EQ(match[1], family);
+      const std::string suffix = match[1].substr(std::min(family.size(), match[1].size()));
+      EXPECT_EQ(match[1], family + suffix);
+      if (!suffix.empty()) {
+        EXPECT_TRUE(suffix == "_bucket" || suffix == "_sum" || suffix == "_count") << line;
+      }
       EXPECT_TRUE(samples.insert(line.substr(0, line.rfind(' '))).second) << line;
     } while (lines.peek() == 'v');
   }

@@ -102,7 +102,7 @@ class Writer {
 
   void set_json(bool json) { json_.store(json, std::memory_order_relaxed); }
 
-  void write(LogLevel level, std::string_view message) {
+  void write(LogLevel level, std::string_view message, const LogFacts& facts) {
     const std::lock_guard lock(mutex_);
     const uint64_t lost = dropped.load(std::memory_order_relaxed);
     if (lost > reported_) {
@@ -110,15 +110,15 @@ class Writer {
       fmt::format_to(std::back_inserter(notice),
                      "{} log lines were dropped: standard error did not take them",
                      lost - reported_);
-      if (write_line(LogLevel::kWarn, std::string_view(notice.data(), notice.size()))) {
+      if (write_line(LogLevel::kWarn, std::string_view(notice.data(), notice.size()), {})) {
         reported_ = lost;
       }
     }
-    if (!write_line(level, message)) dropped.fetch_add(1, std::memory_order_relaxed);
+    if (!write_line(level, message, facts)) dropped.fetch_add(1, std::memory_order_relaxed);
   }
 
  private:
-  bool write_line(LogLevel level, std::string_view message) {
+  bool write_line(LogLevel level, std::string_view message, const LogFacts& facts) {
     spdlog::memory_buf_t line;
     if (torn_) line.push_back('\n');
     const std::string_view name = log_level_name(level);
@@ -127,7 +127,7 @@ class Writer {
     if (journal_) append(line, journal_prefix(level));
     if (json_.load(std::memory_order_relaxed)) {
       json_formatter_.format(stamp, line);
-      append_json(line, message);
+      append_json(line, message, facts);
     } else {
       if (!journal_) formatter_.format(stamp, line);
       append_clean(line, message);
@@ -155,15 +155,41 @@ class Writer {
     line.append(text.data(), text.data() + text.size());
   }
 
-  // The rest of the object behind its time and level. A name of a channel has no colon in it.
-  static void append_json(spdlog::memory_buf_t& line, std::string_view message) {
-    constexpr std::string_view kPrefix = "channel ";
+  // Moves "NAME VALUE: " from the front of the message to a member of the object.
+  static bool move_prefix(spdlog::memory_buf_t& line, std::string_view name,
+                          std::string_view& message) {
     const size_t colon = message.find(": ");
-    if (message.starts_with(kPrefix) && colon != std::string_view::npos) {
-      append(line, "\"channel\":\"");
-      append_escaped(line, message.substr(kPrefix.size(), colon - kPrefix.size()));
-      append(line, "\",");
-      message.remove_prefix(colon + 2);
+    if (colon == std::string_view::npos || !message.starts_with(name) ||
+        message.substr(name.size(), 1) != " ") {
+      return false;
+    }
+    append_member(line, name, message.substr(name.size() + 1, colon - name.size() - 1));
+    message.remove_prefix(colon + 2);
+    return true;
+  }
+
+  // What is long is cut, so that there is room for the message.
+  static void append_member(spdlog::memory_buf_t& line, std::string_view name,
+                            std::string_view value) {
+    constexpr size_t kMostValue = 64;
+    if (value.empty()) return;
+    fmt::format_to(std::back_inserter(line), "\"{}\":\"", name);
+    append_escaped(line, value.substr(0, kMostValue));
+    append(line, "\",");
+  }
+
+  // The rest of the object behind its time and level. A name of a channel has no colon in it.
+  static void append_json(spdlog::memory_buf_t& line, std::string_view message,
+                          const LogFacts& facts) {
+    if (move_prefix(line, "channel", message)) move_prefix(line, "service", message);
+    append_member(line, "peer", facts.peer);
+    append_member(line, "reason", facts.reason);
+    const auto out = std::back_inserter(line);
+    if (facts.sent) fmt::format_to(out, "\"sent_bytes\":{},", *facts.sent);
+    if (facts.received) fmt::format_to(out, "\"received_bytes\":{},", *facts.received);
+    if (facts.duration) {
+      fmt::format_to(out, "\"seconds\":{:.6f},",
+                     std::chrono::duration<double>(*facts.duration).count());
     }
     append(line, "\"message\":\"");
     append_escaped(line, message);
@@ -261,13 +287,15 @@ Writer& writer() {
 namespace log_internal {
 
 std::atomic<int> max_level{static_cast<int>(LogLevel::kInfo)};
+std::atomic<uint64_t> suppressed{0};
 
-void write(LogLevel level, fmt::string_view format, fmt::format_args args) noexcept {
+void write(LogLevel level, fmt::string_view format, fmt::format_args args,
+           const LogFacts& facts) noexcept {
   const int saved_errno = errno;
   try {
     fmt::memory_buffer message;
     fmt::detail::vformat_to(message, format, args, {});
-    writer().write(level, std::string_view(message.data(), message.size()));
+    writer().write(level, std::string_view(message.data(), message.size()), facts);
   } catch (...) {
     dropped.fetch_add(1, std::memory_order_relaxed);
   }
@@ -333,6 +361,7 @@ std::optional<uint64_t> RateLimit::allow(Instant now) {
   }
   if (used_ >= limit_) {
     ++suppressed_;
+    if (of_ == Of::kLines) log_internal::suppressed.fetch_add(1, std::memory_order_relaxed);
     return std::nullopt;
   }
   ++used_;

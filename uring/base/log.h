@@ -28,7 +28,8 @@ namespace virtproxy {
 
 // kText, or one JSON object a line:
 //   {"time":"2026-11-22T13:45:01.123Z","level":"info","channel":"vm1","message":"up, protocol 2"}
-// `channel` is there where the message begins with one. The journal's priority precedes either.
+// `channel` is there where the message begins with one ("channel NAME: "), and so is `service` behind
+// it. Other facts are LogFacts. The journal's priority precedes either.
 enum class LogFormat { kText, kJson };
 
 enum class LogLevel : int { kError, kWarn, kInfo, kDebug, kTrace };
@@ -40,9 +41,20 @@ std::string_view log_level_name(LogLevel level);
 // error, warn (or warning), info, debug, trace.
 std::optional<LogLevel> parse_log_level(std::string_view name);
 
+// What a line states, for programs; the message states it for people. Not what is empty.
+struct LogFacts {
+  std::string_view peer{};    // address, user and process, or CID, of the client or the other end
+  std::string_view reason{};  // a name in lower case
+  std::optional<uint64_t> sent{};  // bytes of payload, as in StreamBytes
+  std::optional<uint64_t> received{};
+  std::optional<Duration> duration{};
+};
+
 namespace log_internal {
 extern std::atomic<int> max_level;
-void write(LogLevel level, fmt::string_view format, fmt::format_args args) noexcept;
+extern std::atomic<uint64_t> suppressed;
+void write(LogLevel level, fmt::string_view format, fmt::format_args args,
+           const LogFacts& facts = {}) noexcept;
 }  // namespace log_internal
 
 // kInfo until set.
@@ -60,6 +72,10 @@ void prepare_log();
 
 // Lines dropped since the start because standard error could not take them.
 uint64_t log_lines_dropped();
+// Lines that a RateLimit held back since the start.
+inline uint64_t log_lines_suppressed() {
+  return log_internal::suppressed.load(std::memory_order_relaxed);
+}
 
 // Call first thing in main: a closed descriptor 0, 1 or 2 becomes /dev/null, so that no socket can
 // be given number 2 and receive the log.
@@ -68,6 +84,14 @@ void open_standard_descriptors();
 template <typename... Args>
 void log_at(LogLevel level, fmt::format_string<Args...> format, Args&&... args) {
   if (log_enabled(level)) log_internal::write(level, format, fmt::make_format_args(args...));
+}
+
+template <typename... Args>
+void log_facts(LogLevel level, const LogFacts& facts, fmt::format_string<Args...> format,
+               Args&&... args) {
+  if (log_enabled(level)) {
+    log_internal::write(level, format, fmt::make_format_args(args...), facts);
+  }
 }
 
 template <typename... Args>
@@ -115,7 +139,11 @@ void log_trace(fmt::format_string<Args...> format, Args&&... args) {
 //   if (const auto hidden = limit.allow(now)) log_warn("refused {}{}", peer, and_others(*hidden));
 class RateLimit {
  public:
-  explicit RateLimit(unsigned lines_per_second) : limit_(lines_per_second) {}
+  // What is held back: lines count for log_lines_suppressed().
+  enum class Of : uint8_t { kLines, kOther };
+
+  explicit RateLimit(unsigned lines_per_second, Of of = Of::kLines)
+      : limit_(lines_per_second), of_(of) {}
 
   // Nothing: say nothing, it is counted. A number: say it, and that so many were held back since
   // the last line that was allowed.
@@ -123,6 +151,7 @@ class RateLimit {
 
  private:
   unsigned limit_;
+  Of of_;
   unsigned used_ = 0;
   uint64_t suppressed_ = 0;
   std::optional<Instant> window_start_;

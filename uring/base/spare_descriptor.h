@@ -16,13 +16,16 @@ class SpareDescriptor {
   SpareDescriptor(const SpareDescriptor&) = delete;
   SpareDescriptor& operator=(const SpareDescriptor&) = delete;
 
-  // Takes one, unless it has one or there is none.
-  void hold() {
+  // Takes one, unless it has one. False if there is none.
+  bool hold() {
     if (fd_ < 0) fd_ = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    return fd_ >= 0;
   }
-  // Makes room for one descriptor, which the caller takes next.
-  void release() {
-    if (fd_ >= 0) close(std::exchange(fd_, -1));
+  // Makes room for one descriptor, which the caller takes next. False if it has none.
+  bool release() {
+    if (fd_ < 0) return false;
+    close(std::exchange(fd_, -1));
+    return true;
   }
   // Closes `fd`, and keeps its number in reserve if it has none. dup3(2) changes what the number
   // stands for in one step, so no other thread can take it in between.
@@ -35,7 +38,10 @@ class SpareDescriptor {
   }
   // Keeps that of `other` unless it has one; `other` has none afterwards.
   void take_over(SpareDescriptor& other) {
-    if (fd_ >= 0) return other.release();
+    if (fd_ >= 0) {
+      other.release();
+      return;
+    }
     fd_ = std::exchange(other.fd_, -1);
   }
 

@@ -12,7 +12,8 @@
 #include "uring/base/log.h"
 #include "uring/base/text.h"
 #include "uring/base/units.h"
-#include "uring/mux/stats_text.h"
+#include "uring/daemon/event_table.h"
+#include "uring/daemon/stream_tables.h"
 
 namespace virtproxy {
 namespace {
@@ -29,6 +30,7 @@ constexpr std::string_view kHelp =
     "reload               read the files of --config again\n"
     "config               the configuration in effect\n"
     "reset CHANNEL        drop the connection of a channel, with its streams\n"
+    "events [CHANNEL]     the last events; --after N: those behind number N alone\n"
     "metrics              the text of the metrics listener\n"
     "log-level [LEVEL]    the level, or a new one: error, warn, info, debug\n"
     "drain [CHANNEL]      end as SIGTERM does, or one channel: open streams may finish\n"
@@ -97,57 +99,16 @@ const StatWords& words_of_channel(const std::vector<std::vector<ChannelPart>>& p
 
 constexpr size_t kStreamRows = 1000;  // of a list, unless --limit says otherwise
 constexpr size_t kMostStreamRows = 65536;
-
-// What a stream waits for, for a person.
-std::string_view reason_text(StallReason reason) {
-  switch (reason) {
-    case StallReason::kConnecting:
-      return "the service has not accepted the connection yet";
-    case StallReason::kMemory:
-      return "the channel's memory is in use: see --memory";
-    case StallReason::kCredit:
-      return "the application at the other end does not read";
-    case StallReason::kApplication:
-      return "the application at this end does not read";
-  }
-  return "";
-}
-
-std::string http_answer(std::string_view status, std::string_view type, std::string_view body) {
-  return fmt::format(
-      "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
-      status, type, body.size(), body);
-}
-
-// The words of a line, separated by spaces.
-std::vector<std::string_view> words_of(std::string_view line) {
-  std::vector<std::string_view> words;
-  while (!line.empty()) {
-    const size_t begin = std::min(line.find_first_not_of(' '), line.size());
-    line.remove_prefix(begin);
-    const size_t end = std::min(line.find(' '), line.size());
-    if (end > 0) words.push_back(line.substr(0, end));
-    line.remove_prefix(end);
-  }
-  return words;
-}
-
-constexpr StatInfo kBuildInfo{"build_info", "Always 1; the label has the version", StatKind::kGauge,
-                              StatUnit::kNone};
-constexpr StatInfo kUptime{"uptime", "Time since the start of the process", StatKind::kGauge,
-                           StatUnit::kSeconds};
-constexpr StatInfo kDescriptors{"descriptors", "Open descriptors", StatKind::kGauge,
-                                StatUnit::kNone};
-constexpr StatInfo kLinesDropped{"log_lines_dropped",
-                                 "Lines of the log that standard error did not take",
-                                 StatKind::kCounter, StatUnit::kNone};
+// That wait, also for clients that have gone.
+constexpr size_t kMostLists = 2 * RequestServer::kMostClients;
 
 }  // namespace
 
 Control::Control(const Options& options, std::vector<std::unique_ptr<Worker>>& workers,
-                 Actions actions)
+                 const EventRing& events, Actions actions)
     : options_(options),
       workers_(workers),
+      events_(events),
       actions_(std::move(actions)),
       started_(monotonic_now()),
       mailbox_(std::make_shared<Mailbox>()) {}
@@ -187,7 +148,7 @@ void Control::handle_request(RequestServer& server, RequestServer::ClientId clie
                              std::string_view request) {
   Asker asker{&server, client};
   if (&server == metrics_.get()) return handle_http(asker, request);
-  std::vector<std::string_view> words = words_of(request);
+  std::vector<std::string_view> words = split_words(request);
   asker.json = std::erase(words, "--json") > 0;
   if (words.empty()) return reply(asker, error_answer("no command; try help", asker.json));
   const std::string_view command = words.front();
@@ -206,8 +167,8 @@ void Control::handle_request(RequestServer& server, RequestServer::ClientId clie
 
 std::optional<Control::Arguments> Control::read_arguments(
     const Asker& asker, std::string_view command, const std::vector<std::string_view>& words) {
-  constexpr std::string_view kWithWord[] = {"log-level", "streams", "why",
-                                            "kill",      "reset",   "drain"};
+  constexpr std::string_view kWithWord[] = {"log-level", "streams", "why",   "kill",
+                                            "reset",     "drain",   "events"};
   const bool takes_word =
       std::find(std::begin(kWithWord), std::end(kWithWord), command) != std::end(kWithWord);
   Arguments arguments;
@@ -215,6 +176,7 @@ std::optional<Control::Arguments> Control::read_arguments(
     std::string* value = nullptr;
     if (command == "streams" && words[i] == "--sort") value = &arguments.sort;
     if (command == "streams" && words[i] == "--limit") value = &arguments.limit;
+    if (command == "events" && words[i] == "--after") value = &arguments.after;
     if (value != nullptr && i + 1 < words.size()) {
       *value = words[++i];
     } else if (value == nullptr && takes_word && arguments.word.empty()) {
@@ -238,11 +200,14 @@ void Control::handle_command(const Asker& asker, std::string_view command,
   if (command == "forwards") return answer_forwards(asker);
   if (command == "streams") return answer_streams(asker, arguments);
   if (command == "why") return answer_why(asker, arguments.word);
+  if (command == "events") return answer_events(asker, arguments);
   if (command == "kill") return kill(asker, arguments.word);
   if (command == "log-level") return answer_log_level(asker, arguments.word);
   if (command == "help") return reply(asker, std::string(kHelp));
   if (command == "metrics") {
-    return collect_metrics([asker](const std::string& text) { reply(asker, text + "\n"); });
+    return collect_metrics(MetricsFormat::kPrometheus, [asker](const std::string& text) {
+      reply(asker, text + "\n");
+    });
   }
   if (command == "reload") return make(asker, {});
   if (command == "config") return answer_config(asker);
@@ -259,46 +224,6 @@ void Control::handle_command(const Asker& asker, std::string_view command,
     return reply(asker, note_answer("stopping: open streams are reset", asker.json));
   }
   reply(asker, error_answer("there is no command " + quoted(command) + "; try help", asker.json));
-}
-
-void Control::handle_http(const Asker& asker, std::string_view request) {
-  const std::vector<std::string_view> words = words_of(request);
-  constexpr std::string_view kPlain = "text/plain; charset=utf-8";
-  if (words.size() != 3 || !words[2].starts_with("HTTP/1.")) {
-    return reply(asker, http_answer("400 Bad Request", kPlain, "what is this?\n"));
-  }
-  if (words[0] != "GET") {
-    return reply(asker, http_answer("405 Method Not Allowed", kPlain, "only GET\n"));
-  }
-  if (words[1] != "/metrics" && !words[1].starts_with("/metrics?")) {
-    return reply(asker, http_answer("404 Not Found", kPlain, "try /metrics\n"));
-  }
-  collect_metrics([asker](const std::string& text) {
-    reply(asker, http_answer("200 OK", "text/plain; version=0.0.4; charset=utf-8", text));
-  });
-}
-
-template <typename Part>
-void Control::gather(std::function<Part(Worker::Channels, Instant)> collect,
-                     std::function<void(std::vector<Part>)> finish) {
-  struct Gathered {
-    std::vector<Part> parts;
-    size_t missing;
-    std::function<void(std::vector<Part>)> finish;
-  };
-  const auto gathered = std::make_shared<Gathered>();
-  gathered->parts.resize(workers_.size());
-  gathered->missing = workers_.size();
-  gathered->finish = std::move(finish);
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->ask(
-        [gathered, i, collect, mailbox = mailbox_](Worker::Channels channels, Instant now) {
-          mailbox->post([gathered, i, part = collect(channels, now)] {
-            gathered->parts[i] = part;
-            if (--gathered->missing == 0) gathered->finish(std::move(gathered->parts));
-          });
-        });
-  }
 }
 
 void Control::answer_status(const Asker& asker) {
@@ -400,6 +325,23 @@ bool Control::has_channel(std::string_view name) const {
                      [name](const ChannelSpec& channel) { return channel.name == name; });
 }
 
+void Control::list_streams(const Asker& asker, StreamQuery query, StreamList::Finish finish) {
+  if (lists_.size() >= kMostLists) {
+    return reply(asker, error_answer("others wait for lists: try again", asker.json));
+  }
+  lists_.push_back({std::move(query), std::move(finish)});
+  if (lists_.size() == 1) begin_list();
+}
+
+void Control::begin_list() {
+  StreamList::make(workers_, mailbox_, lists_.front().query, [this](StreamRows rows) {
+    const StreamList::Finish finish = std::move(lists_.front().finish);
+    lists_.pop_front();
+    if (!lists_.empty()) begin_list();
+    finish(std::move(rows));
+  });
+}
+
 void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
   StreamQuery query{.channel = arguments.word, .key = std::nullopt, .limit = kStreamRows};
   if (!query.channel.empty() && !has_channel(query.channel)) {
@@ -423,27 +365,8 @@ void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
     }
     query.limit = *limit;
   }
-  StreamList::make(workers_, mailbox_, query, [asker](const StreamRows& found) {
-    ControlTable table{.columns = {{"stream"},
-                                   {"service"},
-                                   {"side"},
-                                   {"age", ColumnUnit::kSeconds},
-                                   {"sent", ColumnUnit::kBytes},
-                                   {"received", ColumnUnit::kBytes},
-                                   {"waits_for"},
-                                   {"waiting", ColumnUnit::kSeconds},
-                                   {"client"}},
-                       .rows = {}};
-    for (const StreamRow& row : found.rows) {
-      const bool waits = row.waits_for.has_value();
-      table.rows.push_back(
-          {to_string(row.name), row.service,
-           std::string(row.role == StreamRole::kOpener ? "client" : "service"),
-           milliseconds(row.age), row.bytes.sent, row.bytes.received,
-           waits ? ControlCell(std::string(stall_name(*row.waits_for))) : ControlCell(),
-           waits ? ControlCell(milliseconds(row.waits)) : ControlCell(),
-           row.client.empty() ? ControlCell() : ControlCell(row.client)});
-    }
+  list_streams(asker, query, [asker](const StreamRows& found) {
+    const ControlTable table = streams_table(found);
     std::string text = shown(asker, table, TableShape::kRows);
     if (!asker.json && found.matching > found.rows.size()) {
       text.insert(text.size() - 1, fmt::format("({} of {} streams; --limit N for more)\n",
@@ -466,17 +389,26 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
   if (!query.channel.empty() && !has_channel(query.channel)) {
     return reply(asker, error_answer("there is no channel " + quoted(query.channel), asker.json));
   }
-  StreamList::make(workers_, mailbox_, query, [asker](const StreamRows& found) {
-    ControlTable table{
-        .columns = {{"stream"}, {"service"}, {"waiting", ColumnUnit::kSeconds}, {"reason"}},
-        .rows = {}};
-    for (const StreamRow& row : found.rows) {
-      table.rows.push_back({to_string(row.name), row.service, milliseconds(row.waits),
-                            std::string(reason_text(*row.waits_for))});
-    }
+  list_streams(asker, query, [asker](const StreamRows& found) {
+    const ControlTable table = why_table(found);
     if (table.rows.empty() && !asker.json) return reply(asker, "no stream waits\n\n");
     reply(asker, table, TableShape::kRows);
   });
+}
+
+void Control::answer_events(const Asker& asker, const Arguments& arguments) {
+  if (!arguments.word.empty() && !has_channel(arguments.word)) {
+    return reply(asker,
+                 error_answer("there is no channel " + quoted(arguments.word), asker.json));
+  }
+  const auto after = parse_number<uint64_t>(arguments.after.empty() ? "0" : arguments.after);
+  if (!after) {
+    const auto text = fmt::format("--after {}: use the number of an event", quoted(arguments.after));
+    return reply(asker, error_answer(text, asker.json));
+  }
+  const ControlTable table = events_table(events_.after(*after), arguments.word);
+  if (table.rows.empty() && !asker.json) return reply(asker, "no events\n\n");
+  reply(asker, table, TableShape::kRows);
 }
 
 void Control::kill(const Asker& asker, const std::string& stream) {
@@ -522,54 +454,20 @@ void Control::reset_channel(const Asker& asker, const std::string& name) {
       });
 }
 
-// The samples of a worker are rendered here, so that those of a family of all workers stand
-// together.
-void Control::collect_metrics(std::function<void(std::string)> finish) {
-  struct Sample {
-    StatInfo info;
-    uint64_t value;
-    std::vector<std::pair<std::string, std::string>> labels;
-  };
-  struct Samples final : StatVisitor {
-    void visit(const StatInfo& info, const StatSample& sample) override {
-      auto& copy = all.emplace_back(Sample{info, sample.value, {}});
-      for (const StatLabel& label : sample.labels)
-        copy.labels.emplace_back(label.name, label.value);
+void Control::answer_log_level(const Asker& asker, std::string_view level) {
+  if (!level.empty()) {
+    const auto wanted = parse_log_level(level);
+    if (!wanted) {
+      const auto text =
+          fmt::format("there is no level {}; there are error, warn, info and debug", quoted(level));
+      return reply(asker, error_answer(text, asker.json));
     }
-    std::vector<Sample> all;
-  };
-  using ChannelSamples = std::vector<std::pair<std::string, std::vector<Sample>>>;
-  gather<ChannelSamples>(
-      [](Worker::Channels channels, Instant) {
-        ChannelSamples all;
-        for (const auto& channel : channels) {
-          Samples samples;
-          channel->visit_stats(samples);
-          all.emplace_back(channel->label(), std::move(samples.all));
-        }
-        return all;
-      },
-      [this, finish = std::move(finish)](const std::vector<ChannelSamples>& parts) {
-        PrometheusText text;
-        const ProcessFacts facts = actions_.facts();
-        const StatLabel version{"version", VIRTPROXY_VERSION};
-        text.visit(kBuildInfo, {1, {}, {&version, 1}});
-        text.visit(kUptime, {static_cast<uint64_t>((monotonic_now() - started_).count())});
-        text.visit(kDescriptors, {facts.descriptors});
-        text.visit(kLinesDropped, {facts.log_lines_dropped});
-        actions_.visit_stats(text);
-        for (const ChannelSamples& part : parts) {
-          for (const auto& [name, samples] : part) {
-            text.set_common_label("channel", name);
-            for (const Sample& sample : samples) {
-              std::vector<StatLabel> labels;
-              for (const auto& [label, shown] : sample.labels) labels.push_back({label, shown});
-              text.visit(sample.info, {sample.value, {}, labels});
-            }
-          }
-        }
-        finish(text.text());
-      });
+    set_log_level(*wanted);
+    log_answer("control: the log level is {}", log_level_name(*wanted));
+  }
+  const ControlTable table{.columns = {{"log_level"}},
+                           .rows = {{std::string(log_level_name(log_level()))}}};
+  reply(asker, table, TableShape::kRecord);
 }
 
 std::string Control::shown(const Asker& asker, const ControlTable& table, TableShape shape) {

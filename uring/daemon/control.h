@@ -14,6 +14,7 @@
 //   reload               reads the files of --config again
 //   config               the configuration in effect
 //   reset CHANNEL        drops the connection of a channel, with its streams; it gets another one
+//   events [CHANNEL]     the last events; --after N: those behind number N alone
 //   metrics              the text of the metrics listener
 //   log-level [LEVEL]    the level, or a new one
 //   drain [CHANNEL]      ends as SIGTERM does, or one channel
@@ -23,6 +24,7 @@
 // An answer ends with an empty line; what failed begins with "error: ".
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -36,6 +38,8 @@
 #include "uring/daemon/request_server.h"
 #include "uring/daemon/stream_list.h"
 #include "uring/daemon/worker.h"
+#include "uring/mux/event_ring.h"
+#include "uring/mux/stats_text.h"
 
 namespace virtproxy {
 
@@ -45,6 +49,7 @@ struct ProcessFacts {
   bool sandbox = false;    // system calls are filtered
   size_t descriptors = 0;  // open now
   uint64_t log_lines_dropped = 0;
+  uint64_t log_lines_suppressed = 0;
   std::string state;  // "serving" or "draining"
 };
 
@@ -58,9 +63,10 @@ class Control final : private RequestServer::Handler {
     std::function<void(const ChannelChange&, const ChannelChange::Finish&)> make;
   };
 
-  // `workers`, `options` and what `actions` refer to must outlive this object. The options are those
-  // in effect, and may change.
-  Control(const Options& options, std::vector<std::unique_ptr<Worker>>& workers, Actions actions);
+  // `workers`, `options`, `events` and what `actions` refer to must outlive this object. The options
+  // are those in effect, and may change.
+  Control(const Options& options, std::vector<std::unique_ptr<Worker>>& workers,
+          const EventRing& events, Actions actions);
 
   // Both at most once, before the first add_to().
   void serve_commands(Listening listening);
@@ -84,12 +90,13 @@ class Control final : private RequestServer::Handler {
     std::string word;  // empty where there is none
     std::string sort;
     std::string limit;
+    std::string after;
   };
   // Nothing where there is one too many; the error was sent.
   static std::optional<Arguments> read_arguments(const Asker& asker, std::string_view command,
                                                  const std::vector<std::string_view>& words);
   void handle_command(const Asker& asker, std::string_view command, const Arguments& arguments);
-  void handle_http(const Asker& asker, std::string_view request);
+  void handle_http(const Asker& asker, std::string_view head);
 
   // Calls `collect` in each worker's thread, and then `finish` here with what all of them gave, in
   // the order of the workers.
@@ -100,9 +107,14 @@ class Control final : private RequestServer::Handler {
   void answer_status(const Asker& asker);
   void answer_channels(const Asker& asker);
   void answer_forwards(const Asker& asker);
-  void collect_metrics(std::function<void(std::string)> finish);
+  // control_metrics.cc
+  void collect_metrics(MetricsFormat format, std::function<void(std::string)> finish);
+  void collect_turns(std::function<void(std::vector<DurationHistogram>)> finish);
   bool has_channel(std::string_view name) const;
+  void list_streams(const Asker& asker, StreamQuery query, StreamList::Finish finish);
+  void begin_list();
   void answer_streams(const Asker& asker, const Arguments& arguments);
+  void answer_events(const Asker& asker, const Arguments& arguments);
   void answer_why(const Asker& asker, const std::string& of);
   void kill(const Asker& asker, const std::string& stream);
   void change_channels(const Asker& asker, std::string_view command, const std::string& words);
@@ -116,11 +128,41 @@ class Control final : private RequestServer::Handler {
 
   const Options& options_;
   std::vector<std::unique_ptr<Worker>>& workers_;
+  const EventRing& events_;
   const Actions actions_;
   const Instant started_;
+  struct WantedList {
+    StreamQuery query;
+    StreamList::Finish finish;
+  };
+  // One at a time: a turn of a worker makes one piece of one list, however many clients ask.
+  std::deque<WantedList> lists_;
   std::shared_ptr<Mailbox> mailbox_;  // a worker may still hold it when this object is gone
   std::unique_ptr<RequestServer> commands_;
   std::unique_ptr<RequestServer> metrics_;
 };
+
+template <typename Part>
+void Control::gather(std::function<Part(Worker::Channels, Instant)> collect,
+                     std::function<void(std::vector<Part>)> finish) {
+  struct Gathered {
+    std::vector<Part> parts;
+    size_t missing;
+    std::function<void(std::vector<Part>)> finish;
+  };
+  const auto gathered = std::make_shared<Gathered>();
+  gathered->parts.resize(workers_.size());
+  gathered->missing = workers_.size();
+  gathered->finish = std::move(finish);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->ask(
+        [gathered, i, collect, mailbox = mailbox_](Worker::Channels channels, Instant now) {
+          mailbox->post([gathered, i, part = collect(channels, now)] {
+            gathered->parts[i] = part;
+            if (--gathered->missing == 0) gathered->finish(std::move(gathered->parts));
+          });
+        });
+  }
+}
 
 }  // namespace virtproxy

@@ -1,11 +1,13 @@
 #include "uring/daemon/control_table.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "uring/base/readable.h"
 #include "uring/base/text.h"
 
 namespace virtproxy {
@@ -52,35 +54,35 @@ void trim_end(std::string& line) { line.erase(line.find_last_not_of(' ') + 1); }
 
 }  // namespace
 
-std::string readable_bytes(uint64_t bytes) {
-  if (bytes < 1024) return std::to_string(bytes);
-  auto value = static_cast<double>(bytes);
-  std::string_view units = "KMGTPE";
-  do {
-    value /= 1024;
-    if (value < 999.5 || units.size() == 1) break;
-    units.remove_prefix(1);
-  } while (true);
-  return value < 99.95 ? fmt::format("{:.1f}{}", value, units.front())
-                       : fmt::format("{:.0f}{}", value, units.front());
+std::vector<std::string_view> split_words(std::string_view line) {
+  std::vector<std::string_view> words;
+  while (!line.empty()) {
+    const size_t begin = std::min(line.find_first_not_of(' '), line.size());
+    line.remove_prefix(begin);
+    const size_t end = std::min(line.find(' '), line.size());
+    if (end > 0) words.push_back(line.substr(0, end));
+    line.remove_prefix(end);
+  }
+  return words;
 }
 
-std::string readable_time(uint64_t milliseconds) {
-  if (milliseconds < 1000) return fmt::format("{}ms", milliseconds);
-  const uint64_t seconds = milliseconds / 1000;
-  if (seconds < 60) return fmt::format("{}.{}s", seconds, milliseconds % 1000 / 100);
-  if (seconds < 3600) return fmt::format("{}m{:02}s", seconds / 60, seconds % 60);
-  const uint64_t hours = seconds / 3600;
-  if (hours < 24) return fmt::format("{}h{:02}m", hours, seconds % 3600 / 60);
-  return fmt::format("{}d{:02}h", hours / 24, hours % 24);
+std::string utc_time(std::chrono::system_clock::time_point time) {
+  using std::chrono::milliseconds;
+  const auto since = std::chrono::duration_cast<milliseconds>(time.time_since_epoch()).count();
+  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z",
+                     fmt::gmtime(static_cast<std::time_t>(since / 1000)), since % 1000);
 }
 
 std::string to_text(const ControlTable& table, TableShape shape) {
   std::string text;
+  std::vector<size_t> shown;  // columns
+  for (size_t i = 0; i < table.columns.size(); ++i) {
+    if (table.columns[i].place == ColumnPlace::kEverywhere) shown.push_back(i);
+  }
   if (shape == TableShape::kRecord) {
     size_t width = 0;
-    for (const ControlColumn& column : table.columns) width = std::max(width, column.name.size());
-    for (size_t i = 0; i < table.columns.size(); ++i) {
+    for (const size_t i : shown) width = std::max(width, table.columns[i].name.size());
+    for (const size_t i : shown) {
       const ControlColumn& column = table.columns[i];
       text += fmt::format("{:<{}}  {}\n", column.name, width,
                           text_of(table.rows.front()[i], column.unit));
@@ -89,22 +91,22 @@ std::string to_text(const ControlTable& table, TableShape shape) {
   }
   std::vector<size_t> widths;
   std::vector<std::vector<std::string>> rows;
-  for (const ControlColumn& column : table.columns) widths.push_back(column.name.size());
+  for (const size_t i : shown) widths.push_back(table.columns[i].name.size());
   for (const auto& row : table.rows) {
-    auto& shown = rows.emplace_back();
-    for (size_t i = 0; i < row.size(); ++i) {
-      shown.push_back(text_of(row[i], table.columns[i].unit));
-      widths[i] = std::max(widths[i], shown.back().size());
+    auto& cells = rows.emplace_back();
+    for (size_t k = 0; k < shown.size(); ++k) {
+      cells.push_back(text_of(row[shown[k]], table.columns[shown[k]].unit));
+      widths[k] = std::max(widths[k], cells.back().size());
     }
   }
   const auto add_line = [&](auto&& cell) {
     std::string line;
-    for (size_t i = 0; i < widths.size(); ++i) line += fmt::format("{:<{}}  ", cell(i), widths[i]);
+    for (size_t k = 0; k < widths.size(); ++k) line += fmt::format("{:<{}}  ", cell(k), widths[k]);
     trim_end(line);
     text += line + "\n";
   };
-  add_line([&](size_t i) { return table.columns[i].name; });
-  for (const auto& row : rows) add_line([&](size_t i) { return std::string_view(row[i]); });
+  add_line([&](size_t k) { return table.columns[shown[k]].name; });
+  for (const auto& row : rows) add_line([&](size_t k) { return std::string_view(row[k]); });
   return text + "\n";
 }
 

@@ -1,6 +1,7 @@
 // What a control command answers: a table, shown as text for a person or as JSON for a program.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -16,9 +17,15 @@ enum class ColumnUnit : uint8_t {
   kSeconds,  // the value is in milliseconds, JSON has seconds
 };
 
+enum class ColumnPlace : uint8_t {
+  kEverywhere,
+  kJson,  // alone: a line of text has no room for it
+};
+
 struct ControlColumn {
   std::string_view name;  // lower case, words joined by _
   ColumnUnit unit = ColumnUnit::kNone;
+  ColumnPlace place = ColumnPlace::kEverywhere;
 };
 
 // monostate: there is no value ("-", null).
@@ -43,9 +50,10 @@ std::string note_answer(std::string_view text, bool json);   // {"done": …}
 // {"error": …}; `text` may have several lines.
 std::string error_answer(std::string_view text, bool json);
 
-// "950", "12.3K", "4.0M": at most five characters below 10^15.
-std::string readable_bytes(uint64_t bytes);
-// "250ms", "12.0s", "4m05s", "3h12m", "15d04h".
-std::string readable_time(uint64_t milliseconds);
+// 2026-11-22T13:45:01.123Z
+std::string utc_time(std::chrono::system_clock::time_point time);
+
+// The words of a line, separated by spaces. Views of it.
+std::vector<std::string_view> split_words(std::string_view line);
 
 }  // namespace virtproxy

@@ -182,6 +182,7 @@ class Daemon final : private Worker::Client {
     std::vector<WorkerConfig> configs = worker_configs(options, features);
     for (WorkerConfig& worker : configs) {
       worker.heartbeat = heartbeat_interval(manager_.watchdog());
+      worker.events = &events_;
     }
     end_limit_ = to_duration(options.process.drain_timeout) + kEndLimit;
     if (!options.process.ship_sources.empty()) {
@@ -300,7 +301,7 @@ class Daemon final : private Worker::Client {
 
   void start_control(const Options& options) {
     if (!options.process.control && !options.process.metrics) return;
-    control_ = std::make_unique<Control>(options, workers_,
+    control_ = std::make_unique<Control>(options, workers_, events_,
                                          Control::Actions{[this] { return facts(); },
                                                           [this](StatVisitor& visitor) {
                                                             if (hub_) hub_->visit_stats(visitor);
@@ -323,6 +324,7 @@ class Daemon final : private Worker::Client {
             .sandbox = sandboxed_,
             .descriptors = descriptors_.count(),
             .log_lines_dropped = log_lines_dropped(),
+            .log_lines_suppressed = log_lines_suppressed(),
             .state = stopping_ ? "draining" : "serving"};
   }
 
@@ -516,6 +518,7 @@ class Daemon final : private Worker::Client {
   Listening control_sockets_;
   Listening metrics_sockets_;
   std::unique_ptr<LogHub> hub_;  // outlives the workers
+  EventRing events_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::unique_ptr<Reloader> reloader_;
   std::unique_ptr<Control> control_;

@@ -21,7 +21,9 @@ constexpr unsigned kAcceptsPerTurn = 8;
 }  // namespace
 
 RequestServer::RequestServer(RequestFraming framing, Listening listening, Handler* handler)
-    : framing_(framing), listening_(std::move(listening)), handler_(handler) {}
+    : framing_(framing), listening_(std::move(listening)), handler_(handler) {
+  spare_.hold();
+}
 
 RequestServer::~RequestServer() {
   for (const Client& client : clients_) close(client.fd);
@@ -30,7 +32,9 @@ RequestServer::~RequestServer() {
 }
 
 void RequestServer::add_to(std::vector<pollfd>& waits) const {
-  for (const int fd : listening_.sockets) waits.push_back({fd, POLLIN, 0});
+  for (const int fd : listening_.sockets) {
+    if (listens_) waits.push_back({fd, POLLIN, 0});
+  }
   for (const Client& client : clients_) {
     // A client whose request is being worked on is looked at only for having gone.
     int16_t events = 0;
@@ -68,6 +72,18 @@ void RequestServer::handle(const std::vector<pollfd>& waits, Instant now) {
   for (const int fd : listening_.sockets) {
     if (is_ready(fd)) accept_clients(fd, now);
   }
+  // Without any descriptor, looked at again when something else has happened.
+  listens_ = spare_.hold() || !clients_.empty();
+}
+
+// Where no descriptor is left for a client, it gets the one in reserve or that of the client that
+// has done nothing for longest.
+int RequestServer::accept_one(int listener) {
+  constexpr int kFlags = SOCK_CLOEXEC | SOCK_NONBLOCK;
+  const int fd = accept4(listener, nullptr, nullptr, kFlags);
+  if (fd >= 0 || (errno != EMFILE && errno != ENFILE)) return fd;
+  if (!spare_.release() && !clients_.empty()) drop(idlest());
+  return accept4(listener, nullptr, nullptr, kFlags);
 }
 
 void RequestServer::accept_clients(int listener, Instant now) {
@@ -75,7 +91,7 @@ void RequestServer::accept_clients(int listener, Instant now) {
     // The listener blocks: ask first.
     pollfd wait{listener, POLLIN, 0};
     if (poll(&wait, 1, 0) <= 0) return;
-    const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    const int fd = accept_one(listener);
     if (fd < 0) {
       if (errno != EINTR && errno != ECONNABORTED) {
         log_debug("cannot accept a client of the control socket or the metrics: {}",
@@ -83,11 +99,7 @@ void RequestServer::accept_clients(int listener, Instant now) {
       }
       return;
     }
-    if (clients_.size() >= kMostClients) {
-      drop(std::min_element(clients_.begin(), clients_.end(), [](const Client& a, const Client& b) {
-        return a.active_at < b.active_at;
-      }));
-    }
+    if (clients_.size() >= kMostClients) drop(idlest());
     clients_.push_back({.id = next_id_++, .fd = fd, .active_at = now, .input = {}, .output = {}});
   }
 }
@@ -106,7 +118,7 @@ std::optional<RequestServer::Ending> RequestServer::ending_of(const std::string&
   const std::string_view end = lines ? "\n" : "\r\n\r\n";
   const size_t at = input.find(end);
   if (at == std::string::npos || at > kMostRequest) return std::nullopt;
-  return Ending{lines ? at : input.find("\r\n"), at + end.size()};
+  return Ending{at, at + end.size()};
 }
 
 bool RequestServer::next_request(Client& client) {
@@ -150,6 +162,12 @@ bool RequestServer::write_to(Client& client) {
   client.output = {};
   client.state = State::kReading;
   return next_request(client);
+}
+
+RequestServer::Clients::iterator RequestServer::idlest() {
+  return std::min_element(clients_.begin(), clients_.end(), [](const Client& a, const Client& b) {
+    return a.active_at < b.active_at;
+  });
 }
 
 RequestServer::Clients::iterator RequestServer::drop(Clients::iterator client) {

@@ -7,7 +7,8 @@
 // that thread, so a client that never reads delays none. Bounded in everything: clients, the length
 // of a request, one request at a time of each client. While an answer is due or not yet read, the
 // next request waits in the client's socket. Where all places are taken, a new client gets that of
-// the one that has done nothing for longest: clients that stay away cannot lock an operator out.
+// the one that has done nothing for longest: clients that stay away cannot lock an operator out. One
+// descriptor is kept in reserve, so that an operator can ask why others wait for one.
 #pragma once
 
 #include <poll.h>
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "core/time.h"
+#include "uring/base/spare_descriptor.h"
 #include "uring/net/sockets.h"
 
 namespace virtproxy {
@@ -39,7 +41,8 @@ class RequestServer {
 
   class Handler {
    public:
-    // `request` is a line without its end; of HTTP, the first line. answer() is due, now or later.
+    // `request` is a line without its end; of HTTP, the head without its empty line. answer() is due,
+    // now or later.
     virtual void handle_request(RequestServer& server, ClientId client,
                                 std::string_view request) = 0;
 
@@ -81,10 +84,12 @@ class RequestServer {
   using Clients = std::list<Client>;
 
   void accept_clients(int listener, Instant now);
+  int accept_one(int listener);
   // Each is false when the client is gone.
   bool read_from(Client& client);
   bool next_request(Client& client);
   bool write_to(Client& client);
+  Clients::iterator idlest();
   Clients::iterator drop(Clients::iterator client);
 
   // The end of the first request of `input`: where it stops, and where the next one begins.
@@ -98,6 +103,8 @@ class RequestServer {
   Listening listening_;
   Handler* handler_;
   ClientId next_id_ = 1;
+  SpareDescriptor spare_;
+  bool listens_ = true;  // a new client could be accepted
   Clients clients_;
 };
 

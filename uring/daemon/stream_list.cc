@@ -36,7 +36,16 @@ StreamRow row_of(const std::string& channel, const StreamView& view) {
           .bytes = view.bytes,
           .age = view.age,
           .waits_for = view.waits_for,
-          .waits = view.waits};
+          .waits = view.waits,
+          .waited = view.waited};
+}
+
+void add_listeners(Channel& channel, Instant now, std::vector<ListenerRow>& rows) {
+  channel.counters().visit_listener_waits([&](const ChannelCounters::ListenerWait& wait) {
+    const Duration waits = now - wait.since;
+    rows.push_back({channel.label(), std::string(wait.service), wait.reason, waits,
+                    wait.waited + waits});
+  });
 }
 
 }  // namespace
@@ -75,11 +84,14 @@ void StreamList::make(const Workers& workers, std::shared_ptr<Mailbox> mailbox, 
 
 // In the worker's thread.
 StreamList::Piece StreamList::look(const StreamQuery& query, Worker::Channels channels,
-                                   size_t channel, size_t slot) {
-  Piece piece{{}, channel, slot};
+                                   size_t channel, size_t slot, Instant now) {
+  Piece piece{{}, {}, channel, slot};
   while (piece.channel < channels.size()) {
     Channel& looked_at = *channels[piece.channel];
     if (query.channel.empty() || query.channel == looked_at.label()) {
+      if (query.only_waiting && !query.key && *piece.slot == 0) {
+        add_listeners(looked_at, now, piece.listeners);
+      }
       const auto next =
           looked_at.streams().visit(*piece.slot, kSlotsPerPiece, [&](const StreamView& view) {
             if (matches(query, view)) piece.rows.push_back(row_of(looked_at.label(), view));
@@ -99,8 +111,8 @@ StreamList::Piece StreamList::look(const StreamQuery& query, Worker::Channels ch
 }
 
 void StreamList::ask() {
-  workers_[worker_]->ask([list = shared_from_this()](Worker::Channels channels, Instant) {
-    Piece piece = look(list->query_, channels, list->channel_, list->slot_);
+  workers_[worker_]->ask([list = shared_from_this()](Worker::Channels channels, Instant now) {
+    Piece piece = look(list->query_, channels, list->channel_, list->slot_, now);
     list->mailbox_->post(
         [list, piece = std::move(piece)]() mutable { list->take(std::move(piece)); });
   });
@@ -109,6 +121,8 @@ void StreamList::ask() {
 void StreamList::take(Piece piece) {
   found_.matching += piece.rows.size();
   std::move(piece.rows.begin(), piece.rows.end(), std::back_inserter(found_.rows));
+  std::move(piece.listeners.begin(), piece.listeners.end(),
+            std::back_inserter(found_.listeners));
   if (found_.rows.size() > 2 * query_.limit) keep_best();
   if (piece.slot) {
     channel_ = piece.channel;

@@ -32,6 +32,16 @@ struct StreamRow {
   Duration age;
   std::optional<StallReason> waits_for;
   Duration waits;
+  StallTimes waited;
+};
+
+// Listeners of one forward that cannot accept their clients.
+struct ListenerRow {
+  std::string channel;
+  std::string service;
+  StallReason reason;
+  Duration waits;
+  Duration waited;  // with those before
 };
 
 enum class StreamOrder : uint8_t { kAge, kSent, kReceived, kWaiting };
@@ -47,7 +57,8 @@ struct StreamQuery {
 
 struct StreamRows {
   std::vector<StreamRow> rows;
-  size_t matching = 0;  // before the limit
+  size_t matching = 0;                 // before the limit
+  std::vector<ListenerRow> listeners;  // of a query for what waits, unless it is for one stream
 };
 
 class StreamList : public std::enable_shared_from_this<StreamList> {
@@ -64,6 +75,7 @@ class StreamList : public std::enable_shared_from_this<StreamList> {
  private:
   struct Piece {
     std::vector<StreamRow> rows;
+    std::vector<ListenerRow> listeners;
     size_t channel;              // of the worker, to go on with
     std::optional<size_t> slot;  // to go on from; nothing: the worker has no more
   };
@@ -76,7 +88,7 @@ class StreamList : public std::enable_shared_from_this<StreamList> {
         finish_(std::move(finish)) {}
 
   static Piece look(const StreamQuery& query, Worker::Channels channels, size_t channel,
-                    size_t slot);
+                    size_t slot, Instant now);
   void ask();
   void take(Piece piece);
   void keep_best();

@@ -60,6 +60,7 @@ void Worker::run(std::promise<Started> started) {
     channels_.clear();
     shipper_.reset();
     collectors_.clear();
+    recorders_.clear();
     forwards_.clear();
     resolver_driver_.reset();
     ending_timer_.reset();
@@ -76,6 +77,7 @@ void Worker::abandon() {
   for (auto& channel : channels_) (void)channel.release();
   (void)shipper_.release();
   for (auto& collector : collectors_) (void)collector.release();
+  for (auto& recorder : recorders_) (void)recorder.release();
   for (auto& forwards : forwards_) (void)forwards.release();
   (void)resolver_driver_.release();
   (void)ending_timer_.release();
@@ -128,6 +130,11 @@ Worker::Started Worker::set_up() {
     if (config_.ship && i == config_.ship_channel) {
       shipper_ = std::make_unique<logs::LogShipper>(*loop_, *channels_.back(),
                                                     *std::move(config_.ship));
+    }
+    if (config_.events != nullptr) {
+      recorders_.push_back(
+          std::make_unique<EventRecorder>(*config_.events, *loop_, channels_.back()->label()));
+      channels_.back()->add_observer(*recorders_.back());
     }
     forwards_.back()->start(*channels_.back(), std::move(listen_sockets.forwards));
     channels_.back()->start(std::move(listen_sockets.transport));

@@ -23,6 +23,7 @@
 #include "uring/io/loop.h"
 #include "uring/io/open_driver.h"
 #include "uring/mux/channel.h"
+#include "uring/mux/event_ring.h"
 #include "uring/net/resolver_driver.h"
 #include "uring/service/logs/log_collector.h"
 #include "uring/service/logs/log_shipper.h"
@@ -46,7 +47,8 @@ struct WorkerConfig {
   LogHub* log_hub = nullptr;
   std::vector<size_t> vms;
   Duration drain_timeout{};
-  Duration heartbeat{};  // the interval of heartbeats; zero for none
+  Duration heartbeat{};         // the interval of heartbeats; zero for none
+  EventRing* events = nullptr;  // of the process, for what happens to the channels; outlives the worker
 };
 
 class Worker final : private Completion, private Timer::Owner {
@@ -92,6 +94,10 @@ class Worker final : private Completion, private Timer::Owner {
   // Begins a change, whose sockets belong to the worker from then on, and calls `finish` in the
   // worker's thread. A worker that is ending only closes them; one that has ended does nothing.
   void apply(std::shared_ptr<WorkerChange> change, std::function<void(WorkerChanged)> finish);
+  // As ask(), with the loop.
+  void ask_loop(std::function<void(const Loop& loop)> question) {
+    mailbox_.post([this, question = std::move(question)] { question(*loop_); });
+  }
   // Waits for the thread to end.
   void join();
   // Once it has started.
@@ -157,6 +163,7 @@ class Worker final : private Completion, private Timer::Owner {
   std::vector<std::unique_ptr<SocketForwards>> forwards_;  // of each channel; outlive them
   std::unique_ptr<logs::LogShipper> shipper_;              // of one channel, outlives it
   std::vector<std::unique_ptr<LogCollector>> collectors_;  // of each channel, or none; the same
+  std::vector<std::unique_ptr<EventRecorder>> recorders_;  // of each channel; outlive them
   std::vector<std::unique_ptr<Channel>> channels_;
   std::list<ChannelEnding> endings_;     // of some of them
   std::vector<WantedChannel> waiting_;   // for one of the same name to end

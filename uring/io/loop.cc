@@ -37,7 +37,9 @@ int Loop::turn() {
   for (Deferred* deferred : running_) deferred->run_deferred();
   running_.clear();
   ended_ = monotonic_now();
-  longest_ = std::max(longest_, ended_ - (sleeps ? now_ : begun));
+  const Duration taken = ended_ - (sleeps ? now_ : begun);
+  longest_ = std::max(longest_, taken);
+  turns_.add(taken);
   return 0;
 }
 

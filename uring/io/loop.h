@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "uring/base/duration_histogram.h"
 #include "uring/io/arena.h"
 #include "uring/io/driver.h"
 #include "uring/io/timers.h"
@@ -47,6 +48,9 @@ class Loop {
   // The longest turn since the last call. A wait that may sleep is no part of it.
   Duration take_longest() { return std::exchange(longest_, Duration::zero()); }
 
+  // Of all turns so far, as take_longest() counts them.
+  const DurationHistogram& turns() const { return turns_; }
+
   // Calls run_deferred() in this turn, or in the next one when called from there. The caller asks
   // at most once.
   void defer(Deferred* deferred) { deferred_.push_back(deferred); }
@@ -67,6 +71,7 @@ class Loop {
   Instant now_{};
   Instant ended_{};  // the last turn
   Duration longest_{};
+  DurationHistogram turns_;
   bool hurried_ = false;
   std::vector<Deferred*> deferred_;
   std::vector<Deferred*> running_;

@@ -267,7 +267,8 @@ void Channel::end_session(const std::string& reason) {
   selector().transport_down(context_.events);
   discard_events();
   if (was_up) {
-    context_.observers.notify(&ChannelObserver::session_down, {Fault::kTransportLost, reason});
+    context_.observers.notify(&ChannelObserver::session_down,
+                              {Fault::kTransportLost, reason, streams_.open_streams()});
   }
   streams_.detach_all(Fault::kTransportLost);
   admission_.link_ended();
@@ -316,7 +317,7 @@ bool Channel::begin_splice() {
 
 ssize_t Channel::splice_payload(int fd) {
   const auto [stream, left] = session().arriving();
-  return endpoint_of(stream).splice_from(fd, left);
+  return streams_.endpoint_of(stream).splice_from(fd, left);
 }
 
 // --- the end ----------------------------------------------------------------------------------

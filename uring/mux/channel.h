@@ -141,7 +141,9 @@ class Channel final : private TransportSource::Client,
   void channel_readable() override { wake(); }
   void channel_spliced() override { flush_streams(); }
   void port_present(bool present) override;
-  Endpoint& endpoint_of(StreamKey stream) override { return streams_.endpoint_of(stream); }
+  Endpoint& endpoint_sending(StreamKey stream, uint32_t bytes) override {
+    return streams_.endpoint_sending(stream, bytes);
+  }
   void channel_failed(const std::string& reason) override;
   void channel_written() override { wake(); }
   void channel_settled() override { wake(); }

@@ -57,7 +57,7 @@ void Channel::handle(const Event& event, ReadBuffer* buffer) {
       return endpoint.abort(event.fault);
     case Event::Kind::kAborted:
       context_.observers.notify(&ChannelObserver::stream_broken_off,
-                                {event.stream, stream->service()});
+                                {event.stream, stream->service(), stream->role(), endpoint.fd()});
       return endpoint.peer_broke_off();
     case Event::Kind::kClosed:
       return endpoint.finish();
@@ -83,7 +83,7 @@ void Channel::report_up() {
 }
 
 void Channel::on_down(Fault fault) {
-  context_.observers.notify(&ChannelObserver::session_down, {fault, fault_text(fault)});
+  context_.observers.notify(&ChannelObserver::session_down, {fault, fault_text(fault), streams_.open_streams()});
   streams_.detach_all(fault);
   const bool restarted = fault == Fault::kPeerRestarted || fault == Fault::kUpgraded;
   if (restarted || session().uses_trailers()) return;

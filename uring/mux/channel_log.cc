@@ -16,6 +16,11 @@ std::string client_of(std::span<const std::byte> encoded) {
   return describe(decode_peer_identity(encoded).value_or(PeerIdentity{}));
 }
 
+// The application behind a descriptor; empty where there is none.
+std::string peer_of(int fd) { return fd < 0 ? "" : describe(peer_identity_of(fd)); }
+
+double seconds_of(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
 }  // namespace
 
 // --- the transport and the session ------------------------------------------------------------
@@ -32,7 +37,9 @@ void ChannelLog::transport_lost(const TransportLost& event) {
 }
 
 void ChannelLog::session_up(const SessionUp& event) {
-  changed(fmt::format("up, protocol {}{}", event.protocol, event.description));
+  changed(fmt::format("up, protocol {}{}; the other end is {}", event.protocol, event.description,
+                      event.peer),
+          LogLevel::kInfo, std::string(event.peer));
 }
 
 void ChannelLog::session_silent(const SessionSilent& event) {
@@ -48,7 +55,10 @@ void ChannelLog::session_silent(const SessionSilent& event) {
 }
 
 void ChannelLog::session_down(const SessionDown& event) {
-  changed(fmt::format("down: {}", event.reason));
+  const std::string streams =
+      event.streams > 0 ? fmt::format("; {} streams are reset", event.streams) : "";
+  changed(fmt::format("down: {}{}", event.reason, streams), LogLevel::kInfo, {},
+          fault_row(event.fault).name);
 }
 
 void ChannelLog::peer_dropped(const PeerDropped& event) {
@@ -86,19 +96,25 @@ void ChannelLog::client_refused(const ClientRefused& event) {
   const bool listed = event.reason != RefusalReason::kNotAllowed;
   const auto hidden = (listed ? refusals_ : not_allowed_).allow(loop_.now());
   if (!hidden) return;
-  log_warn("channel {}: service {}: client refused: {}{}{}", channel_, event.service,
-           listed ? "" : describe(peer_identity_of(event.fd)) + " is ",
-           refusal_row(event.reason).text, and_others(*hidden));
+  const std::string peer = peer_of(event.fd);
+  const RefusalRow& row = refusal_row(event.reason);
+  const std::string text = listed ? fmt::format("{}{}{}", row.text, peer.empty() ? "" : ": ", peer)
+                                  : peer + " is " + std::string(row.text);
+  log_facts(LogLevel::kWarn, {.peer = peer, .reason = row.name},
+            "channel {}: service {}: client refused: {}{}", channel_, event.service, text,
+            and_others(*hidden));
 }
 
 void ChannelLog::stream_opened(const StreamOpened& event) {
   if (!log_enabled(LogLevel::kDebug)) return;
   const std::string client = client_of(event.client);
   if (event.role == StreamRole::kOpener) {
-    log_debug("channel {}: client of service {} from {} at {}", channel_, event.service, client,
+    log_facts(LogLevel::kDebug, {.peer = client}, "channel {}: service {}: client {} came to {}",
+              channel_, event.service, client,
               event.address == nullptr ? "this process" : event.address->to_string());
   } else {
-    log_debug("channel {}: stream to service {} from {}", channel_, event.service, client);
+    log_facts(LogLevel::kDebug, {.peer = client}, "channel {}: service {}: stream from {}",
+              channel_, event.service, client);
   }
 }
 
@@ -111,14 +127,29 @@ void ChannelLog::stream_refused(const StreamRefused& event) {
 
 void ChannelLog::connect_failed(const ConnectFailed& event) {
   if (const auto hidden = connect_failures_.allow(loop_.now())) {
-    log_info("channel {}: service {}: {}{}", channel_, event.service, event.reason,
-             and_others(*hidden));
+    log_facts(LogLevel::kWarn, {.reason = fault_row(event.fault).name},
+              "channel {}: service {}: {}{}", channel_, event.service, event.reason,
+              and_others(*hidden));
   }
 }
 
 void ChannelLog::stream_broken_off(const StreamBrokenOff& event) {
-  log_debug("channel {}: service {}: the application at the other end broke off", channel_,
-            event.service);
+  constexpr std::string_view kText = "the application at the other end broke off";
+  if (event.role == StreamRole::kOpener) {
+    return client_reset(event.service, event.fd, kText, Fault::kAborted);
+  }
+  log_debug("channel {}: service {}: {}", channel_, event.service, kText);
+}
+
+// The client is at this end, and does not know the reason.
+void ChannelLog::client_reset(std::string_view service, int fd, std::string_view text,
+                              Fault fault) {
+  const auto hidden = client_resets_.allow(loop_.now());
+  if (!hidden || !log_enabled(LogLevel::kInfo)) return;
+  const std::string peer = peer_of(fd);
+  log_facts(LogLevel::kInfo, {.peer = peer, .reason = fault_row(fault).name},
+            "channel {}: service {}: client {} is reset: {}{}", channel_, service, peer, text,
+            and_others(*hidden));
 }
 
 void ChannelLog::stream_held_back(const StreamHeldBack& event) {
@@ -144,30 +175,58 @@ void ChannelLog::stream_unstalled(const StreamUnstalled& event) {
             stall_name(event.reason));
 }
 
-// The line about the session stands for those of its streams.
+// The line about the session stands for those of its clients, and a client that broke off itself
+// knows.
 void ChannelLog::stream_closed(const StreamClosed& event) {
-  if (event.fault == Fault::kNone || fault_row(event.fault).scope == FaultScope::kSession) return;
-  log_debug("channel {}: service {}: stream reset: {}", channel_, event.service,
-            fault_text(event.fault));
+  const FaultRow& row = fault_row(event.fault);
+  const bool reset = event.fault != Fault::kNone;
+  const bool told = !reset || row.scope == FaultScope::kSession || event.fault == Fault::kAborted ||
+                    event.fault == Fault::kStalled;
+  if (event.role == StreamRole::kOpener && !told) {
+    client_reset(event.service, event.fd, fault_text(event.fault), event.fault);
+  }
+  if (!log_enabled(LogLevel::kDebug)) return;
+  const std::string peer = peer_of(event.fd);
+  log_facts(LogLevel::kDebug,
+            {.peer = peer,
+             .reason = reset ? row.name : "",
+             .sent = event.bytes.sent,
+             .received = event.bytes.received,
+             .duration = event.duration},
+            "channel {}: service {}: stream {}{}: {} bytes sent, {} received, {:.3f} s", channel_,
+            event.service, reset ? "reset: " : "ended", reset ? fault_text(event.fault) : "",
+            event.bytes.sent, event.bytes.received, seconds_of(event.duration));
+}
+
+void ChannelLog::listener_resumed(const ListenerResumed& event) {
+  log_facts(LogLevel::kInfo, {.duration = event.duration},
+            "channel {}: service {}: accepts clients again, after {:.1f} s", channel_,
+            event.service, seconds_of(event.duration));
 }
 
 // --- the state --------------------------------------------------------------------------------
 
-void ChannelLog::changed(std::string state, LogLevel level) {
+void ChannelLog::changed(std::string state, LogLevel level, std::string peer,
+                         std::string_view reason) {
   state_ = std::move(state);
   level_ = level;
+  peer_ = std::move(peer);
+  reason_ = reason;
   if (summary_.armed() || !states_.allow(loop_.now())) {
     ++hidden_;
     if (!summary_.armed()) summary_.set(loop_.now() + std::chrono::seconds(1));
     return;
   }
-  log_at(level_, "channel {}: {}", channel_, state_);
+  log_state("");
+}
+
+void ChannelLog::log_state(std::string_view more) {
+  log_facts(level_, {.peer = peer_, .reason = reason_}, "channel {}: {}{}", channel_, state_, more);
 }
 
 void ChannelLog::expired(Timer&) {
   const uint64_t before = std::exchange(hidden_, 0) - 1;
-  log_at(level_, "channel {}: {}{}", channel_, state_,
-         before > 0 ? " (and " + std::to_string(before) + " changes before)" : "");
+  log_state(before > 0 ? " (and " + std::to_string(before) + " changes before)" : "");
 }
 
 }  // namespace virtproxy

@@ -38,12 +38,16 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
   void stream_stalled(const StreamStalled& event) override;
   void stream_unstalled(const StreamUnstalled& event) override;
   void stream_closed(const StreamClosed& event) override;
+  void listener_resumed(const ListenerResumed& event) override;
 
  private:
   static constexpr unsigned kStatesPerSecond = 20;
 
   // `state` completes "channel N: ".
-  void changed(std::string state, LogLevel level = LogLevel::kInfo);
+  void changed(std::string state, LogLevel level = LogLevel::kInfo, std::string peer = {},
+               std::string_view reason = {});
+  void client_reset(std::string_view service, int fd, std::string_view text, Fault fault);
+  void log_state(std::string_view more);
   void expired(Timer& timer) override;
 
   Loop& loop_;
@@ -51,6 +55,8 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
   Timer summary_;
   std::string state_;
   LogLevel level_ = LogLevel::kInfo;
+  std::string peer_;  // facts of the state
+  std::string_view reason_;
   uint64_t hidden_ = 0;
   RateLimit states_{kStatesPerSecond};
   RateLimit refusals_{2};
@@ -61,6 +67,7 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
   RateLimit glitches_{5};
   RateLimit departures_{2};
   RateLimit held_back_{5};
+  RateLimit client_resets_{5};
 };
 
 }  // namespace virtproxy

@@ -31,6 +31,11 @@ constexpr StatInfo kInFlight{"channel_in_flight",
                              "Bytes sent and not yet reported as read by the other end", kGauge,
                              kBytes};
 
+constexpr StatInfo kRoundTrip{
+    "channel_round_trip",
+    "Time from a write until the other end had read it, as last measured under load, 0 before",
+    kGauge, StatUnit::kSeconds};
+
 }  // namespace
 
 Channel::Stats Channel::stats() {
@@ -70,6 +75,7 @@ void Channel::visit_stats(StatVisitor& visitor) {
   visit(kWaiting, "waiting", now.waiting);
   visit(kSessions, "sessions", now.session.sessions);
   visit(kInFlight, "in_flight", now.session.in_flight);
+  visit(kRoundTrip, "", static_cast<uint64_t>(now.session.round_trip.count()));
   visit(kPipes, "pipes", now.pipes);
   context_.counters.visit_stats(visitor, loop().now());
   for (const StatSource* more : more_stats_) more->visit_stats(visitor, loop().now());

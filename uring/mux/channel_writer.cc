@@ -126,7 +126,7 @@ void ChannelWriter::lay_out(const Batch& batch) {
       copy(batch.head(planned));
       continue;
     }
-    Endpoint& endpoint = client_->endpoint_of(planned.stream);
+    Endpoint& endpoint = client_->endpoint_sending(planned.stream, planned.payload);
     lay_out(planned, batch.head(planned), endpoint);
     laid_out_.push_back(&endpoint);
   }

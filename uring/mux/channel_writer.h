@@ -37,8 +37,8 @@ class ChannelWriter final : private Completion, private Timer::Owner {
  public:
   class Client {
    public:
-    // The endpoint whose bytes are written. It exists while the stream has queued bytes.
-    virtual Endpoint& endpoint_of(StreamKey stream) = 0;
+    // The endpoint of which so many bytes are written. It exists while the stream has queued bytes.
+    virtual Endpoint& endpoint_sending(StreamKey stream, uint32_t bytes) = 0;
     virtual void channel_failed(const std::string& reason) = 0;
     // A batch was written; there may be more.
     virtual void channel_written() = 0;

@@ -1,5 +1,6 @@
 #include "uring/mux/counters.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace virtproxy {
@@ -16,15 +17,21 @@ constexpr StatInfo kStreamBytes{
     "stream", "Payload taken from local applications (sent) and delivered to them (received)",
     kCounter, StatUnit::kBytes};
 constexpr StatInfo kStreamBlocked{
-    "stream_blocked", "Time that streams have waited, summed over the streams, by the reason",
+    "stream_blocked", "Time that streams, and listeners without a descriptor, have waited in all, by the reason",
     kCounter, StatUnit::kSeconds};
-constexpr StatInfo kStreamsBlocked{"streams_blocked", "Streams that wait now, by the reason",
+constexpr StatInfo kStreamsBlocked{"streams_blocked", "Streams, and listeners without a descriptor, that wait now, by the reason",
                                    kGauge};
 constexpr StatInfo kClientsRefused{
     "clients_refused", "Clients reset because they could not have a stream, by the reason",
     kCounter};
 constexpr StatInfo kConnectFailures{"connect_failures",
                                     "Connections to services that failed, by the reason", kCounter};
+constexpr StatInfo kConnectTimes{
+    "connect", "Time until a service had accepted the connection for a stream, by the forward",
+    StatKind::kHistogram, StatUnit::kSeconds};
+constexpr StatInfo kStreamDurations{"stream_duration",
+                                    "How long streams that are over have lasted, by the forward",
+                                    StatKind::kHistogram, StatUnit::kSeconds};
 constexpr StatInfo kStreamsRefused{
     "streams_refused", "Streams of the other end that this end refused, by the reason", kCounter};
 constexpr StatInfo kGlitches{
@@ -73,25 +80,73 @@ void ChannelCounters::stream_refused(const StreamRefused& event) {
   ++refused_streams_[fault_row(event.fault)];
 }
 
+void ChannelCounters::service_connected(const ServiceConnected& event) {
+  forward_of(event.service).connect_times.add(event.duration);
+}
+
 void ChannelCounters::connect_failed(const ConnectFailed& event) {
   ++forward_of(event.service).connect_failures[fault_row(event.fault)];
 }
 
 void ChannelCounters::stream_stalled(const StreamStalled& event) {
-  Stalls& stalls = stalls_[static_cast<size_t>(event.reason)];
-  ++stalls.open;
-  stalls.begun += static_cast<uint64_t>(event.since.count());
+  const bool unread =
+      event.reason == StallReason::kCredit && unread_.reading == Reading::kStopped;
+  (unread ? unread_credit_ : stalls_[static_cast<size_t>(event.reason)]).begin(event.since);
 }
 
 void ChannelCounters::stream_unstalled(const StreamUnstalled& event) {
-  Stalls& stalls = stalls_[static_cast<size_t>(event.reason)];
-  --stalls.open;
-  stalls.begun -= static_cast<uint64_t>(event.since.count());
-  stalls.over += event.duration;
+  const Instant now = event.since + event.duration;
+  StallTotal& total = stalls_[static_cast<size_t>(event.reason)];
+  if (event.reason != StallReason::kCredit) return total.end(event.since, now);
+  const bool unread = unread_.reading == Reading::kStopped;
+  // It was moved then.
+  (unread ? unread_credit_ : total).end(std::max(event.since, unread_.since), now);
+}
+
+bool ChannelCounters::credit_is_out() const {
+  return unread_credit_.open() + stalls_[static_cast<size_t>(StallReason::kCredit)].open() > 0;
+}
+
+void ChannelCounters::note_reading(Reading reading, Instant now) {
+  if (reading == unread_.reading) return;
+  StallTotal& credit = stalls_[static_cast<size_t>(StallReason::kCredit)];
+  if (reading == Reading::kStopped) {
+    credit.move_to(unread_credit_, now);
+  } else {
+    unread_credit_.move_to(credit, now);
+  }
+  unread_ = {reading, now, unread_.until(now)};
+}
+
+void ChannelCounters::listener_stalled(const ListenerStalled& event) {
+  stalls_[static_cast<size_t>(event.reason)].begin(event.since);
+  Forward& forward = forward_of(event.service);
+  if (++forward.stalled_listeners > 1) return;
+  forward.listener_wait.reason = event.reason;
+  forward.listener_wait.since = event.since;
+}
+
+void ChannelCounters::listener_resumed(const ListenerResumed& event) {
+  const Instant now = event.since + event.duration;
+  stalls_[static_cast<size_t>(event.reason)].end(event.since, now);
+  Forward& forward = forward_of(event.service);
+  if (--forward.stalled_listeners > 0) return;
+  forward.listener_wait.waited += now - forward.listener_wait.since;
+}
+
+void ChannelCounters::visit_listener_waits(
+    const std::function<void(const ListenerWait&)>& visit) const {
+  for (const auto& [service, forward] : forwards_) {
+    if (forward.stalled_listeners == 0) continue;
+    ListenerWait wait = forward.listener_wait;
+    wait.service = service;
+    visit(wait);
+  }
 }
 
 void ChannelCounters::stream_closed(const StreamClosed& event) {
   if (event.fault != Fault::kNone) ++resets_[fault_row(event.fault)];
+  forward_of(event.service).durations.add(event.duration);
 }
 
 void ChannelCounters::visit_stats(StatVisitor& visitor, Instant now) const {
@@ -117,14 +172,14 @@ void ChannelCounters::visit_stats(StatVisitor& visitor, Instant now) const {
           {{"forward", service}, {"direction", "received"}});
   }
   for (size_t i = 0; i < kStallReasons; ++i) {
-    const Stalls& stalls = stalls_[i];
-    const uint64_t going_on = static_cast<uint64_t>(now.count()) * stalls.open - stalls.begun;
-    visit(kStreamBlocked, "", static_cast<uint64_t>(stalls.over.count()) + going_on,
-          {{"reason", stall_name(static_cast<StallReason>(i))}});
+    const auto reason = static_cast<StallReason>(i);
+    const uint64_t unread = reason == StallReason::kChannel ? unread_credit_.until(now) : 0;
+    visit(kStreamBlocked, "", stalls_[i].until(now) + unread, {{"reason", stall_name(reason)}});
   }
   for (size_t i = 0; i < kStallReasons; ++i) {
-    visit(kStreamsBlocked, "", stalls_[i].open,
-          {{"reason", stall_name(static_cast<StallReason>(i))}});
+    const auto reason = static_cast<StallReason>(i);
+    const uint64_t unread = reason == StallReason::kChannel ? unread_credit_.open() : 0;
+    visit(kStreamsBlocked, "", stalls_[i].open() + unread, {{"reason", stall_name(reason)}});
   }
   for (const auto& [service, forward] : forwards_) {
     if (!forward.listens) continue;
@@ -140,6 +195,17 @@ void ChannelCounters::visit_stats(StatVisitor& visitor, Instant now) const {
       visit(kConnectFailures, "connect_failures", forward.connect_failures[row],
             {{"forward", service}, {"reason", row.name}});
     }
+  }
+  const auto visit_times = [&](const StatInfo& info, const std::string& service,
+                               const DurationHistogram& times) {
+    const StatLabel label{"forward", service};
+    visitor.visit(info, {0, {}, {&label, 1}, &times});
+  };
+  for (const auto& [service, forward] : forwards_) {
+    if (forward.offers) visit_times(kConnectTimes, service, forward.connect_times);
+  }
+  for (const auto& [service, forward] : forwards_) {
+    visit_times(kStreamDurations, service, forward.durations);
   }
   for (const Fault fault : kRefusalFaults) {
     const FaultRow& row = fault_row(fault);

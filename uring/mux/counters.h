@@ -9,9 +9,23 @@
 #include <vector>
 
 #include "uring/mux/observer.h"
+#include "uring/mux/stall_total.h"
 #include "uring/mux/stats.h"
 
 namespace virtproxy {
+
+// Whether the other end reads the channel, as far as that is known.
+enum class Reading : uint8_t { kGoesOn, kStopped };
+
+// The time for which it has not.
+struct Unread {
+  Reading reading = Reading::kGoesOn;
+  Instant since{};  // of this state
+  Duration before{};
+  Duration until(Instant now) const {
+    return reading == Reading::kStopped ? before + (now - since) : before;
+  }
+};
 
 class ChannelCounters final : public ChannelObserver {
  public:
@@ -23,6 +37,12 @@ class ChannelCounters final : public ChannelObserver {
   // The bytes of all streams of a forward, open and closed. The reference stays valid. A name that
   // is none of a forward has counters that are not shown.
   StreamBytes& bytes_of(std::string_view service) { return forward_of(service).bytes; }
+  // What streams have waited for the channel; they add it up themselves.
+  StallTotal& channel_waits() { return stalls_[static_cast<size_t>(StallReason::kChannel)]; }
+  // While the other end does not read the channel, streams without credit wait for the channel.
+  void note_reading(Reading reading, Instant now);
+  const Unread& unread() const { return unread_; }
+  bool credit_is_out() const;
 
   void session_down(const SessionDown& event) override;
   void no_common_version(const NoCommonVersion& event) override;
@@ -30,10 +50,22 @@ class ChannelCounters final : public ChannelObserver {
   void client_refused(const ClientRefused& event) override;
   void stream_opened(const StreamOpened& event) override;
   void stream_refused(const StreamRefused& event) override;
+  void service_connected(const ServiceConnected& event) override;
   void connect_failed(const ConnectFailed& event) override;
   void stream_stalled(const StreamStalled& event) override;
   void stream_unstalled(const StreamUnstalled& event) override;
   void stream_closed(const StreamClosed& event) override;
+  void listener_stalled(const ListenerStalled& event) override;
+  void listener_resumed(const ListenerResumed& event) override;
+
+  // A forward whose listeners cannot accept.
+  struct ListenerWait {
+    std::string_view service;
+    StallReason reason;
+    Instant since;   // of the first of them
+    Duration waited{};  // before that
+  };
+  void visit_listener_waits(const std::function<void(const ListenerWait&)>& visit) const;
 
   // `now` is the time up to which stalls that go on are counted.
   void visit_stats(StatVisitor& visitor, Instant now) const;
@@ -60,13 +92,10 @@ class ChannelCounters final : public ChannelObserver {
     StreamBytes bytes;
     std::array<uint64_t, kRefusalReasons> refused{};
     FaultCounts connect_failures;
-  };
-  // Stalls that go on are counted without looking at each: their number, and the sum of the times
-  // when they began, in nanoseconds modulo 2^64.
-  struct Stalls {
-    uint64_t open = 0;
-    uint64_t begun = 0;
-    Duration over{};
+    DurationHistogram connect_times;
+    DurationHistogram durations;  // of streams that are over
+    unsigned stalled_listeners = 0;
+    ListenerWait listener_wait{};
   };
 
   Forward& forward_of(std::string_view service);
@@ -77,7 +106,9 @@ class ChannelCounters final : public ChannelObserver {
   FaultCounts resets_;
   FaultCounts refused_streams_;
   std::vector<uint64_t> glitches_;  // by the place in glitch_rows()
-  std::array<Stalls, kStallReasons> stalls_{};
+  std::array<StallTotal, kStallReasons> stalls_{};
+  StallTotal unread_credit_;  // waits for credit while the other end does not read the channel
+  Unread unread_;
 };
 
 }  // namespace virtproxy

@@ -109,8 +109,7 @@ class StreamHandle final {
       : table_(table),
         channel_(channel),
         key_(key),
-        account_(channel.observers, channel.loop, channel.counters.bytes_of(service), key, service,
-                 role) {}
+        account_(channel.observers, channel.loop, channel.counters, key, service, role) {}
   StreamHandle(const StreamHandle&) = delete;
   StreamHandle& operator=(const StreamHandle&) = delete;
 

@@ -16,8 +16,8 @@ constexpr std::array<RefusalRow, kRefusalReasons> kRefusals{{
     {RefusalReason::kUnsettled, "unsettled", "the other end keeps changing what it speaks"},
 }};
 
-constexpr std::array<std::string_view, kStallReasons> kStalls{"connecting", "memory", "credit",
-                                                              "application"};
+constexpr std::array<std::string_view, kStallReasons> kStalls{
+    "connecting", "memory", "credit", "application", "channel", "descriptors"};
 
 }  // namespace
 

@@ -15,9 +15,9 @@
 //     something.
 //   * Each stream_opened() is followed by one stream_closed() with the same key. The streams of a
 //     session that is over are closed after its session_down() and before anything of the next one.
-//   * stream_stalled() and stream_unstalled() alternate for each reason. A stream that is closed
-//   has
-//     ended its stalls before.
+//   * stream_stalled() and stream_unstalled() alternate for each reason. A stream that is closed has
+//     ended its stalls before. Neither is called for kChannel, which begins and ends with batches.
+//   * listener_stalled() and listener_resumed() alternate for each listener.
 #pragma once
 
 #include <cstdint>
@@ -43,8 +43,10 @@ enum class StallReason : uint8_t {
   kMemory,       // a receive buffer: all of the channel's are in use
   kCredit,       // the far application has not read what was sent
   kApplication,  // the local application does not take what arrived
+  kChannel,      // the channel does not take what the local application sent, or others go first
+  kDescriptors,  // of listeners: none is free for the clients that wait to be accepted
 };
-inline constexpr size_t kStallReasons = 4;
+inline constexpr size_t kStallReasons = 6;
 
 // Why a client was refused, before it had a stream.
 enum class RefusalReason : uint8_t {
@@ -82,7 +84,7 @@ struct SessionUp {
   unsigned protocol;             // 1 or 2
   std::string_view description;  // what else there is to say of it, or nothing; begins with a space
                                  // or a separator, to be appended to a line
-  std::string_view peer;         // of a listener: address, user and process, or CID; else "unknown"
+  std::string_view peer;         // address, user and process, or CID; else what the channel is
 };
 
 // The transport is there, and the other end does not do its part.
@@ -99,6 +101,7 @@ struct SessionSilent {
 struct SessionDown {
   Fault fault;              // kTransportLost when the transport was lost or given up
   std::string_view reason;  // for people
+  size_t streams = 0;       // of the session, which are reset
 };
 
 // The peer of a listener was dropped, because it had not sent a HELLO in time.
@@ -141,6 +144,11 @@ struct StreamRefused {
   Fault fault;
 };
 
+struct ServiceConnected {
+  std::string_view service;
+  Duration duration;  // since the peer asked for it
+};
+
 struct ConnectFailed {
   std::string_view service;
   Fault fault;
@@ -151,6 +159,8 @@ struct ConnectFailed {
 struct StreamBrokenOff {
   StreamKey stream;
   std::string_view service;
+  StreamRole role;
+  int fd;  // of its application here, -1 where there is none
 };
 
 // A stream of protocol 1 held the channel back and is about to be closed for it.
@@ -184,6 +194,21 @@ struct StreamClosed {
   Fault fault;  // kNone: both directions ended in order
   StreamBytes bytes;
   Duration duration;  // since stream_opened()
+  int fd;             // of its application, still open; -1 where there is none
+};
+
+// A listener cannot accept: its clients wait for a descriptor (kDescriptors) or memory (kMemory).
+struct ListenerStalled {
+  std::string_view service;
+  StallReason reason;
+  Instant since;
+};
+
+struct ListenerResumed {
+  std::string_view service;
+  StallReason reason;
+  Instant since;
+  Duration duration;
 };
 
 class ChannelObserver {
@@ -202,12 +227,15 @@ class ChannelObserver {
   virtual void client_refused(const ClientRefused&) {}
   virtual void stream_opened(const StreamOpened&) {}
   virtual void stream_refused(const StreamRefused&) {}
+  virtual void service_connected(const ServiceConnected&) {}
   virtual void connect_failed(const ConnectFailed&) {}
   virtual void stream_broken_off(const StreamBrokenOff&) {}
   virtual void stream_held_back(const StreamHeldBack&) {}
   virtual void stream_stalled(const StreamStalled&) {}
   virtual void stream_unstalled(const StreamUnstalled&) {}
   virtual void stream_closed(const StreamClosed&) {}
+  virtual void listener_stalled(const ListenerStalled&) {}
+  virtual void listener_resumed(const ListenerResumed&) {}
 
  protected:
   ~ChannelObserver() = default;

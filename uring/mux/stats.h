@@ -11,12 +11,14 @@
 #include <string_view>
 
 #include "core/time.h"
+#include "uring/base/duration_histogram.h"
 
 namespace virtproxy {
 
 enum class StatKind : uint8_t {
   kCounter,  // only grows, from the start of the process
   kGauge,
+  kHistogram,  // of durations: the sample has `histogram` and no value
 };
 
 // The unit of a sample's value, and how it is shown.
@@ -44,6 +46,7 @@ struct StatSample {
   // with the same word are added up there.
   std::string_view word{};
   std::span<const StatLabel> labels{};
+  const DurationHistogram* histogram = nullptr;
 };
 
 class StatVisitor {

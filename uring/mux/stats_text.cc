@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <iterator>
 
 namespace virtproxy {
@@ -21,6 +22,25 @@ std::string_view unit_suffix(StatUnit unit) {
       break;
   }
   return "_seconds";
+}
+
+std::string_view type_name(StatKind kind) {
+  switch (kind) {
+    case StatKind::kCounter:
+      return "counter";
+    case StatKind::kGauge:
+      return "gauge";
+    case StatKind::kHistogram:
+      break;
+  }
+  return "histogram";
+}
+
+// Seconds, with a point as OpenMetrics wants it.
+std::string bound_text(Duration bound) {
+  std::string text = fmt::format("{:.6f}", std::chrono::duration<double>(bound).count());
+  text.erase(text.find_last_not_of('0') + 1);
+  return text.ends_with('.') ? text + "0" : text;
 }
 
 // A quotation mark is escaped in values only, not in help texts.
@@ -45,7 +65,7 @@ std::string label_text(std::string_view name, std::string_view value) {
 }  // namespace
 
 void StatsLine::visit(const StatInfo& info, const StatSample& sample) {
-  if (sample.word.empty()) return;
+  if (sample.word.empty()) return;  // as of every histogram
   const uint64_t value =
       info.unit == StatUnit::kSeconds
           ? (sample.value + kNanosecondsPerMicrosecond - 1) / kNanosecondsPerMicrosecond
@@ -77,9 +97,16 @@ PrometheusText::Family& PrometheusText::family_of(const StatInfo& info) {
   const auto found = std::find_if(families_.begin(), families_.end(),
                                   [&](const Family& family) { return family.name == name; });
   if (found != families_.end()) return *found;
+  const bool open = format_ == MetricsFormat::kOpenMetrics;
+  // OpenMetrics names the family without the suffix of its samples.
+  const std::string shown =
+      open ? fmt::format("virtproxy_{}{}", info.name, unit_suffix(info.unit)) : name;
   std::string heading =
-      fmt::format("# HELP {0} {1}.\n# TYPE {0} {2}\n", name, escaped(info.help, false),
-                  info.kind == StatKind::kCounter ? "counter" : "gauge");
+      fmt::format("# HELP {0} {1}.\n# TYPE {0} {2}\n", shown, escaped(info.help, open),
+                  type_name(info.kind));
+  if (open && info.unit != StatUnit::kNone) {
+    heading += fmt::format("# UNIT {} {}\n", shown, unit_suffix(info.unit).substr(1));
+  }
   families_.push_back({std::move(name), std::move(heading), {}});
   return families_.back();
 }
@@ -91,6 +118,7 @@ void PrometheusText::visit(const StatInfo& info, const StatSample& sample) {
     if (!labels.empty()) labels += ',';
     labels += label_text(label.name, label.value);
   }
+  if (info.kind == StatKind::kHistogram) return add_histogram(family, labels, *sample.histogram);
   family.samples += family.name;
   if (!labels.empty()) family.samples += '{' + labels + '}';
   const auto out = std::back_inserter(family.samples);
@@ -102,9 +130,29 @@ void PrometheusText::visit(const StatInfo& info, const StatSample& sample) {
   }
 }
 
+void PrometheusText::add_histogram(Family& family, const std::string& labels,
+                                   const DurationHistogram& histogram) {
+  const auto out = std::back_inserter(family.samples);
+  const std::string_view comma = labels.empty() ? "" : ",";
+  const std::string all = labels.empty() ? "" : "{" + labels + "}";
+  uint64_t count = 0;
+  for (size_t i = 0; i <= DurationHistogram::kBounds.size(); ++i) {
+    count += histogram.count(i);
+    const std::string bound = i == DurationHistogram::kBounds.size()
+                                  ? "+Inf"
+                                  : bound_text(DurationHistogram::kBounds[i]);
+    fmt::format_to(out, "{}_bucket{{{}{}le=\"{}\"}} {}\n", family.name, labels, comma, bound, count);
+  }
+  const auto sum = static_cast<uint64_t>(histogram.sum().count());
+  fmt::format_to(out, "{}_sum{} {}.{:09}\n", family.name, all, sum / kNanosecondsPerSecond,
+                 sum % kNanosecondsPerSecond);
+  fmt::format_to(out, "{}_count{} {}\n", family.name, all, count);
+}
+
 std::string PrometheusText::text() const {
   std::string text;
   for (const Family& family : families_) text += family.heading + family.samples;
+  if (format_ == MetricsFormat::kOpenMetrics) text += "# EOF\n";
   return text;
 }
 

@@ -21,11 +21,17 @@ class StatsLine final : public StatVisitor {
   std::vector<std::pair<std::string, uint64_t>> values_;
 };
 
-// The text format of Prometheus, version 0.0.4. Names begin with virtproxy_ and end with the unit,
-// then with _total for counters. One object may visit many channels: the samples of a family stand
-// together, as the format demands.
+enum class MetricsFormat : uint8_t {
+  kPrometheus,   // the text format of Prometheus, version 0.0.4
+  kOpenMetrics,  // OpenMetrics 1.0.0
+};
+
+// Names begin with virtproxy_ and end with the unit, then with _total for counters. One object may
+// visit many channels: the samples of a family stand together, as the formats demand.
 class PrometheusText final : public StatVisitor {
  public:
+  explicit PrometheusText(MetricsFormat format = MetricsFormat::kPrometheus) : format_(format) {}
+
   // Goes before the labels of each sample that is visited from now on; empty: no such label.
   void set_common_label(std::string_view name, std::string_view value);
   void visit(const StatInfo& info, const StatSample& sample) override;
@@ -34,12 +40,15 @@ class PrometheusText final : public StatVisitor {
 
  private:
   struct Family {
-    std::string name;     // with the suffixes
+    std::string name;     // of its samples, with the suffixes
     std::string heading;  // HELP and TYPE
     std::string samples;
   };
   Family& family_of(const StatInfo& info);
 
+  void add_histogram(Family& family, const std::string& labels, const DurationHistogram& histogram);
+
+  const MetricsFormat format_;
   std::string common_;  // a label, ready to be written
   std::vector<Family> families_;
 };

@@ -25,6 +25,8 @@ constexpr size_t kMostFlushed = 64;
 void StreamHandle::accepted() {
   table_.end_opening(*this);
   account_.unstall(StallReason::kConnecting);
+  channel_.observers.notify(&ChannelObserver::service_connected,
+                            {account_.service(), account_.age()});
   session().accepted(key_);
   want_write();
 }
@@ -37,8 +39,10 @@ void StreamHandle::refuse(Fault fault, const std::string& reason) {
 
 uint64_t StreamHandle::request_credit() {
   const uint64_t credit = session().credit(key_);
-  if (credit == 0) account_.stall(StallReason::kCredit);
-  return credit;
+  if (credit > 0) return credit;
+  account_.credit_is_out();
+  table_.probe_.credit_is_out();
+  return 0;
 }
 
 bool StreamHandle::prepare_pipes() { return table_.client_->prepare_pipes(); }
@@ -77,6 +81,13 @@ Endpoint& StreamTable::endpoint_of(StreamKey key) {
   return stream->endpoint();
 }
 
+Endpoint& StreamTable::endpoint_sending(StreamKey key, uint32_t bytes) {
+  StreamHandle* const stream = find(key);
+  VP_ASSERT(stream != nullptr);
+  stream->account_.left(bytes);
+  return stream->endpoint();
+}
+
 StreamHandle& StreamTable::add(StreamKey key, std::string_view service, StreamRole role) {
   if (key.slot >= streams_.size()) streams_.resize(key.slot + 1);
   auto& place = streams_[key.slot];
@@ -103,6 +114,7 @@ void StreamTable::opened(const Event& event) {
       &ChannelObserver::stream_opened,
       {event.stream, event.service, StreamRole::kAcceptor, event.bytes, service->address()});
   stream.endpoint_ = *std::move(endpoint);
+  stream.account_.stall(StallReason::kConnecting);
   to_start_.push_back(event.stream);
 }
 
@@ -132,7 +144,6 @@ void StreamTable::start_opened() {
     if (stream == nullptr) continue;
     stream->opening_ = true;
     ++opening_;
-    stream->account_.stall(StallReason::kConnecting);
     stream->endpoint_->start();
     budget.spend();
   }
@@ -144,7 +155,7 @@ void StreamTable::end_opening(StreamHandle& stream) {
 }
 
 void StreamTable::credit_arrived(StreamHandle& stream) {
-  stream.account_.unstall(StallReason::kCredit);
+  stream.account_.credit_came();
   stream.endpoint_->may_queue();
 }
 
@@ -190,7 +201,7 @@ bool StreamTable::flush(bool may_skip_success) {
 
 void StreamTable::over(StreamHandle& stream, Fault fault) {
   VP_ASSERT(!stream.has_ended());
-  stream.account_.close(fault);
+  stream.account_.close(fault, stream.endpoint_->fd());
   channel_.wakeup.wake();
   const bool detached = stream.state_ == StreamHandle::State::kDetached;
   stream.state_ = StreamHandle::State::kEnded;
@@ -246,7 +257,7 @@ void StreamTable::detach_all(Fault fault) {
   for (auto& stream : streams_) {
     if (!stream) continue;
     stream->state_ = StreamHandle::State::kDetached;
-    stream->account_.close(fault);
+    stream->account_.close(fault, stream->endpoint_->fd());
     departed_.push_back({std::move(stream), fault});
   }
   streams_.clear();

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "uring/mux/endpoint.h"
+#include "uring/mux/peer_probe.h"
 #include "uring/mux/service_registry.h"
 
 namespace virtproxy {
@@ -39,7 +40,10 @@ class StreamTable final {
   };
 
   StreamTable(ChannelContext& channel, const ServiceRegistry& services, Client* client)
-      : channel_(channel), services_(services), client_(client) {}
+      : channel_(channel),
+        services_(services),
+        client_(client),
+        probe_(channel.loop, channel.selector, channel.wakeup, channel.counters) {}
   StreamTable(const StreamTable&) = delete;
   StreamTable& operator=(const StreamTable&) = delete;
 
@@ -51,6 +55,8 @@ class StreamTable final {
   }
   // The endpoint of a stream that is not over.
   Endpoint& endpoint_of(StreamKey key);
+  // The same, of one of which so many bytes go to the channel.
+  Endpoint& endpoint_sending(StreamKey key, uint32_t bytes);
   size_t open_streams() const { return open_; }
 
   // --- beginning ------------------------------------------------------------------------------
@@ -122,6 +128,7 @@ class StreamTable final {
   ChannelContext& channel_;
   const ServiceRegistry& services_;
   Client* client_;
+  PeerProbe probe_;
 
   std::vector<std::unique_ptr<StreamHandle>> streams_;  // by the slot of the key
   size_t open_ = 0;

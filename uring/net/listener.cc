@@ -31,11 +31,13 @@ Listener::Listener(Loop& loop, const ForwardSpec& forward, int fd, Client* clien
 
 Listener::~Listener() {
   VP_ASSERT(idle());
+  if (state_ == State::kFailing) state_ = State::kAccepting;  // the client may be gone
   stop();
 }
 
 void Listener::stop() {
   if (state_ == State::kStopped) return;
+  resumed();
   // The socket may go on in another process or thread.
   if (state_ == State::kPaused) listen_again(file_.fd);
   state_ = State::kStopped;
@@ -47,6 +49,7 @@ void Listener::stop() {
 
 void Listener::pause() {
   if (state_ == State::kStopped || state_ == State::kPaused) return;
+  resumed();
   state_ = State::kPaused;
   retry_.clear();
   loop_.driver().cancel(accept_);
@@ -72,6 +75,7 @@ void Listener::complete(Op& op, Outcome outcome) {
     return;
   }
   if (result >= 0) {
+    resumed();
     if (state_ != State::kPaused) state_ = State::kAccepting;
     client_->accepted(result, forward_);
     if (!op.pending && state_ != State::kPaused) loop_.driver().accept(accept_, file_);
@@ -89,18 +93,33 @@ void Listener::complete(Op& op, Outcome outcome) {
     loop_.driver().accept(accept_, file_);
     return;
   }
-  if (std::exchange(state_, State::kFailing) != State::kFailing) {
-    const bool descriptors = result == -EMFILE || result == -ENFILE;
-    log_error("channel {}: service {}: cannot accept: {}{}; clients wait until some are free",
-              forward_.channel, forward_.service, std::strerror(-result),
-              descriptors ? " (raise the limit: ulimit -n, LimitNOFILE=)" : "");
-  }
+  if (state_ != State::kFailing) stalled(-result);
   retry_.set(loop_.now() + kRetryInterval);
 }
 
+void Listener::stalled(int error) {
+  state_ = State::kFailing;
+  error_ = error;
+  stalled_since_ = loop_.now();
+  const bool descriptors = error == EMFILE || error == ENFILE;
+  log_error("channel {}: service {}: cannot accept: {}{}; clients wait until some are free",
+            forward_.channel, forward_.service, std::strerror(error),
+            descriptors ? " (raise the limit: ulimit -n, LimitNOFILE=)" : "");
+  client_->accepting_stalled(error, stalled_since_);
+}
+
+void Listener::resumed() {
+  if (state_ != State::kFailing) return;
+  state_ = State::kAccepting;
+  client_->accepting_resumed(error_, stalled_since_);
+}
+
+// An accept that is still under way after an interval needs nothing but a client.
 void Listener::expired(Timer&) {
-  if (state_ != State::kStopped && state_ != State::kPaused && !accept_.pending)
-    loop_.driver().accept(accept_, file_);
+  if (state_ != State::kFailing) return;
+  if (accept_.pending) return resumed();
+  loop_.driver().accept(accept_, file_);
+  retry_.set(loop_.now() + kRetryInterval);
 }
 
 }  // namespace virtproxy

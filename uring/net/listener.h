@@ -14,6 +14,9 @@ class Listener final : private Completion, private Timer::Owner {
    public:
     // The client owns `fd`.
     virtual void accepted(int fd, const ForwardSpec& forward) = 0;
+    // Clients cannot be accepted since then, for `error` (an errno), or can again.
+    virtual void accepting_stalled(int error, Instant since) = 0;
+    virtual void accepting_resumed(int error, Instant since) = 0;
 
    protected:
     ~Client() = default;
@@ -40,6 +43,8 @@ class Listener final : private Completion, private Timer::Owner {
 
   void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
+  void stalled(int error);
+  void resumed();
 
   Loop& loop_;
   const ForwardSpec& forward_;
@@ -48,6 +53,9 @@ class Listener final : private Completion, private Timer::Owner {
   Timer retry_;
   File file_;
   State state_ = State::kAccepting;
+  // With kFailing.
+  int error_ = 0;
+  Instant stalled_since_{};
 };
 
 }  // namespace virtproxy

@@ -1,6 +1,7 @@
 #include "uring/service/socket_forwards.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <deque>
 #include <utility>
 
@@ -129,6 +130,19 @@ class SocketForwards::SocketOpener final : public Opener,
     int fd;
     Instant until;
   };
+
+  static StallReason reason_of(int error) {
+    return error == EMFILE || error == ENFILE ? StallReason::kDescriptors : StallReason::kMemory;
+  }
+  void accepting_stalled(int error, Instant since) override {
+    channel_->observers().notify(&ChannelObserver::listener_stalled,
+                                 {forward_.service, reason_of(error), since});
+  }
+  void accepting_resumed(int error, Instant since) override {
+    channel_->observers().notify(
+        &ChannelObserver::listener_resumed,
+        {forward_.service, reason_of(error), since, forwards_.loop_.now() - since});
+  }
 
   SocketForwards& forwards_;
   ForwardSpec forward_;

@@ -20,7 +20,7 @@ void SocketConnectSource::acquire() {
 void SocketConnectSource::connected(int fd) {
   // The last bytes before the end still have to arrive.
   if (spec().address.kind == Address::Kind::kTcp) end_on_close(fd);
-  connection_ready(fd);
+  connection_ready(fd, peer_identity_of(fd));
 }
 
 void SocketConnectSource::connect_failed(Fault, const std::string& reason) { try_later(reason); }

@@ -33,9 +33,8 @@ void SocketListenSource::acquire() {
   candidates_.resume();
   const auto taken = candidates_.take(spare());
   if (!taken) return;
-  peer_ = taken->identity;
   peer_state_ = PeerState::kSilent;
-  connection_ready(taken->fd);
+  connection_ready(taken->fd, taken->identity);
 }
 
 void SocketListenSource::candidate_came() {
@@ -50,14 +49,14 @@ void SocketListenSource::candidate_came() {
   peer_state_ = PeerState::kLeaving;
   if (const auto hidden = replacements_.allow(loop().now())) {
     log_warn("channel {}: the peer, {}, has sent nothing; {} has, and takes its place{}",
-             spec().name, describe(peer_), describe(*newcomer), and_others(*hidden));
+             spec().name, describe(identity()), describe(*newcomer), and_others(*hidden));
   }
   client().transport_broken("replaced by a peer that has sent something");
 }
 
 std::optional<PeerIdentity> SocketListenSource::present_peer() const {
   if (fd() < 0) return std::nullopt;
-  return peer_;
+  return identity();
 }
 
 void SocketListenSource::accept_failed(const std::string& reason) {

@@ -21,7 +21,6 @@ class SocketListenSource final : public SocketSource, private Candidates::Client
   void heard() override { peer_state_ = PeerState::kHeard; }
   void stop_listening() override;
   bool idle() const override { return candidates_.idle(); }
-  std::string peer() const override { return describe(peer_); }
 
  private:
   // Of the peer that has the channel.
@@ -41,7 +40,6 @@ class SocketListenSource final : public SocketSource, private Candidates::Client
 
   Candidates candidates_;
   BoundPath bound_;
-  PeerIdentity peer_;
   PeerState peer_state_ = PeerState::kSilent;
   RateLimit replacements_{2};
 };

@@ -7,7 +7,12 @@ namespace virtproxy {
 SocketSource::SocketSource(const TransportSetup& setup)
     : TransportSource(setup), peer_timeout_(setup.loop, this) {}
 
-void SocketSource::connection_ready(int fd) {
+std::string SocketSource::peer() const {
+  return peer_.kind == PeerIdentity::Kind::kUnknown ? TransportSource::peer() : describe(peer_);
+}
+
+void SocketSource::connection_ready(int fd, const PeerIdentity& peer) {
+  peer_ = peer;
   if (spec().address.kind == Address::Kind::kTcp) {
     prepare_tcp(fd);
     peer_timeout_.start(fd, std::chrono::duration_cast<Duration>(

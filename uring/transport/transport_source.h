@@ -68,8 +68,9 @@ class TransportSource : protected Timer::Owner {
   void stop();
   // Nothing of the source is known to the kernel.
   virtual bool idle() const { return true; }
-  // What is known of the other end, for the log.
-  virtual std::string peer() const { return describe(PeerIdentity()); }
+  // The other end for the log: address, user and process, or CID; the channel's own address if
+  // nothing is known of it.
+  virtual std::string peer() const { return spec_.address.to_string(); }
 
  protected:
   static constexpr Duration kFirstBackoff = std::chrono::milliseconds(50);

@@ -1,0 +1,14 @@
+// What the commands `streams` and `why` answer.
+#pragma once
+
+#include "uring/daemon/control_table.h"
+#include "uring/daemon/stream_list.h"
+
+namespace virtproxy {
+
+// A row for each stream.
+ControlTable streams_table(const StreamRows& found);
+// A row for each listener and stream that waits, with the reason for a person.
+ControlTable why_table(const StreamRows& found);
+
+}  // namespace virtproxy
