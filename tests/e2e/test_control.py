@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import select
+import shutil
 import socket
 import stat
 import subprocess
+import termios
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +25,7 @@ from harness import BIN, PATIENCE, Daemon, Scene, into, out
 from stage import ListeningService, echo, eventually, receive, wait_for_echo
 
 WAIT = 10 * PATIENCE
+DASHBOARD = Path(__file__).resolve().parents[2] / "uring/daemon/grafana/virtproxy.json"
 
 
 class Operated:
@@ -243,6 +249,150 @@ def http(stage: Operated, target: str = "/metrics") -> str:
     with urllib.request.urlopen(url, timeout=WAIT) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         return answer.read().decode()
+
+
+OPEN_METRICS = "application/openmetrics-text"
+
+
+def accepting(stage: Operated, accept: str) -> tuple[str, str]:
+    """The type and the text of the metrics for a client that accepts those types."""
+    request = urllib.request.Request(f"http://{stage.metrics.spec}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=WAIT) as answer:
+        return answer.headers["Content-Type"], answer.read().decode()
+
+
+def test_metrics_are_what_a_client_accepts(scene: Scene) -> None:
+    stage = Operated(scene)
+    for accept, opens in (
+        (f"{OPEN_METRICS};version=1.0.0,text/plain;version=0.0.4;q=0.5", True),
+        (f"text/plain;q=0.2, {OPEN_METRICS}", True),
+        (f"{OPEN_METRICS};q=0.1,text/plain", False),
+        (f"{OPEN_METRICS};q=0", False),
+        ("*/*", False),
+    ):
+        kind, text = accepting(stage, accept)
+        assert kind.startswith(OPEN_METRICS) == opens, accept
+        assert text.endswith("# EOF\n") == opens
+        counter = "virtproxy_sessions" if opens else "virtproxy_sessions_total"
+        assert f"# TYPE {counter} counter\n" in text
+        assert "\nvirtproxy_turn_seconds_count{worker=\"0\"} " in text
+    promtool = shutil.which("promtool")
+    if promtool:
+        plain = accepting(stage, "text/plain")[1]
+        done = subprocess.run([promtool, "check", "metrics"], input=plain, capture_output=True,
+                              text=True, timeout=WAIT, check=False)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_dashboard_asks_for_what_there_is(scene: Scene) -> None:
+    # One that listens and offers has all families.
+    stage = Operated(scene, *into("own", scene.addresses.unix()))
+    text = accepting(stage, "text/plain")[1]
+    there = {re.match(r"\w+", line).group() for line in text.splitlines() if line[0] != "#"}
+    labels = set(re.findall(r'[{,](\w+)="', text)) | {"instance"}
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [variable["query"] for variable in dashboard["templating"]["list"][1:]]
+    assert len(queries) > 15
+    for query in queries:
+        names = re.findall(r"\bvirtproxy_\w+", query)
+        assert names and set(names) <= there, query
+        asked = re.findall(r"(\w+)=~", query) + re.findall(r"\w+", "".join(re.findall(r"by \((.*?)\)", query)))
+        assert set(asked) <= labels, query
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="needs the package prometheus")
+def test_prometheus_scrapes(scene: Scene) -> None:
+    stage = Operated(scene)
+    web = scene.addresses.tcp()
+    config = scene.directory / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
+        f"scrape_configs: [{{job_name: virtproxy, static_configs: [{{targets: ['{stage.metrics.spec}']}}]}}]\n",
+        encoding="ascii",
+    )
+    scene.spawn(["prometheus", f"--config.file={config}", f"--web.listen-address={web.spec}",
+                 f"--storage.tsdb.path={scene.directory / 'tsdb'}"])
+
+    def value(query: str) -> float | None:
+        url = f"http://{web.spec}/api/v1/query?" + urllib.parse.urlencode({"query": query})
+        try:
+            with urllib.request.urlopen(url, timeout=WAIT) as answer:
+                found = json.load(answer)["data"]["result"]
+        except OSError:
+            return None
+        return float(found[0]["value"][1]) if found else None
+
+    eventually("a scrape", lambda: value('up{job="virtproxy"}') == 1, 30)
+    with stage.door.connect(WAIT) as client:
+        echo(client, b"x" * 5000)
+        query = 'virtproxy_stream_bytes_total{forward="echo",direction="sent"} >= 5000'
+        eventually("the bytes", lambda: value(query) is not None)
+    eventually("a histogram", lambda: (value("histogram_quantile(0.99, virtproxy_turn_seconds_bucket)") or 0) > 0)
+
+
+def test_events_are_kept_and_followed(scene: Scene) -> None:
+    stage = Operated(scene)
+    (up,) = [event for event in stage.ctl_json("events") if event["event"] == "up"]
+    assert up["channel"] == "0" and f"pid {stage.far.pid}" in up["text"]
+    follow = scene.spawn([BIN / "virtproxyctl", "events", "--follow", "--control", stage.path])
+    follow.out.wait_for("  0  up  protocol 2", WAIT)
+    stage.by_hand.listener.close()
+    resets = 0
+
+    def be_reset() -> None:
+        nonlocal resets
+        with suppress(OSError), stage.door_by_hand.connect(WAIT) as client:
+            client.sendall(b"?")
+            client.recv(1)
+        resets += 1
+
+    be_reset()
+    follow.out.wait_for("client_reset  hand: ", WAIT)
+    (down,) = [event for event in stage.ctl_json("events") if event["event"] == "client_reset"]
+    assert (down["service"], down["suppressed"]) == ("hand", 0)
+    # A flood of one kind leaves room for the others, and is counted.
+    for _ in range(50):
+        be_reset()
+
+    def all_are_counted() -> bool:
+        be_reset()
+        kept = [event for event in stage.ctl_json("events") if event["event"] == "client_reset"]
+        return sum(1 + event["suppressed"] for event in kept) == resets
+
+    eventually("the next event has the count", all_are_counted)
+    events = stage.ctl_json("events")
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    last = events[-1]["number"]
+    assert json.loads(stage.ask(f"events 0 --after {last - 1} --json\n".encode())) == events[-1:]
+    wrong = stage.ask(b"events --after x\n")
+    assert wrong == "error: --after 'x': use the number of an event\n\n"
+
+
+def test_top_is_made_for_a_terminal(scene: Scene) -> None:
+    stage = Operated(scene)
+    command = [BIN / "virtproxyctl", "top", "--control", stage.path]
+    with stage.door.connect(WAIT) as client:
+        echo(client, b"x" * 5000)
+        once = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=True,
+                              stdin=subprocess.DEVNULL)
+        assert "\x1b" not in once.stdout
+        lines = once.stdout.splitlines()
+        assert lines[2].split()[:3] == ["STREAM", "SERVICE", "AGE"]
+        assert " echo " in lines[3] and " 4.9K" in lines[3]
+        assert all(len(line) <= 80 for line in lines)
+        terminal, slave = pty.openpty()
+        before = termios.tcgetattr(slave)
+        with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as top:
+            shown = b""
+            while shown.count(b"\x1b[H") < 2:
+                shown += os.read(terminal, 1 << 16)
+            assert b"\x1b[7mSTREAM" in shown and b" echo " in shown
+            os.write(terminal, b"q")
+            assert top.wait(WAIT) == 0
+        assert termios.tcgetattr(slave) == before
+        os.close(slave)
+        os.close(terminal)
 
 
 def test_metrics_count_what_happens(scene: Scene) -> None:

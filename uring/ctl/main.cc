@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "uring/ctl/control_client.h"
+#include "uring/ctl/doctor.h"
+#include "uring/ctl/follow.h"
 #include "uring/ctl/guest_iso.h"
 #include "uring/ctl/guest_port.h"
 #include "uring/ctl/qmp.h"
@@ -120,6 +122,7 @@ struct DaemonArgs {
   std::string sort;
   std::string limit;
   bool json = false;
+  bool follow = false;
 };
 
 // The commands, and what the one that was given does.
@@ -127,6 +130,8 @@ struct Commands {
   DaemonArgs daemon;
   PortArgs port;
   GuestIso iso;
+  virtproxy::ctl::Examination examination{std::string(virtproxy::ctl::kDefaultControl), {}, {}};
+  bool sound = true;  // what doctor found
   std::function<Result()> run;
 
   // One that the daemon carries out; the word behind it is its argument, if it takes one.
@@ -139,21 +144,7 @@ struct Commands {
         ->type_name("PATH");
     command.add_flag("--json", daemon.json, "Print JSON");
     command.callback([this, name] {
-      run = [this, name]() -> Result {
-        std::string line = name;
-        // The daemon has these as two words, and so may the command line.
-        if (const size_t at = std::min(name.find("-add"), name.find("-remove"));
-            at != std::string::npos) {
-          line[at] = ' ';
-        }
-        if (!daemon.argument.empty()) line += " " + daemon.argument;
-        if (!daemon.forward.empty()) line += " -o " + daemon.forward;
-        if (!daemon.service.empty()) line += " -i " + daemon.service;
-        if (!daemon.sort.empty()) line += " --sort " + daemon.sort;
-        if (!daemon.limit.empty()) line += " --limit " + daemon.limit;
-        if (daemon.json) line += " --json";
-        return virtproxy::ctl::ask_daemon(daemon.control, line);
-      };
+      run = [this, name] { return ask(name); };
     });
     return command;
   }
@@ -184,6 +175,73 @@ struct Commands {
         declare_daemon_command(app, "forward-remove", "Remove a service; its streams may finish"));
   }
 
+  void declare_events(CLI::App& app) {
+    CLI::App& events = declare_daemon_command(app, "events", "List the last events of the channels");
+    events.add_option("CHANNEL", daemon.argument, "Only those of this channel")->type_name("");
+    events.add_flag("--follow", daemon.follow, "Go on with those that come");
+    events.callback([this] {
+      run = [this]() -> Result {
+        if (daemon.follow) {
+          return virtproxy::ctl::follow_events(daemon.control, daemon.argument, daemon.json);
+        }
+        return ask("events");
+      };
+    });
+  }
+
+  void declare_top(CLI::App& app) {
+    CLI::App& top = *app.add_subcommand("top", "Show the streams, and go on doing so; q ends it");
+    top.group("Commands to a running daemon");
+    top.add_option("--control", daemon.control,
+                   "Its control socket (default " + daemon.control + ")")
+        ->type_name("PATH");
+    top.add_option("--sort", daemon.sort, "age, sent, received or waiting (default sent)")
+        ->type_name("KEY");
+    top.callback([this] {
+      run = [this]() -> Result {
+        return virtproxy::ctl::top(daemon.control, daemon.sort.empty() ? "sent" : daemon.sort);
+      };
+    });
+  }
+
+  void declare_doctor(CLI::App& app) {
+    CLI::App& doctor = *app.add_subcommand(
+        "doctor", "Look for what keeps virtproxy from working here, and say what to do");
+    doctor.add_option("CHANNEL", examination.transports, "Channels to look at, as behind -c")
+        ->type_name("");
+    doctor.add_option("--control", examination.control,
+                      "The control socket of a daemon (default " + examination.control + ")")
+        ->type_name("PATH");
+    doctor.add_option("--log", examination.log,
+                      "Explain the lines of a log instead; - reads standard input")
+        ->type_name("FILE");
+    doctor.callback([this] {
+      run = [this]() -> Result {
+        return virtproxy::ctl::examine(examination)
+            .map([this](const virtproxy::ctl::Diagnosis& diagnosis) {
+              sound = diagnosis.sound;
+              return diagnosis.text;
+            });
+      };
+    });
+  }
+
+  Result ask(const std::string& command) const {
+    std::string line = command;
+    // The daemon has these as two words, and so may the command line.
+    if (const size_t at = std::min(command.find("-add"), command.find("-remove"));
+        at != std::string::npos) {
+      line[at] = ' ';
+    }
+    if (!daemon.argument.empty()) line += " " + daemon.argument;
+    if (!daemon.forward.empty()) line += " -o " + daemon.forward;
+    if (!daemon.service.empty()) line += " -i " + daemon.service;
+    if (!daemon.sort.empty()) line += " --sort " + daemon.sort;
+    if (!daemon.limit.empty()) line += " --limit " + daemon.limit;
+    if (daemon.json) line += " --json";
+    return virtproxy::ctl::ask_daemon(daemon.control, line);
+  }
+
   void declare_daemon_commands(CLI::App& app) {
     declare_daemon_command(app, "status", "Show the process");
     declare_daemon_command(app, "channels", "List the channels");
@@ -196,6 +254,8 @@ struct Commands {
     declare_daemon_command(app, "why", "Show what each stream that waits is waiting for")
         .add_option("WHAT", daemon.argument, "Only this channel or stream")
         ->type_name("");
+    declare_events(app);
+    declare_top(app);
     declare_daemon_command(app, "kill", "Reset a stream")
         .add_option("STREAM", daemon.argument, "As the command streams names it")
         ->type_name("")
@@ -217,6 +277,7 @@ struct Commands {
 
   void declare(CLI::App& app) {
     declare_daemon_commands(app);
+    declare_doctor(app);
     CLI::App& qemu =
         *app.add_subcommand("qemu-args", "Print the arguments that give QEMU the channel");
     declare_port(qemu, port);
@@ -316,5 +377,5 @@ int main(int argc, char** argv) {
   if (std::fputs(result->c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
     return fail(kFailure, "cannot write to standard output");
   }
-  return 0;
+  return commands.sound ? 0 : kFailure;
 }

@@ -1,0 +1,96 @@
+"""`virtproxyctl doctor`: what it finds on this machine, at a daemon, on paths, and in lines of a log."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+from harness import BIN, PATIENCE, Scene, into, out
+
+MANUAL = Path(__file__).resolve().parents[2] / "uring/daemon/OPERATING.md"
+WAIT = 30 * PATIENCE
+
+
+def doctor(*args: str | Path, log: str | None = None) -> tuple[int, str]:
+    done = subprocess.run([BIN / "virtproxyctl", "doctor", *args], input=log, capture_output=True,
+                          text=True, timeout=WAIT, check=False)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def advice_on(text: str, finding: str) -> str:
+    """What is to be done about the finding."""
+    lines = text.splitlines()
+    (at,) = [index for index, line in enumerate(lines) if re.search(finding, line)]
+    assert lines[at + 1].startswith("      -> "), lines[at]
+    return lines[at + 1].removeprefix("      -> ")
+
+
+def test_without_a_daemon_it_looks_at_the_machine_and_at_paths(scene: Scene) -> None:
+    code, text = doctor("--control", scene.directory / "no.sock")
+    assert code == 0, text
+    assert re.search(r"^(ok   |note ) .*(io_uring|epoll)", text, re.MULTILINE)
+    assert "descriptors of a process started here" in text and "lockable memory" in text
+    assert "--control PATH" in advice_on(text, "no daemon was asked: .*there is no such socket")
+
+    file, gone, link = (scene.directory / name for name in ("file", "gone", "sock"))
+    file.write_text("")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(link))
+        terminal, port = pty.openpty()
+        name = os.ttyname(port)
+        with subprocess.Popen(["sleep", "60"], stdin=port) as holder:
+            code, text = doctor(
+                "--control", gone, f"unix-connect:{file}:-", f"unix-connect:{gone}:-",
+                f"unix-connect:{link}:-", f"unix-listen:{scene.directory}/new/path:-",
+                f"unix-listen:{gone}:-", f"virtio-serial:{file}:-", f"isa-serial:{name}:-",
+            )
+            holder.kill()
+        os.close(terminal)
+        os.close(port)
+    assert code == 1
+    assert "chardev" in advice_on(text, f"^WRONG {file} is a regular file$")
+    assert "start the machine" in advice_on(text, f"^WRONG {gone}: No such file or directory$")
+    mode = stat.S_IMODE(link.stat().st_mode) if link.exists() else 0
+    assert f"ok    {link} is a socket, of uid {os.getuid()} and gid {os.getgid()}, mode {mode:04o}\n" in text
+    assert "make the directory" in advice_on(text, f"^WRONG {scene.directory}/new: No such file")
+    assert f"ok    {scene.directory} takes the listener's path\n" in text
+    assert "one user at a time" in advice_on(text, rf"^WRONG {name} is open in .*sleep \(pid {holder.pid}\)")
+
+
+def test_with_a_daemon_it_looks_at_its_channels(scene: Scene) -> None:
+    service, door, channel, path = (scene.addresses.unix() for _ in range(4))
+    far = scene.daemon("-c", f"unix-listen:{channel.spec}", *into("echo", service), name="far")
+    near = scene.daemon("-c", f"unix-connect:{channel.spec}", *out("echo", door), "--control", path.place,
+                        name="near")
+    near.wait_up()
+    code, text = doctor("--control", path.place)
+    assert code == 0, text
+    assert re.search(rf"^ok    daemon \S+, pid {near.pid}, driver ", text, re.MULTILINE)
+    assert "ok    channel 0 is up, protocol 2\n" in text
+    assert re.search(r"^ok    the daemon has \d+ of \d+ descriptors", text, re.MULTILINE)
+    mark = near.mark()
+    far.terminate()
+    near.wait_down(since=mark)
+    code, text = doctor("--control", path.place)
+    assert code == 1
+    assert "events" in advice_on(text, "^WRONG channel 0 is down$")
+    assert "start the machine" in advice_on(text, f"^WRONG {channel.place}: No such file")
+
+
+def test_it_explains_every_message_of_the_manual() -> None:
+    section = MANUAL.read_text(encoding="utf-8").split("## Messages that ask for something\n")[1]
+    rows = re.findall(r"^\| (`.*`) \| (.*) \|$", section.split("\n## ")[0], re.MULTILINE)
+    assert len(rows) > 15
+    for messages, advice in rows:
+        for message in re.findall(r"`(.*?)`", messages):
+            line = "2026-11-22T13:45:01.123Z warn  channel 0: " + message.replace("…", "this and that")
+            code, text = doctor("--log", "-", log="nothing of note\n" + line.replace(" X,", " ssh,") + "\n")
+            assert code == 0
+            assert advice in text, message
+    assert doctor("--log", "-", log="2026-11-22T13:45:01.123Z info  ready\n") == (0, "")
