@@ -19,6 +19,7 @@
 #include "uring/io/io_uring_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/mux/service_registry.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {
@@ -92,7 +93,7 @@ class Guest final : public Opener {
     }
     void may_queue() override {
       while (queued_ < out_.size()) {
-        const uint64_t bytes = std::min<uint64_t>(out_.size() - queued_, handle_.credit());
+        const uint64_t bytes = std::min<uint64_t>(out_.size() - queued_, handle_.request_credit());
         if (bytes == 0) return;
         queued_ += bytes;
         handle_.queue(bytes);
@@ -187,8 +188,8 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
                           "@virtproxy-collect-test-" + std::to_string(getpid()), 0};
     auto listening = listen_on(address, {});
     ASSERT_TRUE(listening) << listening.error();
-    here_ = make(TransportKind::kUnixConnect, address, 0);
-    there_ = make(TransportKind::kUnixListen, address, 1);
+    here_ = make(find_transport("unix-connect"), address, 0);
+    there_ = make(find_transport("unix-listen"), address, 1);
     there_->start(*std::move(listening));
     here_->start({});
     ASSERT_TRUE(run([&] { return here_->session().up() && there_->session().up(); }));
@@ -261,7 +262,7 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
   std::unique_ptr<Channel> there_;  // the collector's
 
  private:
-  std::unique_ptr<Channel> make(TransportKind transport, const Address& address, unsigned id) {
+  std::unique_ptr<Channel> make(const TransportKind* transport, const Address& address, unsigned id) {
     ChannelConfig config;
     config.spec.transport = transport;
     config.spec.address = address;

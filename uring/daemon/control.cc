@@ -454,22 +454,6 @@ void Control::reset_channel(const Asker& asker, const std::string& name) {
       });
 }
 
-void Control::answer_log_level(const Asker& asker, std::string_view level) {
-  if (!level.empty()) {
-    const auto wanted = parse_log_level(level);
-    if (!wanted) {
-      const auto text =
-          fmt::format("there is no level {}; there are error, warn, info and debug", quoted(level));
-      return reply(asker, error_answer(text, asker.json));
-    }
-    set_log_level(*wanted);
-    log_answer("control: the log level is {}", log_level_name(*wanted));
-  }
-  const ControlTable table{.columns = {{"log_level"}},
-                           .rows = {{std::string(log_level_name(log_level()))}}};
-  reply(asker, table, TableShape::kRecord);
-}
-
 std::string Control::shown(const Asker& asker, const ControlTable& table, TableShape shape) {
   return asker.json ? to_json(table, shape) : to_text(table, shape);
 }

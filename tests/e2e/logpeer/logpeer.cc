@@ -21,6 +21,7 @@
 #include "uring/io/open_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/mux/service_registry.h"
+#include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
 namespace {
@@ -147,7 +148,7 @@ class LogEndpoint final : public Endpoint {
     }
   }
   void may_queue() override {
-    const auto more = std::min<uint64_t>(out_.size() - queued_, stream_.credit());
+    const auto more = std::min<uint64_t>(out_.size() - queued_, stream_.request_credit());
     if (more == 0) return;
     queued_ += more;
     stream_.queue(more);
@@ -198,7 +199,7 @@ int run(const char* socket, const char* file, bool acknowledges) {
   ServiceRegistry registry;
   registry.add("virtproxy.log", service);
   ChannelConfig config;
-  config.spec.transport = TransportKind::kUnixListen;
+  config.spec.transport = find_transport("unix-listen");
   config.spec.address = {Address::Kind::kUnix, socket, 0};
   config.spec.name = std::to_string(0);
   config.memory = 8 << 20;
