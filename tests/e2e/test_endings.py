@@ -15,6 +15,7 @@ import socket
 import termios
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,6 +39,26 @@ class Heard:
     ended: str
 
 
+class Sender(threading.Thread):
+    """Sends, and remembers whether that ended by a reset."""
+
+    def __init__(self, sock: socket.socket, data: bytes) -> None:
+        super().__init__(daemon=True)
+        self._sock, self._data = sock, data
+        self.saw_reset = False
+
+    def run(self) -> None:
+        try:
+            self._sock.sendall(self._data)
+        except ConnectionResetError:
+            self.saw_reset = True
+        except OSError:
+            pass
+
+
+SENDERS: weakref.WeakKeyDictionary[socket.socket, Sender] = weakref.WeakKeyDictionary()
+
+
 def hear(sock: socket.socket, piece: int = 1 << 16, pause: float = 0) -> Heard:
     sock.settimeout(20 * PATIENCE)
     data = bytearray()
@@ -47,7 +68,11 @@ def hear(sock: socket.socket, piece: int = 1 << 16, pause: float = 0) -> Heard:
         except (ConnectionResetError, BrokenPipeError):
             return Heard(bytes(data), RESET)
         if not got:
-            return Heard(bytes(data), END)
+            # The kernel reports a reset once: to the thread that sends, where that calls first.
+            sender = SENDERS.get(sock)
+            if sender:
+                sender.join(20 * PATIENCE)
+            return Heard(bytes(data), RESET if sender and sender.saw_reset else END)
         data += got
         if pause:
             time.sleep(pause)
@@ -69,18 +94,12 @@ def send_all(sock: socket.socket, data: bytes) -> None:
         eventually("the kernel sends it", gone)
 
 
-def say(sock: socket.socket, data: bytes) -> threading.Thread:
+def say(sock: socket.socket, data: bytes) -> Sender:
     """Sends in the background, as far as the other side lets it."""
-
-    def run() -> None:
-        try:
-            sock.sendall(data)
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread
+    sender = Sender(sock, data)
+    SENDERS[sock] = sender
+    sender.start()
+    return sender
 
 
 def keep_busy(scene: Scene, door: Address, sink: ListeningService) -> None:
