@@ -212,7 +212,7 @@ class Court:
                     peer.send(crime(peer))
                 except OSError:
                     pass  # Cut off before it had said everything.
-                pattern = rf"channel {index}: down: {re.escape(text)}$"
+                pattern = rf"channel {index}: down: {re.escape(text)}(; \d+ streams? (is|are) reset)?$"
                 try:
                     self.daemon.wait_for_log(pattern)
                 except AssertionError as error:
