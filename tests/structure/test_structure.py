@@ -70,7 +70,7 @@ KINDS = "uring/transport/transport_table.cc"
 KIND_NAMES = re.compile(r'\{"([a-z-]+)", "([a-z-]*)", Way::')
 # What one folder may know of kinds, and which files do not run channels: virtagent and virtproxyctl have ports of
 # their own.
-OF_THE_TABLE = re.compile(r"\b(TransportKind|\w+Source|transport_traits)\b(?<!TransportSource)")
+OF_THE_TABLE = re.compile(r"\b(TransportKind|\w+Source|transport_traits)\b(?<!TransportSource)(?<!StatSource)")
 PROGRAMS_OF_THEIR_OWN = ("uring/agent/", "uring/ctl/")
 # Texts for people that name a kind. One that does not any more fails.
 TEXTS = {

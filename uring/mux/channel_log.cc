@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/peer_identity.h"
+#include "uring/mux/service_registry.h"
 #include "uring/net/address.h"
 #include "uring/net/peer_identity.h"
 
@@ -123,8 +124,10 @@ void ChannelLog::stream_opened(const StreamOpened& event) {
 void ChannelLog::stream_refused(const StreamRefused& event) {
   if (event.fault != Fault::kUnknownService || !not_offered_.allow(loop_.now())) return;
   const std::string service = printable(event.service);
-  log_warn("channel {}: the other end asks for service {}, which is not offered here (-i {}:…)",
-           channel_, service, service);
+  // No -i takes the name of a service that is built in.
+  const bool built_in = event.service.starts_with(kReservedServicePrefix);
+  log_warn("channel {}: the other end asks for service {}, which is not offered here ({})",
+           channel_, service, built_in ? "--collect takes its log lines" : "-i " + service + ":…");
 }
 
 void ChannelLog::connect_failed(const ConnectFailed& event) {

@@ -2,6 +2,7 @@
 
 #include <linux/sock_diag.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -117,6 +118,11 @@ void DatagramSource::count_losses() {
   losses_ = info[SK_MEMINFO_DROPS];
   if (losses > 0) target_.lost_by_kernel(source_, losses);
 }
+
+// A unix socket refuses datagrams from now on, and those in its queue stay readable: a sender whose
+// datagram was taken knows that it is read. Without this, what is sent between the last read and the
+// close would be lost. UDP promises nothing of that kind.
+void DatagramSource::on_drain() { (void)shutdown(fd_.get(), SHUT_RD); }
 
 // What was received and not taken is offered once more: a source that blocks does not any more.
 void DatagramSource::on_over() {

@@ -36,6 +36,7 @@ class DatagramSource final : public LogSource, private Input {
   static constexpr size_t kControl = 128;
 
   Progress read_some() override;
+  void on_drain() override;
   void on_over() override;
   Progress offer_rest();
   Line line_of(const msghdr& message, size_t size) const;

@@ -28,7 +28,9 @@ void Input::resume() {
 }
 
 void Input::drain() {
+  if (state_ == State::kOver) return;
   draining_ = true;
+  on_drain();
   if (state_ != State::kPolling) return;
   loop_.driver().cancel(op_);
   read_later();

@@ -58,6 +58,8 @@ class Input : private Completion, private Loop::Deferred {
   };
   // Reads what one call gives.
   virtual Progress read_some() = 0;
+  // What is sent from now on need not be read.
+  virtual void on_drain() {}
   // After kOver, or stop().
   virtual void on_over() {}
   // idle() may have become true after the end.
