@@ -40,7 +40,7 @@ constexpr Row kRates[] = {
     {Mishap::kBacklogFull, 0.5},    {Mishap::kAddressInUse, 0.8},   {Mishap::kLateRelease, 1.0},
     {Mishap::kRingRefuses, 0.3},    {Mishap::kPollEnds, 0.9},       {Mishap::kWakeLost, 0.03},
     {Mishap::kDeviceAbsent, 0.5},   {Mishap::kByteFlipped, 0.002},  {Mishap::kByteLost, 0.002},
-    {Mishap::kByteInserted, 0.002}, {Mishap::kPipeFails, 0.3},      {Mishap::kPipeSmall, 1.0},
+    {Mishap::kByteInserted, 0.002}, {Mishap::kPipeFails, 1.0},      {Mishap::kPipeSmall, 1.0},
 };
 
 }  // namespace
