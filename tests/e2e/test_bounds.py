@@ -18,7 +18,7 @@ IDLE = 10_000
 MEMORY = 64 * MIB
 # What is not stream data: program, libraries, ring and read buffers, and a stream's place in tables.
 FIXED_BASE = 11 * MIB
-IDLE_COST = 1536
+IDLE_COST = 1792
 # Of a stalled download over TCP: the service's own send buffer, and what ours may hold besides.
 KERNEL_COST = 5 * MIB // 2
 # Of a channel's memory, what its pipes may keep allocated in the kernel, and for each slot how much.

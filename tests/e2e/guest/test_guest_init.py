@@ -48,7 +48,7 @@ def test_busybox_init_starts_it_and_starts_it_again(scene: Scene, guest: Guest) 
     assert status("Uid") == 65534
     resident = status("VmRSS")
     print(f"resident, idle: {resident} KiB")
-    assert resident <= 4096
+    assert resident <= 5 << 10
     guest.check(f"kill -9 {first}")
     guest.wait_for(f"pid=$(pidof virtproxy) && [ \"$pid\" != {first} ]")
     wait_for_echo(door)
