@@ -166,7 +166,7 @@ class ChannelPairTest : public testing::Test, private Timer::Owner {
   void connect(const ChannelSpec& here, const ChannelSpec& there, Listening listening) {
     auto driver = IoUringDriver::open(256, {});
     if (!driver) GTEST_SKIP() << "no ring here: " << driver.error();
-    loop_ = std::make_unique<Loop>(std::move(*driver));
+    loop_ = std::make_unique<Loop>(wrap(std::move(*driver)));
     resolver_ = std::make_unique<ResolverDriver>(*loop_);
     Timer::Owner* const owner = this;
     limit_ = std::make_unique<Timer>(loop_->timers(), owner);
@@ -178,6 +178,9 @@ class ChannelPairTest : public testing::Test, private Timer::Owner {
     here_->start({});
     ASSERT_TRUE(run([&] { return here_->session().up() && there_->session().up(); }));
   }
+
+  // The driver of the loop, as a test wants it.
+  virtual std::unique_ptr<Driver> wrap(std::unique_ptr<Driver> driver) { return driver; }
 
   void TearDown() override {
     if (here_ == nullptr || there_ == nullptr) return;

@@ -153,8 +153,8 @@ void ChannelLog::client_reset(std::string_view service, int fd, std::string_view
   if (!hidden || !log_enabled(LogLevel::kInfo)) return;
   const std::string peer = peer_of(fd);
   log_facts(LogLevel::kInfo, {.peer = peer, .reason = fault_row(fault).name},
-            "channel {}: service {}: client {} is reset: {}{}", channel_, service, peer, text,
-            and_others(*hidden));
+            "channel {}: service {}: client{}{} is reset: {}{}", channel_, service,
+            peer.empty() ? "" : " ", peer, text, and_others(*hidden));
 }
 
 void ChannelLog::stream_held_back(const StreamHeldBack& event) {
