@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -39,8 +40,10 @@ struct TomlAssertion {};
 
 namespace virtproxy {
 
-// True if a character outside of ASCII stands outside of quotes and comments. TOML has no use for
-// it, and the library's tables of Unicode have holes that it takes to be unreachable (version 3.3).
+// True if a character outside of ASCII stands where the library asks its tables of Unicode, which
+// have holes that it takes to be unreachable (version 3.3): outside of quotes and comments, where
+// TOML has no use for it, and in strings of several lines, where no value of a configuration needs
+// it.
 inline bool has_stray_character(std::string_view text) {
   enum class Where { kOutside, kComment, kQuoted, kManyLines };
   Where where = Where::kOutside;
@@ -68,6 +71,7 @@ inline bool has_stray_character(std::string_view text) {
         }
         break;
       case Where::kManyLines:
+        if ((static_cast<unsigned char>(c) & 0x80) != 0) return true;
         if (c == '\\' && quote == '"') {
           ++at;
         } else if (c == quote && triple) {
@@ -120,10 +124,29 @@ inline std::optional<TomlPosition> find_deep_key(std::string_view text) {
   return std::nullopt;
 }
 
+// The text with a letter for each character outside of ASCII, so that lines and columns are the
+// same.
+inline std::string without_unicode(std::string_view text) {
+  std::string letters;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x80) letters += c;
+    if (byte >= 0xc0) letters += 'x';
+  }
+  return letters;
+}
+
 // Nothing where the library cannot be given the text, or one of its assertions failed.
 inline std::optional<toml::parse_result> try_parse_toml(std::string_view text) {
   if (has_stray_character(text)) return std::nullopt;
   try {
+    // After an error the library reads on without regard to quotes. So it is given characters
+    // outside of ASCII only in a text that is right without them.
+    const std::string letters = without_unicode(text);
+    if (letters != text) {
+      toml::parse_result result = toml::parse(letters);
+      if (!result) return result;
+    }
     return toml::parse(text);
   } catch (const TomlAssertion&) {
     return std::nullopt;
