@@ -127,16 +127,6 @@ Found take_text(std::string_view& rest, std::string_view& text) {
 
 }  // namespace
 
-void ForwardSink::start(Loop& loop, ResolverDriver& resolver, LogSink::Client* client) {
-  loop_ = &loop;
-  client_ = client;
-  Timer::Owner* const owner = this;
-  answer_due_ = std::make_unique<Timer>(loop.timers(), owner);
-  SinkLink::Client* const self = this;
-  link_ = std::make_unique<SinkLink>(loop, resolver, spec_.address, spec_.label(), self);
-  link_->start();
-}
-
 void ForwardSink::take(const ParcelView& view) {
   Chunk& chunk = chunks_.emplace_back();
   std::string entries;
@@ -174,16 +164,16 @@ void ForwardSink::advance() {
 }
 
 void ForwardSink::flush() {
-  if (!link_->up()) return;
+  if (!link().up()) return;
   const bool silent = sent_ == 0;
-  while (sent_ < chunks_.size() && link_->unsent() < kMostUnsent) {
+  while (sent_ < chunks_.size() && link().unsent() < kMostUnsent) {
     const Chunk& chunk = chunks_[sent_++];
     if (chunk.answered) continue;
-    link_->out() += chunk.bytes;
+    link().out() += chunk.bytes;
     counters().written.fetch_add(chunk.bytes.size(), std::memory_order_relaxed);
   }
-  if (silent && sent_ > 0) answer_due_->set(loop_->now() + kAnswerTime);
-  link_->flush();
+  if (silent && sent_ > 0) timer().set(loop().now() + kAnswerTime);
+  link().flush();
 }
 
 void ForwardSink::link_up() {
@@ -193,35 +183,33 @@ void ForwardSink::link_up() {
   flush();
 }
 
-void ForwardSink::link_down() {
-  counters().up = false;
-  counters().failures.fetch_add(1, std::memory_order_relaxed);
-  answer_due_->clear();
+void ForwardSink::lost() {
+  timer().clear();
   sent_ = 0;
 }
 
 void ForwardSink::expired(Timer&) {
-  link_->reset("no answer: it has to acknowledge chunks (require_ack_response)");
+  link().reset("no answer: it has to acknowledge chunks (require_ack_response)");
 }
 
 void ForwardSink::link_received(std::string_view bytes) {
   input_ += bytes;
   const uint64_t before = safe_;
   std::string_view rest = input_;
-  while (link_->up() && take_answer(rest)) {
+  while (link().up() && take_answer(rest)) {
   }
   advance();
-  if (safe_ != before) client_->sink_progressed();
-  if (!link_->up()) return;
+  if (safe_ != before) progressed();
+  if (!link().up()) return;
   input_.erase(0, input_.size() - rest.size());
-  if (sent_ == 0) answer_due_->clear();
+  if (sent_ == 0) timer().clear();
   flush();
 }
 
 // {"ack": id}
 bool ForwardSink::take_answer(std::string_view& rest) {
   const auto wrong = [&] {
-    link_->reset(
+    link().reset(
         "answers with something else than the acknowledgement of a chunk: a receiver that asks for "
         "a "
         "shared key is not supported");
@@ -243,14 +231,9 @@ bool ForwardSink::take_answer(std::string_view& rest) {
     chunk->answered = true;
   }
   rest = left;
-  link_->works();
-  answer_due_->set(loop_->now() + kAnswerTime);
+  link().works();
+  timer().set(loop().now() + kAnswerTime);
   return true;
-}
-
-void ForwardSink::stop() {
-  answer_due_->clear();
-  link_->stop();
 }
 
 }  // namespace virtproxy

@@ -9,26 +9,21 @@
 #pragma once
 
 #include <deque>
-#include <memory>
 #include <string>
 #include <string_view>
 
-#include "uring/service/logs/log_sink.h"
-#include "uring/service/logs/sink_link.h"
+#include "uring/service/logs/linked_sink.h"
 
 namespace virtproxy {
 
-class ForwardSink final : public LogSink, private SinkLink::Client, private Timer::Owner {
+class ForwardSink final : public LinkedSink {
  public:
-  explicit ForwardSink(const SinkSpec& spec) : spec_(spec) {}
+  explicit ForwardSink(const SinkSpec& spec) : LinkedSink(spec) {}
 
-  void start(Loop& loop, ResolverDriver& resolver, LogSink::Client* client) override;
   bool has_room() const override { return bytes_ < kWindow; }
   void take(const ParcelView& view) override;
   void flush() override;
   uint64_t safe() const override { return safe_; }
-  void stop() override;
-  bool idle() const override { return link_->idle(); }
 
  private:
   // Bytes of chunks that wait for an answer.
@@ -45,17 +40,13 @@ class ForwardSink final : public LogSink, private SinkLink::Client, private Time
   void link_up() override;
   void link_received(std::string_view bytes) override;
   void link_sent() override { flush(); }
-  void link_down() override;
+  void lost() override;
+  // An answer is overdue.
   void expired(Timer& timer) override;
   // One answer at the front of `rest`. False if it is not complete, or was the last one.
   bool take_answer(std::string_view& rest);
   void advance();
 
-  const SinkSpec spec_;
-  Loop* loop_ = nullptr;
-  LogSink::Client* client_ = nullptr;
-  std::unique_ptr<SinkLink> link_;
-  std::unique_ptr<Timer> answer_due_;
   std::deque<Chunk> chunks_;  // one for each parcel that is not safe
   size_t sent_ = 0;           // of them, on this connection
   size_t bytes_ = 0;

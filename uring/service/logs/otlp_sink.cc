@@ -189,16 +189,6 @@ std::optional<std::string> join_chunks(std::string_view rest, bool& bad) {
 
 }  // namespace
 
-void OtlpSink::start(Loop& loop, ResolverDriver& resolver, LogSink::Client* client) {
-  loop_ = &loop;
-  client_ = client;
-  Timer::Owner* const owner = this;
-  timer_ = std::make_unique<Timer>(loop.timers(), owner);
-  SinkLink::Client* const self = this;
-  link_ = std::make_unique<SinkLink>(loop, resolver, spec_.address, spec_.label(), self);
-  link_->start();
-}
-
 void OtlpSink::take(const ParcelView& view) {
   vms_.try_emplace(view.parcel.vm, view.vm);
   parcels_.add(view, [&](std::string& out, const ParcelRecord& record) {
@@ -232,15 +222,15 @@ std::string OtlpSink::request_body() {
 void OtlpSink::flush() {
   if (state_ != State::kReady || !parcels_.has_unsent()) return;
   const std::string body = request_body();
-  std::string& out = link_->out();
-  out += "POST /v1/logs HTTP/1.1\r\nHost: " + spec_.target +
+  std::string& out = link().out();
+  out += "POST /v1/logs HTTP/1.1\r\nHost: " + spec().target +
          "\r\nContent-Type: application/x-protobuf\r\nUser-Agent: virtproxy\r\nContent-Length: " +
          std::to_string(body.size()) + "\r\n\r\n";
   out += body;
   counters().written.fetch_add(body.size(), std::memory_order_relaxed);
   state_ = State::kAsked;
-  timer_->set(loop_->now() + kAnswerTime);
-  link_->flush();
+  timer().set(loop().now() + kAnswerTime);
+  link().flush();
 }
 
 void OtlpSink::link_up() {
@@ -250,32 +240,30 @@ void OtlpSink::link_up() {
   flush();
 }
 
-void OtlpSink::link_down() {
-  counters().up = false;
-  counters().failures.fetch_add(1, std::memory_order_relaxed);
+void OtlpSink::lost() {
   parcels_.rewind();
   // A pause that the receiver asked for goes on.
   if (state_ == State::kPaused) return;
   state_ = State::kDown;
-  timer_->clear();
+  timer().clear();
 }
 
 void OtlpSink::pause(Duration time) {
   parcels_.rewind();
   state_ = State::kPaused;
-  timer_->set(loop_->now() + time);
+  timer().set(loop().now() + time);
 }
 
 void OtlpSink::expired(Timer&) {
-  if (state_ == State::kAsked) return link_->reset("no answer");
-  state_ = link_->up() ? State::kReady : State::kDown;
+  if (state_ == State::kAsked) return link().reset("no answer");
+  state_ = link().up() ? State::kReady : State::kDown;
   flush();
 }
 
 void OtlpSink::link_received(std::string_view bytes) {
   input_ += bytes;
   const auto wrong = [&] {
-    link_->reset("answers with something else than HTTP: give the port of OTLP over HTTP (4318)");
+    link().reset("answers with something else than HTTP: give the port of OTLP over HTTP (4318)");
   };
   const size_t end = input_.find("\r\n\r\n");
   if (end == std::string::npos) {
@@ -303,9 +291,9 @@ void OtlpSink::link_received(std::string_view bytes) {
   const std::string retry_after(header_of(head, "Retry-After"));
   const bool closes = same_letters(header_of(head, "Connection"), "close");
   input_.clear();
-  timer_->clear();
+  timer().clear();
   on_response(*status, retry_after, body);
-  if (closes) link_->reset("closed by the other end");
+  if (closes) link().reset("closed by the other end");
   flush();
 }
 
@@ -315,7 +303,7 @@ void OtlpSink::on_response(unsigned status, std::string_view retry_after, std::s
     const Fields partial = field_of(body, 1);
     const uint64_t rejected = field_of(partial.bytes, 1).number;
     if (rejected > 0) {
-      log_warn("{}: {} of {} records were refused: {}", spec_.label(), rejected, asked,
+      log_warn("{}: {} of {} records were refused: {}", spec().label(), rejected, asked,
                printable(field_of(partial.bytes, 2).bytes.substr(0, 200)));
       counters().rejected.fetch_add(rejected, std::memory_order_relaxed);
       // Which ones is not told, unless it is all of them.
@@ -326,11 +314,11 @@ void OtlpSink::on_response(unsigned status, std::string_view retry_after, std::s
     backoff_ = Duration::zero();
     reported_ = 0;
     state_ = State::kReady;
-    link_->works();
-    return client_->sink_progressed();
+    link().works();
+    return progressed();
   }
   if (std::exchange(reported_, status) != status) {
-    log_warn("{}: status {}: {}", spec_.label(), status, printable(body.substr(0, 200)));
+    log_warn("{}: status {}: {}", spec().label(), status, printable(body.substr(0, 200)));
   }
   // These are about what was sent; all others are about the receiver, or its address.
   const bool refused = status == 400 || status == 413 || status == 422;
@@ -348,12 +336,7 @@ void OtlpSink::on_response(unsigned status, std::string_view retry_after, std::s
   parcels_.refuse(0);
   parcels_.acknowledge(1);
   limit_ = std::min(2 * limit_, kMostRecords);
-  client_->sink_progressed();
-}
-
-void OtlpSink::stop() {
-  timer_->clear();
-  link_->stop();
+  progressed();
 }
 
 }  // namespace virtproxy

@@ -8,29 +8,24 @@
 #pragma once
 
 #include <map>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "uring/service/logs/log_sink.h"
+#include "uring/service/logs/linked_sink.h"
 #include "uring/service/logs/sent_parcels.h"
-#include "uring/service/logs/sink_link.h"
 
 namespace virtproxy {
 
-class OtlpSink final : public LogSink, private SinkLink::Client, private Timer::Owner {
+class OtlpSink final : public LinkedSink {
  public:
-  explicit OtlpSink(const SinkSpec& spec) : spec_(spec) {}
+  explicit OtlpSink(const SinkSpec& spec) : LinkedSink(spec) {}
 
-  void start(Loop& loop, ResolverDriver& resolver, LogSink::Client* client) override;
   bool has_room() const override { return parcels_.bytes() < kWindow; }
   void take(const ParcelView& view) override;
   void flush() override;
   uint64_t safe() const override { return parcels_.safe(); }
   std::vector<RefusedLine> take_refused() override { return parcels_.take_refused(); }
-  void stop() override;
-  bool idle() const override { return link_->idle(); }
 
  private:
   static constexpr size_t kWindow = 4u << 20;
@@ -41,17 +36,13 @@ class OtlpSink final : public LogSink, private SinkLink::Client, private Timer::
   void link_up() override;
   void link_received(std::string_view bytes) override;
   void link_sent() override {}
-  void link_down() override;
+  void lost() override;
+  // The answer is overdue, or the pause before the next request is over.
   void expired(Timer& timer) override;
   std::string request_body();
   void on_response(unsigned status, std::string_view retry_after, std::string_view body);
   void pause(Duration time);
 
-  const SinkSpec spec_;
-  Loop* loop_ = nullptr;
-  LogSink::Client* client_ = nullptr;
-  std::unique_ptr<SinkLink> link_;
-  std::unique_ptr<Timer> timer_;  // of the answer that is due, or until the next request
   SentParcels parcels_;
   std::map<size_t, std::string> vms_;  // their names, by their numbers
   enum class State : uint8_t { kDown, kReady, kAsked, kPaused } state_ = State::kDown;

@@ -18,18 +18,8 @@ uint32_t after(uint32_t number) { return number == kMostNumber ? 1 : number + 1;
 
 }  // namespace
 
-void RelpSink::start(Loop& loop, ResolverDriver& resolver, LogSink::Client* client) {
-  loop_ = &loop;
-  client_ = client;
-  Timer::Owner* const owner = this;
-  answer_due_ = std::make_unique<Timer>(loop.timers(), owner);
-  SinkLink::Client* const self = this;
-  link_ = std::make_unique<SinkLink>(loop, resolver, spec_.address, spec_.label(), self);
-  link_->start();
-}
-
 void RelpSink::frame(std::string_view command, std::string_view data) {
-  std::string& out = link_->out();
+  std::string& out = link().out();
   out += std::to_string(next_);
   out += ' ';
   out += command;
@@ -47,50 +37,48 @@ void RelpSink::link_up() {
   input_.clear();
   parcels_.rewind();
   frame("open", "relp_version=0\nrelp_software=virtproxy\ncommands=syslog");
-  link_->flush();
-  answer_due_->set(loop_->now() + kAnswerTime);
+  link().flush();
+  timer().set(loop().now() + kAnswerTime);
 }
 
-void RelpSink::link_down() {
+void RelpSink::lost() {
   state_ = State::kDown;
-  counters().up = false;
-  counters().failures.fetch_add(1, std::memory_order_relaxed);
-  answer_due_->clear();
+  timer().clear();
   parcels_.rewind();
 }
 
-void RelpSink::expired(Timer&) { link_->reset("no answer"); }
+void RelpSink::expired(Timer&) { link().reset("no answer"); }
 
 void RelpSink::flush() {
   if (state_ != State::kOpen) return;
   const bool silent = parcels_.sent() == 0;
-  while (parcels_.has_unsent() && link_->unsent() < kMostUnsent) {
+  while (parcels_.has_unsent() && link().unsent() < kMostUnsent) {
     const std::string& message = parcels_.unsent();
     counters().written.fetch_add(message.size(), std::memory_order_relaxed);
     frame("syslog", message);
     parcels_.mark_sent();
   }
-  if (silent && parcels_.sent() > 0) answer_due_->set(loop_->now() + kAnswerTime);
-  link_->flush();
+  if (silent && parcels_.sent() > 0) timer().set(loop().now() + kAnswerTime);
+  link().flush();
 }
 
 void RelpSink::link_received(std::string_view bytes) {
   input_ += bytes;
   const uint64_t before = parcels_.safe();
   std::string_view rest = input_;
-  while (link_->up() && take_answer(rest)) {
+  while (link().up() && take_answer(rest)) {
   }
-  if (parcels_.safe() != before) client_->sink_progressed();
-  if (!link_->up()) return;
+  if (parcels_.safe() != before) progressed();
+  if (!link().up()) return;
   input_.erase(0, input_.size() - rest.size());
-  if (parcels_.sent() == 0 && state_ == State::kOpen) answer_due_->clear();
+  if (parcels_.sent() == 0 && state_ == State::kOpen) timer().clear();
   flush();
 }
 
 // One frame at the front of `rest`. False if it is not complete, or was the last one.
 bool RelpSink::take_answer(std::string_view& rest) {
   const auto wrong = [&] {
-    link_->reset("answers with something else than RELP: give the port of imrelp");
+    link().reset("answers with something else than RELP: give the port of imrelp");
     return false;
   };
   // TXNR SP COMMAND SP LENGTH, then SP or LF
@@ -110,16 +98,16 @@ bool RelpSink::take_answer(std::string_view& rest) {
   const std::string_view data = rest.substr(begin, *length);
   rest.remove_prefix(begin + *length + 1);
   if (command == "serverclose") {
-    link_->reset("the receiver is ending");
+    link().reset("the receiver is ending");
     return false;
   }
   if (command != "rsp" || *number != answer_) return wrong();
   if (!data.starts_with("200")) {
-    link_->reset("refused by the receiver: " + printable(data.substr(0, 100)));
+    link().reset("refused by the receiver: " + printable(data.substr(0, 100)));
     return false;
   }
   answer_ = after(answer_);
-  answer_due_->set(loop_->now() + kAnswerTime);
+  timer().set(loop().now() + kAnswerTime);
   if (state_ == State::kOpening) {
     state_ = State::kOpen;
     counters().up = true;
@@ -127,13 +115,8 @@ bool RelpSink::take_answer(std::string_view& rest) {
   }
   if (parcels_.sent() == 0) return wrong();
   parcels_.acknowledge();
-  link_->works();
+  link().works();
   return true;
-}
-
-void RelpSink::stop() {
-  answer_due_->clear();
-  link_->stop();
 }
 
 }  // namespace virtproxy

@@ -8,28 +8,23 @@
 // answered is sent again; the receiver may have it already, and knows it by log and seq.
 #pragma once
 
-#include <memory>
 #include <string>
 #include <string_view>
 
 #include "uring/service/logs/line_format.h"
-#include "uring/service/logs/log_sink.h"
+#include "uring/service/logs/linked_sink.h"
 #include "uring/service/logs/sent_parcels.h"
-#include "uring/service/logs/sink_link.h"
 
 namespace virtproxy {
 
-class RelpSink final : public LogSink, private SinkLink::Client, private Timer::Owner {
+class RelpSink final : public LinkedSink {
  public:
-  explicit RelpSink(const SinkSpec& spec) : spec_(spec), writer_(spec.format) {}
+  explicit RelpSink(const SinkSpec& spec) : LinkedSink(spec), writer_(spec.format) {}
 
-  void start(Loop& loop, ResolverDriver& resolver, LogSink::Client* client) override;
   bool has_room() const override { return parcels_.bytes() < kWindow; }
   void take(const ParcelView& view) override { parcels_.add(view, writer_); }
   void flush() override;
   uint64_t safe() const override { return parcels_.safe(); }
-  void stop() override;
-  bool idle() const override { return link_->idle(); }
 
  private:
   // Bytes that wait for an answer.
@@ -40,17 +35,13 @@ class RelpSink final : public LogSink, private SinkLink::Client, private Timer::
   void link_up() override;
   void link_received(std::string_view bytes) override;
   void link_sent() override { flush(); }
-  void link_down() override;
+  void lost() override;
+  // An answer is overdue.
   void expired(Timer& timer) override;
   bool take_answer(std::string_view& rest);
   void frame(std::string_view command, std::string_view data);
 
-  const SinkSpec spec_;
   LineWriter writer_;
-  Loop* loop_ = nullptr;
-  LogSink::Client* client_ = nullptr;
-  std::unique_ptr<SinkLink> link_;
-  std::unique_ptr<Timer> answer_due_;
   SentParcels parcels_;
   enum class State : uint8_t { kDown, kOpening, kOpen } state_ = State::kDown;
   uint32_t next_ = 1;    // transaction number

@@ -15,22 +15,12 @@ constexpr Duration kCheck = std::chrono::milliseconds(5);
 
 }  // namespace
 
-void SyslogSink::start(Loop& loop, ResolverDriver& resolver, LogSink::Client* client) {
-  loop_ = &loop;
-  client_ = client;
-  Timer::Owner* const owner = this;
-  check_ = std::make_unique<Timer>(loop.timers(), owner);
-  SinkLink::Client* const self = this;
-  link_ = std::make_unique<SinkLink>(loop, resolver, spec_.address, spec_.label(), self);
-  link_->start();
-}
-
 void SyslogSink::flush() {
-  if (!link_->up()) return;
-  const uint64_t window = spec_.address.kind == Address::Kind::kUnix ? kUnixWindow : kWindow;
+  if (!link().up()) return;
+  const uint64_t window = spec().address.kind == Address::Kind::kUnix ? kUnixWindow : kWindow;
   while (parcels_.has_unsent() && sent_bytes_ - safe_bytes_ < window) {
     const std::string& message = parcels_.unsent();
-    std::string& out = link_->out();
+    std::string& out = link().out();
     const size_t before = out.size();
     out += std::to_string(message.size());
     out += ' ';
@@ -41,22 +31,22 @@ void SyslogSink::flush() {
     counters().written.fetch_add(size, std::memory_order_relaxed);
     parcels_.mark_sent();
   }
-  link_->flush();
+  link().flush();
 }
 
 void SyslogSink::link_sent() { check(); }
 
 // What the socket still has is not safe, and what waits for the socket is not either.
 void SyslogSink::check() {
-  if (!link_->up()) return;
-  const auto left = static_cast<uint64_t>(std::max(unacknowledged(link_->fd()), 0));
+  if (!link().up()) return;
+  const auto left = static_cast<uint64_t>(std::max(unacknowledged(link().fd()), 0));
   // A peer that is gone took what was in the socket with it.
   char byte;
-  const ssize_t peeked = recv(link_->fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  const ssize_t peeked = recv(link().fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   if (peeked == 0 || (peeked < 0 && errno != EAGAIN && errno != EINTR)) return;
-  const uint64_t unsent = link_->unsent();
+  const uint64_t unsent = link().unsent();
   // A unix socket counts what the bytes take up: only zero tells.
-  const bool counts = spec_.address.kind == Address::Kind::kTcp;
+  const bool counts = spec().address.kind == Address::Kind::kTcp;
   const uint64_t under_way = sent_bytes_ - safe_bytes_;
   uint64_t passed = 0;
   if (left == 0 || counts) passed = under_way - std::min(under_way, left + unsent);
@@ -66,11 +56,11 @@ void SyslogSink::check() {
     safe_bytes_ += sizes_.front();
     sizes_.pop_front();
     parcels_.acknowledge();
-    link_->works();
+    link().works();
   }
-  if (parcels_.safe() != before) client_->sink_progressed();
+  if (parcels_.safe() != before) progressed();
   if (parcels_.has_unsent()) flush();
-  if (!sizes_.empty()) check_->set(loop_->now() + kCheck);
+  if (!sizes_.empty()) timer().set(loop().now() + kCheck);
 }
 
 void SyslogSink::link_up() {
@@ -81,17 +71,10 @@ void SyslogSink::link_up() {
   flush();
 }
 
-void SyslogSink::link_down() {
-  counters().up = false;
-  counters().failures.fetch_add(1, std::memory_order_relaxed);
-  check_->clear();
+void SyslogSink::lost() {
+  timer().clear();
   parcels_.rewind();
   sizes_.clear();
-}
-
-void SyslogSink::stop() {
-  check_->clear();
-  link_->stop();
 }
 
 }  // namespace virtproxy

@@ -8,28 +8,23 @@
 #pragma once
 
 #include <deque>
-#include <memory>
 #include <string>
 #include <string_view>
 
 #include "uring/service/logs/line_format.h"
-#include "uring/service/logs/log_sink.h"
+#include "uring/service/logs/linked_sink.h"
 #include "uring/service/logs/sent_parcels.h"
-#include "uring/service/logs/sink_link.h"
 
 namespace virtproxy {
 
-class SyslogSink final : public LogSink, private SinkLink::Client, private Timer::Owner {
+class SyslogSink final : public LinkedSink {
  public:
-  explicit SyslogSink(const SinkSpec& spec) : spec_(spec), writer_(spec.format) {}
+  explicit SyslogSink(const SinkSpec& spec) : LinkedSink(spec), writer_(spec.format) {}
 
-  void start(Loop& loop, ResolverDriver& resolver, LogSink::Client* client) override;
   bool has_room() const override { return parcels_.bytes() < kWindow; }
   void take(const ParcelView& view) override { parcels_.add(view, writer_); }
   void flush() override;
   uint64_t safe() const override { return parcels_.safe(); }
-  void stop() override;
-  bool idle() const override { return link_->idle(); }
 
  private:
   static constexpr size_t kWindow = 4u << 20;
@@ -39,16 +34,11 @@ class SyslogSink final : public LogSink, private SinkLink::Client, private Timer
   void link_up() override;
   void link_received(std::string_view) override {}
   void link_sent() override;
-  void link_down() override;
+  void lost() override;
   void expired(Timer&) override { check(); }
   void check();
 
-  const SinkSpec spec_;
   LineWriter writer_;
-  Loop* loop_ = nullptr;
-  LogSink::Client* client_ = nullptr;
-  std::unique_ptr<SinkLink> link_;
-  std::unique_ptr<Timer> check_;
   SentParcels parcels_;
   std::deque<size_t> sizes_;  // on the wire, of the messages that were sent
   uint64_t sent_bytes_ = 0;   // on this connection
