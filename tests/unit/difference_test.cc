@@ -49,12 +49,13 @@ TEST(DifferenceTest, SaysWhatIsDifferent) {
   EXPECT_EQ(summary(base.substr(second), base), "1 channel added, 1 forward added");
   EXPECT_EQ(summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/c\"")),
             "1 channel replaced");
-  EXPECT_EQ(summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/a\"\nwindow = \"8K\"")),
-            "1 channel replaced");
+  EXPECT_EQ(
+      summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/a\"\nwindow = \"8K\"")),
+      "1 channel replaced");
   // Of its forwards alone.
-  EXPECT_EQ(summary(base, with(base, "\"unix-connect:/a\"",
-                               "\"unix-connect:/a\"\nallow-remote = true")),
-            "1 forward changed");
+  EXPECT_EQ(
+      summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/a\"\nallow-remote = true")),
+      "1 forward changed");
   EXPECT_EQ(summary(base, with(base, ":80\"", ":80\"\npriority = \"bulk\"")), "1 forward changed");
   EXPECT_EQ(summary(base, with(base, ":81", ":82")), "1 forward changed");
   EXPECT_EQ(summary(base, with(base, ":80", ":82")), "1 forward added, 1 forward removed");
@@ -95,6 +96,35 @@ TEST(DifferenceTest, ChannelsThatStayKeepTheirMemory) {
   found = difference(options_of(limit + base), wanted);
   EXPECT_EQ(found.errors, std::vector<std::string>{});
   EXPECT_EQ(wanted.channels[2].memory, uint64_t{16} << 20);
+}
+
+// What ships lines was made for one channel at the start.
+TEST(DifferenceTest, TheChannelThatShipsLinesStays) {
+  const std::string ship = "[ship]\nsource = [\"stdin\"]\n";
+  const std::string base = kBase + ship;
+  const size_t second = base.find("[channel.b]");
+  const std::string reordered =
+      base.substr(second, base.size() - second - ship.size()) + base.substr(0, second) + ship;
+  const std::string named = "[ship]\nsource = [\"stdin\"]\nchannel = \"a\"\n";
+  const auto errors = [](const std::string& now, const std::string& wanted) {
+    Options changed = options_of(wanted);
+    return difference(options_of(now), changed).errors;
+  };
+  EXPECT_EQ(errors(base, base), std::vector<std::string>{});
+  EXPECT_EQ(
+      errors(base, reordered),
+      std::vector<std::string>{"lines are shipped over channel a and would be over b; name it "
+                               "in ship-channel, or restart for that"});
+  EXPECT_EQ(errors(with(base, ship, named), with(reordered, ship, named)),
+            std::vector<std::string>{});
+  const std::string away =
+      "channel a cannot be removed while logs are shipped over it or collected from it; restart "
+      "for "
+      "that";
+  EXPECT_EQ(errors(base, base.substr(second)), std::vector<std::string>{away});
+  EXPECT_EQ(errors(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/c\"")).size(), 1U);
+  EXPECT_EQ(errors(base, with(base, "\"tcp-connect:127.0.0.1:9\"", "\"tcp-connect:127.0.0.1:8\"")),
+            std::vector<std::string>{});
 }
 
 }  // namespace

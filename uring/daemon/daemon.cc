@@ -118,16 +118,12 @@ bool is_ignored(int signal) {
 
 // The worker that has the channel which ships lines, and what it is to ship; nothing is opened yet.
 WorkerConfig* shipping_worker(const Options& options, std::vector<WorkerConfig>& workers) {
-  if (options.process.ship_sources.empty()) return nullptr;
-  const std::string& wanted = options.process.ship_channel;
-  for (size_t i = 0; i < options.channels.size(); ++i) {
-    const ChannelOptions& channel = options.channels[i];
-    if (!wanted.empty() && wanted != channel.name && wanted != std::to_string(channel.id)) continue;
-    WorkerConfig& worker = workers[i % workers.size()];
-    worker.ship_channel = i / workers.size();
-    return &worker;
-  }
-  return nullptr;
+  const ChannelOptions* const channel = shipping_channel(options);
+  if (channel == nullptr) return nullptr;
+  const auto place = static_cast<size_t>(channel - options.channels.data());
+  WorkerConfig& worker = workers[place % workers.size()];
+  worker.ship_channel = place / workers.size();
+  return &worker;
 }
 
 logs::ShipConfig ship_config(const ProcessSettings& process) {

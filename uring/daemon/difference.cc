@@ -14,8 +14,8 @@
 namespace virtproxy {
 namespace {
 
-// Keys of [process] whose new value holds at once. Of the others, and of [ship] and [collect], the start
-// made something that stays: threads, a sandbox, a socket, a file.
+// Keys of [process] whose new value holds at once. Of the others, and of [ship] and [collect], the
+// start made something that stays: threads, a sandbox, a socket, a file.
 constexpr std::array<std::string_view, 3> kChangeable = {"memory", "drain-timeout", "log-level"};
 
 std::string shown_value(const std::vector<std::string>& values) {
@@ -41,17 +41,6 @@ void compare_process(const ProcessSettings& now, const ProcessSettings& wanted,
   }
 }
 
-// Whether lines are shipped over the channel, or collected from it.
-bool carries_logs(const Options& options, const std::string& channel) {
-  const ProcessSettings& process = options.process;
-  if (!process.collect.empty()) return true;
-  if (process.ship_sources.empty() || options.channels.empty()) return false;
-  const ChannelOptions* const found = find_channel(options, channel);
-  const std::string& ships = process.ship_channel;
-  if (ships.empty()) return found == &options.channels.front();
-  return found != nullptr && (ships == found->name || ships == std::to_string(found->id));
-}
-
 // What ships and collects lines was made for the channels of the start.
 void check_logs(const Options& now, const Options& wanted, Difference& difference) {
   const auto refuse = [&](const std::string& name, std::string_view what) {
@@ -60,12 +49,25 @@ void check_logs(const Options& now, const Options& wanted, Difference& differenc
                     "restart for that",
                     name, what));
   };
+  const ChannelOptions* const ships = shipping_channel(now);
+  const auto carries_logs = [&](const std::string& name) {
+    return !now.process.collect.empty() || (ships != nullptr && ships->name == name);
+  };
+  // Without ship-channel it is the first one, which another order of the file changes.
+  const ChannelOptions* const would_ship = shipping_channel(wanted);
+  if (ships != nullptr && would_ship != nullptr && ships->name != would_ship->name &&
+      find_channel(wanted, ships->name) != nullptr) {
+    difference.errors.push_back(
+        fmt::format("lines are shipped over channel {} and would be over {}; name it in "
+                    "ship-channel, or restart for that",
+                    ships->name, would_ship->name));
+  }
   for (const std::string& name : difference.removed) {
-    if (carries_logs(now, name)) refuse(name, "removed");
+    if (carries_logs(name)) refuse(name, "removed");
   }
   for (const size_t place : difference.changed) {
     const std::string& name = wanted.channels[place].name;
-    if (carries_logs(now, name)) refuse(name, "changed");
+    if (carries_logs(name)) refuse(name, "changed");
   }
   for (const size_t place : difference.added) {
     if (!now.process.collect.empty()) refuse(wanted.channels[place].name, "added");
@@ -109,9 +111,8 @@ bool is_same(const ChannelOptions& now, const ChannelOptions& wanted) {
 
 bool is_same(const ForwardSpec& now, const ForwardSpec& wanted) {
   return now.is_same_listener(wanted) && now.priority == wanted.priority &&
-         now.when_down == wanted.when_down &&
-         now.clients == wanted.clients && now.listen == wanted.listen &&
-         now.connect_timeout == wanted.connect_timeout;
+         now.when_down == wanted.when_down && now.clients == wanted.clients &&
+         now.listen == wanted.listen && now.connect_timeout == wanted.connect_timeout;
 }
 
 std::vector<const ForwardSpec*> forwards_of(const std::vector<ForwardSpec>& forwards,
@@ -131,8 +132,8 @@ bool compare(const std::vector<const ForwardSpec*>& now,
   size_t found = 0;
   size_t differ = 0;
   for (const ForwardSpec* const each : wanted) {
-    const auto same = std::find_if(now.begin(), now.end(),
-                                   [&](const ForwardSpec* other) { return matches(*each, *other); });
+    const auto same = std::find_if(
+        now.begin(), now.end(), [&](const ForwardSpec* other) { return matches(*each, *other); });
     if (same == now.end()) continue;
     ++found;
     if (!is_same(**same, *each)) ++differ;

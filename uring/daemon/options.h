@@ -53,6 +53,9 @@ struct Options {
   bool can_change() const { return from_file || process.control.has_value(); }
 };
 
+// The channel that lines are shipped over; null where none are.
+const ChannelOptions* shipping_channel(const Options& options);
+
 // Gives a channel its own memory or else `part`, bytes, and as many streams as follow from that.
 void give_memory(ChannelOptions& channel, uint64_t part);
 

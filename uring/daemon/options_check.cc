@@ -199,8 +199,9 @@ void check_when_down(Draft& draft) {
         forward.settings.when_down.kind != WhenDown::Kind::kClose) {
       continue;
     }
-    draft.complain(given->second, "when-down = \"close\" is of TCP, and this is a unix socket",
-                   "write \"reset\" or \"hold TIME\": a path cannot stop listening and keep its place");
+    draft.complain(
+        given->second, "when-down = \"close\" is of TCP, and this is a unix socket",
+        "write \"reset\" or \"hold TIME\": a path cannot stop listening and keep its place");
   }
 }
 
@@ -311,6 +312,16 @@ void check_shipping(Draft& draft) {
 }
 
 }  // namespace
+
+const ChannelOptions* shipping_channel(const Options& options) {
+  if (options.process.ship_sources.empty()) return nullptr;
+  const std::string& wanted = options.process.ship_channel;
+  const auto found = std::find_if(
+      options.channels.begin(), options.channels.end(), [&](const ChannelOptions& channel) {
+        return wanted.empty() || wanted == channel.name || wanted == std::to_string(channel.id);
+      });
+  return found == options.channels.end() ? nullptr : &*found;
+}
 
 void give_memory(ChannelOptions& channel, uint64_t part) {
   channel.memory = channel.settings.memory.value_or(part);

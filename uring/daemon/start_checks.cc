@@ -109,11 +109,7 @@ std::vector<std::string> idle_channels(const Options& options) {
   std::vector<std::string> lines;
   if (!options.process.collect.empty()) return lines;
   for (const ChannelOptions& channel : options.channels) {
-    const std::string& ships = options.process.ship_channel;
-    const bool shipping = !options.process.ship_sources.empty() &&
-                          (ships.empty() ? &channel == &options.channels.front()
-                                         : ships == channel.name || ships == std::to_string(channel.id));
-    if (shipping) continue;
+    if (&channel == shipping_channel(options)) continue;
     const auto is_of_it = [&](const ForwardSpec& forward) { return forward.id == channel.id; };
     if (std::any_of(options.oforwards.begin(), options.oforwards.end(), is_of_it) ||
         std::any_of(options.iforwards.begin(), options.iforwards.end(), is_of_it)) {
