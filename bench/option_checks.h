@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,14 @@ CLI::Validator as_size();
 CLI::Validator as_seconds();
 // "5%" or "0.05" becomes a share.
 CLI::Validator as_share();
+
+// The keys, for people.
+template <typename Value>
+std::string names_of(const std::map<std::string, Value>& names) {
+  std::string text;
+  for (const auto& [name, value] : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
 
 void check_cpus(const std::vector<int>& cpus);
 

@@ -30,9 +30,7 @@ template <typename Enum>
 Enum lookup(const std::map<std::string, Enum>& names, const std::string& name, const char* what) {
   const auto found = names.find(name);
   if (found != names.end()) return found->second;
-  std::string known;
-  for (const auto& [known_name, value] : names) known += (known.empty() ? "" : ", ") + known_name;
-  reject(fmt::format("unknown {} '{}' (one of {})", what, name, known));
+  reject(fmt::format("unknown {} '{}' (one of {})", what, name, names_of(names)));
 }
 
 // What CLI11 fills in before it is checked and translated.

@@ -20,9 +20,7 @@ template <typename Enum>
 Enum lookup(const std::map<std::string, Enum>& names, const std::string& name, const char* option) {
   const auto found = names.find(name);
   if (found != names.end()) return found->second;
-  std::string known;
-  for (const auto& [known_name, value] : names) known += (known.empty() ? "" : ", ") + known_name;
-  reject(fmt::format("{} must be one of {}, not '{}'", option, known, name));
+  reject(fmt::format("{} must be one of {}, not '{}'", option, names_of(names), name));
 }
 
 const std::map<std::string, Framing>& framings() {

@@ -13,9 +13,10 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import plot
 import report
@@ -109,20 +110,26 @@ def measure_once(load: Load, contestant: Contestant, placement: str, number: int
     return result
 
 
-def measure_load(load: Load, contestants: Sequence[Contestant], placement: str,
-                 options: Options) -> Iterable[Run]:
-    """All rounds. In each one everybody has a turn, and nobody is always the first."""
-    failed: dict[str, Run] = {}
-    for number in range(options.rounds):
+def in_turns(load, contestants: Sequence, rounds: int, measure: Callable[[Any, int], Run]) -> Iterable[Run]:
+    """All rounds. Each contestant has a turn in every round, and the order rotates. One that fails is left out
+    afterwards."""
+    failed: set[str] = set()
+    for number in range(rounds):
         turn = number % max(len(contestants), 1)
         for contestant in [*contestants[turn:], *contestants[:turn]]:
             if contestant.name in failed:
                 continue
-            run = measure_once(load, contestant, placement, number, options)
+            run = measure(contestant, number)
             if run.failure is not None:
-                failed[contestant.name] = run
-            say(f"   {number + 1}/{options.rounds} {contestant.name}: {report.brief(load, run)}")
+                failed.add(contestant.name)
+            say(f"   {number + 1}/{rounds} {contestant.name}: {report.brief(load, run)}")
             yield run
+
+
+def measure_load(load: Load, contestants: Sequence[Contestant], placement: str,
+                 options: Options) -> Iterable[Run]:
+    return in_turns(load, contestants, options.rounds,
+                    lambda contestant, number: measure_once(load, contestant, placement, number, options))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -61,7 +61,7 @@ def await_path(path: str, processes: Sequence[Process]) -> None:
 
 def await_udp(port: int) -> None:
     wanted = f":{port:04X}"
-    await_that(f"somebody reads UDP port {port}", lambda: any(
+    await_that(f"a process reads UDP port {port}", lambda: any(
         line.split()[1].endswith(wanted) for line in Path("/proc/net/udp").read_text().splitlines()[1:]))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import report
-from compare import PINNED, RESULTS, chosen, machine, say, told
+from compare import PINNED, RESULTS, chosen, in_turns, machine, say, told
 from figures import Run
 from loads import Goal
 from log_drain import LINES, JournalUpload, drain
@@ -81,7 +81,7 @@ def takes(peer: LogPeer, load: LogLoad) -> bool:
 
 
 def figures_of(found: Mapping) -> dict[str, float]:
-    """What a report of `virtproxy-bench lines` says, under our names."""
+    """The figures of a report of `virtproxy-bench lines`, by our names."""
     lines = found["lines"]
     figures = {"lines_per_s": found["lines_per_second"], "lost_lines": float(max(lines["lost"], 0)),
                "peak_rss_mb": sum(each["peak_rss"] for each in found["processes"]) / 1e6}
@@ -137,21 +137,6 @@ def bench_lines(stage: Stage, arguments: Sequence[str], seconds: float) -> Mappi
     return json.loads(Path(at).read_text())
 
 
-def measure_load(load: LogLoad, peers: Sequence[LogPeer], rounds: int, seconds: float) -> Iterable[Run]:
-    """All rounds. In each one everybody has a turn, and nobody is always the first."""
-    failed: set[str] = set()
-    for number in range(rounds):
-        turn = number % max(len(peers), 1)
-        for peer in [*peers[turn:], *peers[:turn]]:
-            if peer.name in failed:
-                continue
-            run = measure(load, peer, number, seconds)
-            if run.failure is not None:
-                failed.add(peer.name)
-            say(f"   {number + 1}/{rounds} {peer.name}: {report.brief(load, run)}")
-            yield run
-
-
 def markdown(results: Mapping, loads: Sequence[LogLoad]) -> str:
     on = results["machine"]
     titles = {peer["name"]: peer["title"] for peer in results["peers"]}
@@ -181,7 +166,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="perf/logs", description="Log lines to a file at the other end: virtproxy beside what people use.")
     parser.add_argument("--peer", action="append", metavar="NAME", default=[], help="only this one; may be repeated")
     parser.add_argument("--load", action="append", metavar="NAME", default=[], help="only this one; may be repeated")
-    parser.add_argument("--rounds", type=int, help="times everybody has a turn (3)")
+    parser.add_argument("--rounds", type=int, help="turns of each peer (3)")
     parser.add_argument("--seconds", type=float, help="that lines are written in each measurement (1)")
     parser.add_argument("--quick", action="store_true", help="a look, in a minute: two loads, 1 round of 0.5 s")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
@@ -221,7 +206,8 @@ def main(arguments: Sequence[str]) -> int:
     for load in loads:
         say(f"\n== {load.title}")
         able = [peer for peer in peers if takes(peer, load)]
-        runs += measure_load(load, able, options.rounds, options.seconds)
+        runs += in_turns(load, able, options.rounds,
+                         lambda peer, number, load=load: measure(load, peer, number, options.seconds))
     results = {
         "format": 1,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
