@@ -211,15 +211,27 @@ uint64_t Daemon::old_session(unsigned id) {
   return mix(process_.number() + 1) ^ channel(id)->session().stats().sessions;
 }
 
-void Daemon::check_held_back(unsigned id) {
-  World& world = World::current();
-  Waiting& waiting = waiting_[id];
-  const FileRef file = process_.find_file([id](const File& candidate) {
+FileRef Daemon::channel_file(unsigned id) const {
+  return process_.find_file([id](const File& candidate) {
     const auto* socket = dynamic_cast<const Socket*>(&candidate);
     // One that waits to become the peer is not read.
     return candidate.carries_channel == id && candidate.reads > 0 &&
            (socket == nullptr || socket->connected());
   });
+}
+
+void Daemon::note_held_back(unsigned id) {
+  if (!speaks_old(id) || channel(id)->session().wants_input(World::current().now())) return;
+  const FileRef file = channel_file(id);
+  if (file && (file->poll() & POLLIN) != 0) {
+    World::current().channel(id).hinder(World::current().now());
+  }
+}
+
+void Daemon::check_held_back(unsigned id) {
+  World& world = World::current();
+  Waiting& waiting = waiting_[id];
+  const FileRef file = channel_file(id);
   const bool waits = file && speaks_old(id) && (file->poll() & POLLIN) != 0;
   if (!waits || file->reads != waiting.reads) {
     waiting = {file ? file->reads : 0, world.now(), 0};
@@ -250,6 +262,7 @@ std::shared_ptr<Socket> Daemon::channel_socket() const {
 void Daemon::check_bounds() {
   for (size_t i = 0; i < channels_.size(); ++i) {
     break_channel(*channels_[i]);
+    note_held_back(config_.channels[i].spec.id);
     const Channel::Stats stats = channels_[i]->stats();
     const ChannelConfig& config = config_.channels[i];
     World& world = World::current();

@@ -81,6 +81,12 @@ class Daemon {
   void advance();
   void destroy();
   void check_bounds();
+  // What the channel is read from, nothing while it is not there.
+  FileRef channel_file(unsigned id) const;
+  // While a session of version 1 holds more for a socket than a stream may, the channel is not read
+  // and moves at the pace of that socket: a reader that takes little each time lets it be read now
+  // and then.
+  void note_held_back(unsigned id);
 
   const DaemonConfig config_;
   Process process_;
