@@ -21,12 +21,14 @@ class ChannelRecord {
   // After every turn of a daemon: which session both ends are in, 0 for none. False when one has
   // ended for no reason.
   bool note_session(uint64_t session, Instant now) {
+    const Instant looked = std::exchange(looked_at_, now);
     if (session == session_) return true;
     const bool explained = session_ == 0 || explains(now);
     if (session_ == 0) {
       apart_.back().to = now;
     } else {
-      apart_.push_back({now, session == 0 ? Instant::max() : now});
+      // It ended within the turn, and time passes in a turn.
+      apart_.push_back({looked, session == 0 ? Instant::max() : now});
     }
     session_ = session;
     since_ = now;
@@ -102,6 +104,7 @@ class ChannelRecord {
   bool hides_ = false;
   uint64_t session_ = 0;
   Instant since_{};
+  Instant looked_at_{};
   std::vector<Interval> apart_{{Instant{}, Instant::max()}};
   Instant explained_until_{};
   Instant hindered_until_{};
