@@ -15,8 +15,8 @@
 // never objects, since all that can arrive was granted before. It hands the bytes to input() and
 // acts on the events, whose spans point into the bytes it gave. Payload in the other direction
 // never enters the core: the driver keeps it, says with queue() how much there is (never more than
-// credit() allows), and plan() answers with a Batch that says which bytes of which stream go where
-// between which heads.
+// request_credit() allows), and plan() answers with a Batch that says which bytes of which stream
+// go where between which heads.
 //
 // A key is valid from open() or an kOpened event until the driver calls reset(), or is told kReset
 // or kClosed (kReset also answers reset_after_data()); afterwards the driver must forget it. kDown
@@ -71,8 +71,8 @@ struct SessionConfig {
   HashKey epoch_key{};       // of the epochs, which must not be predictable
   HashKey number_key{};      // of the look-up of numbers that a peer chooses
   uint64_t number_seed = 0;  // where the numbers of version 1 begin; a peer can tell most of it
-  uint32_t quantum = 65536;      // bytes a stream sends before the next one's turn
-  V1Limits v1;                   // of version 1 alone
+  uint32_t quantum = 65536;  // bytes a stream sends before the next one's turn
+  V1Limits v1;               // of version 1 alone
 };
 
 struct Event {
@@ -87,7 +87,7 @@ struct Event {
     kAborted,    // the peer's application broke off: no more bytes come, and none are sent; call
                  // reset() once the socket has those that came before
     kClosed,     // both directions are over; the key is void
-    kCredit,     // credit() was 0 when last asked and is not any more
+    kCredit,     // request_credit() gave 0 when last called and would give more now
     kGoingAway,  // the peer opens no more and takes no more streams
     kNoVersion,  // the peer speaks no version of ours
     kGlitch,     // the peer did what `glitch` says, and `count` is about; it is dealt with
@@ -201,8 +201,8 @@ class Session {
                                         std::span<const std::byte> metadata) = 0;
   // The service that the peer asked for is connected. A stream that it cannot be is reset.
   virtual void accepted(StreamKey stream) = 0;
-  // How many more bytes may be queued. Zero arms kCredit.
-  virtual uint64_t credit(StreamKey stream) = 0;
+  // How many more bytes may be queued. After zero, kCredit comes when there are some.
+  virtual uint64_t request_credit(StreamKey stream) = 0;
   virtual void queue(StreamKey stream, uint64_t bytes) = 0;
   virtual void end(StreamKey stream) = 0;
   virtual void reset(StreamKey stream, Fault fault, Events& events) = 0;
@@ -212,8 +212,9 @@ class Session {
   // is asked for. Sending goes on.
   virtual void discard_input(StreamKey stream) = 0;
   // The application broke off after what was queued: the stream is reset once that is written, and
-  // kReset says so; until then the driver keeps the queue, and the peer delivers it first. False when
-  // the reset was immediate, as that of reset(): nothing was queued, or delivers_before_reset() is.
+  // kReset says so; until then the driver keeps the queue, and the peer delivers it first. False
+  // when the reset was immediate, as that of reset(): nothing was queued, or
+  // delivers_before_reset() is.
   virtual bool reset_after_data(StreamKey stream, Events& events) = 0;
   virtual void consumed(StreamKey stream, uint64_t bytes) = 0;
   // Whether consumed(stream, bytes) would lead to nothing now, so that it may as well be called

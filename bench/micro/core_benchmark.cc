@@ -86,7 +86,7 @@ void BM_SessionCredit(benchmark::State& state) {
   const StreamKey stream = pair.open();
   int64_t frames = 0;
   for (auto _ : state) {
-    if (pair.near().credit(stream) >= kPiece) {
+    if (pair.near().request_credit(stream) >= kPiece) {
       pair.near().queue(stream, kPiece);
       ++frames;
     }
@@ -126,7 +126,7 @@ void BM_SessionFrames(benchmark::State& state, uint64_t features) {
   uint64_t bytes = 0;
   for (auto _ : state) {
     for (const StreamKey stream : streams) {
-      const uint64_t piece = std::min(size, pair.near().credit(stream));
+      const uint64_t piece = std::min(size, pair.near().request_credit(stream));
       if (piece == 0) continue;
       pair.near().queue(stream, piece);
       bytes += piece;

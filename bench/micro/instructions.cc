@@ -71,7 +71,7 @@ void frames(const Traffic& traffic, uint64_t count) {
   for (uint64_t done = 0; done < count;) {
     for (const StreamKey stream : streams) {
       // Less only at the start, while windows grow.
-      const uint64_t piece = std::min<uint64_t>(traffic.frame, pair.near().credit(stream));
+      const uint64_t piece = std::min<uint64_t>(traffic.frame, pair.near().request_credit(stream));
       if (piece == 0) continue;
       pair.near().queue(stream, piece);
       ++done;

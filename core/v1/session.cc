@@ -139,7 +139,7 @@ void V1Session::schedule(uint32_t slot) {
 }
 
 // Neither end may send before the ACK. An ACK that is due goes before the data.
-uint64_t V1Session::credit(StreamKey key) {
+uint64_t V1Session::request_credit(StreamKey key) {
   V1Stream* stream = streams_.find(key);
   if (stream == nullptr || stream->input_ended) return 0;
   const bool may_send = stream->state == State::kOpen || stream->state == State::kAckDue;

@@ -207,7 +207,7 @@ void V2Session::schedule(uint32_t slot) {
   if (stream.control_pending() && !stream.control_link.linked) control_.push_back(streams_, slot);
 }
 
-uint64_t V2Session::credit(StreamKey key) {
+uint64_t V2Session::request_credit(StreamKey key) {
   Stream* stream = attached(key);
   if (stream == nullptr || stream->end_due || stream->end_sent) return 0;
   if (stream->reset_at_due || stream->reset_at_received) return 0;

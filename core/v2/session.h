@@ -61,7 +61,7 @@ class V2Session final : public Session {
   std::optional<StreamKey> open(std::string_view service, Priority priority,
                                 std::span<const std::byte> metadata) override;
   void accepted(StreamKey) override {}
-  uint64_t credit(StreamKey stream) override;
+  uint64_t request_credit(StreamKey stream) override;
   void queue(StreamKey stream, uint64_t bytes) override;
   void end(StreamKey stream) override;
   void reset(StreamKey stream, Fault fault, Events& events) override;

@@ -66,7 +66,7 @@ class End {
   }
   void queue(Talk& talk, uint64_t bytes) {
     if (talk.ended || talk.queued > kMostOfStream) return;
-    bytes = std::min(bytes, session.credit(talk.key));
+    bytes = std::min(bytes, session.request_credit(talk.key));
     if (bytes == 0) return;
     talk.queued += bytes;
     session.queue(talk.key, bytes);
@@ -366,7 +366,7 @@ class World {
       uint64_t outstanding = 0;
       for (auto& [slot, talk] : ends_[i].talks) {
         if (talk.ended) continue;
-        outstanding += ends_[i].session.credit(talk.key) + talk.queued - talk.written;
+        outstanding += ends_[i].session.request_credit(talk.key) + talk.queued - talk.written;
       }
       const Session::Stats stats = ends_[1 - i].session.stats();
       VP_ASSERT(stats.held + outstanding <= budgets_[1 - i]);

@@ -75,7 +75,7 @@ class World {
     Held& held = at->second;
     const StreamKey stream = held.key;
     if (what <= 2 && !held.finished) {
-      const uint64_t bytes = std::min<uint64_t>(in.number(2), session_.credit(stream));
+      const uint64_t bytes = std::min<uint64_t>(in.number(2), session_.request_credit(stream));
       if (bytes > 0) session_.queue(stream, bytes);
     } else if (what == 3 && !held.finished) {
       held.finished = true;

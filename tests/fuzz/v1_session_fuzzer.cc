@@ -125,7 +125,7 @@ class World {
     Held& held = at->second;
     const StreamKey stream = held.key;
     if (what == 1 && !held.finished) {
-      const uint64_t bytes = std::min<uint64_t>(in.number(2), session.credit(stream));
+      const uint64_t bytes = std::min<uint64_t>(in.number(2), session.request_credit(stream));
       if (bytes > 0) session.queue(stream, bytes);
     } else if (what == 2 && !held.finished) {
       held.finished = true;

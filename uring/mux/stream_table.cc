@@ -38,7 +38,7 @@ void StreamHandle::refuse(Fault fault, const std::string& reason) {
 }
 
 uint64_t StreamHandle::request_credit() {
-  const uint64_t credit = session().credit(key_);
+  const uint64_t credit = session().request_credit(key_);
   if (credit > 0) return credit;
   account_.credit_is_out();
   table_.probe_.credit_is_out();

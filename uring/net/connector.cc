@@ -60,7 +60,6 @@ Connector::Connector(Loop& loop, ResolverDriver& resolver_driver, Client* client
 Connector::~Connector() { cancel(); }
 
 void Connector::start(const Address& address, Duration timeout) {
-  running_ = true;
   addresses_.clear();
   next_address_ = 0;
   last_error_ = 0;
@@ -68,6 +67,7 @@ void Connector::start(const Address& address, Duration timeout) {
   share_ = timeout;
   deadline_.set(loop_.now() + timeout);
   if (address.needs_resolver()) {
+    state_ = State::kResolving;
     lookup_ = resolver_driver_.start(address.host, static_cast<uint16_t>(address.port), this);
     return;
   }
@@ -91,29 +91,27 @@ void Connector::resolved(Resolver::Result result) {
 }
 
 int Connector::take() {
-  if (connected_ < 0) return -1;
+  if (state_ != State::kConnected) return -1;
   deadline_.clear();
-  running_ = false;
-  return std::exchange(connected_, -1);
+  state_ = State::kIdle;
+  return std::exchange(fd_, -1);
 }
 
 void Connector::cancel() {
-  running_ = false;
   if (lookup_) resolver_driver_.cancel(*lookup_);
   lookup_.reset();
   deadline_.clear();
   retry_.clear();
   close_socket();
-  if (connected_ >= 0) close_with_reset(std::exchange(connected_, -1));
+  state_ = State::kIdle;
 }
 
 void Connector::close_socket() {
   if (fd_ < 0) return;
-  loop_.driver().cancel(poll_);
+  if (state_ == State::kInProgress) loop_.driver().cancel(poll_);
   // It may be connected by now, and the service must not take this for an orderly end.
   close_with_reset(fd_);
   fd_ = -1;
-  in_progress_ = false;
   ++attempt_;
 }
 
@@ -121,7 +119,7 @@ void Connector::try_next() {
   backoff_ = kFirstBackoff;
   if (next_address_ == addresses_.size()) {
     // Reported in the next turn, because the client may be in the middle of its call of start().
-    next_address_ = addresses_.size() + 1;
+    state_ = State::kFailed;
     deadline_.set(loop_.now());
     return;
   }
@@ -137,18 +135,19 @@ void Connector::attempt() {
   }
   const int error = connect_without_waiting(fd_, address);
   if (error == 0) {
-    connected_ = std::exchange(fd_, -1);
+    state_ = State::kConnected;
     deadline_.set(loop_.now());
     return;
   }
   if (error == EINPROGRESS) {
     retry_.set(loop_.now() + share_);
-    in_progress_ = true;
+    state_ = State::kInProgress;
     await_connection();
     return;
   }
   if (error == EAGAIN && address.family() == AF_UNIX) {
     last_error_ = EAGAIN;
+    state_ = State::kBacklogFull;
     retry_.set(loop_.now() + backoff_);
     backoff_ = std::min(backoff_ * 2, Duration(kLastBackoff));
     return;
@@ -173,9 +172,9 @@ void Connector::attempt_failed(int error) {
 
 void Connector::complete(Op&, Outcome outcome) {
   const int result = outcome.result;
-  if (!running_ || polled_ != attempt_) {
-    if (running_ && in_progress_) await_connection();
-    if (!running_) client_->connector_settled();
+  if (state_ == State::kIdle) return client_->connector_settled();
+  if (polled_ != attempt_) {
+    if (state_ == State::kInProgress) await_connection();
     return;
   }
   int error = 0;
@@ -186,15 +185,14 @@ void Connector::complete(Op&, Outcome outcome) {
     error = errno;
   }
   if (error != 0) return attempt_failed(error);
-  connected_ = std::exchange(fd_, -1);
-  in_progress_ = false;
+  state_ = State::kConnected;
   ++attempt_;
   conclude();
 }
 
 void Connector::expired(Timer& timer) {
   if (&timer == &retry_) {
-    return in_progress_ ? attempt_failed(ETIMEDOUT) : attempt();
+    return state_ == State::kInProgress ? attempt_failed(ETIMEDOUT) : attempt();
   }
   conclude();
 }
@@ -202,12 +200,12 @@ void Connector::expired(Timer& timer) {
 void Connector::conclude() {
   deadline_.clear();
   retry_.clear();
-  running_ = false;
-  if (connected_ >= 0) {
-    client_->connected(std::exchange(connected_, -1));
+  if (state_ == State::kConnected) {
+    state_ = State::kIdle;
+    client_->connected(std::exchange(fd_, -1));
     return;
   }
-  const bool exhausted = next_address_ > addresses_.size();
+  const bool exhausted = state_ == State::kFailed;
   const int error = exhausted ? last_error_ : ETIMEDOUT;
   std::string reason = exhausted && !reason_.empty() ? reason_ : "no answer in time";
   cancel();

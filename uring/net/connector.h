@@ -6,6 +6,7 @@
 // service that does not answer costs one descriptor and one timer, and delays no other.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,9 +44,18 @@ class Connector final : private Completion, private Timer::Owner, private Resolv
   void cancel();
   // The object may be destroyed: nothing of it is known to the kernel.
   bool idle() const { return !poll_.pending; }
-  bool running() const { return running_; }
+  bool running() const { return state_ != State::kIdle; }
 
  private:
+  enum class State : uint8_t {
+    kIdle,
+    kResolving,    // lookup_ runs
+    kBacklogFull,  // retry_ leads to the next attempt at the same address
+    kInProgress,   // poll_ or retry_ ends the attempt
+    kConnected,    // fd_ is; the client is told in the next turn, unless it takes it before
+    kFailed,       // no address is left; the client is told in the next turn
+  };
+
   void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
   void resolved(Resolver::Result result) override;
@@ -63,15 +73,13 @@ class Connector final : private Completion, private Timer::Owner, private Resolv
   Op poll_;
   Timer deadline_;  // of all attempts together
   Timer retry_;     // full backlog, or the end of this attempt's share of time
-  bool running_ = false;
+  State state_ = State::kIdle;
   std::optional<Resolver::Id> lookup_;
   std::vector<SocketAddress> addresses_;
   size_t next_address_ = 0;
   int fd_ = -1;
   unsigned attempt_ = 0;  // counts sockets, so that a late completion is known for what it is
   unsigned polled_ = 0;   // the attempt that poll_ is about
-  bool in_progress_ = false;
-  int connected_ = -1;  // for take(), or handed to the client in the next turn
   Duration backoff_{};
   Duration share_{};
   int last_error_ = 0;

@@ -189,15 +189,15 @@ TEST(Credit, CreditThatWasNeverGivenIsNotOffered) {
   puppet.mine.initial_window = 100;
   puppet.establish();
   const auto key = puppet.session.open("echo", Priority::kNormal, {});
-  EXPECT_EQ(puppet.session.credit(*key), 100u);
+  EXPECT_EQ(puppet.session.request_credit(*key), 100u);
   puppet.session.queue(*key, 100);
-  EXPECT_EQ(puppet.session.credit(*key), 0u);
+  EXPECT_EQ(puppet.session.request_credit(*key), 0u);
   const uint32_t number = puppet.hear()[0].stream;
   puppet.say(puppet.frame({FrameType::kCredit, false, number, 0, 100}));
   EXPECT_FALSE(puppet.event(Event::Kind::kCredit)) << "the limit did not move";
   puppet.say(puppet.frame({FrameType::kCredit, false, number, 0, 250}));
   EXPECT_TRUE(puppet.event(Event::Kind::kCredit));
-  EXPECT_EQ(puppet.session.credit(*key), 150u);
+  EXPECT_EQ(puppet.session.request_credit(*key), 150u);
 }
 
 TEST(Credit, IsRenewedOnlyWhenHalfAWindowIsUsedSoThatTinyReadsCostNoFrames) {

@@ -83,7 +83,7 @@ class End {
   uint64_t queue(uint64_t id, uint64_t bytes) {
     Conversation& c = at(id);
     if (c.fate != Fate::kOpen || c.end_sent) return 0;
-    bytes = std::min(bytes, session.credit(c.key));
+    bytes = std::min(bytes, session.request_credit(c.key));
     if (bytes > 0) session.queue(c.key, bytes);
     c.queued += bytes;
     return bytes;

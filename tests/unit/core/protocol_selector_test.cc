@@ -378,7 +378,7 @@ TEST(ProtocolSelector, KeysOfOneProtocolMeanNothingToTheOther) {
   pair.settle();
   ASSERT_EQ(pair.b.protocol(), 2u);
   pair.b.open(2);
-  EXPECT_EQ(pair.b.selector->session().credit(key), 0u);
+  EXPECT_EQ(pair.b.selector->session().request_credit(key), 0u);
   EXPECT_FALSE(pair.b.at(2).key == key);
 }
 

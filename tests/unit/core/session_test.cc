@@ -348,7 +348,7 @@ TEST_F(SessionTest, CallsForAStreamThatThePeerJustEndedDoNothing) {
   pair.b.session.end(key);
   pair.b.session.queue(key, 10);
   pair.b.session.reset(key, Fault::kAborted, events);
-  EXPECT_EQ(pair.b.session.credit(key), 0u);
+  EXPECT_EQ(pair.b.session.request_credit(key), 0u);
   EXPECT_EQ(events.size(), before);
 }
 

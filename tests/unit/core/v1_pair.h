@@ -40,7 +40,7 @@ class ChoosingEnd {
     const auto found = talks.find(id);
     return found != talks.end() && found->second.fate == Fate::kOpen;
   }
-  uint64_t credit(uint64_t id) { return selector->session().credit(at(id).key); }
+  uint64_t credit(uint64_t id) { return selector->session().request_credit(at(id).key); }
   uint64_t queue(uint64_t id, uint64_t bytes) {
     Talk& t = at(id);
     if (t.fate != Fate::kOpen || t.ended) return 0;
