@@ -336,6 +336,7 @@ bool Application::heard_what_was_owed() const {
   if (beside_hostile() || (spoken_old() && excused_of_old())) return true;
   if (crawls_ || longest_stall_ >= kLongestPause - seconds(1)) return true;
   if (record.hindered_since(*partner_->left_at_)) return true;
+  if (record.crowded_since(*partner_->left_at_)) return true;
   return received_ + *partner_->taken_back_ >= partner_->sent_;
 }
 

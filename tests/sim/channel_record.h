@@ -91,6 +91,9 @@ class ChannelRecord {
   // long as the attacked end lets the next peer wait.
   void end_hostility(Instant now) { hostile_until_ = now + std::chrono::seconds(15); }
   bool hostile_since(Instant when) const { return hostile_until_ >= when; }
+  // So many streams share a slow line that one may wait for its turn until its end gives up.
+  void crowd(Instant now) { last_crowded_ = now; }
+  bool crowded_since(Instant when) const { return last_crowded_ >= when; }
   // There is no room for one more stream.
   void fill(Instant now) { last_full_ = now; }
   Instant last_full() const { return last_full_; }
@@ -110,6 +113,7 @@ class ChannelRecord {
   Instant hindered_until_{};
   Instant last_spoken_old_{};
   Instant last_full_{};
+  Instant last_crowded_{};
   Instant spoilt_at_{};
   std::vector<Instant> stalls_;
   Instant falsified_at_{};

@@ -21,6 +21,8 @@ constexpr Duration kCheckInterval = milliseconds(200);
 constexpr Duration kPatience = milliseconds(1500);
 // Where more would be needed nobody can tell a slow line from a stream that was forgotten.
 constexpr Duration kMostPatience = seconds(5);
+// A daemon gives up what an application had sent before it left when none of it moves for 5 s.
+constexpr Duration kLongTurn = seconds(4);
 // What was noticed late on a line that hides it has had its time.
 constexpr Duration kToSettle = seconds(17);
 // Streams that a turn may open and forget again before anybody has counted them.
@@ -422,6 +424,7 @@ void Scenario::check_soon() {
         patience += Duration(
             static_cast<Duration::rep>((running * 16 * turn + ahead) / link->speed() * 1e9));
       }
+      if (patience > kLongTurn) world_.channel(link->id()).crowd(world_.now());
       if (patience <= kMostPatience) {
         exchange_.check_progress(link->id(), patience);
       } else {
