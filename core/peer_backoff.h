@@ -62,6 +62,8 @@ class ReconnectBackoff {
     if (now - since_ > kShort) short_in_row_ = 0;
     return ++short_in_row_ > kFree ? kDelay : Duration::zero();
   }
+  // Connections up to the last one that were short.
+  unsigned short_in_row() const { return short_in_row_; }
 
  private:
   Instant since_{};

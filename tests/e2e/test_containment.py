@@ -365,10 +365,14 @@ def test_only_peers_on_the_list_get_the_channel(scene: Scene) -> None:
     dial = ["-c", f"unix-connect:{channel.spec}", *into("echo", scene.echo_service())]
     stranger = scene.daemon(*dial, name="stranger")
     near.wait_for_log(r"channel 0: peer refused: uid 0 gid 0 pid")
+    # Which knows no more than that, and says it once.
+    stranger.wait_for_log("channel 0: the other end closes every connection at once and sends nothing: is this "
+                          r"user or CID on its access list \(--channel-allow-…\)\?")
     friend = scene.daemon(*dial, "--user", "nobody", name="friend")
     friend.wait_up()
     echo_once(door)
     assert not [line for line in stranger.err.lines() if "channel 0: up" in line]
+    assert len([line for line in stranger.err.lines() if "closes every connection" in line]) == 1
 
 
 @pytest.mark.parametrize(

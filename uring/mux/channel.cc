@@ -278,10 +278,24 @@ void Channel::end_session(const std::string& reason) {
 
 void Channel::channel_failed(const std::string& reason) {
   if (transport_state_ != TransportState::kInUse) return;
+  const bool was_heard = admission_.has_input();
   backoff_ = reconnect_backoff_.lost(loop().now());
   release_transport();
   end_session(reason);
   context_.observers.notify(&ChannelObserver::transport_lost, {reason});
+  note_loss(was_heard);
+}
+
+// A listener that does not admit this end tells it nothing. Once may be chance: a daemon that
+// stops.
+void Channel::note_loss(bool was_heard) {
+  if (was_heard) hang_ups_reported_ = false;
+  if (was_heard || hang_ups_reported_ || transport_listens(config_.spec.transport) ||
+      reconnect_backoff_.short_in_row() < kHangUps) {
+    return;
+  }
+  hang_ups_reported_ = true;
+  context_.observers.notify(&ChannelObserver::session_silent, {Silence::kHangsUp});
 }
 
 void Channel::release_transport() {

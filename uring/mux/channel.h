@@ -154,6 +154,8 @@ class Channel final : private TransportSource::Client,
 
   // How long a peer that has to send HELLO (--protocol 2) may take before it is dropped or logged.
   static constexpr std::chrono::seconds kGreetingTime{10};
+  // Connections that the other end closes at once before that is reported.
+  static constexpr unsigned kHangUps = 3;
 
   ProtocolSelector& selector() { return context_.selector; }
   const ProtocolSelector& selector() const { return context_.selector; }
@@ -167,6 +169,7 @@ class Channel final : private TransportSource::Client,
   void release_transport();
   Duration grace() const;
   void on_no_greeting();
+  void note_loss(bool was_heard);
   void admit_clients();
   void flush_streams();
   void trim();
@@ -201,6 +204,7 @@ class Channel final : private TransportSource::Client,
   File file_;
   ReconnectBackoff reconnect_backoff_;
   Duration backoff_{};  // before the next link
+  bool hang_ups_reported_ = false;  // and nothing was heard since
   // The direction in which bytes moved last. If it changes with every message, an application waits
   // for an answer, and a send that skips its completion on success saves a turn. If it does not,
   // the turn after a send finds more to send.

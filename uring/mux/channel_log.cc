@@ -52,6 +52,11 @@ void ChannelLog::session_silent(const SessionSilent& event) {
       return changed("connected, but the other end has not greeted (--protocol 2)", kLevel);
     case Silence::kDoesNotAnswer:
       return changed("connected, but the other end does not answer: clients are refused", kLevel);
+    case Silence::kHangsUp:
+      return changed(
+          "the other end closes every connection at once and sends nothing: is this user or CID on "
+          "its access list (--channel-allow-…)? Its log names whom it refuses",
+          kLevel);
   }
 }
 

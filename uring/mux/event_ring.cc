@@ -18,6 +18,8 @@ std::string_view silence_text(Silence silence) {
       return "the other end has sent nothing";
     case Silence::kNotGreeted:
       return "the other end has not greeted";
+    case Silence::kHangsUp:
+      return "the other end closes every connection at once and sends nothing";
     case Silence::kDoesNotAnswer:
       break;
   }

@@ -92,6 +92,7 @@ enum class Silence : uint8_t {
   kSentNothing,    // protocol 1 may have been chosen for that reason, so that clients can ask
   kNotGreeted,     // it sends something, but not the HELLO that --protocol 2 needs
   kDoesNotAnswer,  // clients have asked, and nothing has come: they are refused
+  kHangsUp,        // it has closed several connections at once, and sent nothing
 };
 
 struct SessionSilent {
