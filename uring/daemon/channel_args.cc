@@ -67,12 +67,16 @@ std::string with_port(std::string text, Address::Kind kind) {
 }
 
 // unix:/path is a path, as with other programs.
-std::string plain_address(const std::string& text) {
+std::string without_prefix(const std::string& text) {
   const std::string_view rest = std::string_view(text).substr(std::min<size_t>(5, text.size()));
   const bool prefixed = text.starts_with("unix:") && !rest.empty() &&
                         std::string_view("/@.").find(rest.front()) != std::string_view::npos;
-  const std::string path = prefixed ? std::string(rest) : text;
-  return prefixed || text.starts_with('/') || text.starts_with('@')
+  return prefixed ? std::string(rest) : text;
+}
+
+std::string plain_address(const std::string& text) {
+  const std::string path = without_prefix(text);
+  return path != text || text.starts_with('/') || text.starts_with('@')
              ? with_port(path, Address::Kind::kUnix)
              : path;
 }
@@ -136,7 +140,7 @@ void read_forward(const std::string& arg, char option, Draft& draft) {
   forward.spec.service = arg.substr(0, colon);
   const AddressUse use = option == 'o' ? AddressUse::kListen : AddressUse::kConnect;
   const auto fault = service_fault(forward.spec.service);
-  auto parsed = parse_address(std::string_view(arg).substr(colon + 1), use);
+  auto parsed = parse_address(without_prefix(arg.substr(colon + 1)), use);
   if ((fault || !parsed) && !arg.starts_with(':') && parse_address(arg, use)) {
     return draft.complain_of(
         {}, shown,

@@ -41,7 +41,12 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app) {
     if (first.starts_with('-') && first.size() > 1) return "unknown option: " + printable(first);
     return "unexpected argument: " + printable(first) + ": everything is given by options";
   }
-  return printable(error.what());
+  const std::string text = printable(error.what());
+  // "--channel: 1 required TEXT missing"
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr && text.ends_with(" missing")) {
+    return "a value is missing behind " + text.substr(0, text.find(':'));
+  }
+  return text;
 }
 
 }  // namespace

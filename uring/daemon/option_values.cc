@@ -196,6 +196,16 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
   if (parsed->channel) {
     return Complaint{std::string(label) + " " + quoted(text) + " names a channel", form};
   }
+  // There is no option that allows it: whoever reads the figures needs no right for that.
+  const Address& address = parsed->address;
+  if (address.kind == Address::Kind::kTcp && !address.needs_resolver()) {
+    const auto known = to_socket_address(address);
+    if (!known || !known->is_loopback()) {
+      return Complaint{
+          std::string(label) + " " + quoted(text) + " can be reached by other machines",
+          "use a loopback address such as 127.0.0.1, or the path of a unix socket"};
+    }
+  }
   into = std::move(parsed->address);
   return std::nullopt;
 }
