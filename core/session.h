@@ -221,6 +221,8 @@ class Session {
   // later.
   virtual bool credit_unaffected_by(StreamKey, uint64_t /*bytes*/) { return false; }
   virtual void delivered(StreamKey stream, Events& events) = 0;
+  // What both ends call the stream on the wire, where that names it together with who opened it.
+  virtual std::optional<uint32_t> number(StreamKey) { return std::nullopt; }
 
   // No new streams of the peer, from now on in every session.
   virtual void go_away() = 0;

@@ -202,6 +202,11 @@ Stream* V2Session::attached(StreamKey key) {
   return stream != nullptr && !stream->dead() ? stream : nullptr;
 }
 
+std::optional<uint32_t> V2Session::number(StreamKey key) {
+  const Stream* const stream = attached(key);
+  return stream == nullptr ? std::nullopt : std::optional(stream->number);
+}
+
 void V2Session::schedule(uint32_t slot) {
   Stream& stream = streams_.at(slot);
   if (stream.control_pending() && !stream.control_link.linked) control_.push_back(streams_, slot);

@@ -71,6 +71,7 @@ class V2Session final : public Session {
   void consumed(StreamKey stream, uint64_t bytes) override;
   bool credit_unaffected_by(StreamKey stream, uint64_t bytes) override;
   void delivered(StreamKey stream, Events& events) override;
+  std::optional<uint32_t> number(StreamKey stream) override;
   void go_away() override;
 
   std::optional<Instant> deadline() const override;

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 
 from addresses import Address
-from harness import PATIENCE, Pair, Scene, into, out
+from harness import BIN, PATIENCE, Daemon, Pair, Scene, into, out
 from processes import deadline_after
 
 Doors = dict[str, Address]
@@ -153,3 +155,27 @@ class ListeningService:
         sock = self.listener.accept()[0]
         sock.settimeout(timeout * PATIENCE)
         return sock
+
+
+class Controlled:
+    """A daemon that can be asked."""
+
+    def __init__(self, scene: Scene, name: str, *args: str, **options) -> None:
+        self.path = scene.addresses.unix().place
+        self.daemon: Daemon = scene.daemon(*args, "--control", self.path, name=name, **options)
+
+    def ctl(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BIN / "virtproxyctl", command[0], "--control", self.path, *command[1:]],
+            capture_output=True, text=True, timeout=10 * PATIENCE, check=False,
+        )
+
+    def ask(self, *command: str):
+        done = self.ctl(*command, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+    def stall_of(self, service: str, reason: str) -> dict | None:
+        """The longest one of the service for that reason."""
+        rows = [row for row in self.ask("why") if row["service"] == service]
+        return next((row for row in rows if row["waits_for"] == reason), None)

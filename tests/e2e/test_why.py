@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import select
 import signal
@@ -12,8 +11,8 @@ import threading
 import time
 from contextlib import suppress
 
-from harness import BIN, PATIENCE, Daemon, Scene, into, out
-from stage import ListeningService, echo, eventually, receive, wait_for_echo
+from harness import BIN, PATIENCE, Scene, into, out
+from stage import Controlled, ListeningService, echo, eventually, receive, wait_for_echo
 
 WAIT = 10 * PATIENCE
 STAGED = 2.0  # Seconds that each stall lasts at least.
@@ -21,27 +20,6 @@ STAGED = 2.0  # Seconds that each stall lasts at least.
 TOLERANCE = 0.1
 FEW = 40  # Descriptors.
 RETRIES = 0.1  # Seconds between two tries of the daemon to connect or to accept.
-
-
-class Controlled:
-    """A daemon that can be asked."""
-
-    def __init__(self, scene: Scene, name: str, *args: str, **options) -> None:
-        self.path = scene.addresses.unix().place
-        self.daemon: Daemon = scene.daemon(*args, "--control", self.path, name=name, **options)
-
-    def ask(self, *command: str):
-        done = subprocess.run(
-            [BIN / "virtproxyctl", command[0], "--control", self.path, *command[1:], "--json"],
-            capture_output=True, text=True, timeout=WAIT, check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return json.loads(done.stdout)
-
-    def stall_of(self, service: str, reason: str) -> dict | None:
-        """The longest one of the service for that reason."""
-        rows = [row for row in self.ask("why") if row["service"] == service]
-        return next((row for row in rows if row["waits_for"] == reason), None)
 
 
 class Stall:

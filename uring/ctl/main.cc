@@ -116,6 +116,7 @@ Result over_qmp(const PortArgs& args,
 // What is sent to the daemon.
 struct DaemonArgs {
   std::string control{virtproxy::ctl::kDefaultControl};
+  std::string what;  // of far
   std::string argument;
   std::string forward;  // of -o
   std::string service;  // of -i
@@ -233,6 +234,7 @@ struct Commands {
         at != std::string::npos) {
       line[at] = ' ';
     }
+    if (!daemon.what.empty()) line += " " + daemon.what;
     if (!daemon.argument.empty()) line += " " + daemon.argument;
     if (!daemon.forward.empty()) line += " -o " + daemon.forward;
     if (!daemon.service.empty()) line += " -i " + daemon.service;
@@ -253,6 +255,15 @@ struct Commands {
     streams.add_option("--limit", daemon.limit, "Lines, at most (default 1000)")->type_name("N");
     declare_daemon_command(app, "why", "Show what each stream that waits is waiting for")
         .add_option("WHAT", daemon.argument, "Only this channel or stream")
+        ->type_name("");
+    CLI::App& far = declare_daemon_command(
+        app, "far", "Ask the other end of a channel, where that has share-stats = true");
+    far.add_option("WHAT", daemon.what,
+                   "status; streams: each as both ends see it; or why: what waits at either end")
+        ->type_name("")
+        ->check(CLI::IsMember({"status", "streams", "why"}))
+        ->required();
+    far.add_option("CHANNEL", daemon.argument, "Its channel; of why, also a stream of it")
         ->type_name("");
     declare_events(app);
     declare_top(app);

@@ -5,13 +5,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <utility>
 
 #include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
 #include "uring/base/units.h"
+#include "uring/daemon/channel_parts.h"
 #include "uring/daemon/event_table.h"
 #include "uring/daemon/stream_tables.h"
 
@@ -24,6 +24,7 @@ constexpr std::string_view kHelp =
     "forwards             one line a -o or -i, with counts and bytes\n"
     "streams [CHANNEL]    one line a stream; --sort age, sent, received or waiting; --limit N\n"
     "why [CHANNEL|STREAM] the streams that wait, what each waits for, and for how long\n"
+    "far WHAT [CHANNEL]   status, streams or why of the other end, if it has share-stats = true\n"
     "kill STREAM          reset a stream, as streams names it\n"
     "channel add ARG      as -c on the command line; channel remove NAME\n"
     "forward add -o ARG   as on the command line, or -i; forward remove the same\n"
@@ -42,65 +43,9 @@ uint64_t milliseconds(Duration duration) {
       std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
 }
 
-// The values of one channel by the words of SIGUSR1's line, those of one word added up; and the
-// same for each forward.
-class StatWords final : public StatVisitor {
- public:
-  void visit(const StatInfo&, const StatSample& sample) override {
-    if (sample.word.empty()) return;
-    const std::string word(sample.word);
-    totals_[word] += sample.value;
-    for (const StatLabel& label : sample.labels) {
-      if (label.name == "forward") by_forward_[std::string(label.value)][word] += sample.value;
-    }
-  }
-  uint64_t total(const std::string& word) const { return value(totals_, word); }
-  uint64_t of(const std::string& forward, const std::string& word) const {
-    const auto found = by_forward_.find(forward);
-    return found == by_forward_.end() ? 0 : value(found->second, word);
-  }
-
- private:
-  using Values = std::map<std::string, uint64_t>;
-  static uint64_t value(const Values& values, const std::string& word) {
-    const auto found = values.find(word);
-    return found == values.end() ? 0 : found->second;
-  }
-
-  Values totals_;
-  std::map<std::string, Values> by_forward_;
-};
-
-// A channel as its worker found it.
-struct ChannelPart {
-  std::string name;
-  StatWords words;
-};
-
-std::vector<ChannelPart> collect_channels(Worker::Channels channels, Instant) {
-  std::vector<ChannelPart> parts;
-  for (const auto& channel : channels) {
-    channel->visit_stats(parts.emplace_back(ChannelPart{channel->label(), {}}).words);
-  }
-  return parts;
-}
-
-// Of a channel of the process; empty where its worker has none of that name.
-const StatWords& words_of_channel(const std::vector<std::vector<ChannelPart>>& parts,
-                                  const std::string& name) {
-  static const StatWords kNone;
-  for (const auto& part : parts) {
-    for (const ChannelPart& channel : part) {
-      if (channel.name == name) return channel.words;
-    }
-  }
-  return kNone;
-}
-
-constexpr size_t kStreamRows = 1000;  // of a list, unless --limit says otherwise
 constexpr size_t kMostStreamRows = 65536;
 // That wait, also for clients that have gone.
-constexpr size_t kMostLists = 2 * RequestServer::kMostClients;
+constexpr size_t kMostLists = 2 * RequestServer::kMostClients + Control::kMostFarLists;
 
 }  // namespace
 
@@ -153,6 +98,7 @@ void Control::handle_request(RequestServer& server, RequestServer::ClientId clie
   if (words.empty()) return reply(asker, error_answer("no command; try help", asker.json));
   const std::string_view command = words.front();
   words.erase(words.begin());
+  if (command == "far") return answer_far(asker, words);
   if (command == "channel" || command == "forward") {
     std::string arguments;
     for (const std::string_view word : words) {
@@ -329,7 +275,11 @@ void Control::list_streams(const Asker& asker, StreamQuery query, StreamList::Fi
   if (lists_.size() >= kMostLists) {
     return reply(asker, error_answer("others wait for lists: try again", asker.json));
   }
-  lists_.push_back({std::move(query), std::move(finish)});
+  want_list({std::move(query), std::move(finish)});
+}
+
+void Control::want_list(WantedList list) {
+  lists_.push_back(std::move(list));
   if (lists_.size() == 1) begin_list();
 }
 
@@ -343,7 +293,8 @@ void Control::begin_list() {
 }
 
 void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
-  StreamQuery query{.channel = arguments.word, .key = std::nullopt, .limit = kStreamRows};
+  StreamQuery query{
+      .channel = arguments.word, .key = std::nullopt, .limit = StreamQuery::kUsualLimit};
   if (!query.channel.empty() && !has_channel(query.channel)) {
     return reply(asker, error_answer("there is no channel " + quoted(query.channel), asker.json));
   }
@@ -381,7 +332,7 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
                     .key = std::nullopt,
                     .only_waiting = true,
                     .order = StreamOrder::kWaiting,
-                    .limit = kStreamRows};
+                    .limit = StreamQuery::kUsualLimit};
   if (const auto name = parse_stream_name(of)) {
     query.channel = name->channel;
     query.key = name->key;

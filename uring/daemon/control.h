@@ -8,6 +8,7 @@
 //   forwards             one line a -o or -i, with counts and bytes
 //   streams [CHANNEL]    one line a stream; --sort KEY (age, sent, received or waiting), --limit N
 //   why [CHANNEL|STREAM] the streams that wait, what each waits for, and for how long
+//   far WHAT [CHANNEL]   status, streams or why of the other end, beside what is known here
 //   kill STREAM          resets a stream, as `streams` names it
 //   channel add ARG      as -c on the command line; channel remove NAME
 //   forward add -o ARG   as on the command line, or -i; forward remove the same
@@ -34,6 +35,7 @@
 #include "uring/base/mailbox.h"
 #include "uring/daemon/channel_change.h"
 #include "uring/daemon/control_table.h"
+#include "uring/daemon/far_text.h"
 #include "uring/daemon/options.h"
 #include "uring/daemon/request_server.h"
 #include "uring/daemon/stream_list.h"
@@ -55,6 +57,8 @@ struct ProcessFacts {
 
 class Control final : private RequestServer::Handler {
  public:
+  static constexpr size_t kMostFarLists = 8;  // that wait, of lists for other ends
+
   struct Actions {
     std::function<ProcessFacts()> facts;
     std::function<void(StatVisitor&)> visit_stats;  // what is of no channel
@@ -71,6 +75,8 @@ class Control final : private RequestServer::Handler {
   // Both at most once, before the first add_to().
   void serve_commands(Listening listening);
   void serve_metrics(Listening listening);
+  // Answers, now or later, what the other end of a channel asks. In the main thread.
+  void answer_question(const FarQuestion& question);
 
   void add_to(std::vector<pollfd>& waits) const;
   void handle(const std::vector<pollfd>& waits);
@@ -112,10 +118,22 @@ class Control final : private RequestServer::Handler {
   void collect_turns(std::function<void(std::vector<DurationHistogram>)> finish);
   bool has_channel(std::string_view name) const;
   void list_streams(const Asker& asker, StreamQuery query, StreamList::Finish finish);
+  struct WantedList {
+    StreamQuery query;
+    StreamList::Finish finish;
+  };
+  void want_list(WantedList list);
   void begin_list();
   void answer_streams(const Asker& asker, const Arguments& arguments);
   void answer_events(const Asker& asker, const Arguments& arguments);
   void answer_why(const Asker& asker, const std::string& of);
+  // control_far.cc
+  void answer_far(const Asker& asker, const std::vector<std::string_view>& words);
+  void ask_far(const std::string& channel, const std::string& line,
+               std::function<void(FarAsker::Answer)> finish);
+  void show_both_ends(const Asker& asker, const std::string& command, const std::string& channel,
+                      const std::optional<StreamName>& stream, const FarTable& there);
+  void tell_status(const FarQuestion& question);
   void kill(const Asker& asker, const std::string& stream);
   void change_channels(const Asker& asker, std::string_view command, const std::string& words);
   void make(const Asker& asker, const ChannelChange& change);
@@ -131,12 +149,9 @@ class Control final : private RequestServer::Handler {
   const EventRing& events_;
   const Actions actions_;
   const Instant started_;
-  struct WantedList {
-    StreamQuery query;
-    StreamList::Finish finish;
-  };
   // One at a time: a turn of a worker makes one piece of one list, however many clients ask.
   std::deque<WantedList> lists_;
+  size_t far_lists_ = 0;              // of them, those for other ends
   std::shared_ptr<Mailbox> mailbox_;  // a worker may still hold it when this object is gone
   std::unique_ptr<RequestServer> commands_;
   std::unique_ptr<RequestServer> metrics_;

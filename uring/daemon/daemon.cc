@@ -179,6 +179,7 @@ class Daemon final : private Worker::Client {
     for (WorkerConfig& worker : configs) {
       worker.heartbeat = heartbeat_interval(manager_.watchdog());
       worker.events = &events_;
+      worker.answer_far = [this](FarQuestion question) { answer_later(std::move(question)); };
     }
     end_limit_ = to_duration(options.process.drain_timeout) + kEndLimit;
     if (!options.process.ship_sources.empty()) {
@@ -296,7 +297,9 @@ class Daemon final : private Worker::Client {
   }
 
   void start_control(const Options& options) {
-    if (!options.process.control && !options.process.metrics) return;
+    const bool is_asked = std::any_of(options.channels.begin(), options.channels.end(),
+                                      [](const auto& each) { return each.settings.share_stats; });
+    if (!options.process.metrics && !is_asked && !options.can_change()) return;
     control_ = std::make_unique<Control>(options, workers_, events_,
                                          Control::Actions{[this] { return facts(); },
                                                           [this](StatVisitor& visitor) {
@@ -309,6 +312,13 @@ class Daemon final : private Worker::Client {
                                                           }});
     if (options.process.control) control_->serve_commands(std::move(control_sockets_));
     if (options.process.metrics) control_->serve_metrics(std::move(metrics_sockets_));
+  }
+
+  // In a worker's thread.
+  void answer_later(FarQuestion question) {
+    mailbox_.post([this, question = std::move(question)] {
+      if (control_) control_->answer_question(question);
+    });
   }
 
   ProcessFacts facts() {

@@ -232,6 +232,9 @@ constexpr OptionRow kTable[] = {
 
     sets<&P::control>(row("control", kOperation, kAllProcess, kListener, "PATH",
                           "A unix socket for virtproxyctl, for this user and root only")),
+    sets<&C::share_stats>(row("share-stats", kOperation, kEachChannel, kSwitch, "",
+                              "The other end may ask what is known here of its channel and its "
+                              "streams (virtproxyctl far)")),
     sets<&P::metrics>(row("metrics", kOperation, kAllProcess, kListener, "ADDRESS:PORT",
                           "Serve metrics for Prometheus over HTTP, on a loopback address or, given "
                           "a path, on a unix socket")),

@@ -128,6 +128,7 @@ struct ChannelSettings {
   uint64_t window = option_ranges::kDefaultWindow;  // bytes a stream may have in flight at most
   Integrity integrity = Integrity::kAuto;
   ProtocolMode protocol = ProtocolMode::kAuto;
+  bool share_stats = false;  // the other end may ask for statistics of the channel
   double peer_timeout = option_ranges::kDefaultPeerTimeout;  // seconds; of a TCP channel
   // Of protocol 1.
   uint64_t hold = option_ranges::kDefaultHold;                 // bytes

@@ -30,6 +30,7 @@ bool matches(const StreamQuery& query, const StreamView& view) {
 StreamRow row_of(const std::string& channel, const StreamView& view) {
   const bool has_client = view.role == StreamRole::kOpener && view.fd >= 0;
   return {.name = {channel, view.stream},
+          .number = view.number,
           .service = std::string(view.service),
           .role = view.role,
           .client = has_client ? describe(peer_identity_of(view.fd)) : std::string(),

@@ -25,6 +25,7 @@ std::optional<StreamName> parse_stream_name(std::string_view text);
 
 struct StreamRow {
   StreamName name;
+  std::optional<uint32_t> number;  // of both ends, see Session::number()
   std::string service;
   StreamRole role;
   std::string client;  // of a stream that was opened here; else empty
@@ -48,6 +49,8 @@ enum class StreamOrder : uint8_t { kAge, kSent, kReceived, kWaiting };
 std::optional<StreamOrder> parse_stream_order(std::string_view name);
 
 struct StreamQuery {
+  static constexpr size_t kUsualLimit = 1000;
+
   std::string channel;           // of this channel; empty: of all
   std::optional<StreamKey> key;  // this stream of it
   bool only_waiting = false;

@@ -15,24 +15,6 @@ constexpr std::array<std::string_view, kStallReasons> kWaited{
     "waited_connecting",  "waited_memory",  "waited_credit",
     "waited_application", "waited_channel", "waited_descriptors"};
 
-std::string_view reason_text(StallReason reason) {
-  switch (reason) {
-    case StallReason::kConnecting:
-      return "the service has not accepted the connection yet";
-    case StallReason::kMemory:
-      return "the channel's memory is in use: see --memory";
-    case StallReason::kCredit:
-      return "the application at the other end does not read";
-    case StallReason::kApplication:
-      return "the application at this end does not read";
-    case StallReason::kChannel:
-      return "the channel takes no bytes: the other end does not read it";
-    case StallReason::kDescriptors:
-      return "no descriptor is free to accept clients: see LimitNOFILE=";
-  }
-  return "";
-}
-
 uint64_t milliseconds(Duration duration) {
   return static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
@@ -55,6 +37,24 @@ ControlCell text_or_nothing(const std::string& text) {
 
 }  // namespace
 
+std::string_view reason_text(StallReason reason) {
+  switch (reason) {
+    case StallReason::kConnecting:
+      return "the service has not accepted the connection yet";
+    case StallReason::kMemory:
+      return "the channel's memory is in use: see --memory";
+    case StallReason::kCredit:
+      return "the application at the other end does not read";
+    case StallReason::kApplication:
+      return "the application at this end does not read";
+    case StallReason::kChannel:
+      return "the channel takes no bytes: the other end does not read it";
+    case StallReason::kDescriptors:
+      return "no descriptor is free to accept clients: see LimitNOFILE=";
+  }
+  return "";
+}
+
 ControlTable streams_table(const StreamRows& found) {
   ControlTable table{.columns = {{"stream"},
                                  {"service"},
@@ -65,7 +65,8 @@ ControlTable streams_table(const StreamRows& found) {
                                  {"waits_for"},
                                  {"waiting", kSeconds},
                                  {"client"},
-                                 {"since", ColumnUnit::kNone, kJson}},
+                                 {"since", ColumnUnit::kNone, kJson},
+                                 {"number", ColumnUnit::kNone, kJson}},
                      .rows = {}};
   for (const std::string_view name : kWaited) table.columns.push_back({name, kSeconds, kJson});
   for (const StreamRow& row : found.rows) {
@@ -75,7 +76,8 @@ ControlTable streams_table(const StreamRows& found) {
         row.bytes.received,
         waits ? ControlCell(std::string(stall_name(*row.waits_for))) : ControlCell(),
         waits ? ControlCell(milliseconds(row.waits)) : ControlCell(), text_or_nothing(row.client),
-        waits ? ControlCell(time_before(row.waits)) : ControlCell()});
+        waits ? ControlCell(time_before(row.waits)) : ControlCell(),
+        row.number ? ControlCell(uint64_t{*row.number}) : ControlCell()});
     for (const Duration waited : row.waited) cells.emplace_back(milliseconds(waited));
   }
   return table;

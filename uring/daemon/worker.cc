@@ -60,7 +60,7 @@ void Worker::run(std::promise<Started> started) {
     channels_.clear();
     shipper_.reset();
     collectors_.clear();
-    recorders_.clear();
+    attendants_.clear();
     forwards_.clear();
     resolver_driver_.reset();
     ending_timer_.reset();
@@ -77,7 +77,11 @@ void Worker::abandon() {
   for (auto& channel : channels_) (void)channel.release();
   (void)shipper_.release();
   for (auto& collector : collectors_) (void)collector.release();
-  for (auto& recorder : recorders_) (void)recorder.release();
+  for (Attendants& each : attendants_) {
+    (void)each.recorder.release();
+    (void)each.asker.release();
+    (void)each.far.release();
+  }
   for (auto& forwards : forwards_) (void)forwards.release();
   (void)resolver_driver_.release();
   (void)ending_timer_.release();
@@ -116,32 +120,63 @@ Worker::Started Worker::set_up() {
   heartbeat_timer_ = std::make_unique<Timer>(loop_->timers(), owner);
   if (config_.heartbeat > Duration::zero()) beat();
   for (size_t i = 0; i < config_.channels.size(); ++i) {
-    const ChannelConfig& config = config_.channels[i];
-    ChannelListenSockets& listen_sockets = config_.listen_sockets[i];
-    forwards_.push_back(std::make_unique<SocketForwards>(*loop_, *resolver_driver_,
-                                                         std::move(config_.forwards[i])));
+    add_channel(config_.channels[i], std::move(config_.forwards[i]));
     if (config_.log_hub != nullptr) {
       collectors_.push_back(
           std::make_unique<LogCollector>(*loop_, *config_.log_hub, config_.vms[i]));
       forwards_.back()->add_built_in(kLogService, *collectors_.back());
     }
-    channels_.push_back(
-        std::make_unique<Channel>(*loop_, *resolver_driver_, config, forwards_.back()->services()));
     if (config_.ship && i == config_.ship_channel) {
       shipper_ = std::make_unique<logs::LogShipper>(*loop_, *channels_.back(),
                                                     *std::move(config_.ship));
     }
-    if (config_.events != nullptr) {
-      recorders_.push_back(
-          std::make_unique<EventRecorder>(*config_.events, *loop_, channels_.back()->label()));
-      channels_.back()->add_observer(*recorders_.back());
-    }
-    forwards_.back()->start(*channels_.back(), std::move(listen_sockets.forwards));
-    channels_.back()->start(std::move(listen_sockets.transport));
+    start_channel(std::move(config_.listen_sockets[i]));
   }
   if (shipper_) shipper_->start();
   loop_->driver().read(wake_op_, {mailbox_.fd(), -1}, &wake_count_, sizeof wake_count_);
   return {};
+}
+
+// With what attends it, or not at all.
+void Worker::add_channel(const ChannelConfig& config, ForwardConfig forward_config) {
+  auto forwards =
+      std::make_unique<SocketForwards>(*loop_, *resolver_driver_, std::move(forward_config));
+  Attendants attendants;
+  if (config.share_stats && config_.answer_far) {
+    attendants.far =
+        std::make_unique<FarService>(*loop_, config.spec.name, mailbox_, config_.answer_far);
+    forwards->add_built_in(kFarService, *attendants.far);
+  }
+  auto channel = std::make_unique<Channel>(*loop_, *resolver_driver_, config, forwards->services());
+  attendants.asker = std::make_unique<FarAsker>(*loop_, *channel);
+  if (config_.events != nullptr) {
+    attendants.recorder =
+        std::make_unique<EventRecorder>(*config_.events, *loop_, channel->label());
+    channel->add_observer(*attendants.recorder);
+  }
+  const size_t count = channels_.size() + 1;
+  forwards_.reserve(count);
+  attendants_.reserve(count);
+  channels_.reserve(count);
+  forwards_.push_back(std::move(forwards));
+  attendants_.push_back(std::move(attendants));
+  channels_.push_back(std::move(channel));
+}
+
+// The one that was added last.
+void Worker::start_channel(ChannelListenSockets listen_sockets) {
+  forwards_.back()->start(*channels_.back(), std::move(listen_sockets.forwards));
+  channels_.back()->start(std::move(listen_sockets.transport));
+}
+
+void Worker::ask_far(std::string channel, std::string line, FarFinish finish) {
+  mailbox_.post(
+      [this, channel = std::move(channel), line = std::move(line), finish = std::move(finish)] {
+        const size_t place = place_of(channel);
+        if (place == channels_.size()) return finish(std::nullopt);
+        attendants_[place].asker->ask(
+            line, [finish](FarAsker::Answer answer) { finish(std::move(answer)); });
+      });
 }
 
 void Worker::serve() {

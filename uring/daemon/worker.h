@@ -25,6 +25,8 @@
 #include "uring/mux/channel.h"
 #include "uring/mux/event_ring.h"
 #include "uring/net/resolver_driver.h"
+#include "uring/service/far_asker.h"
+#include "uring/service/far_service.h"
 #include "uring/service/logs/log_collector.h"
 #include "uring/service/logs/log_shipper.h"
 #include "uring/service/socket_forwards.h"
@@ -49,6 +51,8 @@ struct WorkerConfig {
   Duration drain_timeout{};
   Duration heartbeat{};         // the interval of heartbeats; zero for none
   EventRing* events = nullptr;  // of the process, for what happens to the channels; outlives the worker
+  // Where questions of other ends go; called in the worker's thread.
+  FarService::Ask answer_far;
 };
 
 class Worker final : private Completion, private Timer::Owner {
@@ -94,6 +98,10 @@ class Worker final : private Completion, private Timer::Owner {
   // Begins a change, whose sockets belong to the worker from then on, and calls `finish` in the
   // worker's thread. A worker that is ending only closes them; one that has ended does nothing.
   void apply(std::shared_ptr<WorkerChange> change, std::function<void(WorkerChanged)> finish);
+  // Asks the other end of a channel, and calls `finish` in the worker's thread with what it has
+  // answered; with nothing where the worker has no such channel.
+  using FarFinish = std::function<void(std::optional<FarAsker::Answer>)>;
+  void ask_far(std::string channel, std::string line, FarFinish finish);
   // As ask(), with the loop.
   void ask_loop(std::function<void(const Loop& loop)> question) {
     mailbox_.post([this, question = std::move(question)] { question(*loop_); });
@@ -136,6 +144,8 @@ class Worker final : private Completion, private Timer::Owner {
   void end_channel(const std::string& name);
   void change_forwards(WantedChannel wanted);
   std::optional<std::string> begin_channel(WantedChannel& wanted);
+  void add_channel(const ChannelConfig& config, ForwardConfig forwards);
+  void start_channel(ChannelListenSockets listen_sockets);
   void advance_endings();
   void give_up_waiting();
   // channels_.size() where there is none of that name.
@@ -163,7 +173,13 @@ class Worker final : private Completion, private Timer::Owner {
   std::vector<std::unique_ptr<SocketForwards>> forwards_;  // of each channel; outlive them
   std::unique_ptr<logs::LogShipper> shipper_;              // of one channel, outlives it
   std::vector<std::unique_ptr<LogCollector>> collectors_;  // of each channel, or none; the same
-  std::vector<std::unique_ptr<EventRecorder>> recorders_;  // of each channel; outlive them
+  // Of each channel, in their places; all of them outlive it.
+  struct Attendants {
+    std::unique_ptr<EventRecorder> recorder;  // of a process with a control socket
+    std::unique_ptr<FarAsker> asker;
+    std::unique_ptr<FarService> far;  // where its peer may ask
+  };
+  std::vector<Attendants> attendants_;
   std::vector<std::unique_ptr<Channel>> channels_;
   std::list<ChannelEnding> endings_;     // of some of them
   std::vector<WantedChannel> waiting_;   // for one of the same name to end

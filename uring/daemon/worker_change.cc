@@ -149,21 +149,21 @@ uint16_t Worker::free_buffer_group() const {
 
 std::optional<std::string> Worker::begin_channel(WantedChannel& wanted) {
   wanted.channel.first_buffer_group = free_buffer_group();
+  std::string reason;
   try {
-    forwards_.push_back(std::make_unique<SocketForwards>(*loop_, *resolver_driver_,
-                                                         std::move(wanted.forwards)));
-    channels_.push_back(std::make_unique<Channel>(*loop_, *resolver_driver_, wanted.channel,
-                                                  forwards_.back()->services()));
+    add_channel(wanted.channel, std::move(wanted.forwards));
+  } catch (const std::bad_alloc&) {
+    reason = "not enough memory: give it less with memory, or raise ulimit -v";
   } catch (const std::exception& error) {
-    forwards_.resize(channels_.size());
+    reason = error.what();
+  }
+  if (!reason.empty()) {
     close_sockets(wanted.listen_sockets);
-    const std::string text =
-        "channel " + wanted.channel.spec.name + " cannot begin: " + error.what();
+    const std::string text = "channel " + wanted.channel.spec.name + " cannot begin: " + reason;
     log_error("{}", text);
     return text;
   }
-  forwards_.back()->start(*channels_.back(), std::move(wanted.listen_sockets.forwards));
-  channels_.back()->start(std::move(wanted.listen_sockets.transport));
+  start_channel(std::move(wanted.listen_sockets));
   return std::nullopt;
 }
 
@@ -178,6 +178,7 @@ void Worker::advance_endings() {
     const auto place = static_cast<std::ptrdiff_t>(place_of(name));
     ending = endings_.erase(ending);
     channels_.erase(channels_.begin() + place);
+    attendants_.erase(attendants_.begin() + place);
     forwards_.erase(forwards_.begin() + place);
     log_info("channel {}: ended", name);
     const auto waits = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& each) {

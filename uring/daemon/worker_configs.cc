@@ -42,6 +42,7 @@ ChannelConfig channel_config(const ChannelOptions& spec) {
   config.number_key = {random_number(), random_number()};
   config.number_seed = random_number();
   config.release_memory = release_free_memory;
+  config.share_stats = settings.share_stats;
   return config;
 }
 

@@ -55,6 +55,7 @@ struct ChannelConfig {
   uint64_t number_seed = 0;
   uint16_t first_buffer_group = 0;
   void (*release_memory)() = nullptr;  // returns the allocator's free memory to the system
+  bool share_stats = false;            // its peer may ask what is known of its streams here
 };
 
 class Channel final : private TransportSource::Client,
@@ -117,6 +118,8 @@ class Channel final : private TransportSource::Client,
   // What log lines and statistics call it: its name, or its number.
   const std::string& label() const { return context_.label; }
   Session& session() { return selector().session(); }
+  // 1 or 2, of session().
+  unsigned protocol() const { return selector().protocol(); }
   ReceivePool& buffers() { return context_.buffers; }
   // Of its forwards it knows those that were added, before start().
   ChannelCounters& counters() { return context_.counters; }

@@ -130,9 +130,11 @@ void ChannelLog::stream_refused(const StreamRefused& event) {
   if (event.fault != Fault::kUnknownService || !not_offered_.allow(loop_.now())) return;
   const std::string service = printable(event.service);
   // No -i takes the name of a service that is built in.
-  const bool built_in = event.service.starts_with(kReservedServicePrefix);
+  std::string remedy = "-i " + service + ":…";
+  if (event.service == kLogService) remedy = "--collect takes its log lines";
+  if (event.service == kFarService) remedy = "--share-stats answers what it asks";
   log_warn("channel {}: the other end asks for service {}, which is not offered here ({})",
-           channel_, service, built_in ? "--collect takes its log lines" : "-i " + service + ":…");
+           channel_, service, remedy);
 }
 
 void ChannelLog::connect_failed(const ConnectFailed& event) {

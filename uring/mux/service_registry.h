@@ -27,6 +27,8 @@ namespace virtproxy {
 
 // Names with this prefix belong to built-in services. No forward may have one.
 inline constexpr std::string_view kReservedServicePrefix = "virtproxy.";
+inline constexpr std::string_view kLogService = "virtproxy.log";      // which a shipper asks for
+inline constexpr std::string_view kFarService = "virtproxy.control";  // which `far` asks for
 
 class Service {
  public:

@@ -36,6 +36,7 @@ struct StreamView {
   Duration waits{};                      // for so long
   StallTimes waited{};                   // since the stream began, what goes on included
   int fd = -1;                           // of its application, while there is one
+  std::optional<uint32_t> number{};      // see Session::number()
 };
 
 class StreamAccount {

@@ -307,6 +307,7 @@ std::optional<size_t> StreamTable::visit(
     if (!streams_[slot]) continue;
     StreamView view = streams_[slot]->account_.view();
     view.fd = streams_[slot]->endpoint_->fd();
+    view.number = channel_.selector.session().number(view.stream);
     visit(view);
   }
   return end < streams_.size() ? std::optional(end) : std::nullopt;

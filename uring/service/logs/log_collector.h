@@ -24,9 +24,6 @@
 
 namespace virtproxy {
 
-// The name of the service, which a guest's shipper asks for.
-inline constexpr std::string_view kLogService = "virtproxy.log";
-
 class LogCollector final : public Service, private Completion, private Loop::Deferred {
  public:
   // `vm` is the number of the channel's label in the hub, which outlives this.

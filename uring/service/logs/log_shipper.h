@@ -31,8 +31,6 @@ class Channel;
 
 namespace logs {
 
-inline constexpr std::string_view kLogService = "virtproxy.log";
-
 class LogShipper final : public ChannelObserver,
                          public StatSource,
                          private Opener,
