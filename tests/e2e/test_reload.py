@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import resource
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,9 +19,10 @@ from pathlib import Path
 import pytest
 
 from addresses import Address
+from confined import NOBODY, as_root
 from harness import BIN, PATIENCE, SANITIZED, Daemon, Scene, scaled
 from manager import Manager
-from stage import echo, eventually, receive, wait_for_echo
+from stage import Controlled, echo, eventually, receive, wait_for_echo
 
 WAIT = 15 * PATIENCE
 # The size of the promise is 1000 reloads and 200 streams: VIRTPROXY_RELOADS=1000.
@@ -271,6 +275,7 @@ def test_what_the_sandbox_does_not_allow_is_named(scene: Scene) -> None:
         ('[channel.vm2]\ntransport = "virtio-serial:/dev/virtio-ports/x"\n', "channel vm2", "devices"),
         ('[channel.vm2]\ntransport = "vsock-listen:any:5000"\n[channel.vm3]\n'
          'transport = "vsock-connect:2:5000"\n', "channel vm3", "vsock"),
+        ('[channel.vm2]\ntransport = "vsock-listen:any:5000"\n', "channel vm2", "vsock"),
         ('[channel.vm1.offer.web]\nto = "localhost:80"\n', "service web of channel vm1", ""),
         ('[channel.vm1.listen.web]\nat = "localhost:8080"\n', "service web of channel vm1", "host names"),
     ]
@@ -285,6 +290,55 @@ def test_what_the_sandbox_does_not_allow_is_named(scene: Scene) -> None:
     # Sockets beside those that were there, and any port above 1023.
     stage.write(listen("echo", scene.addresses.tcp()))
     assert stage.done("reload") == "1 forward added"
+
+
+@as_root
+@pytest.mark.skipif(SANITIZED, reason="a build with sanitizers has no sandbox")
+def test_a_process_without_privileges_adds_what_its_user_may(scene: Scene) -> None:
+    """A path of its own, with the owner that it has by default; a low port is an error that says why."""
+    scene.directory.chmod(0o711)
+    for who, args, why in (
+        ("nobody", ("--user", "nobody"), "the process has no more rights than its user (--user) since its start"),
+        ("root", (), "root has dropped its capabilities at the start"),
+    ):
+        own = scene.directory / who
+        own.mkdir()
+        shutil.chown(own, who)
+        near = Controlled(scene, f"near of {who}", "-c", f"unix-listen:{own}/channel:-:vm1", *args)
+        path = own / "added"
+        done = near.ctl("forward-add", "-o", f"echo:unix:{path}:-:vm1")
+        assert (done.returncode, done.stdout) == (0, "1 forward added\n"), done
+        assert path.stat().st_uid == (NOBODY if args else 0)
+        low = near.ctl("forward-add", "-o", "echo:127.0.0.1:1:vm1")
+        assert low.returncode == 1
+        assert low.stderr == (
+            "virtproxyctl: channel vm1: cannot listen on 127.0.0.1:1: Permission denied (ports below 1024 and other "
+            f"users' directories need privileges); {why}: restart it for that, or have the service manager pass the "
+            "socket\n")
+        assert "the sandbox refused" not in near.daemon.everything()
+
+
+@pytest.mark.skipif(SANITIZED, reason="a build with sanitizers reserves more memory than there is")
+def test_a_channel_that_finds_no_memory_is_not_there(scene: Scene) -> None:
+    """What a worker cannot begin is an error of the command, and may be tried again."""
+    stage = Stage(scene)
+    streams = CheckedStreams(stage.door, 5)
+    extra, door = scene.addresses.unix(), scene.addresses.tcp()
+    before = resource.prlimit(stage.near.pid, resource.RLIMIT_AS)
+    size = int(re.search(r"VmSize:\s*(\d+)", Path(f"/proc/{stage.near.pid}/status").read_text()).group(1)) << 10
+    resource.prlimit(stage.near.pid, resource.RLIMIT_AS, (size + (2 << 20), before[1]))
+    text = f'[channel.vm2]\ntransport = "unix-listen:{extra.place}"\n' + listen("echo", door, "vm2")
+    stage.write(text)
+    for _ in range(2):
+        errors = stage.fails("reload")
+        assert errors == ["channel vm2 cannot begin: not enough memory: give it less with memory, or raise ulimit -v"]
+        assert [row["channel"] for row in stage.rows("channels")] == ["vm1"]
+        assert {row["channel"] for row in stage.rows("forwards")} == {"vm1"}
+        assert refuses(door) and not Path(extra.place).exists()
+    resource.prlimit(stage.near.pid, resource.RLIMIT_AS, before)
+    assert stage.done("reload") == "1 channel added, 1 forward added"
+    assert [row["channel"] for row in stage.rows("channels")] == ["vm1", "vm2"]
+    streams.finish()
 
 
 def test_the_signal_reloads_and_tells_the_service_manager(scene: Scene) -> None:

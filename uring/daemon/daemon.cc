@@ -432,6 +432,8 @@ class Daemon final : private Worker::Client {
     return !has_failed();
   }
 
+  void channel_failed(const std::string& name) override { reloader_->forget(name); }
+
   bool has_failed() const {
     return std::any_of(workers_.begin(), workers_.end(),
                        [](const auto& worker) { return worker->failed(); });

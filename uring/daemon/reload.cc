@@ -4,9 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
-#include <iterator>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -74,6 +74,15 @@ void number_channels(Options& options) {
       forward.id = find_channel(options, forward.channel)->id;
     }
   }
+}
+
+// With its forwards.
+void remove_channel(Options& options, const std::string& name) {
+  const auto is_its = [&](const ForwardSpec& forward) { return forward.channel == name; };
+  std::erase_if(options.channels, [&](const auto& channel) { return channel.name == name; });
+  std::erase_if(options.oforwards, is_its);
+  std::erase_if(options.iforwards, is_its);
+  number_channels(options);
 }
 
 template <typename Range, typename Same>
@@ -189,11 +198,7 @@ void Reloader::remove(char option, const std::string& arg, const Finish& finish)
     if (options_.channels.size() == 1) {
       return finish(Failure("channel " + arg + " is the last one: stop the process instead"));
     }
-    const auto is_its = [&](const ForwardSpec& forward) { return forward.channel == arg; };
-    std::erase_if(wanted.channels, [&](const auto& channel) { return channel.name == arg; });
-    std::erase_if(wanted.oforwards, is_its);
-    std::erase_if(wanted.iforwards, is_its);
-    number_channels(wanted);
+    remove_channel(wanted, arg);
     return change_to(std::move(wanted), "control", finish);
   }
   // Read beside the channels alone: what is there already would be in its way.
@@ -262,15 +267,30 @@ size_t Reloader::worker_for(const std::string& channel) const {
   return static_cast<size_t>(place - places_.begin());
 }
 
+// Completes an error about what the start might have been allowed to do.
+std::string Reloader::privileges_lost() const {
+  constexpr std::string_view kRestart =
+      ": restart it for that, or have the service manager pass the socket";
+  if (at_start_.process.user) {
+    return fmt::format("; the process has no more rights than its user (--user) since its start{}",
+                       kRestart);
+  }
+  if (geteuid() != 0 || !at_start_.process.sandbox) return "";
+  return fmt::format("; root has dropped its capabilities at the start{}", kRestart);
+}
+
 // With a socket for each listener that the worker does not have yet. `before` is the channel that stays.
 WantedChannel Reloader::wanted_channel(const Options& options, const ChannelOptions& channel,
                                        const ChannelOptions* before,
                                        std::vector<std::string>& errors) {
   WantedChannel wanted{channel_config(channel), forward_config(options, channel), {}};
   const auto listen = [&](ListenerOf of, const Address& address, const ListenRules& rules) {
+    errno = 0;
     auto listening = listeners_.get(of, address, rules);
     if (listening) return *std::move(listening);
-    errors.push_back("channel " + channel.name + ": " + listening.error());
+    const bool forbidden = errno == EACCES || errno == EPERM;
+    errors.push_back("channel " + channel.name + ": " + listening.error() +
+                     (forbidden ? privileges_lost() : ""));
     return Listening{};
   };
   for (const ForwardSpec& forward : wanted.forwards.oforwards) {
@@ -339,6 +359,15 @@ void Reloader::keep_listeners(const Options& options) {
   manager_.store(sockets, true);
 }
 
+void Reloader::forget(const std::string& channel) {
+  const ChannelOptions* const known = find_channel(options_, channel);
+  if (known == nullptr) return;
+  if (!options_.process.memory) options_.memory -= known->memory;
+  remove_channel(options_, channel);
+  for (auto& names : places_) std::erase(names, channel);
+  keep_listeners(options_);
+}
+
 void Reloader::change_to(Options wanted, std::string_view what, const Finish& finish) {
   Difference difference = virtproxy::difference(options_, wanted);
   std::vector<std::string> errors = std::move(difference.errors);
@@ -378,8 +407,10 @@ void Reloader::change_to(Options wanted, std::string_view what, const Finish& fi
       mailbox->post([this, i, gathered, summary, finish, number, changed = std::move(changed)] {
         // A later change may have given it channels that it does not know of yet.
         if (number == changes_) places_[i] = changed.channels;
-        std::copy(changed.errors.begin(), changed.errors.end(),
-                  std::back_inserter(gathered->errors));
+        for (const ChannelFailure& failure : changed.failures) {
+          gathered->errors.push_back(failure.text);
+          forget(failure.channel);
+        }
         if (--gathered->missing > 0) return;
         if (gathered->errors.empty()) return finish(summary);
         finish(Failure(joined(gathered->errors)));

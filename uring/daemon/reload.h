@@ -51,6 +51,9 @@ class Reloader {
   // `finish` is called in the main thread: at once with an error, or once every worker has the change.
   void make(const ChannelChange& change, const Finish& finish);
 
+  // A channel could not begin: it is none any more, so that the next change may try again.
+  void forget(const std::string& channel);
+
   // Readable when run() has something to do.
   int fd() const { return mailbox_->fd(); }
   void run();
@@ -71,6 +74,7 @@ class Reloader {
   WantedChannel wanted_channel(const Options& options, const ChannelOptions& channel,
                                const ChannelOptions* before, std::vector<std::string>& errors);
   void keep_listeners(const Options& options);
+  std::string privileges_lost() const;
 
   Options& options_;
   const Options at_start_;

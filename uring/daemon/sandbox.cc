@@ -105,7 +105,7 @@ constexpr int kForNames[] = {
 constexpr int kForChanges[] = {
     SCMP_SYS(stat),  SCMP_SYS(newfstatat), SCMP_SYS(lstat),    SCMP_SYS(readlink),
     SCMP_SYS(bind),  SCMP_SYS(listen),     SCMP_SYS(fchownat), SCMP_SYS(clock_nanosleep),
-    SCMP_SYS(umask), SCMP_SYS(getcwd),
+    SCMP_SYS(umask), SCMP_SYS(getcwd),     SCMP_SYS(geteuid),
 };
 
 // What no part of this program does, and an intruder tries first.
@@ -507,12 +507,13 @@ std::string Sandbox::lacks(const Options& at_start, const Options& needed) {
   for (const ForwardSpec& forward : needed.oforwards) names |= is_name(true, forward.address);
   if (names && !had.names) return "host names, only addresses";
   if (has.scopes && !had.scopes) return "addresses with an interface";
-  for (const int family : has.families) {
-    if (std::find(had.families.begin(), had.families.end(), family) == had.families.end()) {
-      return "vsock";
-    }
-  }
-  return {};
+  // All others are there where the configuration can change.
+  const bool had_vsock =
+      std::find(had.families.begin(), had.families.end(), AF_VSOCK) != had.families.end();
+  const bool vsock = std::any_of(
+      needed.channels.begin(), needed.channels.end(),
+      [](const ChannelSpec& channel) { return channel.address.kind == Address::Kind::kVsock; });
+  return vsock && !had_vsock ? "vsock" : "";
 }
 
 void Sandbox::report() {

@@ -61,6 +61,8 @@ class Worker final : private Completion, private Timer::Owner {
    public:
     // The loop has turned since clear_heartbeat(). Reported once until that is called again.
     virtual void worker_beat() = 0;
+    // A channel of a change that had to wait for another one to end could not begin.
+    virtual void channel_failed(const std::string& name) = 0;
     // The thread has ended.
     virtual void worker_ended() = 0;
 

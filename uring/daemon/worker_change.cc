@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <new>
 #include <utility>
 
 #include "uring/base/log.h"
@@ -89,7 +90,7 @@ void Worker::begin_changes(WorkerChange& change, WorkerChanged& changed) {
     if (place_of(wanted.channel.spec.name) < channels_.size()) {
       waiting_.push_back(std::move(wanted));
     } else if (auto error = begin_channel(wanted)) {
-      changed.errors.push_back(*std::move(error));
+      changed.failures.push_back({wanted.channel.spec.name, *std::move(error)});
     }
   }
 }
@@ -187,7 +188,9 @@ void Worker::advance_endings() {
     if (waits == waiting_.end()) continue;
     WantedChannel wanted = std::move(*waits);
     waiting_.erase(waits);
-    (void)begin_channel(wanted);
+    if (begin_channel(wanted)) {
+      reports_->post([client = client_, name] { client->channel_failed(name); });
+    }
   }
   if (endings_.empty()) return ending_timer_->clear();
   const auto next = std::min_element(endings_.begin(), endings_.end(),

@@ -33,10 +33,16 @@ struct WorkerChange {
   Duration drain_timeout{};
 };
 
+// A channel that could not begin, and is not there.
+struct ChannelFailure {
+  std::string channel;
+  std::string text;
+};
+
 // What became of a change.
 struct WorkerChanged {
   std::vector<std::string> channels;  // that the worker has, also those that are ending or waiting
-  std::vector<std::string> errors;    // of channels that could not begin
+  std::vector<ChannelFailure> failures;
 };
 
 // A channel that ends while others go on: drained within a time, then reset, then let go of.
