@@ -1,6 +1,6 @@
 """The longest stop of one channel's echo while the other end of another channel does its worst with
 16,384 streams: opens all, has them refused, numbers them so that they collide, resets them, leaves
-them behind by cutting the channel or starting anew.
+them behind by cutting the channel or starting anew. And while an operator lists 10,000 of them.
 
 Both channels share a thread. A native program plays ping-pong all the while and reports its slowest
 round trip. Beside each figure stands what this machine does to the same echo when nothing happens,
@@ -11,7 +11,9 @@ of the machine want the processors too.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ import pytest
 import drop_in  # noqa: F401  First: it knows where old_wire is.
 import hostile_peer as wire
 import old_wire
-from harness import PATIENCE, SANITIZED, Daemon, Scene, into, out
+from harness import BIN, PATIENCE, SANITIZED, Daemon, Scene, into, out
 from hostile_peer import HostilePeer, number
 from processes import Process
 from stage import ListeningService, eventually, limit_ms, wait_for_echo
@@ -41,6 +43,10 @@ TURN_MS = 5.0
 # What the kernel does in one go, for the echo and in a turn: the end of a killed process with 16,384
 # sockets holds a processor for 14 ms where the kernel is not preemptible.
 KERNEL_MS = {"an honest daemon is killed": (20.0, 0.0)}
+# While streams are listed.
+LISTED = 10_000
+LISTING_MS = 1.0  # More than the longest turn without that.
+KILLED = 5
 ATTEMPTS = 6
 # The kernel suspends what runs before all other processes for 50 ms once it has had 950 ms of a
 # second (sched_rt_runtime_us), so the peer leaves the daemon some idle time between its bursts.
@@ -77,7 +83,9 @@ class Beside:
         # Nobody listens at this one, and nobody ever accepts at that one, whose backlog is short.
         self.services["closed"] = scene.addresses.tcp()
         self.services["full"] = ListeningService(scene, "unix", backlog=1).address
+        self.control = scene.addresses.unix().place
         args = ["--memory", "128M", "--max-streams", str(STREAMS), "--connect-timeout", "3"]
+        args += ["--control", self.control]
         args += ["-c", f"unix-listen:{self.channel.spec}:0", "-c", f"unix-listen:{honest.spec}:1"]
         for name, address in self.services.items():
             args += into(name, address, 0)
@@ -251,18 +259,28 @@ def old_numbers(stride: int, lose_boundary: bool = False) -> Callable[[Beside], 
     return prepare
 
 
-def honest(beside: Beside, end: str) -> Act:
-    """Another daemon, and clients of its own service here."""
+def honest_crowd(beside: Beside, streams: int) -> tuple[Daemon, Callable[[], Process]]:
+    """Another daemon, and what begins clients of its own service here."""
     args = ["-c", f"unix-connect:{beside.channel.spec}", "--max-streams", str(STREAMS)]
     args += ["--memory", "64M", *into("crowd", beside.services["unix"])]
     mark = beside.daemon.mark()
     far = beside.scene.daemon(*args, name="far")
     beside.daemon.wait_up(0, mark)
 
-    def act() -> None:
-        options = ("--connect", beside.crowd_door.traffic, "--streams", STREAMS)
+    def come() -> Process:
+        options = ("--connect", beside.crowd_door.traffic, "--streams", streams)
         clients = beside.scene.hold("held", "idle", *options, timeout=120)
-        assert clients.json_with("held", 1)["held"] == STREAMS
+        assert clients.json_with("held", 1)["held"] == streams
+        return clients
+
+    return far, come
+
+
+def honest(beside: Beside, end: str) -> Act:
+    far, come = honest_crowd(beside, STREAMS)
+
+    def act() -> None:
+        clients = come()
         if end == "clients":
             clients.kill()
             beside.wait_over()
@@ -316,3 +334,55 @@ def test_another_channel_stops_for_a_moment_at_most(scene: Scene, what: str) -> 
         f"or a turn took more than {turn_limit} ms: {figures}"
     )
 
+
+def test_an_operator_who_lists_ten_thousand_streams_stops_nobody(scene: Scene) -> None:
+    beside = Beside(scene)
+    _, come = honest_crowd(beside, LISTED)
+    come()
+    own = [beside.crowd_door.connect(30 * PATIENCE) for _ in range(ATTEMPTS * KILLED)]
+
+    def ctl(*command: str) -> str:
+        done = subprocess.run([BIN / "virtproxyctl", *command, "--control", beside.control], text=True,
+                              stdout=subprocess.PIPE, timeout=30 * PATIENCE, check=True)
+        return done.stdout
+
+    def longest_turn(stops: dict[str, float], what: str, act: Act) -> float:
+        beside.daemon.stats()
+        beside.daemon.longest_turn_us = 0
+        with beside.echo(stops, what):
+            act()
+            beside.daemon.stats()
+        return beside.daemon.longest_turn_us / 1000
+
+    def all_listed() -> list[dict]:
+        return json.loads(ctl("streams", "0", "--limit", str(STREAMS), "--json"))
+
+    eventually("all are there", lambda: len(all_listed()) == LISTED + len(own))
+    to_kill = [row["stream"] for row in all_listed() if f"pid {os.getpid()}" in row["client"]]
+    assert len(to_kill) == len(own)
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        for _ in range(KILLED):
+            for command in (("streams", "0", "--limit", str(STREAMS)), ("streams", "--sort", "sent"), ("why",),
+                            ("kill", to_kill.pop())):
+                ctl(*command)
+                asked += 1
+
+    for _ in range(ATTEMPTS):
+        stops: dict[str, float] = {}
+        began, asked = time.monotonic(), 0
+        turn = longest_turn(stops, "listing", ask)
+        took = time.monotonic() - began
+        calm = longest_turn(stops, "nothing", lambda took=took: time.sleep(took))
+        figures = ", ".join(f"{name} {stop:.1f} ms" for name, stop in stops.items())
+        figures = f"{asked} commands: {figures}; longest turn {turn:.2f} ms, with nothing {calm:.2f} ms"
+        print(f"\n  {figures}")
+        # On a machine that others use a turn may take longer by itself.
+        if turn < calm + limit_ms(LISTING_MS) and stops["listing"] < limit_ms(STOP_MS) + stops["nothing"]:
+            break
+    else:
+        raise AssertionError(f"a turn took {LISTING_MS} ms more than without a list: {figures}")
+    for sock in own:
+        sock.close()
