@@ -18,6 +18,7 @@ import pytest
 from agent_ends import Agent, Line, await_that, call, run
 from harness import BIN, PATIENCE, SANITIZED, Scene
 
+LIBVIRT = Path(__file__).with_name("libvirt_conversation.txt")
 WITHOUT_CALL = Path(__file__).with_name("without_call.py")
 
 
@@ -70,9 +71,43 @@ def test_the_default_set(scene: Scene) -> None:
     assert not at.exists()
 
 
-# What libvirt sends: guest-sync before each command, without 0xFF, and commands without an id. It takes
-# answers in their order, takes events, and closes an agent that asks it anything.
+def alike(recorded, now) -> bool:
+    """The same kind of value, with at least the keys that the recorded one has."""
+    if isinstance(recorded, dict):
+        return isinstance(now, dict) and all(key in now and alike(value, now[key]) for key, value in recorded.items())
+    if isinstance(recorded, list):
+        return isinstance(now, list) and (not recorded or not now or alike(recorded[0], now[0]))
+    return type(recorded) is type(now)
+
+
+# As recorded: guest-sync once for each connection and after a command that it gave up, without 0xFF, and commands
+# without an id. It takes answers in their order, passes events over, and closes an agent that asks it anything.
 def test_the_conversation_of_libvirt(scene: Scene) -> None:
+    at = scene.directory / "org.qemu.guest_agent.0"
+    slow = scene.directory / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    Agent(scene, "guest", "-c", f"unix-listen:{at}", "--hook", f"slow={slow}")
+    said = [line.rstrip("\n") for line in LIBVIRT.open(encoding="utf-8") if not line.startswith("#")]
+    assert sum(line.startswith("> ") for line in said) == 29
+    for _ in range(2):
+        with Line(at) as line:
+            for each in said:
+                if each.startswith("> "):
+                    asked = each[2:] + "\n"
+                    line.send(asked)
+                    continue
+                recorded, now = json.loads(each[2:]), line.message()
+                if "error" in recorded:
+                    assert [now["error"][key] for key in ("class", "code", "desc")] == [
+                        recorded["error"][key] for key in ("class", "code", "desc")]
+                assert alike(recorded, now), f"{now}\ninstead of\n{recorded}"
+                if "guest-sync" in asked:
+                    assert "event" in now or now == recorded, "the answer of another one"
+
+
+# guest-sync before each command, without 0xFF, and commands without an id.
+def test_a_client_that_synchronises_before_each_command(scene: Scene) -> None:
     at = scene.directory / "org.qemu.guest_agent.0"
     Agent(scene, "guest", "-c", f"unix-listen:{at}")
     for serial in range(3):
