@@ -173,11 +173,12 @@ def newc(entries: Iterable[Entry]) -> bytes:
     return b"".join(parts)
 
 
-def collect(kernel: Kernel, extra_files: Mapping[str, Path | str]) -> list[Entry]:
+def collect(kernel: Kernel, extra_files: Mapping[str, Path | str],
+            extra_modules: Iterable[str] = ()) -> list[Entry]:
     """Every member of the image, parents first."""
     files: dict[str, tuple[int, bytes]] = {"bin/busybox": (0o755, find_busybox())}
     loads: list[str] = []
-    for path in module_files(kernel.release, modules=kernel.modules):
+    for path in module_files(kernel.release, [*WANTED_MODULES, *extra_modules], kernel.modules):
         name = f"lib/modules/{path.name.split('.ko')[0]}.ko"
         files[name] = (0o644, read_module(path))
         loads.append(f"/{name}\n")
@@ -212,15 +213,17 @@ def prune(cache_dir: Path, keep: Path, most: int = 8) -> None:
 
 
 def build(path: Path | str, cache_dir: Path | str, *, kernel: Kernel | None = None,
-          extra_files: Mapping[str, Path | str] | None = None) -> Path:
-    """Writes the image to `path` and returns it; `extra_files` maps guest paths to files here.
+          extra_files: Mapping[str, Path | str] | None = None,
+          extra_modules: Iterable[str] = ()) -> Path:
+    """Writes the image to `path` and returns it; `extra_files` maps guest paths to files here,
+    `extra_modules` are loaded beside those that every guest has.
 
     `cache_dir` keeps images by the hash of their content, so that a second call with the same
     input only links one. Several processes may share it.
     """
     path, cache_dir = Path(path), Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    entries = collect(kernel or find_kernel(), extra_files or {})
+    entries = collect(kernel or find_kernel(), extra_files or {}, extra_modules)
     digest = hashlib.sha256()
     for entry in entries:
         digest.update(f"{entry.name}\0{entry.mode}\0{entry.device}\0{len(entry.data)}\0".encode())
