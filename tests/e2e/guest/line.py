@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from harness import BIN, PATIENCE, SENT_NOTHING, Daemon, Scene, Stats, _pairs
 from processes import deadline_after
 from stage import eventually
 
+from .control import ControlLost
 from .initramfs import GuestError
 from .machine import Guest, MissingPackage, Process
 
@@ -56,12 +57,13 @@ def guest_with_services(folder: Path, pages: Sequence[Page], **options) -> Itera
     """A booted guest: the daemon inside, and a web server and an echo.
 
     The web server's root is in memory and has the pages; `folder` gets them too, for the host's.
+    Options are those of Guest; `extra_files` come on top.
     """
     programs = {PROXY: BIN / "virtproxy-static", TRAFFIC: BIN / "virtproxy-traffic-static"}
     for program in programs.values():
         if not program.exists():
             raise FileNotFoundError(f"{program}: configure with -D VIRTPROXY_STATIC=ON and build")
-    files: dict[str, Path] = dict(programs)
+    files: dict[str, Path] = {**programs, **options.pop("extra_files", {})}
     for page in pages:
         (folder / page.name).write_bytes(page.data)
         files[f"/var/www/{page.name}"] = folder / page.name
@@ -205,8 +207,11 @@ class GuestDaemon:
     # What a Scene asks of its processes.
 
     def kill(self) -> None:
-        if self.process.alive():
-            self.kill9()
+        try:
+            if self.process.alive():
+                self.kill9()
+        except ControlLost:
+            pass  # Its machine has ended.
 
     def everything(self) -> str:
         try:
@@ -219,40 +224,46 @@ class GuestDaemon:
 class Line:
     """Both daemons and their doors.
 
-    to_guest: service → port in the guest; clients knock at `doors[service]` on the host.
+    to_guest: service → port in the guest, or path of a unix socket; clients knock at
+    `doors[service]` on the host.
     to_host: service → address on the host; clients knock at `guest_doors[service]` in the guest.
+    A door is of the kind of its service.
     """
 
     _next_guest_port = 9000
 
     def __init__(self, scene: Scene, guest: Guest, host_channel: str, guest_channel: str,
-                 to_guest: dict[str, int], to_host: dict[str, Address] | None = None,
+                 to_guest: Mapping[str, int | str], to_host: dict[str, Address] | None = None,
                  guest_options: Sequence[str] = (), protocol: int = 2) -> None:
         self.scene, self.guest, self.protocol = scene, guest, protocol
         self.to_host = to_host or {}
-        self.doors = {service: scene.addresses.tcp() for service in to_guest}
+        self.doors = {service: scene.addresses.unix() if isinstance(place, str)
+                      else scene.addresses.tcp() for service, place in to_guest.items()}
         self.guest_doors: dict[str, str] = {}
         self._host_args, self._guest_args = ["-c", host_channel], ["-c", guest_channel]
         self._guest_args += guest_options
         if protocol != 2:
             self._guest_args += ["--protocol", str(protocol)]
-        for service, port in to_guest.items():
+        for service, place in to_guest.items():
+            there = f"{place}:-" if isinstance(place, str) else f"127.0.0.1:{place}"
             self._host_args += ["-o", f"{service}:{self.doors[service].spec}"]
-            self._guest_args += ["-i", f"{service}:127.0.0.1:{port}"]
+            self._guest_args += ["-i", f"{service}:{there}"]
         for service, address in self.to_host.items():
-            door = f"127.0.0.1:{self.guest_port()}"
-            self.guest_doors[service] = door
+            door = self.guest_address(address.kind)
+            self.guest_doors[service] = door.traffic
             self._host_args += ["-i", f"{service}:{address.spec}"]
-            self._guest_args += ["-o", f"{service}:{door}"]
+            self._guest_args += ["-o", f"{service}:{door.spec}"]
         self.host = self._new_host()
         self.guest_daemon = self._new_guest()
         self.wait_up()
 
     @classmethod
-    def guest_port(cls) -> int:
-        """A port in the guest that nobody else uses."""
+    def guest_address(cls, kind: str) -> Address:
+        """An address in the guest that no other line uses."""
         cls._next_guest_port += 1
-        return cls._next_guest_port
+        if kind == "unix":
+            return Address(kind, f"/run/door.{cls._next_guest_port}")
+        return Address("tcp", "127.0.0.1", cls._next_guest_port)
 
     def _new_host(self) -> Daemon:
         return self.scene.daemon(*self._host_args, name="host daemon")

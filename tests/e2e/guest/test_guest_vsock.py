@@ -27,7 +27,7 @@ class Couple:
     def __init__(self, scene: Scene, guest: Guest, cid: str, *listen_args: str,
                  wait: bool = True) -> None:
         self.scene, self.guest = scene, guest
-        self.door = f"127.0.0.1:{Line.guest_port()}"
+        self.door = Line.guest_address("tcp").spec
         self._listen_args = ["-c", f"vsock-listen:any:{CHANNEL}", "-i", f"http:127.0.0.1:{HTTP}",
                              "-i", f"echo:127.0.0.1:{ECHO}"]
         self._connect_args = ["-c", f"vsock-connect:{cid}:{CHANNEL}", "-o", f"http:{self.door}"]
