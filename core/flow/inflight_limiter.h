@@ -6,6 +6,10 @@
 // twice the bandwidth-delay product as in BBR's model of a path (Cardwell et al., ACM Queue, 2016):
 // the highest rate at which bytes arrived, over the shortest round trip seen.
 //
+// A round trip behind a full limit has the sender's own queue in it. Taken for that of the path it
+// would double the limit each time. So what was seen is replaced by a round trip with little in
+// flight. Where bulk never pauses, the sender holds it back for one such round trip.
+//
 // The peer reports with ACK, by absolute counts of bytes since the session began.
 #pragma once
 
@@ -27,6 +31,7 @@ class InflightLimiter {
     sent_ += bytes;
     if (probing_) return;
     probing_ = true;
+    probe_queue_ = in_flight();
     probe_ = sent_;
     probe_at_ = now;
     probe_acked_ = acked_;
@@ -46,9 +51,9 @@ class InflightLimiter {
   // Bytes of bulk that may be written now. Zero below an eighth of the limit: writes that small
   // cost more than they carry.
   uint64_t available() const {
-    const uint64_t in_flight = sent_ - acked_;
-    const uint64_t available = limit_ > in_flight ? limit_ - in_flight : 0;
-    return available < limit_ / 8 ? 0 : available;
+    const uint64_t limit = phase_ == Phase::kDraining ? drained() : limit_;
+    const uint64_t available = limit > in_flight() ? limit - in_flight() : 0;
+    return available < limit / 8 ? 0 : available;
   }
 
   uint64_t in_flight() const { return sent_ - acked_; }
@@ -59,12 +64,27 @@ class InflightLimiter {
  private:
   static constexpr Duration kMemory = std::chrono::seconds(10);
 
+  enum class Phase {
+    kFull,
+    kDraining,  // little may be in flight until a round trip was measured with that
+  };
+
+  // Twice what a peer leaves unreported, so that its reports go on.
+  uint64_t drained() const { return floor_ / 2; }
+
   void measure(uint64_t bytes, Duration round_trip, Instant now) {
     round_trip = std::max(round_trip, Duration(1));
     round_trip_ = round_trip;
-    if (round_trip < shortest_ || now - shortest_at_ > kMemory) {
+    const bool old = now - shortest_at_ > kMemory;
+    const bool clean = probe_queue_ <= drained();
+    if (round_trip < shortest_ || (old && clean)) {
       shortest_ = round_trip;
       shortest_at_ = now;
+    }
+    if (clean) {
+      phase_ = Phase::kFull;
+    } else if (old) {
+      phase_ = Phase::kDraining;
     }
     const double rate = static_cast<double>(bytes) / static_cast<double>(round_trip.count());
     rate_ = std::max(rate, rate_ * 7 / 8);
@@ -78,8 +98,10 @@ class InflightLimiter {
   uint64_t sent_ = 0;
   uint64_t acked_ = 0;
 
+  Phase phase_ = Phase::kFull;
   bool probing_ = false;
-  uint64_t probe_ = 0;  // once this much is acknowledged, a round trip is over
+  uint64_t probe_queue_ = 0;  // what was in flight when it began
+  uint64_t probe_ = 0;        // once this much is acknowledged, a round trip is over
   uint64_t probe_acked_ = 0;
   Instant probe_at_{};
   Duration round_trip_{};

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
+
 #include "tests/unit/core/pair.h"
 
 namespace virtproxy::test {
@@ -40,6 +42,42 @@ TEST(InflightLimiter, LimitFollowsALongFatPathAndHasAnEnd) {
   }
   EXPECT_GT(limiter.limit(), 4'000'000u);
   EXPECT_LE(limiter.limit(), InflightLimiter::kMost);
+}
+
+// A path of 1 ms, 20 MB/s where the floor is 512 KiB, whose sender has always more: the queue that
+// it makes is not taken for the path, and it never waits for a report that is not due.
+TEST(InflightLimiter, BulkThatNeverPausesDoesNotRaiseItsLimit) {
+  for (const uint64_t floor : {4096u, 16384u, 524288u}) {
+    const uint64_t bytes_in_step = floor / 256;  // in 100 us
+    const uint64_t report_after = floor / 4;     // the most that a peer leaves unreported
+    InflightLimiter limiter(floor);
+    Instant now = seconds(1);
+    std::deque<std::pair<Instant, uint64_t>> reports;
+    uint64_t sent = 0, read = 0, reported = 0, read_early = 0;
+    for (int step = 0; step < 1'200'000; ++step) {
+      now += microseconds(100);
+      if (const uint64_t bytes = limiter.available()) {
+        limiter.sent(bytes, now);
+        sent += bytes;
+      }
+      read = std::min(sent, read + bytes_in_step);
+      if (read - reported >= report_after) {
+        reported = read;
+        reports.emplace_back(now + milliseconds(1), read);
+      }
+      while (!reports.empty() && reports.front().first <= now) {
+        ASSERT_TRUE(limiter.acknowledge(reports.front().second, now));
+        reports.pop_front();
+      }
+      // The first round trip of all is one behind a full limit.
+      if (step < 120'000) {
+        read_early = read;
+      } else {
+        ASSERT_LE(limiter.limit(), floor + floor / 2) << step;
+      }
+    }
+    EXPECT_GE(read - read_early, bytes_in_step * 1'080'000 / 100 * 99);
+  }
 }
 
 TEST(InflightLimiter, SurvivesSenselessTimes) {
