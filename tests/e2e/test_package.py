@@ -5,36 +5,24 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness import BIN, PATIENCE, SANITIZED, Scene
+from debian_packages import build_packages, run
+from harness import SANITIZED, Scene
 from systemd_machine import needs_machine, run_machine
 
-BUILD = BIN.parent
-PACKAGES = ("virtagent", "virtproxy", "virtproxy-static", "virtproxy-bench")
 pytestmark = [
     pytest.mark.skipif(SANITIZED, reason="packages are made of release builds"),
 ]
 
 
-def run(*command: str | Path, timeout: float = 120, expect: int = 0) -> str:
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=timeout * PATIENCE, check=False
-    )
-    assert done.returncode == expect, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """All of them, by name. Packed quickly: what is in them is the same."""
-    place = tmp_path_factory.mktemp("packages")
-    run("cpack", "--config", BUILD / "CPackConfig.cmake", "-D", "CPACK_DEBIAN_COMPRESSION_TYPE=gzip", "-B", place)
-    files = {path.name.split("_")[0]: path for path in place.glob("*.deb")}
-    assert sorted(files) == sorted(PACKAGES)
+    """All of them, by name."""
+    files = build_packages(tmp_path_factory.mktemp("packages"))
+    assert sorted(files) == ["virtagent", "virtproxy", "virtproxy-bench", "virtproxy-static"]
     return files
 
 

@@ -123,8 +123,7 @@ class Guest:
         kernel = self.kernel or initramfs.find_kernel()
         self._directory = tempfile.TemporaryDirectory(prefix="vpguest-")
         try:
-            image = initramfs.build(self.work_dir / "initramfs.cpio", self.cache_dir,
-                                    kernel=kernel, extra_files=self.extra_files)
+            image = self.first_image(kernel)
             try:
                 self._boot(kernel.image, image)
             except BootFailure as failure:
@@ -140,6 +139,15 @@ class Guest:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def first_image(self, kernel: initramfs.Kernel) -> Path:
+        """What the kernel starts with."""
+        return initramfs.build(self.work_dir / "initramfs.cpio", self.cache_dir, kernel=kernel,
+                               extra_files=self.extra_files)
+
+    def kernel_arguments(self) -> str:
+        """The kernel's command line."""
+        return f"{KERNEL_ARGUMENTS} virtproxy.ports={len(self.virtio_ports) + 1}"
 
     def close(self) -> None:
         """Ends QEMU, reaps it and removes the working directory."""
@@ -182,7 +190,7 @@ class Guest:
         words = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                  "-machine", "pc,accel=tcg", "-cpu", "max,la57=off", "-smp", str(self.cpus),
                  "-m", self.memory, "-kernel", str(kernel), "-initrd", str(image), "-append",
-                 f"{KERNEL_ARGUMENTS} virtproxy.ports={len(self.virtio_ports) + 1}",
+                 self.kernel_arguments(),
                  "-chardev", f"file,id=console,path={plain(self.work_dir / 'console.log')}",
                  "-device", "isa-serial,chardev=console,index=0",
                  "-chardev", f"socket,id=qmp,fd={qmp}", "-mon", "chardev=qmp,mode=control",
@@ -364,6 +372,16 @@ class Guest:
         if self._qmp is None:
             raise GuestError("the guest is not running")
         return self._qmp.execute(command, **arguments)
+
+    def wait_off(self, timeout: float) -> None:
+        """Until QEMU has ended by itself, because the guest was powered off."""
+        assert self._qemu is not None
+        try:
+            status = self._qemu.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise GuestTimeout(self.explain(f"not off after {timeout:g} s")) from error
+        if status != 0:
+            raise GuestError(self.explain("not an orderly end"))
 
     def vm_pause(self) -> None:
         """Stops the guest's processors; its clock stands still."""
