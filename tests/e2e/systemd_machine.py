@@ -31,7 +31,11 @@ needs_machine = pytest.mark.skipif(bool(_impossible()), reason=_impossible() or 
 
 
 def boot(
-    scene: Scene, tree: Path, lower: Path = Path("/"), more: Sequence[str] = (), units: Mapping[str, str] = MappingProxyType({})
+    scene: Scene,
+    tree: Path,
+    lower: Path = Path("/"),
+    more: Sequence[str] = (),
+    units: Mapping[str, str] = MappingProxyType({}),
 ) -> Process:
     """Starts the systemd of a machine: the files of `tree` over those of `lower`, `more` namespaces."""
     results, place = scene.directory / "results", scene.directory / "place"
@@ -107,8 +111,8 @@ class Machine:
 
     def command(self, command: str) -> list[str]:
         """What runs shell text in the machine."""
-        return ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "env", "-i", "HOME=/root",
-                "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", command]  # fmt: skip
+        return ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w",
+                "env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", command]  # fmt: skip
 
     def run(self, command: str, timeout: float = 60, stdin: bytes = b"") -> tuple[int, str]:
         """Exit status, and standard output and error together."""

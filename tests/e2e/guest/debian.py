@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import inspect
 import os
 import shutil
 import stat
@@ -46,6 +47,7 @@ CONTROL_RULE = (
     f'SUBSYSTEM=="virtio-ports", ATTR{{name}}=="{CONTROL_PORT}", TAG+="systemd", '
     'ENV{SYSTEMD_WANTS}+="control.service"\n'
 )
+CONTROL_SCRIPTS = {"control.sh": "control", "control_job.sh": "control-job"}
 FILES = {
     "etc/systemd/system/control.service": CONTROL_UNIT,
     "etc/udev/rules.d/70-control.rules": CONTROL_RULE,
@@ -90,8 +92,9 @@ def debian_root() -> Root:
     cache = BIN.parent / "debian-root"
     cache.mkdir(exist_ok=True)
     packages = cache / f"{digest(SUITE, *PACKAGES)}.tar"
-    scripts = [(HERE / name).read_text(encoding="utf-8") for name in ("control.sh", "control_job.sh", "debian.py")]
-    place = cache / digest(packages.name, kernel.release, *scripts)
+    scripts = [(HERE / name).read_text(encoding="utf-8") for name in CONTROL_SCRIPTS]
+    what = (*FILES.values(), *IDLE_UNITS, *ROOT_MODULES, *scripts, inspect.getsource(make))
+    place = cache / digest(packages.name, kernel.release, *what)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not packages.exists():
@@ -127,7 +130,7 @@ def make(root: Root, packages: Path) -> None:
     run("tar", "-C", root.tree, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xf", packages)
     for name, text in FILES.items():
         (root.tree / name).write_text(text, encoding="ascii")
-    for script, name in (("control.sh", "control"), ("control_job.sh", "control-job")):
+    for script, name in CONTROL_SCRIPTS.items():
         (root.tree / "usr/local/sbin" / name).write_bytes((HERE / script).read_bytes())
         (root.tree / "usr/local/sbin" / name).chmod(0o755)
     for unit in IDLE_UNITS:

@@ -73,7 +73,8 @@ class Site:
         return f'[channel.vm1]\ntransport = "unix-connect:{SOCKET}"\n{"".join(listeners)}'
 
     def write_host_toml(self, *services: str) -> None:
-        self.host.check("mkdir -p /etc/virtproxy/vm; cat >/etc/virtproxy/vm/vm1.toml", stdin=self.host_toml(*services).encode())
+        text = self.host_toml(*services).encode()
+        self.host.check("mkdir -p /etc/virtproxy/vm; cat >/etc/virtproxy/vm/vm1.toml", stdin=text)
 
     def host_property(self, name: str) -> str:
         return self.host.check(f"systemctl show --value -p {name} virtproxy@vm1").strip()
