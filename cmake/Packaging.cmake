@@ -30,6 +30,7 @@ install(FILES ${systemd_files}/virtproxy.tmpfiles DESTINATION lib/tmpfiles.d REN
 install(FILES ${systemd_files}/60-virtproxy.rules DESTINATION lib/udev/rules.d COMPONENT virtproxy)
 install(PROGRAMS ${systemd_files}/libvirt-hook DESTINATION share/doc/virtproxy/examples
         COMPONENT virtproxy)
+install(FILES ${systemd_files}/ship-journal.conf DESTINATION share/virtproxy COMPONENT virtproxy)
 set(init_files ${PROJECT_SOURCE_DIR}/uring/daemon/init)
 install(PROGRAMS ${init_files}/virtproxy-guest ${init_files}/virtproxy.openrc
         DESTINATION share/doc/virtproxy/examples COMPONENT virtproxy)

@@ -65,6 +65,7 @@ def test_the_files_are_where_they_are_looked_for(root: Path) -> None:
         "usr/lib/sysusers.d/virtagent.conf",
         "usr/lib/udev/rules.d/60-virtagent.rules",
         "usr/share/doc/virtproxy/examples/libvirt-hook",
+        "usr/share/virtproxy/ship-journal.conf",
     } <= files
     # Those belong to libvirt.
     assert [name for name in files if Path(name).name.startswith("virtproxyd")] == []

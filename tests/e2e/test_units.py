@@ -44,6 +44,13 @@ def test_a_unit_is_valid_and_confined(scene: Scene, unit: str) -> None:
     assert match and float(match.group(1)) < 1.5, rating
 
 
+def test_the_drop_in_that_ships_the_journal_is_valid(scene: Scene) -> None:
+    lay_out_units(scene.directory, str(BIN))
+    (scene.directory / "virtproxy-guest.service.d").mkdir()
+    shutil.copy(SOURCES / "ship-journal.conf", scene.directory / "virtproxy-guest.service.d")
+    assert analyze(scene, "verify", "--man=no", scene.directory / "virtproxy-guest.service") == ""
+
+
 AGENT = Path(__file__).resolve().parents[2] / "uring" / "agent"
 ALLOWED = ["dmesg", "set-time", "shutdown", "fsfreeze", "fstrim"]
 

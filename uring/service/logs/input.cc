@@ -31,7 +31,7 @@ void Input::drain() {
   if (state_ == State::kOver) return;
   draining_ = true;
   on_drain();
-  if (state_ != State::kPolling) return;
+  if (state_ != State::kPolling || awaits_more()) return;
   loop_.driver().cancel(op_);
   read_later();
 }
@@ -77,7 +77,7 @@ void Input::read() {
       case Progress::kMore:
         continue;
       case Progress::kEmpty:
-        return draining_ ? end() : poll();
+        return draining_ && !awaits_more() ? end() : poll();
       case Progress::kBlocked:
         state_ = State::kBlocked;
         return;

@@ -60,6 +60,8 @@ class Input : private Completion, private Loop::Deferred {
   virtual Progress read_some() = 0;
   // What is sent from now on need not be read.
   virtual void on_drain() {}
+  // While draining: what has to be read is still to come, and ends with kOver.
+  virtual bool awaits_more() const { return false; }
   // After kOver, or stop().
   virtual void on_over() {}
   // idle() may have become true after the end.

@@ -168,9 +168,23 @@ class KmsgSource final : public RecordSource {
 class JournalSource final : public RecordSource {
  public:
   JournalSource(Loop& loop, LineTarget& target, uint16_t index, OpenedSource& opened)
-      : RecordSource(loop, target, index, opened), parser_(target.max_line()) {}
+      : RecordSource(loop, target, index, opened),
+        journal_(std::move(opened.journal)),
+        parser_(target.max_line()) {}
 
  private:
+  // What the journal had before this moment may not have come through the child yet. A line that is
+  // written to it now comes behind all of that, and is the last one.
+  void on_drain() override {
+    if (!journal_) return;
+    last_ = "log shipping: the last line of this run, " + std::to_string(target_.wall());
+    const std::string entry =
+        "PRIORITY=6\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=virtproxy\nMESSAGE=" + last_ + "\n";
+    const ssize_t written = ::write(journal_.get(), entry.data(), entry.size());
+    if (written != static_cast<ssize_t>(entry.size())) last_.clear();
+  }
+  bool awaits_more() const override { return !last_.empty(); }
+
   Progress read_some() override {
     for (;;) {
       if (entry_) {
@@ -179,6 +193,7 @@ class JournalSource final : public RecordSource {
         line.credentials = entry_->credentials;
         line.bytes = std::as_bytes(std::span(entry_->line));
         if (!offer(line, entry_->cursor)) return Progress::kBlocked;
+        if (!last_.empty() && entry_->line.ends_with(last_)) return Progress::kOver;
         entry_.reset();
       }
       entry_ = parser_.next();
@@ -198,8 +213,10 @@ class JournalSource final : public RecordSource {
     return Progress::kMore;
   }
 
+  UniqueFd journal_;
   JournalExport parser_;
   std::optional<JournalEntry> entry_;
+  std::string last_;  // what the line says that draining waits for
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -175,6 +176,16 @@ tl::expected<void, std::string> open_kmsg(OpenedSource& source) {
   return open_cursor(source);
 }
 
+// For a line of our own, see record_source.cc.
+UniqueFd connect_to_journal() {
+  UniqueFd journal(socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  sockaddr_un address{AF_UNIX, "/run/systemd/journal/socket"};
+  if (connect(journal.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    journal.reset();
+  }
+  return journal;
+}
+
 // A child that ends when its output is closed.
 tl::expected<void, std::string> open_journal(OpenedSource& source) {
   const SourceSpec& spec = source.spec;
@@ -215,6 +226,7 @@ tl::expected<void, std::string> open_journal(OpenedSource& source) {
   errno = error;
   if (error != 0) return Failure(failed(spec, "cannot run journalctl"));
   fcntl(source.fd.get(), F_SETFL, O_NONBLOCK);
+  source.journal = connect_to_journal();
   return {};
 }
 

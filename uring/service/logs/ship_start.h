@@ -27,6 +27,7 @@ struct OpenedSource {
   SourceSpec spec;
   Listening listening;   // of sockets: kUnix, kTcp, and the path of kUnixDgram
   UniqueFd fd;           // of the others: a datagram socket, a stream, /dev/kmsg
+  UniqueFd journal;      // with kJournal: connected to the journal's own socket, where there is one
   UniqueFd cursor;       // the file of the cursor
   std::string position;  // what it said
   std::string boot;      // with kKmsg: the boot that its numbers are of
