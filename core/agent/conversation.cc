@@ -32,7 +32,8 @@ Conversation::Conversation(ConversationConfig config, PaceOf pace_of)
 }
 
 size_t Conversation::memory() const {
-  return config_.max_incoming + waiting_.capacity() + out_.capacity() + queued_text_.capacity();
+  return config_.max_incoming + waiting_.capacity() + out_.capacity() + queued_text_.capacity() +
+         (is_port() ? kPortReadAhead : 0);
 }
 
 void Conversation::append(Slot slot, std::string_view text) {

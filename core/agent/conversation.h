@@ -134,7 +134,8 @@ class Conversation {
   bool serving() const { return serving_ || immediate_ || !waiting_.empty(); }
   bool calling() const { return state_ != State::kIdle || queued_; }
   const ConversationStats& stats() const { return stats_; }
-  // Bytes that its buffers take up, events aside. On a port at most kMaxPortMemory.
+  // Bytes that its buffers take up, events aside. On a port at most kMaxPortMemory, with what its
+  // driver reads ahead.
   size_t memory() const;
 
  private:

@@ -14,6 +14,9 @@ inline constexpr size_t kMaxMessage = 128 * 1024;  // bytes of one line, without
 // answer and two messages of the peer fit into kMaxPortMemory.
 inline constexpr size_t kMaxRequest = 48 * 1024;
 inline constexpr size_t kMaxPortMemory = 512 * 1024;  // bytes of all buffers of one port
+// Of those, bytes that are read before the conversation takes them: what a virtio port gives at
+// once.
+inline constexpr size_t kPortReadAhead = 4 * 1024;
 // Bytes of one answer on a stream, where a log or a block of a file may be one.
 inline constexpr size_t kMaxStreamAnswer = 4 * 1024 * 1024;
 inline constexpr unsigned kMaxDepth = 16;  // arrays and objects around a value

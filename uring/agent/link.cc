@@ -15,14 +15,14 @@ short Link::events() const {
   if (!conversation.pending().empty() || download) events |= POLLOUT;
   // While a request waits for its answer, the rest stays where it is: that is what slows the sender
   // down.
-  if (input == Input::kOpen && unread.size() < kReadSize) events |= POLLIN;
+  if (input == Input::kOpen && unread.size() < read_size()) events |= POLLIN;
   return events;
 }
 
 bool Link::read_some() {
-  if (input == Input::kEnded || unread.size() >= kReadSize) return true;
+  if (input == Input::kEnded || unread.size() >= read_size()) return true;
   char bytes[kReadSize];
-  const ssize_t size = read(fd.get(), bytes, kReadSize - unread.size());
+  const ssize_t size = read(fd.get(), bytes, read_size() - unread.size());
   if (size > 0) {
     unread.append(bytes, static_cast<size_t>(size));
     return true;

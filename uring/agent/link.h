@@ -37,6 +37,8 @@ struct Link {
 
   // Bytes for poll(2): what this link waits for.
   short events() const;
+  // Bytes that are read ahead of the conversation.
+  size_t read_size() const { return port ? kPortReadAhead : kReadSize; }
   // Reads once. False when the connection is gone, or has ended and nothing is left to be answered.
   bool read_some();
   // Writes what is there, as far as it is taken. False when the connection is gone.
