@@ -6,107 +6,33 @@ record, whatever is killed meanwhile; and nothing that a guest sends becomes a l
 
 from __future__ import annotations
 
-import base64
 import json
 import random
 import re
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import log_guest as wire
-from harness import SANITIZED, Daemon, Scene, scaled
-from hostile_peer import NO_RESOURCES, HostilePeer
+from collecting import SEED, Collecting, batches, parse_5424, some_lines, text_of
+from harness import SANITIZED, Scene, scaled
+from hostile_peer import NO_RESOURCES
 from log_collectors import ForwardServer, OtlpServer
-from log_guest import Log, LogGuest
+from log_guest import Log
 from log_servers import Reader, Rsyslog
 from stage import eventually
 
-SEED = 20261130
-SIZES = (0, 1, 2, 63, 200, 1000, 4096, 70_000, 1 << 20)
 
-
-def some_lines(rng: random.Random, count: int) -> list[bytes]:
-    """Lines that differ, with every byte that may do harm."""
-    lines = []
-    for number in range(count):
-        size = rng.choice(SIZES) if rng.random() < 0.02 else rng.randrange(300)
-        lines.append(b"%d:" % number + rng.randbytes(size)[: max(0, size - 10)])
-    return lines
-
-
-def batches(lines: list[bytes], most: int = 64 * 1024) -> Iterator[list[bytes]]:
-    part: list[bytes] = []
-    for line in lines:
-        if part and sum(map(len, part)) + len(line) > most:
-            yield part
-            part = []
-        part.append(line)
-    yield part
-
-
-def text_of(entry: dict) -> bytes:
-    if "message" in entry:
-        return entry["message"].encode()
-    return base64.b64decode(entry["message_base64"])
-
-
-def unescape(text: bytes) -> bytes:
-    return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found.group(1), 16)]), text)
-
-
-def parse_5424(line: bytes) -> tuple[str, str, int, bytes]:
-    """VM, log, number and text of a line."""
-    found = re.fullmatch(
-        rb'<(\d+)>1 \S+ (\S+) \S+ \S+ \S+ \[virtproxy@32473 vm="([^"]*)" source="[^"]*" log="(\w+)" '
-        rb'seq="(\d+)"[^\]]*\](?: (.*))?', line, re.DOTALL)
-    assert found, line[:300]
-    assert found.group(2) == found.group(3)
-    return (found.group(2).decode(), found.group(4).decode(), int(found.group(5)),
-            unescape(found.group(6) or b""))
-
-
-class Collecting:
-    """A collecting daemon with one channel for each VM."""
-
-    def __init__(self, scene: Scene, sinks: list[str], vms: tuple[str, ...] = ("vm1",)) -> None:
-        self.scene = scene
-        self.channels = {vm: scene.addresses.unix() for vm in vms}
-        self.args: list[str] = []
-        for vm, address in self.channels.items():
-            self.args += ["-c", f"unix-listen:{address.spec}:{vm}"]
-        for sink in sinks:
-            self.args += ["--collect", sink]
-        self.daemon: Daemon | None = None
-
-    def start(self, *more: str) -> Daemon:
-        self.daemon = self.scene.daemon(*self.args, *more, channels=tuple(self.channels))
-        return self.daemon
-
-    def guest(self, vm: str = "vm1") -> LogGuest:
-        return LogGuest(HostilePeer(self.channels[vm], timeout=60))
-
-    def send(self, log: Log, parts: list[list[bytes]], vm: str = "vm1") -> None:
-        """All of it, until it is acknowledged."""
-        guest = self.guest(vm)
-        try:
-            assert guest.begin(log)
-            for part in parts:
-                assert guest.send(log.add(part))
-            assert guest.wait_acked(log)
-        finally:
-            guest.peer.close()
-
-
-def test_a_file_has_every_line_once_whatever_is_killed(scene: Scene) -> None:
+@pytest.mark.parametrize("spool", [False, True], ids=["no-spool", "spool"])
+def test_a_file_has_every_line_once_whatever_is_killed(scene: Scene, spool: bool) -> None:
     """SIGKILL of the collecting daemon while a guest sends, at moments that it does not choose."""
     rng = random.Random(SEED)
     file = scene.directory / "guests.json"
-    collecting = Collecting(scene, [f"file:{file},format=json"])
+    collecting = Collecting(scene, [f"file:{file},format=json"],
+                            spool=f"{scene.directory / 'spool'}:16M" if spool else "")
     lines = some_lines(rng, scaled(6000, 800))
     parts = list(batches(lines, 16 * 1024))
     log = Log()
@@ -137,6 +63,7 @@ def test_a_file_has_every_line_once_whatever_is_killed(scene: Scene) -> None:
         if kill < kills and daemon.alive():
             daemon.kill9()
     assert not log.kept
+    eventually("the file has them", lambda: file.read_bytes().count(b"\n") == len(lines))
     entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [entry["seq"] for entry in entries] == list(range(len(lines)))
     assert all(entry["vm"] == "vm1" for entry in entries)

@@ -176,7 +176,7 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
       ASSERT_TRUE(spec) << spec.error().what;
       specs.push_back(*spec);
     }
-    auto hub = LogHub::open(specs, {"vm1", "vm2"});
+    auto hub = LogHub::open(specs, spool_, {"vm1", "vm2"});
     ASSERT_TRUE(hub) << hub.error();
     hub_ = *std::move(hub);
     ASSERT_TRUE(hub_->start(DriverChoice::kAuto, {}).get());
@@ -227,6 +227,18 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
     limit_->clear();
     return !late_;
   }
+  uint64_t hub_value(std::string_view name) const {
+    struct Finder final : StatVisitor {
+      void visit(const StatInfo& info, const StatSample& sample) override {
+        if (info.name == wanted) found = sample.value;
+      }
+      std::string_view wanted;
+      uint64_t found = 0;
+    } finder;
+    finder.wanted = name;
+    hub_->visit_stats(finder);
+    return finder.found;
+  }
   std::vector<std::string> lines(const fs::path& path) const {
     std::ifstream in(path);
     std::vector<std::string> all;
@@ -251,6 +263,7 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
 
   fs::path folder_;
   fs::path file_;
+  std::optional<logs::SpoolSpec> spool_;
   Guest guest_;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_;
@@ -262,7 +275,8 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
   std::unique_ptr<Channel> there_;  // the collector's
 
  private:
-  std::unique_ptr<Channel> make(const TransportKind* transport, const Address& address, unsigned id) {
+  std::unique_ptr<Channel> make(const TransportKind* transport, const Address& address,
+                                unsigned id) {
     ChannelConfig config;
     config.spec.transport = transport;
     config.spec.address = address;
@@ -393,6 +407,60 @@ TEST_F(LogCollectorTest, SinksOfDifferentProgressKeepTheirOwn) {
   ship();
   EXPECT_EQ(messages({file_}).at("dev-log"), guest_.sent());
   EXPECT_EQ(lines(other).size(), 100u) << "the guest keeps nothing that was acknowledged";
+}
+
+// Nobody listens for the first sink. What was acknowledged then is in the second one, later.
+TEST_F(LogCollectorTest, WhatIsInTheSpoolIsAcknowledgedAndComesToTheSinksLater) {
+  spool_ = logs::SpoolSpec{folder_ / "spool", 8u << 20, {}};
+  start({"syslog+unix:" + (folder_ / "nobody").string()});
+  connect();
+  for (int i = 0; i < 20'000; ++i) guest_.log("kept " + std::to_string(i) + std::string(100, 'x'));
+  ship();
+  EXPECT_EQ(guest_.shipper().sender().acked_level(), logs::AckLevel::kSpool);
+  stop();
+  for (int round = 0; round < 3; ++round) {
+    start({json_file(file_)});
+    connect();
+    for (int i = 0; i < 100; ++i) guest_.log("round " + std::to_string(round));
+    ship();
+    ASSERT_TRUE(run([&] {
+      loop_->hurry();
+      return lines(file_).size() == guest_.sent().size();
+    }));
+    stop();
+  }
+  EXPECT_EQ(messages({file_}).at("dev-log"), guest_.sent());
+}
+
+TEST_F(LogCollectorTest, AFullSpoolLetsTheGuestWait) {
+  spool_ = logs::SpoolSpec{folder_ / "spool", 8u << 20, {}};
+  start({"syslog+unix:" + (folder_ / "nobody").string()});
+  connect();
+  const std::string text(1000, 'x');
+  const size_t most = 20'000;
+  for (size_t i = 0; i < most; ++i) {
+    // The guest has 8 MiB for lines as well.
+    guest_.log(std::to_string(i) + text);
+    if (i % 1000 != 999) continue;
+    ASSERT_TRUE(run([&] {
+      guest_.pump();
+      const logs::Buffer& buffer = guest_.shipper().buffer();
+      return buffer.used() < (4u << 20) || hub_value("log_spool_used") > (6u << 20);
+    }));
+    if (guest_.shipper().buffer().used() > (4u << 20)) break;
+  }
+  EXPECT_FALSE(guest_.all_acknowledged());
+  EXPECT_LE(hub_value("log_spool_used"), hub_value("log_spool_size"));
+  stop();
+  const size_t sent = guest_.sent().size();
+  start({json_file(file_)});
+  connect();
+  ship();
+  ASSERT_TRUE(run([&] {
+    loop_->hurry();
+    return lines(file_).size() == sent;
+  }));
+  EXPECT_EQ(messages({file_}).at("dev-log"), guest_.sent());
 }
 
 TEST_F(LogCollectorTest, AFaultEndsTheStreamAndTheNextOneWaits) {

@@ -263,7 +263,8 @@ class Daemon final : private Worker::Client {
         vms.push_back(channel.spec.name);
       }
     }
-    auto hub = LogHub::open(options.process.collect, std::move(vms));
+    auto hub = LogHub::open(options.process.collect, options.process.collect_spool,
+                            std::move(vms));
     if (!hub) return tl::unexpected(hub.error());
     hub_ = *std::move(hub);
     for (WorkerConfig& worker : configs) worker.log_hub = hub_.get();

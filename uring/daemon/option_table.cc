@@ -190,6 +190,19 @@ constexpr OptionRow kTable[] = {
             "relp:HOST:PORT; forward:HOST:PORT; otlp:HOST:PORT; syslog+tcp:HOST:PORT; "
             "syslog+unix:PATH; unix-dgram:PATH")),
         "sink"),
+    with_key(sets<&P::collect_spool>(
+                 row("collect-spool", kCollection, kCommandLine | option_scope::kCollect, kSpool,
+                     "PATH:SIZE[,sync=WHEN]",
+                     "Keep the lines that arrive in this file, which is allocated as a whole, "
+                     "until all sinks have them; synced never, after each batch or every TIME (1s)")),
+             "spool"),
+    with_unset(with_key(sets<&P::collect_ack>(
+                            row("collect-ack", kCollection, kCommandLine | option_scope::kCollect,
+                                kChoice, "WHEN",
+                                "Acknowledge a line to the other end once it is in the spool, or "
+                                "in all sinks: spool or sink")),
+                        "ack"),
+               "spool with --collect-spool, else sink"),
 
     sets<&P::log_level>(
         row("log-level", kLog, kAllProcess, kChoice, "LEVEL", "error, warn, info, debug or trace")),

@@ -27,6 +27,8 @@ constexpr Choice<Priority> kPriority[] = {{"interactive", Priority::kInteractive
 constexpr Choice<DriverChoice> kDriver[] = {{"auto", DriverChoice::kAuto},
                                             {"io_uring", DriverChoice::kIoUring},
                                             {"epoll", DriverChoice::kEpoll}};
+constexpr Choice<CollectAck> kCollectAck[] = {{"spool", CollectAck::kSpool},
+                                              {"sink", CollectAck::kSink}};
 constexpr Choice<LogFormat> kLogFormat[] = {{"text", LogFormat::kText}, {"json", LogFormat::kJson}};
 
 // "auto, commit or checksum"
@@ -180,6 +182,11 @@ Fault read(const OptionRow&, std::string_view label, const Given& given, LogForm
 
 Fault read(const OptionRow&, std::string_view label, const Given& given, DriverChoice& into) {
   return choose(label, given, kDriver, into);
+}
+
+Fault read(const OptionRow&, std::string_view label, const Given& given,
+           std::optional<CollectAck>& into) {
+  return choose(label, given, kCollectAck, into.emplace());
 }
 
 Fault read(const OptionRow& row, std::string_view label, const Given& given,
@@ -372,6 +379,10 @@ Given show(const OptionRow&, LogFormat value) { return name_of(kLogFormat, value
 Given show(const OptionRow&, LogLevel value) { return {std::string(log_level_name(value))}; }
 
 Given show(const OptionRow&, DriverChoice value) { return name_of(kDriver, value); }
+
+Given show(const OptionRow&, const std::optional<CollectAck>& value) {
+  return value ? name_of(kCollectAck, *value) : Given{};
+}
 
 Given show(const OptionRow&, const std::optional<Address>& value) {
   if (!value) return {};

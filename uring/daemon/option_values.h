@@ -21,6 +21,8 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given, Whe
 Fault read(const OptionRow& row, std::string_view label, const Given& given, LogLevel& into);
 Fault read(const OptionRow& row, std::string_view label, const Given& given, LogFormat& into);
 Fault read(const OptionRow& row, std::string_view label, const Given& given, DriverChoice& into);
+Fault read(const OptionRow& row, std::string_view label, const Given& given,
+           std::optional<CollectAck>& into);
 Fault read(const OptionRow& row, std::string_view label, const Given& given, SocketOwner& into);
 // Where to listen: a path, or ADDRESS:PORT where the row's unit says so.
 Fault read(const OptionRow& row, std::string_view label, const Given& given,
@@ -58,6 +60,7 @@ Given show(const OptionRow& row, const WhenDown& value);
 Given show(const OptionRow& row, LogLevel value);
 Given show(const OptionRow& row, LogFormat value);
 Given show(const OptionRow& row, DriverChoice value);
+Given show(const OptionRow& row, const std::optional<CollectAck>& value);
 Given show(const OptionRow& row, const SocketOwner& value);
 Given show(const OptionRow& row, const std::optional<Address>& value);
 Given show(const OptionRow& row, const std::optional<Account>& value);

@@ -9,6 +9,7 @@
 #include "uring/base/units.h"
 #include "uring/daemon/options_draft.h"
 #include "uring/mux/memory_shares.h"
+#include "uring/service/logs/parcel_spool.h"
 #include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
@@ -311,6 +312,40 @@ void check_shipping(Draft& draft) {
   }
 }
 
+// Collecting of logs.
+void check_collecting(Draft& draft) {
+  const ProcessSettings& process = draft.process;
+  const auto at = [&](std::string_view name) -> const Origin& {
+    return where(draft.given, option_row(name));
+  };
+  const auto label = [&](std::string_view name) { return label_of(option_row(name), at(name)); };
+  if (process.collect.empty()) {
+    for (const std::string_view name : {"collect-spool", "collect-ack"}) {
+      if (draft.given.count(&option_row(name)) == 0) continue;
+      draft.complain(at(name), label(name) + " is of collecting logs, and there is no sink",
+                     "name one with --collect, or as sink of [collect]");
+    }
+    return;
+  }
+  if (process.collect_spool && process.collect_spool->size < ParcelSpool::kLeastSize) {
+    draft.complain(at("collect-spool"),
+                   label("collect-spool") + " of " + format_size(process.collect_spool->size) +
+                       " is too small",
+                   "give it at least " + format_size(ParcelSpool::kLeastSize));
+  }
+  if (process.collect_ack == CollectAck::kSpool && !process.collect_spool) {
+    draft.complain(at("collect-ack"), label("collect-ack") + " spool: there is no spool",
+                   "give --collect-spool PATH:SIZE");
+  }
+  if (process.collect_ack == CollectAck::kSink && process.collect_spool) {
+    draft.complain(at("collect-ack"),
+                   label("collect-ack") +
+                       " sink: the guests keep lines for the sinks, and the "
+                       "spool would hold none",
+                   "leave out the spool, or acknowledge from it");
+  }
+}
+
 }  // namespace
 
 const ChannelOptions* shipping_channel(const Options& options) {
@@ -332,6 +367,7 @@ void give_memory(ChannelOptions& channel, uint64_t part) {
 
 void check(Draft& draft) {
   check_shipping(draft);
+  check_collecting(draft);
   check_services(draft);
   check_exclusive(draft);
   check_lists(draft);

@@ -218,7 +218,7 @@ Needs needs_of(const Options& options) {
   for (const ForwardSpec& forward : options.iforwards) needs.connect(forward.address);
   const ProcessSettings& process = options.process;
   needs.lines = !process.ship_sources.empty();
-  needs.spool = process.ship_spool.has_value();
+  needs.spool = process.ship_spool || process.collect_spool;
   for (const logs::SourceSpec& source : process.ship_sources) {
     if (!source.address.host.empty()) needs.listen(source.address);
     needs.spool |= !source.cursor.empty();

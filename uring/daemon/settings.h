@@ -90,6 +90,9 @@ inline constexpr size_t kMaxForwards = 16384;  // -o and -i each
 inline constexpr size_t kMaxSinks = 16;
 }  // namespace option_ranges
 
+// Where a line has to be for the guest to be told that it is safe.
+enum class CollectAck : uint8_t { kSink, kSpool };
+
 struct ProcessSettings {
   unsigned threads = option_ranges::kDefaultThreads;
   // Bytes, for all channels together. Absent: the default, and what channels have of their own.
@@ -109,7 +112,10 @@ struct ProcessSettings {
   std::optional<logs::SpoolSpec> ship_spool;
   double ship_flush_timeout = option_ranges::kDefaultFlushTimeout;  // seconds
   std::string ship_channel;                                         // empty: the first one
-  std::vector<SinkSpec> collect;      // where the logs of the other ends go; empty: not collected
+  // Where the logs of the other ends go; empty: they are not collected.
+  std::vector<SinkSpec> collect;
+  std::optional<logs::SpoolSpec> collect_spool;
+  std::optional<CollectAck> collect_ack;  // absent: kSpool where there is a spool
 
   friend bool operator==(const ProcessSettings&, const ProcessSettings&) = default;
 };

@@ -18,6 +18,7 @@
 #include "core/wire/little_endian.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
+#include "uring/service/logs/account_codec.h"
 
 namespace virtproxy {
 namespace {
@@ -30,129 +31,19 @@ constexpr uint64_t kLeastLimit = uint64_t{1} << 20;
 // magic, length of the payload, generation, number
 constexpr size_t kHeader = 24;
 constexpr size_t kCheck = 8;
+constexpr size_t kMostName = 255;  // of a VM, bytes
 
-class Writer {
- public:
-  explicit Writer(std::string& out) : out_(out) {}
-  void put(uint64_t value) {
-    std::byte bytes[8];
-    store_le<uint64_t>(bytes, value);
-    out_.append(reinterpret_cast<const char*>(bytes), sizeof bytes);
-  }
-  void put(const logs::Mark& mark) {
-    put(mark.seq);
-    put(mark.bytes);
-  }
-  void put(const logs::Tally& tally) {
-    put(tally.lines);
-    put(tally.bytes);
-  }
-  void put(const logs::LogId& id) {
-    put(id.low);
-    put(id.high);
-  }
-  void put(std::string_view text) {
-    put(text.size());
-    out_ += text;
-  }
-  void put(const SinkNote& note) {
-    for (const uint64_t value : {note.offset, note.device, note.inode, note.begun}) put(value);
-  }
-  void put(const std::string& vm, const logs::LogAccount& account) {
-    put(std::string_view(vm));
-    put(account.id);
-    put(account.boot);
-    put(account.position);
-    put(uint64_t{account.finished});
-    put(account.skipped);
-    put(account.sources.size());
-    for (const logs::SourceAccount& source : account.sources) {
-      put(std::string_view(source.name));
-      put(source.base);
-      put(source.next);
-      put(source.known);
-      put(source.delivered);
-      for (const logs::Tally& tally : source.dropped) put(tally);
-      put(source.unaccounted);
-      put(source.duplicates);
-    }
-  }
+void put(AccountWriter& writer, const SinkNote& note) {
+  for (const uint64_t value : {note.offset, note.device, note.inode, note.begun}) writer.put(value);
+}
 
- private:
-  std::string& out_;
-};
-
-// Of a record whose check holds. It may still be none of this version, so every length is judged.
-class PayloadReader {
- public:
-  explicit PayloadReader(std::string_view bytes) : rest_(bytes) {}
-
-  bool good() const { return good_; }
-  bool empty() const { return rest_.empty(); }
-  uint64_t number() {
-    if (rest_.size() < 8) return good_ = false;
-    const auto value = load_le<uint64_t>(reinterpret_cast<const std::byte*>(rest_.data()));
-    rest_.remove_prefix(8);
-    return value;
+SinkNote note_from(AccountReader& reader) {
+  SinkNote note;
+  for (uint64_t* const value : {&note.offset, &note.device, &note.inode, &note.begun}) {
+    *value = reader.number();
   }
-  std::string text(size_t most) {
-    const uint64_t size = number();
-    if (!good_ || size > most || size > rest_.size()) {
-      good_ = false;
-      return {};
-    }
-    std::string value(rest_.substr(0, size));
-    rest_.remove_prefix(size);
-    return value;
-  }
-  logs::Mark mark() {
-    const uint64_t seq = number();
-    return {seq, number()};
-  }
-  logs::Tally tally() {
-    const uint64_t lines = number();
-    return {lines, number()};
-  }
-  logs::LogId id() {
-    const uint64_t low = number();
-    return {low, number()};
-  }
-  SinkNote note() {
-    SinkNote note;
-    for (uint64_t* const value : {&note.offset, &note.device, &note.inode, &note.begun}) {
-      *value = number();
-    }
-    return note;
-  }
-  AccountFile::Change change() {
-    AccountFile::Change change;
-    change.vm = text(255);
-    logs::LogAccount& account = change.account;
-    account.id = id();
-    account.boot = id();
-    account.position = number();
-    account.finished = number() != 0;
-    account.skipped = number();
-    const uint64_t sources = number();
-    if (sources == 0 || sources > logs::kMaxSources) good_ = false;
-    for (uint64_t i = 0; good_ && i < sources; ++i) {
-      logs::SourceAccount& source = account.sources.emplace_back();
-      source.name = text(logs::kMaxName);
-      source.base = mark();
-      source.next = mark();
-      source.known = mark();
-      source.delivered = tally();
-      for (logs::Tally& each : source.dropped) each = tally();
-      source.unaccounted = tally();
-      source.duplicates = number();
-    }
-    return change;
-  }
-
- private:
-  std::string_view rest_;
-  bool good_ = true;
-};
+  return note;
+}
 
 uint64_t check_of(std::string_view record) { return XXH3_64bits(record.data(), record.size()); }
 
@@ -261,10 +152,14 @@ bool AccountFile::load_slot(unsigned slot) {
     const auto found = record_at(fd_.get(), begin + end_, end);
     if (!found || found->number != number_) break;
     if (number_ > 0 && found->generation != generation_) break;
-    PayloadReader reader(found->payload);
-    const SinkNote note = reader.note();
+    AccountReader reader(found->payload);
+    const SinkNote note = note_from(reader);
     std::vector<Change> changes;
-    while (reader.good() && !reader.empty()) changes.push_back(reader.change());
+    while (reader.good() && !reader.empty()) {
+      Change& change = changes.emplace_back();
+      change.vm = reader.text(kMostName);
+      change.account = reader.account();
+    }
     if (!reader.good()) break;
     note_ = note;
     for (const Change& change : changes) apply(change);
@@ -297,10 +192,13 @@ void AccountFile::apply(const Change& change) {
 
 std::string AccountFile::snapshot() const {
   std::string payload;
-  Writer writer(payload);
-  writer.put(note_);
+  AccountWriter writer(payload);
+  put(writer, note_);
   for (const auto& [vm, logs] : accounts_) {
-    for (const logs::LogAccount& log : logs) writer.put(vm, log);
+    for (const logs::LogAccount& log : logs) {
+      writer.put(std::string_view(vm));
+      writer.put(log);
+    }
   }
   return payload;
 }
@@ -308,7 +206,7 @@ std::string AccountFile::snapshot() const {
 bool AccountFile::write_record(const std::string& payload) {
   std::string record;
   record.reserve(payload.size() + kHeader + kCheck);
-  Writer writer(record);
+  AccountWriter writer(record);
   writer.put(uint64_t{payload.size()} << 32 | kMagic);
   writer.put(generation_);
   writer.put(number_);
@@ -330,9 +228,12 @@ bool AccountFile::commit(const SinkNote& note, const std::vector<Change>& change
   fresh_ = false;
   if (number_ > 0 && end_ < limit_) {
     std::string payload;
-    Writer writer(payload);
-    writer.put(note);
-    for (const Change& change : changes) writer.put(change.vm, change.account);
+    AccountWriter writer(payload);
+    put(writer, note);
+    for (const Change& change : changes) {
+      writer.put(std::string_view(change.vm));
+      writer.put(change.account);
+    }
     return write_record(payload);
   }
   const auto before = std::tuple(slot_, generation_, number_, end_);

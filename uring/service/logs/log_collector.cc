@@ -246,7 +246,7 @@ void LogCollector::on_begun() {
                         [&](const logs::LogAccount& each) { return each.id == safe.log; });
   });
   for (const Safe& safe : safe_) {
-    if (safe.log == log.id) receiver_.acknowledge(safe.position, logs::AckLevel::kSink);
+    if (safe.log == log.id) receiver_.acknowledge(safe.position, hub_.level());
   }
 }
 
@@ -260,19 +260,26 @@ void LogCollector::released(const ParcelRelease& release) {
   } else {
     known->position = std::max(known->position, release.position);
   }
+  refused(release.log, release.refused);
   const logs::LogAccount* const log = receiver_.log();
   if (log != nullptr && log->id == release.log) {
-    for (const Parcel::Refused& line : release.refused) {
-      receiver_.reject(line.source, line.seq, line.bytes);
-      delivered_.lines -= 1;
-      delivered_.bytes -= line.bytes;
-      dropped_[static_cast<size_t>(logs::DropReason::kRejected)].add(1, line.bytes);
-    }
     if (release.finished) {
-      receiver_.acknowledge_final(logs::AckLevel::kSink);
+      receiver_.acknowledge_final(hub_.level());
     } else {
-      receiver_.acknowledge(release.position, logs::AckLevel::kSink);
+      receiver_.acknowledge(release.position, hub_.level());
     }
+  }
+  wakeup_.wake();
+}
+
+void LogCollector::refused(const logs::LogId& log, const std::vector<Parcel::Refused>& lines) {
+  const logs::LogAccount* const current = receiver_.log();
+  if (lines.empty() || current == nullptr || current->id != log) return;
+  for (const Parcel::Refused& line : lines) {
+    receiver_.reject(line.source, line.seq, line.bytes);
+    delivered_.lines -= 1;
+    delivered_.bytes -= line.bytes;
+    dropped_[static_cast<size_t>(logs::DropReason::kRejected)].add(1, line.bytes);
   }
   wakeup_.wake();
 }

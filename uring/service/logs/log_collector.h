@@ -42,6 +42,8 @@ class LogCollector final : public Service, private Completion, private Loop::Def
 
   // In this thread, through the reply box.
   void released(const ParcelRelease& release);
+  // Lines of a log that a sink refused for good, after they were acknowledged.
+  void refused(const logs::LogId& log, const std::vector<Parcel::Refused>& lines);
 
  private:
   class Stream;

@@ -42,15 +42,37 @@ constexpr StatInfo kUp{"log_sink_up", "1 if the sink takes lines, else 0"};
 constexpr StatInfo kOldest{"log_sink_oldest_unacknowledged",
                            "How long the oldest line that is not safe in the sink has been here",
                            StatKind::kGauge, StatUnit::kSeconds};
+constexpr StatInfo kSpoolSize{"log_spool_size", "Bytes of the collecting spool", StatKind::kGauge,
+                              StatUnit::kBytes};
+constexpr StatInfo kSpoolUsed{"log_spool_used", "Bytes of it that are not safe in all sinks yet",
+                              StatKind::kGauge, StatUnit::kBytes};
+constexpr StatInfo kSpoolUnwritten{"log_spool_unwritten", "Bytes of them that are not written yet",
+                                   StatKind::kGauge, StatUnit::kBytes};
+constexpr StatInfo kSpoolFailures{"log_spool_failures",
+                                  "Writes and syncs of the collecting spool that failed",
+                                  StatKind::kCounter};
+constexpr StatInfo kSpoolLost{"log_spool_lost_lines",
+                              "Lines that could not be read again from the collecting spool",
+                              StatKind::kCounter};
 
 }  // namespace
 
-tl::expected<std::unique_ptr<LogHub>, std::string> LogHub::open(const std::vector<SinkSpec>& specs,
-                                                                std::vector<std::string> vms) {
+tl::expected<std::unique_ptr<LogHub>, std::string> LogHub::open(
+    const std::vector<SinkSpec>& specs, const std::optional<logs::SpoolSpec>& spool,
+    std::vector<std::string> vms) {
   std::unique_ptr<LogHub> hub(new LogHub());
   for (std::string& name : vms) hub->vms_.emplace_back().name = std::move(name);
   hub->vm_budget_ =
       std::clamp(kAllVms / std::max<size_t>(hub->vms_.size(), 1), kLeastOfVm, kMostOfVm);
+  if (spool) {
+    auto opened = ParcelSpool::open(*spool);
+    if (!opened) return tl::unexpected("--collect-spool: " + opened.error());
+    hub->spool_ = *std::move(opened);
+    hub->spooled_ = hub->spool_->accounts();
+    for (const auto& [vm, accounts] : hub->spooled_) {
+      if (!hub->number_of(vm)) hub->vms_.emplace_back().name = vm;
+    }
+  }
   for (const SinkSpec& spec : specs) {
     auto outlet = std::make_unique<Outlet>();
     outlet->spec = spec;
@@ -74,7 +96,33 @@ tl::expected<std::unique_ptr<LogHub>, std::string> LogHub::open(const std::vecto
 
 LogHub::~LogHub() { VP_ASSERT(!thread_.joinable()); }
 
+std::optional<size_t> LogHub::number_of(const std::string& vm) const {
+  const auto found =
+      std::find_if(vms_.begin(), vms_.end(), [&](const Vm& each) { return each.name == vm; });
+  if (found == vms_.end()) return std::nullopt;
+  return static_cast<size_t>(found - vms_.begin());
+}
+
+// Sinks know more than the spool where they were written without it.
 std::vector<logs::LogAccount> LogHub::restored(size_t vm) const {
+  std::vector<logs::LogAccount> sinks = common(vm);
+  const auto spooled = spooled_.find(vms_[vm].name);
+  if (spooled == spooled_.end()) return sinks;
+  std::vector<logs::LogAccount> restored = spooled->second;
+  for (logs::LogAccount& log : sinks) {
+    const auto known =
+        std::find_if(restored.begin(), restored.end(),
+                     [&](const logs::LogAccount& each) { return each.id == log.id; });
+    if (known != restored.end()) {
+      if (known->position < log.position) *known = std::move(log);
+    } else if (restored.size() < AccountFile::kLogs) {
+      restored.push_back(std::move(log));
+    }
+  }
+  return restored;
+}
+
+std::vector<logs::LogAccount> LogHub::common(size_t vm) const {
   std::vector<logs::LogAccount> restored;
   for (size_t i = 0; i < outlets_.size(); ++i) {
     const auto& had = outlets_[i]->had;
@@ -138,16 +186,22 @@ void LogHub::run(std::promise<Started> started) {
   started.set_value(std::move(result));
   go_.get_future().wait();
   if (!good) return;
+  if (spool_) {
+    spool_->start(*loop_, [this] { wake(); });
+    wake();
+  }
   LogSink::Client* const client = this;
   for (const auto& outlet : outlets_) outlet->sink->start(*loop_, *resolver_, client);
   int failure = 0;
   while (!stopping_ && failure == 0) failure = loop_->turn();
   if (failure == 0) {
+    failure = finish_spool();
     loop_->driver().cancel(wake_op_);
     for (const auto& outlet : outlets_) outlet->sink->stop();
+    if (spool_) spool_->stop();
     const Instant limit = monotonic_now() + kLetGo;
     const auto idle = [&] {
-      return !wake_op_.pending &&
+      return !wake_op_.pending && (!spool_ || spool_->idle()) &&
              std::all_of(outlets_.begin(), outlets_.end(),
                          [](const auto& outlet) { return outlet->sink->idle(); });
     };
@@ -157,6 +211,7 @@ void LogHub::run(std::promise<Started> started) {
     }
     if (idle()) {
       for (const auto& outlet : outlets_) outlet->sink.reset();
+      if (spool_) spool_->end();
       retry_.reset();
       resolver_.reset();
       loop_.reset();
@@ -166,14 +221,29 @@ void LogHub::run(std::promise<Started> started) {
   log_error("log sinks: giving up: {}", std::strerror(failure == 0 ? ETIME : -failure));
   // What the kernel may still write to must not be freed: the process is about to end.
   for (const auto& outlet : outlets_) (void)outlet->sink.release();
+  (void)spool_.release();
   (void)retry_.release();
   (void)resolver_.release();
   (void)loop_.release();
 }
 
+// What was taken into the spool is on the disk when the process ends, if that is in time.
+int LogHub::finish_spool() {
+  if (!spool_) return 0;
+  spool_->finish();
+  const Instant limit = monotonic_now() + kLetGo;
+  int failure = 0;
+  while (!spool_->finished() && monotonic_now() < limit && failure == 0) {
+    loop_->hurry();
+    failure = loop_->turn();
+  }
+  return failure;
+}
+
 void LogHub::submit(std::shared_ptr<Parcel> parcel) {
   mailbox_.post([this, parcel = std::move(parcel)] {
     Vm& vm = vms_[parcel->vm];
+    vm.box = parcel->reply;
     vm.queue.push_back(parcel);
     if (!std::exchange(vm.waiting, true)) waiting_.push_back(parcel->vm);
     wake();
@@ -194,8 +264,12 @@ void LogHub::complete(Op&, Outcome) {
 
 void LogHub::run_deferred() {
   awake_ = false;
-  if (stopping_) return;
+  if (stopping_) {
+    if (spool_) spool_->work();
+    return;
+  }
   admit();
+  if (spool_) pass_spool();
   for (const auto& outlet : outlets_) {
     give(*outlet);
     commit(*outlet);
@@ -204,20 +278,27 @@ void LogHub::run_deferred() {
   const size_t before = order_.size();
   release();
   // There may be room for more.
-  if (order_.size() < before && !waiting_.empty()) wake();
+  if (order_.size() < before && (spool_ || !waiting_.empty())) wake();
 }
+
+bool LogHub::has_place() const { return spool_ ? spool_->has_room() : order_bytes_ < kOrder; }
 
 // Deficit round robin: Shreedhar and Varghese, 1996.
 void LogHub::admit() {
-  while (!waiting_.empty() && order_bytes_ < kOrder) {
+  while (!waiting_.empty() && has_place()) {
     Vm& vm = vms_[waiting_.front()];
     vm.deficit += kQuantum;
-    while (!vm.queue.empty() && order_bytes_ < kOrder) {
+    while (!vm.queue.empty() && has_place()) {
       const size_t cost = vm.queue.front()->cost();
       if (cost > vm.deficit) break;
       vm.deficit -= cost;
-      order_bytes_ += cost;
-      order_.push_back(std::move(vm.queue.front()));
+      if (spool_) {
+        spool_->put(std::move(vm.queue.front()), vm.name);
+        spool_->work();
+      } else {
+        order_bytes_ += cost;
+        order_.push_back(std::move(vm.queue.front()));
+      }
       vm.queue.pop_front();
     }
     const size_t turn = waiting_.front();
@@ -228,6 +309,30 @@ void LogHub::admit() {
     } else {
       waiting_.push_back(turn);
     }
+  }
+}
+
+void LogHub::pass_spool() {
+  spool_->work();
+  for (const std::shared_ptr<Parcel>& parcel : spool_->take_stored()) reply(*parcel, {});
+  while (order_bytes_ < kOrder) {
+    auto found = spool_->next();
+    if (!found) break;
+    Parcel& parcel = *found->parcel;
+    const auto vm = number_of(found->vm);
+    if (!vm) {
+      log_error("the spool has lines of {}, of which there is no account: they are left out",
+                printable(found->vm));
+      parcel.records.clear();
+      parcel.account.sources.clear();
+    }
+    parcel.vm = vm.value_or(0);
+    const auto age = std::chrono::system_clock::now().time_since_epoch() -
+                     std::chrono::nanoseconds(parcel.received);
+    parcel.arrived =
+        loop_->now() - std::max(Duration::zero(), std::chrono::duration_cast<Duration>(age));
+    order_bytes_ += parcel.cost();
+    order_.push_back(std::move(found->parcel));
   }
 }
 
@@ -264,6 +369,7 @@ void LogHub::commit(Outlet& outlet) {
     // Of each log the last account counts.
     for (uint64_t i = safe; i > outlet.committed; --i) {
       const Parcel& parcel = *order_[i - 1 - released_];
+      if (parcel.account.sources.empty()) continue;
       const std::string& vm = vms_[parcel.vm].name;
       const bool known = std::any_of(changes.begin(), changes.end(), [&](const auto& change) {
         return change.vm == vm && change.account.id == parcel.account.id;
@@ -304,18 +410,43 @@ void LogHub::release() {
   for (; released_ < safe; ++released_) {
     const std::shared_ptr<Parcel> parcel = std::move(order_.front());
     order_.pop_front();
-    const size_t cost = parcel->cost();
-    order_bytes_ -= cost;
-    ParcelRelease release{parcel->account.id, parcel->account.position, parcel->account.finished,
-                          cost, std::move(parcel->refused)};
-    ReplyBox* const box = parcel->reply.get();
-    box->mailbox.post([box, release = std::move(release)] {
-      if (box->collector != nullptr) box->collector->released(release);
-    });
+    order_bytes_ -= parcel->cost();
+    if (spool_) {
+      spool_->release();
+      tell_refused(*parcel);
+    } else {
+      reply(*parcel, std::move(parcel->refused));
+    }
   }
 }
 
+void LogHub::reply(const Parcel& parcel, std::vector<Parcel::Refused> refused) {
+  ParcelRelease release{parcel.account.id, parcel.account.position, parcel.account.finished,
+                        parcel.cost(), std::move(refused)};
+  ReplyBox* const box = parcel.reply.get();
+  box->mailbox.post([box, release = std::move(release)] {
+    if (box->collector != nullptr) box->collector->released(release);
+  });
+}
+
+// The guest was acknowledged before.
+void LogHub::tell_refused(const Parcel& parcel) {
+  const std::shared_ptr<ReplyBox> box = vms_[parcel.vm].box;
+  if (parcel.refused.empty() || !box) return;
+  box->mailbox.post([box, log = parcel.account.id, refused = parcel.refused] {
+    if (box->collector != nullptr) box->collector->refused(log, refused);
+  });
+}
+
 void LogHub::visit_stats(StatVisitor& visitor) const {
+  if (spool_) {
+    const ParcelSpool::Counters& counters = spool_->counters();
+    visitor.visit(kSpoolSize, {spool_->file_size(), {}});
+    visitor.visit(kSpoolUsed, {counters.used, {}});
+    visitor.visit(kSpoolUnwritten, {counters.unwritten, {}});
+    visitor.visit(kSpoolFailures, {counters.failures, {}});
+    visitor.visit(kSpoolLost, {counters.lost_lines, {}});
+  }
   const Instant now = monotonic_now();
   for (const auto& outlet : outlets_) {
     const std::string name = outlet->spec.label();

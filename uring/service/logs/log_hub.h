@@ -4,13 +4,19 @@
 //   LogCollector ── submit() ──▶ queue of its VM ─▶ ┌ one order of parcels ┐ ─▶ sink, account file
 //   (a worker)   ◀── release ────────────────────── └ behind the slowest ──┘ ─▶ sink, account file
 //
+// With a spool it is between the queues and the order, which is read from it:
+//
+//   LogCollector ── submit() ──▶ queue of its VM ─▶ ParcelSpool ─▶ order of parcels ─▶ sinks
+//   (a worker)   ◀── release ──────────────────────── ┘
+//
 // VMs have their turn by bytes (deficit round robin): what one of them has queued does not delay
 // the others by more than one turn. The order has a bound in bytes, and so have the VMs together:
 // a collector grants credit only while what it has submitted and not yet seen released is within
 // vm_budget().
 //
 // A parcel is released once it is safe in every sink and, where a sink has an account file, its
-// accounts are committed there. Then, and not before, the guest is acknowledged.
+// accounts are committed there; with a spool, once it is stored with its accounts. Then, and not
+// before, the guest is acknowledged.
 #pragma once
 
 #include <atomic>
@@ -18,6 +24,7 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,6 +35,7 @@
 #include "uring/mux/stats.h"
 #include "uring/net/resolver_driver.h"
 #include "uring/service/logs/log_sink.h"
+#include "uring/service/logs/parcel_spool.h"
 #include "uring/service/logs/sink_spec.h"
 
 namespace virtproxy {
@@ -56,8 +64,9 @@ class LogHub final : private Completion,
  public:
   // Opens the sinks and their account files, with the user and the file system that the process
   // will have. `vms` are the labels of the channels, in the order of their numbers here.
-  static tl::expected<std::unique_ptr<LogHub>, std::string> open(const std::vector<SinkSpec>& specs,
-                                                                 std::vector<std::string> vms);
+  static tl::expected<std::unique_ptr<LogHub>, std::string> open(
+      const std::vector<SinkSpec>& specs, const std::optional<logs::SpoolSpec>& spool,
+      std::vector<std::string> vms);
   ~LogHub();
 
   using Started = tl::expected<void, std::string>;
@@ -76,8 +85,10 @@ class LogHub final : private Completion,
   size_t vm_budget() const { return vm_budget_; }
   const std::string& vm(size_t index) const { return vms_[index].name; }
   size_t vm_count() const { return vms_.size(); }
-  // The accounts with which the receiver of a VM goes on: those that every sink has.
+  // The accounts with which the receiver of a VM goes on: those that every sink has, or the spool.
   std::vector<logs::LogAccount> restored(size_t vm) const;
+  // What a release says of a parcel.
+  logs::AckLevel level() const { return spool_ ? logs::AckLevel::kSpool : logs::AckLevel::kSink; }
 
   // In any thread.
   void visit_stats(StatVisitor& visitor) const;
@@ -98,6 +109,7 @@ class LogHub final : private Completion,
   };
   struct Vm {
     std::string name;
+    std::shared_ptr<ReplyBox> box;  // of its collector, once that has submitted anything
     std::deque<std::shared_ptr<Parcel>> queue;
     size_t deficit = 0;
     bool waiting = false;  // in waiting_
@@ -106,15 +118,22 @@ class LogHub final : private Completion,
   LogHub() : wake_op_(this) {}
   void run(std::promise<Started> started);
   Started set_up();
+  int finish_spool();
   void complete(Op& op, Outcome outcome) override;
   void run_deferred() override;
   void sink_progressed() override { wake(); }
   void expired(Timer&) override { wake(); }
   void wake();
+  std::vector<logs::LogAccount> common(size_t vm) const;
+  bool has_place() const;
   void admit();
+  void pass_spool();
+  std::optional<size_t> number_of(const std::string& vm) const;
   void give(Outlet& outlet);
   void commit(Outlet& outlet);
   void release();
+  static void reply(const Parcel& parcel, std::vector<Parcel::Refused> refused);
+  void tell_refused(const Parcel& parcel);
   void note_oldest(Outlet& outlet);
   const logs::LogAccount* had(const Outlet& outlet, const Parcel& parcel) const;
 
@@ -122,7 +141,10 @@ class LogHub final : private Completion,
   DriverFeatures features_;
   DriverKind driver_{};
   std::vector<std::unique_ptr<Outlet>> outlets_;
-  std::vector<Vm> vms_;
+  std::unique_ptr<ParcelSpool> spool_;
+  // What the spool had at the start.
+  std::map<std::string, std::vector<logs::LogAccount>> spooled_;
+  std::vector<Vm> vms_;  // and those that are known from the spool alone
   size_t vm_budget_ = 0;
   Mailbox mailbox_;
   std::promise<void> go_;

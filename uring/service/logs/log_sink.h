@@ -38,7 +38,10 @@ struct ParcelView {
   const logs::LogAccount* had = nullptr;
 
   bool wants(const ParcelRecord& record) const {
-    if (had == nullptr || record.kind == ParcelRecord::Kind::kForgotten) return true;
+    if (had == nullptr) return true;
+    if (record.kind == ParcelRecord::Kind::kForgotten) {
+      return had->position < parcel.account.position;
+    }
     return record.source >= had->sources.size() ||
            record.end_seq() > had->sources[record.source].next.seq;
   }
