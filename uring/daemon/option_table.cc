@@ -188,7 +188,7 @@ constexpr OptionRow kTable[] = {
             "Take the logs that the other ends ship, and pass them on to this sink; may be repeated. "
             "file:PATH, with ,rotate=SIZE or TIME, ,keep=N, ,format=rfc5424 or json, ,sync=on; stdout; "
             "relp:HOST:PORT; forward:HOST:PORT; otlp:HOST:PORT; syslog+tcp:HOST:PORT; "
-            "syslog+unix:PATH; unix-dgram:PATH")),
+            "syslog+unix:PATH; unix-dgram:PATH; exec:PATH, with ,arg=TEXT")),
         "sink"),
     with_key(sets<&P::collect_spool>(
                  row("collect-spool", kCollection, kCommandLine | option_scope::kCollect, kSpool,

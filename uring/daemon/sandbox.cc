@@ -173,6 +173,7 @@ struct Needs {
   bool files = false;      // of --collect, written at a place
   bool rotation = false;   // … and renamed
   bool datagrams = false;  // to unix sockets
+  bool programs = false;   // of --collect, which are run by another process
   bool changes = false;    // of channels and forwards
   bool scopes = false;     // [fe80::1%eth0]: the interface's number is asked for at each dial
   std::vector<int> families;
@@ -228,6 +229,7 @@ Needs needs_of(const Options& options) {
     needs.rotation |= sink.rotates();
     if (sink.connects()) needs.connect(sink.address);
     needs.datagrams |= sink.kind == SinkKind::kUnixDatagram;
+    needs.programs |= sink.kind == SinkKind::kExec;
   }
   if (options.can_change()) {
     needs.changes = needs.paths = true;
@@ -384,6 +386,7 @@ void allow_files(Filter& filter, const Needs& needs) {
     filter.add(SCMP_ACT_ALLOW, SCMP_SYS(pwrite64));
     filter.add(SCMP_ACT_ALLOW, SCMP_SYS(fdatasync));
   }
+  if (needs.programs) filter.add(SCMP_ACT_ALLOW, SCMP_SYS(recvmsg));
   if (needs.rotation) {
     filter.add(SCMP_ACT_ALLOW, SCMP_SYS(renameat));
     constexpr uint64_t kFlags = 0xffffffff & ~uint64_t{O_LARGEFILE};

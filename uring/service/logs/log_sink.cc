@@ -1,6 +1,7 @@
 #include "uring/service/logs/log_sink.h"
 
 #include "uring/service/logs/datagram_sink.h"
+#include "uring/service/logs/exec_sink.h"
 #include "uring/service/logs/file_sink.h"
 #include "uring/service/logs/forward_sink.h"
 #include "uring/service/logs/otlp_sink.h"
@@ -27,6 +28,7 @@ tl::expected<std::unique_ptr<LogSink>, std::string> open_sink(const SinkSpec& sp
     case SinkKind::kOtlp:
       return std::make_unique<OtlpSink>(spec);
     case SinkKind::kExec:
+      return ExecSink::open(spec);
     case SinkKind::kStdout:
       break;
   }

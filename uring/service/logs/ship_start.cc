@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <signal.h>
-#include <spawn.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -18,6 +16,7 @@
 #include <utility>
 
 #include "uring/base/log.h"
+#include "uring/base/spawn.h"
 #include "uring/base/text.h"
 #include "uring/service/logs/datagram_source.h"
 #include "uring/service/logs/record_source.h"
@@ -203,28 +202,11 @@ tl::expected<void, std::string> open_journal(OpenedSource& source) {
   } else {
     arguments.push_back("--lines=0");
   }
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, output.get(), STDOUT_FILENO);
-  // This process has blocked the signals that it waits for.
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t signals;
-  sigemptyset(&signals);
-  posix_spawnattr_setsigmask(&attributes, &signals);
-  sigaddset(&signals, SIGPIPE);
-  posix_spawnattr_setsigdefault(&attributes, &signals);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  pid_t child = 0;
-  const int error = posix_spawnp(&child, "journalctl", &actions, &attributes, argv.data(), environ);
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  errno = error;
-  if (error != 0) return Failure(failed(spec, "cannot run journalctl"));
+  const pid_t child = spawn(arguments, {-1, output.get()});
+  if (child < 0) {
+    errno = -child;
+    return Failure(failed(spec, "cannot run journalctl"));
+  }
   fcntl(source.fd.get(), F_SETFL, O_NONBLOCK);
   source.journal = connect_to_journal();
   return {};

@@ -32,6 +32,8 @@ constexpr std::array kKinds{
             "syslog+unix:PATH[,format=rfc5424|json][,state=PATH]"},
     KindRow{"forward", SinkKind::kForward, LineFormat::kJson, "forward:HOST:PORT[,state=PATH]"},
     KindRow{"otlp", SinkKind::kOtlp, LineFormat::kJson, "otlp:HOST:PORT[,state=PATH]"},
+    KindRow{"exec", SinkKind::kExec, LineFormat::kJson,
+            "exec:PATH[,arg=TEXT…][,format=rfc5424|json][,state=PATH]"},
     KindRow{"unix-dgram", SinkKind::kUnixDatagram, LineFormat::kRfc5424,
             "unix-dgram:PATH[,format=rfc5424|json][,state=PATH]"},
 };
@@ -89,6 +91,10 @@ class Reader {
     if (file && key == "rotate") return read_rotate(value);
     if (file && key == "keep") return read_keep(value);
     if (file && key == "sync") return read_sync(value);
+    if (key == "arg" && spec_.kind == SinkKind::kExec) {
+      spec_.arguments.emplace_back(value);
+      return std::nullopt;
+    }
     if (key == "state" && spec_.kind != SinkKind::kStdout) return read_state(value);
     return SinkFault{quoted(key) + " is no option of this sink",
                      "write " + std::string(row_of(spec_.kind).form)};
@@ -165,6 +171,10 @@ tl::expected<SinkSpec, SinkFault> parse_sink(std::string_view text) {
   if (has_target == spec.target.empty()) {
     return Failure(SinkFault{std::string(name) + (has_target ? " has no target" : " takes none"),
                              "write " + std::string(row->form)});
+  }
+  if (spec.kind == SinkKind::kExec && spec.target.find('/') == std::string::npos) {
+    return Failure(SinkFault{"exec " + quoted(spec.target) + " is no path",
+                             "write the path of the program, such as /usr/local/bin/ship"});
   }
   if (spec.connects()) {
     const bool is_path = spec.kind == SinkKind::kSyslogUnix || spec.kind == SinkKind::kUnixDatagram;

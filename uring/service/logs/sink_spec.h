@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
+#include <vector>
 
 #include "core/time.h"
 #include "uring/net/address.h"
@@ -32,6 +33,8 @@ struct SinkSpec {
   LineFormat format = LineFormat::kRfc5424;
   // Where the accounts are kept over a restart; empty: nowhere.
   std::string state;
+  // kExec: behind the program's path.
+  std::vector<std::string> arguments;
   // kFile: when the file is full (bytes), or old enough; how many older ones are kept; and whether
   // what is acknowledged is on the disk.
   std::optional<uint64_t> rotate_size;

@@ -1,0 +1,184 @@
+#include "uring/service/logs/child_keeper.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+
+#include "uring/base/clock.h"
+#include "uring/base/spawn.h"
+#include "uring/base/text.h"
+
+namespace virtproxy {
+namespace {
+
+using Kind = ChildKeeper::News::Kind;
+
+constexpr Duration kLeastPause = std::chrono::seconds(1);
+constexpr Duration kMostPause = std::chrono::seconds(60);
+// A run of that length ends the growth of the pause.
+constexpr Duration kStableAfter = std::chrono::seconds(60);
+constexpr char kKill = 'k';
+
+struct Message {
+  int32_t kind;
+  int32_t value;
+};
+
+union Descriptors {
+  cmsghdr header;
+  char bytes[CMSG_SPACE(2 * sizeof(int))];
+};
+
+// --- in the process that runs the program -------------------------------------------------------
+
+void tell(int control, Kind kind, int value, int input = -1, int output = -1) {
+  Message message{static_cast<int32_t>(kind), value};
+  iovec part{&message, sizeof message};
+  Descriptors descriptors{};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  if (input >= 0) {
+    header.msg_control = descriptors.bytes;
+    header.msg_controllen = sizeof descriptors.bytes;
+    cmsghdr* const of = CMSG_FIRSTHDR(&header);
+    of->cmsg_level = SOL_SOCKET;
+    of->cmsg_type = SCM_RIGHTS;
+    of->cmsg_len = CMSG_LEN(2 * sizeof(int));
+    const int fds[] = {input, output};
+    std::memcpy(CMSG_DATA(of), fds, sizeof fds);
+  }
+  while (sendmsg(control, &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  }
+}
+
+// False if the process at the other end is gone.
+bool stay(int control, Duration pause) {
+  const Instant until = monotonic_now() + pause;
+  for (;;) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(until - monotonic_now());
+    pollfd news{control, POLLIN, 0};
+    if (poll(&news, 1, static_cast<int>(std::max<int64_t>(0, left.count()))) == 0) return true;
+    char command = 0;
+    const ssize_t got = recv(control, &command, 1, MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return false;
+  }
+}
+
+// Until it has ended. False if the process at the other end is gone.
+bool attend(int control, int signals, pid_t child, int& status) {
+  for (;;) {
+    std::array<pollfd, 2> news{pollfd{control, POLLIN, 0}, pollfd{signals, POLLIN, 0}};
+    if (poll(news.data(), news.size(), -1) < 0 && errno != EINTR) return false;
+    signalfd_siginfo signal;
+    while (read(signals, &signal, sizeof signal) > 0) {
+    }
+    if (waitpid(child, &status, WNOHANG) == child) return true;
+    char command = 0;
+    const ssize_t got = recv(control, &command, 1, MSG_DONTWAIT);
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return false;
+    if (got == 1 && command == kKill) ::kill(child, SIGKILL);
+  }
+}
+
+[[noreturn]] void keep(int control, const std::vector<std::string>& command) {
+  prctl(PR_SET_NAME, "virtproxy-exec");
+  // The other process decides when this one ends.
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE}) {
+    std::signal(signal, SIG_IGN);
+  }
+  std::signal(SIGCHLD, SIG_DFL);
+  // Locks and sockets are the other process's alone.
+  constexpr int kControl = 3;
+  if (dup3(control, kControl, O_CLOEXEC) < 0 && errno != EINVAL) _exit(1);
+  syscall(SYS_close_range, kControl + 1, ~0u, 0);
+  sigset_t child_ends;
+  sigemptyset(&child_ends);
+  sigaddset(&child_ends, SIGCHLD);
+  sigprocmask(SIG_SETMASK, &child_ends, nullptr);
+  const int signals = signalfd(-1, &child_ends, SFD_CLOEXEC | SFD_NONBLOCK);
+  Duration pause{};
+  while (stay(kControl, pause)) {
+    const Instant began = monotonic_now();
+    int in[2];
+    int out[2];
+    if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0) _exit(1);
+    fcntl(in[1], F_SETFL, O_NONBLOCK);
+    fcntl(out[0], F_SETFL, O_NONBLOCK);
+    const pid_t child = spawn(command, {in[0], out[1]});
+    if (child > 0) {
+      tell(kControl, Kind::kStarted, child, in[1], out[0]);
+    } else {
+      tell(kControl, Kind::kCannotRun, -child);
+    }
+    for (const int fd : {in[0], in[1], out[0], out[1]}) close(fd);
+    if (child > 0) {
+      int status = 0;
+      if (!attend(kControl, signals, child, status)) break;
+      tell(kControl, Kind::kEnded, status);
+    }
+    if (monotonic_now() - began >= kStableAfter) pause = {};
+    pause = std::clamp(pause * 2, kLeastPause, kMostPause);
+  }
+  _exit(0);
+}
+
+}  // namespace
+
+tl::expected<ChildKeeper, std::string> ChildKeeper::start(const std::vector<std::string>& command) {
+  if (access(command[0].c_str(), X_OK) != 0) {
+    return tl::unexpected("cannot run " + printable(command[0]) + ": " + std::strerror(errno));
+  }
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
+    return tl::unexpected(std::string("cannot make a socket: ") + std::strerror(errno));
+  }
+  UniqueFd here(ends[0]);
+  const UniqueFd there(ends[1]);
+  const pid_t keeper = fork();
+  if (keeper < 0) return tl::unexpected(std::string("cannot fork: ") + std::strerror(errno));
+  if (keeper == 0) keep(there.get(), command);
+  return ChildKeeper(std::move(here));
+}
+
+std::optional<ChildKeeper::News> ChildKeeper::receive() {
+  Message message{};
+  iovec part{&message, sizeof message};
+  Descriptors descriptors{};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = descriptors.bytes;
+  header.msg_controllen = sizeof descriptors.bytes;
+  const ssize_t got = recvmsg(control_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return std::nullopt;
+  News news;
+  if (got != sizeof message) return news;
+  news.kind = static_cast<Kind>(message.kind);
+  news.value = message.value;
+  const cmsghdr* const of = CMSG_FIRSTHDR(&header);
+  if (of != nullptr && of->cmsg_type == SCM_RIGHTS && of->cmsg_len == CMSG_LEN(2 * sizeof(int))) {
+    int fds[2];
+    std::memcpy(fds, CMSG_DATA(of), sizeof fds);
+    news.input.reset(fds[0]);
+    news.output.reset(fds[1]);
+  }
+  return news;
+}
+
+void ChildKeeper::kill() { (void)send(control_.get(), &kKill, 1, MSG_DONTWAIT | MSG_NOSIGNAL); }
+
+}  // namespace virtproxy

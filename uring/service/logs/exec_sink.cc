@@ -1,0 +1,195 @@
+#include "uring/service/logs/exec_sink.h"
+
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "uring/base/log.h"
+#include "uring/base/text.h"
+#include "uring/base/units.h"
+
+namespace virtproxy {
+namespace {
+
+constexpr size_t kMostAnswer = 64;
+
+std::string ending(int status) {
+  if (WIFSIGNALED(status)) return "was killed by signal " + std::to_string(WTERMSIG(status));
+  return "ended with status " + std::to_string(WEXITSTATUS(status));
+}
+
+}  // namespace
+
+tl::expected<std::unique_ptr<LogSink>, std::string> ExecSink::open(const SinkSpec& spec) {
+  std::vector<std::string> command{spec.target};
+  command.insert(command.end(), spec.arguments.begin(), spec.arguments.end());
+  auto keeper = ChildKeeper::start(command);
+  if (!keeper) return tl::unexpected(keeper.error());
+  return std::unique_ptr<LogSink>(new ExecSink(spec, *std::move(keeper)));
+}
+
+void ExecSink::start(Loop& loop, ResolverDriver&, Client* client) {
+  loop_ = &loop;
+  client_ = client;
+  loop.driver().poll(news_op_, {keeper_.fd(), -1}, POLLIN);
+}
+
+void ExecSink::take(const ParcelView& view) {
+  parcels_.add(view, [&](std::string& out, const ParcelRecord& record) {
+    writer_.append(out, view.vm, view.parcel, record);
+    out += '\n';
+  });
+}
+
+void ExecSink::complete(Op& op, Outcome) {
+  if (&op == &news_op_ && state_ != State::kStopped) {
+    bool gone = false;
+    while (auto news = keeper_.receive()) {
+      gone = news->kind == ChildKeeper::News::Kind::kGone;
+      take_news(*std::move(news));
+      if (gone) break;
+    }
+    if (!gone) loop_->driver().poll(news_op_, {keeper_.fd(), -1}, POLLIN);
+  }
+  if (&op == &output_op_ && state_ == State::kUp) read_answers();
+  if (state_ == State::kLeaving && pipes_idle()) {
+    input_.reset();
+    output_.reset();
+    state_ = State::kDown;
+    begin();
+  }
+  if (&op == &input_op_ && state_ == State::kUp) flush();
+}
+
+void ExecSink::take_news(ChildKeeper::News news) {
+  using Kind = ChildKeeper::News::Kind;
+  switch (news.kind) {
+    case Kind::kStarted:
+      log_info("{}: started, process {}", printable(spec_.label()), news.value);
+      next_ = std::move(news);
+      return begin();
+    case Kind::kEnded:
+      log_warn("{}: {}; it is started again", printable(spec_.label()), ending(news.value));
+      break;
+    case Kind::kCannotRun:
+      log_error("{}: cannot be run: {}; it is tried again", printable(spec_.label()),
+                std::strerror(news.value));
+      break;
+    case Kind::kGone:
+      log_error(
+          "{}: the process that runs it is gone: lines wait until this daemon is started anew",
+          printable(spec_.label()));
+      break;
+  }
+  lose();
+}
+
+// The program is there, and nothing of the one before is.
+void ExecSink::begin() {
+  if (state_ != State::kDown || !next_) return;
+  input_ = std::move(next_->input);
+  output_ = std::move(next_->output);
+  next_.reset();
+  if (!input_ || !output_) return;
+  state_ = State::kUp;
+  counters().up = true;
+  acknowledged_ = 0;
+  answers_.clear();
+  loop_->driver().poll(output_op_, {output_.get(), -1}, POLLIN);
+  client_->sink_progressed();
+}
+
+void ExecSink::lose() {
+  next_.reset();
+  if (state_ != State::kUp) return;
+  state_ = State::kLeaving;
+  counters().up = false;
+  counters().failures.fetch_add(1, std::memory_order_relaxed);
+  parcels_.rewind();
+  out_.clear();
+  written_ = 0;
+  for (Op* const op : {&input_op_, &output_op_}) {
+    if (op->pending) loop_->driver().cancel(*op);
+  }
+  if (!pipes_idle()) return;
+  input_.reset();
+  output_.reset();
+  state_ = State::kDown;
+}
+
+void ExecSink::break_off(const std::string& why) {
+  log_error("{}: {}: it is ended, and started again", printable(spec_.label()), why);
+  keeper_.kill();
+  lose();
+}
+
+void ExecSink::flush() {
+  while (state_ == State::kUp && !input_op_.pending) {
+    while (parcels_.has_unsent() && out_.size() < kMostUnsent) {
+      out_ += parcels_.unsent();
+      parcels_.mark_sent();
+    }
+    if (out_.empty()) return;
+    const ssize_t done = write(input_.get(), out_.data() + written_, out_.size() - written_);
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0 && errno != EAGAIN) return;  // it has ended, which its keeper tells
+    if (done < 0) return loop_->driver().poll(input_op_, {input_.get(), -1}, POLLOUT);
+    written_ += static_cast<size_t>(done);
+    counters().written.fetch_add(static_cast<uint64_t>(done), std::memory_order_relaxed);
+    if (written_ < out_.size()) continue;
+    out_.clear();
+    written_ = 0;
+  }
+}
+
+void ExecSink::read_answers() {
+  std::array<char, 4096> bytes;
+  const uint64_t before = parcels_.safe();
+  for (;;) {
+    const ssize_t got = read(output_.get(), bytes.data(), bytes.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EAGAIN) break;
+    if (got <= 0) return break_off("it has closed its standard output");
+    answers_.append(bytes.data(), static_cast<size_t>(got));
+    std::string_view rest = answers_;
+    for (size_t end = rest.find('\n'); end != std::string_view::npos; end = rest.find('\n')) {
+      const std::string_view answer = rest.substr(0, end);
+      if (!take_answer(answer)) {
+        return break_off("it has written " + quoted(answer.substr(0, kMostAnswer)) +
+                         " where ACK and a number of lines that it has got would be right");
+      }
+      rest.remove_prefix(end + 1);
+    }
+    answers_.erase(0, answers_.size() - rest.size());
+    if (answers_.size() > kMostAnswer) {
+      return break_off("it has written a line that is too long for an acknowledgement");
+    }
+  }
+  loop_->driver().poll(output_op_, {output_.get(), -1}, POLLIN);
+  if (parcels_.safe() != before) client_->sink_progressed();
+  flush();
+}
+
+bool ExecSink::take_answer(std::string_view answer) {
+  constexpr std::string_view kAck = "ACK ";
+  if (!answer.starts_with(kAck)) return false;
+  const auto count = parse_number<uint64_t>(answer.substr(kAck.size()));
+  if (!count || *count < acknowledged_ || *count - acknowledged_ > parcels_.sent()) return false;
+  parcels_.acknowledge(*count - acknowledged_);
+  acknowledged_ = *count;
+  return true;
+}
+
+void ExecSink::stop() {
+  state_ = State::kStopped;
+  for (Op* const op : {&news_op_, &input_op_, &output_op_}) {
+    if (op->pending) loop_->driver().cancel(*op);
+  }
+}
+
+}  // namespace virtproxy
