@@ -83,9 +83,9 @@ bool Daemon::start() {
   const Process::Running running(process_);
   World& world = World::current();
   world.trace("start", process_.number());
-  auto driver = *IoUringDriver::open(kOperations, config_.features);
-  ring_ = process_.ring_of(driver->raw());
-  loop_ = std::make_unique<Loop>(std::move(driver));
+  auto opened = open_driver(config_.driver, kOperations, config_.features);
+  if (!opened) world.fail("driver", opened.error());
+  loop_ = std::make_unique<Loop>(std::move(opened->driver));
   resolver_driver_ = std::make_unique<ResolverDriver>(*loop_);
   auto listen_sockets = bind_listen_sockets();
   if (!listen_sockets) {
@@ -101,8 +101,8 @@ bool Daemon::start() {
         std::make_unique<SocketForwards>(*loop_, *resolver_driver_, config_.channels[i].forwards));
     channels_.push_back(
         std::make_unique<Channel>(*loop_, *resolver_driver_, config, forwards_.back()->services()));
-    oracles_.push_back(std::make_unique<ChannelOracle>(process_.number(), config.spec.id,
-                                                       *channels_.back()));
+    oracles_.push_back(
+        std::make_unique<ChannelOracle>(process_.number(), config.spec.id, *channels_.back()));
     channels_.back()->add_observer(*oracles_.back());
     forwards_.back()->start(*channels_.back(), std::move(mine.forwards));
     channels_.back()->start(std::move(mine.transport));
@@ -114,14 +114,15 @@ bool Daemon::runnable() const {
   if (over()) return false;
   const Instant now = World::current().now();
   return busy_until_ <= now &&
-         (ring_->ready() || (phase_ != Phase::kServing && phase_ends_ <= now));
+         (process_.ready() || (phase_ != Phase::kServing && phase_ends_ <= now));
 }
 
 void Daemon::turn() {
   const Process::Running running(process_);
   World& world = World::current();
+  process_.resume();
   const int result = loop_->turn();
-  if (result != 0) world.fail("ring", fmt::format("the loop gave up: {}", result));
+  if (result != 0) world.fail("driver", fmt::format("the loop gave up: {}", result));
   busy_until_ = world.now() + world.random().duration(microseconds(2), microseconds(40));
   world.at(busy_until_, [] {});
   check_bounds();
@@ -130,6 +131,7 @@ void Daemon::turn() {
 
 void Daemon::enter(Phase phase, Duration limit) {
   World& world = World::current();
+  process_.resume();
   phase_ = phase;
   phase_ends_ = world.now() + limit;
   world.at(phase_ends_, [] {});
@@ -176,11 +178,10 @@ void Daemon::destroy() {
   channels_.clear();
   forwards_.clear();
   resolver_driver_.reset();
-  if (ring_->pending() > 0) {
-    world.fail("operations", fmt::format("{}: {} requests left", config_.name, ring_->pending()));
+  if (process_.pending() > 0) {
+    world.fail("operations", fmt::format("{}: {} requests left", config_.name, process_.pending()));
   }
   loop_.reset();
-  ring_ = nullptr;
   phase_ = Phase::kOver;
   if (process_.open_files() > 0) {
     world.fail("descriptors",
@@ -307,8 +308,9 @@ void Daemon::check_idle() {
                        stats.pipes == 0;
     if (!clean) world.fail("leak", "not idle: " + describe());
   }
-  // The channels, the listeners, what a listening channel keeps in reserve, and nothing else.
-  size_t expected = 0;
+  // What epoll waits with, the channels, the listeners, what a listening channel keeps in reserve,
+  // and nothing else.
+  size_t expected = process_.uses_epoll() ? 2 : 0;
   for (const DaemonChannel& config : config_.channels) {
     expected +=
         config.forwards.oforwards.size() + (transport_listens(config.spec.transport) ? 3 : 1);
@@ -322,7 +324,7 @@ void Daemon::check_idle() {
 std::string Daemon::describe() {
   std::string text = fmt::format("{} (process {}, phase {}, {} descriptors, {} requests)",
                                  config_.name, process_.number(), static_cast<int>(phase_),
-                                 process_.open_files(), ring_ == nullptr ? 0 : ring_->pending());
+                                 process_.open_files(), process_.pending());
   for (const auto& channel : channels_) {
     const Channel::Stats f = channel->stats();
     text += fmt::format(

@@ -14,8 +14,8 @@
 #include "tests/sim/channel_oracle.h"
 #include "tests/sim/process.h"
 #include "uring/daemon/worker.h"
-#include "uring/io/io_uring_driver.h"
 #include "uring/io/loop.h"
+#include "uring/io/open_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/net/resolver_driver.h"
 #include "uring/service/socket_forwards.h"
@@ -28,6 +28,7 @@ struct DaemonChannel : ChannelConfig {
 
 struct DaemonConfig {
   std::string name;
+  DriverChoice driver{};
   DriverFeatures features;
   std::vector<DaemonChannel> channels;
   Duration drain_timeout{};
@@ -93,7 +94,6 @@ class Daemon {
   Phase phase_ = Phase::kServing;
   Instant phase_ends_{};
   Instant busy_until_{};
-  KernelRing* ring_ = nullptr;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_driver_;
   std::vector<std::unique_ptr<ChannelOracle>> oracles_;    // of each channel

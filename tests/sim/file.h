@@ -19,6 +19,8 @@ class File {
    public:
     // poll() may answer differently now. Only a note is wanted: nothing may be done to the file.
     virtual void file_changed() = 0;
+    // The same, where the kernel wakes those who wait for one of these events.
+    virtual void woken(uint32_t) { file_changed(); }
 
    protected:
     ~Waiter() = default;
@@ -33,17 +35,21 @@ class File {
 
   void add_waiter(Waiter* waiter) { waiters_.push_back(waiter); }
   void remove_waiter(Waiter* waiter) { std::erase(waiters_, waiter); }
-  void changed() {
-    for (size_t i = 0; i < waiters_.size(); ++i) waiters_[i]->file_changed();
+  // What the kernel wakes somebody for: all events, where it does not say which.
+  static constexpr uint32_t kAllEvents = UINT32_MAX;
+  void changed(uint32_t events = kAllEvents) {
+    for (size_t i = 0; i < waiters_.size(); ++i) waiters_[i]->woken(events);
   }
 
-  // Of a ring's requests on it, which keep their order: when the last one is there, and how many are
-  // on their way.
+  // Of a ring's requests on it, which keep their order: when the last one is there, and how many
+  // are on their way.
   Instant last_completion{};
   const std::shared_ptr<unsigned> completions_due = std::make_shared<unsigned>();
   unsigned carries_channel = 0;  // its id
   unsigned number = 0;           // for the trace
   uint64_t reads = 0;            // those that found something
+  bool nonblocking = false;      // O_NONBLOCK; only listeners are asked
+  bool of_driver = false;        // a killed process still waits with it
 
  private:
   std::vector<Waiter*> waiters_;

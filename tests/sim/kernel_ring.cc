@@ -213,12 +213,7 @@ std::optional<int> KernelRing::injected_error(const Request& request) {
     return world.random().chance(0.5) ? -EMFILE : -ENFILE;
   }
   if (!receives && !sends) return std::nullopt;
-  if (!request.channel() && world.happens(Mishap::kNoMemory)) {
-    if (sends) return -ENOBUFS;
-    if (auto* socket = dynamic_cast<Socket*>(request.file())) *socket->faulted = true;
-    return -ENOMEM;
-  }
-  return sim::injected_error(*request.file(), receives);
+  return injected_driver_error(*request.file(), receives);
 }
 
 void KernelRing::retry(uint64_t id) {

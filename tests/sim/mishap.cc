@@ -69,6 +69,19 @@ std::string_view mishap_name(Mishap mishap) {
   return kNames[static_cast<size_t>(mishap)];
 }
 
+bool is_of_ring(Mishap mishap) {
+  switch (mishap) {
+    case Mishap::kOvertaking:
+    case Mishap::kRingRefuses:
+    case Mishap::kPollEnds:
+    case Mishap::kNoBuffers:
+    case Mishap::kClosedBefore:
+      return true;
+    default:
+      return false;
+  }
+}
+
 bool is_of_channel(Mishap mishap) {
   switch (mishap) {
     case Mishap::kShortRead:

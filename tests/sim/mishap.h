@@ -14,7 +14,7 @@ enum class Mishap : uint8_t {
   kShortWrite,
   kLateCompletion,
   kOvertaking,     // a completion is seen before an earlier one of another descriptor
-  kSpuriousWake,   // the ring's wait returns early
+  kSpuriousWake,   // the ring's wait returns early; epoll reports what is not there
   kInterrupted,    // EINTR, EAGAIN
   kRingRefuses,    // nothing is submitted: the kernel lacks memory
   kPollEnds,       // a poll that is to go on ends: no room for its completion
@@ -35,7 +35,7 @@ enum class Mishap : uint8_t {
   kServiceSilent,  // the connection is never established
   kBacklogFull,
   kAddressInUse,  // for a moment after a restart
-  kLateRelease,   // the kernel keeps a registered file for a while
+  kLateRelease,   // the kernel keeps a file for a while that was closed
   kChannelCut,    // between two frames or in the middle of one
   kChannelTorn,   // … and bytes on their way were lost
   kChannelStalls,
@@ -76,6 +76,8 @@ enum class Mishap : uint8_t {
 inline constexpr size_t kMishaps = static_cast<size_t>(Mishap::kCount);
 
 std::string_view mishap_name(Mishap mishap);
+// Whether only a ring knows it.
+bool is_of_ring(Mishap mishap);
 // Whether it happens to one channel, so that it is counted of protocol 1, too.
 bool is_of_channel(Mishap mishap);
 

@@ -92,11 +92,23 @@ FileRef Process::get(int fd) const {
   return fd >= first() && at < files_.size() ? files_[at] : nullptr;
 }
 
+// Of a file that epoll knows: whether it may live on after its descriptor was closed, because
+// another thread is about to run another program and has a copy until then. An application must not
+// be able to tell: the oracles would take the daemon for the one who is late.
+bool Process::may_stay(const File& file) const {
+  const auto* socket = dynamic_cast<const Socket*>(&file);
+  return uses_epoll() && !dead_ && socket != nullptr && !socket->listening() &&
+         (file.carries_channel || socket->said_and_heard_all());
+}
+
 bool Process::close(int fd) {
-  if (dead_) return true;
   const FileRef file = get(fd);
-  if (!file) return false;
-  if (World::current().canary_strikes(Canary::kLeakDescriptor, 0.02)) return true;
+  if (!file) return dead_;
+  World& world = World::current();
+  if (world.canary_strikes(Canary::kLeakDescriptor, 0.02)) return true;
+  if (may_stay(*file) && world.happens(Mishap::kLateRelease)) {
+    world.after(world.random().duration(milliseconds(1), seconds(1)), [file] {});
+  }
   files_[static_cast<size_t>(fd - first())] = nullptr;
   return true;
 }
@@ -134,10 +146,33 @@ void Process::close_ring(const io_uring* ring) {
   std::erase_if(rings_, [&](const auto& known) { return known->handle() == ring; });
 }
 
+int Process::open_epoll() {
+  epoll_ = std::make_shared<KernelEpoll>();
+  return add(epoll_);
+}
+
+bool Process::ready() const {
+  return (epoll_ && epoll_->ready()) ||
+         std::any_of(rings_.begin(), rings_.end(), [](const auto& r) { return r->ready(); });
+}
+
+void Process::resume() {
+  if (epoll_) epoll_->resume();
+}
+
+size_t Process::pending() const {
+  size_t count = 0;
+  for (const auto& ring : rings_) count += ring->pending();
+  return count;
+}
+
 void Process::kill() {
   dead_ = true;
   for (const auto& ring : rings_) ring->kill();
-  for (FileRef& file : files_) file.reset();
+  if (epoll_) epoll_->kill();
+  for (FileRef& file : files_) {
+    if (file && !file->of_driver) file.reset();
+  }
 }
 
 }  // namespace virtproxy::sim

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "tests/sim/file.h"
+#include "tests/sim/kernel_epoll.h"
 #include "tests/sim/kernel_ring.h"
 #include "tests/sim/socket.h"
 
@@ -98,6 +99,16 @@ class Process {
   // By the number that liburing enters it with.
   KernelRing* ring_entered_by(int descriptor);
   void close_ring(const io_uring* ring);
+  // A descriptor.
+  int open_epoll();
+  bool uses_epoll() const { return epoll_ != nullptr; }
+
+  // Whether what it waits with would let it run now.
+  bool ready() const;
+  // It runs for a reason that it does not wait for, such as a signal.
+  void resume();
+  // Requests that its rings have.
+  size_t pending() const;
 
   // Its monotonic clock, which runs ahead of the world's a little while the process runs.
   Instant read_clock();
@@ -108,12 +119,14 @@ class Process {
   bool forgets_links = false;  // see Canary::kForgetLink
 
  private:
+  bool may_stay(const File& file) const;
   int first() const { return kFirstDescriptor * static_cast<int>(number_ + 1); }
 
   Network& network_;
   const unsigned number_;
   std::vector<FileRef> files_;
   std::vector<std::unique_ptr<KernelRing>> rings_;
+  std::shared_ptr<KernelEpoll> epoll_;
   Instant clock_{};
   bool dead_ = false;
 };

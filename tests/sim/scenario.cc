@@ -84,6 +84,14 @@ DriverFeatures Scenario::draw_features() {
   return features;
 }
 
+// Not drawn: the same seed has the same world with each driver, until the first daemon starts.
+DriverChoice Scenario::next_driver() const {
+  const bool epoll =
+      world_.drivers() == Drivers::kEpoll ||
+      (world_.drivers() == Drivers::kMixed && mix(world_.seed() ^ mix(processes_)) % 2 == 0);
+  return epoll ? DriverChoice::kEpoll : DriverChoice::kIoUring;
+}
+
 DaemonChannel Scenario::draw_channel(unsigned index) {
   DaemonChannel config;
   config.memory = random_.magnitude(512 << 10, bulky_ ? 64 << 20 : 8 << 20);
@@ -272,6 +280,7 @@ void Scenario::change_protocol(Place& place) {
 void Scenario::start(Place& place) {
   if (!place.wanted) return;
   DaemonConfig config = place.config;
+  config.driver = next_driver();
   for (ChannelConfig& channel : config.channels) {
     channel.epoch_key = {random_.next(), random_.next()};
     channel.number_seed = random_.next();

@@ -43,6 +43,8 @@ class Scenario {
   bool streams_open(unsigned id);
   void draw_routes(SimulatedLink& link, DaemonConfig& host, DaemonConfig& guest);
   DriverFeatures draw_features();
+  // Of the daemon that is started next.
+  DriverChoice next_driver() const;
   DaemonChannel draw_channel(unsigned index);
   void draw_protocol_one(ChannelConfig& one, ChannelConfig& other);
   Plan draw_plan(unsigned channel);
@@ -112,7 +114,7 @@ class Scenario {
   bool killing_ = false;
   bool cutting_ = false;
   bool hostile_ = false;
-  bool strange_ = false;                            // strangers come
+  bool strange_ = false;  // strangers come
   std::vector<std::shared_ptr<Socket>>
       rejected_peers_;  // they stay until nothing goes wrong any more
   bool stalling_ = false;

@@ -38,18 +38,18 @@ Socket::~Socket() {
 }
 
 template <typename What>
-void Socket::arrive(Duration latency, What what) {
+void Socket::arrive(Duration latency, uint32_t events, What what) {
   World& world = World::current();
   last_arrival_ = std::max({world.now() + latency, last_arrival_, frozen_until_});
   if (last_arrival_ <= world.now()) {
     what(*this);
-    changed();
+    changed(events);
     return;
   }
-  world.at(last_arrival_, [weak = weak_from_this(), what] {
+  world.at(last_arrival_, [weak = weak_from_this(), events, what] {
     if (const auto self = weak.lock()) {
       what(*self);
-      self->changed();
+      self->changed(events);
     }
   });
 }
@@ -65,7 +65,7 @@ void Socket::connect_to(const std::shared_ptr<Socket>& listener, const Path& pat
   peer_ = served;
   connecting_ = false;
   listener->backlog_.push_back(std::move(served));
-  listener->changed();
+  listener->changed(POLLIN);
   changed();
 }
 
@@ -105,7 +105,9 @@ int64_t Socket::read(std::span<std::byte> to) {
   arrived_ -= count;
   ++reads;
   if (was_full && peer->writable()) peer->room_since_ = world.now();
-  if (peer) peer->changed();
+  // TCP wakes a writer that has found no room, once; a unix socket at each read.
+  const bool wakes = peer && peer->writable() && (was_full || family_ == Family::kUnix);
+  if (peer) peer->changed(wakes ? uint32_t{POLLOUT} : 0u);
   return static_cast<int64_t>(count);
 }
 
@@ -125,7 +127,7 @@ int64_t Socket::write(std::span<const std::byte> from) {
   if (!peer) {
     if (family_ == Family::kUnix) return -EPIPE;
     // The other machine answers bytes for nobody with a reset.
-    arrive(2 * path_.latency, [](Socket& self) { self.on_reset(); });
+    arrive(2 * path_.latency, kAllEvents, [](Socket& self) { self.on_reset(); });
     return static_cast<int64_t>(from.size());
   }
   if (peer->shut_for_reading_ && family_ == Family::kUnix) return -EPIPE;
@@ -146,7 +148,7 @@ int64_t Socket::write(std::span<const std::byte> from) {
         static_cast<Duration::rep>(static_cast<double>(count) / path_.bytes_per_nanosecond));
     way = std::max(way, peer->last_arrival_ - world.now() + time);
   }
-  peer->arrive(way, [size = carried.size()](Socket& self) {
+  peer->arrive(way, POLLIN, [size = carried.size()](Socket& self) {
     // Less may be there when the connection was torn meanwhile.
     self.arrived_ = std::min(self.arrived_ + size, self.incoming_.size());
   });
@@ -198,7 +200,8 @@ int Socket::take_error() { return std::exchange(error_, 0); }
 void Socket::send_end() {
   const auto peer = peer_.lock();
   if (!peer) return;
-  peer->arrive(path_.latency, [](Socket& self) { self.end_arrived_ |= !self.end_lost_; });
+  peer->arrive(path_.latency, kAllEvents,
+               [](Socket& self) { self.end_arrived_ |= !self.end_lost_; });
 }
 
 void Socket::send_reset() {
@@ -214,7 +217,7 @@ void Socket::send_reset() {
     // What came after the bytes that were lost is lost, too.
     peer->end_lost_ = kept < under_way;
   }
-  peer->arrive(path_.latency, [](Socket& self) { self.on_reset(); });
+  peer->arrive(path_.latency, kAllEvents, [](Socket& self) { self.on_reset(); });
 }
 
 void Socket::on_reset() {
@@ -253,6 +256,15 @@ void Socket::cut(bool torn) {
 void Socket::freeze(Instant until) {
   frozen_until_ = std::max(frozen_until_, until);
   if (const auto peer = peer_.lock()) peer->frozen_until_ = std::max(peer->frozen_until_, until);
+}
+
+std::optional<int> injected_driver_error(File& file, bool receives) {
+  if (!file.carries_channel && World::current().happens(Mishap::kNoMemory)) {
+    if (!receives) return -ENOBUFS;
+    if (auto* socket = dynamic_cast<Socket*>(&file)) *socket->faulted = true;
+    return -ENOMEM;
+  }
+  return injected_error(file, receives);
 }
 
 std::optional<int> injected_error(File& file, bool receives) {

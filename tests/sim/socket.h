@@ -52,6 +52,10 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   bool connected() const { return connected_; }
   bool shut_for_writing() const { return shut_for_writing_; }
   std::shared_ptr<Socket> peer() const { return peer_.lock(); }
+  // Whether its other side cannot tell when it is released.
+  bool said_and_heard_all() const {
+    return end_arrived_ && shut_for_writing_ && !linger_ && incoming_.size() == 0;
+  }
   bool leaves_bytes_unread() const { return incoming_.size() > 0; }
   size_t room() const;
   bool writable() const;
@@ -79,9 +83,10 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   void send_end();
   void send_reset();
   void on_reset();
-  // Runs `what` at this socket once everything sent to it before has arrived.
+  // Runs `what` at this socket once everything sent to it before has arrived, and wakes those who
+  // wait for `events`.
   template <typename What>
-  void arrive(Duration latency, What what);
+  void arrive(Duration latency, uint32_t events, What what);
 
   const Family family_;
   bool listening_ = false;
@@ -111,5 +116,7 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
 
 // An operation that fails though nothing is wrong with its file: a negative errno.
 std::optional<int> injected_error(File& file, bool receives);
+// The same of one that a driver makes, which may fail for lack of memory as well.
+std::optional<int> injected_driver_error(File& file, bool receives);
 
 }  // namespace virtproxy::sim

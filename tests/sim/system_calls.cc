@@ -16,10 +16,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdarg>
 #include <cstring>
+#include <optional>
 #include <span>
 
 #include "tests/sim/canaries.h"
@@ -34,6 +36,7 @@ using virtproxy::sim::Device;
 using virtproxy::sim::Family;
 using virtproxy::sim::File;
 using virtproxy::sim::FileRef;
+using virtproxy::sim::injected_driver_error;
 using virtproxy::sim::injected_error;
 using virtproxy::sim::misdirect;
 using virtproxy::sim::Mishap;
@@ -83,6 +86,14 @@ int64_t write_vectors(File& file, std::span<const iovec> vectors) {
     if (static_cast<size_t>(result) < vector.iov_len) break;
   }
   return written;
+}
+
+// Of a call by which the epoll driver tries an operation; the ring has errors of its own. A receive
+// that finds bytes never fails with EAGAIN.
+std::optional<int> attempt_error(int fd, File& file, bool receives) {
+  if (!Process::owner_of(fd)->uses_epoll()) return std::nullopt;
+  const auto error = injected_driver_error(file, receives);
+  return error == -EAGAIN ? -EINTR : error;
 }
 
 // A daemon writes nothing but its log to a real descriptor: it goes into the trace, without the
@@ -202,19 +213,24 @@ int __wrap_connect(int fd, const sockaddr* address, socklen_t size) {
   return failed(EINPROGRESS);
 }
 
-// Of listeners that block, as the daemon's do.
 int __wrap_accept4(int fd, sockaddr*, socklen_t*, int) {
   const auto listener = socket_of(fd);
   if (!listener) return failed(EBADF);
   World& world = World::current();
-  if ((listener->poll() & POLLIN) == 0) world.fail("blocking", "accept4() with nobody to accept");
-  if (world.happens(Mishap::kAcceptFails)) return failed(EMFILE);
+  if ((listener->poll() & POLLIN) == 0) {
+    if (!listener->nonblocking) world.fail("blocking", "accept4() with nobody to accept");
+    return failed(EAGAIN);
+  }
+  if (world.happens(Mishap::kAcceptFails)) {
+    static constexpr std::array kErrors{EMFILE, ENFILE, ENOMEM, ECONNABORTED, EINTR};
+    return failed(listener->nonblocking ? kErrors[world.random().below(kErrors.size())] : EMFILE);
+  }
   const int taken = Process::owner_of(fd)->add(listener->accept());
   world.trace("accept4", fd, taken);
   return taken;
 }
 
-// Spare descriptors, and the size of a pipe.
+// Spare descriptors, the size of a pipe, and whether a listener blocks.
 int __wrap_fcntl(int fd, int command, ...) {
   va_list arguments;
   va_start(arguments, command);
@@ -227,6 +243,13 @@ int __wrap_fcntl(int fd, int command, ...) {
     if (World::current().happens(Mishap::kPipeSmall)) return failed(EPERM);
     end->pipe().set_slots(static_cast<size_t>(argument) / 4096);
     return argument;
+  }
+  if (Process::owner_of(fd) != nullptr && (command == F_GETFL || command == F_SETFL)) {
+    const FileRef file = process->get(fd);
+    if (!file) return failed(EBADF);
+    if (command == F_GETFL) return O_RDWR | (file->nonblocking ? O_NONBLOCK : 0);
+    file->nonblocking = (argument & O_NONBLOCK) != 0;
+    return 0;
   }
   if (process == nullptr || fd != STDERR_FILENO || command != F_DUPFD_CLOEXEC) {
     return __real_fcntl(fd, command, argument);
@@ -324,10 +347,16 @@ int __wrap_setsockopt(int fd, int level, int option, const void* value, socklen_
 ssize_t __wrap_recv(int fd, void* to, size_t size, int) {
   const auto socket = socket_of(fd);
   if (!socket) return failed(EBADF);
-  int64_t got = socket->read({static_cast<std::byte*>(to), size});
+  const auto error = attempt_error(fd, *socket, true);
+  int64_t got = error ? *error : socket->read({static_cast<std::byte*>(to), size});
   if (got == -EAGAIN && !socket->carries_channel && socket->shut_for_writing() &&
       World::current().canary_strikes(Canary::kPartAtOnce, 0.5)) {
     got = 0;
+  }
+  // The bytes are taken, and the driver never hears of them.
+  if (got > 0 && !socket->carries_channel && Process::owner_of(fd)->uses_epoll() &&
+      World::current().canary_strikes(Canary::kLoseCompletion, 0.001)) {
+    got = -EAGAIN;
   }
   World::current().trace("recv", fd, got);
   return got >= 0 ? got : failed(static_cast<int>(-got));
@@ -338,7 +367,8 @@ ssize_t __wrap_read(int fd, void* to, size_t size) {
   if (process == nullptr) return __real_read(fd, to, size);
   const FileRef file = process->get(fd);
   if (!file) return failed(EBADF);
-  const int64_t got = file->read({static_cast<std::byte*>(to), size});
+  const auto error = attempt_error(fd, *file, true);
+  const int64_t got = error ? *error : file->read({static_cast<std::byte*>(to), size});
   return got >= 0 ? got : failed(static_cast<int>(-got));
 }
 
@@ -349,25 +379,35 @@ ssize_t __wrap_write(int fd, const void* from, size_t size) {
   const FileRef file = process->get(fd);
   if (!file) return failed(EBADF);
   misdirect(*file, {const_cast<void*>(from), size});
-  const int64_t written = file->write({static_cast<const std::byte*>(from), size});
+  const auto error = attempt_error(fd, *file, false);
+  const int64_t written = error ? *error : file->write({static_cast<const std::byte*>(from), size});
   return written >= 0 ? written : failed(static_cast<int>(-written));
-}
-
-// Only the log sends, where standard error is a socket.
-ssize_t __wrap_send(int fd, const void* from, size_t size, int flags) {
-  if (Process::current() != nullptr) return log_line(from, size);
-  return __real_send(fd, from, size, flags);
 }
 
 ssize_t __wrap_sendmsg(int fd, const msghdr* message, int flags) {
   const auto socket = socket_of(fd);
   if (!socket) return failed(EBADF);
   if ((flags & MSG_DONTWAIT) == 0) World::current().fail("blocking", "sendmsg() that blocks");
-  const auto error = injected_error(*socket, false);
+  const bool by_driver = Process::owner_of(fd)->uses_epoll();
+  const auto error =
+      by_driver ? injected_driver_error(*socket, false) : injected_error(*socket, false);
   const int64_t sent =
       error ? *error : write_vectors(*socket, {message->msg_iov, message->msg_iovlen});
   World::current().trace("sendmsg", fd, sent);
   return sent >= 0 ? sent : failed(static_cast<int>(-sent));
+}
+
+// A descriptor that is not simulated is the log's, where standard error is a socket.
+ssize_t __wrap_send(int fd, const void* from, size_t size, int flags) {
+  if (Process::owner_of(fd) != nullptr) {
+    iovec bytes{const_cast<void*>(from), size};
+    msghdr message{};
+    message.msg_iov = &bytes;
+    message.msg_iovlen = 1;
+    return __wrap_sendmsg(fd, &message, flags);
+  }
+  if (Process::current() != nullptr) return log_line(from, size);
+  return __real_send(fd, from, size, flags);
 }
 
 ssize_t __wrap_writev(int fd, const iovec* vectors, int count) {

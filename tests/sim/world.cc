@@ -10,13 +10,26 @@ namespace {
 World* current_world = nullptr;
 }
 
-World::World(uint64_t seed, bool printing, Canary canary)
+World::World(uint64_t seed, bool printing, Canary canary, Drivers drivers)
     : seed_(seed),
       printing_(printing),
       canary_(canary),
+      drivers_(drivers),
       random_(seed),
       now_(seconds(1000) + Duration(random_.below(1'000'000'000))) {
   current_world = this;
+}
+
+std::string_view drivers_name(Drivers drivers) {
+  switch (drivers) {
+    case Drivers::kIoUring:
+      return "io_uring";
+    case Drivers::kEpoll:
+      return "epoll";
+    case Drivers::kMixed:
+      return "mixed";
+  }
+  return {};
 }
 
 World::~World() { current_world = nullptr; }
@@ -68,8 +81,8 @@ void World::fail(std::string_view oracle, const std::string& what) {
                oracle.data(), static_cast<unsigned long long>(steps_),
                static_cast<double>(now_.count()) / 1e9, what.c_str());
   if (describer_) std::fprintf(stderr, "%s", describer_().c_str());
-  std::fprintf(stderr, "replay with: virtproxy-sim --seed %llu --trace\n",
-               static_cast<unsigned long long>(seed_));
+  std::fprintf(stderr, "replay with: virtproxy-sim --driver %s --seed %llu --trace\n",
+               std::string(drivers_name(drivers_)).c_str(), static_cast<unsigned long long>(seed_));
   _exit(1);
 }
 

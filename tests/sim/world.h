@@ -33,7 +33,7 @@ enum class Canary : uint8_t {
   kKeepCredit,      // a session never says that a stream may send again
   kBlockReader,     // the channel's reader waits while any socket is full
   kLoseReset,       // an application is never told of a reset
-  kLoseCompletion,  // the ring forgets one operation
+  kLoseCompletion,  // the ring forgets one operation; epoll's driver, bytes that it was given
   kResetStream,     // an operation on an application's socket fails, and nobody takes it down
   kEndSession,      // … on a channel
   kWithhold,        // nobody gets anything more while another application stands still
@@ -58,11 +58,19 @@ enum class Canary : uint8_t {
   kMisdirect,       // a packet of protocol 1 has another number than that of its stream
   kKeepEnded,       // a request of a connection that is over was cancelled and never ends
   kAdmitEarly,      // the end of a turn comes while events of the same read are being handled
+  kLoseEdge,        // epoll does not report that a descriptor became ready
+  kForgetInterest,  // … nor ever again
+  kSwapEvents,      // epoll reports two events with each other's data
+  kLoseAlarm,       // a timer of epoll never expires
 };
+
+// What the daemons of a world wait with.
+enum class Drivers : uint8_t { kIoUring, kEpoll, kMixed };
+std::string_view drivers_name(Drivers drivers);
 
 class World {
  public:
-  World(uint64_t seed, bool printing, Canary canary);
+  World(uint64_t seed, bool printing, Canary canary, Drivers drivers);
   ~World();
   World(const World&) = delete;
   World& operator=(const World&) = delete;
@@ -74,6 +82,7 @@ class World {
   uint64_t seed() const { return seed_; }
   Random& random() { return random_; }
   Canary canary() const { return canary_; }
+  Drivers drivers() const { return drivers_; }
   // True once, for the defect asked for, at a random opportunity.
   bool canary_strikes(Canary which, double probability);
 
@@ -161,6 +170,7 @@ class World {
   const uint64_t seed_;
   const bool printing_;
   const Canary canary_;
+  const Drivers drivers_;
   bool canary_struck_ = false;
   Random random_;
   Instant now_;
