@@ -67,6 +67,7 @@ Application::Application(Exchange& exchange, uint64_t number, Role role, const R
       crawls_(plan.read_piece <= 16),
       family_(socket_->family()),
       faulted_(socket_->faulted),
+      kept_waiting_at_(socket_->kept_waiting_at),
       taken_back_(socket_->taken_back) {
   socket_->add_waiter(this);
   act_later(began_);
@@ -275,8 +276,8 @@ void Application::check_progress(Instant now, Duration patience) {
   if (over() || receiving_over_ || now < read_not_before_ || beside_hostile()) return;
   if (spoken_old() && lost_touch(now)) return;
   // Since when nobody but the daemons can have kept it waiting.
-  Instant owed = std::max(
-      {began_, stalled_until_, World::current().channel(route_.channel).undisturbed_since()});
+  Instant owed = std::max({began_, stalled_until_, *kept_waiting_at_,
+                           World::current().channel(route_.channel).undisturbed_since()});
   if (owed > now) return;
   Instant since = std::max({owed, last_progress_, willing_since_});
   if (partner_ == nullptr) {

@@ -134,6 +134,7 @@ class Application final : private File::Waiter {
   std::optional<Instant> left_at_;
   Duration longest_stall_{};
   const std::shared_ptr<const bool> faulted_;
+  const std::shared_ptr<const Instant> kept_waiting_at_;
   const std::shared_ptr<const uint64_t> taken_back_;
 
   bool scheduled_ = false;

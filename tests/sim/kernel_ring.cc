@@ -210,6 +210,7 @@ std::optional<int> KernelRing::injected_error(const Request& request) {
                      request.sqe.opcode == IORING_OP_WRITE;
   // The kernel takes a descriptor before it looks whether anybody is there.
   if (request.sqe.opcode == IORING_OP_ACCEPT && world.happens(Mishap::kAcceptFails)) {
+    static_cast<Socket*>(request.file())->note_failed_accept();
     return world.random().chance(0.5) ? -EMFILE : -ENFILE;
   }
   if (!receives && !sends) return std::nullopt;
@@ -315,6 +316,7 @@ std::optional<KernelRing::Outcome> KernelRing::accept(Request& request) {
   auto* listener = static_cast<Socket*>(request.file());
   if ((listener->poll() & POLLIN) == 0) return std::nullopt;
   if (world.happens(Mishap::kAcceptFails)) {
+    listener->note_failed_accept();
     static constexpr std::array kErrors{-EMFILE, -ENFILE, -ENOMEM, -ECONNABORTED, -EINTR};
     return Outcome{kErrors[world.random().below(kErrors.size())]};
   }

@@ -62,6 +62,7 @@ void Socket::connect_to(const std::shared_ptr<Socket>& listener, const Path& pat
   served->carries_channel = carries_channel = listener->carries_channel;
   served->peer_ = weak_from_this();
   served->faulted = faulted;
+  served->kept_waiting_at = kept_waiting_at;
   peer_ = served;
   connecting_ = false;
   listener->backlog_.push_back(std::move(served));
@@ -81,6 +82,10 @@ std::shared_ptr<Socket> Socket::accept() {
   auto socket = std::move(backlog_.front());
   backlog_.pop_front();
   return socket;
+}
+
+void Socket::note_failed_accept() {
+  for (const auto& waiting : backlog_) *waiting->kept_waiting_at = World::current().now();
 }
 
 int64_t Socket::read(std::span<std::byte> to) {

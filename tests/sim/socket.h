@@ -40,6 +40,8 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   void begin_connecting() { connecting_ = true; }
   void refuse(int error);
   std::shared_ptr<Socket> accept();
+  // An attempt to accept was made to fail.
+  void note_failed_accept();
 
   int64_t read(std::span<std::byte> to) override;
   int64_t write(std::span<const std::byte> from) override;
@@ -72,6 +74,9 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   // For the oracles.
   // Whether an operation on the daemon's end was made to fail; both ends know, whoever is left.
   std::shared_ptr<bool> faulted = std::make_shared<bool>(false);
+  // When a client of this connection was last not accepted, for want of descriptors or memory; both
+  // ends know.
+  std::shared_ptr<Instant> kept_waiting_at = std::make_shared<Instant>();
   // Bytes written here that a reset took back on their way.
   std::shared_ptr<uint64_t> taken_back = std::make_shared<uint64_t>(0);
   std::optional<Instant> peer_left_at;

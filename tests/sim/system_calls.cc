@@ -222,6 +222,7 @@ int __wrap_accept4(int fd, sockaddr*, socklen_t*, int) {
     return failed(EAGAIN);
   }
   if (world.happens(Mishap::kAcceptFails)) {
+    listener->note_failed_accept();
     static constexpr std::array kErrors{EMFILE, ENFILE, ENOMEM, ECONNABORTED, EINTR};
     return failed(listener->nonblocking ? kErrors[world.random().below(kErrors.size())] : EMFILE);
   }
