@@ -193,7 +193,15 @@ tl::expected<void, std::string> open_journal(OpenedSource& source) {
   if (pipe2(ends, O_CLOEXEC) != 0) return Failure(failed(spec, "cannot make a pipe"));
   source.fd.reset(ends[0]);
   const UniqueFd output(ends[1]);
-  std::vector<std::string> arguments{"journalctl", "-o", "export", "--follow", "--quiet"};
+  // --follow shows this boot alone, unless --merge: then the lines that an earlier boot left come
+  // as well, and those of other machines have to be left out.
+  std::vector<std::string> arguments{"journalctl", "-o",      "export",
+                                     "--follow",   "--quiet", "--merge"};
+  constexpr size_t kMachineId = 32;  // digits
+  const std::string machine = text_of_file("/etc/machine-id");
+  if (machine.size() >= kMachineId) {
+    arguments.push_back("_MACHINE_ID=" + machine.substr(0, kMachineId));
+  }
   if (!source.position.empty()) {
     arguments.push_back("--after-cursor=" + source.position);
     arguments.push_back("--no-tail");
