@@ -71,8 +71,8 @@ class Collecting:
             self.args += ["--collect-spool", spool]
         self.daemon: Daemon | None = None
 
-    def start(self, *more: str) -> Daemon:
-        self.daemon = self.scene.daemon(*self.args, *more, channels=tuple(self.channels))
+    def start(self, *more: str, **options) -> Daemon:
+        self.daemon = self.scene.daemon(*self.args, *more, channels=tuple(self.channels), **options)
         return self.daemon
 
     def guest(self, vm: str = "vm1") -> LogGuest:

@@ -47,6 +47,16 @@ int connect_without_waiting(int fd, const SocketAddress& address) {
   return connect(fd, address.data(), address.length) == 0 ? 0 : errno;
 }
 
+// Where nobody listens on a port that connect(2) may choose as its own, it may choose that one, and the
+// socket is then connected to itself: what it sends comes back, and nobody else can listen there.
+bool is_its_own_peer(int fd, const SocketAddress& peer) {
+  if (peer.family() != AF_INET && peer.family() != AF_INET6) return false;
+  SocketAddress own;
+  own.length = sizeof own.storage;
+  auto* const address = reinterpret_cast<sockaddr*>(&own.storage);
+  return getsockname(fd, address, &own.length) == 0 && own.to_string() == peer.to_string();
+}
+
 }  // namespace
 
 Connector::Connector(Loop& loop, ResolverDriver& resolver_driver, Client* client)
@@ -184,6 +194,7 @@ void Connector::complete(Op&, Outcome outcome) {
   } else if (getsockopt(fd_, SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
     error = errno;
   }
+  if (error == 0 && is_its_own_peer(fd_, addresses_[next_address_])) error = ECONNREFUSED;
   if (error != 0) return attempt_failed(error);
   state_ = State::kConnected;
   ++attempt_;
