@@ -253,8 +253,11 @@ struct Commands {
     streams.add_option("--sort", daemon.sort, "age, sent, received or waiting (default age)")
         ->type_name("KEY");
     streams.add_option("--limit", daemon.limit, "Lines, at most (default 1000)")->type_name("N");
-    declare_daemon_command(app, "why", "Show what each stream that waits is waiting for")
+    declare_daemon_command(app, "why", "Show what each stream and source of log lines that waits is waiting for")
         .add_option("WHAT", daemon.argument, "Only this channel or stream")
+        ->type_name("");
+    declare_daemon_command(app, "logs", "List the sources and sinks of log lines, with counts")
+        .add_option("CHANNEL", daemon.argument, "Only those of this channel")
         ->type_name("");
     CLI::App& far = declare_daemon_command(
         app, "far", "Ask the other end of a channel, where that has share-stats = true");

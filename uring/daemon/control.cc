@@ -32,6 +32,7 @@ constexpr std::string_view kHelp =
     "config               the configuration in effect\n"
     "reset CHANNEL        drop the connection of a channel, with its streams\n"
     "events [CHANNEL]     the last events; --after N: those behind number N alone\n"
+    "logs [CHANNEL]       sources and sinks of log lines: received, delivered, dropped, waiting\n"
     "metrics              the text of the metrics listener\n"
     "log-level [LEVEL]    the level, or a new one: error, warn, info, debug\n"
     "drain [CHANNEL]      end as SIGTERM does, or one channel: open streams may finish\n"
@@ -114,7 +115,7 @@ void Control::handle_request(RequestServer& server, RequestServer::ClientId clie
 std::optional<Control::Arguments> Control::read_arguments(
     const Asker& asker, std::string_view command, const std::vector<std::string_view>& words) {
   constexpr std::string_view kWithWord[] = {"log-level", "streams", "why",   "kill",
-                                            "reset",     "drain",   "events"};
+                                            "reset",     "drain",   "events", "logs"};
   const bool takes_word =
       std::find(std::begin(kWithWord), std::end(kWithWord), command) != std::end(kWithWord);
   Arguments arguments;
@@ -145,6 +146,7 @@ void Control::handle_command(const Asker& asker, std::string_view command,
   if (command == "channels") return answer_channels(asker);
   if (command == "forwards") return answer_forwards(asker);
   if (command == "streams") return answer_streams(asker, arguments);
+  if (command == "logs") return answer_logs(asker, arguments.word);
   if (command == "why") return answer_why(asker, arguments.word);
   if (command == "events") return answer_events(asker, arguments);
   if (command == "kill") return kill(asker, arguments.word);
@@ -340,9 +342,44 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
   if (!query.channel.empty() && !has_channel(query.channel)) {
     return reply(asker, error_answer("there is no channel " + quoted(query.channel), asker.json));
   }
-  list_streams(asker, query, [asker](const StreamRows& found) {
-    const ControlTable table = why_table(found);
-    if (table.rows.empty() && !asker.json) return reply(asker, "no stream waits\n\n");
+  list_streams(asker, query, [this, asker, query](const StreamRows& found) {
+    ControlTable table = why_table(found);
+    collect_log_rows([asker, query, table](const LogRows& logs) mutable {
+      if (!query.key) add_blocked_sources(logs, query.channel, table);
+      if (table.rows.empty() && !asker.json) return reply(asker, "no stream waits\n\n");
+      reply(asker, table, TableShape::kRows);
+    });
+  });
+}
+
+void Control::collect_log_rows(std::function<void(const LogRows&)> finish) {
+  gather<LogRows>(
+      [](Worker::Channels channels, Instant) {
+        LogRows rows;
+        for (const auto& channel : channels) {
+          rows.begin(channel->label());
+          channel->visit_stats(rows);
+        }
+        return rows;
+      },
+      [this, finish = std::move(finish)](const std::vector<LogRows>& parts) {
+        LogRows all;
+        for (const LogRows& part : parts) all.add(part);
+        all.begin("");
+        actions_.visit_stats(all);
+        finish(all);
+      });
+}
+
+void Control::answer_logs(const Asker& asker, const std::string& channel) {
+  if (!channel.empty() && !has_channel(channel)) {
+    return reply(asker, error_answer("there is no channel " + quoted(channel), asker.json));
+  }
+  collect_log_rows([asker, channel](const LogRows& logs) {
+    const ControlTable table = logs_table(logs, channel);
+    if (table.rows.empty() && !asker.json) {
+      return reply(asker, "no lines are shipped or collected here\n\n");
+    }
     reply(asker, table, TableShape::kRows);
   });
 }

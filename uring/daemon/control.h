@@ -36,6 +36,7 @@
 #include "uring/daemon/channel_change.h"
 #include "uring/daemon/control_table.h"
 #include "uring/daemon/far_text.h"
+#include "uring/daemon/log_tables.h"
 #include "uring/daemon/options.h"
 #include "uring/daemon/request_server.h"
 #include "uring/daemon/stream_list.h"
@@ -134,6 +135,8 @@ class Control final : private RequestServer::Handler {
   void show_both_ends(const Asker& asker, const std::string& command, const std::string& channel,
                       const std::optional<StreamName>& stream, const FarTable& there);
   void tell_status(const FarQuestion& question);
+  void collect_log_rows(std::function<void(const LogRows&)> finish);
+  void answer_logs(const Asker& asker, const std::string& channel);
   void kill(const Asker& asker, const std::string& stream);
   void change_channels(const Asker& asker, std::string_view command, const std::string& words);
   void make(const Asker& asker, const ChannelChange& change);

@@ -224,6 +224,7 @@ void LogCollector::pass_on(const std::vector<logs::Received>& found, const logs:
     report(received);
     parcel->add(received);
   }
+  rate_.note(received_.lines, loop_.now());
   if (parcel->records.empty() && !final) return;
   parcel->vm = vm_;
   parcel->account = receiver_.accounts().back();
@@ -365,6 +366,8 @@ constexpr StatInfo kFaults{"log_stream_faults", "Log streams that broke the prot
 constexpr StatInfo kRefused{"log_streams_refused",
                             "Log streams refused: another one was open, or after a fault",
                             StatKind::kCounter};
+constexpr StatInfo kRate{"log_lines_rate",
+                         "Lines a second that arrive, of the last 10 s or so"};
 constexpr StatInfo kHeld{"log_held", "Memory of lines that are not safe in all sinks yet",
                          StatKind::kGauge, StatUnit::kBytes};
 constexpr StatInfo kSource{"log_source_lines",
@@ -384,6 +387,7 @@ void LogCollector::visit_stats(StatVisitor& visitor) const {
   visitor.visit(kFaults, {faults_, "log_faults"});
   visitor.visit(kRefused, {refused_, ""});
   visitor.visit(kHeld, {held_, "log_held"});
+  visitor.visit(kRate, {rate_.per_second(loop_.now())});
   const logs::LogAccount* const log = receiver_.log();
   if (log == nullptr) return;
   for (const logs::SourceAccount& source : log->sources) {

@@ -20,6 +20,7 @@
 #include "uring/base/log.h"
 #include "uring/io/loop.h"
 #include "uring/mux/service_registry.h"
+#include "uring/service/logs/line_rate.h"
 #include "uring/service/logs/log_hub.h"
 
 namespace virtproxy {
@@ -87,6 +88,7 @@ class LogCollector final : public Service, private Completion, private Loop::Def
 
   // Since the start, of all logs together.
   logs::Tally received_;
+  LineRate rate_;  // of them
   logs::Tally delivered_;
   std::array<logs::Tally, logs::kDropReasons> dropped_{};
   logs::Tally unaccounted_;

@@ -34,6 +34,8 @@ constexpr StatInfo kBytes{"log_sink_text", "Bytes of the lines that are safe in 
                           StatKind::kCounter, StatUnit::kBytes};
 constexpr StatInfo kWritten{"log_sink_written", "Bytes written to the sink", StatKind::kCounter,
                             StatUnit::kBytes};
+constexpr StatInfo kRate{"log_sink_rate",
+                         "Lines a second that become safe in the sink, of the last 10 s or so"};
 constexpr StatInfo kRejected{"log_sink_rejected", "Lines that the sink refused for good",
                              StatKind::kCounter};
 constexpr StatInfo kFailures{"log_sink_failures", "Writes that failed and connections lost",
@@ -397,6 +399,7 @@ void LogHub::commit(Outlet& outlet) {
     outlet.sink->counters().lines.fetch_add(parcel.records.size(), std::memory_order_relaxed);
     outlet.sink->counters().bytes.fetch_add(parcel.text.size(), std::memory_order_relaxed);
   }
+  outlet.rate.note(outlet.counters->lines, loop_->now());
 }
 
 void LogHub::note_oldest(Outlet& outlet) {
@@ -460,6 +463,7 @@ void LogHub::visit_stats(StatVisitor& visitor) const {
     visit(kBytes, counters.bytes);
     visit(kWritten, counters.written);
     visit(kRejected, counters.rejected);
+    visit(kRate, outlet->rate.per_second(now));
     visit(kFailures, counters.failures);
     const int64_t oldest = outlet->oldest;
     visit(kOldest,

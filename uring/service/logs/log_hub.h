@@ -34,6 +34,7 @@
 #include "uring/io/open_driver.h"
 #include "uring/mux/stats.h"
 #include "uring/net/resolver_driver.h"
+#include "uring/service/logs/line_rate.h"
 #include "uring/service/logs/log_sink.h"
 #include "uring/service/logs/parcel_spool.h"
 #include "uring/service/logs/sink_spec.h"
@@ -105,6 +106,7 @@ class LogHub final : private Completion,
     uint64_t given = 0;      // parcels
     uint64_t committed = 0;  // … that are safe, with their accounts
     bool commit_failed = false;
+    LineRate rate;  // of lines that are safe
     std::atomic<int64_t> oldest{0};  // when the first one that is not was received; 0: none
   };
   struct Vm {

@@ -260,6 +260,7 @@ void LogShipper::run_deferred() {
   note_safe();
   report_drops();
   unblock();
+  note_blocked();
   set_timer();
 }
 
@@ -340,6 +341,19 @@ void LogShipper::note_given() {
     } else {
       given.emplace_back(seq, now);
     }
+  }
+}
+
+void LogShipper::note_blocked() {
+  const Instant now = loop_.now();
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    SourceState& source = sources_[i];
+    source.rate->note(shipper_.buffer().received(static_cast<uint16_t>(i)).lines, now);
+    const bool blocked_now = blocked(static_cast<uint16_t>(i));
+    if (blocked_now && !source.blocked_since) source.blocked_since = now;
+    if (blocked_now || !source.blocked_since) continue;
+    source.blocked_before += now - *source.blocked_since;
+    source.blocked_since.reset();
   }
 }
 

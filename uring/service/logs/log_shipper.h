@@ -21,6 +21,7 @@
 #include "uring/mux/observer.h"
 #include "uring/mux/service_registry.h"
 #include "uring/mux/stats.h"
+#include "uring/service/logs/line_rate.h"
 #include "uring/service/logs/log_stream.h"
 #include "uring/service/logs/ship_start.h"
 #include "uring/service/logs/spool_file.h"
@@ -85,6 +86,9 @@ class LogShipper final : public ChannelObserver,
     uint64_t reported = 0;  // lines dropped that were logged
     // When numbers were given, for the age of the oldest that is not acknowledged.
     std::deque<std::pair<uint64_t, Instant>> given;
+    std::unique_ptr<LineRate> rate = std::make_unique<LineRate>();
+    std::optional<Instant> blocked_since;
+    Duration blocked_before{};  // in all, without the time since then
   };
 
   // ChannelObserver
@@ -118,6 +122,7 @@ class LogShipper final : public ChannelObserver,
   void unblock();
   void note_safe();
   void note_given();
+  void note_blocked();
   void report_drops();
   void go_on_stopping();
   void close_sources();
@@ -126,6 +131,7 @@ class LogShipper final : public ChannelObserver,
   bool all_acknowledged() const;
   uint64_t acknowledged(size_t source) const;
   Duration oldest_age(Instant now) const;
+  static Duration oldest_age(const SourceState& source, Instant now);
   uint64_t spool_bytes() const;
   void update_wall();
 

@@ -22,6 +22,18 @@ constexpr StatInfo kAcknowledged{"ship_lines_acknowledged",
                                  "acknowledged",
                                  kCounter};
 constexpr StatInfo kBlocked{"ship_source_blocked", "1 if the source is not read for want of room"};
+constexpr StatInfo kBlockedNow{"ship_source_blocked_now",
+                               "How long the source has not been read for want of room, if it is not",
+                               kGauge, StatUnit::kSeconds};
+constexpr StatInfo kBlockedTime{"ship_source_blocked_time",
+                                "How long the source was not read for want of room, in all",
+                                kCounter, StatUnit::kSeconds};
+constexpr StatInfo kRate{"ship_lines_rate",
+                         "Lines a second that the source receives, of the last 10 s or so"};
+constexpr StatInfo kSourceOldest{"ship_source_oldest_unacknowledged",
+                                 "Age of the source's oldest line of this run that is not "
+                                 "acknowledged",
+                                 kGauge, StatUnit::kSeconds};
 constexpr StatInfo kHeld{"ship_source_held", "Memory that lines of the source take up", kGauge,
                          kBytes};
 constexpr StatInfo kExplained{"ship_lines_explained",
@@ -49,11 +61,13 @@ uint64_t LogShipper::spool_bytes() const {
   return spool->appended_position() - std::min(spool->acked_position(), spool->appended_position());
 }
 
+Duration LogShipper::oldest_age(const SourceState& source, Instant now) {
+  return source.given.empty() ? Duration::zero() : now - source.given.front().second;
+}
+
 Duration LogShipper::oldest_age(Instant now) const {
   Duration oldest{};
-  for (const SourceState& source : sources_) {
-    if (!source.given.empty()) oldest = std::max(oldest, now - source.given.front().second);
-  }
+  for (const SourceState& source : sources_) oldest = std::max(oldest, oldest_age(source, now));
   return oldest;
 }
 
@@ -70,6 +84,14 @@ void LogShipper::visit_stats(StatVisitor& visitor, Instant now) const {
       visitor.visit(kDropped, {buffer.dropped(index)[reason].lines, "ship_dropped", labels});
     }
     visitor.visit(kBlocked, {blocked(index) ? 1u : 0u, "ship_blocked", {&label, 1}});
+    const SourceState& source = sources_[i];
+    const Duration blocked_now = source.blocked_since ? now - *source.blocked_since : Duration::zero();
+    const Duration blocked_time = source.blocked_before + blocked_now;
+    visitor.visit(kBlockedNow, {static_cast<uint64_t>(blocked_now.count()), {}, {&label, 1}});
+    visitor.visit(kBlockedTime, {static_cast<uint64_t>(blocked_time.count()), {}, {&label, 1}});
+    visitor.visit(kRate, {source.rate->per_second(now), {}, {&label, 1}});
+    visitor.visit(kSourceOldest,
+                  {static_cast<uint64_t>(oldest_age(source, now).count()), {}, {&label, 1}});
     visitor.visit(kHeld, {buffer.used(index), "ship_held", {&label, 1}});
   }
   for (size_t reason = 0; reason < kDropReasons; ++reason) {

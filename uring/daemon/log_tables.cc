@@ -1,0 +1,197 @@
+#include "uring/daemon/log_tables.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace virtproxy {
+namespace {
+
+constexpr ColumnUnit kBytes = ColumnUnit::kBytes;
+constexpr ColumnUnit kSeconds = ColumnUnit::kSeconds;
+constexpr ColumnPlace kJson = ColumnPlace::kJson;
+
+constexpr std::string_view kSource = "source";
+constexpr std::string_view kShipping = "shipping";
+constexpr std::string_view kShippingSpool = "shipping spool";
+constexpr std::string_view kCollecting = "collecting";
+constexpr std::string_view kFromGuest = "guest's source";
+constexpr std::string_view kSink = "sink";
+constexpr std::string_view kSpool = "collecting spool";
+
+using Field = std::optional<uint64_t> LogRow::*;
+
+// Families of the statistics, and where their values stand. The name of a row is that of the source
+// or sink in the labels.
+struct Family {
+  std::string_view name;
+  std::string_view what;
+  Field field;
+};
+constexpr Family kFamilies[] = {
+    {"ship_lines_received", kSource, &LogRow::received},
+    {"ship_received", kSource, &LogRow::bytes},
+    {"ship_lines_acknowledged", kSource, &LogRow::delivered},
+    {"ship_lines_dropped", kSource, &LogRow::dropped},
+    {"ship_lines_rate", kSource, &LogRow::rate},
+    {"ship_source_held", kSource, &LogRow::held},
+    {"ship_source_oldest_unacknowledged", kSource, &LogRow::oldest},
+    {"ship_source_blocked_now", kSource, &LogRow::blocked_now},
+    {"ship_source_blocked_time", kSource, &LogRow::blocked_time},
+    {"ship_connected", kShipping, &LogRow::up},
+    {"ship_oldest_unacknowledged", kShipping, &LogRow::oldest},
+    {"ship_lines_explained", kShipping, &LogRow::dropped},
+    {"ship_spool_used", kShippingSpool, &LogRow::held},
+    {"ship_spool_size", kShippingSpool, &LogRow::size},
+    {"log_lines", kCollecting, &LogRow::received},
+    {"log_lines_size", kCollecting, &LogRow::bytes},
+    {"log_delivered", kCollecting, &LogRow::delivered},
+    {"log_dropped", kCollecting, &LogRow::dropped},
+    {"log_unaccounted", kCollecting, &LogRow::unaccounted},
+    {"log_held", kCollecting, &LogRow::held},
+    {"log_lines_rate", kCollecting, &LogRow::rate},
+    {"log_sink_records", kSink, &LogRow::delivered},
+    {"log_sink_text", kSink, &LogRow::bytes},
+    {"log_sink_rejected", kSink, &LogRow::dropped},
+    {"log_sink_rate", kSink, &LogRow::rate},
+    {"log_sink_up", kSink, &LogRow::up},
+    {"log_sink_oldest_unacknowledged", kSink, &LogRow::oldest},
+    {"log_spool_used", kSpool, &LogRow::held},
+    {"log_spool_size", kSpool, &LogRow::size},
+    {"log_spool_lost_lines", kSpool, &LogRow::dropped},
+};
+
+std::string_view label_of(const StatSample& sample, std::string_view name) {
+  for (const StatLabel& label : sample.labels) {
+    if (label.name == name) return label.value;
+  }
+  return {};
+}
+
+void add_to(std::optional<uint64_t>& field, uint64_t value) { field = field.value_or(0) + value; }
+
+ControlCell cell_of(const std::optional<uint64_t>& value) {
+  return value ? ControlCell(*value) : ControlCell();
+}
+
+ControlCell milliseconds_of(const std::optional<uint64_t>& value) {
+  return value ? ControlCell(*value / 1'000'000) : ControlCell();
+}
+
+std::string state_of(const LogRow& row) {
+  if (row.blocked_now.value_or(0) > 0) return "blocked";
+  if (row.what == kShipping) return row.up.value_or(0) > 0 ? "up" : "waits";
+  if (row.what == kSink) return row.up.value_or(0) > 0 ? "up" : "down";
+  return {};
+}
+
+}  // namespace
+
+LogRow& LogRows::row(std::string_view what, std::string name) {
+  const auto found = std::find_if(rows_.begin(), rows_.end(), [&](const LogRow& row) {
+    return row.channel == channel_ && row.what == what && row.name == name;
+  });
+  if (found != rows_.end()) return *found;
+  LogRow& row = rows_.emplace_back();
+  row.channel = channel_;
+  row.what = what;
+  row.name = std::move(name);
+  return row;
+}
+
+void LogRows::visit(const StatInfo& info, const StatSample& sample) {
+  if (info.name == "log_source_lines") {
+    LogRow& of = row(kFromGuest, std::string(label_of(sample, "source")));
+    const std::string_view state = label_of(sample, "state");
+    add_to(of.received, sample.value);
+    add_to(state == "delivered" ? of.delivered
+           : state == "dropped" ? of.dropped
+                                : of.unaccounted,
+           sample.value);
+    return;
+  }
+  const auto* const family =
+      std::find_if(std::begin(kFamilies), std::end(kFamilies),
+                   [&](const Family& each) { return each.name == info.name; });
+  if (family == std::end(kFamilies)) return;
+  const std::string_view name = label_of(sample, family->what == kSink ? "sink" : "source");
+  LogRow& of = row(family->what, std::string(name));
+  add_to(of.*family->field, sample.value);
+  if (info.name == "log_sink_rejected") {
+    of.by_reason[static_cast<size_t>(logs::DropReason::kRejected)] += sample.value;
+  }
+  if (info.name == "log_spool_lost_lines") {
+    of.by_reason[static_cast<size_t>(logs::DropReason::kCorrupt)] += sample.value;
+  }
+  const std::string_view reason = label_of(sample, "reason");
+  for (size_t i = 0; i < logs::kDropReasons; ++i) {
+    if (logs::name_of(static_cast<logs::DropReason>(i)) == reason) of.by_reason[i] += sample.value;
+  }
+}
+
+void LogRows::add(const LogRows& other) {
+  rows_.insert(rows_.end(), other.rows_.begin(), other.rows_.end());
+}
+
+ControlTable logs_table(const LogRows& logs, std::string_view channel) {
+  ControlTable table{.columns = {{"channel"},
+                                 {"what"},
+                                 {"name"},
+                                 {"state"},
+                                 {"received"},
+                                 {"delivered"},
+                                 {"dropped"},
+                                 {"unaccounted"},
+                                 {"bytes", kBytes},
+                                 {"rate"},
+                                 {"held", kBytes},
+                                 {"size", kBytes},
+                                 {"oldest", kSeconds},
+                                 {"blocked", kSeconds, kJson}},
+                     .rows = {}};
+  // They live as long as the process.
+  static const std::vector<std::string> kReasons = [] {
+    std::vector<std::string> names;
+    for (size_t i = 0; i < logs::kDropReasons; ++i) {
+      names.push_back("dropped_" + std::string(logs::name_of(static_cast<logs::DropReason>(i))));
+      std::replace(names.back().begin(), names.back().end(), '-', '_');
+    }
+    return names;
+  }();
+  for (const std::string& name : kReasons) {
+    table.columns.push_back({name, ColumnUnit::kNone, kJson});
+  }
+  for (const LogRow& row : logs.rows()) {
+    if (!channel.empty() && row.channel != channel) continue;
+    auto& cells = table.rows.emplace_back(std::vector<ControlCell>{
+        row.channel, std::string(row.what), row.name, state_of(row), cell_of(row.received),
+        cell_of(row.delivered), cell_of(row.dropped), cell_of(row.unaccounted), cell_of(row.bytes),
+        cell_of(row.rate), cell_of(row.held), cell_of(row.size), milliseconds_of(row.oldest),
+        milliseconds_of(row.blocked_time)});
+    for (const uint64_t lines : row.by_reason) {
+      cells.push_back(row.dropped ? ControlCell(lines) : ControlCell());
+    }
+  }
+  return table;
+}
+
+void add_blocked_sources(const LogRows& logs, std::string_view channel, ControlTable& table) {
+  using std::chrono::system_clock;
+  for (const LogRow& row : logs.rows()) {
+    if (row.blocked_now.value_or(0) == 0 || (!channel.empty() && row.channel != channel)) continue;
+    const auto of = std::find_if(logs.rows().begin(), logs.rows().end(), [&](const LogRow& each) {
+      return each.channel == row.channel && each.what == kShipping;
+    });
+    const bool connected = of != logs.rows().end() && of->up.value_or(0) > 0;
+    const auto since = system_clock::now() - std::chrono::duration_cast<system_clock::duration>(
+                                                 std::chrono::nanoseconds(*row.blocked_now));
+    table.rows.push_back(
+        {ControlCell(), "source " + row.name, milliseconds_of(row.blocked_now),
+         milliseconds_of(row.blocked_time),
+         std::string(connected ? "no room for lines: the other end acknowledges them too slowly"
+                               : "no room for lines: the other end does not take any"),
+         std::string(connected ? "acknowledgement" : "session"), utc_time(since), row.channel,
+         std::string("source"), ControlCell()});
+  }
+}
+
+}  // namespace virtproxy
