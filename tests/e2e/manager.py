@@ -40,12 +40,13 @@ class Manager:
         self.address = f"@{scene.directory.name}-notify" if abstract else str(path)
         self._socket.bind(self.address.replace("@", "\0") if abstract else self.address)
         self.stored: list[socket.socket] = []
+        self.sources: list[socket.socket] = []  # of log shipping, stored under a name of their own
         self.messages: list[dict[str, str]] = []
         scene.cleanup(self.close)
 
     def close(self) -> None:
         self._socket.close()
-        for sock in self.stored:
+        for sock in self.stored + self.sources:
             sock.close()
 
     def start(
@@ -56,7 +57,8 @@ class Manager:
         **options,
     ) -> Daemon:
         """A daemon that is given these sockets under these names, and what is stored."""
-        sockets = [*passed, *(("virtproxy.stored", sock) for sock in self.stored)]
+        sockets = [*passed, *(("virtproxy.stored", sock) for sock in self.stored),
+                   *(("virtproxy.sources", sock) for sock in self.sources)]
         env = {"NOTIFY_SOCKET": self.address, **(env or {})}
         if not sockets:
             return self._scene.daemon(*args, env=env, **options)
@@ -87,14 +89,13 @@ class Manager:
         lines = text.decode("ascii").split("\n")
         assert all(re.fullmatch(r"[A-Z_]+=.*", line) for line in lines), text
         message = dict(line.split("=", 1) for line in lines)
+        store = {"virtproxy.stored": self.stored, "virtproxy.sources": self.sources}
         if message.get("FDSTOREREMOVE") == "1":
-            assert message["FDNAME"] == "virtproxy.stored"
-            for sock in self.stored:
+            for sock in store[message["FDNAME"]]:
                 sock.close()
-            self.stored = []
+            store[message["FDNAME"]].clear()
         if message.get("FDSTORE") == "1":
-            assert message["FDNAME"] == "virtproxy.stored"
-            self.stored += [socket.socket(fileno=fd) for fd in fds]
+            store[message["FDNAME"]] += [socket.socket(fileno=fd) for fd in fds]
         else:
             assert not fds
         self.messages.append(message)

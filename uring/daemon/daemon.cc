@@ -227,15 +227,19 @@ class Daemon final : private Worker::Client {
     if (auto checked = check_paths(options); !checked) return checked;
     for (const std::string& line : unguarded(options)) log_warn("{}", line);
     for (const std::string& line : idle_channels(options)) log_warn("{}", line);
-    if (auto got = get_listen_sockets(configs, manager_); !got) return got;
+    auto kept = get_listen_sockets(configs, manager_, options.process.ship_sources);
+    if (!kept) return tl::unexpected(kept.error());
     if (options.can_change()) {
       if (auto adopted = listeners_.adopt(configs); !adopted) return adopted;
     }
     if (auto bound = bind_control(options); !bound) return bound;
     if (WorkerConfig* worker = shipping_worker(options, configs)) {
-      auto opened = logs::start_shipping(ship_config(options.process));
+      auto config = ship_config(options.process);
+      if (manager_.stores()) config.sockets = logs::SocketEnd::kLeft;
+      auto opened = logs::start_shipping(config, *std::move(kept));
       if (!opened) return tl::unexpected(opened.error());
       worker->ship = *std::move(opened);
+      manager_.store(ServiceManager::kSources, logs::sockets_of(*worker->ship), true);
     }
     const auto left = give_up_privileges(options);
     if (!left) return tl::unexpected(left.error());

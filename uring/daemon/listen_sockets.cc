@@ -32,7 +32,9 @@ struct Passed {
   int fd = -1;
   std::string name;
   SocketAddress address;
+  int type = SOCK_STREAM;
 
+  bool of_source() const { return name == ServiceManager::kSources; }
   bool stored() const { return name == ServiceManager::kStored; }
   bool named_by_default() const { return name == "unknown" || name.ends_with(".socket"); }
 };
@@ -90,10 +92,10 @@ bool has_address(const Wanted& wanted, const SocketAddress& address) {
 }
 
 // True if clients can still find it: the path of a unix socket may have been removed meanwhile.
-bool reachable(const Wanted& wanted) {
+bool reachable(const Address& address) {
   struct stat status {};
-  return wanted.address->kind != Address::Kind::kUnix || wanted.address->host.starts_with('@') ||
-         (lstat(wanted.address->host.c_str(), &status) == 0 && S_ISSOCK(status.st_mode));
+  return address.kind != Address::Kind::kUnix || address.host.starts_with('@') ||
+         (lstat(address.host.c_str(), &status) == 0 && S_ISSOCK(status.st_mode));
 }
 
 int socket_option(int fd, int option) {
@@ -113,8 +115,10 @@ tl::expected<Passed, std::string> inspect(int fd, std::string name) {
   auto* const address = reinterpret_cast<sockaddr*>(&passed.address.storage);
   // A process that was killed may leave one that did not listen just then: when-down.
   if (passed.stored()) listen_again(fd);
-  if (socket_option(fd, SO_TYPE) != SOCK_STREAM || socket_option(fd, SO_ACCEPTCONN) != 1 ||
-      getsockname(fd, address, &passed.address.length) != 0) {
+  passed.type = socket_option(fd, SO_TYPE);
+  const bool datagrams = passed.of_source() && passed.type == SOCK_DGRAM;
+  const bool listens = passed.type == SOCK_STREAM && socket_option(fd, SO_ACCEPTCONN) == 1;
+  if (!(datagrams || listens) || getsockname(fd, address, &passed.address.length) != 0) {
     return fault("is no listening stream socket: use ListenStream= with Accept=no");
   }
   // Listener wants it blocking; what another process did to it stays with the socket.
@@ -218,7 +222,8 @@ bool take_back(const std::vector<Passed>& all_passed, std::vector<Wanted>& all,
     if (!passed.stored()) continue;
     bool taken = false;
     for (size_t i = 0; i < all.size() && !taken; ++i) {
-      if (from_unit[i] || !has_address(all[i], passed.address) || !reachable(all[i])) continue;
+      if (from_unit[i] || !has_address(all[i], passed.address) || !reachable(*all[i].address))
+        continue;
       all[i].listening->sockets.push_back(passed.fd);
       taken = true;
     }
@@ -231,10 +236,48 @@ bool take_back(const std::vector<Passed>& all_passed, std::vector<Wanted>& all,
   return stale;
 }
 
+bool fits(const logs::SourceSpec& source, const std::vector<SocketAddress>& addresses,
+          const Passed& passed) {
+  using Kind = logs::SourceKind;
+  const bool datagrams = source.kind == Kind::kUnixDgram || source.kind == Kind::kUdp;
+  return passed.type == (datagrams ? SOCK_DGRAM : SOCK_STREAM) && reachable(source.address) &&
+         std::any_of(addresses.begin(), addresses.end(),
+                     [&](const SocketAddress& own) { return same(own, passed.address); });
+}
+
+// Of each source what an earlier process had stored for it.
+tl::expected<std::vector<Listening>, std::string> stored_sources(
+    std::vector<Passed> passed, const std::vector<logs::SourceSpec>& sources,
+    ServiceManager& manager) {
+  std::erase_if(passed, [](const Passed& one) { return !one.of_source(); });
+  std::vector<Listening> all(sources.size());
+  for (size_t i = 0; i < sources.size() && !passed.empty(); ++i) {
+    if (sources[i].address.host.empty()) continue;
+    ListenRules rules;
+    rules.allow_remote = sources[i].remote;
+    const auto addresses = listen_addresses(sources[i].address, rules);
+    if (!addresses) return Failure(addresses.error());
+    std::erase_if(passed, [&](const Passed& one) {
+      if (!fits(sources[i], *addresses, one)) return false;
+      all[i].sockets.push_back(one.fd);
+      return true;
+    });
+  }
+  for (const Passed& one : passed) {
+    log_info(
+        "the socket of a source on {} of an earlier process is closed: it is not wanted any more",
+        one.address.to_string());
+    close(one.fd);
+  }
+  if (!passed.empty()) manager.store(ServiceManager::kSources, {}, true);
+  return all;
+}
+
 }  // namespace
 
-tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& workers,
-                                                   ServiceManager& manager) {
+tl::expected<std::vector<Listening>, std::string> get_listen_sockets(
+    std::vector<WorkerConfig>& workers, ServiceManager& manager,
+    const std::vector<logs::SourceSpec>& sources) {
   const auto passed = passed_sockets();
   if (!passed) return Failure(passed.error());
   std::vector<Wanted> all = wanted_listeners(workers);
@@ -245,8 +288,8 @@ tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& wo
     wanted.addresses = *std::move(addresses);
   }
   for (const Passed& one : *passed) {
-    if (one.stored()) continue;
-    if (const auto done = assign(one, all); !done) return done;
+    if (one.stored() || one.of_source()) continue;
+    if (const auto done = assign(one, all); !done) return Failure(done.error());
   }
   std::vector<bool> from_unit;
   for (const Wanted& wanted : all) from_unit.push_back(!wanted.listening->sockets.empty());
@@ -267,8 +310,8 @@ tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& wo
       to_store.insert(to_store.end(), listening.sockets.begin(), listening.sockets.end());
     }
   }
-  manager.store(to_store, stale);
-  return {};
+  manager.store(ServiceManager::kStored, to_store, stale);
+  return stored_sources(*passed, sources, manager);
 }
 
 }  // namespace virtproxy

@@ -13,7 +13,7 @@
 //
 // Sockets that the process bound itself are given to the manager to keep, if it keeps any. The next
 // process gets them back and so refuses no client. One whose address is not wanted any more is
-// closed.
+// closed. The same holds for the sockets of the sources of log lines, under a name of their own.
 #pragma once
 
 #include <string>
@@ -27,8 +27,10 @@
 namespace virtproxy {
 
 // Fills `listen_sockets` of each worker. Reads and removes LISTEN_PID, LISTEN_FDS and
-// LISTEN_FDNAMES. Call while there are privileges for binding and before any thread starts.
-tl::expected<void, std::string> get_listen_sockets(std::vector<WorkerConfig>& workers,
-                                                   ServiceManager& manager);
+// LISTEN_FDNAMES. Call while there are privileges for binding and before any thread starts. The
+// result is what was stored for the sources, for each of them: those that have none are not bound.
+tl::expected<std::vector<Listening>, std::string> get_listen_sockets(
+    std::vector<WorkerConfig>& workers, ServiceManager& manager,
+    const std::vector<logs::SourceSpec>& sources);
 
 }  // namespace virtproxy

@@ -356,7 +356,7 @@ void Reloader::keep_listeners(const Options& options) {
   }
   if (!listeners_.keep_only(addresses)) return;
   const std::vector<int> sockets = listeners_.own_sockets();
-  manager_.store(sockets, true);
+  manager_.store(ServiceManager::kStored, sockets, true);
 }
 
 void Reloader::forget(const std::string& channel) {

@@ -131,10 +131,10 @@ void ServiceManager::stopping(std::string_view status, Duration limit) {
 
 void ServiceManager::alive() { send("WATCHDOG=1", MSG_DONTWAIT); }
 
-void ServiceManager::store(std::span<const int> sockets, bool replace) {
+void ServiceManager::store(std::string_view name, std::span<const int> sockets, bool replace) {
   if (fd_ < 0 || !stores_) return;
-  if (replace) send(fmt::format("FDSTOREREMOVE=1\nFDNAME={}", kStored));
-  std::string text = fmt::format("FDSTORE=1\nFDNAME={}", kStored);
+  if (replace) send(fmt::format("FDSTOREREMOVE=1\nFDNAME={}", name));
+  std::string text = fmt::format("FDSTORE=1\nFDNAME={}", name);
   while (!sockets.empty()) {
     const auto some = sockets.first(std::min(sockets.size(), kMostDescriptors));
     sockets = sockets.subspan(some.size());

@@ -20,6 +20,8 @@ class ServiceManager {
   // The name under which listeners are stored. No service has it: names with this prefix are
   // reserved.
   static constexpr std::string_view kStored = "virtproxy.stored";
+  // … and the sockets of the sources of log lines.
+  static constexpr std::string_view kSources = "virtproxy.sources";
 
   // Reads NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID and FDSTORE and removes them from the
   // environment. Call before any thread starts. The error says which variable is wrong. Without
@@ -43,9 +45,9 @@ class ServiceManager {
   void stopping(std::string_view status, Duration limit);
   // To be sent at least once per watchdog(). Never waits.
   void alive();
-  // Gives the manager duplicates of listening sockets, which the next process gets by LISTEN_FDS
-  // under the name kStored. With `replace` the ones stored before are dropped first.
-  void store(std::span<const int> sockets, bool replace);
+  // Gives the manager duplicates of sockets, which the next process gets by LISTEN_FDS under that
+  // name. With `replace` the ones stored before under it are dropped first.
+  void store(std::string_view name, std::span<const int> sockets, bool replace);
 
  private:
   ServiceManager() = default;

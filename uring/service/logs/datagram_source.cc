@@ -22,18 +22,21 @@ size_t pages_of(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 }  // namespace
 
 DatagramSource::DatagramSource(Loop& loop, LineTarget& target, uint16_t source, UniqueFd fd,
-                               BoundPath path, bool counts_losses)
+                               BoundPath path, SocketEnd end, bool counts_losses)
     : Input(loop, fd.get()),
       target_(target),
       source_(source),
       fd_(std::move(fd)),
       path_(std::move(path)),
+      end_(end),
       counts_losses_(counts_losses),
       slot_size_(pages_of(target.max_line())),
       slots_(map_anonymous(kMostMessages * slot_size_)),
       messages_(kMostMessages),
       vectors_(kMostMessages),
       controls_(kMostMessages * kControl) {
+  // An earlier process had the socket, and counted its own.
+  losses_ = losses_so_far();
   for (size_t i = 0; i < kMostMessages; ++i) {
     vectors_[i] = {slots_ + i * slot_size_, slot_size_};
     messages_[i].msg_hdr.msg_iov = &vectors_[i];
@@ -108,21 +111,27 @@ Line DatagramSource::line_of(const msghdr& message, size_t size) const {
   return line;
 }
 
-void DatagramSource::count_losses() {
-  if (!counts_losses_) return;
+uint32_t DatagramSource::losses_so_far() const {
   uint32_t info[SK_MEMINFO_VARS] = {};
   socklen_t size = sizeof info;
-  if (getsockopt(fd_.get(), SOL_SOCKET, SO_MEMINFO, info, &size) != 0) return;
-  if (size < (SK_MEMINFO_DROPS + 1) * sizeof info[0]) return;
-  const uint32_t losses = info[SK_MEMINFO_DROPS] - losses_;
-  losses_ = info[SK_MEMINFO_DROPS];
+  if (getsockopt(fd_.get(), SOL_SOCKET, SO_MEMINFO, info, &size) != 0) return losses_;
+  return size < (SK_MEMINFO_DROPS + 1) * sizeof info[0] ? losses_ : info[SK_MEMINFO_DROPS];
+}
+
+void DatagramSource::count_losses() {
+  if (!counts_losses_) return;
+  const uint32_t losses = losses_so_far() - losses_;
+  losses_ += losses;
   if (losses > 0) target_.lost_by_kernel(source_, losses);
 }
 
 // A unix socket refuses datagrams from now on, and those in its queue stay readable: a sender whose
 // datagram was taken knows that it is read. Without this, what is sent between the last read and the
-// close would be lost. UDP promises nothing of that kind.
-void DatagramSource::on_drain() { (void)shutdown(fd_.get(), SHUT_RD); }
+// close would be lost. UDP promises nothing of that kind. A socket that is left to the next process
+// must not be shut down: it reads the rest.
+void DatagramSource::on_drain() {
+  if (end_ == SocketEnd::kClosed) (void)shutdown(fd_.get(), SHUT_RD);
+}
 
 // What was received and not taken is offered once more: a source that blocks does not any more.
 void DatagramSource::on_over() {

@@ -9,6 +9,7 @@
 #include "uring/base/unique_fd.h"
 #include "uring/net/sockets.h"
 #include "uring/service/logs/input.h"
+#include "uring/service/logs/ship_start.h"
 
 namespace virtproxy::logs {
 
@@ -18,7 +19,7 @@ class DatagramSource final : public LogSource, private Input {
  public:
   // `counts_losses`: of UDP, whose kernel side drops what finds no room.
   DatagramSource(Loop& loop, LineTarget& target, uint16_t source, UniqueFd fd, BoundPath path,
-                 bool counts_losses);
+                 SocketEnd end, bool counts_losses);
   ~DatagramSource() override;
 
   void start() override { Input::start(); }
@@ -40,12 +41,14 @@ class DatagramSource final : public LogSource, private Input {
   void on_over() override;
   Progress offer_rest();
   Line line_of(const msghdr& message, size_t size) const;
+  uint32_t losses_so_far() const;
   void count_losses();
 
   LineTarget& target_;
   const uint16_t source_;
   UniqueFd fd_;
   BoundPath path_;  // of a unix socket
+  const SocketEnd end_;
   const bool counts_losses_;
   const size_t slot_size_;
   std::byte* slots_;

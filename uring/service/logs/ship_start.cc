@@ -13,8 +13,10 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <utility>
 
+#include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/spawn.h"
 #include "uring/base/text.h"
@@ -31,6 +33,7 @@ using Failure = tl::unexpected<std::string>;
 // kernel's own default is 10, and a socket keeps the value it was made with.
 constexpr unsigned kQueueLength = 512;
 constexpr const char* kQueueLengthFile = "/proc/sys/net/unix/max_dgram_qlen";
+constexpr auto kAddressInterval = std::chrono::milliseconds(10);
 // Of a UDP socket, bytes: what the kernel holds before it drops.
 constexpr int kReceiveBuffer = 8 << 20;
 constexpr size_t kMostCursor = 4096;
@@ -106,6 +109,17 @@ bool clear_stale(const std::string& path, const SocketAddress& at) {
   return unlink(path.c_str()) == 0;
 }
 
+// A process that was killed keeps its addresses for a moment, as kAddressPatience says.
+template <typename Attempt>
+bool patiently(const Attempt& attempt) {
+  const Instant ends = monotonic_now() + kAddressPatience;
+  while (!attempt()) {
+    if (errno != EADDRINUSE || monotonic_now() > ends) return false;
+    std::this_thread::sleep_for(kAddressInterval);
+  }
+  return true;
+}
+
 tl::expected<void, std::string> open_unix_dgram(OpenedSource& source) {
   const SourceSpec& spec = source.spec;
   const auto at = to_socket_address(spec.address);
@@ -115,7 +129,10 @@ tl::expected<void, std::string> open_unix_dgram(OpenedSource& source) {
   set_option(source.fd.get(), SO_PASSCRED, 1);
   set_option(source.fd.get(), SO_TIMESTAMPNS, 1);
   const std::string& path = spec.address.host;
-  if (!source.fd || !clear_stale(path, *at) || bind(source.fd.get(), at->data(), at->length) != 0) {
+  const auto bind_it = [&] {
+    return clear_stale(path, *at) && bind(source.fd.get(), at->data(), at->length) == 0;
+  };
+  if (!source.fd || !patiently(bind_it)) {
     return Failure(failed(spec, "cannot listen on " + spec.address.to_string()));
   }
   source.listening.path = BoundPath(spec.address);
@@ -133,7 +150,8 @@ tl::expected<void, std::string> open_udp(OpenedSource& source) {
   if (!addresses) return Failure("--ship " + printable(spec.text) + ": " + addresses.error());
   for (const SocketAddress& at : *addresses) {
     source.fd.reset(socket(at.family(), SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    if (source.fd && bind(source.fd.get(), at.data(), at.length) == 0) break;
+    const auto bind_it = [&] { return bind(source.fd.get(), at.data(), at.length) == 0; };
+    if (source.fd && patiently(bind_it)) break;
     const int error = errno;
     source.fd.reset();
     errno = error;
@@ -241,9 +259,31 @@ tl::expected<void, std::string> open_source(OpenedSource& source) {
   return {};
 }
 
+// A socket of an earlier process is as that one made it.
+void take_kept(OpenedSource& source, Listening kept) {
+  const bool stream = source.spec.kind == SourceKind::kUnix || source.spec.kind == SourceKind::kTcp;
+  if (stream) {
+    source.listening = std::move(kept);
+    return;
+  }
+  source.fd.reset(kept.sockets[0]);
+  for (size_t i = 1; i < kept.sockets.size(); ++i) close(kept.sockets[i]);
+}
+
 }  // namespace
 
-tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config) {
+std::vector<int> sockets_of(const ShipStart& start) {
+  std::vector<int> all;
+  for (const OpenedSource& source : start.sources) {
+    all.insert(all.end(), source.listening.sockets.begin(), source.listening.sockets.end());
+    const SourceKind kind = source.spec.kind;
+    if (kind == SourceKind::kUnixDgram || kind == SourceKind::kUdp) all.push_back(source.fd.get());
+  }
+  return all;
+}
+
+tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config,
+                                                    std::vector<Listening> kept) {
   // The sandbox does not let the C library read its time zone later.
   tzset();
   ShipStart start;
@@ -255,10 +295,17 @@ tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config) {
     if (!spool) return Failure(spool.error());
     start.spool = *std::move(spool);
   }
-  for (const SourceSpec& spec : config.sources) {
+  kept.resize(config.sources.size());
+  for (size_t i = 0; i < config.sources.size(); ++i) {
     OpenedSource& source = start.sources.emplace_back();
-    source.spec = spec;
-    if (const auto opened = open_source(source); !opened) return Failure(opened.error());
+    source.spec = config.sources[i];
+    source.end = config.sockets;
+    if (!kept[i].sockets.empty()) {
+      take_kept(source, std::move(kept[i]));
+    } else if (const auto opened = open_source(source); !opened) {
+      return Failure(opened.error());
+    }
+    if (source.end == SocketEnd::kLeft) source.listening.path.release();
   }
   return start;
 }
@@ -270,7 +317,7 @@ std::unique_ptr<LogSource> make_source(Loop& loop, LineTarget& target, uint16_t 
     case SourceKind::kUnixDgram:
     case SourceKind::kUdp:
       return std::make_unique<DatagramSource>(loop, target, index, std::move(opened.fd),
-                                              std::move(opened.listening.path),
+                                              std::move(opened.listening.path), opened.end,
                                               opened.spec.kind == SourceKind::kUdp);
     case SourceKind::kUnix:
     case SourceKind::kTcp:

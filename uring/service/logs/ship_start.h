@@ -16,15 +16,23 @@
 
 namespace virtproxy::logs {
 
+// What becomes of the socket of a source when it ends.
+enum class SocketEnd : uint8_t {
+  kClosed,  // a datagram that comes later is refused
+  kLeft     // the service manager keeps it open for the next process, which reads what comes later
+};
+
 struct ShipConfig {
   std::vector<SourceSpec> sources;
   size_t memory = 0;  // bytes
   std::optional<SpoolSpec> spool;
   Duration flush_timeout{};
+  SocketEnd sockets = SocketEnd::kClosed;
 };
 
 struct OpenedSource {
   SourceSpec spec;
+  SocketEnd end = SocketEnd::kClosed;
   Listening listening;   // of sockets: kUnix, kTcp, and the path of kUnixDgram
   UniqueFd fd;           // of the others: a datagram socket, a stream, /dev/kmsg
   UniqueFd journal;      // with kJournal: connected to the journal's own socket, where there is one
@@ -41,8 +49,12 @@ struct ShipStart {
   LogId boot;  // of this machine
 };
 
-// An error is one line that names the source or the spool.
-tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config);
+// `kept`: of each source the sockets that an earlier process left; may be empty. An error is one line
+// that names the source or the spool.
+tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config,
+                                                    std::vector<Listening> kept);
+// The sockets of all sources.
+std::vector<int> sockets_of(const ShipStart& start);
 
 // The source over what was opened, as number `index` of the log.
 std::unique_ptr<LogSource> make_source(Loop& loop, LineTarget& target, uint16_t index,
