@@ -9,13 +9,11 @@ VIRTPROXY_SEED=N what is drawn. What takes a whole machine is left out: the cras
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import random
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -148,7 +146,7 @@ SINKS: dict[str, Callable[[Scene], FileSink | Collector]] = {
 class Way:
     """The whole way: writers, guest, channel, host, sink."""
 
-    def __init__(self, scene: Scene, sink: str, spool: bool) -> None:
+    def __init__(self, scene: Scene, sink: str, spool: bool, host_spool: bool) -> None:
         self.scene = scene
         self.log = scene.directory / "log"
         self.sink = SINKS[sink](scene)
@@ -158,6 +156,8 @@ class Way:
                            "--ship", f"unix-dgram:{self.log},full={'spool' if spool else 'block'}"]
         if spool:
             self.guest_args += ["--ship-spool", f"{scene.directory / 'spool'}:8M,sync=never"]
+        if host_spool:
+            self.host_args += ["--collect-spool", f"{scene.directory / 'host-spool'}:8M,sync=never"]
         self.channel = behind
         self.sink.start()
         self.start_host()
@@ -190,18 +190,9 @@ class Way:
         return json.loads(self.bench.stdout().splitlines()[-1])["lines"]
 
 
-def await_released(place: Path | str, kind: socket.SocketKind) -> None:
-    """The kernel lets go of what a ring held a moment after its process has ended."""
-    def refused() -> bool:
-        with socket.socket(socket.AF_UNIX, kind) as probe:
-            return probe.connect_ex(str(place)) in (errno.ECONNREFUSED, errno.ENOENT)
-
-    eventually(f"nobody has {place}", refused)
-
-
 def kill_guest(way: Way) -> None:
+    """The kernel lets go of what a ring held a moment after its process has ended: the next daemon waits for that."""
     way.guest.kill9()
-    await_released(way.log, socket.SOCK_DGRAM)
     way.start_guest()
 
 
@@ -212,7 +203,6 @@ def stop_guest(way: Way) -> None:
 
 def kill_host(way: Way) -> None:
     way.host.kill9()
-    await_released(way.channel.place, socket.SOCK_STREAM)
     way.start_host()
 
 
@@ -243,13 +233,22 @@ def collector_away(way: Way) -> None:
     way.sink.start()
 
 
+def collector_and_host_away(way: Way) -> None:
+    """The host's daemon dies with everything that was written in its spool, while nobody takes it."""
+    way.sink.process.kill()
+    way.wait("sent", WRITERS * LINES)
+    kill_host(way)
+    way.sink.start()
+
+
 @dataclass(frozen=True)
 class Row:
     title: str
     fault: Callable[[Way], None]
     lost: int = 0  # lines at most; -1: any number, it is the collector's or memory's
     doubled: int = 0  # at a sink with acknowledgements; a file has none
-    spool: bool = True
+    spool: bool = True  # of the guest
+    host_spool: bool = False
     sinks: tuple[str, ...] = ("file", "relp", "forward")
     # Where lines may be lost, the audit waits for them: sinks of the short run.
     short: tuple[str, ...] = ("file", "forward")
@@ -263,6 +262,9 @@ ROWS = {
     "guest-kill-memory": Row("guest daemon, SIGKILL, memory only", kill_guest, lost=-1, spool=False, short=("file",)),
     "host-term": Row("host daemon, SIGTERM and start", stop_host, doubled=WINDOW),
     "host-kill": Row("host daemon, SIGKILL", kill_host, doubled=WINDOW),
+    "host-kill-spool": Row("host daemon with a spool, SIGKILL", kill_host, doubled=WINDOW, host_spool=True),
+    "collector-and-host": Row("collector, away, and host daemon with a spool, SIGKILL", collector_and_host_away,
+                              doubled=WINDOW, host_spool=True, sinks=("forward",)),
     "collector-term": Row("collector, SIGTERM and start", stop_collector, doubled=WINDOW, sinks=BEHIND),
     # What rsyslog has in memory between its answer and its queue's file is its own promise.
     "collector-kill": Row("collector, SIGKILL", kill_collector, lost=-1, doubled=WINDOW, sinks=BEHIND),
@@ -290,7 +292,7 @@ def test_what_is_lost_and_doubled(row: str, sink: str) -> None:
         scene = Scene()
         good = False
         try:
-            way = Way(scene, sink, what.spool)
+            way = Way(scene, sink, what.spool, what.host_spool)
             at = rng.randrange(WRITERS * LINES // 20, WRITERS * LINES * 3 // 4)
             way.wait("delivered", at)
             what.fault(way)
