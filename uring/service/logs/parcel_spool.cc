@@ -43,20 +43,6 @@ SinkNote identity_of(int fd) {
   return note;
 }
 
-std::vector<std::byte> read_now(int fd, const logs::SpoolRead& wanted) {
-  std::vector<std::byte> bytes(wanted.size);
-  size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t got = pread(fd, bytes.data() + done, bytes.size() - done,
-                              static_cast<off_t>(wanted.offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) break;
-    done += static_cast<size_t>(got);
-  }
-  bytes.resize(done);
-  return bytes;
-}
-
 // Of each log the last account counts.
 void add_change(std::vector<AccountFile::Change>& changes, std::string_view vm,
                 const logs::LogAccount& account) {
@@ -108,7 +94,7 @@ bool ParcelSpool::recover() {
     const auto step = reader_->step();
     if (step == logs::SpoolReader::Step::kWait) break;
     if (step == logs::SpoolReader::Step::kRead) {
-      reader_->read(read_now(fd, reader_->next_read()));
+      reader_->read(logs::read_now(fd, reader_->next_read()));
     } else if (step == logs::SpoolReader::Step::kSegment) {
       note_segment();
     } else {

@@ -44,21 +44,6 @@ std::string shown(const SpoolGeometry& geometry) {
   return std::to_string(geometry.segments) + " segments of " + format_size(geometry.segment_size);
 }
 
-// As many bytes as can be read.
-std::vector<std::byte> read_range(int fd, const SpoolRead& wanted) {
-  std::vector<std::byte> bytes(wanted.size);
-  size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t got = pread(fd, bytes.data() + done, bytes.size() - done,
-                              static_cast<off_t>(wanted.offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) break;
-    done += static_cast<size_t>(got);
-  }
-  bytes.resize(done);
-  return bytes;
-}
-
 // A name that was made now must be there after the machine's end as well.
 void sync_directory_of(const std::string& path) {
   const size_t slash = path.rfind('/');
@@ -76,6 +61,20 @@ tl::expected<uint64_t, std::string> size_of(int fd, const struct stat& status,
 }
 
 }  // namespace
+
+std::vector<std::byte> read_now(int fd, const SpoolRead& wanted) {
+  std::vector<std::byte> bytes(wanted.size);
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t got = pread(fd, bytes.data() + done, bytes.size() - done,
+                              static_cast<off_t>(wanted.offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break;
+    done += static_cast<size_t>(got);
+  }
+  bytes.resize(done);
+  return bytes;
+}
 
 std::optional<SpoolGeometry> spool_geometry_for(uint64_t size) {
   uint32_t segment = 2u << 20;  // holds the longest line
@@ -104,7 +103,7 @@ tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, ui
   if (!there) return Failure(there.error());
   file.fresh = *there == 0;
   SpoolRecovery recovery(*geometry);
-  if (!file.fresh) recovery.read(read_range(fd, recovery.next_read()));
+  if (!file.fresh) recovery.read(read_now(fd, recovery.next_read()));
   if (recovery.phase() == SpoolRecovery::Phase::kOtherGeometry) {
     return Failure("the spool " + name + " was made with " + shown(recovery.found_geometry()) +
                    ", and " + format_size(size) + " would be " + shown(*geometry) +
@@ -127,10 +126,10 @@ tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, ui
   if (file.fresh) {
     fsync(fd);
     sync_directory_of(path);
-    recovery.read(read_range(fd, recovery.next_read()));
+    recovery.read(read_now(fd, recovery.next_read()));
   }
   while (recovery.phase() != SpoolRecovery::Phase::kDone) {
-    recovery.read(read_range(fd, recovery.next_read()));
+    recovery.read(read_now(fd, recovery.next_read()));
   }
   file.recovered = recovery.state();
   return file;

@@ -49,6 +49,10 @@ std::optional<SpoolGeometry> spool_geometry_for(uint64_t size);
 // allocated, or it is a spool of another size, or no spool, which is left as it is.
 tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, uint64_t size);
 
+// As many of the bytes as can be read. Waits for the disk: before the sandbox, or on a thread that
+// may wait.
+std::vector<std::byte> read_now(int fd, const SpoolRead& wanted);
+
 // What cannot be written is tried again every second, and said once a minute.
 class SpoolWriter final : private Completion, private Timer::Owner {
  public:
