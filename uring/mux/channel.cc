@@ -286,12 +286,15 @@ void Channel::channel_failed(const std::string& reason) {
   note_loss(was_heard);
 }
 
-// A listener that does not admit this end tells it nothing. Once may be chance: a daemon that
-// stops.
+// A listener that does not admit this end tells it nothing. While the other daemon is restarted, a
+// relay between the two closes connections as well.
 void Channel::note_loss(bool was_heard) {
-  if (was_heard) hang_ups_reported_ = false;
+  if (was_heard || reconnect_backoff_.short_in_row() <= 1) {
+    unheard_since_ = loop().now();
+    hang_ups_reported_ = false;
+  }
   if (was_heard || hang_ups_reported_ || transport_listens(config_.spec.transport) ||
-      reconnect_backoff_.short_in_row() < kHangUps) {
+      reconnect_backoff_.short_in_row() < kHangUps || loop().now() - unheard_since_ < kHangUpTime) {
     return;
   }
   hang_ups_reported_ = true;

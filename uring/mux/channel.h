@@ -157,8 +157,10 @@ class Channel final : private TransportSource::Client,
 
   // How long a peer that has to send HELLO (--protocol 2) may take before it is dropped or logged.
   static constexpr std::chrono::seconds kGreetingTime{10};
-  // Connections that the other end closes at once before that is reported.
+  // So many connections in a row, over so long a time, does the other end close at once before that
+  // is reported.
   static constexpr unsigned kHangUps = 3;
+  static constexpr std::chrono::seconds kHangUpTime{3};
 
   ProtocolSelector& selector() { return context_.selector; }
   const ProtocolSelector& selector() const { return context_.selector; }
@@ -206,8 +208,9 @@ class Channel final : private TransportSource::Client,
   const TransportTraits* traits_;  // of the transport that it has, or had last
   File file_;
   ReconnectBackoff reconnect_backoff_;
-  Duration backoff_{};  // before the next link
-  bool hang_ups_reported_ = false;  // and nothing was heard since
+  Duration backoff_{};              // before the next link
+  Instant unheard_since_{};         // the first loss after which nothing was heard
+  bool hang_ups_reported_ = false;  // since then
   // The direction in which bytes moved last. If it changes with every message, an application waits
   // for an answer, and a send that skips its completion on success saves a turn. If it does not,
   // the turn after a send finds more to send.

@@ -53,10 +53,11 @@ void ChannelLog::session_silent(const SessionSilent& event) {
     case Silence::kDoesNotAnswer:
       return changed("connected, but the other end does not answer: clients are refused", kLevel);
     case Silence::kHangsUp:
-      return changed(
-          "the other end closes every connection at once and sends nothing: is this user or CID on "
-          "its access list (--channel-allow-…)? Its log names whom it refuses",
-          kLevel);
+      // The state is still the one that the line before gave.
+      return log_warn(
+          "channel {}: the other end closes every connection at once and sends nothing: is this "
+          "user or CID on its access list (--channel-allow-…)? Its log names whom it refuses",
+          channel_);
   }
 }
 
