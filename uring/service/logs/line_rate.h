@@ -15,7 +15,9 @@ class LineRate {
   // There were `total` lines by `now`.
   void note(uint64_t total, Instant now) {
     if (total == total_) return;
-    const double past = seconds(now - Instant(noted_.load())) / kMean;
+    // Of the first lines nothing is known of the time before: they count as if they came now.
+    const Instant::rep noted = noted_;
+    const double past = noted == 0 ? 0 : seconds(now - Instant(noted)) / kMean;
     const double share = past > 1e-6 ? (1 - std::exp(-past)) / past : 1;
     const double more = static_cast<double>(total - total_) / kMean * share;
     total_ = total;
