@@ -61,6 +61,11 @@ void Shipper::on_acknowledged() {
     return;
   }
   acked_ = sender_.acked();
+  // What lies before the position that the receiver wants, it has. Its acknowledgement may come in
+  // the same piece as WANT, and is the last one if nothing else is kept.
+  while (unsent_ > 0 && kept_[kept_.size() - unsent_].header.end_position() <= sender_.position()) {
+    --unsent_;
+  }
   while (kept_.size() > unsent_ &&
          (kept_.front().header.end_position() <= sender_.acked_position() ||
           sender_.phase() == Sender::Phase::kFinished)) {
@@ -123,20 +128,11 @@ void Shipper::begin_memory_log() {
   sender_.begin(std::move(log));
   source_ = Source::kSending;
   unsent_ = kept_.size();
-  positioned_ = false;
 }
 
 void Shipper::send_memory(Instant now) {
   if (source_ == Source::kNone) begin_memory_log();
   if (sender_.phase() != Sender::Phase::kSending) return;
-  if (!positioned_) {
-    positioned_ = true;
-    // The receiver has what lies before its position.
-    while (unsent_ > 0 &&
-           kept_[kept_.size() - unsent_].header.end_position() <= sender_.position()) {
-      --unsent_;
-    }
-  }
   while (sender_.may_send() && sender_.out().size() < config_.window) {
     if (unsent_ > 0) {
       const Kept& kept = kept_[kept_.size() - unsent_];

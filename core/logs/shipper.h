@@ -112,7 +112,6 @@ class Shipper {
   uint64_t position_ = 0;
   size_t unsent_ = 0;  // how many of kept_, at its end, were not sent on this stream
   std::vector<Mark> acked_;
-  bool positioned_ = false;
 
   // With one.
   std::optional<Spool> spool_;
@@ -122,6 +121,7 @@ class Shipper {
   bool reading_ = false;                 // a read is wanted
   bool read_given_ = false;              // … and under way
   bool stale_read_ = false;              // … for a place that is of no interest any more
+  bool positioned_ = false;              // the reader is where the receiver wants it
 };
 
 }  // namespace virtproxy::logs

@@ -3,6 +3,7 @@
 
 #include "core/logs/receiver.h"
 #include "core/logs/sender.h"
+#include "core/logs/shipper.h"
 
 namespace virtproxy::logs::test {
 namespace {
@@ -351,6 +352,48 @@ TEST(LogSender, AReceiverCannotMakeItTakeForAcknowledgedWhatItDidNotSend) {
   sender.send(batch, header, {1, 0});
   ASSERT_EQ(sender.feed(ack(header.end_position())), StreamFault::kNone);
   EXPECT_EQ(sender.acked()[0], (Mark{1, 0}));
+}
+
+// The receiver has all that was sent, and its acknowledgement was lost with the stream. It comes
+// with WANT, in one piece, and nothing that is sent later leads to another one.
+TEST(LogShipper, AnAckThatComesWithWantMakesRoomInAFullWindow) {
+  Shipper shipper({.buffer = {}, .window = 4096, .state_interval = std::chrono::seconds(5)},
+                  {{"a"}}, kLog, {}, std::nullopt);
+  Receiver receiver(4);
+  std::vector<Received> found;
+  size_t lines = 0;
+  const Instant now{};
+  const Bytes line(1000);
+  const auto carry = [&] {
+    const Bytes bytes = std::exchange(shipper.out(), {});
+    found.clear();
+    EXPECT_EQ(receiver.feed(bytes, found), StreamFault::kNone);
+    for (const Received& each : found) lines += each.kind == Received::Kind::kLine ? 1 : 0;
+  };
+  const auto log = [&] { shipper.buffer().offer(0, {1, {}, line}, line.size(), now); };
+  shipper.connected(now);
+  shipper.pump(now, 1);
+  carry();
+  ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+  size_t offered = 0;
+  for (; lines == offered && offered < 20; ++offered) {
+    log();
+    shipper.pump(now, 1);
+    carry();
+  }
+  ASSERT_LT(lines, offered) << "the window is full";
+
+  shipper.disconnected();
+  receiver.lost();
+  shipper.connected(now);
+  shipper.pump(now, 1);
+  carry();
+  receiver.acknowledge(receiver.log()->position, AckLevel::kSink);
+  ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+  const size_t before = lines;
+  shipper.pump(now, 1);
+  carry();
+  EXPECT_GT(lines, before);
 }
 
 }  // namespace
