@@ -211,6 +211,7 @@ std::optional<DecodedParcel> ParcelSpool::next() {
         return std::nullopt;
       case logs::SpoolReader::Step::kWait:
         free();
+        work();  // A parcel that found no room may have it now.
         return std::nullopt;
       case logs::SpoolReader::Step::kSegment:
         note_segment();
