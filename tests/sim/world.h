@@ -46,7 +46,7 @@ enum class Canary : uint8_t {
   kLeaveRest,       // a send to an application that broke off fails by an error of the device
   kEndWhenKilled,   // the sockets of a daemon that is killed end in an orderly way
   kKeepRequest,     // the ring keeps a request that was cancelled
-  kEarlyPoll,       // the ring says that somebody is there to be accepted
+  kEarlyPoll,       // the ring says that somebody is there to be accepted, and listeners block
   kKeepSilent,      // a peer that sends nothing keeps its channel
   kForgetLink,      // a daemon never gets a link again
   kKeepListening,   // the ring goes on accepting for a listener that has stopped
