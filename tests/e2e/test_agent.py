@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -157,6 +158,26 @@ def test_bounds_of_messages(scene: Scene) -> None:
             assert line.message()["error"]["code"] == code, text[:40]
         assert line.value("guest-ping") == {}
     assert SANITIZED or guest.rss() < 64 << 20
+
+
+def test_a_transfer_that_stands_still_fails(scene: Scene, tree: Path) -> None:
+    at = scene.directory / "g"
+    with open(tree / "endless", "wb") as file:
+        file.truncate(1 << 32)
+    guest = Agent(scene, "guest", "--listen", at, "--allow-read", tree, "--allow-write", tree, "--max-put", 1 << 33)
+    stall = ("--stall-timeout", str(0.5 * PATIENCE))
+    with subprocess.Popen([BIN / "virtagent", "get", at, tree / "endless", "-", *stall], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as get:
+        assert get.stdout.read(1)  # It is under way, and waits for its reader.
+        os.kill(guest.pid, signal.SIGSTOP)
+        _, text = get.communicate(timeout=60 * PATIENCE)
+    assert get.returncode == 1 and b"virtagent: nothing came for" in text and b"bytes are missing" in text, text
+    done = run("put", at, tree / "endless", tree / "copy", *stall)
+    assert done.returncode == 1 and b"nothing was taken and no answer came for" in done.stderr, done.stderr
+    os.kill(guest.pid, signal.SIGCONT)
+    with Line(at) as line:
+        assert line.value("guest-ping") == {}
+    assert not (tree / "copy").exists()
 
 
 def test_files(scene: Scene, tree: Path) -> None:

@@ -1,6 +1,7 @@
 #include "uring/agent/client.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -16,6 +17,9 @@
 
 namespace virtproxy::agent {
 namespace {
+
+// Of a call that something else limits.
+constexpr Duration kNoLimit = std::chrono::hours(24);
 
 class Client {
  public:
@@ -60,8 +64,16 @@ class Client {
                 Json(error_code_text(error)).get<std::string>() + ")");
   }
 
-  Duration timeout() const {
-    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(options_.timeout));
+  static Duration seconds_of(double seconds) {
+    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+  }
+  // For poll(2). Rounded up, so that it does not return just before the time.
+  static int milliseconds_of(Duration left) {
+    return static_cast<int>(std::max(Duration(0), left).count() / 1000000) + 1;
+  }
+
+  std::string stalled(const char* what) const {
+    return fmt::format("{} for {:g} s (--stall-timeout)", what, options_.stall_timeout);
   }
 
   // Bytes that came and are no message of ours yet.
@@ -110,10 +122,17 @@ class Client {
     }
   }
 
-  // Waits for the answer. What goes on meanwhile, apart from that: `feed`, while the socket takes
-  // bytes.
+  enum class Feeding {
+    kNothing,  // left to send
+    kMoved,
+    kBlocked,  // the socket takes nothing
+  };
+
+  // Waits for the answer, and calls `feed` meanwhile while the socket takes bytes. Fails once
+  // nothing was fed and no answer came for `patience`.
   template <typename Feed>
-  tl::expected<Json, std::string> answer_of(uint64_t call, Feed feed) {
+  tl::expected<Json, std::string> answer_of(uint64_t call, Feed feed, Duration patience) {
+    Instant stalls_at = monotonic_now() + patience;
     for (;;) {
       Instant now = monotonic_now();
       conversation_.tick(now);
@@ -123,12 +142,13 @@ class Client {
         return tl::unexpected(std::string());
       }
       if (!write_some(now)) return tl::unexpected(std::string("the other end is gone"));
-      const bool feeding = conversation_.pending().empty() && feed();
+      const Feeding fed = conversation_.pending().empty() ? feed() : Feeding::kNothing;
+      if (fed == Feeding::kMoved) stalls_at = now + patience;
+      if (now >= stalls_at) return tl::unexpected(stalled("nothing was taken and no answer came"));
       pollfd wait{fd_.get(), static_cast<short>(POLLIN), 0};
-      if (feeding || !conversation_.pending().empty()) wait.events |= POLLOUT;
-      const auto next = conversation_.next_deadline();
-      const Duration left = next ? std::max(Duration(0), *next - now) : std::chrono::seconds(1);
-      poll(&wait, 1, static_cast<int>(left.count() / 1000000) + 1);
+      if (fed != Feeding::kNothing || !conversation_.pending().empty()) wait.events |= POLLOUT;
+      const Instant next = conversation_.next_deadline().value_or(now + std::chrono::seconds(1));
+      poll(&wait, 1, milliseconds_of(std::min(next, stalls_at) - now));
       if (wait.revents != 0 && (wait.revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !read_some()) {
         if (auto done = take(call, monotonic_now())) {
           if (done->kind == Notice::Kind::kAnswered) return std::move(done->body);
@@ -141,9 +161,11 @@ class Client {
   }
 
   tl::expected<Json, std::string> ask(const std::string& method, const Json& arguments) {
-    const auto call = conversation_.call(method, arguments, timeout(), monotonic_now());
+    const auto call =
+        conversation_.call(method, arguments, seconds_of(options_.timeout), monotonic_now());
     if (!call) return tl::unexpected(call.error().text);
-    return answer_of(*call, [] { return false; });
+    return answer_of(
+        *call, [] { return Feeding::kNothing; }, kNoLimit);
   }
 
   static int failed(const std::string& text) { return text.empty() ? 1 : fail(text); }
@@ -173,7 +195,9 @@ class Client {
     while (left > 0) {
       if (unread_.empty()) {
         pollfd wait{fd_.get(), POLLIN, 0};
-        poll(&wait, 1, -1);
+        if (poll(&wait, 1, milliseconds_of(seconds_of(options_.stall_timeout))) == 0) {
+          return fail(fmt::format("{}; {} bytes are missing", stalled("nothing came"), left));
+        }
         if (!read_some()) break;
         continue;
       }
@@ -202,23 +226,22 @@ class Client {
     uint64_t left = static_cast<uint64_t>(status.st_size);
     Json arguments = {{"path", options_.remote}, {"size", left}};
     if (options_.mode) arguments["mode"] = *options_.mode;
-    // The whole transfer may take long; what is limited is the answer. The request needs no other
-    // limit.
-    const auto call =
-        conversation_.call("va-put", arguments, std::chrono::hours(24), monotonic_now());
+    // The whole transfer may take long, as long as it goes on.
+    const auto call = conversation_.call("va-put", arguments, kNoLimit, monotonic_now());
     if (!call) return fail(call.error().text);
-    const auto answer = answer_of(*call, [&] {
-      if (left == 0) return false;
+    const auto feed = [&] {
+      if (left == 0) return Feeding::kNothing;
       const ssize_t size =
           sendfile(fd_.get(), file.get(), nullptr, std::min<uint64_t>(left, 1 << 20));
       if (size > 0) left -= static_cast<uint64_t>(size);
-      // A file that has become shorter cannot be sent as it was announced.
-      if (size == 0) {
+      // A file that has become shorter, or cannot be read, is not sent as it was announced.
+      if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR)) {
         shutdown(fd_.get(), SHUT_WR);
         left = 0;
       }
-      return left > 0;
-    });
+      return size > 0 ? Feeding::kMoved : Feeding::kBlocked;
+    };
+    const auto answer = answer_of(*call, feed, seconds_of(options_.stall_timeout));
     return answer ? 0 : failed(answer.error());
   }
 

@@ -281,6 +281,11 @@ tl::expected<Options, Refusal> parse_options(int argc, char** argv) {
     each->add_option("--timeout", client.timeout, "Seconds to wait for an answer (5)")
         ->check(CLI::Range(0.001, 86400.0));
   }
+  for (CLI::App* each : {get, put}) {
+    each->add_option("--stall-timeout", client.stall_timeout,
+                     "Seconds without a byte after which a transfer fails (60)")
+        ->check(CLI::Range(0.001, 86400.0));
+  }
   call->add_option("method", client.method)->required();
   call->add_option("arguments", raw.arguments, "KEY=VALUE..., or one object in JSON");
   get->add_option("remote", client.remote, "Path in the guest")->required();

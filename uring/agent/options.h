@@ -44,8 +44,9 @@ struct ClientOptions {
   std::optional<uint64_t> offset;
   std::optional<uint64_t> length;
   std::optional<unsigned> mode;
-  double timeout = 5;  // seconds
-  uint64_t count = 0;  // events, 0 for no end
+  double timeout = 5;         // seconds until the answer
+  double stall_timeout = 60;  // seconds without a byte, of kGet and kPut
+  uint64_t count = 0;         // events, 0 for no end
 };
 
 // One of them is there.
