@@ -14,8 +14,8 @@
 // The driver reads the channel whenever bytes are there and wants_input() allows it: version 2
 // never objects, since all that can arrive was granted before. It hands the bytes to input() and
 // acts on the events, whose spans point into the bytes it gave. Payload in the other direction
-// never enters the core: the driver keeps it, says with queue() how much there is (never more than
-// request_credit() allows), and plan() answers with a Batch that says which bytes of which stream
+// never enters the core: the driver keeps it, reports with queue() how much there is (never more
+// than request_credit() allows), and plan() answers with a Batch that says which bytes of which stream
 // go where between which heads.
 //
 // A key is valid from open() or an kOpened event until the driver calls reset(), or is told kReset
@@ -212,7 +212,7 @@ class Session {
   // is asked for. Sending goes on.
   virtual void discard_input(StreamKey stream) = 0;
   // The application broke off after what was queued: the stream is reset once that is written, and
-  // kReset says so; until then the driver keeps the queue, and the peer delivers it first. False
+  // kReset follows; until then the driver keeps the queue, and the peer delivers it first. False
   // when the reset was immediate, as that of reset(): nothing was queued, or
   // delivers_before_reset() is.
   virtual bool reset_after_data(StreamKey stream, Events& events) = 0;

@@ -66,7 +66,7 @@ BENCHMARK(BM_CreditPool);
 
 // What bounds the bytes under way: one batch sent, one report of what arrived.
 void BM_InflightLimiter(benchmark::State& state) {
-  InflightLimiter limiter(1u << 20);
+  InflightLimiter limiter(1u << 20, 1u << 16);
   Instant now{1};
   uint64_t sent = 0;
   for (auto _ : state) {

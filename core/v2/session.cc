@@ -19,16 +19,15 @@ constexpr unsigned kFreeRestarts = 4;
 // has the number of frames before it.
 constexpr Duration kPingInterval = seconds(2);
 
-// Bytes in flight that keep both ends of a local channel busy; a message may have to wait behind
-// them. A peer that asks for small frames is at the end of a slow line, where they are fewer. Both
+// Bytes in flight that keep both ends of a fast local channel busy. A peer that asks for small frames is at the end of a slow line, where they are fewer. Both
 // ends derive both values from the smaller of their frame limits, so a report is always due long
 // before the limit is reached.
-constexpr uint64_t kInflightFloor = 512 * 1024;
+constexpr uint64_t kLocalInflight = 512 * 1024;
 constexpr uint64_t kFramesInFlight = 16;
 constexpr uint64_t kMostUnacknowledged = 64 * 1024;
 
-uint64_t inflight_floor(uint32_t frame) {
-  return std::min(kInflightFloor, kFramesInFlight * frame);
+uint64_t local_inflight(uint32_t frame) {
+  return std::min(kLocalInflight, kFramesInFlight * frame);
 }
 
 uint64_t ack_interval(uint32_t frame) {
@@ -104,7 +103,7 @@ void V2Session::establish(Instant now, Events& events) {
   const uint32_t frame = send_frame_limit();
   const uint32_t quantum = config_.quantum;
   scheduler_ = Scheduler<Stream>(quantum > frame ? quantum - quantum % frame : quantum);
-  inflight_ = InflightLimiter(inflight_floor(frame));
+  inflight_ = InflightLimiter(local_inflight(frame), ack_interval(frame));
   bytes_received_ = bytes_acknowledged_ = 0;
   ack_interval_ = ack_interval(frame);
   going_away_sent_ = false;

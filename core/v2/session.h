@@ -172,7 +172,7 @@ class V2Session final : public Session {
   std::optional<uint64_t> pong_due_;
   bool ping_due_ = false;
   bool probing_ = false;  // a PONG is waited for
-  InflightLimiter inflight_;
+  InflightLimiter inflight_{0, 0};
   uint64_t bytes_received_ = 0;
   uint64_t bytes_acknowledged_ = 0;
   uint64_t ack_interval_ = 0;  // bytes between two ACKs of ours

@@ -11,7 +11,7 @@ namespace virtproxy::test {
 namespace {
 
 TEST(InflightLimiter, LeavesRoomUpToItsLimitAndNoCrumbs) {
-  InflightLimiter limiter(8000);
+  InflightLimiter limiter(8000, 1000);
   EXPECT_EQ(limiter.available(), 8000u);
   limiter.sent(6000, seconds(1));
   EXPECT_EQ(limiter.available(), 2000u);
@@ -22,7 +22,7 @@ TEST(InflightLimiter, LeavesRoomUpToItsLimitAndNoCrumbs) {
 }
 
 TEST(InflightLimiter, RefusesReportsThatShrinkOrCountTooMuch) {
-  InflightLimiter limiter(8000);
+  InflightLimiter limiter(8000, 1000);
   limiter.sent(100, seconds(1));
   EXPECT_FALSE(limiter.acknowledge(101, seconds(1)));
   EXPECT_TRUE(limiter.acknowledge(100, seconds(1)));
@@ -30,7 +30,7 @@ TEST(InflightLimiter, RefusesReportsThatShrinkOrCountTooMuch) {
 }
 
 TEST(InflightLimiter, LimitFollowsALongFatPathAndHasAnEnd) {
-  InflightLimiter limiter(500'000);
+  InflightLimiter limiter(500'000, 60'000);
   Instant now = seconds(1);
   uint64_t total = 0;
   for (int i = 0; i < 100; ++i) {
@@ -44,44 +44,89 @@ TEST(InflightLimiter, LimitFollowsALongFatPathAndHasAnEnd) {
   EXPECT_LE(limiter.limit(), InflightLimiter::kMost);
 }
 
-// A path of 1 ms, 20 MB/s where the floor is 512 KiB, whose sender has always more: the queue that
-// it makes is not taken for the path, and it never waits for a report that is not due.
+// A channel of 1 ms and a constant rate whose peer reports after every `interval` bytes, and a
+// sender that has always more.
+struct SlowChannel {
+  SlowChannel(uint64_t local, uint64_t report_interval, uint64_t bytes_read_in_step)
+      : limiter(local, report_interval),
+        interval(report_interval),
+        bytes_in_step(bytes_read_in_step) {}
+
+  void step() {
+    now += microseconds(100);
+    if (const uint64_t bytes = limiter.available()) {
+      limiter.sent(bytes, now);
+      sent += bytes;
+    }
+    read = std::min(sent, read + bytes_in_step);
+    if (read - reported >= interval) {
+      reported = read;
+      reports.emplace_back(now + milliseconds(1), read);
+    }
+    while (!reports.empty() && reports.front().first <= now) {
+      ASSERT_TRUE(limiter.acknowledge(reports.front().second, now));
+      reports.pop_front();
+    }
+  }
+
+  InflightLimiter limiter;
+  const uint64_t interval;
+  const uint64_t bytes_in_step;
+  Instant now = seconds(1);
+  std::deque<std::pair<Instant, uint64_t>> reports;
+  uint64_t sent = 0, read = 0, reported = 0;
+};
+
+// 20 MB/s where frames are large: the queue that the sender makes is not taken for the path, and it
+// never waits for a report that is not due.
 TEST(InflightLimiter, BulkThatNeverPausesDoesNotRaiseItsLimit) {
-  for (const uint64_t floor : {4096u, 16384u, 524288u}) {
-    const uint64_t bytes_in_step = floor / 256;  // in 100 us
-    const uint64_t report_after = floor / 4;     // the most that a peer leaves unreported
-    InflightLimiter limiter(floor);
-    Instant now = seconds(1);
-    std::deque<std::pair<Instant, uint64_t>> reports;
-    uint64_t sent = 0, read = 0, reported = 0, read_early = 0;
+  for (const auto& [local, interval] :
+       {std::pair(4096u, 1024u), {16384u, 4096u}, {524288u, 65536u}}) {
+    const uint64_t bytes_in_step = local / 256;
+    SlowChannel channel(local, interval, bytes_in_step);
+    uint64_t read_early = 0;
     for (int step = 0; step < 1'200'000; ++step) {
-      now += microseconds(100);
-      if (const uint64_t bytes = limiter.available()) {
-        limiter.sent(bytes, now);
-        sent += bytes;
-      }
-      read = std::min(sent, read + bytes_in_step);
-      if (read - reported >= report_after) {
-        reported = read;
-        reports.emplace_back(now + milliseconds(1), read);
-      }
-      while (!reports.empty() && reports.front().first <= now) {
-        ASSERT_TRUE(limiter.acknowledge(reports.front().second, now));
-        reports.pop_front();
-      }
+      channel.step();
       // The first round trip of all is one behind a full limit.
       if (step < 120'000) {
-        read_early = read;
+        read_early = channel.read;
       } else {
-        ASSERT_LE(limiter.limit(), floor + floor / 2) << step;
+        ASSERT_LE(channel.limiter.limit(), 4 * interval) << step;
       }
     }
-    EXPECT_GE(read - read_early, bytes_in_step * 1'080'000 / 100 * 99);
+    EXPECT_GE(channel.read - read_early, bytes_in_step * 1'080'000 / 100 * 99);
+  }
+}
+
+// What is in flight is what a message waits behind.
+TEST(InflightLimiter, AFastChannelMayHaveMoreInFlightThanASlowOne) {
+  for (const uint64_t megabytes : {10u, 20u, 60u, 400u}) {
+    SlowChannel channel(512 * 1024, 64 * 1024, megabytes * 100);
+    for (int step = 0; step < 300'000; ++step) channel.step();
+    const uint64_t limit = channel.limiter.limit();
+    EXPECT_GE(limit,
+              megabytes < 40 ? 96u * 1024 : std::min<uint64_t>(megabytes * 5000, 512 * 1024));
+    EXPECT_LE(limit, megabytes < 40 ? 300'000u : 2 * megabytes * 5000);
+    EXPECT_GE(channel.read, megabytes * 100 * 300'000 / 100 * 99);
+  }
+}
+
+// Many small messages and their answers say nothing about how fast the channel is.
+TEST(InflightLimiter, SmallMessagesDoNotMakeAFastChannelSlow) {
+  InflightLimiter limiter(512 * 1024, 64 * 1024);
+  Instant now = seconds(1);
+  uint64_t total = 0;
+  for (int i = 0; i < 10'000; ++i) {
+    limiter.sent(100, now);
+    total += 100;
+    now += milliseconds(1);
+    ASSERT_TRUE(limiter.acknowledge(total, now));
+    ASSERT_EQ(limiter.limit(), 512u * 1024);
   }
 }
 
 TEST(InflightLimiter, SurvivesSenselessTimes) {
-  InflightLimiter limiter(500'000);
+  InflightLimiter limiter(500'000, 60'000);
   Instant now{};
   uint64_t total = 0;
   for (int i = 0; i < 50; ++i) {
@@ -89,7 +134,7 @@ TEST(InflightLimiter, SurvivesSenselessTimes) {
     total += 400'000;
     if (i % 2 == 0) now += std::chrono::hours(24 * 365);
     ASSERT_TRUE(limiter.acknowledge(total, now));
-    ASSERT_GE(limiter.limit(), 500'000u);
+    ASSERT_GE(limiter.limit(), 90'000u);
     ASSERT_LE(limiter.limit(), InflightLimiter::kMost);
   }
 }
