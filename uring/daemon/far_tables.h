@@ -3,7 +3,7 @@
 
 #include "uring/daemon/control_table.h"
 #include "uring/daemon/far_text.h"
-#include "uring/daemon/stream_list.h"
+#include "uring/daemon/stream_rows.h"
 
 namespace virtproxy {
 

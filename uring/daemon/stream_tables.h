@@ -2,7 +2,7 @@
 #pragma once
 
 #include "uring/daemon/control_table.h"
-#include "uring/daemon/stream_list.h"
+#include "uring/daemon/stream_rows.h"
 
 namespace virtproxy {
 
