@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from addresses import Address
 from harness import BIN, PATIENCE, Daemon, Pair, Scene, into, out
-from processes import deadline_after
+from processes import Process, deadline_after
 
 Doors = dict[str, Address]
 
@@ -34,6 +36,17 @@ def carry(
 
 def limit_ms(milliseconds: float) -> float:
     return milliseconds * PATIENCE
+
+
+def run_first(process: Process) -> None:
+    """Lets the threads on the way of the echo run before all others: of a daemon, the worker alone."""
+    for thread in Path(f"/proc/{process.pid}/task").iterdir():
+        if isinstance(process, Daemon) and int(thread.name) == process.pid:
+            continue
+        try:
+            os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
+        except PermissionError:
+            return
 
 
 def comes_true(good: Callable[[], bool], timeout: float) -> bool:

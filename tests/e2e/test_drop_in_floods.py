@@ -19,7 +19,7 @@ from stage import ListeningService, echo, echo_once, eventually, receive, receiv
 
 MIB = 1024 * 1024
 # Seconds. What stops here stops for good, or until an answer is given up after 15 s; how short stops are is
-# the matter of test_independence.py, which has the machine for itself.
+# the matter of test_two_way_floods.py, which has the machine for itself.
 LONGEST_STOP = 5.0
 
 

@@ -28,7 +28,7 @@ import old_wire
 from harness import BIN, PATIENCE, SANITIZED, Daemon, Scene, into, out
 from hostile_peer import HostilePeer, number
 from processes import Process
-from stage import ListeningService, eventually, limit_ms, wait_for_echo
+from stage import ListeningService, eventually, limit_ms, run_first, wait_for_echo
 
 STREAMS = 16_384
 # Dials in progress at once are fewer.
@@ -55,17 +55,6 @@ PING_US = 500
 CALM_SECONDS = 2.0
 
 pytestmark = pytest.mark.skipif(SANITIZED, reason="time means little in a sanitizer build")
-
-
-def run_first(process: Process) -> None:
-    """Lets the threads on the way of the echo run before all others: of a daemon, the worker alone."""
-    for thread in Path(f"/proc/{process.pid}/task").iterdir():
-        if isinstance(process, Daemon) and int(thread.name) == process.pid:
-            continue
-        try:
-            os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
-        except PermissionError:
-            return
 
 
 class Beside:
