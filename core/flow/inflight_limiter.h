@@ -5,13 +5,14 @@
 // The limit is what keeps a local channel busy: 512 KiB where the channel is fast, what it carries
 // in 5 ms where it is slow. Where there is a real round trip, it is twice the bandwidth-delay
 // product as in BBR's model of a path (Cardwell et al., ACM Queue, 2016): the highest rate at which
-// bytes arrived, over the shortest round trip seen.
+// bytes arrived, times the shortest round trip seen.
 //
-// A round trip behind a full limit has the sender's own queue in it. Taken for that of the path it
-// would double the limit each time. So what was seen is replaced by a round trip with little in
-// flight. Where bulk never pauses, the sender holds it back for one such round trip.
-//
-// The peer reports with ACK, by absolute counts of bytes since the session began.
+// The peer reports with ACK, by absolute counts of bytes since the session began: once it has read
+// an interval of bytes since its last report, and not after any time. So a round trip is measured
+// where the bytes in flight become as many as an interval. The peer has no report due before, and
+// the one that these bytes make due waits for no others. Little is in flight then, so the sender's
+// own queue is hardly in it. Bulk that never pauses always has more in flight. Every 10 s the
+// sender holds it back until less than an interval is.
 #pragma once
 
 #include <algorithm>
@@ -29,37 +30,42 @@ class InflightLimiter {
   // `local` is the limit of a fast channel with a short round trip, before anything was measured
   // too; the peer reports at the latest after `report_interval`. Both in bytes.
   InflightLimiter(uint64_t local, uint64_t report_interval)
-      : local_(local), least_(report_interval + report_interval / 2), limit_(local) {
+      : local_(local),
+        interval_(report_interval),
+        least_(report_interval + report_interval / 2),
+        limit_(local) {
     VP_ASSERT(least_ <= local_);
   }
 
   void sent(uint64_t bytes, Instant now) {
+    const bool report_was_due = in_flight() >= interval_;
     sent_ += bytes;
-    if (probing_) return;
-    probing_ = true;
-    probe_queue_ = in_flight();
-    probe_ = sent_;
-    probe_at_ = now;
-    probe_acked_ = acked_;
+    if (!report_was_due && in_flight() >= interval_) crossing_ = {now, acked_ + interval_};
+    if (batch_.end != kNone) return;
+    batch_ = {now, sent_, acked_};
+    ran_dry_ = false;
   }
+
+  // Nothing is queued behind what was sent.
+  void ran_dry() { ran_dry_ = true; }
 
   // The peer has read `total` bytes of the session. False if fewer were sent, or more reported.
   bool acknowledge(uint64_t total, Instant now) {
     if (total < acked_ || total > sent_) return false;
+    if (total >= crossing_.position) measure_round_trip(now);
     acked_ = total;
-    if (probing_ && acked_ >= probe_) {
-      probing_ = false;
-      measure(acked_ - probe_acked_, now - probe_at_, now);
-    }
+    if (acked_ >= batch_.end) measure_rate(now);
+    const bool old = now - shortest_at_ > kMemory;
+    phase_ = old && in_flight() >= interval_ ? Phase::kDraining : Phase::kFull;
     return true;
   }
 
   // Bytes of bulk that may be written now. Zero below an eighth of the limit: writes that small
   // cost more than they carry.
   uint64_t available() const {
-    const uint64_t limit = phase_ == Phase::kDraining ? least_ : limit_;
-    const uint64_t available = limit > in_flight() ? limit - in_flight() : 0;
-    return available < limit / 8 ? 0 : available;
+    if (phase_ == Phase::kDraining) return 0;
+    const uint64_t available = limit_ > in_flight() ? limit_ - in_flight() : 0;
+    return available < limit_ / 8 ? 0 : available;
   }
 
   uint64_t in_flight() const { return sent_ - acked_; }
@@ -68,62 +74,74 @@ class InflightLimiter {
   Duration round_trip() const { return round_trip_; }
 
  private:
+  static constexpr uint64_t kNone = UINT64_MAX;  // a position that is never reached
   static constexpr Duration kMemory = std::chrono::seconds(10);
   // For this long, a message may wait behind bulk on a channel that is slow.
   static constexpr Duration kQueue = std::chrono::milliseconds(5);
 
   enum class Phase {
     kFull,
-    kDraining,  // little may be in flight until a round trip was measured with that
+    kDraining,  // until less than an interval is in flight
+  };
+  struct Crossing {
+    Instant at{};
+    uint64_t position = kNone;  // what makes the report due
+  };
+  struct Batch {
+    Instant at{};
+    uint64_t end = kNone;       // position
+    uint64_t acked_before = 0;  // position
   };
 
-  void measure(uint64_t bytes, Duration round_trip, Instant now) {
-    round_trip = std::max(round_trip, Duration(1));
-    round_trip_ = round_trip;
-    const bool old = now - shortest_at_ > kMemory;
-    const bool clean = probe_queue_ <= least_;
-    if (round_trip < shortest_ || (old && clean)) {
-      shortest_ = round_trip;
+  void measure_round_trip(Instant now) {
+    round_trip_ = std::max(now - crossing_.at, Duration(1));
+    if (round_trip_ < shortest_ || now - shortest_at_ > kMemory) {
+      shortest_ = round_trip_;
       shortest_at_ = now;
     }
-    if (clean) {
-      phase_ = Phase::kFull;
-    } else if (old) {
-      phase_ = Phase::kDraining;
-    }
-    const double rate = static_cast<double>(bytes) / static_cast<double>(round_trip.count());
-    rate_ = std::max(rate, rate_ * 7 / 8);
-    // What carried little shows the sender's pace, not the channel's.
-    if (bytes >= least_ / 2) bulk_rate_ = std::max(rate, bulk_rate_ * 7 / 8);
-    const double product = rate_ * static_cast<double>(shortest_.count());
-    const auto wanted = static_cast<uint64_t>(std::min(2 * product, static_cast<double>(kMost)));
-    limit_ = std::max(wanted, local_limit());
+    crossing_ = {};
+    adjust();
   }
 
-  // Before bulk was measured, the channel is taken for a fast one.
-  uint64_t local_limit() const {
-    const double queue = bulk_rate_ * static_cast<double>(kQueue.count());
-    if (bulk_rate_ == 0 || queue >= static_cast<double>(local_)) return local_;
-    return std::max(least_, static_cast<uint64_t>(queue));
+  void measure_rate(Instant now) {
+    const Duration taken = std::max(now - batch_.at, Duration(1));
+    const double rate =
+        static_cast<double>(acked_ - batch_.acked_before) / static_cast<double>(taken.count());
+    // While the sender ran dry, the rate was its own: the channel's is that or more.
+    rate_ = std::max(rate, ran_dry_ ? rate_ : rate_ * 7 / 8);
+    batch_ = {};
+    adjust();
+  }
+
+  void adjust() {
+    const double local = rate_ * static_cast<double>(kQueue.count());
+    limit_ = local >= static_cast<double>(local_) || rate_ == 0
+                 ? local_
+                 : std::max(least_, static_cast<uint64_t>(local));
+    if (shortest_ == Duration::max()) return;
+    // On a slow channel the interval took a part of the round trip, which is to count once.
+    const double twice =
+        2 * rate_ * static_cast<double>(shortest_.count()) - static_cast<double>(interval_);
+    limit_ = std::max(limit_, static_cast<uint64_t>(std::clamp(twice, 0.0, 1.0 * kMost)));
   }
 
   uint64_t local_;
-  uint64_t least_;  // the peer's reports go on with this much: less may not be reported
+  uint64_t interval_;
+  uint64_t
+      least_;  // more than an interval, so that a report becomes due before nothing may be sent
   uint64_t limit_;
   uint64_t sent_ = 0;
   uint64_t acked_ = 0;
-
   Phase phase_ = Phase::kFull;
-  bool probing_ = false;
-  uint64_t probe_queue_ = 0;  // what was in flight when it began
-  uint64_t probe_ = 0;        // once this much is acknowledged, a round trip is over
-  uint64_t probe_acked_ = 0;
-  Instant probe_at_{};
+
+  Crossing crossing_;
   Duration round_trip_{};
   Duration shortest_ = Duration::max();
   Instant shortest_at_{};
+
+  Batch batch_;           // whose report is awaited, for the rate
+  bool ran_dry_ = false;  // since it was sent
   double rate_ = 0;       // bytes per nanosecond
-  double bulk_rate_ = 0;  // the same, of those round trips that carried much
 };
 
 }  // namespace virtproxy

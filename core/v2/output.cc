@@ -58,6 +58,7 @@ const Batch& V2Session::plan(uint64_t bytes, Instant now, Events& events) {
   }
   close_frame({}, 0, false);
   if (batch_.size > greeted) inflight_.sent(batch_.size - greeted, now);
+  if (scheduler_.empty()) inflight_.ran_dry();
   return batch_;
 }
 

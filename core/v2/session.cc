@@ -19,9 +19,10 @@ constexpr unsigned kFreeRestarts = 4;
 // has the number of frames before it.
 constexpr Duration kPingInterval = seconds(2);
 
-// Bytes in flight that keep both ends of a fast local channel busy. A peer that asks for small frames is at the end of a slow line, where they are fewer. Both
-// ends derive both values from the smaller of their frame limits, so a report is always due long
-// before the limit is reached.
+// Bytes in flight that keep both ends of a fast local channel busy. A peer that asks for small
+// frames is at the end of a slow line, where they are fewer. Both ends derive both values from the
+// smaller of their frame limits. The limiter never goes below one and a half report intervals, so
+// that a report becomes due before it holds anything back.
 constexpr uint64_t kLocalInflight = 512 * 1024;
 constexpr uint64_t kFramesInFlight = 16;
 constexpr uint64_t kMostUnacknowledged = 64 * 1024;

@@ -44,24 +44,34 @@ TEST(InflightLimiter, LimitFollowsALongFatPathAndHasAnEnd) {
   EXPECT_LE(limiter.limit(), InflightLimiter::kMost);
 }
 
-// A channel of 1 ms and a constant rate whose peer reports after every `interval` bytes, and a
+constexpr uint64_t kFrameHeader = 16;
+
+// A channel of a constant rate whose peer reports after every `interval` bytes, and a
 // sender that has always more.
 struct SlowChannel {
-  SlowChannel(uint64_t local, uint64_t report_interval, uint64_t bytes_read_in_step)
+  SlowChannel(uint64_t local, uint64_t report_interval, uint64_t bytes_read_in_step,
+              Duration latency = milliseconds(1))
       : limiter(local, report_interval),
         interval(report_interval),
-        bytes_in_step(bytes_read_in_step) {}
+        bytes_in_step(bytes_read_in_step),
+        round_trip(latency) {}
 
   void step() {
     now += microseconds(100);
-    if (const uint64_t bytes = limiter.available()) {
-      limiter.sent(bytes, now);
-      sent += bytes;
-    }
+    if (const uint64_t bytes = limiter.available()) send(bytes + kFrameHeader);
+    carry();
+  }
+
+  void send(uint64_t bytes) {
+    limiter.sent(bytes, now);
+    sent += bytes;
+  }
+
+  void carry() {
     read = std::min(sent, read + bytes_in_step);
     if (read - reported >= interval) {
       reported = read;
-      reports.emplace_back(now + milliseconds(1), read);
+      reports.emplace_back(now + round_trip, read);
     }
     while (!reports.empty() && reports.front().first <= now) {
       ASSERT_TRUE(limiter.acknowledge(reports.front().second, now));
@@ -72,6 +82,7 @@ struct SlowChannel {
   InflightLimiter limiter;
   const uint64_t interval;
   const uint64_t bytes_in_step;
+  const Duration round_trip;
   Instant now = seconds(1);
   std::deque<std::pair<Instant, uint64_t>> reports;
   uint64_t sent = 0, read = 0, reported = 0;
@@ -111,18 +122,42 @@ TEST(InflightLimiter, AFastChannelMayHaveMoreInFlightThanASlowOne) {
   }
 }
 
-// Many small messages and their answers say nothing about how fast the channel is.
-TEST(InflightLimiter, SmallMessagesDoNotMakeAFastChannelSlow) {
-  InflightLimiter limiter(512 * 1024, 64 * 1024);
-  Instant now = seconds(1);
-  uint64_t total = 0;
-  for (int i = 0; i < 10'000; ++i) {
-    limiter.sent(100, now);
-    total += 100;
-    now += milliseconds(1);
-    ASSERT_TRUE(limiter.acknowledge(total, now));
-    ASSERT_EQ(limiter.limit(), 512u * 1024);
-  }
+// A long path, where bulk never pauses either: it is held back for a round trip now and then only.
+TEST(InflightLimiter, ALongPathStaysFull) {
+  SlowChannel channel(512 * 1024, 64 * 1024, 10'000, milliseconds(20));  // 100 MB/s
+  for (int step = 0; step < 100'000; ++step) channel.step();
+  const uint64_t read_before = channel.read;
+  for (int step = 0; step < 1'000'000; ++step) channel.step();
+  EXPECT_GE(channel.read - read_before, 10'000ull * 1'000'000 / 100 * 90);
+}
+
+// A report comes after so many bytes. Between small messages that is seconds, which say nothing
+// about the path.
+TEST(InflightLimiter, SmallMessagesSayNothingAboutThePath) {
+  SlowChannel channel(512 * 1024, 64 * 1024, 50'000);  // 500 MB/s
+  for (int step = 0; step < 20'000; ++step) channel.step();
+  const auto small_messages = [](SlowChannel& to, int count) {
+    for (int i = 0; i < count; ++i) {
+      to.send(1000);
+      to.limiter.ran_dry();
+      for (int step = 0; step < 100; ++step) {
+        to.now += microseconds(100);
+        to.carry();
+      }
+    }
+  };
+  small_messages(channel, 3000);
+  EXPECT_LE(channel.limiter.limit(), 3u << 20);
+  for (int step = 0; step < 20'000; ++step) channel.step();
+  EXPECT_GE(channel.limiter.limit(), 512u * 1024);
+  EXPECT_LE(channel.limiter.limit(), 3u << 20);
+
+  SlowChannel fresh(512 * 1024, 64 * 1024, 50'000);
+  small_messages(fresh, 3000);
+  EXPECT_LE(fresh.limiter.round_trip(), milliseconds(2));
+  // Bulk is at the full limit again within a few round trips.
+  for (int step = 0; step < 100; ++step) fresh.step();
+  EXPECT_GE(fresh.limiter.limit(), 512u * 1024);
 }
 
 TEST(InflightLimiter, SurvivesSenselessTimes) {
