@@ -156,8 +156,11 @@ void Receiver::forget_oldest(std::vector<Received>& found) {
   received.record.kind = Record::Kind::kDrop;
   for (const SourceAccount& source : log.sources) {
     if (log.finished || !in_order(source.next, source.known)) continue;
-    received.record.drop.count += source.known.seq - source.next.seq;
-    received.record.drop.bytes += source.known.bytes - source.next.bytes;
+    // A sender may claim so much of each source that the sum would be no number of the protocol.
+    uint64_t& count = received.record.drop.count;
+    uint64_t& bytes = received.record.drop.bytes;
+    count = std::min(kMaxNumber, count + (source.known.seq - source.next.seq));
+    bytes = std::min(kMaxNumber, bytes + (source.known.bytes - source.next.bytes));
   }
   if (received.record.drop.count > 0) found.push_back(received);
   accounts_.erase(accounts_.begin());

@@ -125,9 +125,10 @@ def test_the_example_for_kafka_acknowledges_what_is_delivered(scene: Scene) -> N
         ("echo hello; exec sleep 1000", r"it has written 'hello' where ACK and a number"),
         ("printf '%0100d' 1; exec sleep 1000", "too long for an acknowledgement"),
         ("exec sleep 1000 >&-", "it has closed its standard output"),
+        ("exec sleep 1000 <&-", "it has closed its standard input"),
         ("exit 3", "ended with status 3; it is started again"),
     ],
-    ids=["what-it-has-not", "no-ack", "too-long", "closed", "ends"],
+    ids=["what-it-has-not", "no-ack", "too-long", "closed", "closed-input", "ends"],
 )
 def test_a_program_that_does_wrong_is_started_again(scene: Scene, text: str, wanted: str) -> None:
     once = scene.directory / "once"

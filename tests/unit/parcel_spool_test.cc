@@ -130,6 +130,17 @@ class ParcelSpoolTest : public testing::TestWithParam<DriverChoice> {
     spool_->put(std::move(parcel), sender.vm());
     spool_->work();
   }
+  void damage(const std::vector<std::string>& texts) {
+    std::fstream file(folder_ / "spool", std::ios::in | std::ios::out | std::ios::binary);
+    std::string bytes(kSize, '\0');
+    file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    file.clear();
+    for (const std::string& text : texts) {
+      const size_t at = bytes.find(text);
+      ASSERT_NE(at, std::string::npos);
+      file.seekp(static_cast<std::streamoff>(at)).put('!');
+    }
+  }
   // Until so many are stored.
   void store(size_t count) {
     size_t stored = 0;
@@ -249,17 +260,30 @@ TEST_P(ParcelSpoolTest, LinesInADamagedPartAreCounted) {
   put(sender, sender.lines({"c"}));
   put(sender, sender.lines({"d"}, 1));
   store(4);
-  std::fstream file(folder_ / "spool", std::ios::in | std::ios::out | std::ios::binary);
-  std::string bytes(kSize, '\0');
-  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  file.clear();
-  for (const char* const text : {"damage me", "yyyyyyyyy"}) {
-    const size_t at = bytes.find(text);
-    ASSERT_NE(at, std::string::npos);
-    file.seekp(static_cast<std::streamoff>(at)).put('!');
-  }
-  file.flush();
+  damage({"damage me", "yyyyyyyyy"});
   EXPECT_EQ(read(3), (std::vector<std::string>{"b", "corrupt 2 15", "corrupt 1 100000", "c", "d"}));
+  EXPECT_EQ(spool_->counters().lost_lines, 3u);
+}
+
+// What was lost lies between what the sinks had and the first parcel that can be read.
+TEST_P(ParcelSpoolTest, DamageBeforeTheFirstParcelIsCountedAfterARestart) {
+  Sender sender("vm1");
+  put(sender, sender.lines({"a"}));
+  store(1);
+  EXPECT_EQ(read(1), std::vector<std::string>{"a"});
+  EXPECT_TRUE(spool_->take_stored().empty());
+  const logs::LogAccount delivered = sender.account();
+  put(sender, sender.lines({"damage me", "me too"}));
+  put(sender, sender.lines({"c"}));
+  put(sender, sender.lines({"and me"}));
+  put(sender, sender.lines({"d"}));
+  store(4);
+  damage({"damage me", "and me"});
+  close();
+  open();
+  spool_->expect_after("vm1", {delivered});
+  EXPECT_EQ(spool_->counters().lost_lines, 0u);
+  EXPECT_EQ(read(2), (std::vector<std::string>{"corrupt 2 15", "c", "corrupt 1 6", "d"}));
   EXPECT_EQ(spool_->counters().lost_lines, 3u);
 }
 

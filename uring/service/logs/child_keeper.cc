@@ -170,9 +170,10 @@ std::optional<ChildKeeper::News> ChildKeeper::receive() {
   news.kind = static_cast<Kind>(message.kind);
   news.value = message.value;
   const cmsghdr* const of = CMSG_FIRSTHDR(&header);
-  if (of != nullptr && of->cmsg_type == SCM_RIGHTS && of->cmsg_len == CMSG_LEN(2 * sizeof(int))) {
-    int fds[2];
-    std::memcpy(fds, CMSG_DATA(of), sizeof fds);
+  if (of != nullptr && of->cmsg_type == SCM_RIGHTS) {
+    // One of them alone has come where no descriptor was free for the other.
+    int fds[2] = {-1, -1};
+    std::memcpy(fds, CMSG_DATA(of), std::min(sizeof fds, of->cmsg_len - CMSG_LEN(0)));
     news.input.reset(fds[0]);
     news.output.reset(fds[1]);
   }

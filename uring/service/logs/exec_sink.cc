@@ -111,6 +111,7 @@ void ExecSink::lose() {
   counters().up = false;
   counters().failures.fetch_add(1, std::memory_order_relaxed);
   parcels_.rewind();
+  client_->sink_progressed();  // of what it had acknowledged before
   out_.clear();
   written_ = 0;
   for (Op* const op : {&input_op_, &output_op_}) {
@@ -137,7 +138,7 @@ void ExecSink::flush() {
     if (out_.empty()) return;
     const ssize_t done = write(input_.get(), out_.data() + written_, out_.size() - written_);
     if (done < 0 && errno == EINTR) continue;
-    if (done < 0 && errno != EAGAIN) return;  // it has ended, which its keeper tells
+    if (done < 0 && errno != EAGAIN) return break_off("it has closed its standard input");
     if (done < 0) return loop_->driver().poll(input_op_, {input_.get(), -1}, POLLOUT);
     written_ += static_cast<size_t>(done);
     counters().written.fetch_add(static_cast<uint64_t>(done), std::memory_order_relaxed);

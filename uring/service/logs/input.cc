@@ -31,7 +31,11 @@ void Input::drain() {
   if (state_ == State::kOver) return;
   draining_ = true;
   on_drain();
-  if (state_ != State::kPolling || awaits_more()) return;
+  if (!awaits_more()) await_no_more();
+}
+
+void Input::await_no_more() {
+  if (state_ != State::kPolling) return;
   loop_.driver().cancel(op_);
   read_later();
 }

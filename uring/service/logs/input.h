@@ -42,7 +42,7 @@ class Input : private Completion, private Loop::Deferred {
   void start();
   // The source is not blocked any more.
   void resume();
-  // Reads what is there without waiting for more, and is over once nothing is.
+  // Reads what is there and is over once nothing is; waits for more only while awaits_more().
   void drain();
   // Reads no more.
   void stop();
@@ -62,6 +62,8 @@ class Input : private Completion, private Loop::Deferred {
   virtual void on_drain() {}
   // While draining: what has to be read is still to come, and ends with kOver.
   virtual bool awaits_more() const { return false; }
+  // awaits_more() is false from now on.
+  void await_no_more();
   // After kOver, or stop().
   virtual void on_over() {}
   // idle() may have become true after the end.
@@ -103,7 +105,7 @@ class LogSource {
   virtual void start() = 0;
   virtual void resume() = 0;
   // Reads what is there, and closes each descriptor as soon as nothing is: what is sent to it then
-  // is refused, and not lost.
+  // is refused, and not lost. A socket that a service manager keeps stays open there.
   virtual void drain() = 0;
   // Reads no more. Lines without an end are lines now.
   virtual void stop() = 0;

@@ -93,6 +93,11 @@ tl::expected<std::unique_ptr<LogHub>, std::string> LogHub::open(
     outlet->counters = outlet->sink->shared_counters();
     hub->outlets_.push_back(std::move(outlet));
   }
+  if (hub->spool_) {
+    for (size_t vm = 0; vm < hub->vms_.size(); ++vm) {
+      hub->spool_->expect_after(hub->vms_[vm].name, hub->common(vm));
+    }
+  }
   return hub;
 }
 
@@ -372,6 +377,12 @@ void LogHub::commit(Outlet& outlet) {
     for (uint64_t i = safe; i > outlet.committed; --i) {
       const Parcel& parcel = *order_[i - 1 - released_];
       if (parcel.account.sources.empty()) continue;
+      // A spool gives again what the sink had before this process began.
+      const logs::LogAccount* const before = had(outlet, parcel);
+      if (before != nullptr &&
+          (before->position > parcel.account.position || *before == parcel.account)) {
+        continue;
+      }
       const std::string& vm = vms_[parcel.vm].name;
       const bool known = std::any_of(changes.begin(), changes.end(), [&](const auto& change) {
         return change.vm == vm && change.account.id == parcel.account.id;

@@ -115,7 +115,7 @@ bool ParcelSpool::recover() {
   log_.reset();
   assembly_ = {};
   given_.clear();
-  seen_.clear();
+  damage_told_ = false;
   counters_.lost = 0;
   reader_->seek(std::max(released_, segment_position(spool_->tail())));
   free();
@@ -217,7 +217,10 @@ std::optional<DecodedParcel> ParcelSpool::next() {
         note_segment();
         break;
       case logs::SpoolReader::Step::kBatch:
-        if (auto decoded = take_batch()) return decoded;
+        if (auto decoded = take_batch()) {
+          explain_gaps(*decoded);
+          return decoded;
+        }
         break;
     }
   }
@@ -260,7 +263,7 @@ std::optional<DecodedParcel> ParcelSpool::take_batch() {
     assembly_ = {};
     if (decoded) {
       given_.push_back(header.end_position());
-      explain_gaps(*decoded);
+      damage_told_ = false;
     } else {
       note_lost(1);
     }
@@ -270,7 +273,7 @@ std::optional<DecodedParcel> ParcelSpool::take_batch() {
 
 void ParcelSpool::note_lost(uint64_t pieces) {
   counters_.lost += pieces;
-  if (std::exchange(lost_said_, counters_.lost) == 0) {
+  if (!std::exchange(damage_told_, true)) {
     log_error("the spool {} has parts that cannot be read any more: lines in them are lost",
               printable(spec_.path));
   }

@@ -52,6 +52,11 @@ class ParcelSpool final : private Timer::Owner {
   uint64_t file_size() const { return file_.geometry.file_size(); }
   const Counters& counters() const { return counters_; }
 
+  // What all sinks had of a VM at the start: lines between that and what next() gives are lost.
+  void expect_after(const std::string& vm, std::vector<logs::LogAccount> delivered) {
+    seen_[vm] = std::move(delivered);
+  }
+
   // Everything else in the thread of the loop. `moved` is called, not from within a call of this,
   // when something may have become possible.
   void start(Loop& loop, std::function<void()> moved);
@@ -125,7 +130,7 @@ class ParcelSpool final : private Timer::Owner {
   Assembly assembly_;
   std::deque<uint64_t> given_;  // ends of the parcels that are not released
   uint64_t released_ = 0;       // the end of the last one that is
-  uint64_t lost_said_ = 0;
+  bool damage_told_ = false;    // of the part that the reader is in
   // The accounts of the logs that were read last, as far as they were read.
   std::map<std::string, std::vector<logs::LogAccount>> seen_;
 };

@@ -165,12 +165,13 @@ class KmsgSource final : public RecordSource {
 
 // --- the journal --------------------------------------------------------------------------------
 
-class JournalSource final : public RecordSource {
+class JournalSource final : public RecordSource, private Timer::Owner {
  public:
   JournalSource(Loop& loop, LineTarget& target, uint16_t index, OpenedSource& opened)
       : RecordSource(loop, target, index, opened),
         journal_(std::move(opened.journal)),
-        parser_(target.max_line()) {}
+        parser_(target.max_line()),
+        silence_(loop.timers(), this) {}
 
  private:
   // What the journal had before this moment may not have come through the child yet. A line that is
@@ -181,7 +182,8 @@ class JournalSource final : public RecordSource {
     const std::string entry =
         "PRIORITY=6\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=virtproxy\nMESSAGE=" + last_ + "\n";
     const ssize_t written = ::write(journal_.get(), entry.data(), entry.size());
-    if (written != static_cast<ssize_t>(entry.size())) last_.clear();
+    if (written != static_cast<ssize_t>(entry.size())) return last_.clear();
+    silence_.set(Input::loop().now() + kSilence);
   }
   bool awaits_more() const override { return !last_.empty(); }
 
@@ -194,6 +196,7 @@ class JournalSource final : public RecordSource {
         line.bytes = std::as_bytes(std::span(entry_->line));
         if (!offer(line, entry_->cursor)) return Progress::kBlocked;
         if (!last_.empty() && entry_->line.ends_with(last_)) return Progress::kOver;
+        if (!last_.empty()) silence_.set(Input::loop().now() + kSilence);
         entry_.reset();
       }
       entry_ = parser_.next();
@@ -213,8 +216,22 @@ class JournalSource final : public RecordSource {
     return Progress::kMore;
   }
 
+  // The journal may not store the line: its level or its rate is limited.
+  void expired(Timer&) override {
+    last_.clear();
+    await_no_more();
+  }
+  void on_over() override {
+    silence_.clear();
+    RecordSource::on_over();
+  }
+
+  // An entry is there as soon as journald has it.
+  static constexpr Duration kSilence = std::chrono::seconds(1);
+
   UniqueFd journal_;
   JournalExport parser_;
+  Timer silence_;  // while last_ is awaited, since the last entry
   std::optional<JournalEntry> entry_;
   std::string last_;  // what the line says that draining waits for
 };
