@@ -34,6 +34,15 @@ std::vector<ChannelPart> collect_channels(Worker::Channels channels, Instant) {
   return parts;
 }
 
+std::vector<ChannelPart> collect_channel(Worker::Channels channels, const std::string& name) {
+  std::vector<ChannelPart> parts;
+  for (const auto& channel : channels) {
+    if (channel->label() != name) continue;
+    channel->visit_stats(parts.emplace_back(ChannelPart{name, {}}).words);
+  }
+  return parts;
+}
+
 const StatWords& words_of_channel(const std::vector<std::vector<ChannelPart>>& parts,
                                   const std::string& name) {
   static const StatWords kNone;

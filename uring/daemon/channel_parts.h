@@ -32,8 +32,9 @@ struct ChannelPart {
   StatWords words;
 };
 
-// In a worker's thread.
+// In a worker's thread. The second one: those of the name, of which there is at most one.
 std::vector<ChannelPart> collect_channels(Worker::Channels channels, Instant now);
+std::vector<ChannelPart> collect_channel(Worker::Channels channels, const std::string& name);
 
 // Of a channel of the process; empty where its worker has none of that name.
 const StatWords& words_of_channel(const std::vector<std::vector<ChannelPart>>& parts,

@@ -46,7 +46,7 @@ uint64_t milliseconds(Duration duration) {
 
 constexpr size_t kMostStreamRows = 65536;
 // That wait, also for clients that have gone.
-constexpr size_t kMostLists = 2 * RequestServer::kMostClients + Control::kMostFarLists;
+constexpr size_t kMostLists = 2 * RequestServer::kMostClients + Control::kMostFarQuestions;
 
 }  // namespace
 
@@ -114,7 +114,7 @@ void Control::handle_request(RequestServer& server, RequestServer::ClientId clie
 
 std::optional<Control::Arguments> Control::read_arguments(
     const Asker& asker, std::string_view command, const std::vector<std::string_view>& words) {
-  constexpr std::string_view kWithWord[] = {"log-level", "streams", "why",   "kill",
+  constexpr std::string_view kWithWord[] = {"log-level", "streams", "why",    "kill",
                                             "reset",     "drain",   "events", "logs"};
   const bool takes_word =
       std::find(std::begin(kWithWord), std::end(kWithWord), command) != std::end(kWithWord);
@@ -153,9 +153,8 @@ void Control::handle_command(const Asker& asker, std::string_view command,
   if (command == "log-level") return answer_log_level(asker, arguments.word);
   if (command == "help") return reply(asker, std::string(kHelp));
   if (command == "metrics") {
-    return collect_metrics(MetricsFormat::kPrometheus, [asker](const std::string& text) {
-      reply(asker, text + "\n");
-    });
+    return collect_metrics(MetricsFormat::kPrometheus,
+                           [asker](const std::string& text) { reply(asker, text + "\n"); });
   }
   if (command == "reload") return make(asker, {});
   if (command == "config") return answer_config(asker);
@@ -386,12 +385,12 @@ void Control::answer_logs(const Asker& asker, const std::string& channel) {
 
 void Control::answer_events(const Asker& asker, const Arguments& arguments) {
   if (!arguments.word.empty() && !has_channel(arguments.word)) {
-    return reply(asker,
-                 error_answer("there is no channel " + quoted(arguments.word), asker.json));
+    return reply(asker, error_answer("there is no channel " + quoted(arguments.word), asker.json));
   }
   const auto after = parse_number<uint64_t>(arguments.after.empty() ? "0" : arguments.after);
   if (!after) {
-    const auto text = fmt::format("--after {}: use the number of an event", quoted(arguments.after));
+    const auto text =
+        fmt::format("--after {}: use the number of an event", quoted(arguments.after));
     return reply(asker, error_answer(text, asker.json));
   }
   const ControlTable table = events_table(events_.after(*after), arguments.word);

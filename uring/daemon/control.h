@@ -58,7 +58,7 @@ struct ProcessFacts {
 
 class Control final : private RequestServer::Handler {
  public:
-  static constexpr size_t kMostFarLists = 8;  // that wait, of lists for other ends
+  static constexpr size_t kMostFarQuestions = 8;  // of other ends, that wait for their answer
 
   struct Actions {
     std::function<ProcessFacts()> facts;
@@ -68,8 +68,8 @@ class Control final : private RequestServer::Handler {
     std::function<void(const ChannelChange&, const ChannelChange::Finish&)> make;
   };
 
-  // `workers`, `options`, `events` and what `actions` refer to must outlive this object. The options
-  // are those in effect, and may change.
+  // `workers`, `options`, `events` and what `actions` refer to must outlive this object. The
+  // options are those in effect, and may change.
   Control(const Options& options, std::vector<std::unique_ptr<Worker>>& workers,
           const EventRing& events, Actions actions);
 
@@ -154,7 +154,7 @@ class Control final : private RequestServer::Handler {
   const Instant started_;
   // One at a time: a turn of a worker makes one piece of one list, however many clients ask.
   std::deque<WantedList> lists_;
-  size_t far_lists_ = 0;              // of them, those for other ends
+  size_t far_questions_ = 0;          // of other ends
   std::shared_ptr<Mailbox> mailbox_;  // a worker may still hold it when this object is gone
   std::unique_ptr<RequestServer> commands_;
   std::unique_ptr<RequestServer> metrics_;

@@ -108,23 +108,28 @@ void Control::ask_far(const std::string& channel, const std::string& line,
 
 void Control::answer_question(const FarQuestion& question) {
   log_debug("channel {}: the other end asks for {}", question.channel, quoted(question.line));
-  if (question.line == "status") return tell_status(question);
-  if (question.line != "streams" && question.line != "why") {
+  if (question.line != "status" && question.line != "streams" && question.line != "why") {
     return question.answer(far_refusal("no such question: status, streams and why are known"));
   }
-  if (far_lists_ >= kMostFarLists) return question.answer(far_refusal("busy: try again"));
-  ++far_lists_;
+  if (far_questions_ >= kMostFarQuestions) return question.answer(far_refusal("busy: try again"));
+  ++far_questions_;
+  if (question.line == "status") return tell_status(question);
   const auto tell = [this, answer = question.answer](const StreamRows& found) {
-    --far_lists_;
+    --far_questions_;
     answer(far_answer(streams_for_far(found)));
   };
   want_list({far_query(question.channel, question.line), tell});
 }
 
-// Of its channel alone: the others are no business of this other end.
+// Of its channel alone: the others are no business of this other end, and are not to be counted
+// whenever it asks.
 void Control::tell_status(const FarQuestion& question) {
+  const auto collect = [name = question.channel](Worker::Channels channels, Instant) {
+    return collect_channel(channels, name);
+  };
   gather<std::vector<ChannelPart>>(
-      collect_channels, [this, question](const std::vector<std::vector<ChannelPart>>& parts) {
+      collect, [this, question](const std::vector<std::vector<ChannelPart>>& parts) {
+        --far_questions_;
         const StatWords& words = words_of_channel(parts, question.channel);
         const auto channel =
             std::find_if(options_.channels.begin(), options_.channels.end(),

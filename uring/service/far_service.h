@@ -33,7 +33,7 @@ class FarService final : public Service, private FarStream::Client, private Time
   static constexpr size_t kMostVisits = 4;  // streams at once
   static constexpr size_t kMostLine = 256;  // bytes
   static constexpr Duration kVisitLimit = std::chrono::seconds(10);
-  // Between two questions of one channel, so that the main thread has time for others.
+  // Between two questions of one channel: an answer costs the main thread and the channel's.
   static constexpr Duration kPause = std::chrono::milliseconds(100);
 
   using Ask = std::function<void(FarQuestion)>;
