@@ -180,6 +180,7 @@ def test_a_forward_listens_on_a_passed_socket(scene: Scene, kind: str) -> None:
         daemon = manager.start(
             "-c", f"unix-listen:{link.spec}", *out("echo", address), passed=[("echo", sock), ("@0", own)]
         )
+        daemon.wait_up()
         ping(address)
         daemon.terminate()
         if kind == "unix":
@@ -201,11 +202,12 @@ def test_the_address_decides_between_listeners_of_one_name(scene: Scene) -> None
     link = scene.addresses.unix()
     echo_over(scene, link)
     with addresses[1].listen() as one, addresses[0].listen() as other:
-        manager.start(
+        daemon = manager.start(
             "-c", f"unix-listen:{link.spec}",
             *(arg for address in addresses for arg in out("echo", address)),
             passed=[("echo", one), ("virtproxy.socket", other)],
         )  # fmt: skip
+        daemon.wait_up()
         for address in addresses:
             ping(address)
 
@@ -319,6 +321,7 @@ def test_what_is_stored_and_not_wanted_is_given_up(scene: Scene) -> None:
     daemon = manager.start("-c", f"unix-listen:{link.spec}", *out("echo", after), env={"FDSTORE": "8"})
     daemon.wait_for_log(rf"the listener on {re.escape(before.spec)} of an earlier process is closed")
     manager.wait_key("READY")
+    daemon.wait_up()
     ping(after)
     places = sorted(str(sock.getsockname()) for sock in manager.stored)
     assert places == sorted([str(("127.0.0.1", after.port)), link.place])
@@ -335,7 +338,7 @@ def test_a_path_that_was_removed_is_bound_again(scene: Scene) -> None:
     manager.wait_key("READY")
     daemon.terminate()
     os.unlink(address.place)
-    manager.start(*args, env={"FDSTORE": "8"})
+    manager.start(*args, env={"FDSTORE": "8"}).wait_up()
     ping(address)
     manager.wait_key("READY")
     assert len(manager.stored) == 2

@@ -9,8 +9,9 @@
 namespace virtproxy {
 namespace {
 
-// How long clients wait for the first transport, which in most cases takes one connect(2).
-constexpr Duration kFirstLinkTime = kGrace;
+// How long clients wait for the first transport of this process. A peer that the process before had
+// tries again with backoff: at the latest once it was away for as long again as the restart took.
+constexpr Duration kFirstLinkTime = std::chrono::seconds(2);
 
 // How long a client is held in total, however often the protocol is chosen anew: longer than one
 // choice takes, which HELLOs of the peer can delay by ten times the grace.
