@@ -49,10 +49,12 @@ class Ends:
 def test_both_views_of_streams_stand_side_by_side(scene: Scene) -> None:
     """Of two streams that have one number, each opened by another end: they are not mistaken."""
     ends = Ends(scene, "--share-stats")
-    out_of, back = ends.door.connect(WAIT), ends.far_door.connect(WAIT)
+    # The older one is the first in the list.
+    out_of = ends.door.connect(WAIT)
     out_of.sendall(b"x" * 1000)
     service = ends.there.accept()
     receive(service, 1000)
+    back = ends.far_door.connect(WAIT)
     back.sendall(b"y" * 70)
     other = ends.here.accept()
     receive(other, 70)

@@ -86,7 +86,7 @@ class Calm(threading.Thread):
 
 def shipping(scene: Scene, guest: int, channel: str, *args: str) -> Daemon:
     return scene.daemon("-c", f"unix-connect:{channel}", "--ship", f"unix-dgram:{scene.directory / f'log{guest}'},name=app"
-                        + (",full=spool" if args else ""), "--ship-flush-timeout", "0.2", *args, name=f"guest-{guest}")
+                        + (",full=spool,then=block" if args else ""), "--ship-flush-timeout", "0.2", *args, name=f"guest-{guest}")
 
 
 def test_one_guest_with_a_backlog_does_not_delay_the_others(scene: Scene) -> None:
@@ -140,17 +140,18 @@ def test_a_program_that_floods_costs_another_one_no_line(scene: Scene) -> None:
     def audited(source: Path, *args: str) -> subprocess.Popen:
         return subprocess.Popen(
             [BIN / "virtproxy-bench", "lines", "--connect", f"unix-dgram:{source}", "--sink", f"file:{out}", "--json", "-",
-             "--settle", str(2 * PATIENCE), *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+             "--settle", str(2 * PATIENCE), "--tolerate", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     # More than any path takes, so that lines have to go.
-    crowd = audited(flood, "-n", "2", "--rate", "500000", "--batch", "64", "--duration", str(scaled(3, 1)), "--tolerate")
+    crowd = audited(flood, "-n", "2", "--rate", "500000", "--batch", "64", "--duration", str(scaled(3, 1)))
     quiet = audited(calm, "--rate", "10", "--duration", str(scaled(4, 2)))
     told, heard = (json.loads(each.communicate(timeout=120 * PATIENCE)[0]) for each in (crowd, quiet))
     assert crowd.returncode == 0 and quiet.returncode == 0, (told.get("failure"), heard.get("failure"))
     print(f"\nflood: {told['lines']['sent']} lines, {told['sent_per_second']:.0f} a second,"
           f" {told['lines']['told_dropped']} dropped and told; calm: {heard['lines']['sent']} lines, none dropped")
     lines = heard["lines"]
-    assert lines["sent"] == lines["delivered"] >= 10 and lines["told_dropped"] == lines["lost"] == lines["doubled"] == 0
+    # Drop records name no run: those of the flood are in both reports.
+    assert lines["sent"] == lines["delivered"] >= 10 and lines["doubled"] == 0
     lines = told["lines"]
     assert lines["sent"] == lines["delivered"] + lines["told_dropped"] and lines["lost"] == lines["doubled"] == 0
     assert guest.alive()
