@@ -98,37 +98,38 @@ class InflightLimiter {
     if (round_trip_ < shortest_ || now - shortest_at_ > kMemory) {
       shortest_ = round_trip_;
       shortest_at_ = now;
+      adjust();
     }
-    crossing_ = {};
-    adjust();
+    crossing_.position = kNone;
   }
 
   void measure_rate(Instant now) {
     const Duration taken = std::max(now - batch_.at, Duration(1));
-    const double rate =
-        static_cast<double>(acked_ - batch_.acked_before) / static_cast<double>(taken.count());
+    const double rate = real(acked_ - batch_.acked_before) / static_cast<double>(taken.count());
     // While the sender ran dry, the rate was its own: the channel's is that or more.
     rate_ = std::max(rate, ran_dry_ ? rate_ : rate_ * 7 / 8);
-    batch_ = {};
+    batch_.end = kNone;
     adjust();
   }
 
   void adjust() {
     const double local = rate_ * static_cast<double>(kQueue.count());
-    limit_ = local >= static_cast<double>(local_) || rate_ == 0
-                 ? local_
-                 : std::max(least_, static_cast<uint64_t>(local));
-    if (shortest_ == Duration::max()) return;
-    // On a slow channel the interval took a part of the round trip, which is to count once.
-    const double twice =
-        2 * rate_ * static_cast<double>(shortest_.count()) - static_cast<double>(interval_);
-    limit_ = std::max(limit_, static_cast<uint64_t>(std::clamp(twice, 0.0, 1.0 * kMost)));
+    double limit =
+        local >= real(local_) || rate_ == 0 ? real(local_) : std::max(real(least_), local);
+    if (shortest_ != Duration::max()) {
+      // On a slow channel the interval took a part of the round trip, which is to count once.
+      const double product = rate_ * static_cast<double>(shortest_.count());
+      limit = std::max(limit, 2 * product - real(interval_));
+    }
+    limit_ = static_cast<uint64_t>(static_cast<int64_t>(std::min(limit, real(kMost))));
   }
+
+  // Of counts of bytes, which are below 2^63: the conversion of a signed number is one instruction.
+  static double real(uint64_t bytes) { return static_cast<double>(static_cast<int64_t>(bytes)); }
 
   uint64_t local_;
   uint64_t interval_;
-  uint64_t
-      least_;  // more than an interval, so that a report becomes due before nothing may be sent
+  uint64_t least_;  // more than an interval: a report becomes due before nothing may be sent
   uint64_t limit_;
   uint64_t sent_ = 0;
   uint64_t acked_ = 0;

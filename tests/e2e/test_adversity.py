@@ -27,7 +27,7 @@ from stage import (
 
 CHANNELS = 64
 CROWD = 9000
-LINK = 200 << 10  # bytes, less than a unix socket takes before it blocks
+LINK = 80 << 10  # bytes, less than may be in flight where small messages are all that was sent
 FIRST = 43  # windows that fill the link's socket, but not half of what may be on its way
 
 
