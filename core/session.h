@@ -14,9 +14,9 @@
 // The driver reads the channel whenever bytes are there and wants_input() allows it: version 2
 // never objects, since all that can arrive was granted before. It hands the bytes to input() and
 // acts on the events, whose spans point into the bytes it gave. Payload in the other direction
-// never enters the core: the driver keeps it, reports with queue() how much there is (never more
-// than request_credit() allows), and plan() answers with a Batch that says which bytes of which stream
-// go where between which heads.
+// never enters the core: the driver keeps it and reports with queue() how much there is (never more
+// than request_credit() allows). The Batch of plan() lists the heads, and between them the bytes of
+// each stream that go there.
 //
 // A key is valid from open() or an kOpened event until the driver calls reset(), or is told kReset
 // or kClosed (kReset also answers reset_after_data()); afterwards the driver must forget it. kDown

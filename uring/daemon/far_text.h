@@ -24,7 +24,7 @@ class FarTable {
   static constexpr size_t kMostRows = 1024;
   static constexpr size_t kMostCell = 160;  // bytes
 
-  // The error says what is wrong with what the other end sent, or is the error that it answered.
+  // The error names the fault in the bytes of the other end, or is the error that it answered.
   static tl::expected<FarTable, std::string> parse(std::string_view text);
 
   size_t rows() const { return rows_.size(); }

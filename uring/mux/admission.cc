@@ -9,8 +9,8 @@
 namespace virtproxy {
 namespace {
 
-// How long clients wait for the first transport of this process. A peer that the process before had
-// tries again with backoff: at the latest once it was away for as long again as the restart took.
+// How long clients wait for the first transport of this process. The peer of the process before
+// tries again with backoff: its next attempt comes as late as the time that the restart took.
 constexpr Duration kFirstLinkTime = std::chrono::seconds(2);
 
 // How long a client is held in total, however often the protocol is chosen anew: longer than one
