@@ -377,17 +377,19 @@ void LogHub::commit(Outlet& outlet) {
     for (uint64_t i = safe; i > outlet.committed; --i) {
       const Parcel& parcel = *order_[i - 1 - released_];
       if (parcel.account.sources.empty()) continue;
-      // A spool gives again what the sink had before this process began.
-      const logs::LogAccount* const before = had(outlet, parcel);
-      if (before != nullptr &&
-          (before->position > parcel.account.position || *before == parcel.account)) {
-        continue;
-      }
       const std::string& vm = vms_[parcel.vm].name;
       const bool known = std::any_of(changes.begin(), changes.end(), [&](const auto& change) {
         return change.vm == vm && change.account.id == parcel.account.id;
       });
-      if (!known) changes.push_back({vm, parcel.account});
+      if (known) continue;
+      // A spool gives again what the sink had before this process began.
+      const logs::LogAccount* const before = had(outlet, parcel);
+      const auto progress = [](const logs::LogAccount& log) {
+        return std::pair(log.position, log.finished);
+      };
+      if (before == nullptr || progress(*before) < progress(parcel.account)) {
+        changes.push_back({vm, parcel.account});
+      }
     }
     std::reverse(changes.begin(), changes.end());
     const bool written = outlet.accounts->commit(outlet.sink->note(), changes) &&

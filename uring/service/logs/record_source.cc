@@ -195,8 +195,10 @@ class JournalSource final : public RecordSource, private Timer::Owner {
         line.credentials = entry_->credentials;
         line.bytes = std::as_bytes(std::span(entry_->line));
         if (!offer(line, entry_->cursor)) return Progress::kBlocked;
-        if (!last_.empty() && entry_->line.ends_with(last_)) return Progress::kOver;
-        if (!last_.empty()) silence_.set(Input::loop().now() + kSilence);
+        if (!last_.empty()) {
+          if (entry_->line.ends_with(last_)) return Progress::kOver;
+          silence_.set(Input::loop().now() + kSilence);
+        }
         entry_.reset();
       }
       entry_ = parser_.next();
