@@ -7,6 +7,7 @@ is delivered to a file. The audit of a source: what was written is what was deli
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import struct
@@ -16,10 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from addresses import Address
-from harness import BIN, PATIENCE, Daemon, Scene
+from harness import BIN, PATIENCE, Daemon, Scene, scaled
 from processes import Process
 
 RECORD = struct.Struct("<HBQQI")
+# Bytes of a backlog, of one of its lines, and of a spool that has room for it.
+BACKLOG = int(os.environ.get("VIRTPROXY_LOG_BACKLOG") or scaled(64 << 20, 4 << 20))
+BACKLOG_LINE = 8000
+BACKLOG_SPOOL = max(8 << 20, BACKLOG * 5 // 4)
 
 
 @dataclass
@@ -131,6 +136,16 @@ def send_dgrams(address: str | tuple[str, int], lines: list[bytes]) -> None:
         sock.connect(address)
         for line in lines:
             sock.send(line)
+
+
+def write_backlog(daemon: Daemon, source: Path, key: str) -> int:
+    """BACKLOG bytes of lines, until the figure `key` of the daemon has them all; returns how many lines."""
+    lines, piece = BACKLOG // BACKLOG_LINE, 4096
+    for first in range(0, lines, piece):
+        numbers = range(first, min(first + piece, lines))
+        send_dgrams(str(source), [b"%010d " % number + b"x" * (BACKLOG_LINE - 11) for number in numbers])
+    daemon.wait_stats("all of it is there", lambda stats: stats.channels[0][key] == lines, 120)
+    return lines
 
 
 def send_stream(address: str | tuple[str, int], data: bytes) -> None:

@@ -6,17 +6,14 @@ printed.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import SANITIZED, Daemon, Scene, scaled
-from log_shipping import send_dgrams
+from harness import SANITIZED, Daemon, Scene
+from log_shipping import BACKLOG, BACKLOG_SPOOL, write_backlog
 
-BACKLOG = int(os.environ.get("VIRTPROXY_LOG_BACKLOG") or scaled(64 << 20, 4 << 20))
-LINE = 8000  # bytes of a line
 # What a start may read, of all files, and what may be resident beyond a start with an empty spool.
 READ = 16 << 20
 RESIDENT = 4 << 20
@@ -45,25 +42,12 @@ def judge(what: str, empty: Start, full: Start) -> None:
     assert SANITIZED or full.resident < empty.resident + RESIDENT
 
 
-def numbered(first: int, count: int) -> list[bytes]:
-    return [b"%010d " % number + b"x" * (LINE - 11) for number in range(first, first + count)]
-
-
-def write(daemon: Daemon, place: Path, key: str) -> int:
-    """Fills the spool; returns how many lines."""
-    lines, piece = BACKLOG // LINE, 4096
-    for first in range(0, lines, piece):
-        send_dgrams(str(place), numbered(first, min(piece, lines - first)))
-    daemon.wait_stats("all of it is there", lambda stats: stats.channels[0][key] == lines, 120)
-    return lines
-
-
 def test_a_guest(scene: Scene) -> None:
     place, spool = scene.directory / "log", scene.directory / "spool"
     args = ("-c", f"unix-connect:{scene.addresses.unix().spec}", "--ship", f"unix-dgram:{place},name=app,full=spool,then=block",
-            "--ship-spool", f"{spool}:{max(8 << 20, BACKLOG * 5 // 4)},sync=never", "--ship-flush-timeout", "0.2")
+            "--ship-spool", f"{spool}:{BACKLOG_SPOOL},sync=never", "--ship-flush-timeout", "0.2")
     daemon, empty = start(scene, "empty", *args)
-    write(daemon, place, "ship_received")
+    write_backlog(daemon, place, "ship_received")
     daemon.terminate()
     daemon, full = start(scene, "full", *args)
     judge("guest", empty, full)
@@ -74,11 +58,11 @@ def test_a_host(scene: Scene) -> None:
     """Its sink is away, and the guest's lines are acknowledged by its spool."""
     channel, place, spool = scene.addresses.unix(), scene.directory / "log", scene.directory / "spool"
     args = ("-c", f"unix-listen:{channel.spec}:vm1", "--collect", f"syslog+unix:{scene.directory / 'nobody'}",
-            "--collect-spool", f"{spool}:{max(8 << 20, BACKLOG * 5 // 4)},sync=never")
+            "--collect-spool", f"{spool}:{BACKLOG_SPOOL},sync=never")
     host, empty = start(scene, "empty", *args, channels=("vm1",))
     guest = scene.daemon("-c", f"unix-connect:{channel.spec}", "--ship", f"unix-dgram:{place},name=app",
                          "--ship-flush-timeout", "0.2", name="guest")
-    write(guest, place, "ship_acknowledged")
+    write_backlog(guest, place, "ship_acknowledged")
     guest.terminate()
     host.terminate()
     host, full = start(scene, "full", *args, channels=("vm1",))

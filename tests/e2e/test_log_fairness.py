@@ -7,7 +7,6 @@ publish, which is printed.
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -18,11 +17,9 @@ from pathlib import Path
 import pytest
 
 from harness import BIN, PATIENCE, SANITIZED, Daemon, Scene, scaled
-from log_shipping import send_dgrams
+from log_shipping import BACKLOG, BACKLOG_LINE, BACKLOG_SPOOL, write_backlog
 
 GUESTS = 8 if SANITIZED else 64
-BACKLOG = int(os.environ.get("VIRTPROXY_LOG_BACKLOG") or scaled(64 << 20, 1 << 20))
-LINE = 8000  # bytes of a line of the backlog
 # A line of a guest that has no backlog: who, number, and when it was written.
 CALM = re.compile(rb"calm-(\d+)-(\d+)-(\d+);")
 
@@ -91,11 +88,9 @@ def shipping(scene: Scene, guest: int, channel: str, *args: str) -> Daemon:
 
 def test_one_guest_with_a_backlog_does_not_delay_the_others(scene: Scene) -> None:
     channels = [scene.addresses.unix() for _ in range(GUESTS)]
-    lines = BACKLOG // LINE
-    spool = ("--ship-spool", f"{scene.directory / 'spool'}:{max(8 << 20, BACKLOG * 5 // 4)},sync=never")
+    spool = ("--ship-spool", f"{scene.directory / 'spool'}:{BACKLOG_SPOOL},sync=never")
     behind = shipping(scene, 0, channels[0].spec, *spool)
-    send_dgrams(str(scene.directory / "log0"), [b"backlog " + bytes([65 + i % 26]) * (LINE - 8) for i in range(lines)])
-    behind.wait_stats("all of it is in the spool", lambda s: s.channels[0]["ship_received"] == lines)
+    lines = write_backlog(behind, scene.directory / "log0", "ship_received")
     behind.terminate()
 
     sink = Sink(str(scene.directory / "sink"))
@@ -109,8 +104,8 @@ def test_one_guest_with_a_backlog_does_not_delay_the_others(scene: Scene) -> Non
     begun = time.monotonic()
     behind = shipping(scene, 0, channels[0].spec, *spool)
     deadline = begun + 300 * PATIENCE
-    while sink.bytes < lines * LINE:
-        assert time.monotonic() < deadline, f"{sink.bytes} bytes of {lines * LINE} are at the sink"
+    while sink.bytes < lines * BACKLOG_LINE:
+        assert time.monotonic() < deadline, f"{sink.bytes} bytes of {lines * BACKLOG_LINE} are at the sink"
         time.sleep(0.02)
     ended = time.monotonic()
     calm.stop()
