@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -47,6 +48,18 @@ def run_first(process: Process) -> None:
             os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
         except PermissionError:
             return
+
+
+def stolen_ms() -> list[float]:
+    """How long the hypervisor has kept each processor of this machine from running what it had to run."""
+    tick = 1000 / os.sysconf("SC_CLK_TCK")
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    return [int(line[8]) * tick for line in lines if re.fullmatch(r"cpu\d+", line[0])]
+
+
+def most_stolen_ms(before: list[float]) -> float:
+    """Of one processor, since stolen_ms() gave `before`."""
+    return max(now - then for now, then in zip(stolen_ms(), before))
 
 
 def comes_true(good: Callable[[], bool], timeout: float) -> bool:

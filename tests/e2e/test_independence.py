@@ -10,7 +10,7 @@ import pytest
 from addresses import Address
 from harness import PATIENCE, Daemon, Scene
 from processes import Process
-from stage import carry, limit_ms, run_first
+from stage import carry, limit_ms, most_stolen_ms, run_first, stolen_ms
 
 SECONDS = 4
 ANSWER_MS = 50.0
@@ -19,19 +19,23 @@ ANSWER_MS = 50.0
 def probe_stays_quick(scene: Scene, door: Address) -> None:
     """An echo stream and new echo connections, each under the limit at worst.
 
-    What is on their way runs before all other processes of this machine: what those do is no fault of the daemons.
+    What is on their way runs before all other processes of this machine, and the limit is longer by what a
+    hypervisor took away meanwhile: neither is the daemons' fault.
     """
     for process in scene.processes:
         if isinstance(process, Daemon) or process.name == "traffic echo":
             run_first(process)
+    before = stolen_ms()
     probe = scene.start_traffic("probe", "--connect", door.traffic, "--seconds", SECONDS)
     run_first(probe)
     result = probe.result(60 * PATIENCE)
-    print("probe:", result)
+    stolen = most_stolen_ms(before)
+    print("probe:", result, "stolen:", stolen)
+    limit = limit_ms(ANSWER_MS) + stolen
     assert result["echo"]["count"] > 100 and result["open"]["count"] > 100, result
     assert result["backlog_full"] == 0, result
-    assert result["echo"]["max_ms"] < limit_ms(ANSWER_MS), result
-    assert result["open"]["max_ms"] < limit_ms(ANSWER_MS), result
+    assert result["echo"]["max_ms"] < limit, result
+    assert result["open"]["max_ms"] < limit, result
 
 
 class Service:
