@@ -40,7 +40,7 @@ class Scheduler {
   void add(Slab<Stream>& streams, uint32_t slot);
   void remove(Slab<Stream>& streams, uint32_t slot);
 
-  bool empty() const;
+  bool empty() const { return listed_ == 0; }
 
   // Starts a batch of `bytes`.
   void begin(uint64_t bytes);
@@ -67,8 +67,8 @@ class Scheduler {
     uint64_t allowance = 0;
     uint64_t fresh_allowance = 0;
     uint64_t served = 0;  // bytes, ever
-    uint32_t listed = 0;
-    bool empty() const { return fresh.empty() && round.empty(); }
+    uint32_t listed = 0;  // on either list
+    bool empty() const { return listed == 0; }
   };
 
   Class& class_of(const Stream& stream) { return classes_[static_cast<size_t>(stream.priority)]; }
@@ -77,6 +77,7 @@ class Scheduler {
 
   uint32_t quantum_;
   std::array<Class, kPriorities> classes_;
+  uint32_t listed_ = 0;  // in all classes
   uint64_t left_ = 0;
 };
 
@@ -90,6 +91,7 @@ void Scheduler<Stream>::list(Slab<Stream>& streams, uint32_t slot, bool fresh) {
   stream.fresh = fresh;
   (fresh ? of.fresh : of.round).push_back(streams, slot);
   ++of.listed;
+  ++listed_;
 }
 
 template <typename Stream>
@@ -98,6 +100,7 @@ void Scheduler<Stream>::unlist(Slab<Stream>& streams, uint32_t slot) {
   Class& of = class_of(stream);
   (stream.fresh ? of.fresh : of.round).erase(streams, slot);
   --of.listed;
+  --listed_;
 }
 
 template <typename Stream>
@@ -122,19 +125,13 @@ void Scheduler<Stream>::remove(Slab<Stream>& streams, uint32_t slot) {
 }
 
 template <typename Stream>
-bool Scheduler<Stream>::empty() const {
-  return std::all_of(classes_.begin(), classes_.end(), [](const Class& c) { return c.empty(); });
-}
-
-template <typename Stream>
 void Scheduler<Stream>::begin(uint64_t bytes) {
   left_ = bytes;
   uint64_t rest = bytes;
-  for (size_t i = 0; i < kPriorities; ++i) {
-    const bool lower_waits = std::any_of(classes_.begin() + static_cast<ptrdiff_t>(i) + 1,
-                                         classes_.end(), [](const Class& c) { return !c.empty(); });
-    Class& of = classes_[i];
-    of.allowance = of.empty() ? 0 : lower_waits ? rest - rest / 4 : rest;
+  uint32_t lower = listed_;
+  for (Class& of : classes_) {
+    lower -= of.listed;
+    of.allowance = of.empty() ? 0 : lower > 0 ? rest - rest / 4 : rest;
     of.fresh_allowance = of.round.empty() ? of.allowance : of.allowance - of.allowance / 4;
     rest -= of.allowance;
   }
