@@ -48,7 +48,7 @@ void BM_LogBuffer(benchmark::State& state) {
   for (auto _ : state) {
     buffer.offer(0, line_at(++i, bytes), kLine, Instant(1));
     if (i % 256 == 0) {
-      while (auto batch = buffer.take(Instant(1), false)) {
+      while (auto batch = buffer.take(Instant(1), Buffer::Traffic::kBusy)) {
         seal_batch(batch->bytes, kLog, key, i);
         benchmark::DoNotOptimize(batch->bytes.data());
       }

@@ -242,14 +242,21 @@ void Buffer::drop_all(Instant now) {
 
 // --- giving batches ---------------------------------------------------------------------------
 
-std::optional<PendingBatch> Buffer::take(Instant now, bool idle) {
+Instant Buffer::due(const Source& source, Traffic traffic) const {
+  if (!source.since || traffic == Traffic::kLast) return Instant::zero();
+  const Instant due = *source.since + config_.batch_delay;
+  return traffic == Traffic::kIdle ? std::min(due, source.idle_at) : due;
+}
+
+std::optional<PendingBatch> Buffer::take(Instant now, Traffic traffic) {
   for (size_t i = 0; i < sources_.size(); ++i) {
     Source& source = sources_[next_];
     next_ = (next_ + 1) % sources_.size();
     if (!source.head_gap.empty()) return take_head_gap(source);
     if (!source.closed.empty()) return take_closed(source);
     if (source.open.empty() && source.tail_gap.empty()) continue;
-    if (!idle && source.since && now < *source.since + config_.batch_delay) continue;
+    if (now < due(source, traffic)) continue;
+    source.idle_at = now + config_.idle_interval;
     const size_t before = open_cost(source);
     put_tail_gap(source);
     charge(source, before, open_cost(source));
@@ -276,21 +283,21 @@ PendingBatch Buffer::take_closed(Source& source) {
   return batch;
 }
 
-std::optional<Instant> Buffer::due() const {
+std::optional<Instant> Buffer::due(Traffic traffic) const {
   std::optional<Instant> due;
   for (const Source& source : sources_) {
     std::optional<Instant> own;
     if (!source.head_gap.empty() || !source.closed.empty()) {
       own = Instant::zero();
     } else if (!source.open.empty() || !source.tail_gap.empty()) {
-      own = source.since ? *source.since + config_.batch_delay : Instant::zero();
+      own = this->due(source, traffic);
     }
     if (own && (!due || *own < *due)) due = own;
   }
   return due;
 }
 
-bool Buffer::empty() const { return !due(); }
+bool Buffer::empty() const { return !due(Traffic::kLast); }
 
 Mark Buffer::mark(uint16_t source) const {
   Mark mark = sources_[source].open.mark();

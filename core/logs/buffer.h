@@ -43,10 +43,19 @@ struct BufferConfig {
   size_t max_line = 256u << 10;   // longer lines keep their head; at most kMaxLine and memory / 4
   size_t batch_size = 64u << 10;  // at which a batch is closed, bytes; at most memory / 8
   Duration batch_delay = std::chrono::milliseconds(5);  // after which one is closed
+  // While there is nothing else to send, one of a source is closed this long after the one before.
+  // A line by itself waits for nothing; thousands a second share what a batch costs.
+  Duration idle_interval = std::chrono::milliseconds(2);
 };
 
 class Buffer {
  public:
+  // What else there is to send.
+  enum class Traffic : uint8_t {
+    kBusy,
+    kIdle,  // nothing: batches are closed sooner
+    kLast   // nothing, and no line will come: whatever there is, at once
+  };
   enum class Admission : uint8_t {
     kTaken,    // numbered, and kept or dropped: the source goes on
     kBlocked,  // not numbered: offer the line again when unblocked() or at blocked_until()
@@ -70,11 +79,10 @@ class Buffer {
   // When a blocked source begins to lose.
   std::optional<Instant> blocked_until(uint16_t source) const;
 
-  // The next batch for the log: one that is closed or due, of the sources in turn. With `idle`
-  // (there is nothing else to send) whatever there is.
-  std::optional<PendingBatch> take(Instant now, bool idle);
+  // The next batch for the log: one that is closed or due, of the sources in turn.
+  std::optional<PendingBatch> take(Instant now, Traffic traffic);
   // When take() will have something that it does not have now.
-  std::optional<Instant> due() const;
+  std::optional<Instant> due(Traffic traffic) const;
   // Drops everything that is held, as kShutdown; the drop records are held instead.
   void drop_all(Instant now);
 
@@ -111,6 +119,7 @@ class Buffer {
     Gap tail_gap;
     size_t used = 0;
     std::optional<Instant> since;  // the oldest of open batch and gaps
+    Instant idle_at{};             // one may be closed while there is nothing else
     std::optional<Instant> blocked_since;
     Duration budget{};
     Tally received;
@@ -131,6 +140,8 @@ class Buffer {
   void close(Source& source);
   // Writes the tail gap behind the last line.
   void put_tail_gap(Source& source);
+  // When what waits in an open batch or a gap is to be taken.
+  Instant due(const Source& source, Traffic traffic) const;
   void count_drop(Source& source, const DropRecord& record);
   void lose(Source& source, const Closed& closed, DropReason reason, Gap& into);
   void charge(Source& source, size_t before, size_t after);

@@ -81,6 +81,7 @@ class Sender {
 
   // Bytes for the receiver, in order; the caller takes them away.
   std::vector<std::byte>& out() { return out_; }
+  const std::vector<std::byte>& out() const { return out_; }
 
  private:
   struct Sent {

@@ -96,10 +96,16 @@ void Shipper::pump(Instant now, UnixTime wall) {
 std::optional<Instant> Shipper::due(Instant now) const {
   std::optional<Instant> due = connected_ ? state_due_ : std::nullopt;
   const bool takes = spool_ ? !waiting_ : sender_.may_send();
-  if (const auto of_buffer = buffer_.due(); takes && of_buffer) {
+  if (const auto of_buffer = buffer_.due(traffic()); takes && of_buffer) {
     due = due ? std::min(*due, std::max(now, *of_buffer)) : std::max(now, *of_buffer);
   }
   return due;
+}
+
+Buffer::Traffic Shipper::traffic() const {
+  if (stopping_) return Buffer::Traffic::kLast;
+  const bool idle = spool_ ? !spool_->write_under_way() : sender_.out().empty();
+  return idle ? Buffer::Traffic::kIdle : Buffer::Traffic::kBusy;
 }
 
 void Shipper::stop(bool give_up, Instant now) {
@@ -141,7 +147,7 @@ void Shipper::send_memory(Instant now) {
       continue;
     }
     if (kept_bytes_ >= config_.window) return;
-    auto batch = buffer_.take(now, sender_.out().empty() || stopping_);
+    auto batch = buffer_.take(now, traffic());
     if (!batch) break;
     Kept kept;
     kept.bytes = std::move(batch->bytes);
@@ -161,8 +167,7 @@ void Shipper::send_memory(Instant now) {
 void Shipper::fill_spool(Instant now, UnixTime wall) {
   for (;;) {
     if (!waiting_) {
-      // While nothing is being written, there is nothing to wait for.
-      waiting_ = buffer_.take(now, !spool_->write_under_way() || stopping_);
+      waiting_ = buffer_.take(now, traffic());
     }
     if (!waiting_ || !spool_->append(*waiting_, wall)) return;
     waiting_.reset();

@@ -84,6 +84,7 @@ class Shipper {
     std::vector<std::byte> bytes;
   };
 
+  Buffer::Traffic traffic() const;
   void fill_spool(Instant now, UnixTime wall);
   void send_memory(Instant now);
   void begin_memory_log();

@@ -11,6 +11,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using Bytes = std::vector<std::byte>;
+using Traffic = Buffer::Traffic;
 
 constexpr size_t kMemory = 64u << 10;
 
@@ -63,7 +64,7 @@ struct Taken {
     }
   }
   void all(Buffer& buffer, Instant now) {
-    while (auto batch = buffer.take(now, true)) take(std::move(*batch));
+    while (auto batch = buffer.take(now, Traffic::kLast)) take(std::move(*batch));
   }
   Tally& of(uint16_t s, DropReason reason) {
     return sources[s].dropped[static_cast<size_t>(reason)];
@@ -99,22 +100,47 @@ TEST(LogBuffer, LinesComeOutAsTheyCameIn) {
 
 TEST(LogBuffer, ABatchIsDueWhenItIsFullOrOld) {
   Buffer buffer(config(1024), {source(Policy::kDropNewest)});
-  EXPECT_FALSE(buffer.due());
+  EXPECT_FALSE(buffer.due(Traffic::kBusy));
   put(buffer, 0, line(0), 10s);
-  EXPECT_EQ(buffer.due(), 10s + 5ms);
-  EXPECT_FALSE(buffer.take(10s + 4ms, false));
-  EXPECT_TRUE(buffer.take(10s + 5ms, false));
-  EXPECT_FALSE(buffer.due());
+  EXPECT_EQ(buffer.due(Traffic::kBusy), 10s + 5ms);
+  EXPECT_FALSE(buffer.take(10s + 4ms, Traffic::kBusy));
+  EXPECT_TRUE(buffer.take(10s + 5ms, Traffic::kBusy));
+  EXPECT_FALSE(buffer.due(Traffic::kBusy));
   for (uint64_t i = 0; i < 10; ++i) put(buffer, 0, line(i), 20s);
-  EXPECT_LE(*buffer.due(), 20s);
-  EXPECT_TRUE(buffer.take(20s, false));
-  EXPECT_TRUE(buffer.take(20s, true));
+  EXPECT_LE(*buffer.due(Traffic::kBusy), 20s);
+  EXPECT_TRUE(buffer.take(20s, Traffic::kBusy));
+  EXPECT_TRUE(buffer.take(20s, Traffic::kIdle));
   // What is dropped is told of in the same time.
   buffer.drop(0, {DropReason::kKernelOverflow, 0, 3, 0, 5, 5}, 30s);
-  EXPECT_EQ(buffer.due(), 30s + 5ms);
-  const auto batch = buffer.take(30s + 5ms, false);
+  EXPECT_EQ(buffer.due(Traffic::kBusy), 30s + 5ms);
+  const auto batch = buffer.take(30s + 5ms, Traffic::kBusy);
   ASSERT_TRUE(batch);
   EXPECT_EQ(batch->end.seq - batch->first.seq, 3u);
+}
+
+TEST(LogBuffer, ALineByItselfIsSentAtOnceAndManyAreSentTogether) {
+  Buffer buffer(config(1u << 20), {source(Policy::kDropNewest), source(Policy::kDropNewest)});
+  put(buffer, 0, line(0), 10s);
+  EXPECT_EQ(buffer.due(Traffic::kIdle), Instant::zero());
+  EXPECT_TRUE(buffer.take(10s, Traffic::kIdle));
+  // The next one waits for those that come within the interval, which is the source's own.
+  put(buffer, 0, line(1), 10s + 1ms);
+  put(buffer, 1, line(2), 10s + 1ms);
+  const auto other = buffer.take(10s + 1ms, Traffic::kIdle);
+  ASSERT_TRUE(other);
+  EXPECT_EQ(other->source, 1);
+  EXPECT_FALSE(buffer.take(10s + 1ms, Traffic::kIdle));
+  put(buffer, 0, line(3), 10s + 1500us);
+  EXPECT_EQ(buffer.due(Traffic::kIdle), 10s + 2ms);
+  EXPECT_EQ(buffer.due(Traffic::kBusy), 10s + 6ms);
+  const auto batch = buffer.take(10s + 2ms, Traffic::kIdle);
+  ASSERT_TRUE(batch);
+  EXPECT_EQ(batch->end.seq - batch->first.seq, 2u);
+  // A log that ends waits for nothing.
+  put(buffer, 0, line(4), 10s + 2ms);
+  EXPECT_FALSE(buffer.take(10s + 2ms, Traffic::kIdle));
+  EXPECT_TRUE(buffer.take(10s + 2ms, Traffic::kLast));
+  EXPECT_TRUE(buffer.empty());
 }
 
 TEST(LogBuffer, DropNewestKeepsTheBeginningAndDropOldestTheEnd) {
@@ -175,7 +201,7 @@ TEST(LogBuffer, ABlockedSourceIsTakenAgainWhenThereIsRoom) {
   }
   ASSERT_FALSE(buffer.unblocked(0));
   Taken taken;
-  while (!buffer.unblocked(0)) taken.take(*buffer.take(1s + 40ms, true));
+  while (!buffer.unblocked(0)) taken.take(*buffer.take(1s + 40ms, Traffic::kLast));
   EXPECT_EQ(put(buffer, 0, line(0), 1s + 40ms), Buffer::Admission::kTaken);
   EXPECT_FALSE(buffer.blocked_until(0));
   // 40 ms of the budget are used, unless half of the memory is free.
@@ -274,7 +300,8 @@ TEST(LogBuffer, RandomOperationsAddUp) {
         buffer.drop(s, {DropReason::kKernelOverflow, 0, count, count, 1, 1}, now);
         outside[s].add(count, count);
       } else if (what < 92) {
-        if (auto batch = buffer.take(now, random.chance(0.5))) taken.take(std::move(*batch));
+        if (auto batch = buffer.take(now, random.chance(0.5) ? Traffic::kBusy : Traffic::kIdle))
+          taken.take(std::move(*batch));
       } else {
         now += Duration(random.below(3'000'000));
       }

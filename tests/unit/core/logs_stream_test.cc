@@ -362,7 +362,7 @@ TEST(LogShipper, AnAckThatComesWithWantMakesRoomInAFullWindow) {
   Receiver receiver(4);
   std::vector<Received> found;
   size_t lines = 0;
-  const Instant now{};
+  Instant now{};
   const Bytes line(1000);
   const auto carry = [&] {
     const Bytes bytes = std::exchange(shipper.out(), {});
@@ -370,7 +370,10 @@ TEST(LogShipper, AnAckThatComesWithWantMakesRoomInAFullWindow) {
     EXPECT_EQ(receiver.feed(bytes, found), StreamFault::kNone);
     for (const Received& each : found) lines += each.kind == Received::Kind::kLine ? 1 : 0;
   };
-  const auto log = [&] { shipper.buffer().offer(0, {1, {}, line}, line.size(), now); };
+  const auto log = [&] {
+    now += std::chrono::seconds(1);
+    shipper.buffer().offer(0, {1, {}, line}, line.size(), now);
+  };
   shipper.connected(now);
   shipper.pump(now, 1);
   carry();
@@ -391,6 +394,7 @@ TEST(LogShipper, AnAckThatComesWithWantMakesRoomInAFullWindow) {
   receiver.acknowledge(receiver.log()->position, AckLevel::kSink);
   ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
   const size_t before = lines;
+  now += std::chrono::seconds(1);
   shipper.pump(now, 1);
   carry();
   EXPECT_GT(lines, before);
