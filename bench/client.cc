@@ -13,10 +13,8 @@
 namespace virtproxy::bench {
 namespace {
 
-constexpr size_t kStepsPerPoll = 64;
 constexpr size_t kOpeningAtOnce = 128;
 constexpr int64_t kRetryInterval = kMillisecond;
-constexpr size_t kReceiveBuffer = 256 * 1024;
 constexpr size_t kLargestSend = 1024 * 1024;
 
 bool is_active(Connection::State state) {

@@ -14,10 +14,8 @@
 namespace virtproxy::bench {
 namespace {
 
-constexpr size_t kReceiveBuffer = 256 * 1024;
 constexpr size_t kSendBuffer = 256 * 1024;
 constexpr int64_t kAcceptRetry = 100 * kMillisecond;
-constexpr size_t kStepsPerPoll = 64;
 
 // Listeners and connections share the event's pointer; this bit tells them apart.
 constexpr uintptr_t kListenerBit = 1;

@@ -8,6 +8,10 @@
 
 namespace virtproxy::bench {
 
+inline constexpr size_t kReceiveBuffer = 256 * 1024;
+// Sends and receives of one connection before it is the turn of others.
+inline constexpr size_t kStepsPerPoll = 64;
+
 struct Transfer {
   enum class Status { kMoved, kWouldBlock, kEnd, kError };
 

@@ -7,8 +7,6 @@
 namespace virtproxy::bench::lines {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr size_t kMostCountDigits = 8;
 
 // "123 " in front of a message.
@@ -93,7 +91,7 @@ void set_drop(std::string_view kind, uint64_t count, std::string reason, Unpacke
 
 Unpacked unpack_json(std::string_view message) {
   Unpacked result;
-  const Json json = Json::parse(message, nullptr, false);
+  const auto json = nlohmann::json::parse(message, nullptr, false);
   if (!json.is_object()) return result;
   result.valid = true;
   for (const char* kind : {"drop", "unaccounted", "forgotten"}) {

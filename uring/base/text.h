@@ -10,6 +10,6 @@ namespace virtproxy {
 std::string printable(std::string_view text);
 
 // The same in single quotes.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 }  // namespace virtproxy

@@ -11,13 +11,13 @@ tl::expected<uint64_t, std::string> parse_count(std::string_view text) {
   uint64_t value = 0;
   const auto [stop, error] = std::from_chars(text.data(), end, value);
   if (text.empty() || stop != end || error == std::errc::invalid_argument) {
-    return tl::unexpected<std::string>(quoted(text) + " is not a number");
+    return tl::unexpected<std::string>(in_quotes(text) + " is not a number");
   }
   return error == std::errc() ? value : UINT64_MAX;
 }
 
 tl::expected<uint64_t, std::string> parse_size(std::string_view text) {
-  const std::string shown = quoted(text);
+  const std::string shown = in_quotes(text);
   const char* end = text.data() + text.size();
   uint64_t number = 0;
   const auto [stop, error] = std::from_chars(text.data(), end, number);
@@ -48,7 +48,7 @@ tl::expected<double, std::string> parse_seconds(std::string_view text) {
   const std::string_view unit(stop, static_cast<size_t>(end - stop));
   const bool known = unit.empty() || unit == "s" || unit == "ms" || unit == "m";
   if (text.empty() || error != std::errc() || !known || !std::isfinite(number)) {
-    return tl::unexpected<std::string>(quoted(text) + " is not a time such as 10, 0.5 or 500ms");
+    return tl::unexpected<std::string>(in_quotes(text) + " is not a time such as 10, 0.5 or 500ms");
   }
   if (unit == "ms") return number / 1000.0;
   if (unit == "m") return number * 60.0;

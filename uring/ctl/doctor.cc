@@ -27,7 +27,8 @@ namespace {
 using nlohmann::json;
 
 constexpr rlim_t kEnoughDescriptors = 4096;
-constexpr rlim_t kEnoughLockable = 8 << 20;  // bytes, of a ring and its buffers; without it less is used
+constexpr rlim_t kEnoughLockable =
+    8 << 20;  // bytes, of a ring and its buffers; without it less is used
 constexpr size_t kMostLogLine = 4096;
 
 class Report {
@@ -70,9 +71,12 @@ void check_driver(Report& report) {
   auto opened = open_driver(DriverChoice::kAuto, 64, {});
   if (!opened) return report.wrong("the kernel's way to wait: " + opened.error(), "see the line");
   const bool best = opened->kind == DriverKind::kIoUring;
-  if (best) report.good("this machine has what the driver needs: " + std::string(driver_name(opened->kind)));
+  if (best)
+    report.good("this machine has what the driver needs: " +
+                std::string(driver_name(opened->kind)));
   for (const std::string& warning : opened->warnings) {
-    report.note(warning, best ? "nothing has to be done" : "the daemon works with epoll; see the line");
+    report.note(warning,
+                best ? "nothing has to be done" : "the daemon works with epoll; see the line");
   }
 }
 
@@ -98,10 +102,11 @@ void check_own_limits(Report& report) {
 
 void check_access_control(Report& report) {
   if (line_of("/sys/module/apparmor/parameters/enabled") == "Y") {
-    report.note("AppArmor is enabled",
-                "if QEMU or the daemon gets no permission for a socket although its mode allows it: "
-                "journalctl -k --grep 'apparmor=.DENIED'; libvirt's profile of a machine allows what its "
-                "XML names");
+    report.note(
+        "AppArmor is enabled",
+        "if QEMU or the daemon gets no permission for a socket although its mode allows it: "
+        "journalctl -k --grep 'apparmor=.DENIED'; libvirt's profile of a machine allows what its "
+        "XML names");
   }
   const std::string enforce = line_of("/sys/fs/selinux/enforce");
   if (!enforce.empty()) {
@@ -154,11 +159,13 @@ std::string users_of(const std::string& path, uint64_t daemon) {
 void check_device(Report& report, const std::string& path, uint64_t daemon) {
   struct stat status {};
   if (stat(path.c_str(), &status) != 0) {
-    return report.wrong(fmt::format("{}: {}", path, std::strerror(errno)),
-                        "give the machine the port (virtproxyctl qemu-args, libvirt-xml), or correct "
-                        "-c; the daemon waits for it");
+    return report.wrong(
+        fmt::format("{}: {}", path, std::strerror(errno)),
+        "give the machine the port (virtproxyctl qemu-args, libvirt-xml), or correct "
+        "-c; the daemon waits for it");
   }
-  if (const auto fault = device_fault(status)) return report.wrong(path + " " + *fault, "correct -c");
+  if (const auto fault = device_fault(status))
+    return report.wrong(path + " " + *fault, "correct -c");
   if (const std::string users = users_of(path, daemon); !users.empty()) {
     return report.wrong(fmt::format("{} is open in {}", path, users),
                         "end that process: a port has one user at a time");
@@ -173,24 +180,27 @@ void check_path(Report& report, const Transport& transport) {
   const int error = errno;
   if (transport.kind == "unix-listen") {
     const std::string folder = std::filesystem::path(path).parent_path();
-    if (access(folder.c_str(), W_OK) == 0) return report.good(folder + " takes the listener's path");
+    if (access(folder.c_str(), W_OK) == 0)
+      return report.good(folder + " takes the listener's path");
     return report.wrong(fmt::format("{}: {}", folder, std::strerror(errno)),
                         "make the directory, or let the daemon's user write to it");
   }
   if (!there) {
     return report.wrong(fmt::format("{}: {}", path, std::strerror(error)),
-                        error == ENOENT ? "start the machine whose socket this is, or correct -c; the "
-                                          "daemon waits for it"
-                                        : "let the daemon's user reach the directory");
+                        error == ENOENT
+                            ? "start the machine whose socket this is, or correct -c; the "
+                              "daemon waits for it"
+                            : "let the daemon's user reach the directory");
   }
   if (!S_ISSOCK(status.st_mode)) {
     return report.wrong(fmt::format("{} is {}", path, name_of_type(status.st_mode)),
                         "name the socket of QEMU's chardev");
   }
   if (access(path.c_str(), R_OK | W_OK) != 0) {
-    return report.wrong(fmt::format("{}: {}", path, std::strerror(errno)),
-                        "run the daemon as the socket's owner, or change the socket's group and mode "
-                        "(LIBVIRT.md: who owns the socket)");
+    return report.wrong(
+        fmt::format("{}: {}", path, std::strerror(errno)),
+        "run the daemon as the socket's owner, or change the socket's group and mode "
+        "(LIBVIRT.md: who owns the socket)");
   }
   report.good(fmt::format("{} is a socket, of uid {} and gid {}, mode {:04o}", path, status.st_uid,
                           status.st_gid, status.st_mode & 07777));
@@ -285,7 +295,8 @@ std::vector<Advice> known_messages() {
     Advice advice{{}, cells[1].substr(0, cells[1].rfind(" |"))};
     const auto quoted = split(cells[0], "`");
     for (size_t i = 1; i < quoted.size(); i += 2) {
-      advice.messages.push_back(split(quoted[i], quoted[i].find("…") == std::string::npos ? " X," : "…"));
+      advice.messages.push_back(
+          split(quoted[i], quoted[i].find("…") == std::string::npos ? " X," : "…"));
     }
     all.push_back(std::move(advice));
   }
@@ -327,7 +338,8 @@ tl::expected<Diagnosis, std::string> examine(const Examination& examination) {
     } else {
       std::ifstream file(examination.log);
       if (!file) {
-        return tl::unexpected(fmt::format("--log {}: {}", printable(examination.log), std::strerror(errno)));
+        return tl::unexpected(
+            fmt::format("--log {}: {}", printable(examination.log), std::strerror(errno)));
       }
       explain_log(report, file);
     }
@@ -339,7 +351,8 @@ tl::expected<Diagnosis, std::string> examine(const Examination& examination) {
   check_daemon(report, examination.control);
   for (const std::string& transport : examination.transports) {
     if (transport_of(transport).path.empty()) {
-      return tl::unexpected(virtproxy::quoted(transport) + ": name a channel with a path as -c does, for example "
+      return tl::unexpected(virtproxy::in_quotes(transport) +
+                            ": name a channel with a path as -c does, for example "
                             "unix-connect:/run/vm1.sock:-");
     }
     check_transport(report, transport, 0);

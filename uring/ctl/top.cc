@@ -23,7 +23,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kIntervalMs = 1000;
 constexpr size_t kWidth = 80;
-constexpr size_t kLinesAround = 4;  // of the process, an empty one, the names of the columns, the last
+constexpr size_t kLinesAround =
+    4;  // of the process, an empty one, the names of the columns, the last
 constexpr size_t kRowsWithoutTerminal = 20;
 
 // A terminal that gives keys at once and does not show them. It is put back at the end.
@@ -51,7 +52,7 @@ struct Bytes {
   uint64_t received = 0;
 };
 
-std::string text_of(const json& object, const char* key) {
+std::string shown(const json& object, const char* key) {
   const auto found = object.find(key);
   if (found == object.end() || found->is_null()) return "-";
   return found->is_string() ? found->get<std::string>() : found->dump();
@@ -79,19 +80,19 @@ class Screen {
   explicit Screen(bool colours) : colours_(colours) {}
 
   std::string draw(const json& status, const json& streams, Clock::time_point now) {
-    std::string text = cut(
-        fmt::format("virtproxy {}  pid {}  {}  up {}  channels {}/{}  streams {}  buffered {}",
-                    text_of(status, "version"), text_of(status, "pid"), text_of(status, "state"),
-                    time_of(status, "uptime"), text_of(status, "channels_up"),
-                    text_of(status, "channels"), text_of(status, "streams"),
-                    readable_bytes(number_of(status, "buffered"))),
-        kWidth);
+    std::string text =
+        cut(fmt::format("virtproxy {}  pid {}  {}  up {}  channels {}/{}  streams {}  buffered {}",
+                        shown(status, "version"), shown(status, "pid"), shown(status, "state"),
+                        time_of(status, "uptime"), shown(status, "channels_up"),
+                        shown(status, "channels"), shown(status, "streams"),
+                        readable_bytes(number_of(status, "buffered"))),
+            kWidth);
     text += "\n\n" + in_colour("7", row("STREAM", "SERVICE", "AGE", "SENT/s", "RECV/s", "SENT",
                                         "RECV", "WAITS FOR"));
     const double passed = std::chrono::duration<double>(now - drawn_at_).count();
     std::map<std::string, Bytes> seen;
     for (const json& stream : streams) {
-      const std::string name = text_of(stream, "stream");
+      const std::string name = shown(stream, "stream");
       const Bytes bytes{number_of(stream, "sent"), number_of(stream, "received")};
       const auto before = before_.find(name);
       std::string sent = "-";
@@ -100,9 +101,9 @@ class Screen {
         sent = rate(bytes.sent - before->second.sent, passed);
         received = rate(bytes.received - before->second.received, passed);
       }
-      const std::string waits = text_of(stream, "waits_for");
+      const std::string waits = shown(stream, "waits_for");
       const std::string line =
-          row(name, text_of(stream, "service"), time_of(stream, "age"), sent, received,
+          row(name, shown(stream, "service"), time_of(stream, "age"), sent, received,
               readable_bytes(bytes.sent), readable_bytes(bytes.received),
               waits == "-" ? "" : waits + " " + time_of(stream, "waiting"));
       text += waits == "-" ? line : in_colour("33", line);
@@ -118,9 +119,9 @@ class Screen {
                          const std::string& age, const std::string& sent_rate,
                          const std::string& received_rate, const std::string& sent,
                          const std::string& received, const std::string& waits) {
-    std::string line = fmt::format("{:<14} {:<12} {:>6} {:>6} {:>6} {:>6} {:>6} {}", cut(stream, 14),
-                                   cut(service, 12), age, sent_rate, received_rate, sent, received,
-                                   cut(waits, kWidth - 63));
+    std::string line = fmt::format("{:<14} {:<12} {:>6} {:>6} {:>6} {:>6} {:>6} {}",
+                                   cut(stream, 14), cut(service, 12), age, sent_rate, received_rate,
+                                   sent, received, cut(waits, kWidth - 63));
     line.erase(line.find_last_not_of(' ') + 1);
     return line + "\n";
   }

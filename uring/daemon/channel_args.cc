@@ -158,7 +158,7 @@ void read_forward(const std::string& arg, char option, Draft& draft) {
 }
 
 bool read_transport(const ConfigNode& value, ChannelDraft& channel, Draft& draft) {
-  const std::string what = "transport " + quoted(value.text);
+  const std::string what = "transport " + in_quotes(value.text);
   const size_t colon = value.text.find(':');
   const std::string name = value.text.substr(0, colon);
   const TransportKind* const kind = find_transport(name);
@@ -173,7 +173,7 @@ bool read_transport(const ConfigNode& value, ChannelDraft& channel, Draft& draft
   if (!parsed) {
     fault = parsed.error();
   } else if (parsed->channel) {
-    fault = "the name of a channel is that of its table, not " + quoted(*parsed->channel);
+    fault = "the name of a channel is that of its table, not " + in_quotes(*parsed->channel);
   } else {
     fault = transport_fault(*kind, parsed->address);
   }
@@ -196,12 +196,12 @@ bool read_address(const ConfigNode& value, const std::string& text, AddressUse u
   if (!parsed) {
     fault = parsed.error();
   } else if (parsed->channel) {
-    fault = "the channel is that of the table, not " + quoted(*parsed->channel);
+    fault = "the channel is that of the table, not " + in_quotes(*parsed->channel);
   } else {
     fault = any_port_fault(parsed->address, use);
   }
   if (fault) {
-    draft.complain(value.at, key + " " + quoted(text) + ": " + *fault,
+    draft.complain(value.at, key + " " + in_quotes(text) + ": " + *fault,
                    "the form is HOST:PORT or unix:/PATH");
     return false;
   }

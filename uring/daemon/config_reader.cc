@@ -193,7 +193,7 @@ class Reader {
       const bool meant = row.name == item.key || row.aliases == "--" + item.key;
       if (meant && row.in(table.scope) && row.read != nullptr) nearest = row.file_key();
     }
-    draft_.complain(item.key_at, "unknown key " + quoted(name),
+    draft_.complain(item.key_at, "unknown key " + in_quotes(name),
                     "the nearest known key in " + std::string(table.shown) + " is '" +
                         std::string(nearest) + "'");
   }
@@ -279,7 +279,8 @@ class Reader {
     const auto name = parse_channel_name(item.key);
     if (!name) return draft_.complain(item.key_at, name.error(), "as in [channel.vm1]");
     if (*name != item.key) {
-      return draft_.complain(item.key_at, "channel number " + quoted(item.key) + " begins with 0",
+      return draft_.complain(item.key_at,
+                             "channel number " + in_quotes(item.key) + " begins with 0",
                              "write " + *name);
     }
     if (item.type != Type::kTable) {
@@ -323,7 +324,7 @@ class Reader {
       for (const ConfigNode& table : tables) {
         if (table.type != Type::kTable) {
           draft_.complain(table.at,
-                          std::string(key) + " " + quoted(service.key) + " is not a table",
+                          std::string(key) + " " + in_quotes(service.key) + " is not a table",
                           "begin it with " + std::string(kind.shown));
           continue;
         }

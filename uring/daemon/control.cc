@@ -132,7 +132,7 @@ std::optional<Control::Arguments> Control::read_arguments(
       const auto text =
           value != nullptr
               ? fmt::format("{}: a value is missing behind {}", command, words[i])
-              : fmt::format("{}: what is {}? Try help", printable(command), quoted(words[i]));
+              : fmt::format("{}: what is {}? Try help", printable(command), in_quotes(words[i]));
       reply(asker, error_answer(text, asker.json));
       return std::nullopt;
     }
@@ -170,7 +170,8 @@ void Control::handle_command(const Asker& asker, std::string_view command,
     actions_.stop();
     return reply(asker, note_answer("stopping: open streams are reset", asker.json));
   }
-  reply(asker, error_answer("there is no command " + quoted(command) + "; try help", asker.json));
+  reply(asker,
+        error_answer("there is no command " + in_quotes(command) + "; try help", asker.json));
 }
 
 void Control::answer_status(const Asker& asker) {
@@ -297,13 +298,14 @@ void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
   StreamQuery query{
       .channel = arguments.word, .key = std::nullopt, .limit = StreamQuery::kUsualLimit};
   if (!query.channel.empty() && !has_channel(query.channel)) {
-    return reply(asker, error_answer("there is no channel " + quoted(query.channel), asker.json));
+    return reply(asker,
+                 error_answer("there is no channel " + in_quotes(query.channel), asker.json));
   }
   if (!arguments.sort.empty()) {
     const auto order = parse_stream_order(arguments.sort);
     if (!order) {
       const auto text =
-          fmt::format("--sort {}: use age, sent, received or waiting", quoted(arguments.sort));
+          fmt::format("--sort {}: use age, sent, received or waiting", in_quotes(arguments.sort));
       return reply(asker, error_answer(text, asker.json));
     }
     query.order = *order;
@@ -312,7 +314,7 @@ void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
     const auto limit = parse_number<size_t>(arguments.limit);
     if (!limit || *limit == 0 || *limit > kMostStreamRows) {
       const auto text =
-          fmt::format("--limit {}: use 1 to {}", quoted(arguments.limit), kMostStreamRows);
+          fmt::format("--limit {}: use 1 to {}", in_quotes(arguments.limit), kMostStreamRows);
       return reply(asker, error_answer(text, asker.json));
     }
     query.limit = *limit;
@@ -339,7 +341,8 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
     query.key = name->key;
   }
   if (!query.channel.empty() && !has_channel(query.channel)) {
-    return reply(asker, error_answer("there is no channel " + quoted(query.channel), asker.json));
+    return reply(asker,
+                 error_answer("there is no channel " + in_quotes(query.channel), asker.json));
   }
   list_streams(asker, query, [this, asker, query](const StreamRows& found) {
     ControlTable table = why_table(found);
@@ -372,7 +375,7 @@ void Control::collect_log_rows(std::function<void(const LogRows&)> finish) {
 
 void Control::answer_logs(const Asker& asker, const std::string& channel) {
   if (!channel.empty() && !has_channel(channel)) {
-    return reply(asker, error_answer("there is no channel " + quoted(channel), asker.json));
+    return reply(asker, error_answer("there is no channel " + in_quotes(channel), asker.json));
   }
   collect_log_rows([asker, channel](const LogRows& logs) {
     const ControlTable table = logs_table(logs, channel);
@@ -385,12 +388,13 @@ void Control::answer_logs(const Asker& asker, const std::string& channel) {
 
 void Control::answer_events(const Asker& asker, const Arguments& arguments) {
   if (!arguments.word.empty() && !has_channel(arguments.word)) {
-    return reply(asker, error_answer("there is no channel " + quoted(arguments.word), asker.json));
+    return reply(asker,
+                 error_answer("there is no channel " + in_quotes(arguments.word), asker.json));
   }
   const auto after = parse_number<uint64_t>(arguments.after.empty() ? "0" : arguments.after);
   if (!after) {
     const auto text =
-        fmt::format("--after {}: use the number of an event", quoted(arguments.after));
+        fmt::format("--after {}: use the number of an event", in_quotes(arguments.after));
     return reply(asker, error_answer(text, asker.json));
   }
   const ControlTable table = events_table(events_.after(*after), arguments.word);
@@ -402,7 +406,7 @@ void Control::kill(const Asker& asker, const std::string& stream) {
   const auto name = parse_stream_name(stream);
   if (!name || !has_channel(name->channel)) {
     const auto text =
-        fmt::format("kill {}: name a stream as the command streams does", quoted(stream));
+        fmt::format("kill {}: name a stream as the command streams does", in_quotes(stream));
     return reply(asker, error_answer(text, asker.json));
   }
   gather<bool>(
@@ -423,7 +427,7 @@ void Control::kill(const Asker& asker, const std::string& stream) {
 
 void Control::reset_channel(const Asker& asker, const std::string& name) {
   if (!has_channel(name)) {
-    return reply(asker, error_answer("there is no channel " + quoted(name), asker.json));
+    return reply(asker, error_answer("there is no channel " + in_quotes(name), asker.json));
   }
   gather<bool>(
       [name](Worker::Channels channels, Instant) {

@@ -45,8 +45,8 @@ void Control::change_channels(const Asker& asker, std::string_view command,
 
 void Control::make(const Asker& asker, const ChannelChange& change) {
   actions_.make(change, [asker](const ChannelChange::Result& result) {
-    reply(asker, result ? note_answer(*result, asker.json)
-                        : error_answer(result.error(), asker.json));
+    reply(asker,
+          result ? note_answer(*result, asker.json) : error_answer(result.error(), asker.json));
   });
 }
 
@@ -63,8 +63,8 @@ void Control::answer_log_level(const Asker& asker, std::string_view level) {
   if (!level.empty()) {
     const auto wanted = parse_log_level(level);
     if (!wanted) {
-      const auto text =
-          fmt::format("there is no level {}; there are error, warn, info and debug", quoted(level));
+      const auto text = fmt::format("there is no level {}; there are error, warn, info and debug",
+                                    in_quotes(level));
       return reply(asker, error_answer(text, asker.json));
     }
     set_log_level(*wanted);

@@ -46,7 +46,7 @@ void Control::answer_far(const Asker& asker, const std::vector<std::string_view>
   if (of.empty() && options_.channels.size() == 1) channel = options_.channels.front().name;
   if (channel.empty())
     return fail("there are several channels: name the one whose other end is meant");
-  if (!has_channel(channel)) return fail("there is no channel " + quoted(channel));
+  if (!has_channel(channel)) return fail("there is no channel " + in_quotes(channel));
   ask_far(
       channel, command, [this, asker, command, channel, stream](const FarAsker::Answer& answer) {
         if (!answer) return reply(asker, error_answer(answer.error(), asker.json));
@@ -107,7 +107,7 @@ void Control::ask_far(const std::string& channel, const std::string& line,
 // --- what another end asks ----------------------------------------------------------------------
 
 void Control::answer_question(const FarQuestion& question) {
-  log_debug("channel {}: the other end asks for {}", question.channel, quoted(question.line));
+  log_debug("channel {}: the other end asks for {}", question.channel, in_quotes(question.line));
   if (question.line != "status" && question.line != "streams" && question.line != "why") {
     return question.answer(far_refusal("no such question: status, streams and why are known"));
   }

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -30,6 +31,12 @@ struct ControlColumn {
 
 // monostate: there is no value ("-", null).
 using ControlCell = std::variant<std::monostate, std::string, uint64_t, bool>;
+inline ControlCell cell_of(const std::optional<uint64_t>& number) {
+  return number ? ControlCell(*number) : ControlCell();
+}
+inline ControlCell cell_of(const std::optional<std::string>& text) {
+  return text ? ControlCell(*text) : ControlCell();
+}
 
 struct ControlTable {
   std::vector<ControlColumn> columns;
@@ -46,7 +53,7 @@ std::string to_text(const ControlTable& table, TableShape shape);
 std::string to_json(const ControlTable& table, TableShape shape);
 
 // An answer without a table.
-std::string note_answer(std::string_view text, bool json);   // {"done": …}
+std::string note_answer(std::string_view text, bool json);  // {"done": …}
 // {"error": …}; `text` may have several lines.
 std::string error_answer(std::string_view text, bool json);
 

@@ -11,10 +11,10 @@
 namespace virtproxy {
 namespace {
 
-constexpr ColumnUnit kSeconds = ColumnUnit::kSeconds;
-constexpr ColumnUnit kBytes = ColumnUnit::kBytes;
+using ColumnUnit::kBytes;
+using ColumnUnit::kSeconds;
 constexpr ColumnUnit kNone = ColumnUnit::kNone;
-constexpr ColumnPlace kJson = ColumnPlace::kJson;
+using ColumnPlace::kJson;
 
 constexpr std::string_view kClient = "client";
 constexpr std::string_view kServer = "service";
@@ -26,13 +26,6 @@ uint64_t milliseconds(Duration duration) {
 
 std::string_view side_of(StreamRole role) {
   return role == StreamRole::kOpener ? kClient : kServer;
-}
-
-ControlCell cell_of(const std::optional<std::string>& text) {
-  return text ? ControlCell(*text) : ControlCell();
-}
-ControlCell cell_of(std::optional<uint64_t> number) {
-  return number ? ControlCell(*number) : ControlCell();
 }
 
 // What names a stream at both ends: its number, and whether its client is here.

@@ -75,7 +75,7 @@ tl::expected<FarTable, std::string> FarTable::parse(std::string_view text) {
     return tl::unexpected(
         fmt::format("answers: {}", printable(head->substr(kError.size(), kMostCell))));
   }
-  if (*head != kOk) return malformed(quoted(head->substr(0, kMostCell)));
+  if (*head != kOk) return malformed(in_quotes(head->substr(0, kMostCell)));
   FarTable table;
   const auto names = take_line(text);
   if (!names) return malformed("it ends before the names of the columns");

@@ -6,9 +6,9 @@
 namespace virtproxy {
 namespace {
 
-constexpr ColumnUnit kBytes = ColumnUnit::kBytes;
-constexpr ColumnUnit kSeconds = ColumnUnit::kSeconds;
-constexpr ColumnPlace kJson = ColumnPlace::kJson;
+using ColumnPlace::kJson;
+using ColumnUnit::kBytes;
+using ColumnUnit::kSeconds;
 
 constexpr std::string_view kSource = "source";
 constexpr std::string_view kShipping = "shipping";
@@ -68,10 +68,6 @@ std::string_view label_of(const StatSample& sample, std::string_view name) {
 }
 
 void add_to(std::optional<uint64_t>& field, uint64_t value) { field = field.value_or(0) + value; }
-
-ControlCell cell_of(const std::optional<uint64_t>& value) {
-  return value ? ControlCell(*value) : ControlCell();
-}
 
 ControlCell milliseconds_of(const std::optional<uint64_t>& value) {
   return value ? ControlCell(*value / 1'000'000) : ControlCell();

@@ -104,7 +104,7 @@ tl::expected<uint32_t, std::string> find_cid(std::string_view text) {
   if (text == "host") return 2;
   if (text == "local") return 1;
   if (const auto cid = parse_number<uint32_t>(text)) return *cid;
-  return tl::unexpected(quoted(text) + " is not a CID: give a number, host or local");
+  return tl::unexpected(in_quotes(text) + " is not a CID: give a number, host or local");
 }
 
 template <typename Find>
@@ -165,15 +165,17 @@ Fault read(const OptionRow&, std::string_view label, const Given& given, WhenDow
   }
   if (text.starts_with(kHold)) {
     const auto seconds = parse_seconds(text.substr(kHold.size()));
-    if (seconds && *seconds >= option_ranges::kMinClientHold && *seconds <= option_ranges::kMaxClientHold) {
+    if (seconds && *seconds >= option_ranges::kMinClientHold &&
+        *seconds <= option_ranges::kMaxClientHold) {
       const std::chrono::duration<double> hold(*seconds);
       into = {WhenDown::Kind::kHold, std::chrono::duration_cast<Duration>(hold)};
       return std::nullopt;
     }
   }
-  return Complaint{std::string(label) + " " + quoted(text),
-                   "write reset, close, or hold and a time from " + format_seconds(option_ranges::kMinClientHold) +
-                       " to " + format_seconds(option_ranges::kMaxClientHold) + " s, as in \"hold 10s\""};
+  return Complaint{std::string(label) + " " + in_quotes(text),
+                   "write reset, close, or hold and a time from " +
+                       format_seconds(option_ranges::kMinClientHold) + " to " +
+                       format_seconds(option_ranges::kMaxClientHold) + " s, as in \"hold 10s\""};
 }
 
 Fault read(const OptionRow&, std::string_view label, const Given& given, LogFormat& into) {
@@ -199,9 +201,10 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
                                      : "write ADDRESS:PORT or the path of a unix socket";
   auto parsed = is_path ? parse_address(text + ":-", AddressUse::kListen, Address::Kind::kUnix)
                         : parse_address(text, AddressUse::kListen);
-  if (!parsed) return Complaint{std::string(label) + " " + quoted(text) + ": " + parsed.error(), form};
+  if (!parsed)
+    return Complaint{std::string(label) + " " + in_quotes(text) + ": " + parsed.error(), form};
   if (parsed->channel) {
-    return Complaint{std::string(label) + " " + quoted(text) + " names a channel", form};
+    return Complaint{std::string(label) + " " + in_quotes(text) + " names a channel", form};
   }
   // There is no option that allows it: whoever reads the figures needs no right for that.
   const Address& address = parsed->address;
@@ -209,7 +212,7 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
     const auto known = to_socket_address(address);
     if (!known || !known->is_loopback()) {
       return Complaint{
-          std::string(label) + " " + quoted(text) + " can be reached by other machines",
+          std::string(label) + " " + in_quotes(text) + " can be reached by other machines",
           "use a loopback address such as 127.0.0.1, or the path of a unix socket"};
     }
   }
@@ -220,7 +223,7 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
 Fault read(const OptionRow&, std::string_view label, const Given& given, LogLevel& into) {
   const auto level = parse_log_level(given.back());
   if (!level) {
-    return Complaint{std::string(label) + " " + quoted(given.back()) + " is not a level",
+    return Complaint{std::string(label) + " " + in_quotes(given.back()) + " is not a level",
                      "use error, warn, info, debug or trace"};
   }
   into = *level;
@@ -267,7 +270,7 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
   if (row.kind == OptionKind::kMode) {
     const auto bits = parse_number<uint32_t>(given.back(), 8);
     if (!bits || *bits > 0777) {
-      return Complaint{std::string(label) + " " + quoted(given.back()) + " is not a mode",
+      return Complaint{std::string(label) + " " + in_quotes(given.back()) + " is not a mode",
                        "give an octal number from 0 to 0777, such as 0660"};
     }
     into = bits;
@@ -295,8 +298,9 @@ Fault read(const OptionRow&, std::string_view label, const Given& given,
       return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == ',';
     });
     if (!plain) {
-      return Complaint{std::string(label) + " " + quoted(list) + " is not a list of feature names",
-                       "separate them with commas, and see --features for the names"};
+      return Complaint{
+          std::string(label) + " " + in_quotes(list) + " is not a list of feature names",
+          "separate them with commas, and see --features for the names"};
     }
     if (!list.empty()) names.push_back(list);
   }
@@ -310,14 +314,14 @@ Fault read(const OptionRow&, std::string_view label, const Given& given,
   for (const std::string& text : given) {
     auto sink = parse_sink(text);
     if (!sink) {
-      return Complaint{std::string(label) + " " + quoted(text) + ": " + sink.error().what,
+      return Complaint{std::string(label) + " " + in_quotes(text) + ": " + sink.error().what,
                        sink.error().right};
     }
     for (const SinkSpec& other : sinks) {
       const bool same = !sink->state.empty() && sink->state == other.state;
       if (!same && sink->label() != other.label()) continue;
-      return Complaint{std::string(label) + " " + quoted(text) + " uses what " +
-                           quoted(other.text) + " uses",
+      return Complaint{std::string(label) + " " + in_quotes(text) + " uses what " +
+                           in_quotes(other.text) + " uses",
                        "give each sink its own"};
     }
     sinks.push_back(*std::move(sink));

@@ -16,15 +16,15 @@ namespace virtproxy {
 namespace {
 
 using namespace option_ranges;
-using Kind = Address::Kind;
+using AddressKind = Address::Kind;
 
 // The same text for two addresses that cannot both be listened on, opened or connected to.
 std::string exclusive_key(const Address& address) {
-  if (address.kind == Kind::kDevice ||
-      (address.kind == Kind::kUnix && !address.host.starts_with('@'))) {
+  if (address.kind == AddressKind::kDevice ||
+      (address.kind == AddressKind::kUnix && !address.host.starts_with('@'))) {
     return std::filesystem::path(address.host).lexically_normal().string();
   }
-  if (address.kind == Kind::kTcp) {
+  if (address.kind == AddressKind::kTcp) {
     if (const auto literal = parse_ip(address.host, static_cast<uint16_t>(address.port))) {
       return literal->to_string();
     }
@@ -90,10 +90,10 @@ template <typename OfThese>
 bool guards_any(const Draft& draft, Guard guard, const OfThese& of_these) {
   if (guard == Guard::kClients) {
     return std::any_of(draft.oforwards.begin(), draft.oforwards.end(), [&](const auto& forward) {
-      return of_these(forward.spec.id) && forward.spec.address.kind == Kind::kUnix;
+      return of_these(forward.spec.id) && forward.spec.address.kind == AddressKind::kUnix;
     });
   }
-  const Kind kind = guard == Guard::kVsockPeers ? Kind::kVsock : Kind::kUnix;
+  const AddressKind kind = guard == Guard::kVsockPeers ? AddressKind::kVsock : AddressKind::kUnix;
   return std::any_of(draft.channels.begin(), draft.channels.end(), [&](const auto& channel) {
     return of_these(channel.options.id) && transport_listens(channel.options.transport) &&
            channel.options.address.kind == kind;
@@ -141,7 +141,8 @@ void check_lists(Draft& draft) {
   }
   for (const ForwardDraft& forward : draft.oforwards) {
     for (const auto& [row, at] : forward.given) {
-      if (guard_of(*row) == Guard::kNothing || forward.spec.address.kind == Kind::kUnix) continue;
+      if (guard_of(*row) == Guard::kNothing || forward.spec.address.kind == AddressKind::kUnix)
+        continue;
       complain_of_list(draft, *row, at);
     }
   }
@@ -149,7 +150,7 @@ void check_lists(Draft& draft) {
 
 // Names are looked up, and then judged, when they are bound.
 bool far(const Address& address) {
-  if (address.kind != Kind::kTcp || address.needs_resolver()) return false;
+  if (address.kind != AddressKind::kTcp || address.needs_resolver()) return false;
   const auto known = to_socket_address(address);
   return known && !known->is_loopback();
 }
@@ -183,7 +184,7 @@ void check_peer_timeouts(Draft& draft) {
   for (const ChannelDraft& channel : draft.channels) {
     const auto given = channel.given.find(row);
     if (given == channel.given.end() || !channel.usable ||
-        channel.options.address.kind == Kind::kTcp) {
+        channel.options.address.kind == AddressKind::kTcp) {
       continue;
     }
     draft.complain(given->second, "peer-timeout is of TCP channels, and this is none",
@@ -196,7 +197,7 @@ void check_when_down(Draft& draft) {
   const OptionRow* const row = &option_row("when-down");
   for (const ForwardDraft& forward : draft.oforwards) {
     const auto given = forward.given.find(row);
-    if (given == forward.given.end() || forward.spec.address.kind == Kind::kTcp ||
+    if (given == forward.given.end() || forward.spec.address.kind == AddressKind::kTcp ||
         forward.settings.when_down.kind != WhenDown::Kind::kClose) {
       continue;
     }

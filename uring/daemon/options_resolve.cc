@@ -106,7 +106,7 @@ void apply_priority(const std::string& arg, Draft& draft) {
     found = true;
   }
   if (found) return;
-  draft.complain({}, shown + ": there is no -o forward of service " + quoted(service),
+  draft.complain({}, shown + ": there is no -o forward of service " + in_quotes(service),
                  "name one that is given with -o");
 }
 
@@ -146,7 +146,7 @@ void apply_peer_timeouts(const std::vector<std::string>& args, Draft& draft) {
     const std::string name = arg.substr(colon + 1);
     ChannelDraft* const channel = find_channel(draft, name);
     if (channel == nullptr) {
-      draft.complain({}, shown + ": there is no channel " + quoted(name),
+      draft.complain({}, shown + ": there is no channel " + in_quotes(name),
                      "name one of " + channel_list(draft));
     } else if (!is_tcp(*channel)) {
       draft.complain({}, shown + ": channel " + name + " is no TCP channel", channel->options.text);

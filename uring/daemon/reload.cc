@@ -193,7 +193,7 @@ void Reloader::remove(char option, const std::string& arg, const Finish& finish)
   Options wanted = options_;
   if (option == 'c') {
     if (find_channel(options_, arg) == nullptr) {
-      return finish(Failure("there is no channel " + virtproxy::quoted(arg)));
+      return finish(Failure("there is no channel " + virtproxy::in_quotes(arg)));
     }
     if (options_.channels.size() == 1) {
       return finish(Failure("channel " + arg + " is the last one: stop the process instead"));
@@ -260,9 +260,9 @@ size_t Reloader::worker_for(const std::string& channel) const {
   };
   auto place = std::find_if(places_.begin(), places_.end(), has_it);
   if (place == places_.end()) {
-    place = std::min_element(places_.begin(), places_.end(), [](const auto& one, const auto& other) {
-      return one.size() < other.size();
-    });
+    place = std::min_element(
+        places_.begin(), places_.end(),
+        [](const auto& one, const auto& other) { return one.size() < other.size(); });
   }
   return static_cast<size_t>(place - places_.begin());
 }
@@ -279,7 +279,8 @@ std::string Reloader::privileges_lost() const {
   return fmt::format("; root has dropped its capabilities at the start{}", kRestart);
 }
 
-// With a socket for each listener that the worker does not have yet. `before` is the channel that stays.
+// With a socket for each listener that the worker does not have yet. `before` is the channel that
+// stays.
 WantedChannel Reloader::wanted_channel(const Options& options, const ChannelOptions& channel,
                                        const ChannelOptions* before,
                                        std::vector<std::string>& errors) {
@@ -305,14 +306,14 @@ WantedChannel Reloader::wanted_channel(const Options& options, const ChannelOpti
     wanted.listen_sockets.forwards.push_back(std::move(listening));
   }
   if (before == nullptr && transport_listens(channel.transport)) {
-    wanted.listen_sockets.transport =
-        listen(ListenerOf::kChannel, channel.address, channel.listen);
+    wanted.listen_sockets.transport = listen(ListenerOf::kChannel, channel.address, channel.listen);
   }
   return wanted;
 }
 
-std::vector<std::shared_ptr<WorkerChange>> Reloader::changes_of(
-    const Options& wanted, const Difference& difference, std::vector<std::string>& errors) {
+std::vector<std::shared_ptr<WorkerChange>> Reloader::changes_of(const Options& wanted,
+                                                                const Difference& difference,
+                                                                std::vector<std::string>& errors) {
   std::vector<std::shared_ptr<WorkerChange>> changes;
   for (size_t i = 0; i < workers_.size(); ++i) {
     changes.push_back(std::make_shared<WorkerChange>());

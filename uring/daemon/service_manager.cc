@@ -26,7 +26,7 @@ using Failure = tl::unexpected<std::string>;
 // Of one message in the kernel (SCM_MAX_FD).
 constexpr size_t kMostDescriptors = 253;
 // How long a manager that reads nothing may hold up the start and the end.
-constexpr timeval kPatience{5, 0};
+constexpr timeval kSendTimeout{5, 0};
 
 // The value of a variable, which is removed: programs that libraries start must not act on it.
 std::optional<std::string> take_variable(const char* name) {
@@ -61,7 +61,7 @@ tl::expected<int, std::string> connect_to(const std::string& path) {
       static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + (abstract ? 0 : 1));
   const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return Failure(fmt::format("NOTIFY_SOCKET: {}", std::strerror(errno)));
-  (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience);
+  (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kSendTimeout, sizeof kSendTimeout);
   if (connect(fd, reinterpret_cast<const sockaddr*>(&address), length) != 0) {
     auto error = fmt::format(
         "NOTIFY_SOCKET={}: {}: start the service by its manager, or unset the "
@@ -119,8 +119,7 @@ void ServiceManager::ready(std::string_view status) {
 }
 
 void ServiceManager::reloading() {
-  const auto now =
-      std::chrono::duration_cast<std::chrono::microseconds>(monotonic_now()).count();
+  const auto now = std::chrono::duration_cast<std::chrono::microseconds>(monotonic_now()).count();
   send(fmt::format("RELOADING=1\nMONOTONIC_USEC={}", now));
 }
 

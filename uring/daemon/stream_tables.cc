@@ -6,9 +6,9 @@
 namespace virtproxy {
 namespace {
 
-constexpr ColumnUnit kSeconds = ColumnUnit::kSeconds;
-constexpr ColumnUnit kBytes = ColumnUnit::kBytes;
-constexpr ColumnPlace kJson = ColumnPlace::kJson;
+using ColumnPlace::kJson;
+using ColumnUnit::kBytes;
+using ColumnUnit::kSeconds;
 
 // In the order of StallReason.
 constexpr std::array<std::string_view, kStallReasons> kWaited{
@@ -27,9 +27,7 @@ std::string time_before(Duration duration) {
                   std::chrono::duration_cast<system_clock::duration>(duration));
 }
 
-std::string side_of(StreamRole role) {
-  return role == StreamRole::kOpener ? "client" : "service";
-}
+std::string side_of(StreamRole role) { return role == StreamRole::kOpener ? "client" : "service"; }
 
 ControlCell text_or_nothing(const std::string& text) {
   return text.empty() ? ControlCell() : ControlCell(text);

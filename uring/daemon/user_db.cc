@@ -21,9 +21,9 @@ using Failure = tl::unexpected<std::string>;
 struct CloseFile {
   void operator()(FILE* file) const { std::fclose(file); }
 };
-using File = std::unique_ptr<FILE, CloseFile>;
+using Database = std::unique_ptr<FILE, CloseFile>;
 
-File open_file(const char* path) { return File(std::fopen(path, "re")); }
+Database open_file(const char* path) { return Database(std::fopen(path, "re")); }
 
 // An id, unless the text is a name. The highest number means "unchanged" to the kernel.
 std::optional<uint32_t> to_id(std::string_view text) {
@@ -39,7 +39,7 @@ struct User {
 
 template <typename Matches>
 std::optional<User> find_entry(const Matches& matches) {
-  const File file = open_file(kUsers);
+  const Database file = open_file(kUsers);
   // Neither stream is shared with another thread.
   while (const passwd* entry = file ? fgetpwent(file.get()) : nullptr) {
     if (matches(*entry)) return User{entry->pw_name, entry->pw_uid, entry->pw_gid};
@@ -49,7 +49,7 @@ std::optional<User> find_entry(const Matches& matches) {
 
 std::vector<gid_t> groups_with(const std::string& user) {
   std::vector<gid_t> groups;
-  const File file = open_file(kGroups);
+  const Database file = open_file(kGroups);
   while (const group* entry = file ? fgetgrent(file.get()) : nullptr) {
     for (char** member = entry->gr_mem; *member != nullptr; ++member) {
       if (user == *member) groups.push_back(entry->gr_gid);
@@ -73,7 +73,7 @@ tl::expected<uid_t, std::string> find_user(std::string_view text) {
 }
 
 tl::expected<gid_t, std::string> find_group(std::string_view text) {
-  const File file = open_file(kGroups);
+  const Database file = open_file(kGroups);
   while (const group* entry = file ? fgetgrent(file.get()) : nullptr) {
     if (text == entry->gr_name) return entry->gr_gid;
   }

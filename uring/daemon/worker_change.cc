@@ -14,12 +14,10 @@
 namespace virtproxy {
 namespace {
 
-using std::chrono::milliseconds;
-
 // The limits of a worker that ends, for one channel.
-constexpr Duration kLastWords = milliseconds(200);
+constexpr Duration kLastWords = std::chrono::milliseconds(200);
 // A channel that the kernel does not let go of stays; it is looked at again in this interval.
-constexpr Duration kLookInterval = milliseconds(100);
+constexpr Duration kLookInterval = std::chrono::milliseconds(100);
 
 void close_all(Listening& listening) {
   for (const int fd : std::exchange(listening.sockets, {})) close(fd);
@@ -110,9 +108,8 @@ void Worker::end_channel(const std::string& name) {
 
 void Worker::change_forwards(WantedChannel wanted) {
   const std::string& name = wanted.channel.spec.name;
-  const auto waits = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& each) {
-    return each.channel.spec.name == name;
-  });
+  const auto waits = std::find_if(waiting_.begin(), waiting_.end(),
+                                  [&](const auto& each) { return each.channel.spec.name == name; });
   if (waits == waiting_.end()) {
     const size_t place = place_of(name);
     // One that could not begin is not there.
@@ -193,10 +190,9 @@ void Worker::advance_endings() {
     }
   }
   if (endings_.empty()) return ending_timer_->clear();
-  const auto next = std::min_element(endings_.begin(), endings_.end(),
-                                     [](const auto& one, const auto& other) {
-                                       return one.deadline() < other.deadline();
-                                     });
+  const auto next = std::min_element(
+      endings_.begin(), endings_.end(),
+      [](const auto& one, const auto& other) { return one.deadline() < other.deadline(); });
   ending_timer_->set(next->deadline());
 }
 

@@ -4,8 +4,8 @@
 namespace virtproxy {
 namespace {
 
-constexpr StatKind kCounter = StatKind::kCounter;
-constexpr StatKind kGauge = StatKind::kGauge;
+using StatKind::kCounter;
+using StatKind::kGauge;
 constexpr StatUnit kBytes = StatUnit::kBytes;
 
 constexpr StatInfo kUp{"channel_up", "1 if the other end is there and has sent something, else 0"};

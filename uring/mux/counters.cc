@@ -6,8 +6,8 @@
 namespace virtproxy {
 namespace {
 
-constexpr StatKind kCounter = StatKind::kCounter;
-constexpr StatKind kGauge = StatKind::kGauge;
+using StatKind::kCounter;
+using StatKind::kGauge;
 
 constexpr StatInfo kSessionFaults{"session_faults", "Sessions that ended, by the reason", kCounter};
 constexpr StatInfo kStreamsOpened{"streams_opened", "Streams opened, by the forward", kCounter};
@@ -17,10 +17,12 @@ constexpr StatInfo kStreamBytes{
     "stream", "Payload taken from local applications (sent) and delivered to them (received)",
     kCounter, StatUnit::kBytes};
 constexpr StatInfo kStreamBlocked{
-    "stream_blocked", "Time that streams, and listeners without a descriptor, have waited in all, by the reason",
+    "stream_blocked",
+    "Time that streams, and listeners without a descriptor, have waited in all, by the reason",
     kCounter, StatUnit::kSeconds};
-constexpr StatInfo kStreamsBlocked{"streams_blocked", "Streams, and listeners without a descriptor, that wait now, by the reason",
-                                   kGauge};
+constexpr StatInfo kStreamsBlocked{
+    "streams_blocked", "Streams, and listeners without a descriptor, that wait now, by the reason",
+    kGauge};
 constexpr StatInfo kClientsRefused{
     "clients_refused", "Clients reset because they could not have a stream, by the reason",
     kCounter};
@@ -89,8 +91,7 @@ void ChannelCounters::connect_failed(const ConnectFailed& event) {
 }
 
 void ChannelCounters::stream_stalled(const StreamStalled& event) {
-  const bool unread =
-      event.reason == StallReason::kCredit && unread_.reading == Reading::kStopped;
+  const bool unread = event.reason == StallReason::kCredit && unread_.reading == Reading::kStopped;
   (unread ? unread_credit_ : stalls_[static_cast<size_t>(event.reason)]).begin(event.since);
 }
 

@@ -116,7 +116,8 @@ tl::expected<Fields, std::string> split_fields(std::string_view text) {
 tl::expected<Address, std::string> to_unix_address(const Fields& fields) {
   if (fields.bracketed) return failure("brackets are for IPv6 addresses, not for a path");
   if (fields.port != "-") {
-    return failure("port " + quoted(fields.port) + " with a path: write - as the port of a path");
+    return failure("port " + in_quotes(fields.port) +
+                   " with a path: write - as the port of a path");
   }
   if (fields.address.empty()) return failure("the path is empty: write /path/of/socket:-");
   const bool abstract = fields.address.starts_with('@');
@@ -136,7 +137,7 @@ tl::expected<Address, std::string> to_tcp_address(const Fields& fields, AddressU
     return failure("port - means a path: write HOST:PORT for tcp, or use a unix method");
   }
   if (fields.address.starts_with('/') || fields.address.starts_with('@')) {
-    return failure("port " + quoted(fields.port) +
+    return failure("port " + in_quotes(fields.port) +
                    " with a path: write - as the port of a unix socket");
   }
   const auto port = parse_port(fields.port);
@@ -148,7 +149,7 @@ tl::expected<Address, std::string> to_tcp_address(const Fields& fields, AddressU
   if (fields.bracketed) {
     const auto literal = parse_ip(address.host, 0);
     if (!literal || literal->family() != AF_INET6) {
-      return failure(quoted(fields.address) + " in brackets is not an IPv6 address like [::1]");
+      return failure(in_quotes(fields.address) + " in brackets is not an IPv6 address like [::1]");
     }
     return address;
   }
@@ -161,7 +162,8 @@ tl::expected<Address, std::string> to_tcp_address(const Fields& fields, AddressU
     return address;
   }
   if (!parse_ip(address.host, 0) && !is_host_name(address.host)) {
-    return failure("address " + quoted(address.host) + " is neither an IP address nor a host name");
+    return failure("address " + in_quotes(address.host) +
+                   " is neither an IP address nor a host name");
   }
   return address;
 }
@@ -170,7 +172,8 @@ tl::expected<Address, std::string> to_vsock_address(const Fields& fields, Addres
   if (fields.bracketed) return failure("brackets are for IPv6 addresses: write CID:PORT");
   const auto port = parse_number<uint32_t>(fields.port);
   if (!port || *port == VMADDR_PORT_ANY) {
-    return failure("vsock port " + quoted(fields.port) + " is not a number from 0 to 4294967294");
+    return failure("vsock port " + in_quotes(fields.port) +
+                   " is not a number from 0 to 4294967294");
   }
   const std::string_view name = fields.address;
   std::optional<uint32_t> cid;
@@ -184,7 +187,7 @@ tl::expected<Address, std::string> to_vsock_address(const Fields& fields, Addres
     cid = parse_number<uint32_t>(name);
   }
   if (!cid) {
-    return failure("vsock CID " + quoted(name) +
+    return failure("vsock CID " + in_quotes(name) +
                    " is not a number from 0 to 4294967295, nor any, host or local");
   }
   if (*cid == VMADDR_CID_ANY && use == AddressUse::kConnect) {
@@ -196,14 +199,14 @@ tl::expected<Address, std::string> to_vsock_address(const Fields& fields, Addres
 tl::expected<Address, std::string> to_device_address(const Fields& fields) {
   if (fields.bracketed) return failure("brackets are for IPv6 addresses, not for a device");
   if (!fields.address.starts_with('/')) {
-    return failure("device " + quoted(fields.address) +
+    return failure("device " + in_quotes(fields.address) +
                    " is not an absolute path such as /dev/virtio-ports/NAME:-");
   }
   uint32_t speed = 0;
   if (fields.port != "-") {
     const auto number = parse_number<uint32_t>(fields.port);
     if (!number || !termios_speed(*number)) {
-      return failure("port " + quoted(fields.port) +
+      return failure("port " + in_quotes(fields.port) +
                      " of a device is neither - nor a usual speed such as 9600 or 115200");
     }
     speed = *number;
@@ -352,7 +355,7 @@ tl::expected<std::string, std::string> parse_channel_name(std::string_view text)
   if (is_number(text)) {
     const auto number = parse_number<unsigned>(text);
     if (number && *number <= kMaxChannelId) return std::to_string(*number);
-    return failure("channel number " + quoted(text) + " is not a number from 0 to " +
+    return failure("channel number " + in_quotes(text) + " is not a number from 0 to " +
                    std::to_string(kMaxChannelId));
   }
   if (text.size() > kMaxChannelName) {
@@ -363,7 +366,7 @@ tl::expected<std::string, std::string> parse_channel_name(std::string_view text)
     return is_plain(c) || c == '-' || c == '_' || c == '.';
   });
   if (!known || text.empty() || !is_plain(text.front())) {
-    return failure("channel name " + quoted(text) +
+    return failure("channel name " + in_quotes(text) +
                    " is not a name: use letters, digits, '-', '_' and '.', and begin with a letter "
                    "or a digit");
   }
@@ -375,11 +378,11 @@ tl::expected<uint16_t, std::string> parse_port(std::string_view text) {
   if (is_number(text)) {
     const auto number = parse_number<uint16_t>(text);
     if (number) return *number;
-    return failure("port " + quoted(text) + " is too large: use a number from 1 to 65535");
+    return failure("port " + in_quotes(text) + " is too large: use a number from 1 to 65535");
   }
   const auto service = find_service(text);
   if (service) return *service;
-  return failure("port " + quoted(text) +
+  return failure("port " + in_quotes(text) +
                  " is neither a number from 1 to 65535 nor a tcp service in /etc/services");
 }
 
@@ -441,11 +444,11 @@ tl::expected<SocketAddress, std::string> to_socket_address(const Address& addres
       const auto port = static_cast<uint16_t>(address.port);
       if (address.is_wildcard()) return any_address(AF_INET6, port);
       if (const auto literal = parse_ip(address.host, port)) return *literal;
-      return failure(quoted(address.host) + " is a host name: it has to be resolved first");
+      return failure(in_quotes(address.host) + " is a host name: it has to be resolved first");
     }
     case Address::Kind::kVsock: {
       const auto cid = parse_number<uint32_t>(address.host);
-      if (!cid) return failure("vsock CID " + quoted(address.host) + " is not a number");
+      if (!cid) return failure("vsock CID " + in_quotes(address.host) + " is not a number");
       SocketAddress result;
       auto* vm = reinterpret_cast<sockaddr_vm*>(&result.storage);
       vm->svm_family = AF_VSOCK;
@@ -455,7 +458,7 @@ tl::expected<SocketAddress, std::string> to_socket_address(const Address& addres
       return result;
     }
     case Address::Kind::kDevice:
-      return failure(quoted(address.host) + " is a device: it is opened, not connected to");
+      return failure(in_quotes(address.host) + " is a device: it is opened, not connected to");
   }
   return failure("unknown kind of address");
 }

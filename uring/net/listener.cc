@@ -13,7 +13,7 @@
 namespace virtproxy {
 namespace {
 
-constexpr Duration kRetryInterval = std::chrono::milliseconds(100);
+constexpr Duration kAcceptRetry = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -94,7 +94,7 @@ void Listener::complete(Op& op, Outcome outcome) {
     return;
   }
   if (state_ != State::kFailing) stalled(-result);
-  retry_.set(loop_.now() + kRetryInterval);
+  retry_.set(loop_.now() + kAcceptRetry);
 }
 
 void Listener::stalled(int error) {
@@ -119,7 +119,7 @@ void Listener::expired(Timer&) {
   if (state_ != State::kFailing) return;
   if (accept_.pending) return resumed();
   loop_.driver().accept(accept_, file_);
-  retry_.set(loop_.now() + kRetryInterval);
+  retry_.set(loop_.now() + kAcceptRetry);
 }
 
 }  // namespace virtproxy

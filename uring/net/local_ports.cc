@@ -35,7 +35,7 @@ uint64_t draw_seed() {
 }
 
 // SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-constexpr uint64_t kStep = 0x9e3779b97f4a7c15;
+constexpr uint64_t kGoldenStep = 0x9e3779b97f4a7c15;
 uint64_t mix(uint64_t value) {
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
   value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
@@ -56,7 +56,7 @@ LocalPorts& LocalPorts::of_process() {
 }
 
 PortRange LocalPorts::next_window() {
-  const uint64_t number = mix(state_.fetch_add(kStep, std::memory_order_relaxed));
+  const uint64_t number = mix(state_.fetch_add(kGoldenStep, std::memory_order_relaxed));
   const auto first = static_cast<uint16_t>(range_.first + number % windows_ * window_);
   return {first, static_cast<uint16_t>(first + window_ - 1)};
 }

@@ -18,12 +18,12 @@ namespace {
 // while the next piece is received, and few enough that a thousand busy clients get their share.
 constexpr uint32_t kMostOutboundBuffers = 4;
 
-constexpr size_t kMostVectors = 64;
+constexpr size_t kMostSegments = 64;
 
 // Bulk begins after so many full large buffers in a row, and ends after so many small pieces.
 constexpr unsigned kFullBuffersOfBulk = 4;
 constexpr unsigned kSmallPiecesAfterBulk = 4;
-constexpr uint64_t kMostSpliced = 256 * 1024;
+constexpr uint64_t kMostStreamSpliced = 256 * 1024;
 
 // Errors after which the call may be tried again.
 bool is_passing(int error) {
@@ -275,7 +275,7 @@ bool Connection::splice_out(uint64_t credit) {
     full_in_row_ = 0;
     return false;
   }
-  const ssize_t moved = pipe->fill(file_.fd, std::min(credit, kMostSpliced));
+  const ssize_t moved = pipe->fill(file_.fd, std::min(credit, kMostStreamSpliced));
   if (moved > 0) {
     readable_ = false;
     set(Receive::kSplicing);
@@ -383,16 +383,16 @@ void Connection::send_slices(bool may_skip_success) {
     if (may_skip_success) skip_success(first.bytes.size());
     return;
   }
-  auto* vectors = stream_.loop().arena().allocate<iovec>(kMostVectors);
+  auto* vectors = stream_.loop().arena().allocate<iovec>(kMostSegments);
   size_t count = 0;
   size_t bytes = 0;
   pool.for_each(slices_, [&](const Slice& slice) {
     bytes += slice.bytes.size();
     vectors[count++] = {const_cast<std::byte*>(slice.bytes.data()), slice.bytes.size()};
-    return count < kMostVectors;
+    return count < kMostSegments;
   });
   send_vectors(vectors, count, MSG_DONTWAIT);
-  if (may_skip_success && count < kMostVectors) skip_success(bytes);
+  if (may_skip_success && count < kMostSegments) skip_success(bytes);
 }
 
 // `vectors` come from the loop's arena, like the message.
@@ -412,14 +412,14 @@ void Connection::skip_success(size_t bytes) {
 
 // Sends without a request, because a splice follows these bytes.
 void Connection::send_slices_now() {
-  iovec vectors[kMostVectors];
+  iovec vectors[kMostSegments];
   while (!slices_.empty()) {
     msghdr message{};
     message.msg_iov = vectors;
     stream_.slices().for_each(slices_, [&](const Slice& slice) {
       vectors[message.msg_iovlen++] = {const_cast<std::byte*>(slice.bytes.data()),
                                        slice.bytes.size()};
-      return message.msg_iovlen < kMostVectors;
+      return message.msg_iovlen < kMostSegments;
     });
     const ssize_t sent = sendmsg(file_.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0) {
@@ -467,8 +467,8 @@ void Connection::send_queued() {
     return stream_.loop().driver().poll(send_op_, file_, POLLOUT);
   }
   set(Send::kQueue);
-  auto* vectors = stream_.loop().arena().allocate<iovec>(kMostVectors);
-  send_vectors(vectors, send_queue_.front({vectors, kMostVectors}), 0);
+  auto* vectors = stream_.loop().arena().allocate<iovec>(kMostSegments);
+  send_vectors(vectors, send_queue_.front({vectors, kMostSegments}), 0);
 }
 
 void Connection::on_sent(int result) {

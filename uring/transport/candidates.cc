@@ -17,7 +17,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr Duration kRest = milliseconds(50);
-constexpr Duration kRetryInterval = milliseconds(250);
+constexpr Duration kCandidateRetry = milliseconds(250);
 // A peer that is restarted may connect before the end of its last connection is noticed.
 constexpr Duration kNamedAfter = milliseconds(500);
 
@@ -75,7 +75,7 @@ void Candidates::complete(Op&, Outcome outcome) {
 }
 
 void Candidates::failed(const std::string& reason) {
-  rest_.set(loop_.now() + kRetryInterval);
+  rest_.set(loop_.now() + kCandidateRetry);
   client_->accept_failed(reason);
 }
 

@@ -30,7 +30,7 @@ constexpr uint64_t kSlotStride = uint64_t{256} << 20;
 constexpr uint64_t kLeastLimit = uint64_t{1} << 20;
 // magic, length of the payload, generation, number
 constexpr size_t kHeader = 24;
-constexpr size_t kCheck = 8;
+constexpr size_t kCheckSize = 8;
 constexpr size_t kMostName = 255;  // of a VM, bytes
 
 void put(AccountWriter& writer, const SinkNote& note) {
@@ -73,18 +73,18 @@ struct Found {
   uint64_t number = 0;
   std::string payload;
 
-  size_t size() const { return kHeader + payload.size() + kCheck; }
+  size_t size() const { return kHeader + payload.size() + kCheckSize; }
 };
 std::optional<Found> record_at(int fd, uint64_t offset, uint64_t end) {
   auto bytes = read_range(fd, offset, kHeader);
   if (!bytes || bytes->size() < kHeader) return std::nullopt;
   const uint64_t first = number_at(*bytes, 0);
   const uint64_t length = first >> 32;
-  if ((first & 0xffffffff) != kMagic || offset + kHeader + length + kCheck > end) {
+  if ((first & 0xffffffff) != kMagic || offset + kHeader + length + kCheckSize > end) {
     return std::nullopt;
   }
-  const auto rest = read_range(fd, offset + kHeader, length + kCheck);
-  if (!rest || rest->size() < length + kCheck) return std::nullopt;
+  const auto rest = read_range(fd, offset + kHeader, length + kCheckSize);
+  if (!rest || rest->size() < length + kCheckSize) return std::nullopt;
   const uint64_t check = number_at(*rest, length);
   *bytes += rest->substr(0, length);
   if (check != check_of(*bytes)) return std::nullopt;
@@ -205,7 +205,7 @@ std::string AccountFile::snapshot() const {
 
 bool AccountFile::write_record(const std::string& payload) {
   std::string record;
-  record.reserve(payload.size() + kHeader + kCheck);
+  record.reserve(payload.size() + kHeader + kCheckSize);
   AccountWriter writer(record);
   writer.put(uint64_t{payload.size()} << 32 | kMagic);
   writer.put(generation_);

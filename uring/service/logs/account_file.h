@@ -20,9 +20,13 @@
 #include <vector>
 
 #include "core/logs/receiver.h"
+#include "core/time.h"
 #include "uring/base/unique_fd.h"
 
 namespace virtproxy {
+
+// What fails for a file is tried again after this long.
+inline constexpr Duration kFileRetry = std::chrono::seconds(1);
 
 // What the sink notes with its accounts. Zeros where a sink needs nothing.
 struct SinkNote {

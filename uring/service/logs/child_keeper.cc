@@ -23,7 +23,7 @@
 namespace virtproxy {
 namespace {
 
-using Kind = ChildKeeper::News::Kind;
+using NewsKind = ChildKeeper::News::Kind;
 
 constexpr Duration kLeastPause = std::chrono::seconds(1);
 constexpr Duration kMostPause = std::chrono::seconds(60);
@@ -43,7 +43,7 @@ union Descriptors {
 
 // --- in the process that runs the program -------------------------------------------------------
 
-void tell(int control, Kind kind, int value, int input = -1, int output = -1) {
+void tell(int control, NewsKind kind, int value, int input = -1, int output = -1) {
   Message message{static_cast<int32_t>(kind), value};
   iovec part{&message, sizeof message};
   Descriptors descriptors{};
@@ -120,15 +120,15 @@ bool attend(int control, int signals, pid_t child, int& status) {
     fcntl(out[0], F_SETFL, O_NONBLOCK);
     const pid_t child = spawn(command, {in[0], out[1]});
     if (child > 0) {
-      tell(kControl, Kind::kStarted, child, in[1], out[0]);
+      tell(kControl, NewsKind::kStarted, child, in[1], out[0]);
     } else {
-      tell(kControl, Kind::kCannotRun, -child);
+      tell(kControl, NewsKind::kCannotRun, -child);
     }
     for (const int fd : {in[0], in[1], out[0], out[1]}) close(fd);
     if (child > 0) {
       int status = 0;
       if (!attend(kControl, signals, child, status)) break;
-      tell(kControl, Kind::kEnded, status);
+      tell(kControl, NewsKind::kEnded, status);
     }
     if (monotonic_now() - began >= kStableAfter) pause = {};
     pause = std::clamp(pause * 2, kLeastPause, kMostPause);
@@ -167,7 +167,7 @@ std::optional<ChildKeeper::News> ChildKeeper::receive() {
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return std::nullopt;
   News news;
   if (got != sizeof message) return news;
-  news.kind = static_cast<Kind>(message.kind);
+  news.kind = static_cast<NewsKind>(message.kind);
   news.value = message.value;
   const cmsghdr* const of = CMSG_FIRSTHDR(&header);
   if (of != nullptr && of->cmsg_type == SCM_RIGHTS) {

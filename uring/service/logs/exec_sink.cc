@@ -16,7 +16,7 @@
 namespace virtproxy {
 namespace {
 
-constexpr size_t kMostAnswer = 64;
+constexpr size_t kMostExecAnswer = 64;
 
 std::string ending(int status) {
   if (WIFSIGNALED(status)) return "was killed by signal " + std::to_string(WTERMSIG(status));
@@ -161,13 +161,13 @@ void ExecSink::read_answers() {
     for (size_t end = rest.find('\n'); end != std::string_view::npos; end = rest.find('\n')) {
       const std::string_view answer = rest.substr(0, end);
       if (!take_answer(answer)) {
-        return break_off("it has written " + quoted(answer.substr(0, kMostAnswer)) +
+        return break_off("it has written " + in_quotes(answer.substr(0, kMostExecAnswer)) +
                          " where ACK and a number of lines that it has got would be right");
       }
       rest.remove_prefix(end + 1);
     }
     answers_.erase(0, answers_.size() - rest.size());
-    if (answers_.size() > kMostAnswer) {
+    if (answers_.size() > kMostExecAnswer) {
       return break_off("it has written a line that is too long for an acknowledgement");
     }
   }

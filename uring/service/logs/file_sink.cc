@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
 
@@ -16,14 +17,7 @@ namespace virtproxy {
 namespace {
 
 using Failure = tl::unexpected<std::string>;
-constexpr Duration kRetry = std::chrono::seconds(1);
 constexpr mode_t kMode = 0640;
-
-uint64_t unix_now() {
-  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                   std::chrono::system_clock::now().time_since_epoch())
-                                   .count());
-}
 
 bool is_file(const SinkNote& note, const struct stat& status) {
   return note.device == status.st_dev && note.inode == status.st_ino;
@@ -127,7 +121,7 @@ void FileSink::fail(const char* what) {
               std::strerror(errno));
   }
   blocked_ = true;
-  retry_->set(loop_->now() + kRetry);
+  retry_->set(loop_->now() + kFileRetry);
 }
 
 void FileSink::take(const ParcelView& view) {

@@ -11,8 +11,8 @@ namespace {
 using Kind = ParcelRecord::Kind;
 
 // Fluentd's default for ack_response_timeout is 190 s; a receiver on a full disk takes its time.
-constexpr Duration kAnswerTime = std::chrono::seconds(190);
-constexpr size_t kMostAnswer = 1024;
+constexpr Duration kForwardAnswerTime = std::chrono::seconds(190);
+constexpr size_t kMostForwardAnswer = 1024;
 
 // The encodings of MessagePack (github.com/msgpack/msgpack, spec.md) that are needed.
 void put_big_endian(std::string& out, uint64_t value, int bytes) {
@@ -104,25 +104,25 @@ void put_entry(std::string& out, const ParcelView& view, const ParcelRecord& rec
 }
 
 // The text at the front of `rest`, which is taken away. `short_of` where it is not complete.
-enum class Found { kText, kShort, kNone };
-Found take_text(std::string_view& rest, std::string_view& text) {
-  if (rest.empty()) return Found::kShort;
+enum class TextFound { kText, kShort, kNone };
+TextFound take_text(std::string_view& rest, std::string_view& text) {
+  if (rest.empty()) return TextFound::kShort;
   const auto first = static_cast<unsigned char>(rest[0]);
   size_t head = 1;
   size_t size = 0;
   if ((first & 0xe0) == 0xa0) {
     size = first & 0x1f;
   } else if (first == 0xd9 || first == 0xc4) {
-    if (rest.size() < 2) return Found::kShort;
+    if (rest.size() < 2) return TextFound::kShort;
     head = 2;
     size = static_cast<unsigned char>(rest[1]);
   } else {
-    return Found::kNone;
+    return TextFound::kNone;
   }
-  if (rest.size() < head + size) return Found::kShort;
+  if (rest.size() < head + size) return TextFound::kShort;
   text = rest.substr(head, size);
   rest.remove_prefix(head + size);
-  return Found::kText;
+  return TextFound::kText;
 }
 
 }  // namespace
@@ -172,7 +172,7 @@ void ForwardSink::flush() {
     link().out() += chunk.bytes;
     counters().written.fetch_add(chunk.bytes.size(), std::memory_order_relaxed);
   }
-  if (silent && sent_ > 0) timer().set(loop().now() + kAnswerTime);
+  if (silent && sent_ > 0) timer().set(loop().now() + kForwardAnswerTime);
   link().flush();
 }
 
@@ -220,9 +220,9 @@ bool ForwardSink::take_answer(std::string_view& rest) {
   std::string_view left = rest.substr(1);
   for (const bool is_key : {true, false}) {
     std::string_view text;
-    const Found found = take_text(left, text);
-    if (found == Found::kShort && rest.size() < kMostAnswer) return false;
-    if (found != Found::kText || (is_key && text != "ack")) return wrong();
+    const TextFound found = take_text(left, text);
+    if (found == TextFound::kShort && rest.size() < kMostForwardAnswer) return false;
+    if (found != TextFound::kText || (is_key && text != "ack")) return wrong();
     if (is_key) continue;
     const auto end = chunks_.begin() + static_cast<ptrdiff_t>(sent_);
     const auto chunk =
@@ -232,7 +232,7 @@ bool ForwardSink::take_answer(std::string_view& rest) {
   }
   rest = left;
   link().works();
-  timer().set(loop().now() + kAnswerTime);
+  timer().set(loop().now() + kForwardAnswerTime);
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/assert.h"
+#include "uring/base/clock.h"
 #include "uring/base/text.h"
 
 namespace virtproxy {
@@ -17,12 +18,6 @@ constexpr Duration kLeastBackoff = std::chrono::milliseconds(500);
 constexpr Duration kMostBackoff = std::chrono::seconds(60);
 // A stream that lasted as long without a fault ends the back-off.
 constexpr Duration kStableAfter = std::chrono::seconds(60);
-
-logs::UnixTime unix_now() {
-  return static_cast<logs::UnixTime>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                         std::chrono::system_clock::now().time_since_epoch())
-                                         .count());
-}
 
 }  // namespace
 
@@ -334,7 +329,7 @@ void LogCollector::report(const logs::Received& received) {
   }
   log_warn("channel {}: {} lines ({} bytes) unaccounted in source {}, from number {} on{}", label_,
            drop.count, drop.bytes,
-           quoted(receiver_.accounts().back().sources[received.source].name), drop.first,
+           in_quotes(receiver_.accounts().back().sources[received.source].name), drop.first,
            and_others(*hidden));
 }
 
@@ -366,8 +361,7 @@ constexpr StatInfo kFaults{"log_stream_faults", "Log streams that broke the prot
 constexpr StatInfo kRefused{"log_streams_refused",
                             "Log streams refused: another one was open, or after a fault",
                             StatKind::kCounter};
-constexpr StatInfo kRate{"log_lines_rate",
-                         "Lines a second that arrive, of the last 10 s or so"};
+constexpr StatInfo kRate{"log_lines_rate", "Lines a second that arrive, of the last 10 s or so"};
 constexpr StatInfo kHeld{"log_held", "Memory of lines that are not safe in all sinks yet",
                          StatKind::kGauge, StatUnit::kBytes};
 constexpr StatInfo kSource{"log_source_lines",

@@ -26,7 +26,6 @@ constexpr size_t kAllVms = 128u << 20;
 constexpr size_t kMostOfVm = 4u << 20;
 constexpr size_t kLeastOfVm = 256u << 10;
 constexpr Duration kLetGo = std::chrono::seconds(1);
-constexpr Duration kRetry = std::chrono::seconds(1);
 
 constexpr StatInfo kRecords{"log_sink_records", "Lines and drop records that are safe in the sink",
                             StatKind::kCounter};
@@ -399,7 +398,7 @@ void LogHub::commit(Outlet& outlet) {
         log_error("{}: {}: lines wait until it can be written again", printable(outlet.spec.state),
                   std::strerror(errno));
       }
-      retry_->set(loop_->now() + kRetry);
+      retry_->set(loop_->now() + kFileRetry);
       return;
     }
     if (std::exchange(outlet.commit_failed, false)) {

@@ -1,11 +1,10 @@
 #include "uring/service/logs/log_shipper.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "core/assert.h"
+#include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
 #include "uring/mux/channel.h"
@@ -72,7 +71,7 @@ LogShipper::LogShipper(Loop& loop, Channel& channel, ShipStart start)
       held_{start.config.memory / 4, 0},
       wakeup_(loop, this),
       timer_(loop.timers(), this) {
-  update_wall();
+  wall_ = unix_now();
   if (start.spool) {
     spool_file_ = *std::move(start.spool);
     const auto moved = [this] { wakeup_.wake(); };
@@ -100,12 +99,6 @@ LogShipper::~LogShipper() { VP_ASSERT(idle()); }
 void LogShipper::start() {
   for (const SourceState& state : sources_) state.source->start();
   wakeup_.wake();
-}
-
-void LogShipper::update_wall() {
-  timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
-  wall_ = static_cast<UnixTime>(now.tv_sec) * 1'000'000'000 + static_cast<UnixTime>(now.tv_nsec);
 }
 
 bool LogShipper::idle() const {
@@ -249,7 +242,7 @@ void LogShipper::unblock() {
 void LogShipper::run_deferred() {
   wakeup_.begin();
   if (phase_ == Phase::kStopped) return;
-  update_wall();
+  wall_ = unix_now();
   if (link_ == Link::kWaiting && loop_.now() >= ask_at_) {
     link_ = Link::kAsked;
     channel_.admit(*this, 0);

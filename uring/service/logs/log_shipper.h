@@ -133,7 +133,6 @@ class LogShipper final : public ChannelObserver,
   Duration oldest_age(Instant now) const;
   static Duration oldest_age(const SourceState& source, Instant now);
   uint64_t spool_bytes() const;
-  void update_wall();
 
   Loop& loop_;
   Channel& channel_;

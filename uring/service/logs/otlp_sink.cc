@@ -14,9 +14,9 @@ namespace {
 
 using Kind = ParcelRecord::Kind;
 
-constexpr Duration kAnswerTime = std::chrono::seconds(60);
-constexpr Duration kLeastBackoff = std::chrono::milliseconds(500);
-constexpr Duration kMostBackoff = std::chrono::seconds(60);
+constexpr Duration kOtlpAnswerTime = std::chrono::seconds(60);
+constexpr Duration kLeastOtlpBackoff = std::chrono::milliseconds(500);
+constexpr Duration kMostOtlpBackoff = std::chrono::seconds(60);
 constexpr uint64_t kMostRetryAfter = 300;  // seconds
 constexpr size_t kMostResponse = 64u << 10;
 
@@ -114,12 +114,12 @@ std::optional<uint64_t> take_varint(std::string_view& rest) {
 }
 
 // A field of length-delimited type or a number; others are skipped. Nothing where it is not there.
-struct Fields {
+struct ProtobufField {
   uint64_t number = 0;
   std::string_view bytes;
 };
-Fields field_of(std::string_view message, unsigned wanted) {
-  Fields found;
+ProtobufField field_of(std::string_view message, unsigned wanted) {
+  ProtobufField found;
   while (!message.empty()) {
     const auto tag = take_varint(message);
     if (!tag) break;
@@ -229,7 +229,7 @@ void OtlpSink::flush() {
   out += body;
   counters().written.fetch_add(body.size(), std::memory_order_relaxed);
   state_ = State::kAsked;
-  timer().set(loop().now() + kAnswerTime);
+  timer().set(loop().now() + kOtlpAnswerTime);
   link().flush();
 }
 
@@ -300,7 +300,7 @@ void OtlpSink::link_received(std::string_view bytes) {
 void OtlpSink::on_response(unsigned status, std::string_view retry_after, std::string_view body) {
   const size_t asked = parcels_.sent();
   if (status == 200) {
-    const Fields partial = field_of(body, 1);
+    const ProtobufField partial = field_of(body, 1);
     const uint64_t rejected = field_of(partial.bytes, 1).number;
     if (rejected > 0) {
       log_warn("{}: {} of {} records were refused: {}", spec().label(), rejected, asked,
@@ -323,7 +323,7 @@ void OtlpSink::on_response(unsigned status, std::string_view retry_after, std::s
   // These are about what was sent; all others are about the receiver, or its address.
   const bool refused = status == 400 || status == 413 || status == 422;
   if (!refused) {
-    backoff_ = std::clamp(backoff_ * 2, kLeastBackoff, kMostBackoff);
+    backoff_ = std::clamp(backoff_ * 2, kLeastOtlpBackoff, kMostOtlpBackoff);
     const auto seconds = parse_number<uint64_t>(retry_after);
     return pause(seconds ? std::chrono::seconds(std::min(*seconds, kMostRetryAfter)) : backoff_);
   }

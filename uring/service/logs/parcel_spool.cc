@@ -20,7 +20,6 @@ using Failure = tl::unexpected<std::string>;
 
 // Of a parcel, bytes.
 constexpr size_t kPiece = 48u << 10;
-constexpr Duration kRetry = std::chrono::seconds(1);
 // The first byte of a piece.
 constexpr uint8_t kFirst = 1;
 constexpr uint8_t kLast = 2;
@@ -182,7 +181,7 @@ std::vector<std::shared_ptr<Parcel>> ParcelSpool::take_stored() {
       log_error("{}.state: {}: lines wait until it can be written again", printable(spec_.path),
                 std::strerror(errno));
     }
-    retry_->set(monotonic_now() + kRetry);
+    retry_->set(monotonic_now() + kFileRetry);
     return {};
   }
   if (std::exchange(commit_failed_, false)) {

@@ -10,9 +10,9 @@ namespace {
 
 constexpr uint32_t kMostNumber = 999'999'999;
 // Of an answer: the largest is that to "open".
-constexpr size_t kMostAnswer = 32u << 10;
+constexpr size_t kMostRelpAnswer = 32u << 10;
 // A receiver whose queue is full answers late; one that is silent for so long is gone.
-constexpr Duration kAnswerTime = std::chrono::seconds(90);
+constexpr Duration kRelpAnswerTime = std::chrono::seconds(90);
 
 uint32_t after(uint32_t number) { return number == kMostNumber ? 1 : number + 1; }
 
@@ -38,7 +38,7 @@ void RelpSink::link_up() {
   parcels_.rewind();
   frame("open", "relp_version=0\nrelp_software=virtproxy\ncommands=syslog");
   link().flush();
-  timer().set(loop().now() + kAnswerTime);
+  timer().set(loop().now() + kRelpAnswerTime);
 }
 
 void RelpSink::lost() {
@@ -58,7 +58,7 @@ void RelpSink::flush() {
     frame("syslog", message);
     parcels_.mark_sent();
   }
-  if (silent && parcels_.sent() > 0) timer().set(loop().now() + kAnswerTime);
+  if (silent && parcels_.sent() > 0) timer().set(loop().now() + kRelpAnswerTime);
   link().flush();
 }
 
@@ -91,7 +91,7 @@ bool RelpSink::take_answer(std::string_view& rest) {
   const auto number = parse_number<uint32_t>(head.substr(0, first));
   const std::string_view command = head.substr(first + 1, second - first - 1);
   const auto length = parse_number<uint32_t>(head.substr(second + 1, third - second - 1));
-  if (!number || !length || *length > kMostAnswer) return wrong();
+  if (!number || !length || *length > kMostRelpAnswer) return wrong();
   const size_t begin = *length == 0 && head[third] == '\n' ? third : third + 1;
   if (rest.size() < begin + *length + 1) return false;
   if (rest[begin + *length] != '\n') return wrong();
@@ -107,7 +107,7 @@ bool RelpSink::take_answer(std::string_view& rest) {
     return false;
   }
   answer_ = after(answer_);
-  timer().set(loop().now() + kAnswerTime);
+  timer().set(loop().now() + kRelpAnswerTime);
   if (state_ == State::kOpening) {
     state_ = State::kOpen;
     counters().up = true;

@@ -9,8 +9,8 @@
 namespace virtproxy::logs {
 namespace {
 
-constexpr StatKind kCounter = StatKind::kCounter;
-constexpr StatKind kGauge = StatKind::kGauge;
+using StatKind::kCounter;
+using StatKind::kGauge;
 constexpr StatUnit kBytes = StatUnit::kBytes;
 
 constexpr StatInfo kReceived{"ship_lines_received", "Lines that a source of log shipping received",
@@ -22,9 +22,10 @@ constexpr StatInfo kAcknowledged{"ship_lines_acknowledged",
                                  "acknowledged",
                                  kCounter};
 constexpr StatInfo kBlocked{"ship_source_blocked", "1 if the source is not read for want of room"};
-constexpr StatInfo kBlockedNow{"ship_source_blocked_now",
-                               "How long the source has not been read for want of room, if it is not",
-                               kGauge, StatUnit::kSeconds};
+constexpr StatInfo kBlockedNow{
+    "ship_source_blocked_now",
+    "How long the source has not been read for want of room, if it is not", kGauge,
+    StatUnit::kSeconds};
 constexpr StatInfo kBlockedTime{"ship_source_blocked_time",
                                 "How long the source was not read for want of room, in all",
                                 kCounter, StatUnit::kSeconds};
@@ -85,7 +86,8 @@ void LogShipper::visit_stats(StatVisitor& visitor, Instant now) const {
     }
     visitor.visit(kBlocked, {blocked(index) ? 1u : 0u, "ship_blocked", {&label, 1}});
     const SourceState& source = sources_[i];
-    const Duration blocked_now = source.blocked_since ? now - *source.blocked_since : Duration::zero();
+    const Duration blocked_now =
+        source.blocked_since ? now - *source.blocked_since : Duration::zero();
     const Duration blocked_time = source.blocked_before + blocked_now;
     visitor.visit(kBlockedNow, {static_cast<uint64_t>(blocked_now.count()), {}, {&label, 1}});
     visitor.visit(kBlockedTime, {static_cast<uint64_t>(blocked_time.count()), {}, {&label, 1}});

@@ -15,8 +15,8 @@ namespace virtproxy {
 namespace {
 
 constexpr Duration kConnectTimeout = std::chrono::seconds(10);
-constexpr Duration kLeastBackoff = std::chrono::milliseconds(100);
-constexpr Duration kMostBackoff = std::chrono::seconds(10);
+constexpr Duration kLeastLinkBackoff = std::chrono::milliseconds(100);
+constexpr Duration kMostLinkBackoff = std::chrono::seconds(10);
 
 }  // namespace
 
@@ -54,7 +54,7 @@ void SinkLink::connect_failed(Fault, const std::string& reason) {
 
 void SinkLink::retry_later() {
   state_ = State::kDown;
-  backoff_ = std::clamp(backoff_ * 2, kLeastBackoff, kMostBackoff);
+  backoff_ = std::clamp(backoff_ * 2, kLeastLinkBackoff, kMostLinkBackoff);
   timer_.set(loop_.now() + backoff_);
 }
 

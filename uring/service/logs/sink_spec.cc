@@ -10,7 +10,7 @@
 namespace virtproxy {
 namespace {
 
-using Failure = tl::unexpected<SinkFault>;
+using WrongSpec = tl::unexpected<SinkFault>;
 
 struct KindRow {
   std::string_view name;
@@ -75,9 +75,9 @@ std::optional<Duration> parse_age(std::string_view text) {
   return std::chrono::seconds(*number * unit);
 }
 
-class Reader {
+class SpecReader {
  public:
-  explicit Reader(SinkSpec& spec) : spec_(spec) {}
+  explicit SpecReader(SinkSpec& spec) : spec_(spec) {}
 
   std::optional<SinkFault> read(std::string_view option) {
     const size_t equals = option.find('=');
@@ -96,7 +96,7 @@ class Reader {
       return std::nullopt;
     }
     if (key == "state" && spec_.kind != SinkKind::kStdout) return read_state(value);
-    return SinkFault{quoted(key) + " is no option of this sink",
+    return SinkFault{in_quotes(key) + " is no option of this sink",
                      "write " + std::string(row_of(spec_.kind).form)};
   }
 
@@ -106,7 +106,7 @@ class Reader {
       spec_.format = value == "json" ? LineFormat::kJson : LineFormat::kRfc5424;
       return std::nullopt;
     }
-    return SinkFault{"format " + quoted(value), "it is rfc5424 or json"};
+    return SinkFault{"format " + in_quotes(value), "it is rfc5424 or json"};
   }
   std::optional<SinkFault> read_rotate(std::string_view value) {
     if (const auto age = parse_age(value)) {
@@ -118,7 +118,7 @@ class Reader {
       spec_.rotate_size = *size;
       return std::nullopt;
     }
-    return SinkFault{"rotate " + quoted(value),
+    return SinkFault{"rotate " + in_quotes(value),
                      "give a size from 64K on, such as 64M, or a time such as 90s, 15m, 24h or 7d"};
   }
   std::optional<SinkFault> read_keep(std::string_view value) {
@@ -127,14 +127,14 @@ class Reader {
       spec_.keep = *number;
       return std::nullopt;
     }
-    return SinkFault{"keep " + quoted(value), "give a number of files from 1 to 1000"};
+    return SinkFault{"keep " + in_quotes(value), "give a number of files from 1 to 1000"};
   }
   std::optional<SinkFault> read_sync(std::string_view value) {
     if (value == "on" || value == "off") {
       spec_.sync = value == "on";
       return std::nullopt;
     }
-    return SinkFault{"sync " + quoted(value), "it is on or off"};
+    return SinkFault{"sync " + in_quotes(value), "it is on or off"};
   }
   std::optional<SinkFault> read_state(std::string_view value) {
     if (value.empty()) return SinkFault{"state has no path", "write state=PATH"};
@@ -160,7 +160,7 @@ tl::expected<SinkSpec, SinkFault> parse_sink(std::string_view text) {
   const auto row = std::find_if(kKinds.begin(), kKinds.end(),
                                 [&](const KindRow& each) { return each.name == name; });
   if (row == kKinds.end()) {
-    return Failure(SinkFault{"there is no sink " + quoted(name), "there are " + kind_names()});
+    return WrongSpec(SinkFault{"there is no sink " + in_quotes(name), "there are " + kind_names()});
   }
   SinkSpec spec;
   spec.kind = row->kind;
@@ -169,28 +169,28 @@ tl::expected<SinkSpec, SinkFault> parse_sink(std::string_view text) {
   if (colon < head.size()) spec.target = std::string(head.substr(colon + 1));
   const bool has_target = spec.kind != SinkKind::kStdout;
   if (has_target == spec.target.empty()) {
-    return Failure(SinkFault{std::string(name) + (has_target ? " has no target" : " takes none"),
-                             "write " + std::string(row->form)});
+    return WrongSpec(SinkFault{std::string(name) + (has_target ? " has no target" : " takes none"),
+                               "write " + std::string(row->form)});
   }
   if (spec.kind == SinkKind::kExec && spec.target.find('/') == std::string::npos) {
-    return Failure(SinkFault{"exec " + quoted(spec.target) + " is no path",
-                             "write the path of the program, such as /usr/local/bin/ship"});
+    return WrongSpec(SinkFault{"exec " + in_quotes(spec.target) + " is no path",
+                               "write the path of the program, such as /usr/local/bin/ship"});
   }
   if (spec.connects()) {
     const bool is_path = spec.kind == SinkKind::kSyslogUnix || spec.kind == SinkKind::kUnixDatagram;
     auto address = parse_address(is_path ? spec.target + ":-" : spec.target, AddressUse::kConnect,
                                  is_path ? std::optional(Address::Kind::kUnix) : std::nullopt);
     if (!address || address->channel) {
-      return Failure(SinkFault{address ? "the address names a channel" : address.error(),
-                               "write " + std::string(row->form)});
+      return WrongSpec(SinkFault{address ? "the address names a channel" : address.error(),
+                                 "write " + std::string(row->form)});
     }
     spec.address = std::move(address->address);
   }
-  Reader reader(spec);
+  SpecReader reader(spec);
   for (std::string_view rest = text.substr(comma); !rest.empty();) {
     rest.remove_prefix(1);
     const size_t end = std::min(rest.find(','), rest.size());
-    if (auto fault = reader.read(rest.substr(0, end))) return Failure(*std::move(fault));
+    if (auto fault = reader.read(rest.substr(0, end))) return WrongSpec(*std::move(fault));
     rest.remove_prefix(end);
   }
   if (spec.kind == SinkKind::kFile && spec.state.empty()) spec.state = spec.target + ".state";

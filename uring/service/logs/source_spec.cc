@@ -156,7 +156,7 @@ std::optional<std::string> read_key(SourceSpec& spec, std::optional<Policy>& the
     if (value.starts_with('/')) return std::nullopt;
     return "cursor=" + printable(value) + " is no path: begin it with /";
   }
-  return "unknown key " + quoted(key) +
+  return "unknown key " + in_quotes(key) +
          ": use full, then, block-for, rate, name, mode, framing, remote or cursor";
 }
 

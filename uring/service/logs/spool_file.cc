@@ -26,7 +26,7 @@ using Failure = tl::unexpected<std::string>;
 // A process that was killed keeps its lock until the kernel has torn down its ring.
 constexpr auto kLockTime = std::chrono::milliseconds(1500);
 constexpr auto kLockInterval = std::chrono::milliseconds(10);
-constexpr Duration kRetryInterval = std::chrono::seconds(1);
+constexpr Duration kSpoolRetry = std::chrono::seconds(1);
 constexpr Duration kReportInterval = std::chrono::minutes(1);
 
 std::string with_errno(const std::string& what) { return what + ": " + std::strerror(errno); }
@@ -194,7 +194,7 @@ void SpoolWriter::complete(Op&, Outcome outcome) {
   if (outcome.result < 0 || (outcome.result == 0 && !syncing_)) {
     report(outcome.result < 0 ? -outcome.result : ENOSPC, syncing_);
     spool_.written(0);
-    if (!stopped_) retry_.set(loop_.now() + kRetryInterval);
+    if (!stopped_) retry_.set(loop_.now() + kSpoolRetry);
   } else if (syncing_) {
     ++syncs_;
     spool_.synced();

@@ -24,7 +24,7 @@ std::optional<Credentials> peer_of(int fd) {
   return Credentials{static_cast<uint32_t>(who.pid), who.uid, who.gid};
 }
 
-constexpr Duration kRetryInterval = std::chrono::milliseconds(100);
+constexpr Duration kSourceRetry = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -129,7 +129,7 @@ class StreamSource::Acceptor final : public Input {
     if (none) return Progress::kEmpty;
     const bool short_of = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
     if (!short_of) return Progress::kMore;  // of a connection that is gone already
-    source_.retry_.set(loop().now() + kRetryInterval);
+    source_.retry_.set(loop().now() + kSourceRetry);
     return Progress::kBlocked;
   }
   void on_over() override { fd_.reset(); }

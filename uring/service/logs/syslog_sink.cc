@@ -11,7 +11,7 @@ namespace virtproxy {
 namespace {
 
 // Neither kernel tells when a peer has read: what is left is looked at again.
-constexpr Duration kCheck = std::chrono::milliseconds(5);
+constexpr Duration kSyslogCheck = std::chrono::milliseconds(5);
 
 }  // namespace
 
@@ -60,7 +60,7 @@ void SyslogSink::check() {
   }
   if (parcels_.safe() != before) progressed();
   if (parcels_.has_unsent()) flush();
-  if (!sizes_.empty()) timer().set(loop().now() + kCheck);
+  if (!sizes_.empty()) timer().set(loop().now() + kSyslogCheck);
 }
 
 void SyslogSink::link_up() {
