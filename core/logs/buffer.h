@@ -45,7 +45,7 @@ struct BufferConfig {
   Duration batch_delay = std::chrono::milliseconds(5);  // after which one is closed
   // While there is nothing else to send, one of a source is closed this long after the one before.
   // A line by itself waits for nothing; thousands a second share what a batch costs.
-  Duration idle_interval = std::chrono::milliseconds(2);
+  Duration idle_interval = std::chrono::milliseconds(1);
 };
 
 class Buffer {

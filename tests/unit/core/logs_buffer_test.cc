@@ -124,22 +124,22 @@ TEST(LogBuffer, ALineByItselfIsSentAtOnceAndManyAreSentTogether) {
   EXPECT_EQ(buffer.due(Traffic::kIdle), Instant::zero());
   EXPECT_TRUE(buffer.take(10s, Traffic::kIdle));
   // The next one waits for those that come within the interval, which is the source's own.
-  put(buffer, 0, line(1), 10s + 1ms);
-  put(buffer, 1, line(2), 10s + 1ms);
-  const auto other = buffer.take(10s + 1ms, Traffic::kIdle);
+  put(buffer, 0, line(1), 10s + 400us);
+  put(buffer, 1, line(2), 10s + 400us);
+  const auto other = buffer.take(10s + 400us, Traffic::kIdle);
   ASSERT_TRUE(other);
   EXPECT_EQ(other->source, 1);
-  EXPECT_FALSE(buffer.take(10s + 1ms, Traffic::kIdle));
-  put(buffer, 0, line(3), 10s + 1500us);
-  EXPECT_EQ(buffer.due(Traffic::kIdle), 10s + 2ms);
-  EXPECT_EQ(buffer.due(Traffic::kBusy), 10s + 6ms);
-  const auto batch = buffer.take(10s + 2ms, Traffic::kIdle);
+  EXPECT_FALSE(buffer.take(10s + 400us, Traffic::kIdle));
+  put(buffer, 0, line(3), 10s + 600us);
+  EXPECT_EQ(buffer.due(Traffic::kIdle), 10s + 1ms);
+  EXPECT_EQ(buffer.due(Traffic::kBusy), 10s + 5400us);
+  const auto batch = buffer.take(10s + 1ms, Traffic::kIdle);
   ASSERT_TRUE(batch);
   EXPECT_EQ(batch->end.seq - batch->first.seq, 2u);
   // A log that ends waits for nothing.
-  put(buffer, 0, line(4), 10s + 2ms);
-  EXPECT_FALSE(buffer.take(10s + 2ms, Traffic::kIdle));
-  EXPECT_TRUE(buffer.take(10s + 2ms, Traffic::kLast));
+  put(buffer, 0, line(4), 10s + 1ms);
+  EXPECT_FALSE(buffer.take(10s + 1ms, Traffic::kIdle));
+  EXPECT_TRUE(buffer.take(10s + 1ms, Traffic::kLast));
   EXPECT_TRUE(buffer.empty());
 }
 

@@ -1,8 +1,8 @@
 #include "uring/service/logs/line_format.h"
 
-#include <array>
 #include <charconv>
 #include <chrono>
+#include <cstring>
 
 namespace virtproxy {
 namespace {
@@ -29,10 +29,34 @@ void append_byte_hex(std::string& out, unsigned char byte) {
 
 bool is_control(unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; }
 
+// Eight bytes at a time: from "Bit Twiddling Hacks" (Anderson), where a word has a zero byte or one
+// that is less than a number.
+constexpr uint64_t kEachByte = 0x0101010101010101;
+constexpr uint64_t kHighBits = 0x8080808080808080;
+uint64_t load_word(std::string_view text, size_t at) {
+  uint64_t word;
+  std::memcpy(&word, text.data() + at, sizeof word);
+  return word;
+}
+bool has_byte(uint64_t word, unsigned char byte) {
+  const uint64_t zero = word ^ kEachByte * byte;
+  return ((zero - kEachByte) & ~zero & kHighBits) != 0;
+}
+
+// The end of whole words from `at` on that have no control character, backslash or quotation mark.
+size_t skip_plain(std::string_view text, size_t at) {
+  for (; text.size() - at >= sizeof(uint64_t); at += sizeof(uint64_t)) {
+    const uint64_t word = load_word(text, at);
+    const bool control = ((word - kEachByte * 0x20) & ~word & kHighBits) != 0;
+    if (control || has_byte(word, 0x7f) || has_byte(word, '\\') || has_byte(word, '"')) break;
+  }
+  return at;
+}
+
 // The MESSAGE of RFC 5424.
 void append_message(std::string& out, std::string_view text) {
   size_t plain = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
+  for (size_t i = skip_plain(text, 0); i < text.size(); i = skip_plain(text, i + 1)) {
     const auto c = static_cast<unsigned char>(text[i]);
     const bool slash = c == '\\' && i + 1 < text.size() && text[i + 1] == 'x';
     if (!slash && !is_control(c)) continue;
@@ -91,7 +115,7 @@ std::string_view name_of(Kind kind) {
 void append_json_string(std::string& out, std::string_view text) {
   out += '"';
   size_t plain = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
+  for (size_t i = skip_plain(text, 0); i < text.size(); i = skip_plain(text, i + 1)) {
     const auto c = static_cast<unsigned char>(text[i]);
     if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f) continue;
     out.append(text, plain, i - plain);
@@ -153,6 +177,10 @@ void append_claimed(std::string& out, std::string_view name, std::string_view te
 
 bool is_utf8(std::string_view text) {
   for (size_t i = 0; i < text.size();) {
+    if (text.size() - i >= sizeof(uint64_t) && (load_word(text, i) & kHighBits) == 0) {
+      i += sizeof(uint64_t);
+      continue;
+    }
     const auto first = static_cast<unsigned char>(text[i]);
     if (first < 0x80) {
       ++i;
@@ -232,11 +260,12 @@ void LineWriter::append_time(std::string& out, logs::UnixTime time, int digits) 
     second_text_ += '.';
   }
   out += second_text_;
+  char fraction[9];
   uint64_t rest = time % kNano;
-  for (uint64_t unit = kNano / 10; digits > 0; --digits, unit /= 10) {
-    out += static_cast<char>('0' + rest / unit);
-    rest %= unit;
+  for (size_t i = sizeof fraction; i > 0; rest /= 10) {
+    fraction[--i] = static_cast<char>('0' + rest % 10);
   }
+  out.append(fraction, static_cast<size_t>(digits));
   out += 'Z';
 }
 
@@ -246,10 +275,27 @@ void LineWriter::append(std::string& out, std::string_view vm, const Parcel& par
   append_rfc5424(out, vm, parcel, record);
 }
 
+void LineWriter::prepare_names(std::string_view vm, std::string_view source,
+                               const logs::LogId& log) {
+  constexpr size_t kMostHostName = 255;
+  constexpr size_t kMostAppName = 48;
+  const bool same = names_.vm == vm && names_.source == source && names_.log == log;
+  if (same && !names_.header.empty()) return;
+  names_ = {std::string(vm), std::string(source), log, {}, {}};
+  names_.header = ' ';
+  append_field(names_.header, vm, kMostHostName);
+  names_.header += ' ';
+  append_field(names_.header, source, kMostAppName);
+  names_.header += ' ';
+  names_.parameters = " [virtproxy@32473";
+  append_parameter(names_.parameters, "vm", vm);
+  append_parameter(names_.parameters, "source", source);
+  append_parameter(names_.parameters, "log", text_of(log));
+}
+
 void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Parcel& parcel,
                                 const ParcelRecord& record) {
   constexpr unsigned kWarning = 44;  // syslog.warning
-  constexpr size_t kMostAppName = 48;
   const bool text = record.kind <= Kind::kHead;
   Priority5424 line{kWarning, {}};
   if (text) line = split_priority(parcel.text_of(record));
@@ -259,26 +305,20 @@ void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Par
   // RFC 5424 permits six digits. A record that was dropped has the time of the last of its lines.
   const logs::UnixTime time = record.last_time != 0 ? record.last_time : parcel.received;
   append_time(out, time, 6);
-  out += ' ';
-  append_field(out, vm, 255);
-  out += ' ';
-  append_field(out, parcel.source_of(record), kMostAppName);
-  out += ' ';
+  prepare_names(vm, parcel.source_of(record), parcel.log_of(record));
+  out += names_.header;
   if (record.has_credentials) {
     append_number(out, record.credentials.pid);
   } else {
     out += '-';
   }
   out += ' ';
-  if (text && record.kind == Kind::kLine) {
+  if (record.kind == Kind::kLine) {
     out += '-';
   } else {
     out += name_of(record.kind);
   }
-  out += " [virtproxy@32473";
-  append_parameter(out, "vm", vm);
-  append_parameter(out, "source", parcel.source_of(record));
-  append_parameter(out, "log", text_of(parcel.log_of(record)));
+  out += names_.parameters;
   append_parameter(out, "seq", record.seq);
   if (record.has_credentials) {
     append_parameter(out, "uid", record.credentials.uid);

@@ -36,7 +36,19 @@ class LineWriter {
   // 2026-11-30T01:02:03.123456Z, with `digits` of the second.
   void append_time(std::string& out, logs::UnixTime time, int digits);
 
+  // Of a line, the text that is the same for all lines of a source in one log.
+  void prepare_names(std::string_view vm, std::string_view source, const logs::LogId& log);
+
+  struct Names {
+    std::string vm;
+    std::string source;
+    logs::LogId log;
+    std::string header;      // HOSTNAME and APP-NAME with the spaces around them
+    std::string parameters;  // the structured data up to the name of the log
+  };
+
   LineFormat format_;
+  Names names_;
   uint64_t second_ = UINT64_MAX;  // whose text is kept
   std::string second_text_;
 };
