@@ -22,10 +22,10 @@ import sys
 from pathlib import Path
 
 FILE = Path(__file__).resolve().with_name("instructions.json")
-BOUND = 0.05
+BOUND = 0.02
 BOUND_OF_ANOTHER_COMPILER = 0.30
 PATIENCE = 120  # seconds for one run
-SHRUNK = 0.02  # from here on it is worth a word
+SHRUNK = 0.01  # from here on it is worth a word
 # A byte is counted in thousands: the checksum works on whole blocks.
 COUNTS = {"byte": (1 << 20, 3 << 20), "stream": (200, 600)}
 COUNTS_OF_THE_REST = (4000, 12000)
