@@ -164,7 +164,8 @@ Result users() {
   while (const utmpx* entry = getutxent()) {
     if (entry->ut_type != USER_PROCESS) continue;
     const std::string name(entry->ut_user, strnlen(entry->ut_user, sizeof entry->ut_user));
-    const double when = static_cast<double>(entry->ut_tv.tv_sec) + entry->ut_tv.tv_usec / 1e6;
+    const double when =
+        static_cast<double>(entry->ut_tv.tv_sec) + static_cast<double>(entry->ut_tv.tv_usec) / 1e6;
     const auto [known, added] = logins.emplace(name, when);
     if (!added) known->second = std::min(known->second, when);
     if (logins.size() >= kMostEntries) break;
