@@ -54,9 +54,10 @@ if(VIRTPROXY_HARDEN AND CMAKE_BUILD_TYPE MATCHES "^(Release|RelWithDebInfo|MinSi
   add_link_options($<$<NOT:$<BOOL:$<TARGET_PROPERTY:VIRTPROXY_STATIC_LINK>>>:-pie>)
 endif()
 
-# For code that runs at the start or when an operator asks: small, and in sections, of which the linker of a
-# static program leaves out what is not used. tests/e2e/test_size.py holds the result to a size.
-set(VIRTPROXY_SMALL $<$<CONFIG:Release>:-Os> -ffunction-sections -fdata-sections)
+# In sections, of which the linker of a static program leaves out what is not used. Code that runs at the start
+# or when an operator asks is small as well. tests/e2e/test_size.py holds the result to a size.
+set(VIRTPROXY_SECTIONS -ffunction-sections -fdata-sections)
+set(VIRTPROXY_SMALL $<$<CONFIG:Release>:-Os> ${VIRTPROXY_SECTIONS})
 
 # A program that needs no library at run time; position independent like the others.
 function(link_statically target)
@@ -77,11 +78,4 @@ option(VIRTPROXY_TOGETHER "Compile the files of a target ten at a time" OFF)
 # Two files of such a target cannot have the same name for different things, in unnamed namespaces either.
 function(compile_together target)
   set_target_properties(${target} PROPERTIES UNITY_BUILD ${VIRTPROXY_TOGETHER} UNITY_BUILD_BATCH_SIZE 10)
-endfunction()
-
-# parse_once(TARGET HEADER...): for files that have names in common
-function(parse_once target)
-  if(VIRTPROXY_TOGETHER)
-    target_precompile_headers(${target} PRIVATE ${ARGN})
-  endif()
 endfunction()

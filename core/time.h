@@ -9,4 +9,8 @@ namespace virtproxy {
 using Instant = std::chrono::nanoseconds;
 using Duration = std::chrono::nanoseconds;
 
+inline double seconds_of(Duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
 }  // namespace virtproxy

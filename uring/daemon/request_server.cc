@@ -14,7 +14,7 @@
 namespace virtproxy {
 namespace {
 
-constexpr size_t kReadSize = 4096;
+constexpr size_t kRequestRead = 4096;
 // Accepted in one go, so that a flood of clients leaves time for the signals.
 constexpr unsigned kAcceptsPerTurn = 8;
 
@@ -105,7 +105,7 @@ void RequestServer::accept_clients(int listener, Instant now) {
 }
 
 bool RequestServer::read_from(Client& client) {
-  std::array<char, kReadSize> bytes;
+  std::array<char, kRequestRead> bytes;
   const ssize_t got = recv(client.fd, bytes.data(), bytes.size(), 0);
   if (got < 0) return errno == EAGAIN || errno == EINTR;
   if (got == 0) return false;

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "uring/base/log.h"
+#include "uring/net/local_ports.h"
 #include "uring/service/logs/file_sink.h"
 #include "uring/transport/transport_kind.h"
 
@@ -150,14 +151,13 @@ struct SocketOption {
   int name;
 };
 
-// IP_LOCAL_PORT_RANGE, local_ports.h; the C library's headers lack the name before glibc 2.37.
-constexpr int kLocalPortRange = 51;
-
 constexpr SocketOption kSocketOptions[] = {
-    {SOL_SOCKET, SO_LINGER},          {SOL_SOCKET, SO_KEEPALIVE},      {SOL_SOCKET, SO_SNDBUF},
-    {SOL_SOCKET, SO_RCVBUF},          {SOL_SOCKET, SO_OOBINLINE},      {IPPROTO_TCP, TCP_NODELAY},
-    {IPPROTO_TCP, TCP_KEEPIDLE},      {IPPROTO_TCP, TCP_KEEPINTVL},    {IPPROTO_TCP, TCP_KEEPCNT},
-    {IPPROTO_TCP, TCP_NOTSENT_LOWAT}, {IPPROTO_TCP, TCP_USER_TIMEOUT}, {IPPROTO_IP, kLocalPortRange},
+    {SOL_SOCKET, SO_LINGER},         {SOL_SOCKET, SO_KEEPALIVE},
+    {SOL_SOCKET, SO_SNDBUF},         {SOL_SOCKET, SO_RCVBUF},
+    {SOL_SOCKET, SO_OOBINLINE},      {IPPROTO_TCP, TCP_NODELAY},
+    {IPPROTO_TCP, TCP_KEEPIDLE},     {IPPROTO_TCP, TCP_KEEPINTVL},
+    {IPPROTO_TCP, TCP_KEEPCNT},      {IPPROTO_TCP, TCP_NOTSENT_LOWAT},
+    {IPPROTO_TCP, TCP_USER_TIMEOUT}, {IPPROTO_IP, kLocalPortRange},
 };
 
 constexpr unsigned long kTerminalRequests[] = {TCGETS, TCSETS, TCFLSH};
@@ -168,7 +168,7 @@ struct Needs {
   bool devices = false;
   bool closes = false;  // listeners, and opens them again: when-down
   bool paths = false;   // of listeners, to unlink
-  bool lines = false;     // of log shipping
+  bool lines = false;   // of log shipping
   bool spool = false;
   bool files = false;      // of --collect, written at a place
   bool rotation = false;   // … and renamed
@@ -340,9 +340,9 @@ void allow_sockets(Filter& filter, const Needs& needs) {
   }
   filter.add(SCMP_ACT_ALLOW, SCMP_SYS(connect));
   if (needs.datagrams) {
-    filter.allow_if(SCMP_SYS(socket), {equal(0, AF_UNIX),
-                                       equal(1, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK),
-                                       equal(2, 0)});
+    filter.allow_if(
+        SCMP_SYS(socket),
+        {equal(0, AF_UNIX), equal(1, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK), equal(2, 0)});
   }
   constexpr uint64_t kKind = ~uint64_t{SOCK_NONBLOCK | SOCK_CLOEXEC} & 0xffffffff;
   for (const int family : needs.families) {

@@ -20,8 +20,6 @@ std::string client_of(std::span<const std::byte> encoded) {
 // The application behind a descriptor; empty where there is none.
 std::string peer_of(int fd) { return fd < 0 ? "" : describe(peer_identity_of(fd)); }
 
-double seconds_of(Duration duration) { return std::chrono::duration<double>(duration).count(); }
-
 }  // namespace
 
 // --- the transport and the session ------------------------------------------------------------

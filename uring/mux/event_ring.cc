@@ -26,8 +26,6 @@ std::string_view silence_text(Silence silence) {
   return "the other end does not answer: clients are refused";
 }
 
-double seconds_of(Duration duration) { return std::chrono::duration<double>(duration).count(); }
-
 }  // namespace
 
 void EventRing::add(ChannelEvent event) {
@@ -40,9 +38,9 @@ void EventRing::add(ChannelEvent event) {
 
 std::vector<ChannelEvent> EventRing::after(uint64_t after) const {
   const std::lock_guard lock(mutex_);
-  const auto first =
-      std::upper_bound(events_.begin(), events_.end(), after,
-                       [](uint64_t number, const ChannelEvent& event) { return number < event.number; });
+  const auto first = std::upper_bound(
+      events_.begin(), events_.end(), after,
+      [](uint64_t number, const ChannelEvent& event) { return number < event.number; });
   return {first, events_.end()};
 }
 
@@ -67,7 +65,8 @@ void EventRecorder::session_silent(const SessionSilent& event) {
 }
 
 void EventRecorder::session_down(const SessionDown& event) {
-  record(EventKind::kDown, {}, fmt::format("{}; {} streams are reset", event.reason, event.streams));
+  record(EventKind::kDown, {},
+         fmt::format("{}; {} streams are reset", event.reason, event.streams));
 }
 
 void EventRecorder::peer_dropped(const PeerDropped& event) {

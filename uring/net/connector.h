@@ -18,6 +18,9 @@
 
 namespace virtproxy {
 
+// Of an attempt to reach the other end of a channel, or a program that takes lines.
+inline constexpr Duration kConnectTimeout = std::chrono::seconds(10);
+
 class Connector final : private Completion, private Timer::Owner, private ResolverDriver::Client {
  public:
   class Client {

@@ -10,9 +10,6 @@
 namespace virtproxy {
 namespace {
 
-// Defined by glibc from 2.37 on; the value is part of the kernel's interface.
-constexpr int kLocalPortRange = 51;
-
 // The first port in the lower half, the last in the upper one; 0 lifts the limit.
 bool limit(int fd, PortRange window) {
   const uint32_t value = window.first | uint32_t{window.last} << 16;

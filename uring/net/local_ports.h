@@ -15,6 +15,9 @@
 
 namespace virtproxy {
 
+// IP_LOCAL_PORT_RANGE of the kernel's interface, which glibc names from 2.37 on.
+inline constexpr int kLocalPortRange = 51;
+
 struct PortRange {
   uint16_t first = 0;
   uint16_t last = 0;

@@ -1,13 +1,6 @@
 #include "uring/transport/socket_connect_source.h"
 
-#include <chrono>
-
 namespace virtproxy {
-namespace {
-
-constexpr Duration kConnectTimeout = std::chrono::seconds(10);
-
-}  // namespace
 
 SocketConnectSource::SocketConnectSource(const TransportSetup& setup)
     : SocketSource(setup), connector_(setup.loop, setup.resolver_driver, this) {}

@@ -18,7 +18,6 @@ constexpr size_t kScratch = 64u << 10;
 constexpr size_t kMostWindow = 1u << 20;
 // A service that the other end does not have may come with its configuration.
 constexpr Duration kMissingRetry = std::chrono::minutes(5);
-constexpr Duration kReportInterval = std::chrono::minutes(1);
 constexpr Duration kShortestWait = std::chrono::milliseconds(1);
 // Of the marks by which ages are measured.
 constexpr size_t kMostGiven = 1024;

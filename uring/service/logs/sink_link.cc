@@ -14,7 +14,6 @@
 namespace virtproxy {
 namespace {
 
-constexpr Duration kConnectTimeout = std::chrono::seconds(10);
 constexpr Duration kLeastLinkBackoff = std::chrono::milliseconds(100);
 constexpr Duration kMostLinkBackoff = std::chrono::seconds(10);
 

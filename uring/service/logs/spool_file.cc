@@ -27,7 +27,6 @@ using Failure = tl::unexpected<std::string>;
 constexpr auto kLockTime = std::chrono::milliseconds(1500);
 constexpr auto kLockInterval = std::chrono::milliseconds(10);
 constexpr Duration kSpoolRetry = std::chrono::seconds(1);
-constexpr Duration kReportInterval = std::chrono::minutes(1);
 
 std::string with_errno(const std::string& what) { return what + ": " + std::strerror(errno); }
 

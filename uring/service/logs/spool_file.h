@@ -19,6 +19,9 @@
 
 namespace virtproxy::logs {
 
+// Between lines of the log about losses, and about a file that cannot be written.
+inline constexpr Duration kReportInterval = std::chrono::minutes(1);
+
 // When what was written is forced to the disk, so that it survives the end of the machine.
 struct SyncPolicy {
   enum class When : uint8_t {
