@@ -232,6 +232,36 @@ def test_an_upload_that_is_cut_off_leaves_nothing(scene: Scene, tree: Path) -> N
     guest.log("va-put .*: ")
 
 
+def test_a_file_that_is_refused_is_not_taken_for_calls(scene: Scene, tree: Path) -> None:
+    """Neither from our client, which waits to be told to go on, nor from one that sends the file at once."""
+    hook, ran = scene.directory / "hook", scene.directory / "ran"
+    hook.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    hook.chmod(0o755)
+    config = scene.directory / "va.toml"
+    config.write_text(f'allow-write = ["{tree}"]\nhook.backup = "{hook}"\n')
+    port, local, stream = scene.directory / "p", scene.directory / "local", scene.directory / "stream"
+    guest = Agent(scene, "guest", "-c", f"unix-listen:{port}", "--listen", stream, "--config", config, name="guest")
+    host = Agent(scene, "host", "-c", f"unix-connect:{port}", "--local", local, name="host")
+    host.log("virtagent")
+    injected = b'\n{"execute":"va-hook","arguments":{"name":"backup"}}\n'
+    file = scene.directory / "file"
+    file.write_bytes(injected * 1000)
+    for target, path, code in ((local, tree / "new", b"unsupported"), (stream, "/etc/new", b"not-allowed")):
+        done = run("put", target, file, path)
+        assert done.returncode == 1 and code in done.stderr, done.stderr
+        with Line(target) as line:
+            request = {"execute": "va-put", "arguments": {"path": str(path), "size": len(injected)}}
+            line.send(json.dumps(request).encode() + b"\n" + injected)
+            assert "error" in line.message()
+            assert line.ended()
+    # The hook is there, and would have run.
+    mark = guest.mark()
+    assert call(local, "va-hook", "name=backup")["exitcode"] == 0
+    guest.log("va-hook", mark)
+    assert ran.exists()
+    assert guest.process.everything().count("va-hook") == 1
+
+
 def test_paths_stay_where_they_are_allowed(scene: Scene, tree: Path) -> None:
     at = scene.directory / "g"
     mount = tree / "mount"

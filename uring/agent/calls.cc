@@ -99,11 +99,21 @@ void Agent::on_event(Link& link, const Notice& notice) {
 }
 
 void Agent::on_request(Link& link, Notice notice) {
+  if (link.after == Link::After::kClose) return;
   const std::string method = notice.name;
   // A program of this machine wants the other end's methods, unless it is one of ours.
   const bool ours = find_method(options_.role, method) != nullptr;
   const auto port = std::find_if(links_.begin(), links_.end(),
                                  [](const auto& each) { return each->port.has_value(); });
+  if (link.source == Source::kLocal && method == "va-put") {
+    // What a caller sends behind it without waiting is a file: nothing in it is a request.
+    link.after = Link::After::kClose;
+    link.calls[notice.token] = {method, detail_of(notice.body)};
+    answer(link, notice.token,
+           tl::unexpected(error_of(ErrorCode::kUnsupported,
+                                   "va-put is served on the socket of a stream alone")));
+    return;
+  }
   if (link.source == Source::kLocal && !ours && port != links_.end()) {
     link.calls[notice.token] = {method, detail_of(notice.body) + " forwarded"};
     forwards_.push_back(

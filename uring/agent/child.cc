@@ -33,7 +33,8 @@ void default_signals() {
 // Closes every descriptor from `lowest` on.
 void close_from(int lowest) {
   if (syscall(SYS_close_range, static_cast<unsigned>(lowest), ~0u, 0) == 0) return;
-  // Before Linux 5.9, or where a container's filter does not know the call. A name is a number, but for two.
+  // Before Linux 5.9, or where a container's filter does not know the call. A name is a number, but
+  // for two.
   if (DIR* const open = opendir("/proc/self/fd")) {
     while (const dirent* const entry = readdir(open)) {
       const int fd = std::atoi(entry->d_name);

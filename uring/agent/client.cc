@@ -105,9 +105,9 @@ class Client {
             notice.token == call) {
           return std::move(notice);
         }
-        if (notice.kind == Notice::Kind::kEvent &&
-            options_.action == ClientOptions::Action::kEvents) {
-          print_event(notice);
+        if (notice.kind == Notice::Kind::kEvent) {
+          if (options_.action == ClientOptions::Action::kEvents) print_event(notice);
+          if (notice.name == "va-continue") may_feed_ = true;
         }
         if (notice.kind == Notice::Kind::kRequest) {
           Error none = error_of(ErrorCode::kUnsupported, "this end only calls");
@@ -229,8 +229,9 @@ class Client {
     // The whole transfer may take long, as long as it goes on.
     const auto call = conversation_.call("va-put", arguments, kNoLimit, monotonic_now());
     if (!call) return fail(call.error().text);
+    // Where the call is refused, no byte of the file may come to who would take it for requests.
     const auto feed = [&] {
-      if (left == 0) return Feeding::kNothing;
+      if (left == 0 || !may_feed_) return Feeding::kNothing;
       const ssize_t size =
           sendfile(fd_.get(), file.get(), nullptr, std::min<uint64_t>(left, 1 << 20));
       if (size > 0) left -= static_cast<uint64_t>(size);
@@ -270,6 +271,7 @@ class Client {
   UniqueFd fd_;
   std::string unread_;
   uint64_t printed_ = 0;
+  bool may_feed_ = false;  // the other end takes the file that is put
 };
 
 }  // namespace
