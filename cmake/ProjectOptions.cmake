@@ -51,7 +51,9 @@ if(VIRTPROXY_HARDEN AND CMAKE_BUILD_TYPE MATCHES "^(Release|RelWithDebInfo|MinSi
     add_compile_options(-mbranch-protection=standard)
   endif()
   add_link_options(LINKER:-z,relro LINKER:-z,now LINKER:-z,noexecstack)
-  add_link_options($<$<NOT:$<BOOL:$<TARGET_PROPERTY:VIRTPROXY_STATIC_LINK>>>:-pie>)
+  if(NOT CMAKE_CROSSCOMPILING)  # There all is linked with -static-pie.
+    add_link_options($<$<NOT:$<BOOL:$<TARGET_PROPERTY:VIRTPROXY_STATIC_LINK>>>:-pie>)
+  endif()
 endif()
 
 # In sections, of which the linker of a static program leaves out what is not used. Code that runs at the start

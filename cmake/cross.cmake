@@ -15,4 +15,5 @@ set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
 # Headers that stand alone there, as xxhash.h.
 set(CMAKE_CXX_STANDARD_INCLUDE_DIRECTORIES ${VIRTPROXY_CROSS_ROOT}/usr/include
     ${VIRTPROXY_CROSS_ROOT}/usr/include/${VIRTPROXY_CROSS_MACHINE}-linux-gnu)
-set(CMAKE_EXE_LINKER_FLAGS_INIT "-static -L${VIRTPROXY_CROSS_ROOT}/usr/lib/${VIRTPROXY_CROSS_MACHINE}-linux-gnu")
+# Beside -static-pie, -static would choose start-up code that does not relocate the program.
+set(CMAKE_EXE_LINKER_FLAGS_INIT "-static-pie -L${VIRTPROXY_CROSS_ROOT}/usr/lib/${VIRTPROXY_CROSS_MACHINE}-linux-gnu")

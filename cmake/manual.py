@@ -46,6 +46,9 @@ _OPTION = re.compile(r"^  (-[^ ]+)((?: [^ ]+)*?)(?:  +(.*))?$")
 _COMMAND = re.compile(r"^  ([a-z][a-z-]*)  +(.*)$")
 
 
+_COMMANDS = ("Subcommands", "Commands to a running daemon")
+
+
 def read_help(text: str) -> Help:
     """Options begin with two spaces and a dash; deeper lines go on with the one before."""
     help_ = Help()
@@ -66,10 +69,10 @@ def read_help(text: str) -> Help:
         elif title in help_.groups and line.startswith("   "):
             entry = help_.groups[title][-1]
             entry.text = f"{entry.text} {line.strip()}".strip()
-        elif title == "Subcommands" and command:
+        elif title in _COMMANDS and command:
             help_.commands[command[1]] = command[2]
             last = [command[1]]
-        elif title == "Subcommands" and last and line.startswith("   "):
+        elif title in _COMMANDS and last and line.startswith("   "):
             help_.commands[last[0]] += " " + line.strip()
         else:
             help_.sections.setdefault(title, []).append(line)
@@ -93,6 +96,17 @@ def option_lines(options: list[Option]) -> list[str]:
     return lines
 
 
+def argument_lines(command: Help) -> list[str]:
+    lines = []
+    for line in command.sections.get("Positionals", []):
+        argument = re.match(r"^  (\S+)(?: \S+)*?(?:  +(.*))?$", line)
+        if argument:
+            lines += [f"_{escaped(argument[1])}_", "\t" + escaped(argument[2] or ""), ""]
+        elif line.strip():
+            lines[-2] = f"\t{lines[-2].strip()} {escaped(line.strip())}".replace("\t ", "\t")
+    return lines
+
+
 def literal(lines: list[str]) -> list[str]:
     while lines and not lines[-1].strip():
         lines = lines[:-1]
@@ -110,8 +124,9 @@ def page(template: str, program: str) -> str:
         elif line == "@COMMANDS@":
             for name, text in help_.commands.items():
                 lines += [f"## {name}", "", escaped(text) + ".", ""]
-                options = help_of(program, name).options()
-                lines += option_lines([one for one in options if "--help" not in one.names])
+                command = help_of(program, name)
+                lines += argument_lines(command)
+                lines += option_lines([one for one in command.options() if "--help" not in one.names])
         elif section:
             lines += literal(help_.sections[section[1]])
         else:

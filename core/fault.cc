@@ -21,7 +21,7 @@ constexpr std::array kTable{
     FaultRow{Fault::kTooManyStreams, kStream, "too_many_streams",
              "the limit on streams is reached"},
     FaultRow{Fault::kNoResources, kStream, "no_resources", "out of descriptors or memory"},
-    FaultRow{Fault::kGoingAway, kStream, "going_away", "the other end is stopping"},
+    FaultRow{Fault::kGoingAway, kStream, "going_away", "the daemon at one end is stopping"},
     FaultRow{Fault::kStalled, kStream, "stalled", "the stream held others back"},
     FaultRow{Fault::kTransportLost, kSession, "transport_lost", "the link was lost"},
     FaultRow{Fault::kPeerRestarted, kSession, "peer_restarted", "the other end started anew"},

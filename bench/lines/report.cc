@@ -13,6 +13,9 @@ using Json = nlohmann::ordered_json;
 // Writers that are reported each for itself.
 constexpr size_t kMostWriters = 64;
 
+// A second; zero where no time has passed.
+double rate_of(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
+
 const char* header_name(Header header) {
   switch (header) {
     case Header::kNone:
@@ -63,15 +66,16 @@ std::string format_lines_table(const LinesPlan& plan, const LinesResult& result)
   add_row(out, "way",
           fmt::format("{} -> {}", plan.source ? plan.source->text : "(writers elsewhere)",
                       plan.sink ? plan.sink->text : "(sink elsewhere)"));
-  add_row(out, "written",
-          fmt::format("{} in {:.2f} s, {:.0f}/s; longest write {}", result.sent,
-                      result.write_seconds, static_cast<double>(result.sent) / result.write_seconds,
-                      time_text(static_cast<uint64_t>(result.longest_write_ns))));
+  add_row(
+      out, "written",
+      fmt::format("{} in {:.2f} s, {:.0f}/s; longest write {}", result.sent, result.write_seconds,
+                  rate_of(static_cast<double>(result.sent), result.write_seconds),
+                  time_text(static_cast<uint64_t>(result.longest_write_ns))));
   if (result.reconnects > 0) add_row(out, "", fmt::format("{} reconnections", result.reconnects));
   if (plan.sink) {
     add_row(out, "delivered",
             fmt::format("{} in {:.2f} s, {:.0f}/s", result.count.delivered, result.seconds,
-                        lines / result.seconds));
+                        rate_of(lines, result.seconds)));
     std::string told = fmt::format("{} in {} records", result.told.lines, result.told.records);
     for (const auto& [reason, count] : result.told.reasons)
       told += fmt::format(", {} {}", reason, count);
@@ -145,9 +149,9 @@ Json make_lines_json(const LinesPlan& plan, const LinesResult& result) {
                    {"missing", result.missing},
                    {"read_again", result.read_again}};
   const double lines = lines_of(plan, result);
-  json["lines_per_second"] = lines / result.seconds;
-  json["sent_per_second"] = static_cast<double>(result.sent) / result.write_seconds;
-  json["bytes_per_second"] = lines * static_cast<double>(plan.shape.size) / result.seconds;
+  json["lines_per_second"] = rate_of(lines, result.seconds);
+  json["sent_per_second"] = rate_of(static_cast<double>(result.sent), result.write_seconds);
+  json["bytes_per_second"] = rate_of(lines * static_cast<double>(plan.shape.size), result.seconds);
   json["longest_write_ns"] = result.longest_write_ns;
   json["reconnects"] = result.reconnects;
   if (result.has_ages) json["age_ns"] = histogram_json(result.ages);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import pty
 import re
 import select
@@ -179,7 +180,7 @@ def test_what_is_wrong_is_one_line(scene: Scene) -> None:
         (b"strea\x07ms\n", "error: there is no command 'strea\\x07ms'; try help\n\n"),
         (b"status now\n", "error: status: what is 'now'? Try help\n\n"),
         (b"log-level loud\n",
-         "error: there is no level 'loud'; there are error, warn, info and debug\n\n"),
+         "error: there is no level 'loud'; there are error, warn, info, debug and trace\n\n"),
         (b"streams vm9\n", "error: there is no channel 'vm9'\n\n"),
         (b"streams --limit 0\n", "error: --limit '0': use 1 to 65536\n\n"),
         (b"streams --sort\n", "error: streams: a value is missing behind --sort\n\n"),
@@ -192,11 +193,14 @@ def test_what_is_wrong_is_one_line(scene: Scene) -> None:
     assert json.loads(stage.ask(b"nothing --json\n"))["error"].startswith("there is no command")
     done = stage.ctl("log-level", "loud")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "virtproxyctl: there is no level 'loud'; there are error, warn, info and debug\n"
+    assert done.stderr == "virtproxyctl: there is no level 'loud'; there are error, warn, info, debug and trace\n"
     wrong = subprocess.run([BIN / "virtproxyctl", "status", "--control", stage.path + "x"],
                            capture_output=True, text=True, timeout=WAIT, check=False)
     assert wrong.returncode == 1
     assert "there is no such socket: is the daemon running with --control PATH?" in wrong.stderr
+    wrong = subprocess.run([BIN / "virtproxyctl", "status", "--control", scene.directory],
+                           capture_output=True, text=True, timeout=WAIT, check=False)
+    assert wrong.returncode == 1 and "that is no socket" in wrong.stderr
 
 
 def test_only_its_user_may_connect_and_the_path_goes_with_the_daemon(scene: Scene) -> None:
@@ -206,6 +210,22 @@ def test_only_its_user_may_connect_and_the_path_goes_with_the_daemon(scene: Scen
     assert stage.ctl("drain").stdout == "draining: open streams may finish\n"
     stage.near.check_exit()
     assert not Path(stage.path).exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_the_socket_belongs_to_the_user_that_the_daemon_runs_as(scene: Scene) -> None:
+    user = pwd.getpwnam("nobody")
+    scene.directory.chmod(0o755)
+    folder = scene.directory / "run"
+    folder.mkdir()
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    scene.daemon("-c", f"tcp-listen:{scene.addresses.tcp().spec}", "--user", "nobody", "--control", folder / "control")
+    status = os.stat(folder / "control")
+    assert (status.st_uid, status.st_gid) == (user.pw_uid, user.pw_gid)
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    asked = subprocess.run([BIN / "virtproxyctl", "status", "--control", folder / "control"], user=user.pw_uid,
+                           group=user.pw_gid, extra_groups=[], capture_output=True, text=True, timeout=WAIT, check=False)
+    assert asked.returncode == 0, asked.stderr
 
 
 def test_stop_does_not_wait_for_streams(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 
 #include <array>
@@ -19,7 +20,12 @@ constexpr timeval kPatience{10, 0};
 constexpr std::string_view kError = "error: ";
 constexpr std::string_view kJsonError = R"({"error":)";
 
-std::string advice(int error) {
+// Why a connection to the path has failed, with this errno.
+std::string advice(const std::string& path, int error) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode)) {
+    return "that is no socket: give the path of the daemon's --control";
+  }
   switch (error) {
     case ENOENT:
       return "there is no such socket: is the daemon running with --control PATH?";
@@ -47,7 +53,9 @@ tl::expected<std::string, std::string> ask_daemon(const std::string& socket_path
   if (fd < 0) return fail(std::strerror(errno));
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience);
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience);
-  if (connect(fd, address->data(), address->length) != 0) return fail(advice(errno));
+  if (connect(fd, address->data(), address->length) != 0) {
+    return fail(advice(socket_path, errno));
+  }
   const std::string line = command + "\n";
   if (send(fd, line.data(), line.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(line.size())) {
     return fail(std::strerror(errno));

@@ -92,7 +92,7 @@ tl::expected<void, std::string> check(const GuestPort& port) {
   if (!is_plain(port.vm)) {
     return Failure(
         fmt::format("--vm '{}': a name has 1 to {} letters, digits, dots, dashes and "
-                    "underscores, and begins with none of the first two",
+                    "underscores, and begins with a letter, a digit or an underscore",
                     printable(port.vm), kMostName));
   }
   if (!is_plain(port.name)) {

@@ -281,7 +281,7 @@ struct Commands {
     declare_changes(app);
     declare_daemon_command(app, "metrics", "Print the metrics, as Prometheus reads them");
     declare_daemon_command(app, "log-level", "Show or change the level of the log")
-        .add_option("LEVEL", daemon.argument, "error, warn, info or debug")
+        .add_option("LEVEL", daemon.argument, "error, warn, info, debug or trace")
         ->type_name("");
     declare_daemon_command(app, "drain", "End the daemon or a channel; open streams may finish first")
         .add_option("CHANNEL", daemon.argument, "Only this channel")

@@ -34,7 +34,7 @@ constexpr std::string_view kHelp =
     "events [CHANNEL]     the last events; --after N: those behind number N alone\n"
     "logs [CHANNEL]       sources and sinks of log lines: received, delivered, dropped, waiting\n"
     "metrics              the text of the metrics listener\n"
-    "log-level [LEVEL]    the level, or a new one: error, warn, info, debug\n"
+    "log-level [LEVEL]    the level, or a new one: error, warn, info, debug, trace\n"
     "drain [CHANNEL]      end as SIGTERM does, or one channel: open streams may finish\n"
     "stop                 the same without waiting for open streams\n"
     "With --json behind a command the answer is JSON.\n\n";

@@ -63,7 +63,7 @@ void Control::answer_log_level(const Asker& asker, std::string_view level) {
   if (!level.empty()) {
     const auto wanted = parse_log_level(level);
     if (!wanted) {
-      const auto text = fmt::format("there is no level {}; there are error, warn, info and debug",
+      const auto text = fmt::format("there is no level {}; there are error, warn, info, debug and trace",
                                     in_quotes(level));
       return reply(asker, error_answer(text, asker.json));
     }

@@ -291,6 +291,10 @@ class Daemon final : private Worker::Client {
   tl::expected<void, std::string> bind_control(const Options& options) {
     ListenRules rules;
     rules.mode = 0600;
+    if (options.process.user) {
+      rules.owner = options.process.user->uid;
+      rules.group = options.process.user->gid;
+    }
     for (const auto& [address, listening] :
          {std::pair(&options.process.control, &control_sockets_), std::pair(&options.process.metrics, &metrics_sockets_)}) {
       if (!*address) continue;

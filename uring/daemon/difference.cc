@@ -179,8 +179,8 @@ void share_memory(Options& wanted, Difference& difference) {
     const uint64_t part = to_share.empty() ? 0 : left / to_share.size();
     if (used > *limit || (!to_share.empty() && part < option_ranges::kMinChannelMemory)) {
       difference.errors.push_back(
-          fmt::format("memory {} is too little: {} of it are in use by other channels, which keep "
-                      "theirs; make it larger, or restart to share it anew",
+          fmt::format("memory {} is too little: {} of it are in use by channels, which keep what "
+                      "they have; make it larger, or restart to share it anew",
                       format_size(*limit), format_size(used)));
       return;
     }
@@ -209,6 +209,7 @@ std::string Difference::summary() const {
   add(forwards_added, "forward", "added");
   add(forwards_removed, "forward", "removed");
   add(forwards_changed, "forward", "changed");
+  if (memory_changed) text += text.empty() ? "memory changed" : ", memory changed";
   return text.empty() ? "no channel or forward is different" : text;
 }
 
@@ -244,6 +245,7 @@ Difference difference(const Options& now, Options& wanted) {
   }
   check_logs(now, wanted, difference);
   share_memory(wanted, difference);
+  difference.memory_changed = now.process.memory != wanted.process.memory;
   return difference;
 }
 

@@ -1,8 +1,8 @@
 // What is different between the options that a process runs with and those that it is to have.
 //
-// A channel is the same if its name, its transport and everything that only a new channel could have
-// are the same. A listener is the same if its channel, service and address are. What cannot change
-// while the process runs is an error that names the key.
+// A channel is the same if its name, its transport and everything that only a new channel could
+// have are the same. A listener is the same if its channel, service and address are. What cannot
+// change while the process runs is an error that names the key.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +23,7 @@ struct Difference {
   size_t forwards_added = 0;           // of all channels
   size_t forwards_removed = 0;
   size_t forwards_changed = 0;
+  bool memory_changed = false;  // of the process; it holds at once
 
   bool nothing() const {
     return added.empty() && changed.empty() && other_forwards.empty() && removed.empty();
@@ -31,8 +32,8 @@ struct Difference {
   std::string summary() const;
 };
 
-// Gives channels of `wanted` that stay the memory that they have, and the new ones a part of what is
-// left of [process] memory, or without that key the part that they would have at a start.
+// Gives channels of `wanted` that stay the memory that they have, and the new ones a part of what
+// is left of [process] memory, or without that key the part that they would have at a start.
 Difference difference(const Options& now, Options& wanted);
 
 // The channel of that name; null where there is none.

@@ -253,7 +253,17 @@ void LogShipper::run_deferred() {
   report_drops();
   unblock();
   note_blocked();
+  note_end();
   set_timer();
+}
+
+// Of sources that end by themselves, as standard input does.
+void LogShipper::note_end() {
+  const auto over = [](const SourceState& state) { return state.source->is_over(); };
+  if (phase_ != Phase::kRunning || end_said_) return;
+  if (!std::all_of(sources_.begin(), sources_.end(), over)) return;
+  end_said_ = true;
+  log_info("log shipping: the input has ended; SIGTERM ends this process once all is acknowledged");
 }
 
 void LogShipper::pump() {

@@ -123,6 +123,7 @@ class LogShipper final : public ChannelObserver,
   void note_safe();
   void note_given();
   void note_blocked();
+  void note_end();
   void report_drops();
   void go_on_stopping();
   void close_sources();
@@ -155,6 +156,7 @@ class LogShipper final : public ChannelObserver,
   FaultBackoff backoff_;
   LogStream* stream_ = nullptr;
   bool missing_said_ = false;  // that the other end has no such service
+  bool end_said_ = false;      // that all sources have ended
   bool greeted_ = false;       // on this stream
 
   Phase phase_ = Phase::kRunning;
