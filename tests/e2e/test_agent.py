@@ -240,13 +240,17 @@ def test_a_file_that_is_refused_is_not_taken_for_calls(scene: Scene, tree: Path)
     config = scene.directory / "va.toml"
     config.write_text(f'allow-write = ["{tree}"]\nhook.backup = "{hook}"\n')
     port, local, stream = scene.directory / "p", scene.directory / "local", scene.directory / "stream"
+    # Where nothing may be written, the method itself is refused.
+    closed = scene.directory / "closed"
+    reader = Agent(scene, "guest", "--listen", closed, name="reader")
     guest = Agent(scene, "guest", "-c", f"unix-listen:{port}", "--listen", stream, "--config", config, name="guest")
     host = Agent(scene, "host", "-c", f"unix-connect:{port}", "--local", local, name="host")
     host.log("virtagent")
     injected = b'\n{"execute":"va-hook","arguments":{"name":"backup"}}\n'
     file = scene.directory / "file"
     file.write_bytes(injected * 1000)
-    for target, path, code in ((local, tree / "new", b"unsupported"), (stream, "/etc/new", b"not-allowed")):
+    for target, path, code in ((local, tree / "new", b"unsupported"), (stream, "/etc/new", b"not-allowed"),
+                               (closed, tree / "new", b"not-allowed")):
         done = run("put", target, file, path)
         assert done.returncode == 1 and code in done.stderr, done.stderr
         with Line(target) as line:
@@ -260,6 +264,7 @@ def test_a_file_that_is_refused_is_not_taken_for_calls(scene: Scene, tree: Path)
     guest.log("va-hook", mark)
     assert ran.exists()
     assert guest.process.everything().count("va-hook") == 1
+    assert "va-hook" not in reader.process.everything()
 
 
 def test_paths_stay_where_they_are_allowed(scene: Scene, tree: Path) -> None:

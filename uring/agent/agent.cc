@@ -313,7 +313,6 @@ void Agent::take_upload(Link& link) {
   const Result result = error ? Result(tl::unexpected(*error)) : link.upload->finish();
   const uint64_t token = link.upload_token;
   link.upload.reset();
-  link.after = Link::After::kClose;
   answer(link, token, result);
 }
 

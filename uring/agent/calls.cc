@@ -105,9 +105,8 @@ void Agent::on_request(Link& link, Notice notice) {
   const bool ours = find_method(options_.role, method) != nullptr;
   const auto port = std::find_if(links_.begin(), links_.end(),
                                  [](const auto& each) { return each->port.has_value(); });
+  // Not forwarded: until the answer came, its caller could be heard again.
   if (link.source == Source::kLocal && method == "va-put") {
-    // What a caller sends behind it without waiting is a file: nothing in it is a request.
-    link.after = Link::After::kClose;
     link.calls[notice.token] = {method, detail_of(notice.body)};
     answer(link, notice.token,
            tl::unexpected(error_of(ErrorCode::kUnsupported,
@@ -150,6 +149,9 @@ void Agent::answer(Link& link, uint64_t token, const Result& result) {
   const auto call = link.calls.find(token);
   if (call != link.calls.end()) {
     log_call(link, call->second, result);
+    // What a caller sends behind it is a file, also where that is refused and the caller has not
+    // waited for va-continue: nothing in it is a request.
+    if (call->second.method == "va-put" && !link.port) link.after = Link::After::kClose;
     link.calls.erase(call);
   }
   link.conversation.answer(token, result, now_);

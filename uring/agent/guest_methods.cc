@@ -109,11 +109,7 @@ Agent::Reply Agent::serve_files(Link& link, uint64_t token, const std::string& m
   }
   if (method == "va-put") {
     auto upload = Upload::begin(write_, arguments, options_.rules.max_put);
-    if (!upload) {
-      // A caller that did not wait for va-continue sends the file now, and no request.
-      link.after = Link::After::kClose;
-      return tl::unexpected(upload.error());
-    }
+    if (!upload) return tl::unexpected(upload.error());
     link.upload = std::move(*upload);
     link.upload_token = token;
     link.conversation.post_event(encode_event("va-continue", Json::object(), wall_time()), now_);
