@@ -242,7 +242,7 @@ void Buffer::drop_all(Instant now) {
 
 // --- giving batches ---------------------------------------------------------------------------
 
-Instant Buffer::due(const Source& source, Traffic traffic) const {
+Instant Buffer::due_at(const Source& source, Traffic traffic) const {
   if (!source.since || traffic == Traffic::kLast) return Instant::zero();
   const Instant due = *source.since + config_.batch_delay;
   return traffic == Traffic::kIdle ? std::min(due, source.idle_at) : due;
@@ -255,7 +255,7 @@ std::optional<PendingBatch> Buffer::take(Instant now, Traffic traffic) {
     if (!source.head_gap.empty()) return take_head_gap(source);
     if (!source.closed.empty()) return take_closed(source);
     if (source.open.empty() && source.tail_gap.empty()) continue;
-    if (now < due(source, traffic)) continue;
+    if (now < due_at(source, traffic)) continue;
     source.idle_at = now + config_.idle_interval;
     const size_t before = open_cost(source);
     put_tail_gap(source);
@@ -290,7 +290,7 @@ std::optional<Instant> Buffer::due(Traffic traffic) const {
     if (!source.head_gap.empty() || !source.closed.empty()) {
       own = Instant::zero();
     } else if (!source.open.empty() || !source.tail_gap.empty()) {
-      own = this->due(source, traffic);
+      own = due_at(source, traffic);
     }
     if (own && (!due || *own < *due)) due = own;
   }

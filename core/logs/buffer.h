@@ -141,7 +141,7 @@ class Buffer {
   // Writes the tail gap behind the last line.
   void put_tail_gap(Source& source);
   // When what waits in an open batch or a gap is to be taken.
-  Instant due(const Source& source, Traffic traffic) const;
+  Instant due_at(const Source& source, Traffic traffic) const;
   void count_drop(Source& source, const DropRecord& record);
   void lose(Source& source, const Closed& closed, DropReason reason, Gap& into);
   void charge(Source& source, size_t before, size_t after);
