@@ -13,9 +13,6 @@
 namespace virtproxy {
 namespace {
 
-constexpr Duration kDatagramCheck = std::chrono::milliseconds(5);
-constexpr Duration kLeastSocketBackoff = std::chrono::milliseconds(100);
-constexpr Duration kMostSocketBackoff = std::chrono::seconds(10);
 // Of a turn, before other sinks have theirs.
 constexpr unsigned kMostOfTurn = 512;
 
@@ -50,7 +47,7 @@ void DatagramSink::lose(int error) {
   counters().failures.fetch_add(1, std::memory_order_relaxed);
   parcels_.rewind();
   check_->clear();
-  backoff_ = std::clamp(backoff_ * 2, kLeastSocketBackoff, kMostSocketBackoff);
+  backoff_ = std::clamp(backoff_ * 2, kLeastSinkBackoff, kMostSinkBackoff);
   retry_->set(loop_->now() + backoff_);
 }
 
@@ -77,7 +74,7 @@ void DatagramSink::flush() {
     parcels_.mark_sent();
   }
   if (parcels_.has_unsent() && !poll_.pending) client_->sink_progressed();
-  if (parcels_.sent() > 0 && !check_->armed()) check_->set(loop_->now() + kDatagramCheck);
+  if (parcels_.sent() > 0 && !check_->armed()) check_->set(loop_->now() + kUnreadCheck);
 }
 
 void DatagramSink::complete(Op&, Outcome) { flush(); }
@@ -96,7 +93,7 @@ void DatagramSink::check() {
     client_->sink_progressed();
     return;
   }
-  check_->set(loop_->now() + kDatagramCheck);
+  check_->set(loop_->now() + kUnreadCheck);
 }
 
 void DatagramSink::stop() {

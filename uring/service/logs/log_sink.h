@@ -21,6 +21,12 @@
 
 namespace virtproxy {
 
+// Before a sink that has failed is tried again: doubled from one to the other.
+inline constexpr Duration kLeastSinkBackoff = std::chrono::milliseconds(100);
+inline constexpr Duration kMostSinkBackoff = std::chrono::seconds(10);
+// No kernel tells when the reader of a socket has read: what is left is looked at again.
+inline constexpr Duration kUnreadCheck = std::chrono::milliseconds(5);
+
 // What a sink has done, for statistics in any thread.
 struct SinkCounters {
   std::atomic<uint64_t> lines{0};     // records that are safe

@@ -10,14 +10,9 @@
 
 #include "uring/base/log.h"
 #include "uring/net/sockets.h"
+#include "uring/service/logs/log_sink.h"
 
 namespace virtproxy {
-namespace {
-
-constexpr Duration kLeastLinkBackoff = std::chrono::milliseconds(100);
-constexpr Duration kMostLinkBackoff = std::chrono::seconds(10);
-
-}  // namespace
 
 SinkLink::SinkLink(Loop& loop, ResolverDriver& resolver, const Address& address, std::string name,
                    Client* client)
@@ -53,7 +48,7 @@ void SinkLink::connect_failed(Fault, const std::string& reason) {
 
 void SinkLink::retry_later() {
   state_ = State::kDown;
-  backoff_ = std::clamp(backoff_ * 2, kLeastLinkBackoff, kMostLinkBackoff);
+  backoff_ = std::clamp(backoff_ * 2, kLeastSinkBackoff, kMostSinkBackoff);
   timer_.set(loop_.now() + backoff_);
 }
 

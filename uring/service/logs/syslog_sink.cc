@@ -8,13 +8,6 @@
 #include "uring/net/sockets.h"
 
 namespace virtproxy {
-namespace {
-
-// Neither kernel tells when a peer has read: what is left is looked at again.
-constexpr Duration kSyslogCheck = std::chrono::milliseconds(5);
-
-}  // namespace
-
 void SyslogSink::flush() {
   if (!link().up()) return;
   const uint64_t window = spec().address.kind == Address::Kind::kUnix ? kUnixWindow : kWindow;
@@ -60,7 +53,7 @@ void SyslogSink::check() {
   }
   if (parcels_.safe() != before) progressed();
   if (parcels_.has_unsent()) flush();
-  if (!sizes_.empty()) timer().set(loop().now() + kSyslogCheck);
+  if (!sizes_.empty()) timer().set(loop().now() + kUnreadCheck);
 }
 
 void SyslogSink::link_up() {
