@@ -12,5 +12,8 @@ using Duration = std::chrono::nanoseconds;
 inline double seconds_of(Duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
+inline Duration to_duration(double seconds) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
 
 }  // namespace virtproxy

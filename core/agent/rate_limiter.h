@@ -15,8 +15,7 @@ class RateLimiter {
   // Takes one token; false if there is none.
   bool take(Instant now) {
     if (last_ != Instant{} && now > last_) {
-      const double seconds = std::chrono::duration<double>(now - last_).count();
-      tokens_ = std::min<double>(burst_, tokens_ + seconds * rate_);
+      tokens_ = std::min<double>(burst_, tokens_ + seconds_of(now - last_) * rate_);
     }
     last_ = now;
     if (tokens_ < 1) {

@@ -28,12 +28,6 @@ std::string peer_of(int fd) {
 
 }  // namespace
 
-Instant monotonic_now() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
-}
-
 WallTime wall_time() {
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);

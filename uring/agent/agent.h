@@ -12,12 +12,11 @@
 #include "uring/agent/child.h"
 #include "uring/agent/link.h"
 #include "uring/agent/options.h"
+#include "uring/base/clock.h"
 #include "uring/base/log.h"
 
 namespace virtproxy::agent {
 
-// Of the monotonic clock.
-Instant monotonic_now();
 WallTime wall_time();
 // A number that another process at this place has not begun with.
 uint64_t random_first_id();

@@ -64,9 +64,6 @@ class Client {
                 Json(error_code_text(error)).get<std::string>() + ")");
   }
 
-  static Duration seconds_of(double seconds) {
-    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
-  }
   // For poll(2). Rounded up, so that it does not return just before the time.
   static int milliseconds_of(Duration left) {
     return static_cast<int>(std::max(Duration(0), left).count() / 1000000) + 1;
@@ -162,7 +159,7 @@ class Client {
 
   tl::expected<Json, std::string> ask(const std::string& method, const Json& arguments) {
     const auto call =
-        conversation_.call(method, arguments, seconds_of(options_.timeout), monotonic_now());
+        conversation_.call(method, arguments, to_duration(options_.timeout), monotonic_now());
     if (!call) return tl::unexpected(call.error().text);
     return answer_of(
         *call, [] { return Feeding::kNothing; }, kNoLimit);
@@ -195,7 +192,7 @@ class Client {
     while (left > 0) {
       if (unread_.empty()) {
         pollfd wait{fd_.get(), POLLIN, 0};
-        if (poll(&wait, 1, milliseconds_of(seconds_of(options_.stall_timeout))) == 0) {
+        if (poll(&wait, 1, milliseconds_of(to_duration(options_.stall_timeout))) == 0) {
           return fail(fmt::format("{}; {} bytes are missing", stalled("nothing came"), left));
         }
         if (!read_some()) break;
@@ -242,7 +239,7 @@ class Client {
       }
       return size > 0 ? Feeding::kMoved : Feeding::kBlocked;
     };
-    const auto answer = answer_of(*call, feed, seconds_of(options_.stall_timeout));
+    const auto answer = answer_of(*call, feed, to_duration(options_.stall_timeout));
     return answer ? 0 : failed(answer.error());
   }
 

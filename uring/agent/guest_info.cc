@@ -27,6 +27,7 @@
 #include <string>
 
 #include "uring/agent/files.h"
+#include "uring/base/clock.h"
 #include "uring/base/unique_fd.h"
 
 namespace virtproxy::agent {
@@ -103,11 +104,7 @@ std::string base_name(const std::string& path) { return path.substr(path.rfind('
 
 }  // namespace
 
-int64_t wall_clock() {
-  timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
-  return int64_t{now.tv_sec} * 1000000000 + now.tv_nsec;
-}
+int64_t wall_clock() { return static_cast<int64_t>(unix_now()); }
 
 Result host_name() {
   char name[256] = {};

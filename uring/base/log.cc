@@ -188,8 +188,7 @@ class Writer {
     if (facts.sent) fmt::format_to(out, "\"sent_bytes\":{},", *facts.sent);
     if (facts.received) fmt::format_to(out, "\"received_bytes\":{},", *facts.received);
     if (facts.duration) {
-      fmt::format_to(out, "\"seconds\":{:.6f},",
-                     std::chrono::duration<double>(*facts.duration).count());
+      fmt::format_to(out, "\"seconds\":{:.6f},", seconds_of(*facts.duration));
     }
     append(line, "\"message\":\"");
     append_escaped(line, message);

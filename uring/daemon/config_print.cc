@@ -102,7 +102,7 @@ ChannelSettings listener_settings(const ForwardSpec& forward, ChannelSettings se
 
 ChannelSettings service_settings(const ForwardSpec& forward, ChannelSettings settings) {
   if (forward.connect_timeout) {
-    settings.connect_timeout = std::chrono::duration<double>(*forward.connect_timeout).count();
+    settings.connect_timeout = seconds_of(*forward.connect_timeout);
   }
   return settings;
 }

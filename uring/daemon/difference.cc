@@ -179,8 +179,8 @@ void share_memory(Options& wanted, Difference& difference) {
     const uint64_t part = to_share.empty() ? 0 : left / to_share.size();
     if (used > *limit || (!to_share.empty() && part < option_ranges::kMinChannelMemory)) {
       difference.errors.push_back(
-          fmt::format("memory {} is too little: {} of it are in use by channels, which keep what "
-                      "they have; make it larger, or restart to share it anew",
+          fmt::format("memory {} is too little: {} of it are in use by channels that stay. Make it "
+                      "larger; only a restart divides it again",
                       format_size(*limit), format_size(used)));
       return;
     }

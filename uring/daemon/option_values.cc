@@ -377,7 +377,7 @@ Given show(const OptionRow&, const WhenDown& value) {
     case WhenDown::Kind::kHold:
       break;
   }
-  return {"hold " + format_seconds(std::chrono::duration<double>(value.hold).count()) + "s"};
+  return {"hold " + format_seconds(seconds_of(value.hold)) + "s"};
 }
 Given show(const OptionRow&, LogFormat value) { return name_of(kLogFormat, value); }
 Given show(const OptionRow&, LogLevel value) { return {std::string(log_level_name(value))}; }

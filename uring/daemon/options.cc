@@ -20,10 +20,6 @@ std::string program_name(int argc, const char* const* argv) {
   return name.empty() ? std::string(kProject) : name;
 }
 
-Duration to_duration(double seconds) {
-  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
-}
-
 ListenRules listen_rules(const ChannelSettings& settings) {
   return {settings.mode, settings.owner.user, settings.owner.group, settings.allow_remote};
 }

@@ -21,10 +21,6 @@ uint64_t random_number() {
 
 }  // namespace
 
-Duration to_duration(double seconds) {
-  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
-}
-
 ChannelConfig channel_config(const ChannelOptions& spec) {
   ChannelConfig config;
   config.spec = spec;

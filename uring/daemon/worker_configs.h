@@ -23,7 +23,4 @@ std::vector<WorkerConfig> worker_configs(const Options& options, const DriverFea
 // What a channel needs of its memory. The error names the channel.
 tl::expected<void, std::string> check_config(const ChannelConfig& channel);
 
-// Seconds, as options have them.
-Duration to_duration(double seconds);
-
 }  // namespace virtproxy

@@ -38,7 +38,7 @@ std::string_view type_name(StatKind kind) {
 
 // Seconds, with a point as OpenMetrics wants it.
 std::string bound_text(Duration bound) {
-  std::string text = fmt::format("{:.6f}", std::chrono::duration<double>(bound).count());
+  std::string text = fmt::format("{:.6f}", seconds_of(bound));
   text.erase(text.find_last_not_of('0') + 1);
   return text.ends_with('.') ? text + "0" : text;
 }

@@ -15,8 +15,7 @@ void SocketSource::connection_ready(int fd, const PeerIdentity& peer) {
   peer_ = peer;
   if (spec().address.kind == Address::Kind::kTcp) {
     prepare_tcp(fd);
-    peer_timeout_.start(fd, std::chrono::duration_cast<Duration>(
-                                std::chrono::duration<double>(spec().peer_timeout)));
+    peer_timeout_.start(fd, to_duration(spec().peer_timeout));
   }
   ready(fd, transport_traits::kSocket);
 }

@@ -17,7 +17,7 @@ class LineRate {
     if (total == total_) return;
     // Of the first lines nothing is known of the time before: they count as if they came now.
     const Instant::rep noted = noted_;
-    const double past = noted == 0 ? 0 : seconds(now - Instant(noted)) / kMean;
+    const double past = noted == 0 ? 0 : seconds_of(now - Instant(noted)) / kMean;
     const double share = past > 1e-6 ? (1 - std::exp(-past)) / past : 1;
     const double more = static_cast<double>(total - total_) / kMean * share;
     total_ = total;
@@ -25,15 +25,12 @@ class LineRate {
     noted_ = now.count();
   }
   uint64_t per_second(Instant now) const {
-    const double past = seconds(now - Instant(noted_.load())) / kMean;
+    const double past = seconds_of(now - Instant(noted_.load())) / kMean;
     return static_cast<uint64_t>(std::llround(rate_ * std::exp(-std::max(past, 0.0))));
   }
 
  private:
   static constexpr double kMean = 10;  // seconds
-  static double seconds(Duration duration) {
-    return std::chrono::duration<double>(duration).count();
-  }
 
   uint64_t total_ = 0;
   std::atomic<double> rate_{0};

@@ -194,7 +194,7 @@ void LogShipper::stream_over(Fault fault) {
 bool LogShipper::within_rate(SourceState& source) {
   if (source.spec.rate == 0) return true;
   const double most = static_cast<double>(source.spec.rate);
-  const double seconds = std::chrono::duration<double>(loop_.now() - source.filled).count();
+  const double seconds = seconds_of(loop_.now() - source.filled);
   source.tokens = std::min(most, source.tokens + seconds * most);
   source.filled = loop_.now();
   return source.tokens >= 1;

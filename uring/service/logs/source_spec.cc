@@ -34,10 +34,6 @@ constexpr double kLongestBlock = 86400;    // seconds
 constexpr double kLongestSync = 3600;      // seconds
 constexpr uint64_t kMostRate = 100000000;  // lines a second
 
-Duration to_duration(double seconds) {
-  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
-}
-
 std::string_view cut_at(std::string_view& rest, char mark) {
   const size_t end = std::min(rest.find(mark), rest.size());
   const std::string_view part = rest.substr(0, end);
@@ -264,7 +260,7 @@ std::string show(const SpoolSpec& spool) {
     case SyncPolicy::When::kInterval:
       break;
   }
-  return text + format_seconds(std::chrono::duration<double>(spool.sync.interval).count());
+  return text + format_seconds(seconds_of(spool.sync.interval));
 }
 
 }  // namespace virtproxy::logs
