@@ -10,6 +10,11 @@ using std::chrono::seconds;
 
 // While an old packet may be followed by a greeting, this much is kept of what follows it, bytes.
 constexpr size_t kMostKept = 64 * 1024;
+// So an end that has chosen version 1 because it heard nothing writes less than that, in bytes,
+// before it hears anything: the other end may begin to read only now, and would not get as far as
+// the next greeting. Not for ever, because an old peer does not answer what it cannot serve.
+constexpr uint64_t kMostUnheard = kMostKept - 4 * uint64_t{kV1PacketSize};
+constexpr Duration kUnheard = seconds(2);
 // A peer that greeted or spoke version 2 on this link a moment ago gets more time to greet again:
 // it may be slow, or slowing down, as this end does after faults.
 constexpr Duration kAfterSession = seconds(2);
@@ -83,6 +88,8 @@ void ProtocolSelector::begin_v1(Instant now, Events& events) {
   }
   state_ = State::kV1;
   current_ = &v1_;
+  unheard_until_ = now + (by_silence_ ? Duration(kUnheard) : Duration::zero());
+  written_unheard_ = 0;
   v1_.begin(events);
 }
 
@@ -155,6 +162,7 @@ size_t ProtocolSelector::choose(std::span<const std::byte> bytes, Instant now, E
 }
 
 size_t ProtocolSelector::input_v1(std::span<const std::byte> bytes, Instant now, Events& events) {
+  if (!bytes.empty()) end_silence(now);
   size_t used = 0;
   for (;;) {
     used += v1_.input(bytes.subspan(used), now, events);
@@ -170,15 +178,30 @@ size_t ProtocolSelector::input_v1(std::span<const std::byte> bytes, Instant now,
 
 // --- writing ----------------------------------------------------------------------------------
 
+void ProtocolSelector::end_silence(Instant now) {
+  unheard_until_ = now;
+  written_unheard_ = 0;
+}
+
+// Of version 1, how much may be written now.
+uint64_t ProtocolSelector::allowed_unheard(uint64_t bytes, Instant now) const {
+  if (state_ != State::kV1 || now >= unheard_until_) return bytes;
+  return std::min(bytes, kMostUnheard - std::min(kMostUnheard, written_unheard_));
+}
+
 bool ProtocolSelector::wants_to_write(Instant now) const {
   if (state_ == State::kDown) return false;
-  return current_->wants_to_write(now) || (mode_ == ProtocolMode::kAuto && v2_.wants_to_write(now));
+  return (current_->wants_to_write(now) && allowed_unheard(1, now) > 0) ||
+         (mode_ == ProtocolMode::kAuto && v2_.wants_to_write(now));
 }
 
 const Batch& ProtocolSelector::plan(uint64_t bytes, Instant now, Events& events) {
   const bool greets =
       state_ == State::kV1 && mode_ == ProtocolMode::kAuto && v2_.wants_to_write(now);
-  return greets ? v2_.plan(bytes, now, events) : current_->plan(bytes, now, events);
+  if (greets) return v2_.plan(bytes, now, events);
+  const Batch& batch = current_->plan(allowed_unheard(bytes, now), now, events);
+  if (now < unheard_until_) written_unheard_ += batch.size;
+  return batch;
 }
 
 // --- time -------------------------------------------------------------------------------------
@@ -191,6 +214,7 @@ std::optional<Instant> ProtocolSelector::deadline() const {
   };
   if (state_ == State::kChoosing) consider(choose_at());
   if (state_ == State::kV1 && mode_ == ProtocolMode::kAuto) consider(v2_.deadline());
+  if (state_ == State::kV1 && written_unheard_ >= kMostUnheard) consider(unheard_until_);
   return at;
 }
 
@@ -200,6 +224,7 @@ bool ProtocolSelector::tick(Instant now, Events& events) {
     begin_v1(now, events);
     return true;
   }
+  if (now >= unheard_until_) end_silence(now);
   current_->tick(now, events);
   return false;
 }

@@ -77,6 +77,8 @@ class ProtocolSelector {
   void begin_choosing(Instant now, Duration silence);
   void begin_v1(Instant now, Events& events);
   void on_hello(const Hello& hello, Instant now, Events& events);
+  void end_silence(Instant now);
+  uint64_t allowed_unheard(uint64_t bytes, Instant now) const;
 
   const ProtocolMode mode_;
   V2Session v2_;
@@ -96,6 +98,8 @@ class ProtocolSelector {
   uint64_t bytes_searched_ = 0;
   std::string_view reason_;
   bool by_silence_ = false;
+  Instant unheard_until_{};       // what is written in version 1 is bounded until then …
+  uint64_t written_unheard_ = 0;  // … and this much was, in bytes
 };
 
 }  // namespace virtproxy

@@ -179,6 +179,54 @@ TEST(ProtocolSelector, SilentPeerIsTakenForAnOldOneAfterTheGrace) {
   EXPECT_TRUE(end.open(1));
 }
 
+// The other end does not read for longer than the grace, and many clients wait: what is written in
+// version 1 meanwhile must leave it room for the next greeting.
+TEST(ProtocolSelector, WhoChoseTheOldProtocolBySilenceIsFoundByAnEndThatReadsLate) {
+  ChoosingPair pair(kAuto, kAuto);
+  pair.a.transport_up(pair.now);
+  pair.now += kGrace;
+  pair.a.tick(pair.now);
+  ASSERT_EQ(pair.a.protocol(), 1u);
+  for (uint64_t id = 1; id <= 100; ++id) ASSERT_TRUE(pair.a.open(id));
+  while (pair.a.write(16 * 1024, pair.now)) continue;
+  EXPECT_LT(pair.a.out.size(), 64 * kV1PacketSize);
+  EXPECT_GT(pair.a.out.size(), 50 * kV1PacketSize);
+  EXPECT_LE(*pair.a.selector->deadline(), pair.now + seconds(2)) << "then it goes on";
+  pair.b.transport_up(pair.now);
+  pair.run_for(kGrace / 2);
+  EXPECT_EQ(pair.a.protocol(), 2u);
+  EXPECT_EQ(pair.b.ups, std::vector<unsigned>{2});
+}
+
+// An old peer says nothing to clients of a service that it does not have.
+TEST(ProtocolSelector, APeerThatAnswersNothingIsToldOfAllClientsInTheEnd) {
+  ChoosingEnd end(config_with(1), kAuto);
+  Instant now = seconds(1);
+  end.transport_up(now);
+  now += kGrace;
+  end.tick(now);
+  for (uint64_t id = 1; id <= 100; ++id) ASSERT_TRUE(end.open(id));
+  while (end.write(16 * 1024, now)) continue;
+  EXPECT_LT(end.out.size(), 64 * kV1PacketSize);
+  now += seconds(2);
+  end.tick(now);
+  while (end.write(16 * 1024, now)) continue;
+  EXPECT_GE(end.out.size(), 100 * kV1PacketSize);
+}
+
+TEST(ProtocolSelector, APeerThatAnswersIsToldOfAllClientsAtOnce) {
+  ChoosingEnd end(config_with(1), kAuto);
+  Instant now = seconds(1);
+  end.transport_up(now);
+  now += kGrace;
+  end.tick(now);
+  for (uint64_t id = 1; id <= 100; ++id) ASSERT_TRUE(end.open(id));
+  while (end.write(16 * 1024, now)) continue;
+  end.read(v1_init(7, "s900"), now);
+  while (end.write(16 * 1024, now)) continue;
+  EXPECT_GE(end.out.size(), 100 * kV1PacketSize);
+}
+
 // Two greetings, one after the other, and as long as any link has for the rest.
 TEST(ProtocolSelector, GraceOfASerialLineFollowsItsSpeed) {
   EXPECT_EQ(grace_on_line(0), milliseconds(500));
