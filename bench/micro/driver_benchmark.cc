@@ -80,7 +80,7 @@ void BM_RingMessage(benchmark::State& state) {
   std::vector<std::byte> out(static_cast<size_t>(state.range(0)));
   std::vector<std::byte> in(out.size());
   for (auto _ : state) {
-    ring->send(send, sockets.file(0), out.data(), out.size(), MSG_NOSIGNAL | MSG_WAITALL);
+    ring->send(send, sockets.file(0), out.data(), out.size(), SendMode::kAll);
     turn(*ring);
     ring->recv(receive, sockets.file(1), in.data(), in.size(), false);
     turn(*ring);
@@ -105,7 +105,7 @@ void BM_RingWakeUp(benchmark::State& state) {
   for (auto _ : state) {
     const int before = received.count;
     ring->recv(receive, sockets.file(1), in, sizeof in, true);
-    ring->send(send, sockets.file(0), out, sizeof out, MSG_NOSIGNAL | MSG_WAITALL);
+    ring->send(send, sockets.file(0), out, sizeof out, SendMode::kAll);
     while (received.count == before || send.pending) turn(*ring);
   }
 }
@@ -131,7 +131,7 @@ void BM_ReceivePoolRound(benchmark::State& state) {
   const std::vector<std::byte> out(size);
   for (auto _ : state) {
     pool.replenish();
-    ring->send(send, sockets.file(0), out.data(), size, MSG_NOSIGNAL | MSG_WAITALL);
+    ring->send(send, sockets.file(0), out.data(), size, SendMode::kAll);
     turn(*ring);
     ring->recv_provided(receive, sockets.file(1), pool.group(kind), pool.capacity(kind), false);
     turn(*ring);

@@ -355,6 +355,15 @@ void KernelRing::cancel(uint64_t user_data) {
     if (request->sqe.user_data != user_data) continue;
     const auto held = request;
     const bool accepts = request->sqe.opcode == IORING_OP_ACCEPT;
+    const bool waits_for_room =
+        (request->sqe.opcode == IORING_OP_SEND || request->sqe.opcode == IORING_OP_SENDMSG) &&
+        (request->sqe.operation_flags & MSG_DONTWAIT) == 0;
+    if (waits_for_room) {
+      // The kernel may miss it, see SendMode.
+      const auto outcome = attempt(*held);
+      if (!outcome) world.fail("cancelled send", "it waits for room of a socket that is not shut");
+      return finish(*held, *outcome);
+    }
     if (accepts && !request->channel() && world.canary_strikes(Canary::kKeepListening, 0.3)) return;
     if (!accepts && !request->channel() && world.healed() &&
         world.canary_strikes(Canary::kKeepEnded, 0.05)) {

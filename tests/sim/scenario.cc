@@ -59,8 +59,11 @@ Scenario::~Scenario() { world_.set_describer({}); }
 
 void Scenario::draw_mishaps() {
   const double share = random_.chance(0.15) ? 0 : random_.chance(0.1) ? 0.9 : 0.25;
+  bulky_ = random_.chance(0.15);
   for (const Row& row : kRates) {
-    if (!random_.chance(share)) continue;
+    // Only a bulky world has pipes, and it makes few.
+    const bool of_pipes = row.mishap == Mishap::kPipeFails || row.mishap == Mishap::kPipeSmall;
+    if (!random_.chance(of_pipes && bulky_ && share > 0 ? std::max(share, 0.5) : share)) continue;
     const double tame = 1.0 / static_cast<double>(random_.magnitude(1, 64));
     world_.set_rate(row.mishap, row.most * tame);
   }
@@ -68,7 +71,6 @@ void Scenario::draw_mishaps() {
   killing_ = random_.chance(share);
   stalling_ = random_.chance(share);
   unruly_ = random_.chance(0.7);
-  bulky_ = random_.chance(0.15);
 }
 
 DriverFeatures Scenario::draw_features() {

@@ -1,10 +1,13 @@
 // A driver of each kind for a test, and what is driven.
 #pragma once
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -57,6 +60,41 @@ struct Pair {
   void drain() {
     std::vector<std::byte> piece(1 << 16);
     while (recv(fds[1], piece.data(), piece.size(), MSG_DONTWAIT) > 0) continue;
+  }
+  int fds[2];
+};
+
+// A connection over the loopback interface.
+struct TcpPair {
+  TcpPair() {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address;
+    auto* const any = reinterpret_cast<sockaddr*>(&address);
+    const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (bind(listener, any, length) != 0 || listen(listener, 1) != 0 ||
+        getsockname(listener, any, &length) != 0 || connect(fds[0], any, length) != 0 ||
+        fcntl(fds[0], F_SETFL, O_NONBLOCK) != 0) {
+      std::abort();
+    }
+    fds[1] = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
+    close(listener);
+  }
+  ~TcpPair() {
+    for (const int fd : fds) close(fd);
+  }
+  File file() const { return {fds[0], -1}; }
+  // As a receiver that takes `size` bytes and has had enough; it does not close.
+  void read_and_shut(size_t size) {
+    std::vector<std::byte> piece(1 << 18);
+    while (size > 0) {
+      const ssize_t count = read(fds[1], piece.data(), piece.size());
+      if (count <= 0) break;
+      size -= std::min(size, static_cast<size_t>(count));
+    }
+    shutdown(fds[1], SHUT_RDWR);
   }
   int fds[2];
 };

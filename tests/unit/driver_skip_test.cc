@@ -32,7 +32,7 @@ class SkipSuccess : public EachDriver {
     for (const int fd : pair) close(fd);
   }
   void send(const void* from, size_t size) {
-    driver->send(waiting.op, {pair[0], -1}, from, size, MSG_DONTWAIT);
+    driver->send(waiting.op, {pair[0], -1}, from, size, SendMode::kNow);
     driver->skip_success(waiting.op);
   }
 
@@ -128,7 +128,7 @@ TEST_P(SkipSuccess, ManyMayBeUnderWayAndSomeOfThemFail) {
   for (size_t i = 0; i < kSends; ++i) {
     sends.push_back(std::make_unique<Waiting>());
     const int fd = i % 7 == 3 ? gone[0] : pair[0];
-    driver->send(sends[i]->op, {fd, -1}, "x", 1, MSG_DONTWAIT);
+    driver->send(sends[i]->op, {fd, -1}, "x", 1, SendMode::kNow);
     driver->skip_success(sends[i]->op);
     char got[64];
     while (i % 50 == 49 && recv(pair[1], got, sizeof got, MSG_DONTWAIT) > 0) continue;

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <deque>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -62,7 +63,7 @@ TEST_P(EachDriver, AnEarlierDeadlineOverridesALaterOne) {
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
   Waiting waiting;
-  driver->send(waiting.op, {pair[0], -1}, "x", 1, 0);
+  driver->send(waiting.op, {pair[0], -1}, "x", 1, SendMode::kAll);
   ASSERT_EQ(driver->wait(in(std::chrono::hours(24))), 0);
   driver->dispatch();
   ASSERT_TRUE(waiting.result);
@@ -195,7 +196,7 @@ TEST_P(EachDriver, AMessageLeavesWholeThroughASocketThatTakesLittle) {
   message.msg_iov = vectors.data();
   message.msg_iovlen = vectors.size();
   Waiting waiting;
-  driver->sendmsg(waiting.op, pair.file(), &message, MSG_WAITALL);
+  driver->sendmsg(waiting.op, pair.file(), &message, SendMode::kAll);
   ASSERT_EQ(driver->wait(Driver::kNow), 0);
   ASSERT_TRUE(driver->submitted());
   message = {};
@@ -217,11 +218,11 @@ TEST_P(EachDriver, ASendWaitsForRoomUnlessItIsNotTo) {
   Pair pair;
   pair.fill();
   Waiting refused;
-  driver->send(refused.op, pair.file(), "x", 1, MSG_DONTWAIT);
+  driver->send(refused.op, pair.file(), "x", 1, SendMode::kNow);
   run_until([&] { return refused.result.has_value(); });
   EXPECT_EQ(refused.result, -EAGAIN);
   Waiting waiting;
-  driver->send(waiting.op, pair.file(), "x", 1, 0);
+  driver->send(waiting.op, pair.file(), "x", 1, SendMode::kAll);
   turn();
   EXPECT_TRUE(waiting.op.pending);
   pair.drain();
@@ -229,9 +230,28 @@ TEST_P(EachDriver, ASendWaitsForRoomUnlessItIsNotTo) {
   EXPECT_EQ(waiting.result, 1);
   close(std::exchange(pair.fds[1], -1));
   Waiting nobody;
-  driver->send(nobody.op, pair.file(), "x", 1, 0);
+  driver->send(nobody.op, pair.file(), "x", 1, SendMode::kAll);
   run_until([&] { return nobody.result.has_value(); });
   EXPECT_EQ(nobody.result, -EPIPE);
+}
+
+// Of a receiver that has stopped reading. Linux may have given the send to a worker thread, see
+// Driver::send(); what ends it there is shutdown(2).
+TEST_P(EachDriver, NoSendOutlivesItsSocket) {
+  constexpr size_t kRead = 1'000'000;
+  const std::string data(1'200'000, 'x');
+  for (int round = 0; round < 60; ++round) {
+    TcpPair pair;
+    std::jthread receiver([&] { pair.read_and_shut(kRead); });
+    Waiting sending;
+    driver->send(sending.op, pair.file(), data.data(), data.size(), SendMode::kAll);
+    Waiting ended;
+    driver->poll(ended.op, pair.file(), POLLIN);
+    run_until([&] { return ended.result.has_value(); });
+    shutdown(pair.fds[0], SHUT_RDWR);
+    driver->cancel(sending.op);
+    run_until([&] { return !sending.op.pending; });
+  }
 }
 
 // One that receives, one that sends, and one that notices the end, on one descriptor.

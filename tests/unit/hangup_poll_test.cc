@@ -77,11 +77,11 @@ class HangupDriver final : public Driver {
     driver_->write_at(op, file, from, size, offset);
   }
   void sync_data(Op& op, File file) override { driver_->sync_data(op, file); }
-  void send(Op& op, File file, const void* from, size_t size, int flags) override {
-    driver_->send(op, file, from, size, flags);
+  void send(Op& op, File file, const void* from, size_t size, SendMode mode) override {
+    driver_->send(op, file, from, size, mode);
   }
-  void sendmsg(Op& op, File file, const msghdr* message, int flags) override {
-    driver_->sendmsg(op, file, message, flags);
+  void sendmsg(Op& op, File file, const msghdr* message, SendMode mode) override {
+    driver_->sendmsg(op, file, message, mode);
   }
   void skip_success(Op& op) override { driver_->skip_success(op); }
   void poll(Op& op, File file, uint32_t events) override { driver_->poll(op, file, events); }

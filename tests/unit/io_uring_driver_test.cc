@@ -116,7 +116,7 @@ TEST_F(RingRestrictions, WhatIsUsedGoesOn) {
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
   File file = ring_->add_file(pair[0], FileUse::kChannel);
   EXPECT_GE(file.index, 0);
-  ring_->send(op, file, "ring", 4, 0);
+  ring_->send(op, file, "ring", 4, SendMode::kNow);
   while (op.pending) {
     ASSERT_EQ(ring_->wait(std::nullopt), 0);
     ring_->dispatch();

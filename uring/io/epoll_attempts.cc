@@ -128,7 +128,7 @@ EpollDriver::Attempt EpollDriver::use_file(Request& tried) {
 }
 
 EpollDriver::Attempt EpollDriver::send_some(Request& tried) {
-  const int flags = (tried.flags & ~MSG_WAITALL) | MSG_DONTWAIT | MSG_NOSIGNAL;
+  constexpr int flags = MSG_DONTWAIT | MSG_NOSIGNAL;
   for (;;) {
     const ssize_t sent = retried([&] {
       if (tried.kind == Kind::kSend) {
@@ -141,13 +141,13 @@ EpollDriver::Attempt EpollDriver::send_some(Request& tried) {
       message.msg_iovlen = tried.rest.size();
       return ::sendmsg(tried.file.fd, &message, flags);
     });
-    const bool waits = sent < 0 && would_block(errno) && (tried.flags & MSG_DONTWAIT) == 0;
+    const bool waits = sent < 0 && would_block(errno) && tried.mode == SendMode::kAll;
     if (sent < 0 && !waits) {
       finish(tried, tried.done > 0 ? static_cast<int>(tried.done) : -errno);
       return Attempt::kOver;
     }
     tried.done += static_cast<size_t>(std::max<ssize_t>(sent, 0));
-    if (!waits && (tried.done == tried.size || (tried.flags & MSG_WAITALL) == 0)) {
+    if (!waits && (tried.done == tried.size || tried.mode == SendMode::kNow)) {
       finish(tried, static_cast<int>(tried.done));
       return Attempt::kOver;
     }

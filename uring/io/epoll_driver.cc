@@ -124,25 +124,25 @@ void EpollDriver::write_at(Op& op, File file, const void* from, size_t size, uin
 
 void EpollDriver::sync_data(Op& op, File file) { request(op, file, Kind::kSyncData); }
 
-void EpollDriver::send(Op& op, File file, const void* from, size_t size, int flags) {
+void EpollDriver::send(Op& op, File file, const void* from, size_t size, SendMode mode) {
   Request& made = request(op, file, Kind::kSend);
   made.data = const_cast<void*>(from);
   made.size = size;
-  made.flags = flags;
+  made.mode = mode;
 }
 
-void EpollDriver::sendmsg(Op& op, File file, const msghdr* message, int flags) {
+void EpollDriver::sendmsg(Op& op, File file, const msghdr* message, SendMode mode) {
   Request& made = request(op, file, Kind::kSendMessage);
   made.message = message;
   for (size_t i = 0; i < message->msg_iovlen; ++i) made.size += message->msg_iov[i].iov_len;
-  made.flags = flags;
+  made.mode = mode;
 }
 
 void EpollDriver::skip_success(Op& op) {
   if (!features_.skip_success) return;
   Request& made = requests_[op.place];
   VP_ASSERT(made.op == &op);
-  made.flags |= MSG_DONTWAIT | MSG_WAITALL;
+  made.mode = SendMode::kNow;
   op.skips_success = true;
 }
 

@@ -46,8 +46,8 @@ class EpollDriver final : public Driver {
   void read_at(Op& op, File file, void* to, size_t size, uint64_t offset) override;
   void write_at(Op& op, File file, const void* from, size_t size, uint64_t offset) override;
   void sync_data(Op& op, File file) override;
-  void send(Op& op, File file, const void* from, size_t size, int flags) override;
-  void sendmsg(Op& op, File file, const msghdr* message, int flags) override;
+  void send(Op& op, File file, const void* from, size_t size, SendMode mode) override;
+  void sendmsg(Op& op, File file, const msghdr* message, SendMode mode) override;
   void skip_success(Op& op) override;
   void poll(Op& op, File file, uint32_t events) override;
   void poll_hangup(Op& op, File file) override;
@@ -94,7 +94,7 @@ class EpollDriver final : public Driver {
     bool poll_first = false;
     uint16_t group = 0;
     File file;
-    int flags = 0;        // of a send
+    SendMode mode{};      // of a send
     uint32_t events = 0;  // to poll for, or what a hang-up poll has reported
     void* data = nullptr;
     const msghdr* message = nullptr;  // until the first attempt

@@ -271,20 +271,20 @@ void IoUringDriver::sync_data(Op& op, File file) {
   entry->fsync_flags = IORING_FSYNC_DATASYNC;
 }
 
-void IoUringDriver::send(Op& op, File file, const void* from, size_t size, int flags) {
+void IoUringDriver::send(Op& op, File file, const void* from, size_t size, SendMode mode) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_SEND;
   entry->addr = reinterpret_cast<uintptr_t>(from);
   entry->len = static_cast<uint32_t>(size);
-  entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
+  entry->msg_flags = static_cast<uint32_t>(message_flags(mode) | MSG_NOSIGNAL);
 }
 
-void IoUringDriver::sendmsg(Op& op, File file, const msghdr* message, int flags) {
+void IoUringDriver::sendmsg(Op& op, File file, const msghdr* message, SendMode mode) {
   io_uring_sqe* entry = prepare(op, file);
   entry->opcode = IORING_OP_SENDMSG;
   entry->addr = reinterpret_cast<uintptr_t>(message);
   entry->len = 1;
-  entry->msg_flags = static_cast<uint32_t>(flags | MSG_NOSIGNAL);
+  entry->msg_flags = static_cast<uint32_t>(message_flags(mode) | MSG_NOSIGNAL);
 }
 
 void IoUringDriver::skip_success(Op& op) {

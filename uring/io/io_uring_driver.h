@@ -42,8 +42,8 @@ class IoUringDriver final : public Driver {
   void read_at(Op& op, File file, void* to, size_t size, uint64_t offset) override;
   void write_at(Op& op, File file, const void* from, size_t size, uint64_t offset) override;
   void sync_data(Op& op, File file) override;
-  void send(Op& op, File file, const void* from, size_t size, int flags) override;
-  void sendmsg(Op& op, File file, const msghdr* message, int flags) override;
+  void send(Op& op, File file, const void* from, size_t size, SendMode mode) override;
+  void sendmsg(Op& op, File file, const msghdr* message, SendMode mode) override;
   void skip_success(Op& op) override;
   void poll(Op& op, File file, uint32_t events) override;
   void poll_hangup(Op& op, File file) override;

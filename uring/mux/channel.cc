@@ -303,6 +303,7 @@ void Channel::note_loss(bool was_heard) {
 
 void Channel::release_transport() {
   transport_state_ = TransportState::kLetGo;
+  source_->shut();
   reader_.detach();
   writer_.detach();
   wake();

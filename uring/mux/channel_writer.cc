@@ -227,12 +227,12 @@ void ChannelWriter::submit(bool polled) {
     const auto next = next_write();
     driver.write(op_, file_, next.data(), next.size());
   } else if (vectors_.size() == 1) {
-    driver.send(op_, file_, vectors_[0].iov_base, vectors_[0].iov_len, MSG_WAITALL);
+    driver.send(op_, file_, vectors_[0].iov_base, vectors_[0].iov_len, SendMode::kAll);
     if (skips_success_) driver.skip_success(op_);
   } else {
     message_.msg_iov = vectors_.data();
     message_.msg_iovlen = vectors_.size();
-    driver.sendmsg(op_, file_, &message_, MSG_WAITALL);
+    driver.sendmsg(op_, file_, &message_, SendMode::kAll);
   }
 }
 
@@ -243,7 +243,7 @@ void ChannelWriter::write_packets(bool polled) {
     const size_t size = room_.next(vector.iov_len, std::exchange(polled, false));
     if (size == 0) return poll_for_room(State::kPolling);
     if (traits_->is_socket && size == vector.iov_len) {
-      loop_.driver().send(op_, file_, vector.iov_base, size, MSG_WAITALL);
+      loop_.driver().send(op_, file_, vector.iov_base, size, SendMode::kAll);
       if (skips_success_) loop_.driver().skip_success(op_);
       return;
     }
@@ -373,7 +373,7 @@ void ChannelWriter::complete(Op&, Outcome outcome) {
     if (result < 0 && !short_of_room) return client_->channel_failed(std::strerror(-result));
     const auto sent = static_cast<size_t>(std::max(result, 0));
     if (sent < total) {
-      // With MSG_WAITALL a send is short only if the connection broke, or if it did not wait.
+      // With kAll a send is short only if the connection broke, or if it did not wait.
       if (!short_of_room) return client_->channel_failed("write cut short");
       vectors_[0].iov_base = static_cast<std::byte*>(vectors_[0].iov_base) + sent;
       vectors_[0].iov_len -= sent;

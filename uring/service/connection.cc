@@ -378,8 +378,9 @@ void Connection::send_slices(bool may_skip_success) {
   set(Send::kSlices);
   const Slice& first = pool.front(slices_);
   if (slices_.head == slices_.tail) {
+    asked_ = first.bytes.size();
     stream_.loop().driver().send(send_op_, file_, first.bytes.data(), first.bytes.size(),
-                                 MSG_DONTWAIT);
+                                 SendMode::kNow);
     if (may_skip_success) skip_success(first.bytes.size());
     return;
   }
@@ -391,16 +392,17 @@ void Connection::send_slices(bool may_skip_success) {
     vectors[count++] = {const_cast<std::byte*>(slice.bytes.data()), slice.bytes.size()};
     return count < kMostSegments;
   });
-  send_vectors(vectors, count, MSG_DONTWAIT);
+  asked_ = bytes;
+  send_vectors(vectors, count);
   if (may_skip_success && count < kMostSegments) skip_success(bytes);
 }
 
 // `vectors` come from the loop's arena, like the message.
-void Connection::send_vectors(iovec* vectors, size_t count, int flags) {
+void Connection::send_vectors(iovec* vectors, size_t count) {
   auto* message = stream_.loop().arena().allocate<msghdr>(1);
   message->msg_iov = vectors;
   message->msg_iovlen = count;
-  stream_.loop().driver().sendmsg(send_op_, file_, message, flags);
+  stream_.loop().driver().sendmsg(send_op_, file_, message, SendMode::kNow);
 }
 
 // A send whose completion would lead to nothing need not wake the loop.
@@ -462,13 +464,22 @@ void Connection::send_queued() {
       if (!send_queue_.empty() || wants_more_turns()) stream_.want_flush();
       return;
     }
-    set(Send::kPolling);
-    stream_.stall();
-    return stream_.loop().driver().poll(send_op_, file_, POLLOUT);
+    return await_room();
   }
   set(Send::kQueue);
   auto* vectors = stream_.loop().arena().allocate<iovec>(kMostSegments);
-  send_vectors(vectors, send_queue_.front({vectors, kMostSegments}), 0);
+  const size_t count = send_queue_.front({vectors, kMostSegments});
+  asked_ = 0;
+  for (size_t i = 0; i < count; ++i) asked_ += vectors[i].iov_len;
+  send_vectors(vectors, count);
+}
+
+// By a poll, because a send that waits for room cannot be cancelled in each case, see SendMode: the
+// connection of an application that reads nothing would outlive its stream.
+void Connection::await_room() {
+  set(Send::kPolling);
+  stream_.stall();
+  stream_.loop().driver().poll(send_op_, file_, POLLOUT);
 }
 
 void Connection::on_sent(int result) {
@@ -490,8 +501,14 @@ void Connection::on_sent(int result) {
     default:
       return send_queued();
   }
-  if (send_queue_.empty()) stream_.unstall();
-  if (!send_queue_.empty() || wants_more_turns()) stream_.want_flush();
+  if (send_queue_.empty()) {
+    stream_.unstall();
+    if (wants_more_turns()) stream_.want_flush();
+  } else if (sent < asked_ && sends()) {
+    await_room();
+  } else {
+    stream_.want_flush();
+  }
 }
 
 void Connection::consumed(size_t bytes) {

@@ -95,8 +95,8 @@ class Connection final : public Endpoint,
   enum class Send : uint8_t {
     kIdle,     // there is nothing, or it is not asked to leave yet
     kSlices,   // send_op_ sends from read buffers, without waiting
-    kQueue,    // send_op_ sends what was copied, and waits for room
-    kPolling,  // send_op_ waits for room: a pipe is next
+    kQueue,    // send_op_ sends what was copied, without waiting
+    kPolling,  // send_op_ waits for room
     kShut,     // the write side of the socket is shut
   };
   void set(Receive next);
@@ -138,10 +138,11 @@ class Connection final : public Endpoint,
   bool splice_out(uint64_t credit);
   void poll_hangup();
   void send_slices(bool may_skip_success);
-  void send_vectors(iovec* vectors, size_t count, int flags);
+  void send_vectors(iovec* vectors, size_t count);
   void skip_success(size_t bytes);
   void send_slices_now();
   void send_queued();
+  void await_room();
   void slices_sent(size_t bytes);
   void consumed(size_t bytes);
   void park_slices();
@@ -193,6 +194,7 @@ class Connection final : public Endpoint,
   // Channel to socket.
   Op send_op_;
   Send send_ = Send::kIdle;
+  size_t asked_ = 0;  // bytes that the send in flight would send if there were room
   SliceList slices_;
   SendQueue send_queue_;
   bool peer_ended_ = false;  // no more bytes come from the channel

@@ -51,12 +51,16 @@ void TransportSource::try_later(const std::string& reason) {
 
 void TransportSource::expired(Timer&) { try_now(); }
 
+void TransportSource::shut() {
+  if (fd_ >= 0) shutdown(fd_, SHUT_RDWR);
+}
+
 // shutdown(2) comes first, because close(2) alone has no effect while a ring holds the file. Linux
 // 6.1 keeps a registered file for about a second after its removal from the table.
 void TransportSource::hang_up() {
   if (fd_ < 0) return;
   closing();
-  shutdown(fd_, SHUT_RDWR);
+  shut();
   if (stopped_) {
     close(fd_);
   } else {

@@ -58,6 +58,9 @@ class TransportSource : protected Timer::Owner {
   virtual void start(Listening listening);
   // The peer has sent something: it keeps the channel.
   virtual void heard() {}
+  // Nothing is received or sent any more through a socket, so that each operation on it ends. Comes
+  // before operations are cancelled, see SendMode.
+  void shut();
   // The descriptor is of no use any more: no operation on it may be pending. Gets another one,
   // after `backoff` if the peer misbehaved.
   void lost(Duration backoff);

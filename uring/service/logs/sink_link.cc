@@ -68,7 +68,8 @@ void SinkLink::flush() {
 }
 
 void SinkLink::send() {
-  loop_.driver().send(send_op_, {fd_, -1}, sending_.data() + sent_, sending_.size() - sent_, 0);
+  loop_.driver().send(send_op_, {fd_, -1}, sending_.data() + sent_, sending_.size() - sent_,
+                      SendMode::kNow);
 }
 
 void SinkLink::complete(Op& op, Outcome outcome) {
