@@ -23,6 +23,7 @@ constexpr std::array kTable{
     FaultRow{Fault::kNoResources, kStream, "no_resources", "out of descriptors or memory"},
     FaultRow{Fault::kGoingAway, kStream, "going_away", "the daemon at one end is stopping"},
     FaultRow{Fault::kStalled, kStream, "stalled", "the stream held others back"},
+    FaultRow{Fault::kKilled, kStream, "killed", "killed by an administrator"},
     FaultRow{Fault::kTransportLost, kSession, "transport_lost", "the link was lost"},
     FaultRow{Fault::kPeerRestarted, kSession, "peer_restarted", "the other end started anew"},
     FaultRow{Fault::kBadHeader, kSession, "bad_header", "a frame header failed its check"},
@@ -62,7 +63,7 @@ const FaultRow& fault_row(Fault fault) {
 
 Fault fault_from_reset_code(uint64_t code) {
   const bool known = code >= static_cast<uint64_t>(Fault::kAborted) &&
-                     code <= static_cast<uint64_t>(Fault::kStalled);
+                     code <= static_cast<uint64_t>(Fault::kKilled);
   return known ? static_cast<Fault>(code) : Fault::kAborted;
 }
 

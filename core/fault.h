@@ -25,6 +25,7 @@ enum class Fault : uint8_t {
   kNoResources = 7,     // descriptors or memory ran out
   kGoingAway = 8,       // this end is stopping
   kStalled = 9,         // closed for holding others back
+  kKilled = 10,         // an administrator reset it
   // Session faults: never on the wire.
   kTransportLost = 64,
   kPeerRestarted,

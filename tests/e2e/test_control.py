@@ -164,6 +164,8 @@ def test_streams_are_listed_and_one_is_reset(scene: Scene) -> None:
     assert stage.ctl("kill", largest["stream"]).stdout == f"stream {largest['stream']} is reset\n"
     with suppress(ConnectionResetError):
         assert clients[299].recv(1) == b""
+    (event,) = [event for event in stage.ctl_json("events") if event["event"] == "client_reset"]
+    assert event["text"] == "killed by an administrator"
     echo(clients[298])
     assert len(stage.ctl_json("streams")) == 299
     again = stage.ctl("kill", largest["stream"])

@@ -66,6 +66,35 @@ spool = "x"
      {"v.toml:2:10: source: stdin,full=all: full=all is no policy; use block, drop-newest, "
       "drop-oldest or spool",
       "v.toml:3:9: spool: x has no size; write PATH:SIZE[,sync=never|batch|TIME]"}},
+    {kUnix + "mode = 0660\n",
+     {R"(v.toml:3:12: a number begins with 0; write a mode as text, such as "0660", and any other number without the 0)"}},
+    {R"([channel]
+transport = "unix-connect:/x"
+)",
+     {"v.toml:2:1: transport stands in [channel], which names no channel; begin the table with a name, such as [channel.vm1]"}},
+    {R"([channel.host.example]
+transport = "unix-connect:/x"
+)",
+     {R"(v.toml:1:15: unknown table 'example'; a channel has the tables listen and offer; its own name is written in double quotes if it has a dot, as in [channel."vm1.example"])",
+      R"(v.toml:1:10: transport is missing; write transport = "METHOD:ADDRESS")"}},
+    {"[process]\nmetrics = 9155\n" + kUnix,
+     {"v.toml:2:11: metrics '9155': no port; write ADDRESS:PORT, such as 127.0.0.1:9155, or the path of a unix socket"}},
+    {"[process]\nmetrics = \"/run/x\"\ncontrol = \"/run/a.sock\"\n" + kUnix + R"([channel.a.listen.ssh]
+at = "unix:/run/x"
+[ship]
+source = ["unix:/run/x"]
+)",
+     {"v.toml:2:11: metrics /run/x is already used by ssh:/run/x:-:a; give each its own address",
+      "v.toml:9:10: source unix:/run/x is already used by ssh:/run/x:-:a; give each its own address"}},
+    {kUnix + R"([channel.a.listen.ssh]
+at = "127.0.0.1:22"
+mode = "0600"
+owner = "root"
+)",
+     {"v.toml:5:8: mode is of unix sockets, and this is TCP; leave it out: 127.0.0.1 is open to every user of this machine",
+      "v.toml:6:9: owner is of unix sockets, and this is TCP; leave it out: 127.0.0.1 is open to every user of this machine"}},
+    {"[process]\ndisable = [\"splice\", \"zero-copy,landlock\"]\n" + kUnix,
+     {"v.toml:2:11: disable: unknown feature: zero-copy (known: single-issuer, coop-taskrun, defer-taskrun, registered-ring, registered-files, provided-buffers, poll-first, multishot-accept, skip-success, busy-poll, splice, no-iowait, restrictions); besides those: landlock; leave it out, or write one of these"}},
     {"process = 1\n",
      {"v.toml:1:11: process is a whole number, not a table; begin it with [process]"}},
     {"defaults = []\n",
@@ -280,7 +309,7 @@ disable = ["a b"]
 )" + kUnix,
      {"v.toml:2:11: disable 'a b' is not a list of feature names; separate them with commas, and see --features for the names"}},
     {"[process]\ndisable = [1]\n" + kUnix,
-     {R"(v.toml:2:12: disable is a whole number; write a list of names, such as ["napi"])"}},
+     {R"(v.toml:2:12: disable is a whole number; write a list of names, such as ["splice"])"}},
     {"[process]\nuser = 2026-11-29\n" + kUnix,
      {"v.toml:2:8: user is a date; write text in double quotes"}},
     {kUnix + R"(window = "2G"

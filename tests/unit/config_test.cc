@@ -61,7 +61,7 @@ user = "nobody"
 sandbox = false
 log-level = "debug"
 log-format = "json"
-disable = ["zc", "napi"]
+disable = ["splice", "landlock"]
 
 [defaults]
 window = "2M"
@@ -111,7 +111,7 @@ transport = "isa-serial:/dev/ttyS1:115200"
   EXPECT_FALSE(options.process.sandbox);
   EXPECT_EQ(options.process.log_level, LogLevel::kDebug);
   EXPECT_EQ(options.process.log_format, LogFormat::kJson);
-  EXPECT_EQ(options.process.disabled, (Args{"zc", "napi"}));
+  EXPECT_EQ(options.process.disabled, (Args{"splice", "landlock"}));
   EXPECT_TRUE(options.from_file);
 
   ASSERT_EQ(options.channels.size(), 3U);
@@ -196,6 +196,16 @@ TEST(ConfigTest, LaterFilesTakeThePlaceOfEarlierOnes) {
   EXPECT_EQ(options.channels.at(0).settings.hold, 1U << 20);
   ASSERT_EQ(options.iforwards.size(), 1U);
   EXPECT_EQ(options.iforwards[0].address.port, 2U);
+}
+
+TEST(ConfigTest, AFileMayBeginWithAByteOrderMarkAndSayTrueAsText) {
+  const Options options = parse_ok(
+      "\xef\xbb\xbf"
+      R"([channel.a]
+transport = "tcp-listen:0.0.0.0:80"
+allow-remote = "true"
+)");
+  EXPECT_TRUE(options.channels.front().settings.allow_remote);
 }
 
 TEST(ConfigTest, AnErrorNamesTheFileItIsIn) {
@@ -305,8 +315,8 @@ void check_round_trip(const Options& options) {
                        " " + std::to_string(static_cast<int>(forward.priority)) + " " +
                        std::to_string(guarded ? forward.clients.uids.size() : 0) + " " +
                        std::to_string(guarded ? forward.clients.gids.size() : 0) + " " +
-                       std::to_string(forward.listen.mode.value_or(01000)) + " " +
-                       std::to_string(forward.listen.owner.value_or(0)) + " " +
+                       std::to_string(guarded ? forward.listen.mode.value_or(01000) : 0) + " " +
+                       std::to_string(guarded ? forward.listen.owner.value_or(0) : 0) + " " +
                        std::to_string(forward.listen.allow_remote) + " " +
                        std::to_string(forward.connect_timeout.value_or(Duration{}).count()));
         }
@@ -383,7 +393,7 @@ TEST(ConfigTest, ThePrintedConfigurationIsTheSame) {
        "--log-format",
        "json",
        "--disable",
-       "zc,napi",
+       "splice,landlock",
        "-o",
        "ssh:127.0.0.1:22",
        "-o",

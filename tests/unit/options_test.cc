@@ -503,14 +503,14 @@ TEST(OptionsTest, Limits) {
   const Options options =
       parse_ok({"-c", kChannel, "--threads", "4", "--max-streams=1048576", "--memory", "64MiB",
                 "--window", "4096", "--connect-timeout", "500ms", "--drain-timeout=0", "--disable",
-                "zc,bundle", "--disable", "napi"});
+                "splice,poll-first", "--disable", "landlock"});
   EXPECT_EQ(options.process.threads, 4U);
   EXPECT_EQ(options.channels.at(0).max_streams, 1048576U);
   EXPECT_EQ(options.memory, 64U << 20);
   EXPECT_EQ(options.channels.at(0).settings.window, 4096U);
   EXPECT_EQ(options.channels.at(0).settings.connect_timeout, 0.5);
   EXPECT_EQ(options.process.drain_timeout, 0.0);
-  EXPECT_EQ(options.process.disabled, (Args{"zc,bundle", "napi"}));
+  EXPECT_EQ(options.process.disabled, (Args{"splice,poll-first", "landlock"}));
   EXPECT_EQ(parse_ok({"-c", kChannel, "--threads", "2", "--threads", "3"}).process.threads, 3U);
 }
 

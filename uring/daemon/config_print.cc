@@ -91,11 +91,13 @@ ChannelSettings shown_settings(const ChannelOptions& channel) {
 ChannelSettings listener_settings(const ForwardSpec& forward, ChannelSettings settings) {
   settings.priority = forward.priority;
   settings.when_down = forward.when_down;
-  const bool guarded = forward.address.kind == Address::Kind::kUnix;
-  settings.client_uids = guarded ? forward.clients.uids : std::vector<uid_t>{};
-  settings.client_gids = guarded ? forward.clients.gids : std::vector<gid_t>{};
-  settings.mode = forward.listen.mode;
-  settings.owner = {forward.listen.owner, forward.listen.group};
+  const bool is_unix = forward.address.kind == Address::Kind::kUnix;
+  settings.client_uids = is_unix ? forward.clients.uids : std::vector<uid_t>{};
+  settings.client_gids = is_unix ? forward.clients.gids : std::vector<gid_t>{};
+  if (is_unix) {
+    settings.mode = forward.listen.mode;
+    settings.owner = {forward.listen.owner, forward.listen.group};
+  }
   settings.allow_remote = forward.listen.allow_remote;
   return settings;
 }

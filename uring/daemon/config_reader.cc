@@ -53,7 +53,7 @@ std::string_view form_of(OptionKind kind) {
     case OptionKind::kSinks:
       return "write a list of sinks, such as [\"file:/var/log/guests.log\"]";
     case OptionKind::kFeatures:
-      return "write a list of names, such as [\"napi\"]";
+      return "write a list of names, such as [\"splice\"]";
     case OptionKind::kSources:
       return "write a list of sources, such as [\"unix-dgram:/dev/log\"]";
     default:
@@ -188,6 +188,11 @@ class Reader {
     std::string_view nearest = *std::min_element(
         keys.begin(), keys.end(),
         [&](auto one, auto other) { return distance(one, name) < distance(other, name); });
+    if (&table == &kChannelTable && item.type == Type::kTable && distance(nearest, name) > 3) {
+      return draft_.complain(item.key_at, "unknown table " + in_quotes(name),
+                             "a channel has the tables listen and offer; its own name is written "
+                             "in double quotes if it has a dot, as in [channel.\"vm1.example\"]");
+    }
     // The command line may call it otherwise.
     for (const OptionRow& row : option_table()) {
       const bool meant = row.name == item.key || row.aliases == "--" + item.key;
@@ -276,6 +281,11 @@ class Reader {
   }
 
   void read_channel_table(const ConfigNode& item) {
+    const auto keys = keys_of(kChannelTable);
+    if (item.type != Type::kTable && std::find(keys.begin(), keys.end(), item.key) != keys.end()) {
+      return draft_.complain(item.key_at, item.key + " stands in [channel], which names no channel",
+                             "begin the table with a name, such as [channel.vm1]");
+    }
     const auto name = parse_channel_name(item.key);
     if (!name) return draft_.complain(item.key_at, name.error(), "as in [channel.vm1]");
     if (*name != item.key) {

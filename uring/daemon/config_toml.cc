@@ -14,6 +14,9 @@
 namespace virtproxy {
 namespace {
 
+// Some editors begin a file with it.
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+
 static_assert(kMaxConfigDepth == TOML_MAX_NESTED_VALUES);
 
 // Text that is no text: found before the parser sees it, so that the message can say so.
@@ -99,7 +102,9 @@ tl::expected<ConfigNode, Problem> parse_toml(const ConfigText& file) {
   try {
     if (auto fault = binary_fault(file)) return tl::unexpected(*std::move(fault));
     if (auto fault = deep_key_fault(file)) return tl::unexpected(*std::move(fault));
-    const auto result = try_parse_toml(file.text);
+    std::string_view text = file.text;
+    if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+    const auto result = try_parse_toml(text);
     if (!result) {
       return tl::unexpected(Problem{{file.name, toml_failed_line(file.text), 1},
                                     "not TOML: this line cannot be understood",
@@ -114,6 +119,11 @@ tl::expected<ConfigNode, Problem> parse_toml(const ConfigText& file) {
       return tl::unexpected(Problem{
           origin, "values are more than " + std::to_string(kMaxConfigDepth) + " deep in each other",
           "a value is text, a number, true, false or a list of these"});
+    }
+    if (error.description().find("leading zeroes") != std::string_view::npos) {
+      return tl::unexpected(Problem{origin, "a number begins with 0",
+                                    "write a mode as text, such as \"0660\", and any other number "
+                                    "without the 0"});
     }
     return tl::unexpected(Problem{origin, "not TOML: " + printable(error.description()),
                                   "write KEY = VALUE under a [TABLE], with text in double quotes"});

@@ -140,7 +140,12 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given, dou
   return ranged(row, label, given.back(), parse_seconds(given.back()), into);
 }
 
+// A file says true or false, and may say it as text.
 Fault read(const OptionRow&, std::string_view label, const Given& given, bool& into) {
+  if (given.back() == "true" || given.back() == "false") {
+    into = given.back() == "true";
+    return std::nullopt;
+  }
   return choose(label, given, kSwitch, into);
 }
 
@@ -197,12 +202,16 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
   const bool only_path = row.unit == "PATH";
   const bool is_path = only_path || ((text.starts_with('/') || text.starts_with('@')) &&
                                      text.find(':') == std::string::npos);
-  const std::string form = only_path ? "write the path of a unix socket"
-                                     : "write ADDRESS:PORT or the path of a unix socket";
+  const std::string form =
+      only_path ? "write the path of a unix socket"
+                : "write ADDRESS:PORT, such as 127.0.0.1:9155, or the path of a unix socket";
   auto parsed = is_path ? parse_address(text + ":-", AddressUse::kListen, Address::Kind::kUnix)
                         : parse_address(text, AddressUse::kListen);
-  if (!parsed)
-    return Complaint{std::string(label) + " " + in_quotes(text) + ": " + parsed.error(), form};
+  if (!parsed) {
+    // What is right for a channel or a forward is more than what is right here.
+    const std::string what = parsed.error().substr(0, parsed.error().find(": write "));
+    return Complaint{std::string(label) + " " + in_quotes(text) + ": " + what, form};
+  }
   if (parsed->channel) {
     return Complaint{std::string(label) + " " + in_quotes(text) + " names a channel", form};
   }
@@ -289,7 +298,7 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
   return read_ids(label, given, find_cid, into);
 }
 
-// Names of features, whose spelling is checked where they are known.
+// Lists of names of features of a driver, or landlock.
 Fault read(const OptionRow&, std::string_view label, const Given& given,
            std::vector<std::string>& into) {
   std::vector<std::string> names;
@@ -301,6 +310,17 @@ Fault read(const OptionRow&, std::string_view label, const Given& given,
       return Complaint{
           std::string(label) + " " + in_quotes(list) + " is not a list of feature names",
           "separate them with commas, and see --features for the names"};
+    }
+    for (size_t at = 0; at < list.size();) {
+      const size_t comma = std::min(list.find(',', at), list.size());
+      const std::string name = list.substr(at, comma - at);
+      at = comma + 1;
+      DriverFeatures all;
+      const auto known = name == "landlock" ? tl::expected<void, std::string>{} : all.disable(name);
+      if (!known) {
+        return Complaint{std::string(label) + ": " + known.error() + "; besides those: landlock",
+                         "leave it out, or write one of these"};
+      }
     }
     if (!list.empty()) names.push_back(list);
   }

@@ -37,6 +37,37 @@ std::string exclusive_key(const Address& address) {
   return key;
 }
 
+const Origin& where(const Given& given, const OptionRow& row) {
+  static const Origin kNowhere;
+  const auto found = given.find(&row);
+  return found == given.end() ? kNowhere : found->second;
+}
+
+// How the option is called where it was given.
+std::string label_of(const OptionRow& row, const Origin& at) {
+  return at.in_file() ? std::string(row.file_key()) : "--" + std::string(row.name);
+}
+
+// What the process listens on for itself, beside the channels and forwards that are `users`.
+void check_own_sockets(Draft& draft, std::map<std::string, std::string>& users) {
+  const auto claim = [&](std::string_view option, const std::string& text, const Address& address) {
+    const OptionRow& row = option_row(option);
+    const Origin& at = where(draft.given, row);
+    const std::string shown = label_of(row, at) + " " + text;
+    const auto [other, fresh] = users.emplace(exclusive_key(address), shown);
+    if (fresh) return;
+    draft.complain(at, shown + " is already used by " + other->second, "give each its own address");
+  };
+  const ProcessSettings& process = draft.process;
+  if (process.control) claim("control", process.control->host, *process.control);
+  if (process.metrics) claim("metrics", process.metrics->to_string(), *process.metrics);
+  for (const logs::SourceSpec& source : process.ship_sources) {
+    // Datagrams have ports of their own.
+    if (source.address.host.empty() || source.kind == logs::SourceKind::kUdp) continue;
+    claim("ship", printable(source.text), source.address);
+  }
+}
+
 void check_exclusive(Draft& draft) {
   std::map<std::string, std::string> users;
   std::map<std::string, std::string> connecting;
@@ -61,6 +92,7 @@ void check_exclusive(Draft& draft) {
                       forward.spec.address.to_string() + " is already used by " + other->second,
                       "give each its own address");
   }
+  check_own_sockets(draft, users);
 }
 
 void check_services(Draft& draft) {
@@ -192,6 +224,28 @@ void check_peer_timeouts(Draft& draft) {
   }
 }
 
+// A table of listeners has them if one of its addresses is a unix socket.
+void check_permissions(Draft& draft) {
+  for (const std::string_view name : {"socket-mode", "socket-owner"}) {
+    const OptionRow& row = option_row(name);
+    std::map<std::pair<std::string, unsigned>, std::pair<Origin, bool>> useful;  // by file and line
+    for (const ForwardDraft& forward : draft.oforwards) {
+      const auto given = forward.given.find(&row);
+      if (given == forward.given.end()) continue;
+      const Origin& at = given->second;
+      auto& entry = useful[{at.file, at.line}];
+      entry.first = at;
+      entry.second |= forward.spec.address.kind == AddressKind::kUnix;
+    }
+    for (const auto& [line, entry] : useful) {
+      if (entry.second) continue;
+      draft.complain(entry.first,
+                     std::string(row.file_key()) + " is of unix sockets, and this is TCP",
+                     "leave it out: 127.0.0.1 is open to every user of this machine");
+    }
+  }
+}
+
 // In a channel or for all of them it is for those that can.
 void check_when_down(Draft& draft) {
   const OptionRow* const row = &option_row("when-down");
@@ -205,17 +259,6 @@ void check_when_down(Draft& draft) {
         given->second, "when-down = \"close\" is of TCP, and this is a unix socket",
         "write \"reset\" or \"hold TIME\": a path cannot stop listening and keep its place");
   }
-}
-
-const Origin& where(const Given& given, const OptionRow& row) {
-  static const Origin kNowhere;
-  const auto found = given.find(&row);
-  return found == given.end() ? kNowhere : found->second;
-}
-
-// How the option is called where it was given.
-std::string label_of(const OptionRow& row, const Origin& at) {
-  return at.in_file() ? std::string(row.file_key()) : "--" + std::string(row.name);
 }
 
 // Divides the memory among the channels, and sees that it suffices.
@@ -374,6 +417,7 @@ void check(Draft& draft) {
   check_lists(draft);
   check_remote(draft);
   check_peer_timeouts(draft);
+  check_permissions(draft);
   check_when_down(draft);
   check_memory(draft);
 }

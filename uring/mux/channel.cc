@@ -92,8 +92,8 @@ Channel::Channel(Loop& loop, ResolverDriver& resolver_driver, const ChannelConfi
 bool Channel::reset_stream(StreamKey key) {
   StreamHandle* const stream = streams_.find(key);
   if (stream == nullptr) return false;
-  stream->reset(Fault::kAborted);
-  stream->endpoint().abort(Fault::kAborted);
+  stream->reset(Fault::kKilled);
+  stream->endpoint().abort(Fault::kKilled);
   return true;
 }
 

@@ -93,14 +93,14 @@ TEST(Frame, StreamNumberIsSlotAndGeneration) {
 }
 
 TEST(Fault, EveryWireCodeHasARowAndUnknownOnesAreAborts) {
-  for (uint64_t code = 1; code <= 9; ++code) {
+  for (uint64_t code = 1; code <= 10; ++code) {
     const Fault fault = fault_from_reset_code(code);
     EXPECT_EQ(static_cast<uint64_t>(fault), code);
     EXPECT_EQ(fault_row(fault).fault, fault);
     EXPECT_EQ(fault_row(fault).scope, FaultScope::kStream);
   }
   EXPECT_EQ(fault_from_reset_code(0), Fault::kAborted);
-  EXPECT_EQ(fault_from_reset_code(10), Fault::kAborted);
+  EXPECT_EQ(fault_from_reset_code(11), Fault::kAborted);
   EXPECT_EQ(fault_from_reset_code(UINT64_MAX), Fault::kAborted);
   for (int f = 64; f <= static_cast<int>(Fault::kUpgraded); ++f) {
     EXPECT_EQ(fault_row(static_cast<Fault>(f)).fault, static_cast<Fault>(f));
