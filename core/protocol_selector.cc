@@ -162,12 +162,15 @@ size_t ProtocolSelector::choose(std::span<const std::byte> bytes, Instant now, E
 }
 
 size_t ProtocolSelector::input_v1(std::span<const std::byte> bytes, Instant now, Events& events) {
-  if (!bytes.empty()) end_silence(now);
+  if (bytes.size() > kept_) end_silence(now);
   size_t used = 0;
   for (;;) {
     used += v1_.input(bytes.subspan(used), now, events);
     const auto hello = v1_.take_hello();
-    if (!hello) return used;
+    if (!hello) {
+      kept_ = bytes.size() - used;
+      return used;
+    }
     if (mode_ == ProtocolMode::kV1 || !is_fresh(*hello)) continue;
     v1_.finish(Fault::kUpgraded, events);
     begin_choosing(now, grace_);

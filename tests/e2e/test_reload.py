@@ -235,7 +235,7 @@ def test_an_error_changes_nothing(scene: Scene) -> None:
         (text.replace("[process]", "[process]\nthreads = 3"), "threads cannot change while it runs"),
         (text.replace("[process]", "[process]\nsandbox = false"), "sandbox cannot change while it runs"),
         (text.replace("[process]", '[process]\nuser = "65534:65534"'), "user cannot change"),
-        (text.replace("[process]", '[process]\ndriver = "epoll"\ndisable = ["napi"]'), "disable cannot change"),
+        (text.replace("[process]", '[process]\ndriver = "epoll"\ndisable = ["splice"]'), "disable cannot change"),
         (text + listen("echo", taken), "another process listens there"),
         (text + listen("echo", good), "already used by"),
         (text + '[channel.vm1.listen.low]\nat = "unix:/nowhere/x.sock"\n', "/nowhere"),

@@ -72,10 +72,10 @@ spool = "x"
 transport = "unix-connect:/x"
 )",
      {"v.toml:2:1: transport stands in [channel], which names no channel; begin the table with a name, such as [channel.vm1]"}},
-    {R"([channel.host.example]
+    {R"([channel.host.com]
 transport = "unix-connect:/x"
 )",
-     {R"(v.toml:1:15: unknown table 'example'; a channel has the tables listen and offer; its own name is written in double quotes if it has a dot, as in [channel."vm1.example"])",
+     {R"(v.toml:1:15: unknown table 'com'; a channel has the tables listen and offer; its own name is written in double quotes if it has a dot, as in [channel."vm1.example"])",
       R"(v.toml:1:10: transport is missing; write transport = "METHOD:ADDRESS")"}},
     {"[process]\nmetrics = 9155\n" + kUnix,
      {"v.toml:2:11: metrics '9155': no port; write ADDRESS:PORT, such as 127.0.0.1:9155, or the path of a unix socket"}},
@@ -91,8 +91,13 @@ at = "127.0.0.1:22"
 mode = "0600"
 owner = "root"
 )",
-     {"v.toml:5:8: mode is of unix sockets, and this is TCP; leave it out: 127.0.0.1 is open to every user of this machine",
-      "v.toml:6:9: owner is of unix sockets, and this is TCP; leave it out: 127.0.0.1 is open to every user of this machine"}},
+     {"v.toml:5:8: mode is of unix sockets, and this is TCP; leave it out: every user of this machine can connect to a TCP listener",
+      "v.toml:6:9: owner is of unix sockets, and this is TCP; leave it out: every user of this machine can connect to a TCP listener"}},
+    {kUnix + R"([ship]
+source = ["unix:/run/x", "unix-dgram:/run/x,name=b", "stdin", "stdin,name=c"]
+)",
+     {"v.toml:4:10: source unix-dgram:/run/x,name=b has the address of unix:/run/x; give each its own",
+      "v.toml:4:10: source stdin,name=c is given twice; leave one of them out"}},
     {"[process]\ndisable = [\"splice\", \"zero-copy,landlock\"]\n" + kUnix,
      {"v.toml:2:11: disable: unknown feature: zero-copy (known: single-issuer, coop-taskrun, defer-taskrun, registered-ring, registered-files, provided-buffers, poll-first, multishot-accept, skip-success, busy-poll, splice, no-iowait, restrictions); besides those: landlock; leave it out, or write one of these"}},
     {"process = 1\n",
@@ -293,7 +298,7 @@ user = "no-such"
     {R"([process]
 sandbox = "maybe"
 )" + kUnix,
-     {"v.toml:2:11: sandbox maybe; it is on or off"}},
+     {"v.toml:2:11: sandbox maybe; it is on or off, or true or false in a file"}},
     {"[process]\nsandbox = 1\n" + kUnix,
      {"v.toml:2:11: sandbox is a whole number; write true or false"}},
     {R"([process]

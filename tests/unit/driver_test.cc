@@ -235,8 +235,8 @@ TEST_P(EachDriver, ASendWaitsForRoomUnlessItIsNotTo) {
   EXPECT_EQ(nobody.result, -EPIPE);
 }
 
-// Of a receiver that has stopped reading. Linux may have given the send to a worker thread, see
-// Driver::send(); what ends it there is shutdown(2).
+// Of a receiver that has stopped reading, whatever the kernel does with the send, see SendMode.
+// That each user of a driver keeps to it is tested by the simulator (oracle "cancelled send").
 TEST_P(EachDriver, NoSendOutlivesItsSocket) {
   constexpr size_t kRead = 1'000'000;
   const std::string data(1'200'000, 'x');

@@ -188,7 +188,9 @@ class Reader {
     std::string_view nearest = *std::min_element(
         keys.begin(), keys.end(),
         [&](auto one, auto other) { return distance(one, name) < distance(other, name); });
-    if (&table == &kChannelTable && item.type == Type::kTable && distance(nearest, name) > 3) {
+    // Only those two are tables of a channel.
+    const size_t from_table = std::min(distance("listen", name), distance("offer", name));
+    if (&table == &kChannelTable && item.type == Type::kTable && from_table > 2) {
       return draft_.complain(item.key_at, "unknown table " + in_quotes(name),
                              "a channel has the tables listen and offer; its own name is written "
                              "in double quotes if it has a dot, as in [channel.\"vm1.example\"]");

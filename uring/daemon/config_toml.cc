@@ -106,9 +106,10 @@ tl::expected<ConfigNode, Problem> parse_toml(const ConfigText& file) {
     if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
     const auto result = try_parse_toml(text);
     if (!result) {
-      return tl::unexpected(Problem{{file.name, toml_failed_line(file.text), 1},
-                                    "not TOML: this line cannot be understood",
-                                    "write KEY = VALUE under a [TABLE], with text in double quotes"});
+      return tl::unexpected(
+          Problem{{file.name, toml_failed_line(text), 1},
+                  "not TOML: this line cannot be understood",
+                  "write KEY = VALUE under a [TABLE], with text in double quotes"});
     }
     const toml::parse_result& parsed = *result;
     if (parsed) return Converter(file.name).convert(parsed.table());

@@ -140,13 +140,17 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given, dou
   return ranged(row, label, given.back(), parse_seconds(given.back()), into);
 }
 
-// A file says true or false, and may say it as text.
+// true and false, as a file may have them as text, say the same.
 Fault read(const OptionRow&, std::string_view label, const Given& given, bool& into) {
   if (given.back() == "true" || given.back() == "false") {
     into = given.back() == "true";
     return std::nullopt;
   }
-  return choose(label, given, kSwitch, into);
+  if (choose(label, given, kSwitch, into)) {
+    return Complaint{std::string(label) + " " + printable(given.back()),
+                     "it is on or off, or true or false in a file"};
+  }
+  return std::nullopt;
 }
 
 Fault read(const OptionRow&, std::string_view label, const Given& given, Integrity& into) {

@@ -48,6 +48,12 @@ std::string label_of(const OptionRow& row, const Origin& at) {
   return at.in_file() ? std::string(row.file_key()) : "--" + std::string(row.name);
 }
 
+// Datagrams have ports and abstract names of their own, apart from those of connections.
+bool shares_no_name(const logs::SourceSpec& source) {
+  return source.kind == logs::SourceKind::kUdp ||
+         (source.kind == logs::SourceKind::kUnixDgram && source.address.host.starts_with('@'));
+}
+
 // What the process listens on for itself, beside the channels and forwards that are `users`.
 void check_own_sockets(Draft& draft, std::map<std::string, std::string>& users) {
   const auto claim = [&](std::string_view option, const std::string& text, const Address& address) {
@@ -61,10 +67,16 @@ void check_own_sockets(Draft& draft, std::map<std::string, std::string>& users) 
   const ProcessSettings& process = draft.process;
   if (process.control) claim("control", process.control->host, *process.control);
   if (process.metrics) claim("metrics", process.metrics->to_string(), *process.metrics);
+  // Two sources that want the same are found by check_shipping().
+  const Origin& at = where(draft.given, option_row("ship"));
   for (const logs::SourceSpec& source : process.ship_sources) {
-    // Datagrams have ports of their own.
-    if (source.address.host.empty() || source.kind == logs::SourceKind::kUdp) continue;
-    claim("ship", printable(source.text), source.address);
+    if (source.address.host.empty() || shares_no_name(source)) continue;
+    const auto other = users.find(exclusive_key(source.address));
+    if (other == users.end()) continue;
+    draft.complain(at,
+                   label_of(option_row("ship"), at) + " " + printable(source.text) +
+                       " is already used by " + other->second,
+                   "give each its own address");
   }
 }
 
@@ -241,7 +253,7 @@ void check_permissions(Draft& draft) {
       if (entry.second) continue;
       draft.complain(entry.first,
                      std::string(row.file_key()) + " is of unix sockets, and this is TCP",
-                     "leave it out: 127.0.0.1 is open to every user of this machine");
+                     "leave it out: every user of this machine can connect to a TCP listener");
     }
   }
 }
@@ -338,9 +350,15 @@ void check_shipping(Draft& draft) {
       draft.complain(at("ship"), shown + ": another source is called " + source.config.name,
                      "give it a name of its own, name=NAME");
     }
-    const std::string place = std::to_string(static_cast<int>(source.kind)) + " " +
-                              (source.address.host.empty() ? "" : exclusive_key(source.address));
-    if (!places.emplace(place, source.text).second) {
+    const bool has_address = !source.address.host.empty();
+    const std::string place =
+        has_address ? (shares_no_name(source) ? "datagrams " : "") + exclusive_key(source.address)
+                    : std::to_string(static_cast<int>(source.kind));
+    const auto [other, fresh] = places.emplace(place, source.text);
+    if (!fresh && has_address) {
+      draft.complain(at("ship"), shown + " has the address of " + printable(other->second),
+                     "give each its own");
+    } else if (!fresh) {
       draft.complain(at("ship"), shown + " is given twice", "leave one of them out");
     }
     if (!source.remote && far(source.address)) {

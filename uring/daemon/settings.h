@@ -103,7 +103,7 @@ struct ProcessSettings {
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;
   DriverChoice driver = DriverChoice::kAuto;
-  std::vector<std::string> disabled;  // ring features to do without; names not checked
+  std::vector<std::string> disabled;  // lists of ring features to do without, or landlock
   std::optional<Address> control;     // a unix socket
   std::optional<Address> metrics;     // loopback TCP or a unix socket
   // Log shipping, which is on where there is a source.

@@ -7,9 +7,9 @@
 //
 // It receives only while the stream has credit and few buffers are held, so what is received can
 // always be sent to the peer. Bytes from the channel are sent from the read buffer they lie in,
-// without waiting (MSG_DONTWAIT: the kernel answers within the submission). What the socket does
-// not take is copied to the send queue, which frees the read buffer and is sent with a request that
-// waits. So the channel's reader never depends on a socket.
+// without waiting (SendMode::kNow: the kernel answers within the submission). What the socket does
+// not take is copied to the send queue, which frees the read buffer; it is sent in the same way
+// once a poll finds room. So the channel's reader never depends on a socket.
 //
 // When one of the two applications breaks off, what it sent before is still delivered to the other
 // one (connection_break.cc):

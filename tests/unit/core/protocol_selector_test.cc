@@ -184,6 +184,8 @@ TEST(ProtocolSelector, SilentPeerIsTakenForAnOldOneAfterTheGrace) {
 TEST(ProtocolSelector, WhoChoseTheOldProtocolBySilenceIsFoundByAnEndThatReadsLate) {
   ChoosingPair pair(kAuto, kAuto);
   pair.a.transport_up(pair.now);
+  // The rest of a packet of an earlier life is no sign of the other end.
+  pair.a.read(Bytes(500, std::byte{7}), pair.now);
   pair.now += kGrace;
   pair.a.tick(pair.now);
   ASSERT_EQ(pair.a.protocol(), 1u);
@@ -191,7 +193,6 @@ TEST(ProtocolSelector, WhoChoseTheOldProtocolBySilenceIsFoundByAnEndThatReadsLat
   while (pair.a.write(16 * 1024, pair.now)) continue;
   EXPECT_LT(pair.a.out.size(), 64 * kV1PacketSize);
   EXPECT_GT(pair.a.out.size(), 50 * kV1PacketSize);
-  EXPECT_LE(*pair.a.selector->deadline(), pair.now + seconds(2)) << "then it goes on";
   pair.b.transport_up(pair.now);
   pair.run_for(kGrace / 2);
   EXPECT_EQ(pair.a.protocol(), 2u);
@@ -208,10 +209,14 @@ TEST(ProtocolSelector, APeerThatAnswersNothingIsToldOfAllClientsInTheEnd) {
   for (uint64_t id = 1; id <= 100; ++id) ASSERT_TRUE(end.open(id));
   while (end.write(16 * 1024, now)) continue;
   EXPECT_LT(end.out.size(), 64 * kV1PacketSize);
-  now += seconds(2);
-  end.tick(now);
-  while (end.write(16 * 1024, now)) continue;
-  EXPECT_GE(end.out.size(), 100 * kV1PacketSize);
+  const Instant chosen_at = now;
+  while (end.out.size() < 100 * kV1PacketSize) {
+    ASSERT_LE(now, chosen_at + seconds(2));
+    now = *end.selector->deadline();
+    end.tick(now);
+    while (end.write(16 * 1024, now)) continue;
+  }
+  EXPECT_EQ(now, chosen_at + seconds(2));
 }
 
 TEST(ProtocolSelector, APeerThatAnswersIsToldOfAllClientsAtOnce) {
