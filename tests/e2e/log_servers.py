@@ -72,7 +72,9 @@ class Reader:
         self.sock = sock
         self.sock.settimeout(60 * PATIENCE)
         self.may_read = threading.Event()
-        self.data = b""
+        self.data = bytearray()
+        self._found: list[bytes] = []
+        self._parsed = 0  # bytes of data that are found
         self.datagrams: list[bytes] = []
         self.connections: list[socket.socket] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -97,15 +99,16 @@ class Reader:
         """Octet-counted ones, as far as they are complete; or datagrams."""
         if self.sock.type != socket.SOCK_STREAM:
             return list(self.datagrams)
-        data, found = self.data, []
-        while data:
-            digits, _, rest = data.partition(b" ")
-            if not digits.isdigit() or len(rest) < int(digits):
-                assert digits.isdigit() or not digits, data[:100]
+        data = self.data
+        while (space := data.find(b" ", self._parsed, self._parsed + 20)) >= 0:
+            digits = data[self._parsed : space]
+            assert digits.isdigit(), data[self._parsed : self._parsed + 100]
+            end = space + 1 + int(digits)
+            if end > len(data):
                 break
-            found.append(rest[: int(digits)])
-            data = rest[int(digits) :]
-        return found
+            self._found.append(bytes(data[space + 1 : end]))
+            self._parsed = end
+        return list(self._found)
 
     def close(self) -> None:
         for sock in [self.sock, *self.connections]:
