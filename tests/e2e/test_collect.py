@@ -239,6 +239,43 @@ def test_what_a_receiver_has_not_read_is_not_acknowledged(scene: Scene, kind: st
     reader.close()
 
 
+@pytest.mark.parametrize("kind", ["syslog+unix", "unix-dgram"])
+def test_what_a_receiver_had_not_read_when_it_died_comes_again(scene: Scene, kind: str) -> None:
+    """The kernel empties its queue, which looks as if it had read all of it."""
+    address = scene.addresses.unix()
+
+    def listen() -> socket.socket:
+        if kind != "unix-dgram":
+            return address.listen()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.bind(address.place)
+        return sock
+
+    dead = listen()
+    collecting = Collecting(scene, [f"{kind}:{address.place}"])
+    daemon = collecting.start()
+    guest = collecting.guest()
+    log = Log()
+    assert guest.begin(log)
+    lines = [b"line %d" % number for number in range(5)]
+    assert guest.send(log.add(lines))
+    eventually("what was sent is here", lambda: daemon.stats().channels["vm1"]["log_delivered"] == 5)
+    if kind != "unix-dgram":
+        connection = dead.accept()[0]
+        connection.sendall(b"?")
+        connection.close()
+    dead.close()
+    daemon.wait_for_log("trying again|connecting again")
+    Path(address.place).unlink()
+    reader = Reader(listen())
+    reader.may_read.set()
+    assert guest.wait_acked(log)
+    eventually("all is read", lambda: len(reader.messages()) == 5)
+    assert [parse_5424(message)[3] for message in reader.messages()] == lines
+    guest.peer.close()
+    reader.close()
+
+
 def test_rsyslog_has_every_line_over_relp_whatever_is_killed(scene: Scene) -> None:
     """None is lost; what is there twice is what was not acknowledged when something was killed."""
     rng = random.Random(SEED)

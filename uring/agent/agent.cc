@@ -329,7 +329,7 @@ std::optional<Instant> Agent::next_timer() const {
   };
   for (const auto& link : links_) {
     at(link->retry_at);
-    if (link->fd) at(link->conversation.next_deadline());
+    at(link->conversation.next_deadline());  // of calls that wait for a peer to come as well
     at(link->files.next_deadline());
   }
   for (const Job& job : jobs_) at(job.deadline);

@@ -84,10 +84,23 @@ void DatagramSink::expired(Timer& timer) {
   check();
 }
 
+// Whether somebody receives at the address, as an errno. The socket that is connected does not tell
+// before it sends again.
+int DatagramSink::probe() const {
+  const auto address = to_socket_address(spec_.address);
+  const UniqueFd probe(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!address || !probe) return errno;
+  return ::connect(probe.get(), address->data(), address->length) == 0 ? 0 : errno;
+}
+
 void DatagramSink::check() {
   if (parcels_.sent() == 0) return;
   // What the datagrams take up is counted, not their number: only zero tells.
   if (unacknowledged(socket_.get()) == 0) {
+    // The queue of a receiver that is gone is empty as well.
+    const int error = probe();
+    if (error == ECONNREFUSED || error == ENOENT) return lose(error);
+    if (error != 0) return check_->set(loop_->now() + kUnreadCheck);
     backoff_ = Duration::zero();
     parcels_.acknowledge(parcels_.sent());
     client_->sink_progressed();

@@ -34,6 +34,7 @@ class DatagramSink final : public LogSink, private Completion, private Timer::Ow
   void expired(Timer& timer) override;
   void connect();
   void lose(int error);
+  int probe() const;
   void check();
 
   const SinkSpec spec_;

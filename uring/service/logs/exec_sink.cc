@@ -95,7 +95,13 @@ void ExecSink::begin() {
   input_ = std::move(next_->input);
   output_ = std::move(next_->output);
   next_.reset();
-  if (!input_ || !output_) return;
+  if (!input_ || !output_) {
+    // Without a free descriptor only one of them has come. The program is ended, and another one is
+    // started after the keeper's pause.
+    input_.reset();
+    output_.reset();
+    return keeper_.kill();
+  }
   state_ = State::kUp;
   counters().up = true;
   acknowledged_ = 0;

@@ -180,7 +180,12 @@ void FileSink::flush() {
   if (blocked_ || safe_ == taken_) return;
   if ((rotation_ == Rotation::kRenamed || must_rotate()) && !rotate()) return fail("rotation");
   if (!write_pending()) return fail("write");
-  if (spec_.sync && !pending_.empty() && fdatasync(file_.get()) != 0) return fail("fdatasync");
+  if (spec_.sync && !pending_.empty() && fdatasync(file_.get()) != 0) {
+    // The kernel reports a failed write-back once and may drop the pages, so a second fdatasync(2)
+    // alone would succeed without the lines: they are written again.
+    written_ = 0;
+    return fail("fdatasync");
+  }
   note_.offset += pending_.size();
   counters().written.fetch_add(pending_.size(), std::memory_order_relaxed);
   pending_.clear();

@@ -1,5 +1,6 @@
 #include "uring/service/logs/syslog_sink.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -33,10 +34,9 @@ void SyslogSink::link_sent() { check(); }
 void SyslogSink::check() {
   if (!link().up()) return;
   const auto left = static_cast<uint64_t>(std::max(unacknowledged(link().fd()), 0));
-  // A peer that is gone took what was in the socket with it.
-  char byte;
-  const ssize_t peeked = recv(link().fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-  if (peeked == 0 || (peeked < 0 && errno != EAGAIN && errno != EINTR)) return;
+  // A peer that is gone took what was in the socket with it, whatever it has written before.
+  pollfd gone{link().fd(), POLLRDHUP, 0};
+  if (poll(&gone, 1, 0) != 0) return;
   const uint64_t unsent = link().unsent();
   // A unix socket counts what the bytes take up: only zero tells.
   const bool counts = spec().address.kind == Address::Kind::kTcp;
