@@ -1,8 +1,11 @@
 // Parcels through the spool of a collecting daemon, over restarts and damage.
 #include "uring/service/logs/parcel_spool.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -120,6 +123,11 @@ class ParcelSpoolTest : public testing::TestWithParam<DriverChoice> {
     ASSERT_TRUE(run([&] { return spool_->idle(); }));
     spool_->end();
     spool_.reset();
+    // The ring lets go of the file, and so of its lock, in one of its next turns. Another process
+    // would wait for that in open(), which keeps this thread's ring from turning.
+    const int probe = ::open((folder_ / "spool").c_str(), O_RDWR | O_CLOEXEC);
+    EXPECT_TRUE(run([&] { return flock(probe, LOCK_EX | LOCK_NB) == 0; }));
+    ::close(probe);
   }
   void put(Sender& sender, std::shared_ptr<Parcel> parcel) {
     ASSERT_TRUE(run([&] {
