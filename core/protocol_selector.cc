@@ -10,9 +10,10 @@ using std::chrono::seconds;
 
 // While an old packet may be followed by a greeting, this much is kept of what follows it, bytes.
 constexpr size_t kMostKept = 64 * 1024;
-// So an end that has chosen version 1 because it heard nothing writes less than that, in bytes,
-// before it hears anything: the other end may begin to read only now, and would not get as far as
-// the next greeting. Not for ever, because an old peer does not answer what it cannot serve.
+// An end that has chosen version 1 because it heard nothing writes less than that, in bytes, before
+// it hears anything. The other end may begin to read only then. With more in front of the next
+// greeting it would stop reading before it. The bound ends after kUnheard, because an old peer does
+// not answer for a service that it does not have.
 constexpr uint64_t kMostUnheard = kMostKept - 4 * uint64_t{kV1PacketSize};
 constexpr Duration kUnheard = seconds(2);
 // A peer that greeted or spoke version 2 on this link a moment ago gets more time to greet again:

@@ -64,38 +64,49 @@ struct Pair {
   int fds[2];
 };
 
-// A connection over the loopback interface.
-struct TcpPair {
-  TcpPair() {
-    sockaddr_in address{};
+// A listener on the loopback interface.
+struct TcpListener {
+  TcpListener() {
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t length = sizeof address;
     auto* const any = reinterpret_cast<sockaddr*>(&address);
-    const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (bind(fd, any, length) != 0 || listen(fd, 8) != 0 || getsockname(fd, any, &length) != 0) {
+      std::abort();
+    }
+  }
+  ~TcpListener() { close(fd); }
+  int accept() const { return accept4(fd, nullptr, nullptr, SOCK_CLOEXEC); }
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+};
+
+// As a receiver that takes `size` bytes, or what there is before the end.
+inline void receive_bytes(int fd, size_t size) {
+  std::vector<std::byte> piece(1 << 18);
+  while (size > 0) {
+    const ssize_t count = read(fd, piece.data(), piece.size());
+    if (count <= 0) return;
+    size -= std::min(size, static_cast<size_t>(count));
+  }
+}
+
+// A connection over the loopback interface.
+struct TcpPair {
+  TcpPair() {
+    const TcpListener listener;
     fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (bind(listener, any, length) != 0 || listen(listener, 1) != 0 ||
-        getsockname(listener, any, &length) != 0 || connect(fds[0], any, length) != 0 ||
+    const auto* const address = reinterpret_cast<const sockaddr*>(&listener.address);
+    if (connect(fds[0], address, sizeof listener.address) != 0 ||
         fcntl(fds[0], F_SETFL, O_NONBLOCK) != 0) {
       std::abort();
     }
-    fds[1] = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
-    close(listener);
+    fds[1] = listener.accept();
   }
   ~TcpPair() {
     for (const int fd : fds) close(fd);
   }
   File file() const { return {fds[0], -1}; }
-  // As a receiver that takes `size` bytes and has had enough; it does not close.
-  void read_and_shut(size_t size) {
-    std::vector<std::byte> piece(1 << 18);
-    while (size > 0) {
-      const ssize_t count = read(fds[1], piece.data(), piece.size());
-      if (count <= 0) break;
-      size -= std::min(size, static_cast<size_t>(count));
-    }
-    shutdown(fds[1], SHUT_RDWR);
-  }
   int fds[2];
 };
 

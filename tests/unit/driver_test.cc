@@ -242,7 +242,10 @@ TEST_P(EachDriver, NoSendOutlivesItsSocket) {
   const std::string data(1'200'000, 'x');
   for (int round = 0; round < 60; ++round) {
     TcpPair pair;
-    std::jthread receiver([&] { pair.read_and_shut(kRead); });
+    std::jthread receiver([&] {
+      receive_bytes(pair.fds[1], kRead);
+      shutdown(pair.fds[1], SHUT_RDWR);
+    });
     Waiting sending;
     driver->send(sending.op, pair.file(), data.data(), data.size(), SendMode::kAll);
     Waiting ended;

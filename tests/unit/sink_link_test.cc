@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/unit/driver_fixture.h"
 #include "uring/io/io_uring_driver.h"
 
 namespace virtproxy {
@@ -23,54 +24,33 @@ constexpr size_t kTaken = 1'000'000;  // bytes that the receiver reads
 // Takes kTaken bytes of each connection, says that it has had enough, and keeps it open.
 class Receiver {
  public:
-  Receiver() {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t length = sizeof address;
-    auto* const any = reinterpret_cast<sockaddr*>(&address);
-    listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (bind(listener_, any, length) != 0 || listen(listener_, 8) != 0 ||
-        getsockname(listener_, any, &length) != 0) {
-      std::abort();
-    }
-    port_ = ntohs(address.sin_port);
-    thread_ = std::jthread([this] { serve(); });
-  }
   ~Receiver() {
-    shutdown(listener_, SHUT_RDWR);
+    shutdown(listener_.fd, SHUT_RDWR);
     thread_.join();
-    close(listener_);
     for (const int fd : kept_) close(fd);
   }
   Address address() const {
     Address address;
     address.host = "127.0.0.1";
-    address.port = port_;
+    address.port = ntohs(listener_.address.sin_port);
     return address;
   }
 
  private:
   void serve() {
-    std::vector<char> piece(1 << 18);
     while (true) {
-      const int fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+      const int fd = listener_.accept();
       if (fd < 0) return;
       kept_.push_back(fd);
-      for (size_t taken = 0; taken < kTaken;) {
-        const ssize_t count = read(fd, piece.data(), piece.size());
-        if (count <= 0) break;
-        taken += static_cast<size_t>(count);
-      }
+      receive_bytes(fd, kTaken);
       usleep(2000);  // so that the sender waits for room by then
       shutdown(fd, SHUT_RDWR);
     }
   }
 
-  int listener_;
-  uint32_t port_ = 0;
+  const TcpListener listener_;
   std::vector<int> kept_;
-  std::jthread thread_;
+  std::jthread thread_{[this] { serve(); }};
 };
 
 struct Sender final : SinkLink::Client {

@@ -1,8 +1,6 @@
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "uring/base/log.h"
@@ -34,22 +32,6 @@ int show_features(virtproxy::DriverChoice choice, const virtproxy::DriverFeature
   return 0;
 }
 
-// Landlock is switched off like a feature of a driver, in the same list. Takes it out of there.
-std::string without_landlock(std::string_view list, bool& landlock) {
-  std::string rest;
-  while (!list.empty()) {
-    const size_t comma = std::min(list.find(','), list.size());
-    const std::string_view name = list.substr(0, comma);
-    list.remove_prefix(std::min(comma + 1, list.size()));
-    if (name == "landlock") {
-      landlock = false;
-    } else {
-      rest.append(name).append(",");
-    }
-  }
-  return rest;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -70,8 +52,8 @@ int main(int argc, char** argv) {
   std::vector<std::string> disabled = options.process.disabled;
   if (const char* more = std::getenv("VIRTPROXY_DISABLE")) disabled.emplace_back(more);
   for (const std::string& list : disabled) {
-    const auto done = features.disable(without_landlock(list, landlock));
-    if (!done) return fail(done.error() + "; besides those: landlock", code);
+    const auto done = virtproxy::disable(list, features, landlock);
+    if (!done) return fail(done.error(), code);
   }
   switch (options.task) {
     case virtproxy::Task::kShowFeatures:

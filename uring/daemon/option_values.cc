@@ -6,6 +6,7 @@
 
 #include "uring/base/text.h"
 #include "uring/base/units.h"
+#include "uring/daemon/options.h"
 
 namespace virtproxy::option_values {
 namespace {
@@ -213,8 +214,9 @@ Fault read(const OptionRow& row, std::string_view label, const Given& given,
                         : parse_address(text, AddressUse::kListen);
   if (!parsed) {
     // What is right for a channel or a forward is more than what is right here.
-    const std::string what = parsed.error().substr(0, parsed.error().find(": write "));
-    return Complaint{std::string(label) + " " + in_quotes(text) + ": " + what, form};
+    Complaint complaint = split(std::string(label) + " " + in_quotes(text), parsed.error());
+    complaint.right = form;
+    return complaint;
   }
   if (parsed->channel) {
     return Complaint{std::string(label) + " " + in_quotes(text) + " names a channel", form};
@@ -315,16 +317,11 @@ Fault read(const OptionRow&, std::string_view label, const Given& given,
           std::string(label) + " " + in_quotes(list) + " is not a list of feature names",
           "separate them with commas, and see --features for the names"};
     }
-    for (size_t at = 0; at < list.size();) {
-      const size_t comma = std::min(list.find(',', at), list.size());
-      const std::string name = list.substr(at, comma - at);
-      at = comma + 1;
-      DriverFeatures all;
-      const auto known = name == "landlock" ? tl::expected<void, std::string>{} : all.disable(name);
-      if (!known) {
-        return Complaint{std::string(label) + ": " + known.error() + "; besides those: landlock",
-                         "leave it out, or write one of these"};
-      }
+    DriverFeatures features;
+    bool landlock = true;
+    if (const auto known = disable(list, features, landlock); !known) {
+      return Complaint{std::string(label) + ": " + known.error(),
+                       "leave it out, or write one of these"};
     }
     if (!list.empty()) names.push_back(list);
   }

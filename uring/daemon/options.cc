@@ -98,6 +98,25 @@ std::string describe(const std::vector<Problem>& problems, const std::string& pr
 
 }  // namespace
 
+tl::expected<void, std::string> disable(std::string_view list, DriverFeatures& features,
+                                        bool& landlock) {
+  std::string of_driver;
+  while (!list.empty()) {
+    const size_t comma = std::min(list.find(','), list.size());
+    const std::string_view name = list.substr(0, comma);
+    list.remove_prefix(std::min(comma + 1, list.size()));
+    if (name == "landlock") {
+      landlock = false;
+    } else {
+      of_driver.append(name).append(",");
+    }
+  }
+  if (const auto known = features.disable(of_driver); !known) {
+    return tl::unexpected(known.error() + "; besides those: landlock");
+  }
+  return {};
+}
+
 ParseResult parse_options(int argc, const char* const* argv, const ReadConfig& read_config) {
   const std::string program = program_name(argc, argv);
   const auto line = parse_command_line(argc, argv);

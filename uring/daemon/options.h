@@ -14,12 +14,14 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <tl/expected.hpp>
 #include <vector>
 
 #include "uring/daemon/config_files.h"
 #include "uring/daemon/config_tree.h"
 #include "uring/daemon/settings.h"
+#include "uring/io/driver_features.h"
 #include "uring/net/forward_spec.h"
 #include "uring/transport/channel_spec.h"
 
@@ -77,6 +79,11 @@ using ReadConfig = std::function<tl::expected<std::vector<ConfigText>, std::vect
 // argv as main gets it; the last component of argv[0] is the name used in messages.
 ParseResult parse_options(int argc, const char* const* argv,
                           const ReadConfig& read_config = read_config_files);
+
+// Switches off what a list of `disable` names, separated by commas: features of a driver, and
+// landlock. An error names a name that is unknown, and those that are known.
+tl::expected<void, std::string> disable(std::string_view list, DriverFeatures& features,
+                                        bool& landlock);
 
 // The options as a configuration file, which gives the same options when it is read.
 std::string print_config(const Options& options);

@@ -56,27 +56,29 @@ bool shares_no_name(const logs::SourceSpec& source) {
 
 // What the process listens on for itself, beside the channels and forwards that are `users`.
 void check_own_sockets(Draft& draft, std::map<std::string, std::string>& users) {
-  const auto claim = [&](std::string_view option, const std::string& text, const Address& address) {
+  // Returns what is called `text` as messages show it.
+  const auto find_clash = [&](std::string_view option, const std::string& text,
+                              const Address& address) {
     const OptionRow& row = option_row(option);
     const Origin& at = where(draft.given, row);
-    const std::string shown = label_of(row, at) + " " + text;
-    const auto [other, fresh] = users.emplace(exclusive_key(address), shown);
-    if (fresh) return;
-    draft.complain(at, shown + " is already used by " + other->second, "give each its own address");
+    std::string shown = label_of(row, at) + " " + text;
+    if (const auto other = users.find(exclusive_key(address)); other != users.end()) {
+      draft.complain(at, shown + " is already used by " + other->second,
+                     "give each its own address");
+    }
+    return shown;
   };
   const ProcessSettings& process = draft.process;
-  if (process.control) claim("control", process.control->host, *process.control);
-  if (process.metrics) claim("metrics", process.metrics->to_string(), *process.metrics);
-  // Two sources that want the same are found by check_shipping().
-  const Origin& at = where(draft.given, option_row("ship"));
+  if (const auto& control = process.control) {
+    users.emplace(exclusive_key(*control), find_clash("control", control->host, *control));
+  }
+  if (const auto& metrics = process.metrics) {
+    users.emplace(exclusive_key(*metrics), find_clash("metrics", metrics->to_string(), *metrics));
+  }
   for (const logs::SourceSpec& source : process.ship_sources) {
     if (source.address.host.empty() || shares_no_name(source)) continue;
-    const auto other = users.find(exclusive_key(source.address));
-    if (other == users.end()) continue;
-    draft.complain(at,
-                   label_of(option_row("ship"), at) + " " + printable(source.text) +
-                       " is already used by " + other->second,
-                   "give each its own address");
+    // It is not added: two sources that want the same are found by check_shipping().
+    find_clash("ship", printable(source.text), source.address);
   }
 }
 

@@ -179,6 +179,18 @@ TEST(ProtocolSelector, SilentPeerIsTakenForAnOldOneAfterTheGrace) {
   EXPECT_TRUE(end.open(1));
 }
 
+constexpr size_t kWaiting = 100;  // clients; each is a packet
+
+// Of an end whose link came up a grace ago: it takes silence for the old protocol, and writes.
+void choose_by_silence(ChoosingEnd& end, Instant now) {
+  end.tick(now);
+  ASSERT_EQ(end.protocol(), 1u);
+  for (uint64_t id = 1; id <= kWaiting; ++id) ASSERT_TRUE(end.open(id));
+  while (end.write(16 * 1024, now)) continue;
+  EXPECT_LT(end.out.size(), 64 * kV1PacketSize);
+  EXPECT_GT(end.out.size(), 50 * kV1PacketSize);
+}
+
 // The other end does not read for longer than the grace, and many clients wait: what is written in
 // version 1 meanwhile must leave it room for the next greeting.
 TEST(ProtocolSelector, WhoChoseTheOldProtocolBySilenceIsFoundByAnEndThatReadsLate) {
@@ -187,12 +199,7 @@ TEST(ProtocolSelector, WhoChoseTheOldProtocolBySilenceIsFoundByAnEndThatReadsLat
   // The rest of a packet of an earlier life is no sign of the other end.
   pair.a.read(Bytes(500, std::byte{7}), pair.now);
   pair.now += kGrace;
-  pair.a.tick(pair.now);
-  ASSERT_EQ(pair.a.protocol(), 1u);
-  for (uint64_t id = 1; id <= 100; ++id) ASSERT_TRUE(pair.a.open(id));
-  while (pair.a.write(16 * 1024, pair.now)) continue;
-  EXPECT_LT(pair.a.out.size(), 64 * kV1PacketSize);
-  EXPECT_GT(pair.a.out.size(), 50 * kV1PacketSize);
+  choose_by_silence(pair.a, pair.now);
   pair.b.transport_up(pair.now);
   pair.run_for(kGrace / 2);
   EXPECT_EQ(pair.a.protocol(), 2u);
@@ -205,12 +212,9 @@ TEST(ProtocolSelector, APeerThatAnswersNothingIsToldOfAllClientsInTheEnd) {
   Instant now = seconds(1);
   end.transport_up(now);
   now += kGrace;
-  end.tick(now);
-  for (uint64_t id = 1; id <= 100; ++id) ASSERT_TRUE(end.open(id));
-  while (end.write(16 * 1024, now)) continue;
-  EXPECT_LT(end.out.size(), 64 * kV1PacketSize);
+  choose_by_silence(end, now);
   const Instant chosen_at = now;
-  while (end.out.size() < 100 * kV1PacketSize) {
+  while (end.out.size() < kWaiting * kV1PacketSize) {
     ASSERT_LE(now, chosen_at + seconds(2));
     now = *end.selector->deadline();
     end.tick(now);
@@ -224,12 +228,10 @@ TEST(ProtocolSelector, APeerThatAnswersIsToldOfAllClientsAtOnce) {
   Instant now = seconds(1);
   end.transport_up(now);
   now += kGrace;
-  end.tick(now);
-  for (uint64_t id = 1; id <= 100; ++id) ASSERT_TRUE(end.open(id));
-  while (end.write(16 * 1024, now)) continue;
+  choose_by_silence(end, now);
   end.read(v1_init(7, "s900"), now);
   while (end.write(16 * 1024, now)) continue;
-  EXPECT_GE(end.out.size(), 100 * kV1PacketSize);
+  EXPECT_GE(end.out.size(), kWaiting * kV1PacketSize);
 }
 
 // Two greetings, one after the other, and as long as any link has for the rest.

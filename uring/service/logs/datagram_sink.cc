@@ -27,12 +27,17 @@ void DatagramSink::start(Loop& loop, ResolverDriver&, LogSink::Client* client) {
   connect();
 }
 
-void DatagramSink::connect() {
+// A new socket in `into`. Returns 0, or an errno.
+int DatagramSink::connect_socket(UniqueFd& into) const {
   const auto address = to_socket_address(spec_.address);
-  socket_.reset(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!address || !socket_ || ::connect(socket_.get(), address->data(), address->length) != 0) {
-    return lose(errno);
-  }
+  if (!address) return EINVAL;
+  into.reset(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!into) return errno;
+  return ::connect(into.get(), address->data(), address->length) == 0 ? 0 : errno;
+}
+
+void DatagramSink::connect() {
+  if (const int error = connect_socket(socket_)) return lose(error);
   if (std::exchange(reported_, 0) != 0) log_info("{}: connected", spec_.label());
   counters().up = true;
   flush();
@@ -84,21 +89,14 @@ void DatagramSink::expired(Timer& timer) {
   check();
 }
 
-// Whether somebody receives at the address, as an errno. The socket that is connected does not tell
-// before it sends again.
-int DatagramSink::probe() const {
-  const auto address = to_socket_address(spec_.address);
-  const UniqueFd probe(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!address || !probe) return errno;
-  return ::connect(probe.get(), address->data(), address->length) == 0 ? 0 : errno;
-}
-
 void DatagramSink::check() {
   if (parcels_.sent() == 0) return;
   // What the datagrams take up is counted, not their number: only zero tells.
   if (unacknowledged(socket_.get()) == 0) {
-    // The queue of a receiver that is gone is empty as well.
-    const int error = probe();
+    // The queue of a receiver that is gone is empty as well. The connected socket reports that only
+    // when it sends again; a new one cannot be connected.
+    UniqueFd probe;
+    const int error = connect_socket(probe);
     if (error == ECONNREFUSED || error == ENOENT) return lose(error);
     if (error != 0) return check_->set(loop_->now() + kUnreadCheck);
     backoff_ = Duration::zero();

@@ -34,7 +34,7 @@ class DatagramSink final : public LogSink, private Completion, private Timer::Ow
   void expired(Timer& timer) override;
   void connect();
   void lose(int error);
-  int probe() const;
+  int connect_socket(UniqueFd& into) const;
   void check();
 
   const SinkSpec spec_;

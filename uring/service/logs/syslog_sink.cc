@@ -1,10 +1,8 @@
 #include "uring/service/logs/syslog_sink.h"
 
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
-#include <cerrno>
 
 #include "uring/net/sockets.h"
 
