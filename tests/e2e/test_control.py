@@ -241,6 +241,28 @@ def test_stop_does_not_wait_for_streams(scene: Scene) -> None:
         stage.near.check_exit()
 
 
+def test_commands_are_answered_while_one_worker_has_ended(scene: Scene) -> None:
+    """An end that drains has a worker without streams, which ends at once, and one that goes on."""
+    idle = scene.addresses.unix()
+    stage = Operated(scene, "-c", f"unix-listen:{idle.spec}", "--threads", "2", "--drain-timeout", "300")
+    threads = Path(f"/proc/{stage.near.pid}/task")
+    with stage.door.connect(WAIT) as client:
+        echo(client)
+        before = len(list(threads.iterdir()))
+        assert stage.ctl("drain").returncode == 0
+        eventually("the worker without streams has ended", lambda: len(list(threads.iterdir())) < before)
+        status = stage.ctl_json("status")
+        assert (status["state"], status["channels_up"], status["streams"]) == ("draining", 1, 1)
+        assert {row["state"] for row in stage.ctl_json("channels")} == {"up", "down"}
+        assert [row["service"] for row in stage.ctl_json("streams")] == ["echo"]
+        assert stage.ctl_json("why") == []
+        assert stage.ctl("far", "status", "1").stderr == "virtproxyctl: channel 1 is not there\n"
+        assert 'virtproxy_turn_seconds_count{worker="0"}' in http(stage)
+        echo(client)
+        assert stage.ctl("stop").returncode == 0
+        stage.near.check_exit()
+
+
 def test_clients_that_misbehave_harm_neither_streams_nor_others(scene: Scene) -> None:
     """Garbage, half a line, a flood without end, 1,000 clients, one that never reads."""
     stage = Operated(scene)

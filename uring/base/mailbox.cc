@@ -14,11 +14,12 @@ Mailbox::Mailbox() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
 }
 
-Mailbox::~Mailbox() { close(fd_); }
+Mailbox::~Mailbox() { ::close(fd_); }
 
 void Mailbox::post(Task task) {
   {
     const std::lock_guard lock(mutex_);
+    if (state_ == State::kClosed) return;
     tasks_.push_back(std::move(task));
   }
   const uint64_t one = 1;
@@ -32,6 +33,13 @@ void Mailbox::run() {
     tasks.swap(tasks_);
   }
   for (const Task& task : tasks) task();
+}
+
+void Mailbox::close() {
+  std::vector<Task> tasks;  // Destroyed behind the lock: what they hold may post.
+  const std::lock_guard lock(mutex_);
+  state_ = State::kClosed;
+  tasks.swap(tasks_);
 }
 
 }  // namespace virtproxy

@@ -175,7 +175,7 @@ void Control::handle_command(const Asker& asker, std::string_view command,
 }
 
 void Control::answer_status(const Asker& asker) {
-  gather<std::vector<ChannelPart>>(
+  ask_workers<std::vector<ChannelPart>>(
       collect_channels, [this, asker](const std::vector<std::vector<ChannelPart>>& parts) {
         uint64_t up = 0;
         uint64_t streams = 0;
@@ -214,7 +214,7 @@ void Control::answer_status(const Asker& asker) {
 }
 
 void Control::answer_channels(const Asker& asker) {
-  gather<std::vector<ChannelPart>>(
+  ask_workers<std::vector<ChannelPart>>(
       collect_channels, [this, asker](const std::vector<std::vector<ChannelPart>>& parts) {
         ControlTable table{.columns = {{"channel"},
                                        {"state"},
@@ -240,7 +240,7 @@ void Control::answer_channels(const Asker& asker) {
 }
 
 void Control::answer_forwards(const Asker& asker) {
-  gather<std::vector<ChannelPart>>(
+  ask_workers<std::vector<ChannelPart>>(
       collect_channels, [this, asker](const std::vector<std::vector<ChannelPart>>& parts) {
         ControlTable table{.columns = {{"channel"},
                                        {"service"},
@@ -355,7 +355,7 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
 }
 
 void Control::collect_log_rows(std::function<void(const LogRows&)> finish) {
-  gather<LogRows>(
+  ask_workers<LogRows>(
       [](Worker::Channels channels, Instant) {
         LogRows rows;
         for (const auto& channel : channels) {
@@ -409,7 +409,7 @@ void Control::kill(const Asker& asker, const std::string& stream) {
         fmt::format("kill {}: name a stream as the command streams does", in_quotes(stream));
     return reply(asker, error_answer(text, asker.json));
   }
-  gather<bool>(
+  ask_workers<bool>(
       [name = *name](Worker::Channels channels, Instant) {
         const auto found = std::find_if(channels.begin(), channels.end(), [&](const auto& channel) {
           return channel->label() == name.channel;
@@ -429,7 +429,7 @@ void Control::reset_channel(const Asker& asker, const std::string& name) {
   if (!has_channel(name)) {
     return reply(asker, error_answer("there is no channel " + in_quotes(name), asker.json));
   }
-  gather<bool>(
+  ask_workers<bool>(
       [name](Worker::Channels channels, Instant) {
         const auto found = std::find_if(channels.begin(), channels.end(), [&](const auto& channel) {
           return channel->label() == name;

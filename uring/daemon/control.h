@@ -72,6 +72,8 @@ class Control final : private RequestServer::Handler {
   // options are those in effect, and may change.
   Control(const Options& options, std::vector<std::unique_ptr<Worker>>& workers,
           const EventRing& events, Actions actions);
+  // Lets go of what tasks that were not run hold.
+  ~Control() { mailbox_->close(); }
 
   // Both at most once, before the first add_to().
   void serve_commands(Listening listening);
@@ -106,10 +108,10 @@ class Control final : private RequestServer::Handler {
   void handle_http(const Asker& asker, std::string_view head);
 
   // Calls `collect` in each worker's thread, and then `finish` here with what all of them gave, in
-  // the order of the workers.
+  // the order of the workers. The part of a worker that has ended is an empty one.
   template <typename Part>
-  void gather(std::function<Part(Worker::Channels, Instant)> collect,
-              std::function<void(std::vector<Part>)> finish);
+  void ask_workers(std::function<Part(Worker::Channels, Instant)> collect,
+                   std::function<void(std::vector<Part>)> finish);
 
   void answer_status(const Asker& asker);
   void answer_channels(const Asker& asker);
@@ -161,26 +163,17 @@ class Control final : private RequestServer::Handler {
 };
 
 template <typename Part>
-void Control::gather(std::function<Part(Worker::Channels, Instant)> collect,
-                     std::function<void(std::vector<Part>)> finish) {
-  struct Gathered {
-    std::vector<Part> parts;
-    size_t missing;
-    std::function<void(std::vector<Part>)> finish;
-  };
-  const auto gathered = std::make_shared<Gathered>();
-  gathered->parts.resize(workers_.size());
-  gathered->missing = workers_.size();
-  gathered->finish = std::move(finish);
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->ask(
-        [gathered, i, collect, mailbox = mailbox_](Worker::Channels channels, Instant now) {
-          mailbox->post([gathered, i, part = collect(channels, now)] {
-            gathered->parts[i] = part;
-            if (--gathered->missing == 0) gathered->finish(std::move(gathered->parts));
-          });
-        });
-  }
+void Control::ask_workers(std::function<Part(Worker::Channels, Instant)> collect,
+                          std::function<void(std::vector<Part>)> finish) {
+  gather<Part>(
+      mailbox_, workers_.size(),
+      [&](size_t i, std::shared_ptr<Answer<Part>> answer) {
+        workers_[i]->ask(
+            [answer = std::move(answer), collect](Worker::Channels channels, Instant now) {
+              answer->give(collect(channels, now));
+            });
+      },
+      std::move(finish));
 }
 
 }  // namespace virtproxy

@@ -86,22 +86,20 @@ void Control::show_both_ends(const Asker& asker, const std::string& command,
 // A channel that is about to begin has no worker yet.
 void Control::ask_far(const std::string& channel, const std::string& line,
                       std::function<void(FarAsker::Answer)> finish) {
-  struct Asked {
-    size_t missing;
-    std::function<void(FarAsker::Answer)> finish;
-  };
-  const auto asked = std::make_shared<Asked>(Asked{workers_.size(), std::move(finish)});
-  for (const auto& worker : workers_) {
-    worker->ask_far(
-        channel, line,
-        [asked, channel, mailbox = mailbox_](std::optional<FarAsker::Answer> answer) {
-          mailbox->post([asked, channel, answer = std::move(answer)] {
-            if (answer) return asked->finish(*answer);
-            if (--asked->missing > 0) return;
-            asked->finish(tl::unexpected(fmt::format("channel {} is not there", channel)));
-          });
+  using Part = std::optional<FarAsker::Answer>;
+  gather<Part>(
+      mailbox_, workers_.size(),
+      [&](size_t i, std::shared_ptr<Answer<Part>> answer) {
+        workers_[i]->ask_far(channel, line, [answer = std::move(answer)](Part part) {
+          answer->give(std::move(part));
         });
-  }
+      },
+      [channel, finish = std::move(finish)](std::vector<Part> parts) {
+        for (Part& part : parts) {
+          if (part) return finish(*std::move(part));
+        }
+        finish(tl::unexpected(fmt::format("channel {} is not there", channel)));
+      });
 }
 
 // --- what another end asks ----------------------------------------------------------------------
@@ -127,7 +125,7 @@ void Control::tell_status(const FarQuestion& question) {
   const auto collect = [name = question.channel](Worker::Channels channels, Instant) {
     return collect_channel(channels, name);
   };
-  gather<std::vector<ChannelPart>>(
+  ask_workers<std::vector<ChannelPart>>(
       collect, [this, question](const std::vector<std::vector<ChannelPart>>& parts) {
         --far_questions_;
         const StatWords& words = words_of_channel(parts, question.channel);

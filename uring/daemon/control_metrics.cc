@@ -136,29 +136,23 @@ void Control::collect_metrics(MetricsFormat format, std::function<void(std::stri
     }
     return all;
   };
-  collect_turns([this, collect, render, finish = std::move(finish)](
-                    const std::vector<DurationHistogram>& turns) {
-    gather<ChannelSamples>(collect, [render, turns, finish](const std::vector<ChannelSamples>& parts) {
-      finish(render(parts, turns));
-    });
+  collect_turns([this, collect, render,
+                 finish = std::move(finish)](const std::vector<DurationHistogram>& turns) {
+    ask_workers<ChannelSamples>(collect,
+                                [render, turns, finish](const std::vector<ChannelSamples>& parts) {
+                                  finish(render(parts, turns));
+                                });
   });
 }
 
 void Control::collect_turns(std::function<void(std::vector<DurationHistogram>)> finish) {
-  struct Gathered {
-    std::vector<DurationHistogram> turns;
-    size_t missing;
-  };
-  const auto gathered = std::make_shared<Gathered>(
-      Gathered{std::vector<DurationHistogram>(workers_.size()), workers_.size()});
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->ask_loop([gathered, i, finish, mailbox = mailbox_](const Loop& loop) {
-      mailbox->post([gathered, i, finish, turns = loop.turns()] {
-        gathered->turns[i] = turns;
-        if (--gathered->missing == 0) finish(std::move(gathered->turns));
-      });
-    });
-  }
+  gather<DurationHistogram>(
+      mailbox_, workers_.size(),
+      [this](size_t i, std::shared_ptr<Answer<DurationHistogram>> answer) {
+        workers_[i]->ask_loop(
+            [answer = std::move(answer)](const Loop& loop) { answer->give(loop.turns()); });
+      },
+      std::move(finish));
 }
 
 }  // namespace virtproxy

@@ -396,28 +396,26 @@ void Reloader::change_to(Options wanted, std::string_view what, const Finish& fi
   keep_listeners(options_);
   log_answer("{}: {}", what, summary);
 
-  struct Gathered {
-    size_t missing;
-    std::vector<std::string> errors;
-  };
-  const auto gathered = std::make_shared<Gathered>(Gathered{workers_.size(), {}});
-  ++changes_;
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->apply(changes[i], [this, i, gathered, summary, finish, number = changes_,
-                                    mailbox = mailbox_](WorkerChanged changed) {
-      mailbox->post([this, i, gathered, summary, finish, number, changed = std::move(changed)] {
-        // A later change may have given it channels that it does not know of yet.
-        if (number == changes_) places_[i] = changed.channels;
-        for (const ChannelFailure& failure : changed.failures) {
-          gathered->errors.push_back(failure.text);
-          forget(failure.channel);
+  gather<WorkerChanged>(
+      mailbox_, workers_.size(),
+      [&](size_t i, std::shared_ptr<Answer<WorkerChanged>> answer) {
+        workers_[i]->apply(changes[i], [answer = std::move(answer)](WorkerChanged changed) {
+          answer->give(std::move(changed));
+        });
+      },
+      [this, summary, finish, number = ++changes_](std::vector<WorkerChanged> all) {
+        std::vector<std::string> failed;
+        for (size_t i = 0; i < all.size(); ++i) {
+          // A later change may have given it channels that it does not know of yet.
+          if (number == changes_) places_[i] = std::move(all[i].channels);
+          for (const ChannelFailure& failure : all[i].failures) {
+            failed.push_back(failure.text);
+            forget(failure.channel);
+          }
         }
-        if (--gathered->missing > 0) return;
-        if (gathered->errors.empty()) return finish(summary);
-        finish(Failure(joined(gathered->errors)));
+        if (failed.empty()) return finish(summary);
+        finish(Failure(joined(failed)));
       });
-    });
-  }
 }
 
 }  // namespace virtproxy

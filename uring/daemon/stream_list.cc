@@ -86,10 +86,13 @@ StreamList::Piece StreamList::look(const StreamQuery& query, Worker::Channels ch
 }
 
 void StreamList::ask() {
-  workers_[worker_]->ask([list = shared_from_this()](Worker::Channels channels, Instant now) {
-    Piece piece = look(list->query_, channels, list->channel_, list->slot_, now);
-    list->mailbox_->post(
-        [list, piece = std::move(piece)]() mutable { list->take(std::move(piece)); });
+  const auto list = shared_from_this();
+  // A worker that has ended has no more.
+  const auto answer = std::make_shared<Answer<Piece>>(mailbox_, [list](std::optional<Piece> piece) {
+    list->take(std::move(piece).value_or(Piece()));
+  });
+  workers_[worker_]->ask([list, answer](Worker::Channels channels, Instant now) {
+    answer->give(look(list->query_, channels, list->channel_, list->slot_, now));
   });
 }
 

@@ -30,7 +30,7 @@ class StreamList : public std::enable_shared_from_this<StreamList> {
   struct Piece {
     std::vector<StreamRow> rows;
     std::vector<ListenerRow> listeners;
-    size_t channel;              // of the worker, to go on with
+    size_t channel = 0;          // of the worker, to go on with
     std::optional<size_t> slot;  // to go on from; nothing: the worker has no more
   };
 

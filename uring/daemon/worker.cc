@@ -68,6 +68,7 @@ void Worker::run(std::promise<Started> started) {
     heartbeat_timer_.reset();
     loop_.reset();
   }
+  mailbox_.close();
   ended_ = true;
   reports_->post([client = client_] { client->worker_ended(); });
 }

@@ -91,14 +91,15 @@ class Worker final : private Completion, private Timer::Owner {
   void request_stats() {
     mailbox_.post([this] { log_stats(); });
   }
-  // Calls `question` in the worker's thread, with its channels. It is not called where the thread
-  // has ended. It must be short: while it runs, no stream moves.
+  // Calls `question` in the worker's thread, with its channels. Where the thread has ended, the
+  // question is destroyed instead. It must be short: while it runs, no stream moves.
   using Channels = std::span<const std::unique_ptr<Channel>>;
   void ask(std::function<void(Channels, Instant now)> question) {
     mailbox_.post([this, question = std::move(question)] { question(channels_, loop_->now()); });
   }
   // Begins a change, whose sockets belong to the worker from then on, and calls `finish` in the
-  // worker's thread. A worker that is ending only closes them; one that has ended does nothing.
+  // worker's thread. A worker that is ending only closes them; one that has ended destroys
+  // `finish`.
   void apply(std::shared_ptr<WorkerChange> change, std::function<void(WorkerChanged)> finish);
   // Asks the other end of a channel, and calls `finish` in the worker's thread with what it has
   // answered; with nothing where the worker has no such channel.
