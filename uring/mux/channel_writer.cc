@@ -23,6 +23,12 @@ constexpr Duration kFullInterval = milliseconds(20);
 constexpr Duration kUnreadInterval = milliseconds(1);
 constexpr Duration kMostUnreadInterval = milliseconds(256);
 
+// Whichever of the two is first to notice that the connection is closed, reader or writer, the log
+// says the same.
+std::string write_failure(int error) {
+  return error == EPIPE ? "closed by the other end" : std::strerror(error);
+}
+
 }  // namespace
 
 ChannelWriter::ChannelWriter(Loop& loop, ProtocolSelector& selector, ReceivePool& pool,
@@ -253,7 +259,7 @@ void ChannelWriter::write_packets(bool polled) {
     } else if (written == 0 || errno == EAGAIN) {
       return wait_for_room();
     } else if (errno != EINTR) {
-      return client_->channel_failed(std::strerror(errno));
+      return client_->channel_failed(write_failure(errno));
     }
   }
   batch_left();
@@ -316,8 +322,7 @@ void ChannelWriter::push() {
       if (moved == -EAGAIN) return poll_for_room(State::kPolling);
     }
     if (moved <= 0 && moved != -EINTR) {
-      return client_->channel_failed(moved < 0 ? std::strerror(static_cast<int>(-moved))
-                                               : "write cut short");
+      return client_->channel_failed(write_failure(moved < 0 ? static_cast<int>(-moved) : EPIPE));
     }
   }
   batch_left();
@@ -370,18 +375,18 @@ void ChannelWriter::complete(Op&, Outcome outcome) {
     for (const iovec& vector : vectors_) total += vector.iov_len;
     const bool short_of_room =
         std::exchange(skips_success_, false) && (result == -EAGAIN || result > 0);
-    if (result < 0 && !short_of_room) return client_->channel_failed(std::strerror(-result));
+    if (result < 0 && !short_of_room) return client_->channel_failed(write_failure(-result));
     const auto sent = static_cast<size_t>(std::max(result, 0));
     if (sent < total) {
       // With kAll a send is short only if the connection broke, or if it did not wait.
-      if (!short_of_room) return client_->channel_failed("write cut short");
+      if (!short_of_room) return client_->channel_failed(write_failure(EPIPE));
       vectors_[0].iov_base = static_cast<std::byte*>(vectors_[0].iov_base) + sent;
       vectors_[0].iov_len -= sent;
       return submit();
     }
   } else {
     if (result == -EAGAIN || result == 0) return wait_for_room();
-    if (result < 0 && result != -EINTR) return client_->channel_failed(std::strerror(-result));
+    if (result < 0 && result != -EINTR) return client_->channel_failed(write_failure(-result));
     advance(static_cast<size_t>(std::max(result, 0)));
     if (vector_at_ < vectors_.size()) return submit();
   }
