@@ -115,6 +115,22 @@ TEST(LineWriter, NoByteOfALineEndsIt) {
   EXPECT_EQ(unescaped(line.substr(line.find("] ") + 2)), all);
 }
 
+// The writer looks at many bytes at once: each byte is found at each place of such a piece.
+TEST(LineWriter, AByteIsEscapedWhereverItIs) {
+  const std::string plain(48, 'a');
+  for (int byte = 0; byte < 256; ++byte) {
+    for (size_t at = 0; at < plain.size(); ++at) {
+      std::string text = plain;
+      text[at] = static_cast<char>(byte);
+      const bool control = (byte < 0x20 && byte != '\t') || byte == 0x7f;
+      const std::string line = line_of(LineFormat::kRfc5424, parcel_with(text));
+      const std::string message = line.substr(line.find("] ") + 2);
+      ASSERT_EQ(message.size(), plain.size() + (control ? 3 : 0)) << byte << " at " << at;
+      ASSERT_EQ(unescaped(message), text);
+    }
+  }
+}
+
 TEST(LineWriter, RecordsThatAreNoLines) {
   Parcel parcel = parcel_with("");
   ParcelRecord& record = parcel.records[0];
