@@ -51,7 +51,7 @@ if(VIRTPROXY_HARDEN AND CMAKE_BUILD_TYPE MATCHES "^(Release|RelWithDebInfo|MinSi
     add_compile_options(-mbranch-protection=standard)
   endif()
   add_link_options(LINKER:-z,relro LINKER:-z,now LINKER:-z,noexecstack)
-  if(NOT CMAKE_CROSSCOMPILING)  # There all is linked with -static-pie.
+  if(NOT CMAKE_CROSSCOMPILING)  # There all is linked statically.
     add_link_options($<$<NOT:$<BOOL:$<TARGET_PROPERTY:VIRTPROXY_STATIC_LINK>>>:-pie>)
   endif()
 endif()
@@ -68,11 +68,18 @@ if(CMAKE_BUILD_TYPE STREQUAL "Release")
   set(VIRTPROXY_TEST -O1 -Wno-array-bounds -Wno-stringop-overflow -Wno-restrict)
 endif()
 
-# A program that needs no library at run time; position independent like the others.
+# A program that needs no library at run time; position independent like the others, where that can be: see
+# cross.cmake.
 function(link_statically target)
   set_target_properties(${target} PROPERTIES VIRTPROXY_STATIC_LINK ON)
-  target_link_options(${target} PRIVATE $<IF:$<BOOL:${VIRTPROXY_HARDENED}>,-static-pie,-static>
-                      LINKER:--gc-sections)
+  if(CMAKE_CROSSCOMPILING)
+    set(link ${VIRTPROXY_STATIC_LINK})
+  elseif(VIRTPROXY_HARDENED)
+    set(link -static-pie)
+  else()
+    set(link -static)
+  endif()
+  target_link_options(${target} PRIVATE ${link} LINKER:--gc-sections)
   if(VIRTPROXY_HARDENED AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     # The C library of Debian 12 applies them; binutils makes them for x86 alone.
     target_link_options(${target} PRIVATE LINKER:-z,pack-relative-relocs)

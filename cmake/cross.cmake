@@ -15,5 +15,12 @@ set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
 # Headers that stand alone there, as xxhash.h.
 set(CMAKE_CXX_STANDARD_INCLUDE_DIRECTORIES ${VIRTPROXY_CROSS_ROOT}/usr/include
     ${VIRTPROXY_CROSS_ROOT}/usr/include/${VIRTPROXY_CROSS_MACHINE}-linux-gnu)
-# Beside -static-pie, -static would choose start-up code that does not relocate the program.
-set(CMAKE_EXE_LINKER_FLAGS_INIT "-static-pie -L${VIRTPROXY_CROSS_ROOT}/usr/lib/${VIRTPROXY_CROSS_MACHINE}-linux-gnu")
+# Beside -static-pie, -static would choose start-up code that does not relocate the program. glibc 2.36 has no
+# such start-up code for s390x.
+if(VIRTPROXY_CROSS_MACHINE STREQUAL "s390x")
+  set(VIRTPROXY_STATIC_LINK -static -no-pie)
+else()
+  set(VIRTPROXY_STATIC_LINK -static-pie)
+endif()
+list(JOIN VIRTPROXY_STATIC_LINK " " link)
+set(CMAKE_EXE_LINKER_FLAGS_INIT "${link} -L${VIRTPROXY_CROSS_ROOT}/usr/lib/${VIRTPROXY_CROSS_MACHINE}-linux-gnu")
