@@ -208,16 +208,16 @@ Child::~Child() {
 }
 
 bool Child::read_some() {
+  // A child that writes as fast as it is read would hold the loop if this went on until the pipe is
+  // empty. poll(2) reports what is left in the next turn, after the other connections.
   char bytes[65536];
-  for (;;) {
-    const ssize_t size = read(output_.get(), bytes, sizeof bytes);
-    if (size < 0 && errno == EINTR) continue;
-    if (size < 0) return errno == EAGAIN;
-    if (size == 0) return false;
-    const size_t room = most - std::min(most, text.size());
-    truncated = truncated || static_cast<size_t>(size) > room;
-    text.append(bytes, std::min(room, static_cast<size_t>(size)));
-  }
+  const ssize_t size = read(output_.get(), bytes, sizeof bytes);
+  if (size < 0) return errno == EAGAIN || errno == EINTR;
+  if (size == 0) return false;
+  const size_t room = most - std::min(most, text.size());
+  truncated = truncated || static_cast<size_t>(size) > room;
+  text.append(bytes, std::min(room, static_cast<size_t>(size)));
+  return true;
 }
 
 Result Child::result() const {

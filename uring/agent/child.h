@@ -32,7 +32,7 @@ class Child {
   ~Child();
 
   int output() const { return output_.get(); }
-  // Reads what is there. False at the end of the output.
+  // Reads once, if there is anything. False at the end of the output.
   bool read_some();
   // Of run(), at the end of the output.
   Result result() const;
