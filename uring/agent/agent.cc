@@ -18,6 +18,11 @@ constexpr Duration kRetry = std::chrono::milliseconds(250);
 constexpr Duration kLastWords = std::chrono::milliseconds(500);
 // A virtio port that nobody has opened at the other end cannot be waited for.
 constexpr Duration kLookAgain = std::chrono::milliseconds(250);
+// A device that is lost sooner than kLasting after each opening is opened after twice the time, up
+// to kLongestRetry.
+constexpr Duration kLasting = std::chrono::seconds(10);
+constexpr Duration kLongestRetry = std::chrono::seconds(8);
+constexpr const char* kDeviceGone = "the device is gone or has hung up";
 
 std::string peer_of(int fd) {
   ucred peer{};
@@ -269,27 +274,43 @@ void Agent::drop_transport(Link& link, const std::string& reason) {
   close_link(link);
   if (!link.port) return;
   log_info("{}: closed, {}", link.who, reason);
+  forget_peer(link);
+  if (link.port->method == PortSpec::Method::kUnixListen) return;
+  const bool lasted = !link.port->is_device() || now_ - link.opened_at >= kLasting;
+  link.reopen_after = lasted ? kRetry : std::clamp(2 * link.reopen_after, kRetry, kLongestRetry);
+  link.retry_at = now_ + link.reopen_after;
+}
+
+// Nothing that was under way on a port concerns the peer that comes next.
+void Agent::forget_peer(Link& link) {
   link.unread.clear();
   link.files = OpenFiles();
   link.conversation.restart(now_);
   act(link);
-  if (link.port->method != PortSpec::Method::kUnixListen) link.retry_at = now_ + kRetry;
+}
+
+// The program at the other end of a device has closed it. The descriptor stays.
+void Agent::await_host(Link& link) {
+  forget_peer(link);
+  link.retry_at = now_ + kLookAgain;
 }
 
 void Agent::serve_link(Link& link, short revents) {
   const bool device = link.port && link.port->is_device();
-  if (device && (revents & POLLHUP) != 0) {
-    // Nobody has opened the other end. What was under way is gone, the descriptor stays.
-    link.retry_at = now_ + kLookAgain;
-    link.unread.clear();
-    link.conversation.restart(now_);
-    act(link);
-    return;
+  if (device && (revents & (POLLHUP | POLLERR)) != 0) {
+    const PortState state = port_state(*link.port, link.fd.get());
+    if (state == PortState::kGone) return drop_transport(link, kDeviceGone);
+    // Another program may have opened the other end since.
+    return await_host(link);
   }
   if ((revents & (POLLIN | POLLHUP | POLLERR)) != 0) {
     const bool gone = !link.read_some() || (revents & POLLERR) != 0;
     // Both directions of a socket are closed: its client has cancelled.
-    const bool cancelled = (revents & POLLHUP) != 0 && !device && (revents & POLLIN) == 0;
+    const bool cancelled = (revents & POLLHUP) != 0 && (revents & POLLIN) == 0;
+    // The host may have closed its end after poll(2) looked.
+    if (gone && device && port_state(*link.port, link.fd.get()) == PortState::kNoPeer) {
+      return await_host(link);
+    }
     if (gone || cancelled) return drop_transport(link, "the other end is gone");
   }
   take_upload(link);
@@ -352,17 +373,23 @@ void Agent::run_timers() {
     }
     if (!link->retry_at || *link->retry_at > now_) continue;
     if (link->fd) {
-      pollfd look{link->fd.get(), POLLIN, 0};
-      if (poll(&look, 1, 0) >= 0 && (look.revents & POLLHUP) != 0) {
-        link->retry_at = now_ + kLookAgain;
-      } else {
-        open_link(*link);
+      switch (port_state(*link->port, link->fd.get())) {
+        case PortState::kOpen:
+          open_link(*link);
+          break;
+        case PortState::kNoPeer:
+          link->retry_at = now_ + kLookAgain;
+          break;
+        case PortState::kGone:
+          drop_transport(*link, kDeviceGone);
+          break;
       }
       continue;
     }
     auto fd = open_port(*link->port);
     if (fd) {
       link->fd = std::move(*fd);
+      link->opened_at = now_;
       open_link(*link);
       continue;
     }

@@ -62,6 +62,8 @@ class Agent {
   void open_link(Link& link);
   void close_link(Link& link);
   void drop_transport(Link& link, const std::string& reason);
+  void forget_peer(Link& link);
+  void await_host(Link& link);
   void serve_link(Link& link, short revents);
   void take_upload(Link& link);
   void end_download(Link& link);

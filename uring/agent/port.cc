@@ -1,10 +1,12 @@
 #include "uring/agent/port.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <termios.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <charconv>
@@ -133,6 +135,24 @@ tl::expected<UniqueFd, std::string> open_port(const PortSpec& port) {
     return failed(what);
   }
   return fd;
+}
+
+PortState port_state(const PortSpec& device, int fd) {
+  pollfd look{fd, POLLIN, 0};
+  if (poll(&look, 1, 0) < 0 || (look.revents & (POLLHUP | POLLERR | POLLNVAL)) == 0) {
+    return PortState::kOpen;
+  }
+  // A tty that has hung up stays so. Only a virtio port also reports POLLHUP for an end that may
+  // still be opened.
+  if (device.method != PortSpec::Method::kVirtioSerial || (look.revents & POLLHUP) == 0 ||
+      (look.revents & (POLLERR | POLLNVAL)) != 0) {
+    return PortState::kGone;
+  }
+  // poll(2) reports no more than that for a virtio port that was unplugged, but a read fails with
+  // ENODEV. One of no bytes takes nothing of a host that opens its end at this moment.
+  char none = 0;
+  if (read(fd, &none, 0) < 0 && errno != EAGAIN && errno != EINTR) return PortState::kGone;
+  return PortState::kNoPeer;
 }
 
 tl::expected<UniqueFd, std::string> listen_unix(const std::string& path, unsigned mode) {

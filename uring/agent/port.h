@@ -34,6 +34,14 @@ tl::expected<PortSpec, std::string> parse_target(std::string_view text);
 // A non-blocking descriptor: an opened device, made raw if it is a tty, or a connected socket.
 tl::expected<UniqueFd, std::string> open_port(const PortSpec& port);
 
+// Whether an opened device can go on being used.
+enum class PortState {
+  kOpen,
+  kNoPeer,  // no program on the host has opened the other end: the descriptor stays good
+  kGone,    // it was unplugged or has hung up: only a new descriptor can be good
+};
+PortState port_state(const PortSpec& device, int fd);
+
 // A non-blocking listener with mode 0600, unless `mode` is another. A socket without a listener
 // that is at the path is removed first.
 tl::expected<UniqueFd, std::string> listen_unix(const std::string& path, unsigned mode = 0600);

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent_ends import Agent, Line, call, run
+from agent_ends import Agent, Line, await_that, call, run
 from harness import BIN, Scene
 
 from .machine import Guest, Process
@@ -96,3 +98,48 @@ def test_in_place_of_qemu_ga(scene: Scene, guest: Guest) -> None:
         line.send('{"execute":"guest-get-osinfo"}\n')
         assert line.message()["return"]["kernel-release"] == guest.check("uname -r").strip()
     agent.kill()
+
+
+def test_a_port_that_was_unplugged(scene: Scene, guest: Guest) -> None:
+    """It is opened again once it is back. A port without a host is kept open and costs next to nothing."""
+    path = scene.directory / "plugged"
+    guest.qmp("chardev-add", id="plugged", backend={"type": "socket", "data": {
+        "addr": {"type": "unix", "data": {"path": str(path)}}, "server": True, "wait": False}})
+
+    def plug() -> None:
+        guest.qmp("device_add", driver="virtserialport", id="plugged", bus="ports.0", chardev="plugged", name="plugged")
+        guest.wait_for("link-ports > /dev/null; [ -c /dev/virtio-ports/plugged ]")
+
+    def served() -> None:
+        with Line(path) as line:
+            line.send(b'\xff{"execute":"guest-sync-delimited","arguments":{"id":7}}\n')
+            while line.message() != {"return": 7}:
+                pass
+            assert line.value("guest-ping") == {}
+
+    def ticks() -> int:
+        return sum(map(int, guest.check(f"cut -d' ' -f14,15 /proc/{agent.pid}/stat").split()))
+
+    def lines(pattern: str) -> int:
+        return len(re.findall(pattern, agent.log()))
+
+    plug()
+    agent = guest.start("exec virtagent guest -c virtio-serial:/dev/virtio-ports/plugged")
+    guest.wait_for(f"grep open {agent.log_path}")
+    served()
+    before = ticks()
+    time.sleep(2)
+    assert ticks() - before <= 10, "a hundredth of a second each"
+    assert lines("closed") == 0
+    served()
+    for count in range(1, 3):
+        guest.qmp("device_del", id="plugged")
+        guest.check("rm /dev/virtio-ports/plugged")
+        await_that("the agent lets go of it", lambda: lines("closed, the device is gone or has hung up") == count, 20)
+        before = ticks()
+        time.sleep(1)
+        assert ticks() - before <= 10
+        plug()
+        served()
+    agent.kill()
+    guest.qmp("device_del", id="plugged")
