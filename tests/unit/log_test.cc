@@ -239,6 +239,46 @@ TEST(LogTest, LinesOfSeveralThreadsStayWhole) {
   EXPECT_EQ(lines, 4000U);
 }
 
+TEST(LogTest, LinesForAFileCanBeHeld) {
+  captured([] { log_info("what earlier tests dropped is told here"); });
+  char path[] = "/tmp/log_test_XXXXXX";
+  const int fd = mkstemp(path);
+  const auto text_of_file = [&] {
+    std::string text(1 << 20, '\0');
+    text.resize(static_cast<size_t>(pread(fd, text.data(), text.size(), 0)));
+    return text;
+  };
+  const uint64_t before = log_lines_dropped();
+  with_stderr(fd, [&] {
+    set_log_file(LogFile::kHeld);
+    log_info("held first");
+    EXPECT_EQ(text_of_file(), "");
+    for (int i = 0; i < 1000; ++i) log_info("held {}", std::string(500, 'x'));
+    EXPECT_EQ(text_of_file(), "");
+    set_log_file(LogFile::kWritten);
+    log_info("not held");
+  });
+  const std::string text = text_of_file();
+  EXPECT_EQ(text.find("Z info  held first\n"), 23U) << text.substr(0, 100);
+  EXPECT_TRUE(text.ends_with("Z info  not held\n"));
+  const uint64_t lost = log_lines_dropped() - before;
+  EXPECT_GT(lost, 800U);
+  EXPECT_NE(text.find(std::to_string(lost) + " log lines were dropped"), std::string::npos);
+  EXPECT_LE(text.size(), kMaxHeldLog + kMaxLogLine);
+  // A pipe takes lines at any time.
+  set_log_file(LogFile::kHeld);
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  with_stderr(ends[1], [] { log_info("to a pipe"); });
+  char bytes[256];
+  EXPECT_GT(read(ends[0], bytes, sizeof bytes), 0);
+  set_log_file(LogFile::kWritten);
+  close(ends[0]);
+  close(ends[1]);
+  close(fd);
+  unlink(path);
+}
+
 TEST(LogDeathTest, TheJournalGetsALevelAndNoTime) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(

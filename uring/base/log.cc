@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <csignal>
@@ -21,6 +22,7 @@
 #include <ctime>
 #include <mutex>
 #include <string>
+#include <utility>
 
 namespace virtproxy {
 namespace {
@@ -102,10 +104,22 @@ class Writer {
 
   void set_json(bool json) { json_.store(json, std::memory_order_relaxed); }
 
+  void set_file(LogFile file) {
+    const std::lock_guard lock(mutex_);
+    file_ = file;
+    if (file == LogFile::kHeld || held_.empty()) return;
+    const std::string text = std::exchange(held_, {});
+    if (!send_all(text.data(), text.size())) {
+      dropped.fetch_add(static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n')),
+                        std::memory_order_relaxed);
+    }
+  }
+
   void write(LogLevel level, std::string_view message, const LogFacts& facts) {
     const std::lock_guard lock(mutex_);
     const uint64_t lost = dropped.load(std::memory_order_relaxed);
-    if (lost > reported_) {
+    // The count is complete once lines are written again.
+    if (lost > reported_ && file_ == LogFile::kWritten) {
       fmt::memory_buffer notice;
       fmt::format_to(std::back_inserter(notice),
                      "{} log lines were dropped: standard error did not take them",
@@ -221,6 +235,12 @@ class Writer {
   bool send_all(const char* data, size_t size) {
     struct stat status {};
     if (fstat(STDERR_FILENO, &status) != 0) return true;
+    if (S_ISREG(status.st_mode) && file_ == LogFile::kHeld) {
+      if (size > kMaxHeldLog - held_.size()) return false;
+      held_.append(data, size);
+      torn_ = false;
+      return true;
+    }
     const bool may_block = S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode);
     const int fd = may_block ? nonblocking_stderr(status) : STDERR_FILENO;
     const size_t whole = size;
@@ -264,6 +284,8 @@ class Writer {
   const bool journal_;
   std::atomic<bool> json_{false};
   std::mutex mutex_;
+  LogFile file_ = LogFile::kWritten;
+  std::string held_;
   uint64_t reported_ = 0;
   bool torn_ = false;  // the last line was cut off by a full terminal or socket
   int own_fd_ = -1;
@@ -339,6 +361,8 @@ void set_log_level(LogLevel level) {
 void set_log_format(LogFormat format) { writer().set_json(format == LogFormat::kJson); }
 
 void prepare_log() { writer().prepare(); }
+
+void set_log_file(LogFile file) { writer().set_file(file); }
 
 uint64_t log_lines_dropped() { return dropped.load(std::memory_order_relaxed); }
 

@@ -70,6 +70,15 @@ inline bool log_enabled(LogLevel level) {
 // whatever privileges are left.
 void prepare_log();
 
+// Whether a regular file that is standard error may be written. While its file system is frozen a
+// write would wait: lines for it are held in memory, at most kMaxHeldLog bytes of them, and what
+// does not fit is dropped and counted. kWritten writes what was held. Pipes, terminals, sockets and
+// the journal take lines at any time.
+enum class LogFile { kWritten, kHeld };
+inline constexpr size_t kMaxHeldLog = 64 * 1024;
+// kWritten until set.
+void set_log_file(LogFile file);
+
 // Lines dropped since the start because standard error could not take them.
 uint64_t log_lines_dropped();
 // Lines that a RateLimit held back since the start.
