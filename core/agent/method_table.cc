@@ -162,6 +162,19 @@ std::optional<Error> check_value(const Parameter& parameter, const Json& value) 
   return std::nullopt;
 }
 
+std::string why_withheld(FileSystems state) {
+  switch (state) {
+    case FileSystems::kFreezing:
+      return "the file systems are being frozen: call guest-fsfreeze-thaw before ";
+    case FileSystems::kThawing:
+      return "the file systems are being thawed: wait for that before ";
+    case FileSystems::kUsable:
+    case FileSystems::kFrozen:
+      break;
+  }
+  return "the file systems are frozen: call guest-fsfreeze-thaw before ";
+}
+
 bool may_be_called(const MethodRow& row, Source source) {
   switch (row.where) {
     case Where::kAnywhere:
@@ -236,10 +249,8 @@ tl::expected<const MethodRow*, Error> Guard::check(std::string_view method, cons
                       (row->where == Where::kLocal ? "the local socket" : "streams"),
                   ErrorCode::kUnsupported));
   }
-  if (frozen && row->frozen == WhileFrozen::kRefused) {
-    return tl::unexpected(
-        error_of(ErrorCode::kFrozen,
-                 "the file systems are frozen: call guest-fsfreeze-thaw before " + name));
+  if (withheld(*row)) {
+    return tl::unexpected(error_of(ErrorCode::kFrozen, why_withheld(file_systems) + name));
   }
   for (const auto& [key, value] : arguments.items()) {
     const auto parameter =
@@ -263,8 +274,8 @@ tl::expected<const MethodRow*, Error> Guard::check(std::string_view method, cons
 Json capabilities(const Guard& guard, std::string_view version, Source source) {
   Json methods = Json::array();
   for (const MethodRow& row : methods_of(guard.role)) {
-    const bool enabled = guard.permissions.allows(row) && may_be_called(row, source) &&
-                         !(guard.frozen && row.frozen == WhileFrozen::kRefused);
+    const bool enabled =
+        guard.permissions.allows(row) && may_be_called(row, source) && !guard.withheld(row);
     // guest-shutdown alone has no answer when it succeeds.
     methods.push_back({{"name", row.name},
                        {"enabled", enabled},

@@ -54,6 +54,15 @@ enum class Where {
 
 enum class WhileFrozen { kRefused, kServed };
 
+// What can be done with the file systems of the guest. A freeze that fails or is given up goes from
+// kFreezing to kThawing.
+enum class FileSystems {
+  kUsable,
+  kFreezing,  // some may be frozen already
+  kFrozen,
+  kThawing,  // some may still be frozen
+};
+
 struct MethodRow {
   std::string_view name;
   Permission permission;
@@ -85,8 +94,12 @@ std::span<const std::string_view> allow_names();
 struct Guard {
   Role role = Role::kGuest;
   Permissions permissions;
-  bool frozen = false;
+  FileSystems file_systems = FileSystems::kUsable;
 
+  // Whether the row is left out because a method that touches a file would wait.
+  bool withheld(const MethodRow& row) const {
+    return file_systems != FileSystems::kUsable && row.frozen == WhileFrozen::kRefused;
+  }
   // The row of a request that may be served, its arguments checked against it. Errors:
   // CommandNotFound for what is not there, not allowed or not to be had there; frozen;
   // bad-argument; too-large.

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -472,76 +471,3 @@ def test_shutdown(scene: Scene) -> None:
         assert line.code("guest-shutdown") == "shutting-down"
     await_that("it is run", marks.exists)
     await_that("with its arguments", lambda: marks.read_text() == "-r +0\n")
-
-
-@pytest.fixture
-def frozen_root(scene: Scene) -> tuple[Path, Path]:
-    """A root with one file system on a device, so that nothing else can be frozen; and a script that enters it."""
-    if not (BIN / "virtagent-static").exists():
-        pytest.skip("needs virtagent-static")
-    root, image = scene.directory / "root", scene.directory / "image"
-    for name in ("proc", "dev", "mnt"):
-        (root / name).mkdir(parents=True)
-    (root / "virtagent").write_bytes((BIN / "virtagent-static").read_bytes())
-    (root / "virtagent").chmod(0o755)
-    with image.open("wb") as file:
-        file.truncate(8 << 20)
-    if subprocess.run(["mkfs.ext4", "-q", "-F", image], check=False).returncode != 0:
-        pytest.skip("no mkfs.ext4")
-    script = scene.directory / "enter"
-    script.write_text(f"#!/bin/sh\nset -e\nmount --make-rprivate /\nmount -o loop {image} {root}/mnt\n"
-                      f"mount -t proc none {root}/proc\nexec chroot {root} /virtagent \"$@\"\n")
-    script.chmod(0o755)
-    return root, script
-
-
-def test_frozen_file_systems_thaw_by_themselves(scene: Scene, frozen_root: tuple[Path, Path]) -> None:
-    root, script = frozen_root
-
-    def start(limit: int):
-        process = scene.spawn(["unshare", "-m", script, "guest", "--listen", "/g", "--allow", "fsfreeze", "--max-freeze",
-                               str(limit)], "guest")
-        try:
-            process.err.wait_for("ready", 10 * PATIENCE)
-        except AssertionError:
-            pytest.skip(f"no loop device or mount namespace here: {process.everything()}")
-        assert [each["mountpoint"] for each in call(root / "g", "guest-get-fsinfo")] == ["/mnt"], "nothing else"
-        return process
-
-    def write(process) -> threading.Thread:
-        writer = threading.Thread(target=lambda: Path(f"/proc/{process.pid}/root/mnt/x").write_text("x"), daemon=True)
-        writer.start()
-        return writer
-
-    guest = start(60)
-    with Line(root / "g") as line:
-        assert line.value("guest-fsfreeze-status") == "thawed"
-        assert line.value("guest-fsfreeze-thaw") == 0
-        assert line.value("guest-fsfreeze-freeze") == 1
-        assert line.value("guest-fsfreeze-status") == "frozen"
-        assert line.code("guest-fsfreeze-freeze") == "frozen"
-        assert line.code("guest-get-osinfo") == "frozen"
-        assert line.value("guest-ping") == {}
-        writer = write(guest)
-        writer.join(0.2)
-        assert writer.is_alive()
-        assert line.value("guest-fsfreeze-thaw") == 1
-        writer.join(10 * PATIENCE)
-        assert not writer.is_alive()
-        # The agent is killed.
-        assert line.value("guest-fsfreeze-freeze") == 1
-        writer = write(guest)
-        writer.join(0.2)
-        assert writer.is_alive()
-        guest.kill()
-        writer.join(10 * PATIENCE)
-        assert not writer.is_alive()
-    guest = start(1)
-    with Line(root / "g") as line:
-        assert line.value("guest-fsfreeze-freeze") == 1
-        writer = write(guest)
-        guest.err.wait_for("file systems are thawed: they were frozen for as long as", 10 * PATIENCE)
-        writer.join(10 * PATIENCE)
-        assert not writer.is_alive()
-        assert line.value("guest-fsfreeze-status") == "thawed"
-    guest.kill()

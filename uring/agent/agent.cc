@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
+#include <utility>
 
 namespace virtproxy::agent {
 namespace {
@@ -109,6 +110,8 @@ int Agent::run() {
            options_.role == Role::kGuest ? "guest" : "host");
   while (turn()) {
   }
+  // May wait for the thaw, which needs this process no more.
+  set_log_file(LogFile::kWritten);
   for (const Listener& listener : listeners_) unlink(listener.path.c_str());
   return 0;
 }
@@ -142,6 +145,11 @@ bool Agent::turn() {
   }
   const size_t first_job = polls.size();
   for (const Job& job : jobs_) polls.push_back({job.ended ? -1 : job.child.output(), POLLIN, 0});
+  const size_t last_job = polls.size();
+  // While it freezes, its end is that of its job.
+  if (guard_.file_systems == FileSystems::kFrozen || guard_.file_systems == FileSystems::kThawing) {
+    polls.push_back({freezer_.process(), 0, 0});
+  }
 
   timespec limit{};
   const auto next = next_timer();
@@ -165,7 +173,7 @@ bool Agent::turn() {
     Link* const link = find(id);
     if (link != nullptr && revents != 0) serve_link(*link, revents);
   }
-  for (size_t i = 0; first_job + i < polls.size(); ++i) {
+  for (size_t i = 0; first_job + i < last_job; ++i) {
     if (polls[first_job + i].revents != 0) jobs_[i].ended = !jobs_[i].child.read_some();
   }
   for (Job& job : jobs_) {
@@ -177,6 +185,7 @@ bool Agent::turn() {
     }
   }
   std::erase_if(jobs_, [](const Job& job) { return job.deadline == Instant{}; });
+  watch_freezer();
   run_timers();
   forward_next();
   // Whatever has come to be written is tried at once.
@@ -198,7 +207,8 @@ bool Agent::turn() {
   const bool written = std::all_of(links_.begin(), links_.end(), [](const auto& link) {
     return !link->fd || !link->port || link->conversation.pending().empty();
   });
-  return !written && now_ < *stop_at_;
+  // va-thawed is among it.
+  return !(written && usable()) && now_ < *stop_at_;
 }
 
 void Agent::on_signal() {
@@ -261,7 +271,7 @@ void Agent::open_link(Link& link) {
 void Agent::close_link(Link& link) {
   link.fd.reset();
   link.upload.reset();
-  link.download.reset();
+  close_files(link);
   for (const auto& [token, call] : link.calls) {
     log_call(link, call, tl::unexpected(error_of(ErrorCode::kIo, "the caller is gone")));
   }
@@ -284,7 +294,7 @@ void Agent::drop_transport(Link& link, const std::string& reason) {
 // Nothing that was under way on a port concerns the peer that comes next.
 void Agent::forget_peer(Link& link) {
   link.unread.clear();
-  link.files = OpenFiles();
+  close_files(link);
   link.conversation.restart(now_);
   act(link);
 }
@@ -339,6 +349,7 @@ void Agent::end_download(Link& link) {
     log_call(link, call->second, Json{{"count", link.download->sent}});
     link.calls.erase(call);
   }
+  close_file(std::move(link.download->fd));
   link.download.reset();
   link.after = Link::After::kClose;
 }
@@ -351,14 +362,15 @@ std::optional<Instant> Agent::next_timer() const {
   for (const auto& link : links_) {
     at(link->retry_at);
     at(link->conversation.next_deadline());  // of calls that wait for a peer to come as well
-    at(link->files.next_deadline());
+    if (usable()) at(link->files.next_deadline());
   }
   for (const Job& job : jobs_) at(job.deadline);
   for (const Forward& forward : forwards_) {
     if (forward.call == 0) at(forward.deadline);
   }
   at(accept_at_);
-  if (guard_.frozen) at(thaw_at_);
+  if (guard_.file_systems == FileSystems::kFrozen) at(thaw_at_);
+  for (const ThawCall& call : thaw_calls_) at(call.deadline);
   at(shutdown_at_);
   at(stop_at_);
   return next;
@@ -366,7 +378,8 @@ std::optional<Instant> Agent::next_timer() const {
 
 void Agent::run_timers() {
   for (const auto& link : links_) {
-    link->files.expire(now_);
+    // A close may have to write; close_file() has the reason.
+    if (usable()) link->files.expire(now_);
     if (link->conversation.next_deadline() && *link->conversation.next_deadline() <= now_) {
       link->conversation.tick(now_);
       act(*link);
@@ -400,15 +413,16 @@ void Agent::run_timers() {
   for (Job& job : jobs_) {
     if (job.deadline > now_ || job.deadline == Instant{}) continue;
     job.child.kill();
-    if (job.kind == JobKind::kFreeze) freezer_.thaw();
-    if (Link* const link = find(job.link)) {
-      answer(*link, job.token,
-             tl::unexpected(error_of(ErrorCode::kTimeout, "the method took too long")));
-    }
     job.deadline = {};
+    Link* const link = find(std::exchange(job.link, 0));
+    if (link == nullptr) continue;
+    answer(*link, job.token,
+           tl::unexpected(error_of(ErrorCode::kTimeout, "the method took too long")));
+    if (job.kind == JobKind::kFreeze) thaw("the freeze took too long");
   }
   std::erase_if(jobs_, [](const Job& job) { return job.deadline == Instant{}; });
-  if (guard_.frozen && now_ >= thaw_at_) thaw("they were frozen for as long as is allowed");
+  if (guard_.file_systems == FileSystems::kFrozen && now_ >= thaw_at_) thaw(kFrozenLongEnough);
+  expire_thaw_calls();
   if (shutdown_at_ && now_ >= *shutdown_at_) {
     shutdown_at_.reset();
     auto child = Child::execute("/sbin/shutdown", {shutdown_option_, "+0"});

@@ -24,6 +24,7 @@ uint64_t random_first_id();
 class Agent {
  public:
   static constexpr ptrdiff_t kMostLinks = 128;  // streams, and as many of this machine's programs
+  static constexpr const char* kFrozenLongEnough = "they were frozen for as long as is allowed";
 
   explicit Agent(ServeOptions options);
   // The exit code.
@@ -43,6 +44,12 @@ class Agent {
     UniqueFd fd;
     std::string path;
     Source source;
+  };
+  // A guest-fsfreeze-thaw that is answered once the file systems are usable.
+  struct ThawCall {
+    uint64_t link;
+    uint64_t token;
+    Instant deadline;
   };
   // A call of a program of this machine that goes to the other end of the port.
   struct Forward {
@@ -92,7 +99,19 @@ class Agent {
   Reply serve_host(Link& link, const std::string& method, const Json& arguments);
   Reply start_shutdown(Link& link, uint64_t token, const std::string& method,
                        const Json& arguments);
+
+  // freeze.cc: freezing the file systems. What becomes of them is guard_.file_systems alone: not
+  // kUsable as long as the process of freezer_ runs.
+  bool usable() const { return guard_.file_systems == FileSystems::kUsable; }
+  Reply start_freeze(Link& link, uint64_t token);
+  Result finish_freeze(const Child& child);
+  Reply start_thaw(Link& link, uint64_t token);
   void thaw(const char* why);
+  void begin_thaw(const char* why);
+  void watch_freezer();
+  void expire_thaw_calls();
+  void close_file(UniqueFd file);
+  void close_files(Link& link);
 
   const ServeOptions options_;
   Guard guard_;
@@ -112,8 +131,11 @@ class Agent {
   AllowedDirectories read_;
   AllowedDirectories write_;
   Freezer freezer_;
-  Instant thaw_at_{};
-  int64_t frozen_count_ = 0;
+  Instant thaw_at_{};                    // while frozen
+  const char* thaw_reason_ = "";         // while being thawed
+  std::optional<int64_t> frozen_count_;  // once they were frozen, until they are usable
+  std::vector<ThawCall> thaw_calls_;
+  std::vector<UniqueFd> unclosed_;  // files to close once they are usable
   std::optional<Instant> shutdown_at_;
   std::string shutdown_option_;
   bool shutting_down_ = false;

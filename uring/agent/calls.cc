@@ -15,7 +15,9 @@ constexpr Duration kMostWaiting = std::chrono::seconds(60);
 
 // How long the other end of a port is given: somewhat more than it gives the method.
 Duration patience_for(std::string_view method) {
-  if (method == "va-hook" || method == "guest-fsfreeze-freeze") return std::chrono::seconds(35);
+  if (method == "va-hook" || method == "guest-fsfreeze-freeze" || method == "guest-fsfreeze-thaw") {
+    return std::chrono::seconds(35);
+  }
   if (method == "guest-fstrim") return std::chrono::seconds(305);
   return kCallTimeout;
 }
@@ -182,9 +184,11 @@ void Agent::abandon(Link& link, uint64_t token) {
     if (job.link != link.id || job.token != token) continue;
     job.link = job.token = 0;
     // File systems that nobody knows to be frozen must not stay so.
-    if (job.kind == JobKind::kFreeze) freezer_.thaw();
+    if (job.kind == JobKind::kFreeze) thaw("the caller gave the freeze up");
     if (job.kind != JobKind::kShutdown) job.child.kill();
   }
+  std::erase_if(thaw_calls_,
+                [&](const ThawCall& each) { return each.link == link.id && each.token == token; });
   for (size_t i = 0; i < forwards_.size(); ++i) {
     Forward& forward = forwards_[i];
     if (forward.link != link.id || forward.token != token) continue;
@@ -253,15 +257,8 @@ void Agent::finish_job(Job& job, int status) {
       result = job.child.result();
       break;
     case JobKind::kFreeze:
-      result = job.child.result();
-      if (!result || link == nullptr) {
-        freezer_.thaw();
-        break;
-      }
-      frozen_count_ = result->is_number_integer() ? result->get<int64_t>() : 0;
-      guard_.frozen = true;
-      thaw_at_ = now_ + std::chrono::seconds(options_.rules.max_freeze);
-      emit("va-frozen", {{"file-systems", frozen_count_}});
+      // Without a caller it was given up, and another freeze may have begun since.
+      if (link != nullptr) result = finish_freeze(job.child);
       break;
     case JobKind::kHook:
       result = Json{{"exitcode", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)},

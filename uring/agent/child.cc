@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -111,11 +112,20 @@ std::vector<int> open_mounts() {
 }
 
 [[noreturn]] void hold_frozen(int answer, int hold, Duration longest) {
+  const auto let_go_within = [hold](int milliseconds) {
+    pollfd wait{hold, POLLIN, 0};
+    return poll(&wait, 1, milliseconds) != 0;
+  };
   // Nothing that this process does from here on may touch a file.
   const std::vector<int> mounts = open_mounts();
   std::vector<int> frozen;
   int failed = 0;
   for (const int fd : mounts) {
+    // FIFREEZE may have waited for a disk for longer than its caller did.
+    if (let_go_within(0)) {
+      failed = ECANCELED;
+      break;
+    }
     if (ioctl(fd, FIFREEZE, 0) == 0) {
       frozen.push_back(fd);
     } else if (errno != EOPNOTSUPP && errno != EBUSY) {
@@ -128,13 +138,14 @@ std::vector<int> open_mounts() {
   };
   if (failed != 0) {
     thaw();
+    // The agent sees that nothing is frozen any more when it reads the answer.
+    close(hold);
     write_all(answer, encode(tl::unexpected(errno_error("cannot freeze", failed))));
     _exit(0);
   }
   write_all(answer, encode(Json(frozen.size())));
   close(answer);
-  pollfd wait{hold, POLLIN, 0};
-  poll(&wait, 1, static_cast<int>(longest.count() / 1000000));
+  let_go_within(static_cast<int>(longest.count() / 1000000));
   thaw();
   _exit(0);
 }
@@ -253,15 +264,18 @@ void reap_killed() {
 
 tl::expected<Child, Error> Freezer::freeze(Duration longest) {
   auto answer = make_pipe();
-  auto hold = make_pipe();
-  const pid_t first = answer && hold ? fork() : -1;
+  int ends[2] = {-1, -1};
+  const bool connected = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0;
+  UniqueFd ours(ends[0]);
+  UniqueFd theirs(ends[1]);
+  const pid_t first = answer && connected ? fork() : -1;
   if (first < 0) return tl::unexpected(errno_error("cannot start a process", errno));
   if (first == 0) {
     // The process that freezes is nobody's child and not of this group, so that nothing kills it:
     // frozen file systems must be thawed.
     setpgid(0, 0);
     int out = answer->write.get();
-    int in = hold->read.get();
+    int in = theirs.get();
     keep_only({&out, &in});
     if (fork() != 0) _exit(0);
     setsid();
@@ -271,10 +285,21 @@ tl::expected<Child, Error> Freezer::freeze(Duration longest) {
     hold_frozen(out, in, longest);
   }
   setpgid(first, first);
-  hold_ = std::move(hold->write);
+  hold_ = std::move(ours);
   fcntl(answer->read.get(), F_SETFL, O_NONBLOCK);
   Child child = Child::adopt(first, std::move(answer->read));
   return child;
+}
+
+void Freezer::let_go() {
+  // Unlike a close, this does not depend on whether a process that was just forked still has a
+  // copy.
+  if (hold_) shutdown(hold_.get(), SHUT_WR);
+}
+
+bool Freezer::holds() const {
+  pollfd end{hold_.get(), 0, 0};
+  return hold_ && (poll(&end, 1, 0) <= 0 || (end.revents & POLLHUP) == 0);
 }
 
 }  // namespace virtproxy::agent

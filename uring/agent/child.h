@@ -55,19 +55,23 @@ class Child {
 // Reaps children that were killed while the kernel still held them.
 void reap_killed();
 
-// Freezes file systems, and thaws them again: a process which holds them frozen until its pipe
-// closes, that is, also when the agent ends, and for a limited time.
+// Freezes file systems, and thaws them again: a process which holds them frozen until it is let go,
+// that is, also when the agent ends, and for a limited time.
 class Freezer {
  public:
-  bool frozen() const { return static_cast<bool>(hold_); }
   // The child that freezes them: its result is their number, and from then on they are frozen, for
-  // `longest`.
+  // `longest`. The process of the last freeze must have ended.
   tl::expected<Child, Error> freeze(Duration longest);
-  // Lets go. Its process thaws and ends.
-  void thaw() { hold_.reset(); }
+  // The process freezes nothing more, thaws what it has frozen and ends. It may wait for a disk
+  // before that.
+  void let_go();
+  // Whether the process has not ended: until then something may be frozen.
+  bool holds() const;
+  // For poll(2), which reports POLLHUP once the process has ended.
+  int process() const { return hold_.get(); }
 
  private:
-  UniqueFd hold_;
+  UniqueFd hold_;  // a socket whose other end the process has
 };
 
 }  // namespace virtproxy::agent

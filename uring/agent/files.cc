@@ -328,6 +328,13 @@ std::optional<Instant> OpenFiles::next_deadline() const {
   return first;
 }
 
+std::vector<UniqueFd> OpenFiles::release() {
+  std::vector<UniqueFd> all;
+  for (auto& [handle, file] : files_) all.push_back(std::move(file.fd));
+  files_.clear();
+  return all;
+}
+
 // --- uploads ----------------------------------------------------------------------------------
 
 tl::expected<Upload, Error> Upload::begin(const AllowedDirectories& directories,

@@ -70,6 +70,8 @@ class OpenFiles {
   Result close(const Json& arguments, Instant now);
   void expire(Instant now);
   std::optional<Instant> next_deadline() const;
+  // Gives all of them up, for the caller to close.
+  std::vector<UniqueFd> release();
 
  private:
   struct File {

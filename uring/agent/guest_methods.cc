@@ -44,21 +44,9 @@ Agent::Reply Agent::serve_guest(Link& link, uint64_t token, const std::string& m
   if (method == "guest-shutdown" || method == "va-shutdown") {
     return start_shutdown(link, token, method, arguments);
   }
-  if (method == "guest-fsfreeze-status") return Result(Json(guard_.frozen ? "frozen" : "thawed"));
-  if (method == "guest-fsfreeze-freeze") {
-    if (guard_.frozen || freezer_.frozen()) {
-      return tl::unexpected(error_of(ErrorCode::kFrozen, "the file systems are frozen already"));
-    }
-    start_job(link, token, JobKind::kFreeze,
-              freezer_.freeze(std::chrono::seconds(options_.rules.max_freeze)),
-              std::chrono::seconds(30));
-    return std::nullopt;
-  }
-  if (method == "guest-fsfreeze-thaw") {
-    const int64_t count = guard_.frozen ? frozen_count_ : 0;
-    thaw("the host asked for it");
-    return Result(Json(count));
-  }
+  if (method == "guest-fsfreeze-status") return Result(Json(usable() ? "thawed" : "frozen"));
+  if (method == "guest-fsfreeze-freeze") return start_freeze(link, token);
+  if (method == "guest-fsfreeze-thaw") return start_thaw(link, token);
   if (method == "guest-fstrim") {
     const auto minimum = static_cast<uint64_t>(arguments.value("minimum", int64_t{0}));
     return in_child([minimum] { return trim(minimum); }, std::chrono::minutes(5));
@@ -142,14 +130,6 @@ Agent::Reply Agent::start_shutdown(Link& link, uint64_t token, const std::string
   start_job(link, token, JobKind::kShutdown, Child::execute("/sbin/shutdown", {option, "+0"}),
             std::chrono::seconds(30));
   return std::nullopt;
-}
-
-void Agent::thaw(const char* why) {
-  freezer_.thaw();
-  if (!guard_.frozen) return;
-  guard_.frozen = false;
-  log_info("file systems are thawed: {}", why);
-  emit("va-thawed", {{"file-systems", frozen_count_}});
 }
 
 }  // namespace virtproxy::agent

@@ -96,13 +96,20 @@ TEST(AgentMethods, ArgumentsAreChecked) {
 
 TEST(AgentMethods, FrozenServesOnlyWhatTouchesNoFile) {
   Guard guard;
-  guard.frozen = true;
   guard.permissions.named = {"fsfreeze", "fstrim"};
-  EXPECT_EQ(verdict(guard, "guest-ping", "{}"), "ok");
-  EXPECT_EQ(verdict(guard, "guest-get-time", "{}"), "ok");
-  EXPECT_EQ(verdict(guard, "guest-fsfreeze-thaw", "{}"), "ok");
-  EXPECT_EQ(verdict(guard, "guest-get-osinfo", "{}"), "frozen");
-  EXPECT_EQ(verdict(guard, "guest-fstrim", "{}"), "frozen");
+  guard.permissions.write = true;
+  EXPECT_EQ(verdict(guard, "guest-fstrim", "{}"), "ok");
+  for (const FileSystems state :
+       {FileSystems::kFreezing, FileSystems::kFrozen, FileSystems::kThawing}) {
+    guard.file_systems = state;
+    EXPECT_EQ(verdict(guard, "guest-ping", "{}"), "ok");
+    EXPECT_EQ(verdict(guard, "guest-get-time", "{}"), "ok");
+    EXPECT_EQ(verdict(guard, "guest-fsfreeze-thaw", "{}"), "ok");
+    EXPECT_EQ(verdict(guard, "guest-get-osinfo", "{}"), "frozen");
+    EXPECT_EQ(verdict(guard, "guest-fstrim", "{}"), "frozen");
+    EXPECT_EQ(verdict(guard, "va-put", R"({"path":"/a","size":1})", Source::kStream), "frozen");
+    EXPECT_EQ(verdict(guard, "guest-file-write", R"({"handle":1,"buf-b64":""})"), "frozen");
+  }
 }
 
 TEST(AgentMethods, ListsFitTheirMessages) {
