@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <utility>
+#include <vector>
 
 #include "uring/agent/agent.h"
 
@@ -109,14 +110,18 @@ void Agent::watch_freezer() {
 }
 
 void Agent::expire_thaw_calls() {
-  for (const ThawCall& call : thaw_calls_) {
-    Link* const link = now_ >= call.deadline ? find(call.link) : nullptr;
+  // Taken out first: to answer a caller may end its link, and with it its other calls.
+  const auto late = std::partition(thaw_calls_.begin(), thaw_calls_.end(),
+                                   [&](const ThawCall& call) { return now_ < call.deadline; });
+  const std::vector<ThawCall> over(late, thaw_calls_.end());
+  thaw_calls_.erase(late, thaw_calls_.end());
+  for (const ThawCall& call : over) {
+    Link* const link = find(call.link);
     if (link == nullptr) continue;
     answer(
         *link, call.token,
         tl::unexpected(error_of(ErrorCode::kTimeout, "the file systems are being thawed still")));
   }
-  std::erase_if(thaw_calls_, [&](const ThawCall& call) { return now_ >= call.deadline; });
 }
 
 // The last close of a file that has lost its name removes it from the disk, which waits while that
