@@ -23,6 +23,7 @@ void DatagramSink::start(Loop& loop, ResolverDriver&, LogSink::Client* client) {
   client_ = client;
   Timer::Owner* const owner = this;
   retry_ = std::make_unique<Timer>(loop.timers(), owner);
+  pause_ = std::make_unique<Timer>(loop.timers(), owner);
   check_ = std::make_unique<Timer>(loop.timers(), owner);
   connect();
 }
@@ -52,18 +53,29 @@ void DatagramSink::lose(int error) {
   counters().failures.fetch_add(1, std::memory_order_relaxed);
   parcels_.rewind();
   check_->clear();
+  pause_->clear();
+  if (poll_.pending) loop_->driver().cancel(poll_);
+  back_off(*retry_);
+}
+
+void DatagramSink::back_off(Timer& timer) {
   backoff_ = std::clamp(backoff_ * 2, kLeastSinkBackoff, kMostSinkBackoff);
-  retry_->set(loop_->now() + backoff_);
+  timer.set(loop_->now() + backoff_);
 }
 
 void DatagramSink::flush() {
-  if (stopped_ || poll_.pending || retry_->armed()) return;
+  if (stopped_ || poll_.pending || retry_->armed() || pause_->armed()) return;
   for (unsigned sent = 0; parcels_.has_unsent() && sent < kMostOfTurn; ++sent) {
     const std::string& message = parcels_.unsent();
     const ssize_t done = ::send(socket_.get(), message.data(), message.size(), MSG_NOSIGNAL);
     if (done < 0 && errno == EINTR) continue;
-    if (done < 0 && (errno == EAGAIN || errno == ENOBUFS)) {
+    if (done < 0 && errno == EAGAIN) {
       loop_->driver().poll(poll_, {socket_.get(), -1}, POLLOUT);
+      break;
+    }
+    if (done < 0 && (errno == ENOBUFS || errno == ENOMEM)) {
+      // The kernel has no memory, which the socket's readiness says nothing about.
+      back_off(*pause_);
       break;
     }
     if (done < 0 && errno == EMSGSIZE) {
@@ -78,7 +90,7 @@ void DatagramSink::flush() {
     }
     parcels_.mark_sent();
   }
-  if (parcels_.has_unsent() && !poll_.pending) client_->sink_progressed();
+  if (parcels_.has_unsent() && !poll_.pending && !pause_->armed()) client_->sink_progressed();
   if (parcels_.sent() > 0 && !check_->armed()) check_->set(loop_->now() + kUnreadCheck);
 }
 
@@ -86,6 +98,7 @@ void DatagramSink::complete(Op&, Outcome) { flush(); }
 
 void DatagramSink::expired(Timer& timer) {
   if (&timer == retry_.get()) return connect();
+  if (&timer == pause_.get()) return flush();
   check();
 }
 
@@ -110,6 +123,7 @@ void DatagramSink::check() {
 void DatagramSink::stop() {
   stopped_ = true;
   retry_.reset();
+  pause_.reset();
   check_.reset();
   if (poll_.pending) loop_->driver().cancel(poll_);
 }

@@ -34,6 +34,7 @@ class DatagramSink final : public LogSink, private Completion, private Timer::Ow
   void expired(Timer& timer) override;
   void connect();
   void lose(int error);
+  void back_off(Timer& timer);
   int connect_socket(UniqueFd& into) const;
   void check();
 
@@ -42,7 +43,8 @@ class DatagramSink final : public LogSink, private Completion, private Timer::Ow
   Loop* loop_ = nullptr;
   LogSink::Client* client_ = nullptr;
   Op poll_;
-  std::unique_ptr<Timer> retry_;
+  std::unique_ptr<Timer> retry_;  // to connect
+  std::unique_ptr<Timer> pause_;  // before a send that found no memory is tried again
   std::unique_ptr<Timer> check_;
   Duration backoff_{};
   int reported_ = 0;  // the error that the log has

@@ -189,18 +189,18 @@ void ForwardSink::lost() {
 }
 
 void ForwardSink::expired(Timer&) {
-  link().reset("no answer: it has to acknowledge chunks (require_ack_response)");
+  link().give_up("no answer: it has to acknowledge chunks (require_ack_response)");
 }
 
 void ForwardSink::link_received(std::string_view bytes) {
   input_ += bytes;
   const uint64_t before = safe_;
   std::string_view rest = input_;
-  while (link().up() && take_answer(rest)) {
+  while (link().receives() && take_answer(rest)) {
   }
   advance();
   if (safe_ != before) progressed();
-  if (!link().up()) return;
+  if (!link().receives()) return;
   input_.erase(0, input_.size() - rest.size());
   if (sent_ == 0) timer().clear();
   flush();

@@ -220,7 +220,7 @@ std::string OtlpSink::request_body() {
 }
 
 void OtlpSink::flush() {
-  if (state_ != State::kReady || !parcels_.has_unsent()) return;
+  if (state_ != State::kReady || !link().up() || !parcels_.has_unsent()) return;
   const std::string body = request_body();
   std::string& out = link().out();
   out += "POST /v1/logs HTTP/1.1\r\nHost: " + spec().target +
@@ -255,7 +255,7 @@ void OtlpSink::pause(Duration time) {
 }
 
 void OtlpSink::expired(Timer&) {
-  if (state_ == State::kAsked) return link().reset("no answer");
+  if (state_ == State::kAsked) return link().give_up("no answer");
   state_ = link().up() ? State::kReady : State::kDown;
   flush();
 }

@@ -47,10 +47,10 @@ void RelpSink::lost() {
   parcels_.rewind();
 }
 
-void RelpSink::expired(Timer&) { link().reset("no answer"); }
+void RelpSink::expired(Timer&) { link().give_up("no answer"); }
 
 void RelpSink::flush() {
-  if (state_ != State::kOpen) return;
+  if (state_ != State::kOpen || !link().up()) return;
   const bool silent = parcels_.sent() == 0;
   while (parcels_.has_unsent() && link().unsent() < kMostUnsent) {
     const std::string& message = parcels_.unsent();
@@ -66,10 +66,10 @@ void RelpSink::link_received(std::string_view bytes) {
   input_ += bytes;
   const uint64_t before = parcels_.safe();
   std::string_view rest = input_;
-  while (link().up() && take_answer(rest)) {
+  while (link().receives() && take_answer(rest)) {
   }
   if (parcels_.safe() != before) progressed();
-  if (!link().up()) return;
+  if (!link().receives()) return;
   input_.erase(0, input_.size() - rest.size());
   if (parcels_.sent() == 0 && state_ == State::kOpen) timer().clear();
   flush();

@@ -1,6 +1,7 @@
 #include "uring/service/logs/sink_link.h"
 
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +14,13 @@
 #include "uring/service/logs/log_sink.h"
 
 namespace virtproxy {
+namespace {
+
+// Of a connection that is given up: more than the answers to all that a sink has under way. A peer
+// that goes on sending is not listened to for longer.
+constexpr size_t kMostRest = 4u << 20;
+
+}  // namespace
 
 SinkLink::SinkLink(Loop& loop, ResolverDriver& resolver, const Address& address, std::string name,
                    Client* client)
@@ -52,7 +60,7 @@ void SinkLink::retry_later() {
   timer_.set(loop_.now() + backoff_);
 }
 
-void SinkLink::expired(Timer&) { start(); }
+void SinkLink::expired(Timer&) { state_ == State::kUp ? send() : start(); }
 
 void SinkLink::await(Op& op, uint32_t events) {
   (&op == &receive_op_ ? receive_waits_ : send_waits_) = true;
@@ -60,7 +68,7 @@ void SinkLink::await(Op& op, uint32_t events) {
 }
 
 void SinkLink::flush() {
-  if (state_ != State::kUp || send_op_.pending || out_.empty()) return;
+  if (state_ != State::kUp || !sending_.empty() || out_.empty()) return;
   sending_.swap(out_);
   out_.clear();
   sent_ = 0;
@@ -73,6 +81,14 @@ void SinkLink::send() {
 }
 
 void SinkLink::complete(Op& op, Outcome outcome) {
+  if (state_ == State::kBroken) {
+    // The receive that was under way comes before what is still in the socket.
+    if (&op != &receive_op_) return;
+    if (!std::exchange(receive_waits_, false) && outcome.result > 0) {
+      client_->link_received({input_.data(), static_cast<size_t>(outcome.result)});
+    }
+    return receive_rest();
+  }
   if (state_ != State::kUp) return settle();
   if (&op == &receive_op_) {
     if (!std::exchange(receive_waits_, false)) return received(outcome.result);
@@ -92,11 +108,34 @@ void SinkLink::received(int result) {
   if (state_ == State::kUp) await(receive_op_, POLLIN);
 }
 
-void SinkLink::sent(int result) {
-  if (result == -EAGAIN || result == -EINTR || result == -ENOBUFS) {
-    return await(send_op_, POLLOUT);
+void SinkLink::give_up(const std::string& reason) {
+  if (state_ != State::kUp) return;
+  state_ = State::kBroken;
+  broken_by_ = reason;
+  timer_.clear();
+  if (!receive_op_.pending || receive_waits_) receive_rest();
+}
+
+void SinkLink::receive_rest() {
+  for (size_t rest = 0; state_ == State::kBroken && rest < kMostRest;) {
+    const ssize_t got = ::recv(fd_, input_.data(), input_.size(), MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break;
+    rest += static_cast<size_t>(got);
+    client_->link_received({input_.data(), static_cast<size_t>(got)});
   }
-  if (result < 0) return reset(std::strerror(-result));
+  reset(broken_by_);
+}
+
+void SinkLink::sent(int result) {
+  if (result == -EAGAIN || result == -EINTR) return await(send_op_, POLLOUT);
+  if (result == -ENOBUFS || result == -ENOMEM) {
+    // The kernel has no memory, which the socket's readiness says nothing about.
+    pause_ = std::clamp(pause_ * 2, kLeastSinkBackoff, kMostSinkBackoff);
+    return timer_.set(loop_.now() + pause_);
+  }
+  if (result < 0) return give_up(std::strerror(-result));
+  pause_ = Duration::zero();
   sent_ += static_cast<size_t>(result);
   if (sent_ < sending_.size()) return await(send_op_, POLLOUT);
   sending_.clear();
@@ -106,10 +145,12 @@ void SinkLink::sent(int result) {
 }
 
 void SinkLink::reset(const std::string& reason) {
-  if (state_ != State::kUp) return;
+  if (!receives()) return;
   log_warn("{}: {}: connecting again", name_, reason);
   reported_ = reason;
   state_ = State::kClosing;
+  timer_.clear();
+  pause_ = Duration::zero();
   for (Op* const op : {&receive_op_, &send_op_}) {
     if (op->pending) loop_.driver().cancel(*op);
   }
@@ -129,7 +170,7 @@ void SinkLink::settle() {
 }
 
 void SinkLink::stop() {
-  const bool was_up = state_ == State::kUp;
+  const bool was_up = receives();
   state_ = State::kStopped;
   timer_.clear();
   connector_.cancel();

@@ -2,7 +2,11 @@
 // What is queued and not sent when it is lost is dropped: its owner knows what was not
 // acknowledged.
 //
-//   kDown ─ start() ▶ kConnecting ──▶ kUp ── lost, reset() ──▶ kClosing ──▶ kDown, a timer
+//   kDown ─ start() ▶ kConnecting ──▶ kUp ─── reset() ─────────▶ kClosing ──▶ kDown, a timer
+//                                      └─ give_up() ▶ kBroken ──────▲
+//
+// A peer that breaks off may have acknowledged much before, which lies in the socket unread. What
+// is there is received in kBroken, so that it is not sent again.
 #pragma once
 
 #include <array>
@@ -37,6 +41,8 @@ class SinkLink final : private Completion, private Connector::Client, private Ti
 
   void start();
   bool up() const { return state_ == State::kUp; }
+  // What is received is of use.
+  bool receives() const { return state_ == State::kUp || state_ == State::kBroken; }
   int fd() const { return fd_; }
   // While up: appends to what is sent by the next flush().
   std::string& out() { return out_; }
@@ -45,13 +51,22 @@ class SinkLink final : private Completion, private Connector::Client, private Ti
   size_t unsent() const { return out_.size() + sending_.size() - sent_; }
   // The peer broke its protocol, or refuses: the connection is made anew after the back-off.
   void reset(const std::string& reason);
+  // The same, but what the peer has sent by now is received first.
+  void give_up(const std::string& reason);
   // It works: the next back-off is the shortest one.
   void works() { backoff_ = Duration::zero(); }
   void stop();
   bool idle() const;
 
  private:
-  enum class State : uint8_t { kDown, kConnecting, kUp, kClosing, kStopped };
+  enum class State : uint8_t {
+    kDown,
+    kConnecting,
+    kUp,
+    kBroken,  // nothing is sent any more; what has arrived is received
+    kClosing,
+    kStopped
+  };
 
   void complete(Op& op, Outcome outcome) override;
   void expired(Timer& timer) override;
@@ -59,6 +74,7 @@ class SinkLink final : private Completion, private Connector::Client, private Ti
   void connect_failed(Fault fault, const std::string& reason) override;
   void await(Op& op, uint32_t events);
   void received(int result);
+  void receive_rest();
   void send();
   void sent(int result);
   void settle();
@@ -69,7 +85,7 @@ class SinkLink final : private Completion, private Connector::Client, private Ti
   const std::string name_;
   Client* client_;
   Connector connector_;
-  Timer timer_;
+  Timer timer_;  // until the next attempt: to connect, or while up, to send
   Op receive_op_;
   Op send_op_;
   // Each operation waits for its socket, or has been given to it: the socket does not block.
@@ -78,7 +94,9 @@ class SinkLink final : private Completion, private Connector::Client, private Ti
   State state_ = State::kDown;
   int fd_ = -1;
   Duration backoff_{};
-  std::string reported_;  // the reason that the log has, so that it has it once
+  Duration pause_{};       // before a send that found no memory is tried again
+  std::string broken_by_;  // in kBroken: why
+  std::string reported_;   // the reason that the log has, so that it has it once
   std::string out_;
   std::string sending_;
   size_t sent_ = 0;  // bytes of sending_
