@@ -142,16 +142,36 @@ bool FileSink::must_rotate() const {
   return now > note_.begun && now - note_.begun >= limit;
 }
 
+// Frees the name of the file. Only the generations below the first free name move up, or all of
+// them where no name is free; then the last one is given up. A rotation that failed half way has
+// left a free name, so that the next attempt gives up no other generation.
+bool FileSink::shift() {
+  const int directory = directory_.get();
+  unsigned free = 1;
+  while (free < spec_.keep) {
+    // A file that is renamed to its own name stays as it is: the sandbox has no call that only
+    // looks.
+    const std::string name = generation(free);
+    if (renameat(directory, name.c_str(), directory, name.c_str()) != 0) {
+      if (errno == ENOENT) break;
+      return false;
+    }
+    ++free;
+  }
+  for (unsigned number = free; number > 0; --number) {
+    const std::string from = generation(number - 1);
+    const std::string to = generation(number);
+    if (renameat(directory, from.c_str(), directory, to.c_str()) != 0 && errno != ENOENT) {
+      return false;
+    }
+  }
+  return true;
+}
+
 bool FileSink::rotate() {
   const int directory = directory_.get();
   if (rotation_ == Rotation::kNone) {
-    for (unsigned number = spec_.keep; number > 0; --number) {
-      const std::string from = generation(number - 1);
-      const std::string to = generation(number);
-      if (renameat(directory, from.c_str(), directory, to.c_str()) != 0 && errno != ENOENT) {
-        return false;
-      }
-    }
+    if (!shift()) return false;
     rotation_ = Rotation::kRenamed;
   }
   UniqueFd fresh(openat(directory, name_.c_str(), kOpenFlags, kMode));

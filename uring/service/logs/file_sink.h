@@ -4,9 +4,9 @@
 // Writes are made directly, in the hub's thread: a regular file is never polled, and through a ring
 // it would be written by a kernel worker.
 //
-// Rotation renames PATH.1 to PATH.2 and so on, PATH to PATH.1, and makes a new PATH, by calls
-// relative to the directory's descriptor. The sandbox allows these calls, and Landlock only in that
-// directory.
+// Rotation renames PATH.1 to PATH.2 and so on up to the first name that is free, PATH to PATH.1,
+// and makes a new PATH, by calls relative to the directory's descriptor. The sandbox allows these
+// calls, and Landlock only in that directory.
 #pragma once
 
 #include <fcntl.h>
@@ -47,6 +47,7 @@ class FileSink final : public LogSink, private Timer::Owner {
   void fail(const char* what);
   bool write_pending();
   bool must_rotate() const;
+  bool shift();
   bool rotate();
 
   const SinkSpec spec_;
