@@ -17,6 +17,13 @@ namespace virtproxy {
 namespace {
 
 constexpr size_t kMostExecAnswer = 64;
+// Of a turn, before other sinks have theirs: a program may write answers, and read lines, as fast
+// as this process does the opposite.
+constexpr size_t kMostAnswersOfTurn = 64u << 10;
+constexpr size_t kMostLinesOfTurn = 256u << 10;
+// What a pipe may hold that a program has left: the largest size that it may give to one without
+// privileges.
+constexpr size_t kMostAnswersLeft = 1u << 20;
 
 std::string ending(int status) {
   if (WIFSIGNALED(status)) return "was killed by signal " + std::to_string(WTERMSIG(status));
@@ -56,7 +63,7 @@ void ExecSink::complete(Op& op, Outcome) {
     }
     if (!gone) loop_->driver().poll(news_op_, {keeper_.fd(), -1}, POLLIN);
   }
-  if (&op == &output_op_ && state_ == State::kUp) read_answers();
+  if (&op == &output_op_ && state_ == State::kUp) on_answers();
   if (state_ == State::kLeaving && pipes_idle()) {
     input_.reset();
     output_.reset();
@@ -113,6 +120,9 @@ void ExecSink::begin() {
 void ExecSink::lose() {
   next_.reset();
   if (state_ != State::kUp) return;
+  // What it acknowledged before it ended, or was told to, is not sent to the next one.
+  std::string ignored;
+  read_answers(kMostAnswersLeft, ignored);
   state_ = State::kLeaving;
   counters().up = false;
   counters().failures.fetch_add(1, std::memory_order_relaxed);
@@ -136,7 +146,9 @@ void ExecSink::break_off(const std::string& why) {
 }
 
 void ExecSink::flush() {
+  size_t of_turn = 0;
   while (state_ == State::kUp && !input_op_.pending) {
+    if (of_turn >= kMostLinesOfTurn) return client_->sink_progressed();
     while (parcels_.has_unsent() && out_.size() < kMostUnsent) {
       out_ += parcels_.unsent();
       parcels_.mark_sent();
@@ -147,6 +159,7 @@ void ExecSink::flush() {
     if (done < 0 && errno != EAGAIN) return break_off("it has closed its standard input");
     if (done < 0) return loop_->driver().poll(input_op_, {input_.get(), -1}, POLLOUT);
     written_ += static_cast<size_t>(done);
+    of_turn += static_cast<size_t>(done);
     counters().written.fetch_add(static_cast<uint64_t>(done), std::memory_order_relaxed);
     if (written_ < out_.size()) continue;
     out_.clear();
@@ -154,32 +167,50 @@ void ExecSink::flush() {
   }
 }
 
-void ExecSink::read_answers() {
-  std::array<char, 4096> bytes;
+void ExecSink::on_answers() {
   const uint64_t before = parcels_.safe();
-  for (;;) {
+  std::string why;
+  switch (read_answers(kMostAnswersOfTurn, why)) {
+    case Answers::kOpen:
+      break;
+    case Answers::kClosed:
+      return break_off("it has closed its standard output");
+    case Answers::kWrong:
+      return break_off(why);
+  }
+  loop_->driver().poll(output_op_, {output_.get(), -1}, POLLIN);
+  if (parcels_.safe() != before) client_->sink_progressed();
+  flush();
+}
+
+// What is in the pipe, until there is nothing more or `most` bytes were read. `why` tells what is
+// wrong.
+ExecSink::Answers ExecSink::read_answers(size_t most, std::string& why) {
+  std::array<char, 4096> bytes;
+  for (size_t taken = 0; taken < most;) {
     const ssize_t got = read(output_.get(), bytes.data(), bytes.size());
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) break;
-    if (got <= 0) return break_off("it has closed its standard output");
+    if (got <= 0) return Answers::kClosed;
+    taken += static_cast<size_t>(got);
     answers_.append(bytes.data(), static_cast<size_t>(got));
     std::string_view rest = answers_;
     for (size_t end = rest.find('\n'); end != std::string_view::npos; end = rest.find('\n')) {
       const std::string_view answer = rest.substr(0, end);
       if (!take_answer(answer)) {
-        return break_off("it has written " + in_quotes(answer.substr(0, kMostExecAnswer)) +
-                         " where ACK and a number of lines that it has got would be right");
+        why = "it has written " + in_quotes(answer.substr(0, kMostExecAnswer)) +
+              " where ACK and a number of lines that it has got would be right";
+        return Answers::kWrong;
       }
       rest.remove_prefix(end + 1);
     }
     answers_.erase(0, answers_.size() - rest.size());
     if (answers_.size() > kMostExecAnswer) {
-      return break_off("it has written a line that is too long for an acknowledgement");
+      why = "it has written a line that is too long for an acknowledgement";
+      return Answers::kWrong;
     }
   }
-  loop_->driver().poll(output_op_, {output_.get(), -1}, POLLIN);
-  if (parcels_.safe() != before) client_->sink_progressed();
-  flush();
+  return Answers::kOpen;
 }
 
 bool ExecSink::take_answer(std::string_view answer) {

@@ -47,7 +47,13 @@ class ExecSink final : public LogSink, private Completion {
   void take_news(ChildKeeper::News news);
   void begin();
   void lose();
-  void read_answers();
+  enum class Answers : uint8_t {
+    kOpen,    // more may come
+    kClosed,  // no more come
+    kWrong
+  };
+  void on_answers();
+  Answers read_answers(size_t most, std::string& why);
   bool take_answer(std::string_view answer);
   void break_off(const std::string& why);
 
