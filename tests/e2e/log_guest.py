@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from hostile_peer import ACK, CREDIT, DATA, END, PING, PONG, RESET, HostilePeer, number
+from hostile_peer import ABORTED, ACK, CREDIT, DATA, END, PING, PONG, RESET, HostilePeer, number
 
 SERVICE = "virtproxy.log"
 HELLO, STATE, WANT, ACKED, REJECT = range(1, 6)
@@ -117,11 +117,13 @@ class LogGuest:
         self.read = self.told = 0  # bytes of frames, and what the daemon knows of it
         self.input = b""
         self.reset: int | None = None
+        self.left = False  # this end has reset the stream
 
     def open(self) -> None:
         self.generation += 1
         self.stream = number(0, self.generation)
         self.credit, self.sent, self.taken, self.input, self.reset = self.peer.theirs.window, 0, 0, b"", None
+        self.left = False
         self.granted = 1 << 20
         self.peer.send(self.peer.open_frame(0, SERVICE, self.generation, credit=self.granted))
 
@@ -140,7 +142,9 @@ class LogGuest:
             self.credit = max(self.credit, frame.argument)
         elif frame.kind == RESET:
             self.reset = frame.argument
-            self.peer.send(self.peer.frame(RESET, self.stream, frame.argument, mine=True))
+            self.leave(frame.argument)
+        elif frame.kind == END:
+            self.leave(ABORTED)
         elif frame.kind == DATA:
             self.input += frame.payload
             self.taken += len(frame.payload)
@@ -148,6 +152,11 @@ class LogGuest:
                 self.granted += 1 << 20
                 self.peer.send(
                     self.peer.frame(CREDIT, self.stream, self.granted, mine=True))
+
+    def leave(self, code: int) -> None:
+        if not self.left:
+            self.peer.send(self.peer.frame(RESET, self.stream, code, mine=True))
+        self.left = True
 
     def send(self, data: bytes) -> bool:
         """False if the stream was reset meanwhile."""

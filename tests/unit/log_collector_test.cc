@@ -109,9 +109,13 @@ class Guest final : public Opener {
       undelivered_ += bytes.size();
       handle_.want_flush();
     }
-    void peer_ended() override {}
+    void peer_ended() override {
+      ended_ = true;
+      handle_.want_flush();
+    }
     void flush(bool) override {
       if (handle_.is_over()) return;
+      if (ended_) return cut();
       handle_.consumed(std::exchange(undelivered_, 0));
       pump();
     }
@@ -138,6 +142,7 @@ class Guest final : public Opener {
     size_t queued_ = 0;
     size_t taken_ = 0;
     size_t undelivered_ = 0;
+    bool ended_ = false;
   };
 
   std::unique_ptr<logs::Shipper> shipper_;
@@ -227,7 +232,10 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
     limit_->clear();
     return !late_;
   }
-  uint64_t hub_value(std::string_view name) const {
+  uint64_t hub_value(std::string_view name) const { return value_of(*hub_, name); }
+  uint64_t collector_value(std::string_view name) const { return value_of(*collector_, name); }
+  template <typename Source>
+  static uint64_t value_of(const Source& source, std::string_view name) {
     struct Finder final : StatVisitor {
       void visit(const StatInfo& info, const StatSample& sample) override {
         if (info.name == wanted) found = sample.value;
@@ -236,7 +244,7 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
       uint64_t found = 0;
     } finder;
     finder.wanted = name;
-    hub_->visit_stats(finder);
+    source.visit_stats(finder);
     return finder.found;
   }
   std::vector<std::string> lines(const fs::path& path) const {
@@ -461,6 +469,23 @@ TEST_F(LogCollectorTest, AFullSpoolLetsTheGuestWait) {
     return lines(file_).size() == sent;
   }));
   EXPECT_EQ(messages({file_}).at("dev-log"), guest_.sent());
+}
+
+// Or a sink without a state would have the lines twice after the next start.
+TEST_F(LogCollectorTest, WhatIsSafeWhenItEndsIsAcknowledged) {
+  start({json_file(file_)});
+  connect();
+  for (int round = 0; round < 100; ++round) guest_.log("last lines " + std::to_string(round));
+  ASSERT_TRUE(run([&] {
+    guest_.pump();
+    return collector_value("log_held") > 0;
+  }));
+  ASSERT_FALSE(guest_.all_acknowledged());
+  collector_->drain();
+  ASSERT_TRUE(run([&] { return !guest_.open(); }));
+  EXPECT_TRUE(guest_.all_acknowledged());
+  EXPECT_EQ(messages({file_}).at("dev-log"), guest_.sent());
+  ASSERT_TRUE(run([&] { return there_->drained(); })) << "nothing of it holds up the end";
 }
 
 TEST_F(LogCollectorTest, AFaultEndsTheStreamAndTheNextOneWaits) {

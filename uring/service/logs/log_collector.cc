@@ -74,7 +74,13 @@ class LogCollector::Stream final : public Endpoint {
     if (!peer_ended_ || !pending().empty() || std::exchange(end_told_, true)) return;
     handle_.eof_delivered();
     // A sender that ends its direction reads nothing more that is of use to it.
-    if (!std::exchange(ending_, true)) handle_.end();
+    end_output();
+  }
+  // Ends the direction to the sender behind what was written, and feeds nothing any more. A reset
+  // would discard the last acknowledgements, so that the sender would send their lines again.
+  void finish_output() {
+    if (peer_ended_ && !pending().empty()) fed(pending().size());
+    end_output();
   }
   void stall(bool stalled) {
     if (stalled == stalled_ || handle_.is_over()) return;
@@ -83,7 +89,7 @@ class LogCollector::Stream final : public Endpoint {
   }
   void write(std::vector<std::byte>& bytes) {
     if (bytes.empty()) return;
-    if (!ending_) {
+    if (output_ == Output::kOpen) {
       // What was queued and not taken stays in its place.
       out_.erase(out_.begin(), out_.begin() + static_cast<ptrdiff_t>(sent_));
       queued_ -= sent_;
@@ -106,14 +112,27 @@ class LogCollector::Stream final : public Endpoint {
   }
 
  private:
+  enum class Output : uint8_t {
+    kOpen,
+    kEnding,  // once all of out_ is queued
+    kEnded
+  };
+
+  void end_output() {
+    if (output_ == Output::kOpen) output_ = Output::kEnding;
+    send();
+  }
   void send() {
-    if (handle_.is_over() || ending_) return;
+    if (handle_.is_over() || output_ == Output::kEnded) return;
     while (queued_ < out_.size()) {
       const uint64_t bytes = std::min<uint64_t>(out_.size() - queued_, handle_.request_credit());
       if (bytes == 0) return;
       queued_ += bytes;
       handle_.queue(bytes);
     }
+    if (output_ == Output::kOpen) return;
+    output_ = Output::kEnded;
+    handle_.end();
   }
   void over(Fault fault) {
     if (handle_.has_ended()) return;
@@ -131,7 +150,7 @@ class LogCollector::Stream final : public Endpoint {
   size_t sent_ = 0;    // … and has taken
   bool peer_ended_ = false;
   bool end_told_ = false;
-  bool ending_ = false;
+  Output output_ = Output::kOpen;
   bool stalled_ = false;
 };
 
@@ -188,9 +207,9 @@ void LogCollector::work() {
     budget.spend();
   }
   if (stream_ == nullptr) return;
-  if (state_ == State::kDraining && given_ == 0) return stream_->end_by_reset(Fault::kGoingAway);
   stream_->stall(!has_budget());
   stream_->write(receiver_.out());
+  if (state_ == State::kDraining && given_ == 0) stream_->finish_output();
   stream_->all_fed();
 }
 

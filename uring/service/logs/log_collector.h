@@ -35,7 +35,8 @@ class LogCollector final : public Service, private Completion, private Loop::Def
                                                       std::span<const std::byte>) override;
   void visit_stats(StatVisitor& visitor) const override;
 
-  // Takes no more bytes. The stream ends once what was taken is acknowledged, or with its session.
+  // Takes no more bytes. The stream's output ends behind the acknowledgement of what was taken; a
+  // sender resets the stream then. Otherwise it ends with its session.
   void drain();
   // Cancels what is under way; idle() when the kernel refers to nothing of this any more.
   void stop();
