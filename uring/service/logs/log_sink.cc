@@ -32,7 +32,7 @@ tl::expected<std::unique_ptr<LogSink>, std::string> open_sink(const SinkSpec& sp
     case SinkKind::kStdout:
       break;
   }
-  return std::make_unique<StdoutSink>(spec);
+  return StdoutSink::open(spec);
 }
 
 }  // namespace virtproxy

@@ -1,22 +1,111 @@
 #include "uring/service/logs/stdout_sink.h"
 
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 
 #include "uring/base/log.h"
 
 namespace virtproxy {
+namespace {
+
+using Failure = tl::unexpected<std::string>;
+
+Failure failure(const char* what) {
+  return Failure(std::string("standard output ") + what + ": " + std::strerror(errno));
+}
+
+// The other end of a pseudo-terminal is another one each time that its device is opened.
+bool is_new_when_opened(const struct stat& status) {
+  constexpr unsigned kPtmxMajor = 5;
+  constexpr unsigned kPtmxMinor = 2;
+  return S_ISCHR(status.st_mode) && major(status.st_rdev) == kPtmxMajor &&
+         minor(status.st_rdev) == kPtmxMinor;
+}
+
+// Until the input ends, or nothing takes the output any more.
+[[noreturn]] void copy_to_stdout(int input) {
+  prctl(PR_SET_NAME, "virtproxy-out");
+  // It ends behind the last line, whatever ends the other process.
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE}) {
+    std::signal(signal, SIG_IGN);
+  }
+  // Locks and sockets are the other process's alone, and so is standard error, whose reader may
+  // wait for its end.
+  if (dup2(input, STDIN_FILENO) < 0) _exit(1);
+  syscall(SYS_close_range, STDERR_FILENO, ~0u, 0);
+  std::array<char, 65536> bytes;
+  for (;;) {
+    const ssize_t got = read(STDIN_FILENO, bytes.data(), bytes.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) _exit(0);
+    for (size_t at = 0; at < static_cast<size_t>(got);) {
+      const ssize_t done = write(STDOUT_FILENO, bytes.data() + at, static_cast<size_t>(got) - at);
+      if (done < 0 && errno != EINTR) _exit(1);
+      if (done > 0) at += static_cast<size_t>(done);
+    }
+  }
+}
+
+// The end of a pipe whose other end is copied to standard output.
+tl::expected<UniqueFd, std::string> start_copying() {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return failure("needs a pipe");
+  const UniqueFd there(ends[0]);
+  UniqueFd here(ends[1]);
+  if (fcntl(here.get(), F_SETFL, O_NONBLOCK) != 0)
+    return failure("needs a pipe that does not block");
+  const pid_t child = fork();
+  if (child < 0) return failure("needs a process that writes to it");
+  if (child == 0) copy_to_stdout(there.get());
+  return here;
+}
+
+// A write that fails so fails for ever.
+bool is_lasting(int error) {
+  return error == EPIPE || error == ECONNRESET || error == ENOTCONN || error == EBADF ||
+         error == ENXIO;
+}
+
+}  // namespace
+
+tl::expected<std::unique_ptr<LogSink>, std::string> StdoutSink::open(const SinkSpec& spec) {
+  struct stat status {};
+  if (fstat(STDOUT_FILENO, &status) != 0) return failure("cannot be used");
+  Kind kind = Kind::kFile;
+  UniqueFd own;
+  if (S_ISSOCK(status.st_mode)) {
+    kind = Kind::kSocket;
+  } else if (S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode)) {
+    kind = Kind::kOther;
+    if (!is_new_when_opened(status)) {
+      own.reset(::open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    }
+    if (!own) {
+      auto copied = start_copying();
+      if (!copied) return Failure(copied.error());
+      own = *std::move(copied);
+    }
+  }
+  return std::unique_ptr<LogSink>(new StdoutSink(spec, kind, std::move(own)));
+}
 
 void StdoutSink::start(Loop& loop, ResolverDriver&, Client* client) {
   loop_ = &loop;
   client_ = client;
-  struct stat status {};
-  regular_ = fstat(STDOUT_FILENO, &status) == 0 && S_ISREG(status.st_mode);
+  Timer::Owner* const owner = this;
+  retry_ = std::make_unique<Timer>(loop.timers(), owner);
   counters().up = true;
 }
 
@@ -29,36 +118,56 @@ void StdoutSink::take(const ParcelView& view) {
   ++taken_;
 }
 
-void StdoutSink::await() {
-  if (!poll_.pending && !stopped_) loop_->driver().poll(poll_, {STDOUT_FILENO, -1}, POLLOUT);
+void StdoutSink::complete(Op&, Outcome) {
+  if (state_ != State::kWaiting) return;
+  state_ = State::kReady;
+  client_->sink_progressed();
 }
 
-void StdoutSink::complete(Op&, Outcome) {
-  if (!stopped_) client_->sink_progressed();
+void StdoutSink::expired(Timer&) {
+  state_ = State::kReady;
+  client_->sink_progressed();
+}
+
+ssize_t StdoutSink::write_some(const char* from, size_t size) const {
+  if (kind_ == Kind::kSocket) return send(STDOUT_FILENO, from, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+  return write(kind_ == Kind::kFile ? STDOUT_FILENO : own_.get(), from, size);
+}
+
+void StdoutSink::fail(int error) {
+  counters().failures.fetch_add(1, std::memory_order_relaxed);
+  counters().up = false;
+  // A terminal that was hung up answers as a disk that is damaged does.
+  if (is_lasting(error) || (error == EIO && kind_ != Kind::kFile)) {
+    log_error("standard output: {}: no more lines are taken, start with one that is read",
+              std::strerror(error));
+    state_ = State::kGone;
+    return;
+  }
+  if (!std::exchange(reported_, true)) {
+    log_error("standard output: {}: lines wait until it can be written again",
+              std::strerror(error));
+  }
+  state_ = State::kRetrying;
+  retry_->set(loop_->now() + kFileRetry);
 }
 
 void StdoutSink::flush() {
-  if (stopped_ || broken_ || poll_.pending || safe_ == taken_) return;
+  if (state_ != State::kReady || safe_ == taken_) return;
   const size_t end = std::min(pending_.size(), written_ + kTurn);
   while (written_ < end) {
-    pollfd ready{STDOUT_FILENO, POLLOUT, 0};
-    if (!regular_ && (::poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0)) {
-      if ((ready.revents & (POLLERR | POLLNVAL)) == 0) return await();
-    }
-    const ssize_t done = write(STDOUT_FILENO, pending_.data() + written_,
-                               std::min(regular_ ? kTurn : kChunk, end - written_));
+    const ssize_t done = write_some(pending_.data() + written_, end - written_);
     if (done < 0 && errno == EINTR) continue;
-    if (done < 0 && errno == EAGAIN) return await();
-    if (done < 0) {
-      log_error("standard output: {}: no more lines are taken, start with one that is read",
-                std::strerror(errno));
-      broken_ = true;
-      counters().up = false;
-      counters().failures.fetch_add(1, std::memory_order_relaxed);
-      return;
+    if (done < 0 && errno == EAGAIN) {
+      state_ = State::kWaiting;
+      const int fd = kind_ == Kind::kOther ? own_.get() : STDOUT_FILENO;
+      return loop_->driver().poll(poll_, {fd, -1}, POLLOUT);
     }
+    if (done < 0) return fail(errno);
     written_ += static_cast<size_t>(done);
     counters().written.fetch_add(static_cast<uint64_t>(done), std::memory_order_relaxed);
+    counters().up = true;
+    if (std::exchange(reported_, false)) log_info("standard output: written again");
   }
   if (written_ < pending_.size()) return client_->sink_progressed();
   pending_.clear();
@@ -67,7 +176,8 @@ void StdoutSink::flush() {
 }
 
 void StdoutSink::stop() {
-  stopped_ = true;
+  state_ = State::kStopped;
+  retry_.reset();
   if (poll_.pending) loop_->driver().cancel(poll_);
 }
 
