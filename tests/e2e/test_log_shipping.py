@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -313,31 +316,51 @@ def test_an_end_without_the_service_is_named_once(scene: Scene) -> None:
     daemon.wait_stats("received", lambda s: s.channels[0]["ship_held"] > 0)
 
 
-def test_a_journal_is_shipped_from_its_cursor_on(scene: Scene) -> None:
-    """The cursor moves when lines are acknowledged, and the next start goes on behind it."""
-    ship = Shipping(scene)
-    programs, cursor = ship.path("bin"), ship.path("cursor")
-    programs.mkdir()
-    program = programs / "journalctl"
-    program.write_text(f"""#!{sys.executable}
-import select, sys
+# Three entries behind the cursor that it is given, and then what a real one does: it waits until its output
+# is closed.
+JOURNALCTL = f"""#!{sys.executable}
+import os, select, sys
+with open(os.path.dirname(__file__) + "/runs", "a", encoding="ascii") as runs:
+    print(os.getpid(), *sys.argv[1:], file=runs)
 last = 0
 for argument in sys.argv:
     if argument.startswith("--after-cursor=c"):
         last = int(argument.split("=c")[1])
 out = sys.stdout.buffer
-for number in range(last + 1, last + 4):
+def entry(number):
     message = b"text %d\\nand more" % number
-    out.write(b"__CURSOR=c%d\\n__REALTIME_TIMESTAMP=86400000000\\nPRIORITY=4\\n_PID=7\\n_UID=8\\n_GID=9\\n"
-              b"SYSLOG_IDENTIFIER=prog\\nMESSAGE\\n" % number + len(message).to_bytes(8, "little") + message
-              + b"\\n\\n")
+    return (b"__CURSOR=c%d\\n__REALTIME_TIMESTAMP=86400000000\\nPRIORITY=4\\n_PID=7\\n_UID=8\\n_GID=9\\n"
+            b"SYSLOG_IDENTIFIER=prog\\nMESSAGE\\n" % number + len(message).to_bytes(8, "little") + message
+            + b"\\n\\n")
+for number in range(last + 1, last + 4):
+    out.write(entry(number))
+EXTRA
 out.flush()
 until_it_is_closed = select.poll()
 until_it_is_closed.register(out, 0)
 until_it_is_closed.poll()
-""", encoding="ascii")
+"""
+
+
+def journalctl(ship: Shipping, extra: str = "") -> tuple[dict[str, str], Path]:
+    """The environment with that program, and a file that has its process and arguments for each run."""
+    programs = ship.path("bin")
+    programs.mkdir()
+    program = programs / "journalctl"
+    program.write_text(JOURNALCTL.replace("EXTRA", extra), encoding="ascii")
     program.chmod(0o755)
-    env = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    return {"PATH": f"{programs}:{os.environ['PATH']}"}, programs / "runs"
+
+
+def journal_texts(count: int) -> list[bytes]:
+    return [b"<28>Jan  2 00:00:00 prog[7]: text %d\nand more" % number for number in range(1, count + 1)]
+
+
+def test_a_journal_is_shipped_from_its_cursor_on(scene: Scene) -> None:
+    """The cursor moves when lines are acknowledged, and the next start goes on behind it."""
+    ship = Shipping(scene)
+    cursor = ship.path("cursor")
+    env, _ = journalctl(ship)
     args = ["--ship", f"journal,name=j,cursor={cursor}"]
     peer = ship.peer()
     for start in (0, 3):
@@ -348,7 +371,60 @@ until_it_is_closed.poll()
             assert time.monotonic() < deadline, cursor.read_text(encoding="ascii")
             time.sleep(0.02)
         daemon.terminate()
-    assert peer.texts() == [b"<28>Jan  2 00:00:00 prog[7]: text %d\nand more" % n for n in range(1, 7)]
+    assert peer.texts() == journal_texts(6)
+
+
+@pytest.mark.parametrize("cursor", [True, False], ids=["cursor", "no-cursor"])
+def test_a_journalctl_that_dies_is_run_again_behind_what_was_read(scene: Scene, cursor: bool) -> None:
+    """Inside the sandbox, again and again. The entry in whose middle it dies is read again, whole."""
+    ship = Shipping(scene)
+    env, runs = journalctl(ship, "out.write(entry(last + 4)[:-20])")
+    peer = ship.peer()
+    daemon = ship.daemon("--ship", f"journal,name=j,cursor={ship.path('cursor')}" if cursor else "journal,name=j",
+                         env=env)
+    for run in range(3):
+        peer.wait_numbered("j", 3 * run + 3)
+        mark = daemon.mark()
+        os.kill(int(runs.read_text(encoding="ascii").splitlines()[-1].split()[0]), signal.SIGKILL)
+        daemon.wait_for_log("error j: journalctl was killed by signal 9; it is run again", since=mark)
+        daemon.wait_for_log("j: journalctl runs again", since=mark)
+    account = peer.wait_numbered("j", 12)
+    assert peer.texts() == journal_texts(12) and not account["dropped"] and not account["duplicates"]
+    arguments = [line.split()[1:] for line in runs.read_text(encoding="ascii").splitlines()]
+    assert [each[-2:] for each in arguments[1:]] == [[f"--after-cursor=c{number}", "--no-tail"] for number in (3, 6, 9)]
+    assert arguments[0][-1] == ("--no-tail" if cursor else "--lines=0")
+    daemon.terminate()
+
+
+def test_a_journalctl_that_ends_at_once_is_run_again_after_pauses(scene: Scene) -> None:
+    """What the journal has had since the start is asked for, where no entry tells a place in it."""
+    ship = Shipping(scene)
+    env, runs = journalctl(ship)
+    program = ship.path("bin") / "journalctl"
+    good = program.read_text(encoding="ascii")
+    program.write_text(good.replace("last = 0\n", "sys.exit(3)\n"), encoding="ascii")
+    peer = ship.peer()
+    started = time.time()
+    daemon = ship.daemon("--ship", "journal,name=j", "--control", str(ship.path("control")), env=env)
+    daemon.wait_for_log("error j: journalctl ended with status 3; it is run again")
+
+    def state() -> str:
+        shown = subprocess.run([BIN / "virtproxyctl", "logs", "--json", "--control", ship.path("control")],
+                               capture_output=True, text=True, timeout=30 * PATIENCE, check=True)
+        (row,) = (row for row in json.loads(shown.stdout) if row["name"] == "j")
+        return row["state"]
+
+    assert state() == "down"
+    program.write_text(good, encoding="ascii")
+    peer.wait_numbered("j", 3)
+    assert not state()
+    assert peer.texts() == journal_texts(3)
+    first, *more = [line.split()[1:] for line in runs.read_text(encoding="ascii").splitlines()]
+    assert first[-1] == "--lines=0" and more
+    for arguments in more:
+        assert arguments[-1] == "--no-tail"
+        assert started - 5 < int(arguments[-2].removeprefix("--since=@")) <= time.time()
+    daemon.terminate()
 
 
 def test_the_kernels_log(scene: Scene) -> None:

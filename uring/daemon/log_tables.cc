@@ -33,6 +33,7 @@ constexpr Family kFamilies[] = {
     {"ship_lines_acknowledged", kSource, &LogRow::delivered},
     {"ship_lines_dropped", kSource, &LogRow::dropped},
     {"ship_lines_rate", kSource, &LogRow::rate},
+    {"ship_source_up", kSource, &LogRow::up},
     {"ship_source_held", kSource, &LogRow::held},
     {"ship_source_oldest_unacknowledged", kSource, &LogRow::oldest},
     {"ship_source_blocked_now", kSource, &LogRow::blocked_now},
@@ -76,6 +77,7 @@ ControlCell milliseconds_of(const std::optional<uint64_t>& value) {
 std::string state_of(const LogRow& row) {
   if (row.blocked_now.value_or(0) > 0) return "blocked";
   if (row.what == kShipping) return row.up.value_or(0) > 0 ? "up" : "waits";
+  if (row.what == kSource) return row.up.value_or(1) > 0 ? "" : "down";
   if (row.what == kSink) return row.up.value_or(0) > 0 ? "up" : "down";
   return {};
 }

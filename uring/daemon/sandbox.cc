@@ -173,7 +173,7 @@ struct Needs {
   bool files = false;      // of --collect, written at a place
   bool rotation = false;   // … and renamed
   bool datagrams = false;  // to unix sockets
-  bool programs = false;   // of --collect, which are run by another process
+  bool programs = false;   // which are run by another process
   bool changes = false;    // of channels and forwards
   bool scopes = false;     // [fe80::1%eth0]: the interface's number is asked for at each dial
   std::vector<int> families;
@@ -223,6 +223,7 @@ Needs needs_of(const Options& options) {
   for (const logs::SourceSpec& source : process.ship_sources) {
     if (!source.address.host.empty()) needs.listen(source.address);
     needs.spool |= !source.cursor.empty();
+    needs.programs |= source.kind == logs::SourceKind::kJournal;
   }
   for (const SinkSpec& sink : process.collect) {
     needs.files |= !sink.state.empty();

@@ -18,7 +18,6 @@
 
 #include "uring/base/clock.h"
 #include "uring/base/spawn.h"
-#include "uring/base/text.h"
 
 namespace virtproxy {
 namespace {
@@ -29,7 +28,10 @@ constexpr Duration kLeastPause = std::chrono::seconds(1);
 constexpr Duration kMostPause = std::chrono::seconds(60);
 // A run of that length ends the growth of the pause.
 constexpr Duration kStableAfter = std::chrono::seconds(60);
+// Orders: a letter, and behind that of a run its text.
 constexpr char kKill = 'k';
+constexpr char kRun = 'r';
+constexpr size_t kMostOrder = 4096;
 
 struct Message {
   int32_t kind;
@@ -65,6 +67,19 @@ void tell(int control, NewsKind kind, int value, int input = -1, int output = -1
 }
 
 // False if the process at the other end is gone.
+bool await_run(int control, std::string& text) {
+  std::array<char, kMostOrder> order;
+  for (;;) {
+    const ssize_t got = recv(control, order.data(), order.size(), 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    if (order[0] != kRun) continue;  // of a program that has ended meanwhile
+    text.assign(order.data() + 1, static_cast<size_t>(got) - 1);
+    return true;
+  }
+}
+
+// False if the process at the other end is gone.
 bool stay(int control, Duration pause) {
   const Instant until = monotonic_now() + pause;
   for (;;) {
@@ -94,7 +109,7 @@ bool attend(int control, int signals, pid_t child, int& status) {
   }
 }
 
-[[noreturn]] void keep(int control, const std::vector<std::string>& command) {
+[[noreturn]] void keep(int control, const ChildKeeper::Command& command) {
   prctl(PR_SET_NAME, "virtproxy-exec");
   // The other process decides when this one ends.
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE}) {
@@ -111,14 +126,16 @@ bool attend(int control, int signals, pid_t child, int& status) {
   sigprocmask(SIG_SETMASK, &child_ends, nullptr);
   const int signals = signalfd(-1, &child_ends, SFD_CLOEXEC | SFD_NONBLOCK);
   Duration pause{};
-  while (stay(kControl, pause)) {
+  std::string text;
+  while (await_run(kControl, text) && stay(kControl, pause)) {
     const Instant began = monotonic_now();
     int in[2];
     int out[2];
     if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0) _exit(1);
     fcntl(in[1], F_SETFL, O_NONBLOCK);
     fcntl(out[0], F_SETFL, O_NONBLOCK);
-    const pid_t child = spawn(command, {in[0], out[1]});
+    const std::vector<std::string> arguments = command(text);
+    const pid_t child = arguments.empty() ? -EINVAL : spawn(arguments, {in[0], out[1]});
     if (child > 0) {
       tell(kControl, NewsKind::kStarted, child, in[1], out[0]);
     } else {
@@ -138,10 +155,7 @@ bool attend(int control, int signals, pid_t child, int& status) {
 
 }  // namespace
 
-tl::expected<ChildKeeper, std::string> ChildKeeper::start(const std::vector<std::string>& command) {
-  if (access(command[0].c_str(), X_OK) != 0) {
-    return tl::unexpected("cannot run " + printable(command[0]) + ": " + std::strerror(errno));
-  }
+tl::expected<ChildKeeper, std::string> ChildKeeper::start(Command command) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
     return tl::unexpected(std::string("cannot make a socket: ") + std::strerror(errno));
@@ -180,6 +194,17 @@ std::optional<ChildKeeper::News> ChildKeeper::receive() {
   return news;
 }
 
+void ChildKeeper::run(std::string_view text) {
+  std::string order(1, kRun);
+  order += text.substr(0, kMostOrder - 1);
+  (void)send(control_.get(), order.data(), order.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 void ChildKeeper::kill() { (void)send(control_.get(), &kKill, 1, MSG_DONTWAIT | MSG_NOSIGNAL); }
+
+std::string ending_of(int status) {
+  if (WIFSIGNALED(status)) return "was killed by signal " + std::to_string(WTERMSIG(status));
+  return "ended with status " + std::to_string(WEXITSTATUS(status));
+}
 
 }  // namespace virtproxy

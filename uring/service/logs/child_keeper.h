@@ -1,12 +1,18 @@
 // A program that runs as long as this process, beside a sandbox that lets it start none.
 //
-// A process that is forked before the sandbox runs the program, again whenever it has ended, after
-// a pause that grows from 1 s to 60 s. It passes on the ends of two pipes for each run. When this
-// process has ended it ends too, and the program sees the end of its input.
+// A process that is forked before the sandbox runs the program, and again when it is asked to after
+// that has ended; then after a pause that grows from 1 s to 60 s. It passes on the ends of two
+// pipes for each run. When this process has ended it ends too, and the program sees the end of its
+// input.
+//
+// It has the rights that this process has when it is forked, so what it takes from this process
+// later is little: run, kill, and a text of which it alone makes arguments.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tl/expected.hpp>
 #include <vector>
 
@@ -30,13 +36,19 @@ class ChildKeeper {
     UniqueFd output;
   };
 
-  // While this process has one thread. The program is `command[0]`.
-  static tl::expected<ChildKeeper, std::string> start(const std::vector<std::string>& command);
+  // The program and its arguments for the next run, by the text that came with run(); empty where
+  // that is none of use. Called in the process that runs it.
+  using Command = std::function<std::vector<std::string>(std::string_view text)>;
+  // While this process has one thread.
+  static tl::expected<ChildKeeper, std::string> start(Command command);
 
   // Readable when there is news.
   int fd() const { return control_.get(); }
   std::optional<News> receive();
-  // Ends the program at once; it is run again.
+  // Runs the program, for the first time or after kEnded or kCannotRun; kStarted or kCannotRun
+  // follows.
+  void run(std::string_view text = {});
+  // Ends the program at once.
   void kill();
 
  private:
@@ -44,5 +56,8 @@ class ChildKeeper {
 
   UniqueFd control_;
 };
+
+// "was killed by signal 9", by a status as waitpid() gives it.
+std::string ending_of(int status);
 
 }  // namespace virtproxy

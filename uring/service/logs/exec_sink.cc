@@ -1,7 +1,6 @@
 #include "uring/service/logs/exec_sink.h"
 
 #include <poll.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,18 +24,17 @@ constexpr size_t kMostLinesOfTurn = 256u << 10;
 // privileges.
 constexpr size_t kMostAnswersLeft = 1u << 20;
 
-std::string ending(int status) {
-  if (WIFSIGNALED(status)) return "was killed by signal " + std::to_string(WTERMSIG(status));
-  return "ended with status " + std::to_string(WEXITSTATUS(status));
-}
-
 }  // namespace
 
 tl::expected<std::unique_ptr<LogSink>, std::string> ExecSink::open(const SinkSpec& spec) {
+  if (access(spec.target.c_str(), X_OK) != 0) {
+    return tl::unexpected("cannot run " + printable(spec.target) + ": " + std::strerror(errno));
+  }
   std::vector<std::string> command{spec.target};
   command.insert(command.end(), spec.arguments.begin(), spec.arguments.end());
-  auto keeper = ChildKeeper::start(command);
+  auto keeper = ChildKeeper::start([command](std::string_view) { return command; });
   if (!keeper) return tl::unexpected(keeper.error());
+  keeper->run();
   return std::unique_ptr<LogSink>(new ExecSink(spec, *std::move(keeper)));
 }
 
@@ -81,11 +79,13 @@ void ExecSink::take_news(ChildKeeper::News news) {
       next_ = std::move(news);
       return begin();
     case Kind::kEnded:
-      log_warn("{}: {}; it is started again", printable(spec_.label()), ending(news.value));
+      log_warn("{}: {}; it is started again", printable(spec_.label()), ending_of(news.value));
+      keeper_.run();
       break;
     case Kind::kCannotRun:
       log_error("{}: cannot be run: {}; it is tried again", printable(spec_.label()),
                 std::strerror(news.value));
+      keeper_.run();
       break;
     case Kind::kGone:
       log_error(

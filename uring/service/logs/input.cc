@@ -35,9 +35,16 @@ void Input::drain() {
 }
 
 void Input::await_no_more() {
+  if (state_ == State::kSuspended) return end();
   if (state_ != State::kPolling) return;
   loop_.driver().cancel(op_);
   read_later();
+}
+
+void Input::renew(int fd) {
+  if (state_ != State::kSuspended) return;
+  fd_ = fd;
+  poll();
 }
 
 void Input::stop() {
@@ -84,6 +91,9 @@ void Input::read() {
         return draining_ && !awaits_more() ? end() : poll();
       case Progress::kBlocked:
         state_ = State::kBlocked;
+        return;
+      case Progress::kSuspended:
+        state_ = State::kSuspended;
         return;
       case Progress::kOver:
         return end();

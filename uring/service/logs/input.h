@@ -33,7 +33,7 @@ class LineTarget {
   ~LineTarget() = default;
 };
 
-// One descriptor that is polled and read.
+// One descriptor that is polled and read; another one may take its place.
 class Input : private Completion, private Loop::Deferred {
  public:
   Input(Loop& loop, int fd);
@@ -51,10 +51,11 @@ class Input : private Completion, private Loop::Deferred {
 
  protected:
   enum class Progress : uint8_t {
-    kMore,     // something was read, and there may be more
-    kEmpty,    // nothing is there now
-    kBlocked,  // until resume()
-    kOver      // nothing will come any more
+    kMore,       // something was read, and there may be more
+    kEmpty,      // nothing is there now
+    kBlocked,    // until resume()
+    kSuspended,  // the descriptor is of no use any more, until renew()
+    kOver        // nothing will come any more
   };
   // Reads what one call gives.
   virtual Progress read_some() = 0;
@@ -64,6 +65,9 @@ class Input : private Completion, private Loop::Deferred {
   virtual bool awaits_more() const { return false; }
   // awaits_more() is false from now on.
   void await_no_more();
+  // Reads from that descriptor after kSuspended.
+  void renew(int fd);
+  bool draining() const { return draining_; }
   // After kOver, or stop().
   virtual void on_over() {}
   // idle() may have become true after the end.
@@ -78,6 +82,7 @@ class Input : private Completion, private Loop::Deferred {
     kPolling,
     kReading,  // goes on in the next turn
     kBlocked,
+    kSuspended,
     kOver
   };
 
@@ -89,7 +94,7 @@ class Input : private Completion, private Loop::Deferred {
   void end();
 
   Loop& loop_;
-  const int fd_;
+  int fd_;
   Op op_;
   State state_ = State::kNew;
   bool draining_ = false;
@@ -110,6 +115,8 @@ class LogSource {
   // Reads no more. Lines without an end are lines now.
   virtual void stop() = 0;
   virtual bool is_over() const = 0;
+  // Lines may come now. One that is down and not over comes up again by itself.
+  virtual bool up() const { return !is_over(); }
   virtual bool idle() const = 0;
   // Numbers of the source up to `numbered` are safe; asked for by sources with a cursor.
   virtual void safe(uint64_t /*numbered*/) {}

@@ -7,13 +7,16 @@
 #include <charconv>
 #include <cstring>
 #include <deque>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "uring/base/log.h"
+#include "uring/base/text.h"
 #include "uring/base/units.h"
 #include "uring/service/logs/journal_export.h"
+#include "uring/service/logs/journalctl.h"
 
 namespace virtproxy::logs {
 namespace {
@@ -125,7 +128,10 @@ class KmsgSource final : public RecordSource {
     if (got < 0) {
       // EPIPE: what was to be read was overwritten; the next read gives what is there.
       if (errno == EPIPE || errno == EINTR) return Progress::kMore;
-      return errno == EAGAIN ? Progress::kEmpty : Progress::kOver;
+      if (errno == EAGAIN) return Progress::kEmpty;
+      log_error("/dev/kmsg: {}: the kernel's log is not shipped until this daemon is started anew",
+                std::strerror(errno));
+      return Progress::kOver;
     }
     if (got == 0) return Progress::kOver;
     take({reinterpret_cast<const char*>(scratch.data()), static_cast<size_t>(got)});
@@ -165,19 +171,42 @@ class KmsgSource final : public RecordSource {
 
 // --- the journal --------------------------------------------------------------------------------
 
-class JournalSource final : public RecordSource, private Timer::Owner {
+class JournalSource final : public RecordSource, private Journalctl::Client, private Timer::Owner {
  public:
   JournalSource(Loop& loop, LineTarget& target, uint16_t index, OpenedSource& opened)
       : RecordSource(loop, target, index, opened),
         journal_(std::move(opened.journal)),
-        parser_(target.max_line()),
-        silence_(loop.timers(), this) {}
+        journalctl_(loop, *std::move(opened.journalctl), printable(opened.spec.config.name), this),
+        cursor_of_last_(std::move(opened.position)),
+        silence_(loop.timers(), this) {
+    parser_.emplace(target.max_line());
+  }
+
+  void start() override {
+    journalctl_.start();
+    RecordSource::start();
+  }
+  bool idle() const override { return RecordSource::idle() && journalctl_.idle(); }
+  bool up() const override { return journalctl_.up() && !is_over(); }
 
  private:
+  void journalctl_runs(UniqueFd output) override {
+    // What was read of an entry that was not complete comes again.
+    parser_.emplace(target_.max_line());
+    fd_ = std::move(output);
+    renew(fd_.get());
+  }
+  Progress on_end() {
+    if (draining()) return Progress::kOver;
+    fd_.reset();
+    journalctl_.output_ended(cursor_of_last_);
+    return Progress::kSuspended;
+  }
+
   // What the journal had before this moment may not have come through the child yet. A line that is
   // written to it now comes behind all of that, and is the last one.
   void on_drain() override {
-    if (!journal_) return;
+    if (!journal_ || !journalctl_.up()) return;
     last_ = "log shipping: the last line of this run, " + std::to_string(target_.wall());
     const std::string entry =
         "PRIORITY=6\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=virtproxy\nMESSAGE=" + last_ + "\n";
@@ -195,26 +224,24 @@ class JournalSource final : public RecordSource, private Timer::Owner {
         line.credentials = entry_->credentials;
         line.bytes = std::as_bytes(std::span(entry_->line));
         if (!offer(line, entry_->cursor)) return Progress::kBlocked;
+        cursor_of_last_ = std::move(entry_->cursor);
         if (!last_.empty()) {
           if (entry_->line.ends_with(last_)) return Progress::kOver;
           silence_.set(Input::loop().now() + kSilence);
         }
         entry_.reset();
       }
-      entry_ = parser_.next();
+      entry_ = parser_->next();
       if (!entry_) break;
     }
     const auto scratch = target_.scratch();
     const ssize_t got = ::read(fd_.get(), scratch.data(), scratch.size());
     if (got < 0) {
       if (errno == EINTR) return Progress::kMore;
-      return errno == EAGAIN ? Progress::kEmpty : Progress::kOver;
+      return errno == EAGAIN ? Progress::kEmpty : on_end();
     }
-    if (got == 0) {
-      log_warn("journalctl has ended: its source ships nothing until a restart");
-      return Progress::kOver;
-    }
-    parser_.feed({reinterpret_cast<const char*>(scratch.data()), static_cast<size_t>(got)});
+    if (got == 0) return on_end();
+    parser_->feed({reinterpret_cast<const char*>(scratch.data()), static_cast<size_t>(got)});
     return Progress::kMore;
   }
 
@@ -225,6 +252,7 @@ class JournalSource final : public RecordSource, private Timer::Owner {
   }
   void on_over() override {
     silence_.clear();
+    journalctl_.stop();
     RecordSource::on_over();
   }
 
@@ -232,7 +260,9 @@ class JournalSource final : public RecordSource, private Timer::Owner {
   static constexpr Duration kSilence = std::chrono::seconds(1);
 
   UniqueFd journal_;
-  JournalExport parser_;
+  Journalctl journalctl_;
+  std::string cursor_of_last_;  // entry that was taken, or where the first run began
+  std::optional<JournalExport> parser_;
   Timer silence_;  // while last_ is awaited, since the last entry
   std::optional<JournalEntry> entry_;
   std::string last_;  // what the line says that draining waits for

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -18,7 +19,6 @@
 
 #include "uring/base/clock.h"
 #include "uring/base/log.h"
-#include "uring/base/spawn.h"
 #include "uring/base/text.h"
 #include "uring/service/logs/datagram_source.h"
 #include "uring/service/logs/record_source.h"
@@ -203,37 +203,68 @@ UniqueFd connect_to_journal() {
   return journal;
 }
 
-// A child that ends when its output is closed.
-tl::expected<void, std::string> open_journal(OpenedSource& source) {
-  const SourceSpec& spec = source.spec;
-  if (auto opened = open_cursor(source); !opened) return opened;
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return Failure(failed(spec, "cannot make a pipe"));
-  source.fd.reset(ends[0]);
-  const UniqueFd output(ends[1]);
+// What the process that runs journalctl gets with a run is the cursor of an entry, or nothing. It
+// may have more rights than this process will have: an argument is made of what a cursor can be.
+bool is_cursor(std::string_view text) {
+  constexpr std::string_view kOthers = "=;-_.";
+  return std::all_of(text.begin(), text.end(), [&](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           kOthers.find(c) != std::string_view::npos;
+  });
+}
+
+// Where the journal is read from at first. Without a cursor that is from now on, which is a time
+// for a later run.
+ChildKeeper::Command journal_command(const OpenedSource& source) {
   // --follow shows this boot alone, unless --merge: then the lines that an earlier boot left come
   // as well, and those of other machines have to be left out.
-  std::vector<std::string> arguments{"journalctl", "-o",      "export",
-                                     "--follow",   "--quiet", "--merge"};
+  std::vector<std::string> command{"journalctl", "-o", "export", "--follow", "--quiet", "--merge"};
   constexpr size_t kMachineId = 32;  // digits
   const std::string machine = text_of_file("/etc/machine-id");
   if (machine.size() >= kMachineId) {
-    arguments.push_back("_MACHINE_ID=" + machine.substr(0, kMachineId));
+    command.push_back("_MACHINE_ID=" + machine.substr(0, kMachineId));
   }
-  if (!source.position.empty()) {
-    arguments.push_back("--after-cursor=" + source.position);
-    arguments.push_back("--no-tail");
-  } else if (source.cursor) {
-    arguments.push_back("--no-tail");  // nothing of it was shipped yet
-  } else {
-    arguments.push_back("--lines=0");
+  constexpr uint64_t kSecond = 1'000'000'000;
+  const std::string since = "--since=@" + std::to_string(unix_now() / kSecond);
+  // With a cursor that has no place yet, nothing of the journal was shipped.
+  const bool from_now_on = !source.cursor;
+  return [=, runs = 0u](std::string_view cursor) mutable -> std::vector<std::string> {
+    if (!is_cursor(cursor)) return {};
+    std::vector<std::string> arguments = command;
+    if (!cursor.empty()) {
+      arguments.push_back("--after-cursor=" + std::string(cursor));
+    } else if (from_now_on && runs == 0) {
+      arguments.push_back("--lines=0");
+    } else if (from_now_on) {
+      arguments.push_back(since);
+    }
+    if (!cursor.empty() || !from_now_on || runs > 0) arguments.push_back("--no-tail");
+    ++runs;
+    return arguments;
+  };
+}
+
+// journalctl ends when its output is closed.
+tl::expected<void, std::string> open_journal(OpenedSource& source) {
+  const SourceSpec& spec = source.spec;
+  if (auto opened = open_cursor(source); !opened) return opened;
+  if (!is_cursor(source.position)) {
+    return Failure("--ship " + printable(spec.text) + ": " + printable(spec.cursor) +
+                   " has no cursor of a journal: remove it, and the journal is shipped as a whole");
   }
-  const pid_t child = spawn(arguments, {-1, output.get()});
-  if (child < 0) {
-    errno = -child;
+  auto keeper = ChildKeeper::start(journal_command(source));
+  if (!keeper) return Failure("--ship " + printable(spec.text) + ": " + keeper.error());
+  keeper->run(source.position);
+  pollfd news{keeper->fd(), POLLIN, 0};
+  while (poll(&news, 1, -1) < 0 && errno == EINTR) {
+  }
+  auto started = keeper->receive();
+  if (!started || !started->output) {
+    if (started && started->kind == ChildKeeper::News::Kind::kCannotRun) errno = started->value;
     return Failure(failed(spec, "cannot run journalctl"));
   }
-  fcntl(source.fd.get(), F_SETFL, O_NONBLOCK);
+  source.fd = std::move(started->output);
+  source.journalctl = *std::move(keeper);
   source.journal = connect_to_journal();
   return {};
 }

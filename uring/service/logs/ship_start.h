@@ -11,6 +11,7 @@
 #include "core/logs/account.h"
 #include "uring/base/unique_fd.h"
 #include "uring/net/sockets.h"
+#include "uring/service/logs/child_keeper.h"
 #include "uring/service/logs/input.h"
 #include "uring/service/logs/source_spec.h"
 
@@ -33,12 +34,13 @@ struct ShipConfig {
 struct OpenedSource {
   SourceSpec spec;
   SocketEnd end = SocketEnd::kClosed;
-  Listening listening;   // of sockets: kUnix, kTcp, and the path of kUnixDgram
-  UniqueFd fd;           // of the others: a datagram socket, a stream, /dev/kmsg
-  UniqueFd journal;      // with kJournal: connected to the journal's own socket, where there is one
-  UniqueFd cursor;       // the file of the cursor
-  std::string position;  // what it said
-  std::string boot;      // with kKmsg: the boot that its numbers are of
+  Listening listening;  // of sockets: kUnix, kTcp, and the path of kUnixDgram
+  UniqueFd fd;          // of the others: a datagram socket, a stream, /dev/kmsg
+  UniqueFd journal;     // with kJournal: connected to the journal's own socket, where there is one
+  std::optional<ChildKeeper> journalctl;  // with kJournal: what `fd` reads from, and runs it again
+  UniqueFd cursor;                        // the file of the cursor
+  std::string position;                   // what it said
+  std::string boot;                       // with kKmsg: the boot that its numbers are of
 };
 
 struct ShipStart {

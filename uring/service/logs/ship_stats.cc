@@ -21,6 +21,9 @@ constexpr StatInfo kAcknowledged{"ship_lines_acknowledged",
                                  "Lines of this run, delivered or dropped, that the other end has "
                                  "acknowledged",
                                  kCounter};
+constexpr StatInfo kUp{
+    "ship_source_up",
+    "1 if the source is read, 0 if it has ended or what it reads is started again"};
 constexpr StatInfo kBlocked{"ship_source_blocked", "1 if the source is not read for want of room"};
 constexpr StatInfo kBlockedNow{
     "ship_source_blocked_now",
@@ -84,6 +87,7 @@ void LogShipper::visit_stats(StatVisitor& visitor, Instant now) const {
       const StatLabel labels[] = {label, {"reason", name_of(static_cast<DropReason>(reason))}};
       visitor.visit(kDropped, {buffer.dropped(index)[reason].lines, "ship_dropped", labels});
     }
+    visitor.visit(kUp, {sources_[i].source->up() ? 1u : 0u, {}, {&label, 1}});
     visitor.visit(kBlocked, {blocked(index) ? 1u : 0u, "ship_blocked", {&label, 1}});
     const SourceState& source = sources_[i];
     const Duration blocked_now =
