@@ -39,7 +39,7 @@ install(FILES ${init_files}/README.md DESTINATION share/doc/virtproxy/examples R
 install(FILES ${PROJECT_SOURCE_DIR}/uring/daemon/grafana/virtproxy.json DESTINATION share/virtproxy/grafana
         COMPONENT virtproxy)
 foreach(document uring/daemon/OPERATING.md uring/daemon/CONTAINMENT.md uring/daemon/LIBVIRT.md
-        uring/daemon/FAR.md uring/daemon/MIGRATION.md)
+        uring/daemon/FAR.md uring/daemon/MIGRATION.md uring/service/logs/SHIPPING.md uring/service/logs/COLLECTING.md)
   install(FILES ${PROJECT_SOURCE_DIR}/${document} DESTINATION share/doc/virtproxy COMPONENT virtproxy)
 endforeach()
 

@@ -64,6 +64,8 @@ def test_the_files_are_where_they_are_looked_for(root: Path) -> None:
         "usr/lib/systemd/system/virtagent.service",
         "usr/lib/sysusers.d/virtagent.conf",
         "usr/lib/udev/rules.d/60-virtagent.rules",
+        "usr/share/doc/virtproxy/SHIPPING.md",
+        "usr/share/doc/virtproxy/COLLECTING.md",
         "usr/share/doc/virtproxy/examples/libvirt-hook",
         "usr/share/virtproxy/ship-journal.conf",
     } <= files
