@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -142,6 +143,18 @@ def test_a_wrong_file_starts_nothing(scene: Scene) -> None:
         file = write(scene, "wrong.toml", '[channel.a]\ntransport = "unix-connect:/x"\n' + wrong)
         process = scene.run([BIN / "virtproxy", "--check", "--config", file], expect=78, timeout=10)
         assert complaint in process.stderr() and len(process.stderr().splitlines()) == 1
+
+
+def test_a_file_that_is_a_pipe(scene: Scene) -> None:
+    """One that somebody writes is read to its end, and one that nobody writes is not waited for."""
+    pipe = scene.directory / "pipe"
+    os.mkfifo(pipe)
+    process = scene.run([BIN / "virtproxy", "--check", "--config", pipe], expect=78, timeout=10)
+    assert process.stderr().startswith(f"{pipe}: no channel is configured; ")
+    text = '[channel.a]\ntransport = "unix-connect:/x"\n'
+    command = f"{BIN / 'virtproxy'} --check --config <(sleep 0.2; echo '{text}')"
+    process = scene.run(["bash", "-c", command], timeout=10)
+    assert process.stdout() == process.stderr() == ""
 
 
 def test_a_check_opens_nothing(scene: Scene) -> None:

@@ -27,8 +27,11 @@ Problem unreadable(const std::string& path, int error) {
 }
 
 tl::expected<ConfigText, Problem> read_file(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
+  // A named pipe that nobody writes would be waited for. One that is written, as that of a shell's
+  // <(…), is read to its end.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
   if (fd < 0) return tl::unexpected(unreadable(path, errno));
+  fcntl(fd, F_SETFL, O_RDONLY);
   struct stat status {};
   ConfigText file{printable(path), {}};
   int error = fstat(fd, &status) == 0 ? 0 : errno;
