@@ -98,7 +98,7 @@ bool clear_stale(const std::string& path, const SocketAddress& at) {
   struct stat status {};
   if (path.starts_with('@') || lstat(path.c_str(), &status) != 0) return true;
   if (!S_ISSOCK(status.st_mode)) {
-    errno = EEXIST;
+    errno = ENOTSOCK;
     return false;
   }
   const UniqueFd probe(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));

@@ -181,8 +181,10 @@ tl::expected<SinkSpec, SinkFault> parse_sink(std::string_view text) {
     auto address = parse_address(is_path ? spec.target + ":-" : spec.target, AddressUse::kConnect,
                                  is_path ? std::optional(Address::Kind::kUnix) : std::nullopt);
     if (!address || address->channel) {
-      return WrongSpec(SinkFault{address ? "the address names a channel" : address.error(),
-                                 "write " + std::string(row->form)});
+      // Behind what is wrong, the error has the form of a channel's address.
+      const std::string what = address ? "the address names a channel"
+                                       : address.error().substr(0, address.error().find(": write"));
+      return WrongSpec(SinkFault{what, "write " + std::string(row->form)});
     }
     spec.address = std::move(address->address);
   }
