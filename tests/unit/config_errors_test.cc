@@ -107,6 +107,10 @@ source = ["unix:/run/x", "unix-dgram:/run/x,name=b", "stdin", "stdin,name=c"]
     {R"(channel = "vm1"
 )",
      {"v.toml:1:11: channel is text, not a table; begin it with [channel.NAME]"}},
+    {R"([network]
+a = 1
+)",
+     {"v.toml:1:2: unknown table 'network'; a file has the tables process, defaults, channel.NAME, ship and collect"}},
     {R"([chanel.a]
 transport = "unix-connect:/x"
 )",

@@ -192,6 +192,10 @@ const std::vector<BadCase> kBadCases = {
     {{"-c", kChannel, "-"}, "unexpected argument: -", "--help"},
     {{"-c", kChannel, "--bogus"}, "unknown option: --bogus", "--help"},
     {{"-c", kChannel, "-x"}, "unknown option: -x", "--help"},
+    {{"-c", kChannel, "--memroy", "5M"},
+     "unknown option: --memroy: the nearest is --memory",
+     "--help"},
+    {{"-c", kChannel, "--max-str=5"}, "the nearest is --max-streams", "--help"},
     {{"-c", kChannel, "--check=maybe"}, "the value of a flag is true, false or a number", "--help"},
     {{"-c", kChannel, "--verbose=99999999999999999999999"}, "flag", "--help"},
 

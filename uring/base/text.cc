@@ -1,5 +1,9 @@
 #include "uring/base/text.h"
 
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
 namespace virtproxy {
 
 std::string printable(std::string_view text) {
@@ -20,5 +24,20 @@ std::string printable(std::string_view text) {
 }
 
 std::string in_quotes(std::string_view text) { return "'" + printable(text) + "'"; }
+
+size_t edit_distance(std::string_view one, std::string_view other) {
+  std::vector<size_t> row(other.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= one.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= other.size(); ++j) {
+      const size_t replaced = diagonal + (one[i - 1] == other[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
+    }
+  }
+  return row.back();
+}
 
 }  // namespace virtproxy

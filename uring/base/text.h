@@ -1,6 +1,7 @@
 // Text that came from outside, made fit for one line of a message.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -11,5 +12,9 @@ std::string printable(std::string_view text);
 
 // The same in single quotes.
 std::string in_quotes(std::string_view text);
+
+// The number of bytes that are inserted, left out or replaced to make one of the other
+// (Levenshtein's distance); takes time by the product of the lengths.
+size_t edit_distance(std::string_view one, std::string_view other);
 
 }  // namespace virtproxy

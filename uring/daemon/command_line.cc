@@ -1,7 +1,9 @@
 #include "uring/daemon/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <stdexcept>
+#include <string_view>
 
 #include "uring/base/text.h"
 #include "uring/daemon/option_table.h"
@@ -30,6 +32,26 @@ void declare(CLI::App& app, CommandLine& line) {
   }
 }
 
+// The option that was probably meant: it begins so, or differs by two letters. Empty where none
+// does.
+std::string nearest_option(std::string_view given) {
+  constexpr size_t kMostCompared = 64;
+  constexpr size_t kMostDistance = 2;
+  const std::string_view name = given.substr(0, std::min(given.find('='), kMostCompared));
+  if (!name.starts_with("--") || name.size() <= 3) return {};
+  std::string_view nearest;
+  size_t least = kMostDistance + 1;
+  for (const OptionRow& row : option_table()) {
+    if (!row.in(option_scope::kCommandLine)) continue;
+    const size_t distance =
+        row.name.starts_with(name.substr(2)) ? 0 : edit_distance(row.name, name.substr(2));
+    if (distance >= least) continue;
+    least = distance;
+    nearest = row.name;
+  }
+  return nearest.empty() ? std::string() : "--" + std::string(nearest);
+}
+
 // What CLI11 has to say, as the rest of one line.
 std::string explain(const CLI::ParseError& error, const CLI::App& app) {
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
@@ -38,7 +60,11 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app) {
       first = extra;
       if (extra != "--") break;
     }
-    if (first.starts_with('-') && first.size() > 1) return "unknown option: " + printable(first);
+    if (first.starts_with('-') && first.size() > 1) {
+      const std::string nearest = nearest_option(first);
+      return "unknown option: " + printable(first) +
+             (nearest.empty() ? "" : ": the nearest is " + nearest);
+    }
     return "unexpected argument: " + printable(first) + ": everything is given by options";
   }
   const std::string text = printable(error.what());

@@ -1,7 +1,6 @@
 // From the tree of a configuration file to a draft of options.
 
 #include <algorithm>
-#include <numeric>
 #include <span>
 
 #include "uring/base/text.h"
@@ -76,22 +75,6 @@ bool takes(const OptionRow& row, Type type) {
     default:
       return false;
   }
-}
-
-// The number of single-character edits from one to the other.
-size_t distance(std::string_view one, std::string_view other) {
-  std::vector<size_t> row(other.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= one.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= other.size(); ++j) {
-      const size_t replaced = diagonal + (one[i - 1] == other[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
-    }
-  }
-  return row.back();
 }
 
 // A table of a scope, as messages show it, and its keys that are no options.
@@ -185,15 +168,21 @@ class Reader {
     }
     const auto keys = keys_of(table);
     const std::string_view name = std::string_view(item.key).substr(0, 64);
-    std::string_view nearest = *std::min_element(
-        keys.begin(), keys.end(),
-        [&](auto one, auto other) { return distance(one, name) < distance(other, name); });
+    std::string_view nearest =
+        *std::min_element(keys.begin(), keys.end(), [&](auto one, auto other) {
+          return edit_distance(one, name) < edit_distance(other, name);
+        });
     // Only those two are tables of a channel.
-    const size_t from_table = std::min(distance("listen", name), distance("offer", name));
+    const size_t from_table = std::min(edit_distance("listen", name), edit_distance("offer", name));
     if (&table == &kChannelTable && item.type == Type::kTable && from_table > 2) {
       return draft_.complain(item.key_at, "unknown table " + in_quotes(name),
                              "a channel has the tables listen and offer; its own name is written "
                              "in double quotes if it has a dot, as in [channel.\"vm1.example\"]");
+    }
+    if (&table == &kRoot && item.type == Type::kTable && edit_distance(nearest, name) > 2) {
+      return draft_.complain(
+          item.key_at, "unknown table " + in_quotes(name),
+          "a file has the tables process, defaults, channel.NAME, ship and collect");
     }
     // The command line may call it otherwise.
     for (const OptionRow& row : option_table()) {
