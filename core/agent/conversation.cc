@@ -86,6 +86,7 @@ size_t Conversation::receive(std::span<const std::byte> bytes, Instant now) {
             notice.kind = Notice::Kind::kEvent;
             notice.name = std::move(message.name);
             notice.body = std::move(message.body);
+            notice.timestamp = std::move(message.timestamp);
             notices_.push_back(std::move(notice));
             break;
           }
@@ -384,9 +385,7 @@ void Conversation::restart(Instant now) {
   out_begin_ = 0;
   written_ = appended_;
   if (state_ == State::kCalling) {
-    Error lost = error_of(ErrorCode::kIo, "the connection was lost before the answer came");
-    lost.io = "ECONNRESET";
-    fail_call(in_flight_, std::move(lost));
+    fail_call(in_flight_, io_error("ECONNRESET", "the connection was lost before the answer came"));
   }
   state_ = State::kIdle;
   sync_due_ = config_.sync_first;

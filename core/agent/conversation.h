@@ -67,6 +67,7 @@ struct Notice {
   uint64_t token = 0;
   std::string name;
   Json body;
+  Json timestamp;  // of kEvent: when it was by the clock of the peer, or null
   Error error;
 };
 

@@ -43,6 +43,10 @@ void append_id(std::string& text, const std::optional<std::string>& id) {
 
 Error error_of(ErrorCode code, std::string text) { return {code, std::move(text), "", false}; }
 
+Error io_error(std::string errno_name, std::string text) {
+  return {ErrorCode::kIo, std::move(text), std::move(errno_name), false};
+}
+
 std::string error_code_text(const Error& error) {
   std::string text(kCodes[static_cast<size_t>(error.code)]);
   if (error.code == ErrorCode::kIo) text.append(":").append(error.io);
@@ -116,6 +120,10 @@ Message parse_message(std::string_view line) {
   }
   if (message.name.empty() || message.name.size() > kMaxMethodName) {
     return fail("a name has 1 to 64 characters");
+  }
+  const auto timestamp = parsed.value.find("timestamp");
+  if (timestamp != parsed.value.end() && timestamp->is_object()) {
+    message.timestamp = std::move(*timestamp);
   }
   const auto body = parsed.value.find(body_key);
   message.body = body == parsed.value.end() ? Json::object() : std::move(*body);

@@ -33,7 +33,9 @@ struct Error {
   bool command_not_found = false;
 };
 
+// Of kIo: io_error().
 Error error_of(ErrorCode code, std::string text);
+Error io_error(std::string errno_name, std::string text);
 // The name of a code on the wire, with the errno of kIo.
 std::string error_code_text(const Error& error);
 
@@ -44,6 +46,7 @@ struct Message {
   Kind kind = Kind::kBad;
   std::string name;               // of a request: its method; of an event
   Json body;                      // arguments, return, data, or the object of an error
+  Json timestamp;                 // of an event, if it is an object; else null
   std::optional<std::string> id;  // as it was written
   Error error;                    // of kError as the peer reported it; of kBad: what to answer
 };

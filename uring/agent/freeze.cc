@@ -46,8 +46,8 @@ Agent::Reply Agent::start_freeze(Link& link, uint64_t token) {
 Result Agent::finish_freeze(const Child& child) {
   Result result = child.result();
   if (result && !freezer_.holds()) {
-    result = tl::unexpected(
-        error_of(ErrorCode::kIo, "the process that holds file systems frozen has ended"));
+    result =
+        tl::unexpected(io_error("ECHILD", "the process that holds file systems frozen has ended"));
   }
   if (!result) {
     begin_thaw("they could not be frozen");

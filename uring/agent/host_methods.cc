@@ -91,7 +91,9 @@ Agent::Reply Agent::serve_host(Link& link, const std::string& method, const Json
     const auto file = metadata_.open_file(directory + "/" + key, O_RDONLY, 0);
     if (!file) {
       // The path is no concern of the guest's.
-      return tl::unexpected(error_of(file.error().code, "there is no metadata of that name"));
+      Error error = file.error();
+      error.text = "there is no metadata of that name";
+      return tl::unexpected(std::move(error));
     }
     std::string text(16384, '\0');
     const ssize_t size = read(file->fd.get(), text.data(), text.size());
