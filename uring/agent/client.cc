@@ -1,19 +1,17 @@
 #include "uring/agent/client.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 
 #include "uring/agent/agent.h"
+#include "uring/agent/transfer_file.h"
 
 namespace virtproxy::agent {
 namespace {
@@ -28,6 +26,12 @@ class Client {
         conversation_(config(options), [](std::string_view) { return Pace::kQueued; }) {}
 
   int run() {
+    // Standard input may take long to end, and the connection would stand idle meanwhile.
+    if (options_.action == ClientOptions::Action::kPut) {
+      auto source = SourceFile::open(options_.file);
+      if (!source) return fail(source.error());
+      source_ = std::move(*source);
+    }
     auto fd = open_port(options_.target);
     if (!fd) return fail(fd.error());
     fd_ = std::move(*fd);
@@ -183,12 +187,8 @@ class Client {
     const auto size = answer->find("size");
     if (size == answer->end() || !size->is_number_unsigned()) return fail("the answer has no size");
     uint64_t left = *size;
-    UniqueFd file;
-    if (options_.file != "-") {
-      file = UniqueFd(open(options_.file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-      if (!file) return fail("cannot write " + options_.file + ": " + std::strerror(errno));
-    }
-    const int out = file ? file.get() : STDOUT_FILENO;
+    auto file = TargetFile::open(options_.file);
+    if (!file) return fail(file.error());
     while (left > 0) {
       if (unread_.empty()) {
         pollfd wait{fd_.get(), POLLIN, 0};
@@ -199,28 +199,18 @@ class Client {
         continue;
       }
       const size_t piece = std::min<uint64_t>(left, unread_.size());
-      std::string_view bytes = std::string_view(unread_).substr(0, piece);
-      while (!bytes.empty()) {
-        const ssize_t size_written = write(out, bytes.data(), bytes.size());
-        if (size_written < 0 && errno == EINTR) continue;
-        if (size_written < 0) return fail(std::string("cannot write: ") + std::strerror(errno));
-        bytes.remove_prefix(static_cast<size_t>(size_written));
-      }
+      const std::string error = file->write(std::string_view(unread_).substr(0, piece));
+      if (!error.empty()) return fail(error);
       unread_.erase(0, piece);
       left -= piece;
     }
-    if (left == 0) return 0;
-    return fail("the file ended " + std::to_string(left) + " bytes early");
+    if (left > 0) return fail("the file ended " + std::to_string(left) + " bytes early");
+    const std::string error = file->finish();
+    return error.empty() ? 0 : fail(error);
   }
 
   int put() {
-    UniqueFd file(open(options_.file.c_str(), O_RDONLY | O_CLOEXEC));
-    struct stat status {};
-    if (!file || fstat(file.get(), &status) != 0) {
-      return fail("cannot read " + options_.file + ": " + std::strerror(errno));
-    }
-    if (!S_ISREG(status.st_mode)) return fail(options_.file + " is no regular file");
-    uint64_t left = static_cast<uint64_t>(status.st_size);
+    uint64_t left = source_.size;
     Json arguments = {{"path", options_.remote}, {"size", left}};
     if (options_.mode) arguments["mode"] = *options_.mode;
     // The whole transfer may take long, as long as it goes on.
@@ -230,7 +220,7 @@ class Client {
     const auto feed = [&] {
       if (left == 0 || !may_feed_) return Feeding::kNothing;
       const ssize_t size =
-          sendfile(fd_.get(), file.get(), nullptr, std::min<uint64_t>(left, 1 << 20));
+          sendfile(fd_.get(), source_.fd.get(), nullptr, std::min<uint64_t>(left, 1 << 20));
       if (size > 0) left -= static_cast<uint64_t>(size);
       // A file that has become shorter, or cannot be read, is not sent as it was announced.
       if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR)) {
@@ -244,7 +234,8 @@ class Client {
   }
 
   void print_event(const Notice& notice) {
-    const Json line = {{"event", notice.name}, {"data", notice.body}};
+    Json line = {{"event", notice.name}, {"data", notice.body}};
+    if (!notice.timestamp.is_null()) line["timestamp"] = notice.timestamp;
     std::printf("%s\n", line.dump(-1, ' ', true, Json::error_handler_t::replace).c_str());
     std::fflush(stdout);
     ++printed_;
@@ -253,6 +244,8 @@ class Client {
   int events() {
     const auto answer = ask("va-events", Json::object());
     if (!answer) return failed(answer.error());
+    // The first ones may have come with the answer.
+    take(0, monotonic_now());
     while (options_.count == 0 || printed_ < options_.count) {
       pollfd wait{fd_.get(), POLLIN, 0};
       poll(&wait, 1, -1);
@@ -266,6 +259,7 @@ class Client {
   const ClientOptions& options_;
   Conversation conversation_;
   UniqueFd fd_;
+  SourceFile source_;  // of kPut
   std::string unread_;
   uint64_t printed_ = 0;
   bool may_feed_ = false;  // the other end takes the file that is put

@@ -40,7 +40,7 @@ struct ClientOptions {
   std::string method;
   Json arguments = Json::object();
   std::string remote;
-  std::string file;  // "-" for standard output
+  std::string file;  // "-" for standard output, and for standard input of kPut
   std::optional<uint64_t> offset;
   std::optional<uint64_t> length;
   std::optional<unsigned> mode;
