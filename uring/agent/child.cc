@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,10 +17,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <set>
 #include <utility>
 
 #include "uring/agent/files.h"
+#include "uring/transport/device_check.h"
 
 namespace virtproxy::agent {
 namespace {
@@ -196,6 +199,18 @@ tl::expected<Child, Error> Child::execute(const std::string& program,
   return Child(pid, std::move(pipe->read));
 }
 
+std::optional<std::string> program_fault(const std::string& path) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0) return path + ": " + std::strerror(errno);
+  if (!S_ISREG(status.st_mode)) {
+    return path + " is no program but " + std::string(name_of_type(status.st_mode));
+  }
+  if (faccessat(AT_FDCWD, path.c_str(), X_OK, AT_EACCESS) != 0) {
+    return path + " is no program that the agent may run: " + std::strerror(errno);
+  }
+  return std::nullopt;
+}
+
 Child::Child(Child&& other) noexcept
     : text(std::move(other.text)),
       truncated(other.truncated),
@@ -234,8 +249,7 @@ bool Child::read_some() {
 Result Child::result() const {
   ParsedJson parsed = parse_json(text, {kMaxDepth, 16 * kMaxValues});
   if (parsed.fault != JsonFault::kNone || !parsed.value.is_object()) {
-    return tl::unexpected(
-        error_of(ErrorCode::kIo, "the process of the method ended without an answer"));
+    return tl::unexpected(io_error("ECHILD", "the process of the method ended without an answer"));
   }
   if (parsed.value.contains("return")) return std::move(parsed.value["return"]);
   return tl::unexpected(parse_message(text).error);

@@ -15,6 +15,9 @@
 
 namespace virtproxy::agent {
 
+// Why this process cannot run the program, now.
+std::optional<std::string> program_fault(const std::string& path);
+
 // A child that leads a process group and writes to a pipe.
 class Child {
  public:

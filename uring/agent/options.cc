@@ -68,6 +68,27 @@ std::optional<std::string> add_argument(Json& arguments, const std::string& text
   return std::nullopt;
 }
 
+// CLI11 takes -1 for a number without a sign, and wraps it.
+std::string natural_fault(const std::string& text) {
+  const bool natural = !text.empty() && std::all_of(text.begin(), text.end(),
+                                                    [](char c) { return c >= '0' && c <= '9'; });
+  return natural ? "" : printable(text) + " is no number of 0 or more";
+}
+
+// What CLI11 has to say, as the rest of one line.
+std::string explain(const CLI::ParseError& error, const CLI::App& app) {
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) return printable(error.what());
+  // Those of the subcommands as well, in their order.
+  std::string first;
+  for (const std::string& extra : app.remaining(true)) {
+    first = extra;
+    if (extra != "--") break;
+  }
+  if (first.starts_with('-') && first.size() > 1) return "unknown option: " + printable(first);
+  if (app.get_subcommands().empty()) return "there is no command " + in_quotes(first);
+  return "unexpected argument: " + printable(first);
+}
+
 tl::unexpected<Refusal> refuse(const std::string& text) {
   return tl::unexpected(Refusal{1, "virtagent: " + text + "\n"});
 }
@@ -96,7 +117,8 @@ void add_rules(CLI::App& app, Raw& raw) {
   app.add_option("--allow-read", raw.read, "Directory that files may be read in");
   app.add_option("--allow-write", raw.write, "Directory that files may be written in");
   app.add_option("--hook", raw.hooks, "NAME=PROGRAM that va-hook may run");
-  app.add_option("--max-put", raw.max_put, "Bytes that va-put takes for one file (1 GiB)");
+  app.add_option("--max-put", raw.max_put, "Bytes that va-put takes for one file (1 GiB)")
+      ->check(natural_fault, "");
   app.add_option("--max-freeze", raw.max_freeze,
                  "Seconds after which frozen file systems are thawed (60)")
       ->check(CLI::Range(1, 600));
@@ -168,6 +190,7 @@ tl::expected<ServeOptions, Refusal> serve_options(const Raw& raw, Rules rules, R
     if (text.empty()) continue;
     auto port = parse_port(text);
     if (!port) return refuse(port.error());
+    if (const auto fault = port_fault(*port)) return refuse(printable(*fault));
     serve.ports.push_back(std::move(*port));
   }
   serve.listen = raw.listen;
@@ -290,13 +313,13 @@ tl::expected<Options, Refusal> parse_options(int argc, char** argv) {
   call->add_option("arguments", raw.arguments, "KEY=VALUE..., or one object in JSON");
   get->add_option("remote", client.remote, "Path in the guest")->required();
   get->add_option("file", client.file, "File to write, - for standard output")->required();
-  get->add_option("--offset", client.offset, "First byte (0)");
-  get->add_option("--length", client.length, "Bytes (all)");
-  put->add_option("file", client.file, "File to read")->required();
+  get->add_option("--offset", client.offset, "First byte (0)")->check(natural_fault, "");
+  get->add_option("--length", client.length, "Bytes (all)")->check(natural_fault, "");
+  put->add_option("file", client.file, "File to read, - for standard input")->required();
   put->add_option("remote", client.remote, "Path in the guest")->required();
   std::string mode;
   put->add_option("--mode", mode, "Permissions of the file in octal (0644)");
-  events->add_option("--count", client.count, "End after so many events");
+  events->add_option("--count", client.count, "End after so many events")->check(natural_fault, "");
 
   try {
     app.parse(argc, argv);
@@ -306,7 +329,9 @@ tl::expected<Options, Refusal> parse_options(int argc, char** argv) {
       app.exit(error, out, out);
       return tl::unexpected(Refusal{0, out.str()});
     }
-    return refuse(std::string(error.what()) + "; see --help");
+    const auto commands = app.get_subcommands();
+    return refuse(explain(error, app) + "; see 'virtagent " +
+                  (commands.empty() ? "" : commands.front()->get_name() + " ") + "--help'");
   }
   Options options;
   const auto level = parse_log_level(raw.log);

@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "uring/net/baud.h"
+#include "uring/transport/device_check.h"
 
 namespace virtproxy::agent {
 namespace {
@@ -115,6 +116,14 @@ tl::expected<PortSpec, std::string> parse_target(std::string_view text) {
   return port;
 }
 
+std::optional<std::string> port_fault(const PortSpec& port) {
+  struct stat status {};
+  if (!port.is_device() || stat(port.path.c_str(), &status) != 0) return std::nullopt;
+  const auto fault = device_fault(status);
+  if (!fault) return std::nullopt;
+  return port.to_string() + ": " + port.path + " " + *fault;
+}
+
 tl::expected<UniqueFd, std::string> open_port(const PortSpec& port) {
   const std::string what = "cannot open " + port.to_string();
   if (port.is_device()) {
@@ -122,7 +131,9 @@ tl::expected<UniqueFd, std::string> open_port(const PortSpec& port) {
     if (!fd) return failed(what);
     struct stat status {};
     if (fstat(fd.get(), &status) != 0) return failed(what);
-    if (!S_ISCHR(status.st_mode)) return tl::unexpected(what + ": it is no character device");
+    if (const auto fault = device_fault(status)) {
+      return tl::unexpected(what + ": " + port.path + " " + *fault);
+    }
     if (port.method == PortSpec::Method::kIsaSerial && !make_raw(fd.get(), port.baud)) {
       return failed("cannot make " + port.path + " raw");
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
@@ -30,6 +31,9 @@ struct PortSpec {
 tl::expected<PortSpec, std::string> parse_port(std::string_view text);
 // The same, or a path alone.
 tl::expected<PortSpec, std::string> parse_target(std::string_view text);
+
+// Why what is at the path of a device can never be one. Nothing for a path that is not there yet.
+std::optional<std::string> port_fault(const PortSpec& port);
 
 // A non-blocking descriptor: an opened device, made raw if it is a tty, or a connected socket.
 tl::expected<UniqueFd, std::string> open_port(const PortSpec& port);

@@ -43,6 +43,18 @@ TEST_P(AgentPortState, OfALineThatHasHungUp) {
   EXPECT_EQ(state(), PortState::kGone);
 }
 
+TEST(AgentPortFault, IsOfWhatCanNeverBeAPort) {
+  for (const char* path : {"/dev/null", "/dev/zero", "/etc/passwd", "/"}) {
+    const auto fault = port_fault({PortSpec::Method::kVirtioSerial, path});
+    ASSERT_TRUE(fault) << path;
+    EXPECT_TRUE(fault->starts_with("virtio-serial:" + std::string(path) + ": ")) << *fault;
+    EXPECT_FALSE(open_port({PortSpec::Method::kVirtioSerial, path})) << path;
+  }
+  // It may come.
+  EXPECT_FALSE(port_fault({PortSpec::Method::kVirtioSerial, "/no/such"}));
+  EXPECT_FALSE(port_fault({PortSpec::Method::kUnixListen, "/dev/null"}));
+}
+
 INSTANTIATE_TEST_SUITE_P(, AgentPortState,
                          testing::Values(PortSpec::Method::kVirtioSerial,
                                          PortSpec::Method::kIsaSerial));
