@@ -74,13 +74,14 @@ def test_hello_events_and_restarts(scene: Scene) -> None:
     watcher = scene.spawn([*run_args("events", local)], "events")
     guest_args = ("guest", "-c", f"unix-listen:{port}", "--local", guest_local)
     guest = Agent(scene, *guest_args, name="guest")
-    host.log(r"the other end is virtagent \S+, \d+ methods")
+    host.log(r"the other end is virtagent \d\S+, \d+ methods")
     guest.log(r"the other end is virtagent \S+, \d+ methods")
     host.log("va-events: ok")
     assert call(guest_local, "host-notify", "event=ready", 'data={"a":"b"}') == {}
     assert json.loads(watcher.out.wait_for("va-notify", 10 * PATIENCE).group(0) and
                       watcher.out.lines()[-1])["data"] == {"event": "ready", "data": {"a": "b"}}
     assert call(local, "guest-get-osinfo")["kernel-release"] == os.uname().release
+    watcher.kill()
     for _ in range(3):
         mark = host.mark()
         guest.process.send_signal(signal.SIGKILL)
@@ -95,10 +96,49 @@ def test_hello_events_and_restarts(scene: Scene) -> None:
     host = Agent(scene, "host", "-c", f"unix-connect:{port}", "--local", local, name="host")
     guest.log("the other end is virtagent", since=mark)
     assert call(guest_local, "host-ping") == {}
+    watcher = scene.spawn([*run_args("events", local)], "later events")
+    host.log("va-events: ok")
     mark = host.mark()
     guest.terminate()
     host.log("event va-stopping", since=mark)
+    stopping = json.loads(watcher.out.wait_for("va-stopping", 10 * PATIENCE) and
+                          next(each for each in watcher.out.lines() if "va-stopping" in each))
+    assert abs(stopping["timestamp"]["seconds"] - time.time()) < 60 * PATIENCE
     watcher.kill()
+
+
+def test_a_call_without_another_end_is_refused_soon(scene: Scene) -> None:
+    """At once where nobody has been there for long, and not while an end is restarted."""
+    port, local, host_local = (scene.directory / name for name in ("p", "local", "host-local"))
+    host_args = ("host", "-c", f"unix-connect:{port}", "--local", host_local)
+    host = Agent(scene, *host_args, name="host")
+    time.sleep(2)
+    done = run("call", host_local, "guest-ping")
+    assert done.returncode == 1 and b"no guest is connected to unix-connect:" in done.stderr, done.stderr
+    guest = Agent(scene, "guest", "-c", f"unix-listen:{port}", "--local", local, name="guest")
+    host.log("the other end is virtagent")
+    assert call(host_local, "guest-ping") == {} and call(local, "host-ping") == {}
+    mark = guest.mark()
+    host.process.kill()
+    guest.log("closed", mark)
+    with Line(local) as line:
+        line.send('{"execute":"host-ping"}\n')
+        host = Agent(scene, *host_args, name="host")
+        assert line.message() == {"return": {}}
+    mark = guest.mark()
+    host.process.kill()
+    guest.log("closed", mark)
+    time.sleep(2)
+    begun = time.monotonic()
+    lines = [Line(local) for _ in range(3)]
+    for line in lines:
+        line.send('{"execute":"host-ping"}\n')
+    for line in lines:
+        assert line.message()["error"]["code"] == "io:ENOTCONN"
+        line.close()
+    assert 0.4 < time.monotonic() - begun < 1 + PATIENCE
+    Agent(scene, *host_args, name="host").log("the other end is virtagent")
+    assert call(local, "host-ping") == {}
 
 
 def run_args(*args: str | Path) -> list[str | Path]:

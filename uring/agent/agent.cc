@@ -66,6 +66,9 @@ std::optional<std::string> Agent::start() {
   if (!options_.rules.metadata.empty()) {
     if (auto error = open({options_.rules.metadata}, metadata_)) return error;
   }
+  for (const auto& [name, program] : options_.rules.hooks) {
+    if (auto fault = program_fault(program)) return "hook " + name + ": " + *fault;
+  }
   sigset_t set;
   sigemptyset(&set);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGCHLD}) sigaddset(&set, signal);
@@ -89,6 +92,7 @@ std::optional<std::string> Agent::start() {
                                        options_.role == Role::kGuest ? guest_pace : host_pace);
     link->port = port;
     link->who = "port=" + port.path;
+    link->alone_since = now_;
     if (port.method != PortSpec::Method::kUnixListen) link->retry_at = now_;
     links_.push_back(std::move(link));
   }
@@ -258,6 +262,7 @@ void Agent::accept_from(Listener& listener) {
 void Agent::open_link(Link& link) {
   link.retry_at.reset();
   link.complained = false;
+  link.alone_since.reset();
   link.conversation.restart(now_);
   log_info("{}: open", link.who);
   if (options_.role == Role::kHost) {
@@ -272,9 +277,8 @@ void Agent::close_link(Link& link) {
   link.fd.reset();
   link.upload.reset();
   close_files(link);
-  for (const auto& [token, call] : link.calls) {
-    log_call(link, call, tl::unexpected(error_of(ErrorCode::kIo, "the caller is gone")));
-  }
+  const Error gone = io_error("ECONNRESET", "the caller is gone");
+  for (const auto& [token, call] : link.calls) log_call(link, call, tl::unexpected(gone));
   std::vector<uint64_t> tokens;
   for (const auto& [token, call] : link.calls) tokens.push_back(token);
   for (const uint64_t token : tokens) abandon(link, token);
@@ -295,6 +299,7 @@ void Agent::drop_transport(Link& link, const std::string& reason) {
 void Agent::forget_peer(Link& link) {
   link.unread.clear();
   close_files(link);
+  if (!link.alone_since) link.alone_since = now_;
   link.conversation.restart(now_);
   act(link);
 }
@@ -361,12 +366,13 @@ std::optional<Instant> Agent::next_timer() const {
   };
   for (const auto& link : links_) {
     at(link->retry_at);
-    at(link->conversation.next_deadline());  // of calls that wait for a peer to come as well
+    at(link->conversation.next_deadline());
     if (usable()) at(link->files.next_deadline());
   }
   for (const Job& job : jobs_) at(job.deadline);
   for (const Forward& forward : forwards_) {
     if (forward.call == 0) at(forward.deadline);
+    at(unreachable_at(forward));
   }
   at(accept_at_);
   if (guard_.file_systems == FileSystems::kFrozen) at(thaw_at_);

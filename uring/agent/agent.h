@@ -57,6 +57,7 @@ class Agent {
     uint64_t token;
     std::string method;
     Json arguments;
+    Instant made_at;
     Instant deadline;
     uint64_t call = 0;  // 0 while it waits
   };
@@ -86,6 +87,8 @@ class Agent {
   void log_call(const Link& link, const OpenCall& call, const Result& result);
   void abandon(Link& link, uint64_t token);
   void forward_next();
+  std::optional<Instant> unreachable_at(const Forward& forward) const;
+  void refuse_unreachable();
   void end_forward(uint64_t call, const Result& result);
   void start_job(Link& link, uint64_t token, JobKind kind, tl::expected<Child, Error> child,
                  Duration limit);

@@ -13,6 +13,12 @@ constexpr size_t kMostHookOutput = 64 * 1024;
 // How long a call that is passed on may wait for its turn.
 constexpr Duration kMostWaiting = std::chrono::seconds(60);
 
+// An end that restarts is back within this, and calls that were made meanwhile wait for it.
+constexpr Duration kRestart = std::chrono::seconds(2);
+// What is known of a port that has no other end is as old as a look at it, 250 ms. A call is not
+// refused before the next one.
+constexpr Duration kNextLook = std::chrono::milliseconds(500);
+
 // How long the other end of a port is given: somewhat more than it gives the method.
 Duration patience_for(std::string_view method) {
   if (method == "va-hook" || method == "guest-fsfreeze-freeze" || method == "guest-fsfreeze-thaw") {
@@ -69,7 +75,9 @@ void Agent::act(Link& link) {
             const auto version = notice.body.find("version");
             const auto methods = notice.body.find("methods");
             log_info("{}: the other end is virtagent {}, {} methods", link.who,
-                     version == notice.body.end() ? "?" : word(to_text(*version), 32),
+                     version == notice.body.end() || !version->is_string()
+                         ? "?"
+                         : word(version->get_ref<const std::string&>(), 32),
                      methods == notice.body.end() ? 0 : methods->size());
           } else {
             log_info("{}: the other end answers, and is no virtagent", link.who);
@@ -118,7 +126,7 @@ void Agent::on_request(Link& link, Notice notice) {
   if (link.source == Source::kLocal && !ours && port != links_.end()) {
     link.calls[notice.token] = {method, detail_of(notice.body) + " forwarded"};
     forwards_.push_back(
-        {link.id, notice.token, method, std::move(notice.body), now_ + kMostWaiting});
+        {link.id, notice.token, method, std::move(notice.body), now_, now_ + kMostWaiting});
     forward_next();
     return;
   }
@@ -203,7 +211,35 @@ void Agent::abandon(Link& link, uint64_t token) {
 
 // --- calls to the other end -------------------------------------------------------------------
 
+// When a call is refused, since its port has no other end. Nothing while there may be one.
+std::optional<Instant> Agent::unreachable_at(const Forward& forward) const {
+  const auto port = std::find_if(links_.begin(), links_.end(),
+                                 [](const auto& each) { return each->port.has_value(); });
+  if (port == links_.end() || !(*port)->alone_since) return std::nullopt;
+  return std::max(*(*port)->alone_since + kRestart, forward.made_at + kNextLook);
+}
+
+// None of them has been sent: what was in flight has failed with the connection.
+void Agent::refuse_unreachable() {
+  for (size_t i = 0; i < forwards_.size(); ++i) {
+    const auto at = unreachable_at(forwards_[i]);
+    if (!at || *at > now_) continue;
+    const Forward refused = std::move(forwards_[i]);
+    forwards_.erase(forwards_.begin() + static_cast<ptrdiff_t>(i--));
+    Link& port = **std::find_if(links_.begin(), links_.end(),
+                                [](const auto& each) { return each->port.has_value(); });
+    if (refused.call != 0) port.conversation.cancel(refused.call, now_);
+    Link* const link = find(refused.link);
+    if (link == nullptr) continue;
+    const std::string other = options_.role == Role::kGuest ? "host" : "guest";
+    answer(*link, refused.token,
+           tl::unexpected(
+               io_error("ENOTCONN", "no " + other + " is connected to " + port.port->to_string())));
+  }
+}
+
 void Agent::forward_next() {
+  refuse_unreachable();
   for (size_t i = 0; i < forwards_.size(); ++i) {
     if (forwards_[i].deadline > now_ || forwards_[i].call != 0) continue;
     const Forward late = std::move(forwards_[i]);

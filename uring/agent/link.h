@@ -66,6 +66,8 @@ struct Link {
   // Of a port that is not there, when to try again; of one that nobody has opened at the other end,
   // when to look again.
   std::optional<Instant> retry_at;
+  // Since when a port that is known to have no other end has had none.
+  std::optional<Instant> alone_since;
   Instant opened_at{};      // of a port: its descriptor
   Duration reopen_after{};  // what the last loss of its descriptor led to
   bool complained = false;  // about a port that is not there
