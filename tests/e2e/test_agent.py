@@ -218,6 +218,62 @@ def test_files(scene: Scene, tree: Path) -> None:
     guest.log(r"call stream .* va-get path=\S+/deep/b: ok bytes=300000$")
 
 
+def test_a_download_that_is_cut_off_leaves_nothing(scene: Scene, tree: Path) -> None:
+    at, out = scene.directory / "g", scene.directory / "out"
+    out.mkdir()
+    with open(tree / "endless", "wb") as file:
+        file.truncate(1 << 40)
+    Agent(scene, "guest", "--listen", at, "--allow-read", tree)
+    (out / "old").write_text("old")
+    (out / "old").chmod(0o640)
+    (out / "link").symlink_to("old")
+    for end in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        with subprocess.Popen([BIN / "virtagent", "get", at, tree / "endless", out / "old"]) as get:
+            await_that("it has begun", lambda: any(each.stat().st_size for each in out.glob(".virtagent-*")))
+            get.send_signal(end)
+        assert get.returncode == -end
+        assert (out / "old").read_text() == "old"
+        if end != signal.SIGKILL:
+            assert sorted(os.listdir(out)) == ["link", "old"]
+    for each in out.glob(".virtagent-*"):
+        each.unlink()
+    # A server that sends less than it has announced.
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(scene.directory / "s"))
+        server.listen()
+        with subprocess.Popen([BIN / "virtagent", "get", scene.directory / "s", "/x", out / "old"],
+                              stderr=subprocess.PIPE) as get:
+            with Line(server.accept()[0]) as line:
+                line.send(json.dumps({"return": {"size": 100}, "id": line.message()["id"]}) + "\nshort")
+            assert b"95 bytes early" in get.stderr.read()
+    assert get.returncode == 1 and sorted(os.listdir(out)) == ["link", "old"] and (out / "old").read_text() == "old"
+    # What is there keeps its mode, and a link goes on leading to it.
+    assert run("get", at, tree / "a", out / "link").returncode == 0
+    assert (out / "link").is_symlink() and (out / "old").read_bytes() == b"hello\n"
+    assert (out / "old").stat().st_mode & 0o777 == 0o640
+    assert run("get", at, tree / "a", "/dev/null").returncode == 0 and Path("/dev/null").is_char_device()
+    done = run("get", at, tree / "a", out / "no" / "such")
+    assert done.returncode == 1 and b"cannot write" in done.stderr
+
+
+def test_standard_input_is_put(scene: Scene, tree: Path) -> None:
+    at = scene.directory / "g"
+    Agent(scene, "guest", "--listen", at, "--allow-write", tree)
+    content = os.urandom(300_000)
+    assert run("put", at, "-", tree / "piped", data=content).returncode == 0
+    assert (tree / "piped").read_bytes() == content
+    assert run("put", at, "-", tree / "empty", data=b"").returncode == 0 and (tree / "empty").read_bytes() == b""
+    with (tree / "piped").open("rb") as file:
+        file.seek(100)
+        os.lseek(file.fileno(), 100, os.SEEK_SET)
+        done = subprocess.run([BIN / "virtagent", "put", at, "-", tree / "rest"], stdin=file, check=False)
+    assert done.returncode == 0 and (tree / "rest").read_bytes() == content[100:]
+    done = run("put", at, tree / "a", tree / "no/such")
+    assert done.returncode == 1 and f"the directory {tree}/no is not there" in done.stderr.decode(), done.stderr
+    done = run("put", at, tree / "a", tree / "a/b")
+    assert done.returncode == 1 and f"{tree}/a is no directory" in done.stderr.decode(), done.stderr
+
+
 def test_an_upload_that_is_cut_off_leaves_nothing(scene: Scene, tree: Path) -> None:
     at = scene.directory / "g"
     guest = Agent(scene, "guest", "--listen", at, "--allow-write", tree)
@@ -228,7 +284,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(scene: Scene, tree: Path) -> N
         await_that("the upload has begun", lambda: len(os.listdir(tree)) > len(before))
     await_that("its file is gone", lambda: sorted(os.listdir(tree)) == before)
     assert (tree / "a").read_bytes() == b"hello\n"
-    guest.log("va-put .*: ")
+    guest.log("va-put .*: io:ECONNRESET")
 
 
 def test_a_file_that_is_refused_is_not_taken_for_calls(scene: Scene, tree: Path) -> None:
@@ -433,12 +489,24 @@ def test_the_configuration_is_taken_or_refused_as_a_whole(scene: Scene, tree: Pa
     ["guest", "--allow", "exec", "--listen", "/x"], ["guest", "--hook", "x", "--listen", "/x"], ["host"],
     ["call", "/x"], ["call", "unix-listen:/x", "m"], ["call", "/no/such", "m"], ["call", "x", "m"],
     ["get", "unix-connect:/x", "a", "b"], ["put", "/x", "/etc/passwd", "b", "--mode", "9"], ["nonsense"],
+    ["guest", "-c", "virtio-serial:/dev/null"], ["guest", "-c", "isa-serial:/etc/passwd"],
+    ["guest", "--listen", "/x", "--max-put", "-3"], ["guest", "--listne", "x"], ["get", "/x", "a", "b", "--offset=-1"],
     ["call", "/x", "m", "a"], ["call", "/x", "m", "{\"a\":1,\"a\":2}"], ["--log", "loud", "guest"],
 ], ids=" ".join)
 def test_a_command_line_that_is_wrong_gets_one_line(args: list[str]) -> None:
     done = run(*args)
     assert done.returncode == 1 and done.stdout == b""
     assert done.stderr.count(b"\n") == 1 and done.stderr.startswith(b"virtagent: "), done.stderr
+
+
+def test_what_is_unknown_or_missing_is_named(scene: Scene) -> None:
+    for args, line in ((("guest", "--listne", "x"), "unknown option: --listne; see 'virtagent guest --help'"),
+                       (("nonsense",), "there is no command 'nonsense'; see 'virtagent --help'"),
+                       (("events", "/x", "more"), "unexpected argument: more; see 'virtagent events --help'")):
+        assert run(*args).stderr.decode() == f"virtagent: {line}\n"
+    for program, why in (("/no/such", "No such file"), (scene.directory, "a directory"), (__file__, "may run")):
+        done = run("guest", "--listen", scene.directory / "g", "--hook", f"x={program}")
+        assert done.returncode == 1 and f"hook x: {program}" in done.stderr.decode() and why in done.stderr.decode()
 
 
 def test_setting_the_clock_by_decades_is_refused(scene: Scene) -> None:

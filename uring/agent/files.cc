@@ -44,6 +44,16 @@ Error open_error(const std::string& path, int error) {
   }
 }
 
+// Of a file that is to be made: it is its directory that is missing.
+Error create_error(const std::string& path, int error) {
+  const std::string parent = path.substr(0, path.rfind('/'));
+  if (error == ENOENT) {
+    return error_of(ErrorCode::kNotFound, "the directory " + parent + " is not there");
+  }
+  if (error == ENOTDIR) return error_of(ErrorCode::kNotFound, parent + " is no directory");
+  return open_error(path, error);
+}
+
 uint64_t size_of(int fd) {
   struct stat status {};
   return fstat(fd, &status) == 0 && status.st_size > 0 ? static_cast<uint64_t>(status.st_size) : 0;
@@ -52,10 +62,9 @@ uint64_t size_of(int fd) {
 }  // namespace
 
 Error errno_error(const std::string& what, int error) {
-  Error result = error_of(ErrorCode::kIo, what + ": " + std::strerror(error));
   const char* const name = strerrorname_np(error);
-  result.io = name == nullptr ? std::to_string(error) : name;
-  return result;
+  return io_error(name == nullptr ? std::to_string(error) : name,
+                  what + ": " + std::strerror(error));
 }
 
 tl::expected<AllowedDirectories, std::string> AllowedDirectories::open(
@@ -108,7 +117,10 @@ tl::expected<FileSize, Error> AllowedDirectories::open_file(const std::string& p
   if (fd < 0 && error == ENXIO) {
     return tl::unexpected(error_of(ErrorCode::kNotAllowed, path + " is no regular file"));
   }
-  if (fd < 0) return tl::unexpected(open_error(path, error));
+  if (fd < 0) {
+    return tl::unexpected((flags & O_CREAT) != 0 ? create_error(path, error)
+                                                 : open_error(path, error));
+  }
   FileSize file{UniqueFd(fd), 0};
   struct stat status {};
   if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -135,7 +147,7 @@ tl::expected<AllowedDirectories::Place, Error> AllowedDirectories::place_of(
   }
   place.directory =
       UniqueFd(open_beneath(found->first->fd.get(), parent.c_str(), O_PATH | O_DIRECTORY, 0));
-  if (!place.directory) return tl::unexpected(open_error(path, errno));
+  if (!place.directory) return tl::unexpected(create_error(path, errno));
   struct stat status {};
   if (fstatat(place.directory.get(), place.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0 &&
       !S_ISREG(status.st_mode)) {
