@@ -378,11 +378,24 @@ int main(int argc, char** argv) {
     return fail(kUsage, "there is no command '" + virtproxy::printable(args[0]) +
                             "'; see virtproxyctl --help");
   }
+  const auto takes = [&](const CLI::App* command) {
+    return command->get_option_no_throw(args[0].substr(0, args[0].find('='))) != nullptr;
+  };
+  if (!args.empty() && args[0].starts_with('-') && !takes(&app) &&
+      std::any_of(all.begin(), all.end(), takes)) {
+    return fail(kUsage, virtproxy::printable(args[0]) +
+                            " goes behind the command; see virtproxyctl --help");
+  }
   try {
     std::reverse(args.begin(), args.end());  // as CLI11 takes them
     app.parse(args);
   } catch (const CLI::Success& done) {
     return app.exit(done);
+  } catch (const CLI::ExtrasError&) {
+    // CLI11 would name all of them, the last one first.
+    const std::string extra = app.remaining(true).front();
+    return fail(kUsage, (extra.starts_with('-') ? "unknown option: " : "unexpected argument: ") +
+                            virtproxy::printable(extra) + "; see virtproxyctl --help");
   } catch (const CLI::ParseError& error) {
     return fail(kUsage, virtproxy::printable(error.what()) + "; see virtproxyctl --help");
   }
