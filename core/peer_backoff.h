@@ -1,7 +1,8 @@
 // How long a peer that misbehaves has to wait. Both rules are decided here and nowhere else.
 //
 //   FaultBackoff      its faults end sessions: 50 ms, doubled with each fault in a row, up to 6.4 s
-//   ReconnectBackoff  it connects and leaves in a tight loop: 50 ms each time, after 8 in a row
+//   ReconnectBackoff  it connects and leaves in a tight loop: 50 ms each time, after 8 in a row;
+//                     it closes what this end connects and says nothing: doubled each time as well
 //
 // A session applies the first by greeting later. A driver that drops the connection of such a peer
 // applies it by taking the next one later. One count serves both, so that a peer gains nothing from
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 
 #include "core/time.h"
 
@@ -55,19 +57,34 @@ class ReconnectBackoff {
   static constexpr Duration kShort = std::chrono::seconds(1);
   static constexpr unsigned kFree = 8;
   static constexpr Duration kDelay = std::chrono::milliseconds(50);
+  // What doubles ends here. An access list of the other end refuses for good, but a relay closes
+  // connections as well while the daemon behind it is restarted. This end comes back after that as
+  // soon as one that finds no listener at all, which waits as long.
+  static constexpr Duration kLongest = std::chrono::seconds(2);
+
+  // Of a connection that is lost: what its peer has sent. kNothing doubles the wait.
+  enum class Heard : uint8_t { kNothing, kSomething };
 
   void connected(Instant now) { since_ = now; }
   // How long to wait before the next connection.
-  Duration lost(Instant now) {
-    if (now - since_ > kShort) short_in_row_ = 0;
-    return ++short_in_row_ > kFree ? kDelay : Duration::zero();
+  Duration lost(Instant now, Heard heard) {
+    if (now - since_ > kShort) short_in_row_ = unheard_in_row_ = 0;
+    unheard_in_row_ = heard == Heard::kNothing ? unheard_in_row_ + 1 : 0;
+    if (++short_in_row_ <= kFree) return Duration::zero();
+    // A wait that follows one that was heard is not doubled.
+    const unsigned doublings = unheard_in_row_ > kFree ? unheard_in_row_ - kFree - 1 : 0;
+    return std::min(kDelay * (1u << std::min(doublings, kMostDoublings)), kLongest);
   }
   // Connections up to the last one that were short.
   unsigned short_in_row() const { return short_in_row_; }
 
  private:
+  static constexpr unsigned kMostDoublings = 6;
+  static_assert(kDelay * (1u << kMostDoublings) >= kLongest);
+
   Instant since_{};
-  unsigned short_in_row_ = 0;  // that the peer closed at once
+  unsigned short_in_row_ = 0;    // that the peer closed at once
+  unsigned unheard_in_row_ = 0;  // of those the last ones, if nothing was heard on them
 };
 
 }  // namespace virtproxy

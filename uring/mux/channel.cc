@@ -279,7 +279,10 @@ void Channel::end_session(const std::string& reason) {
 void Channel::channel_failed(const std::string& reason) {
   if (transport_state_ != TransportState::kInUse) return;
   const bool was_heard = admission_.has_input();
-  backoff_ = reconnect_backoff_.lost(loop().now());
+  // The next peer of a listener may be another one, which does not wait for what this one did.
+  const bool doubles = !was_heard && !transport_listens(config_.spec.transport);
+  using Heard = ReconnectBackoff::Heard;
+  backoff_ = reconnect_backoff_.lost(loop().now(), doubles ? Heard::kNothing : Heard::kSomething);
   release_transport();
   end_session(reason);
   context_.observers.notify(&ChannelObserver::transport_lost, {reason});

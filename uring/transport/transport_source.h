@@ -20,6 +20,7 @@
 #include <memory>
 #include <string>
 
+#include "core/peer_backoff.h"
 #include "uring/base/spare_descriptor.h"
 #include "uring/io/loop.h"
 #include "uring/net/acl.h"
@@ -77,7 +78,7 @@ class TransportSource : protected Timer::Owner {
 
  protected:
   static constexpr Duration kFirstBackoff = std::chrono::milliseconds(50);
-  static constexpr Duration kLastBackoff = std::chrono::seconds(2);
+  static constexpr Duration kLastBackoff = ReconnectBackoff::kLongest;
 
   // Gets a descriptor: calls ready() or try_later(), now or in a later turn. There is none, and the
   // source is not stopped.

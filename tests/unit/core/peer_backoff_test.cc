@@ -7,6 +7,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using Heard = ReconnectBackoff::Heard;
 
 TEST(FaultBackoff, DoublesUpToTheLongest) {
   FaultBackoff backoff;
@@ -51,10 +52,33 @@ TEST(ReconnectBackoff, DelaysAPeerThatComesAndGoesInATightLoop) {
   for (int connection = 0; connection < 20; ++connection) {
     backoff.connected(now);
     now += milliseconds(1);
-    EXPECT_EQ(backoff.lost(now), connection < 8 ? Duration::zero() : Duration(milliseconds(50)));
+    EXPECT_EQ(backoff.lost(now, Heard::kSomething),
+              connection < 8 ? Duration::zero() : Duration(milliseconds(50)));
   }
   backoff.connected(now);
-  EXPECT_EQ(backoff.lost(now + seconds(2)), Duration::zero()) << "one that stays ends the loop";
+  EXPECT_EQ(backoff.lost(now + seconds(2), Heard::kSomething), Duration::zero())
+      << "one that stays ends the loop";
+}
+
+TEST(ReconnectBackoff, DoublesWhileNothingIsHeard) {
+  ReconnectBackoff backoff;
+  const auto lose = [&](Heard heard) {
+    backoff.connected(seconds(5));
+    return backoff.lost(seconds(5), heard);
+  };
+  for (int connection = 0; connection < 8; ++connection) {
+    EXPECT_EQ(lose(Heard::kNothing), Duration::zero()) << "a restart takes a moment";
+  }
+  Duration expected = milliseconds(50);
+  for (int connection = 0; connection < 1000; ++connection) {
+    EXPECT_EQ(lose(Heard::kNothing), expected);
+    expected = std::min<Duration>(2 * expected, ReconnectBackoff::kLongest);
+  }
+  EXPECT_EQ(lose(Heard::kSomething), Duration(milliseconds(50)));
+  for (int connection = 0; connection < 9; ++connection) {
+    EXPECT_EQ(lose(Heard::kNothing), Duration(milliseconds(50))) << "it begins anew";
+  }
+  EXPECT_EQ(lose(Heard::kNothing), Duration(milliseconds(100)));
 }
 
 }  // namespace
