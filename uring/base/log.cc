@@ -195,7 +195,11 @@ class Writer {
   // The rest of the object behind its time and level. A name of a channel has no colon in it.
   static void append_json(spdlog::memory_buf_t& line, std::string_view message,
                           const LogFacts& facts) {
-    if (move_prefix(line, "channel", message)) move_prefix(line, "service", message);
+    if (move_prefix(line, "channel", message)) {
+      move_prefix(line, "service", message);
+    } else {
+      append_member(line, "channel", facts.channel);
+    }
     append_member(line, "peer", facts.peer);
     append_member(line, "reason", facts.reason);
     const auto out = std::back_inserter(line);

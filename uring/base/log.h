@@ -43,6 +43,8 @@ std::optional<LogLevel> parse_log_level(std::string_view name);
 
 // What a line states, for programs; the message states it for people. Not what is empty.
 struct LogFacts {
+  // Where the message does not begin with it.
+  std::string_view channel{};
   std::string_view peer{};    // address, user and process, or CID, of the client or the other end
   std::string_view reason{};  // a name in lower case
   std::optional<uint64_t> sent{};  // bytes of payload, as in StreamBytes
@@ -126,6 +128,11 @@ void log_info(fmt::format_string<Args...> format, Args&&... args) {
 template <typename... Args>
 void log_answer(fmt::format_string<Args...> format, Args&&... args) {
   log_internal::write(LogLevel::kInfo, format, fmt::make_format_args(args...));
+}
+
+template <typename... Args>
+void log_answer_facts(const LogFacts& facts, fmt::format_string<Args...> format, Args&&... args) {
+  log_internal::write(LogLevel::kInfo, format, fmt::make_format_args(args...), facts);
 }
 
 template <typename... Args>

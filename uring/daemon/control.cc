@@ -416,11 +416,11 @@ void Control::kill(const Asker& asker, const std::string& stream) {
         });
         return found != channels.end() && (*found)->reset_stream(name.key);
       },
-      [asker, text = to_string(*name)](const std::vector<bool>& parts) {
+      [asker, text = to_string(*name), channel = name->channel](const std::vector<bool>& parts) {
         if (std::find(parts.begin(), parts.end(), true) == parts.end()) {
           return reply(asker, error_answer("there is no stream " + text, asker.json));
         }
-        log_answer("control: stream {} is reset", text);
+        log_answer_facts({.channel = channel}, "control: stream {} is reset", text);
         reply(asker, note_answer("stream " + text + " is reset", asker.json));
       });
 }
@@ -440,7 +440,7 @@ void Control::reset_channel(const Asker& asker, const std::string& name) {
         if (std::find(parts.begin(), parts.end(), true) == parts.end()) {
           return reply(asker, error_answer("channel " + name + " is not connected", asker.json));
         }
-        log_answer("control: channel {} is reset", name);
+        log_answer_facts({.channel = name}, "control: channel {} is reset", name);
         reply(asker, note_answer("channel " + name + " is reset", asker.json));
       });
 }
