@@ -113,9 +113,10 @@ TEST(ChannelCounters, CountsByForwardAndReason) {
   counters.bytes_of("unknown").sent += 1000;
   const StreamKey stream{1, 1};
   counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, &ssh.address});
-  counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kNone, {}, {}, -1});
+  counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kNone, {}, {}, {}});
   counters.stream_opened({stream, "ssh", StreamRole::kOpener, {}, &ssh.address});
-  counters.stream_closed({stream, "ssh", StreamRole::kOpener, Fault::kTransportLost, {}, milliseconds(20), -1});
+  counters.stream_closed(
+      {stream, "ssh", StreamRole::kOpener, Fault::kTransportLost, {}, milliseconds(20), {}});
   counters.client_refused({"ssh", RefusalReason::kChannelDown, -1});
   counters.connect_failed({"web", Fault::kTimedOut, "no answer"});
   counters.service_connected({"web", milliseconds(2)});

@@ -13,12 +13,17 @@
 namespace virtproxy {
 namespace {
 
-std::string client_of(std::span<const std::byte> encoded) {
-  return describe(decode_peer_identity(encoded).value_or(PeerIdentity{}));
+// Empty where nothing is known.
+std::string known_name(const PeerIdentity& identity) {
+  return identity.kind == PeerIdentity::Kind::kUnknown ? "" : describe(identity);
 }
 
-// The application behind a descriptor; empty where there is none.
-std::string peer_of(int fd) { return fd < 0 ? "" : describe(peer_identity_of(fd)); }
+std::string client_of(std::span<const std::byte> encoded) {
+  return known_name(decode_peer_identity(encoded).value_or(PeerIdentity{}));
+}
+
+// The application behind a descriptor.
+std::string peer_of(int fd) { return fd < 0 ? "" : known_name(peer_identity_of(fd)); }
 
 }  // namespace
 
@@ -115,13 +120,14 @@ void ChannelLog::client_refused(const ClientRefused& event) {
 void ChannelLog::stream_opened(const StreamOpened& event) {
   if (!log_enabled(LogLevel::kDebug)) return;
   const std::string client = client_of(event.client);
+  const std::string_view name = client.empty() ? "unknown" : std::string_view(client);
   if (event.role == StreamRole::kOpener) {
     log_facts(LogLevel::kDebug, {.peer = client}, "channel {}: service {}: client {} came to {}",
-              channel_, event.service, client,
+              channel_, event.service, name,
               event.address == nullptr ? "this process" : event.address->to_string());
   } else {
     log_facts(LogLevel::kDebug, {.peer = client}, "channel {}: service {}: stream from {}",
-              channel_, event.service, client);
+              channel_, event.service, name);
   }
 }
 
@@ -147,17 +153,16 @@ void ChannelLog::connect_failed(const ConnectFailed& event) {
 void ChannelLog::stream_broken_off(const StreamBrokenOff& event) {
   constexpr std::string_view kText = "the application at the other end broke off";
   if (event.role == StreamRole::kOpener) {
-    return client_reset(event.service, event.fd, kText, Fault::kAborted);
+    return client_reset(event.service, peer_of(event.fd), kText, Fault::kAborted);
   }
   log_debug("channel {}: service {}: {}", channel_, event.service, kText);
 }
 
 // The client is at this end, and does not know the reason.
-void ChannelLog::client_reset(std::string_view service, int fd, std::string_view text,
-                              Fault fault) {
+void ChannelLog::client_reset(std::string_view service, const std::string& peer,
+                              std::string_view text, Fault fault) {
   const auto hidden = client_resets_.allow(loop_.now());
   if (!hidden || !log_enabled(LogLevel::kInfo)) return;
-  const std::string peer = peer_of(fd);
   log_facts(LogLevel::kInfo, {.peer = peer, .reason = fault_row(fault).name},
             "channel {}: service {}: client{}{} is reset: {}{}", channel_, service,
             peer.empty() ? "" : " ", peer, text, and_others(*hidden));
@@ -194,10 +199,10 @@ void ChannelLog::stream_closed(const StreamClosed& event) {
   const bool told = !reset || row.scope == FaultScope::kSession || event.fault == Fault::kAborted ||
                     event.fault == Fault::kStalled;
   if (event.role == StreamRole::kOpener && !told) {
-    client_reset(event.service, event.fd, fault_text(event.fault), event.fault);
+    client_reset(event.service, client_of(event.client), fault_text(event.fault), event.fault);
   }
   if (!log_enabled(LogLevel::kDebug)) return;
-  const std::string peer = peer_of(event.fd);
+  const std::string peer = client_of(event.client);
   log_facts(LogLevel::kDebug,
             {.peer = peer,
              .reason = reset ? row.name : "",

@@ -46,7 +46,8 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
   // `state` completes "channel N: ".
   void changed(std::string state, LogLevel level = LogLevel::kInfo, std::string peer = {},
                std::string_view reason = {});
-  void client_reset(std::string_view service, int fd, std::string_view text, Fault fault);
+  void client_reset(std::string_view service, const std::string& peer, std::string_view text,
+                    Fault fault);
   void log_state(std::string_view more);
   void expired(Timer& timer) override;
 

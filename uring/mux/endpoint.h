@@ -105,11 +105,11 @@ class StreamHandle final {
   enum class State : uint8_t { kOpen, kDetached, kEnded, kLetGo, kSettled };
 
   StreamHandle(StreamTable& table, ChannelContext& channel, StreamKey key, std::string_view service,
-               StreamRole role)
+               StreamRole role, std::span<const std::byte> client)
       : table_(table),
         channel_(channel),
         key_(key),
-        account_(channel.observers, channel.loop, channel.counters, key, service, role) {}
+        account_(channel.observers, channel.loop, channel.counters, key, service, role, client) {}
   StreamHandle(const StreamHandle&) = delete;
   StreamHandle& operator=(const StreamHandle&) = delete;
 

@@ -194,8 +194,8 @@ struct StreamClosed {
   StreamRole role;
   Fault fault;  // kNone: both directions ended in order
   StreamBytes bytes;
-  Duration duration;  // since stream_opened()
-  int fd;             // of its application, still open; -1 where there is none
+  Duration duration;                  // since stream_opened()
+  std::span<const std::byte> client;  // as in stream_opened(): a socket that ended knows no peer
 };
 
 // A listener cannot accept: its clients wait for a descriptor (kDescriptors) or memory (kMemory).

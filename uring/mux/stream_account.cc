@@ -71,12 +71,17 @@ StreamView StreamAccount::view() const {
   return view;
 }
 
-void StreamAccount::close(Fault fault, int fd) {
+void StreamAccount::close(Fault fault) {
   if (std::exchange(closed_, true)) return;
   if (unsent_ > 0) left(unsent_);
   for (size_t i = 0; i < kStallReasons; ++i) unstall(static_cast<StallReason>(i));
-  observers_.notify(&ChannelObserver::stream_closed,
-                    {stream_, service_, role_, fault, bytes_, loop_.now() - opened_at_, fd});
+  observers_.notify(&ChannelObserver::stream_closed, {stream_,
+                                                      service_,
+                                                      role_,
+                                                      fault,
+                                                      bytes_,
+                                                      loop_.now() - opened_at_,
+                                                      {client_.data(), client_size_}});
 }
 
 }  // namespace virtproxy

@@ -11,12 +11,15 @@
 // reason: such a wait is one for the channel.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
+#include "core/peer_identity.h"
 #include "uring/io/loop.h"
 #include "uring/mux/counters.h"
 #include "uring/mux/observer.h"
@@ -41,9 +44,11 @@ struct StreamView {
 
 class StreamAccount {
  public:
-  // `observers`, `loop` and `counters`, to which it adds its own, must outlive it.
+  // `observers`, `loop` and `counters`, to which it adds its own, must outlive it. `client` is what
+  // stream_opened() has.
   StreamAccount(const ObserverList& observers, const Loop& loop, ChannelCounters& counters,
-                StreamKey stream, std::string_view service, StreamRole role)
+                StreamKey stream, std::string_view service, StreamRole role,
+                std::span<const std::byte> client)
       : observers_(observers),
         loop_(loop),
         total_(counters.bytes_of(service)),
@@ -52,7 +57,12 @@ class StreamAccount {
         stream_(stream),
         service_(service),
         role_(role),
-        opened_at_(loop.now()) {}
+        opened_at_(loop.now()) {
+    // What is longer is no identity.
+    if (client.size() > client_.size()) return;
+    std::copy(client.begin(), client.end(), client_.begin());
+    client_size_ = static_cast<uint8_t>(client.size());
+  }
 
   StreamKey stream() const { return stream_; }
   const std::string& service() const { return service_; }
@@ -99,9 +109,8 @@ class StreamAccount {
   // Without a descriptor. Valid until the account is changed.
   StreamView view() const;
 
-  // The stream is over by `fault`, or in order; `fd` is the descriptor of its application, -1 if
-  // there is none. Only the first call counts.
-  void close(Fault fault, int fd);
+  // The stream is over by `fault`, or in order. Only the first call counts.
+  void close(Fault fault);
 
  private:
   struct Stalls {
@@ -129,6 +138,8 @@ class StreamAccount {
   const StreamKey stream_;
   const std::string service_;
   const StreamRole role_;
+  std::array<std::byte, kMaxPeerIdentitySize> client_;
+  uint8_t client_size_ = 0;
   bool closed_ = false;
   bool credit_is_out_ = false;  // and bytes wait for the channel
   uint8_t stalls_ = 0;          // a bit for each StallReason

@@ -88,11 +88,12 @@ Endpoint& StreamTable::endpoint_sending(StreamKey key, uint32_t bytes) {
   return stream->endpoint();
 }
 
-StreamHandle& StreamTable::add(StreamKey key, std::string_view service, StreamRole role) {
+StreamHandle& StreamTable::add(StreamKey key, std::string_view service, StreamRole role,
+                               std::span<const std::byte> client) {
   if (key.slot >= streams_.size()) streams_.resize(key.slot + 1);
   auto& place = streams_[key.slot];
   VP_ASSERT(!place);
-  place = std::make_unique<StreamHandle>(*this, channel_, key, service, role);
+  place = std::make_unique<StreamHandle>(*this, channel_, key, service, role, client);
   ++open_;
   return *place;
 }
@@ -103,7 +104,7 @@ void StreamTable::opened(const Event& event) {
     return refuse(event, Fault::kUnknownService);
   }
   if (opening_ + to_start_.size() >= kMostOpening) return refuse(event, Fault::kTooManyStreams);
-  StreamHandle& stream = add(event.stream, event.service, StreamRole::kAcceptor);
+  StreamHandle& stream = add(event.stream, event.service, StreamRole::kAcceptor, event.bytes);
   auto endpoint = service->open(stream, event.bytes);
   if (!endpoint) {
     streams_[event.stream.slot].reset();
@@ -128,7 +129,7 @@ void StreamTable::add_client(StreamKey key, const WaitingClient& client,
   const std::string_view service = client.opener->service();
   channel_.observers.notify(&ChannelObserver::stream_opened, {key, service, StreamRole::kOpener,
                                                               metadata, client.opener->address()});
-  StreamHandle& stream = add(key, service, StreamRole::kOpener);
+  StreamHandle& stream = add(key, service, StreamRole::kOpener, metadata);
   stream.client_ = client;
   stream.endpoint_ = client.opener->open(client.number, stream);
   stream.endpoint_->start();
@@ -201,7 +202,7 @@ bool StreamTable::flush(bool may_skip_success) {
 
 void StreamTable::over(StreamHandle& stream, Fault fault) {
   VP_ASSERT(!stream.has_ended());
-  stream.account_.close(fault, stream.endpoint_->fd());
+  stream.account_.close(fault);
   channel_.wakeup.wake();
   const bool detached = stream.state_ == StreamHandle::State::kDetached;
   stream.state_ = StreamHandle::State::kEnded;
@@ -257,7 +258,7 @@ void StreamTable::detach_all(Fault fault) {
   for (auto& stream : streams_) {
     if (!stream) continue;
     stream->state_ = StreamHandle::State::kDetached;
-    stream->account_.close(fault, stream->endpoint_->fd());
+    stream->account_.close(fault);
     departed_.push_back({std::move(stream), fault});
   }
   streams_.clear();

@@ -117,7 +117,8 @@ class StreamTable final {
   static constexpr size_t kMostEnded = 64;
   static constexpr unsigned kReapedPerTurn = 128;
 
-  StreamHandle& add(StreamKey key, std::string_view service, StreamRole role);
+  StreamHandle& add(StreamKey key, std::string_view service, StreamRole role,
+                    std::span<const std::byte> client);
   void refuse(const Event& event, Fault fault);
   void end_opening(StreamHandle& stream);
   void over(StreamHandle& stream, Fault fault);
