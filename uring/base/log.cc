@@ -388,7 +388,7 @@ std::optional<uint64_t> RateLimit::allow(Instant now) {
   }
   if (used_ >= limit_) {
     ++suppressed_;
-    if (of_ == Of::kLines) log_internal::suppressed.fetch_add(1, std::memory_order_relaxed);
+    if (of_ == Of::kLines) count_suppressed_line();
     return std::nullopt;
   }
   ++used_;

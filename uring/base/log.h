@@ -83,9 +83,12 @@ void set_log_file(LogFile file);
 
 // Lines dropped since the start because standard error could not take them.
 uint64_t log_lines_dropped();
-// Lines that a RateLimit held back since the start.
+// Lines that a RateLimit or a RepeatLimit held back since the start.
 inline uint64_t log_lines_suppressed() {
   return log_internal::suppressed.load(std::memory_order_relaxed);
+}
+inline void count_suppressed_line() {
+  log_internal::suppressed.fetch_add(1, std::memory_order_relaxed);
 }
 
 // Call first thing in main: a closed descriptor 0, 1 or 2 becomes /dev/null, so that no socket can

@@ -22,10 +22,25 @@ std::string client_of(std::span<const std::byte> encoded) {
   return known_name(decode_peer_identity(encoded).value_or(PeerIdentity{}));
 }
 
-// The application behind a descriptor.
-std::string peer_of(int fd) { return fd < 0 ? "" : known_name(peer_identity_of(fd)); }
+PeerIdentity identity_of(int fd) { return fd < 0 ? PeerIdentity{} : peer_identity_of(fd); }
+
+constexpr RepeatRule kClientLines{2, std::chrono::seconds(1)};
+constexpr RepeatRule kServiceLines{5, std::chrono::seconds(1)};
 
 }  // namespace
+
+ChannelLog::ChannelLog(Loop& loop, const std::string& channel)
+    : loop_(loop),
+      channel_(channel),
+      summary_(loop.timers(), this),
+      refusals_(loop, kClientLines, [this](const auto&... line) { write(line...); }),
+      services_(loop, kServiceLines, [this](const auto&... line) { write(line...); }),
+      of_peer_(loop, kServiceLines, [this](const auto&... line) { write(line...); }) {}
+
+void ChannelLog::write(const Line& line, uint64_t count, Counted counted) {
+  log_facts(line.level, {.peer = line.peer, .reason = line.reason}, "channel {}: {}{}", channel_,
+            line.text, and_counted(count, counted));
+}
 
 // --- the transport and the session ------------------------------------------------------------
 
@@ -86,9 +101,9 @@ void ChannelLog::no_common_version(const NoCommonVersion& event) {
 }
 
 void ChannelLog::peer_going_away() {
-  if (const auto hidden = departures_.allow(loop_.now())) {
-    log_info("channel {}: the other end is going away{}", channel_, and_others(*hidden));
-  }
+  of_peer_.report("going away", [] {
+    return Line{LogLevel::kInfo, "the other end is going away"};
+  });
 }
 
 void ChannelLog::glitch_seen(const GlitchSeen& event) {
@@ -96,25 +111,24 @@ void ChannelLog::glitch_seen(const GlitchSeen& event) {
   if (row.expected) {
     log_debug("channel {}: the other end sent {} ({}): {}", channel_, row.text, event.count,
               row.outcome);
-  } else if (const auto hidden = glitches_.allow(loop_.now())) {
-    log_warn("channel {}: the other end sent {} ({}): {}{}", channel_, row.text, event.count,
-             row.outcome, and_others(*hidden));
+  } else {
+    of_peer_.report(row.text, [&] {
+      return Line{LogLevel::kWarn, fmt::format("the other end sent {} ({}): {}", row.text,
+                                               event.count, row.outcome)};
+    });
   }
 }
 
 // --- clients and streams ----------------------------------------------------------------------
 
 void ChannelLog::client_refused(const ClientRefused& event) {
-  const bool listed = event.reason != RefusalReason::kNotAllowed;
-  const auto hidden = (listed ? refusals_ : not_allowed_).allow(loop_.now());
-  if (!hidden) return;
-  const std::string peer = peer_of(event.fd);
-  const RefusalRow& row = refusal_row(event.reason);
-  const std::string text = listed ? fmt::format("{}{}{}", row.text, peer.empty() ? "" : ": ", peer)
-                                  : peer + " is " + std::string(row.text);
-  log_facts(LogLevel::kWarn, {.peer = peer, .reason = row.name},
-            "channel {}: service {}: client refused: {}{}", channel_, event.service, text,
-            and_others(*hidden));
+  const PeerIdentity client = identity_of(event.fd);
+  refusals_.report(refusal_subject(event, client), [&] {
+    std::string name = known_name(client);
+    std::string text = fmt::format("service {}: client refused: {}", event.service,
+                                   refusal_text(event.reason, name));
+    return Line{LogLevel::kWarn, std::move(text), std::move(name), refusal_row(event.reason).name};
+  });
 }
 
 void ChannelLog::stream_opened(const StreamOpened& event) {
@@ -132,52 +146,60 @@ void ChannelLog::stream_opened(const StreamOpened& event) {
 }
 
 void ChannelLog::stream_refused(const StreamRefused& event) {
-  if (event.fault != Fault::kUnknownService || !not_offered_.allow(loop_.now())) return;
-  const std::string service = printable(event.service);
-  // No -i takes the name of a service that is built in.
-  std::string remedy = "-i " + service + ":…";
-  if (event.service == kLogService) remedy = "--collect takes its log lines";
-  if (event.service == kFarService) remedy = "--share-stats answers what it asks";
-  log_warn("channel {}: the other end asks for service {}, which is not offered here ({})",
-           channel_, service, remedy);
+  if (event.fault != Fault::kUnknownService) return;
+  // Of all services together: the peer can make up as many names as it wants.
+  of_peer_.report("not offered", [&] {
+    const std::string service = printable(event.service);
+    // No -i takes the name of a service that is built in.
+    std::string remedy = "-i " + service + ":…";
+    if (event.service == kLogService) remedy = "--collect takes its log lines";
+    if (event.service == kFarService) remedy = "--share-stats answers what it asks";
+    return Line{LogLevel::kWarn,
+                fmt::format("the other end asks for service {}, which is not offered here ({})",
+                            service, remedy)};
+  });
 }
 
 void ChannelLog::connect_failed(const ConnectFailed& event) {
-  if (const auto hidden = connect_failures_.allow(loop_.now())) {
-    log_facts(LogLevel::kWarn, {.reason = fault_row(event.fault).name},
-              "channel {}: service {}: {}{}", channel_, event.service, event.reason,
-              and_others(*hidden));
-  }
+  std::string text = fmt::format("service {}: {}", event.service, event.reason);
+  services_.report(text, [&] {
+    return Line{LogLevel::kWarn, text, {}, fault_row(event.fault).name};
+  });
+}
+
+// The client is at this end, and does not know the reason.
+template <typename Name>
+void ChannelLog::client_reset(std::string_view service, std::string_view text, Fault fault,
+                              Name&& name) {
+  if (!log_enabled(LogLevel::kInfo)) return;
+  services_.report(fmt::format("{}: reset: {}", service, text), [&] {
+    const std::string client = name();
+    return Line{LogLevel::kInfo,
+                fmt::format("service {}: client{}{} is reset: {}", service,
+                            client.empty() ? "" : " ", client, text),
+                client, fault_row(fault).name};
+  });
 }
 
 void ChannelLog::stream_broken_off(const StreamBrokenOff& event) {
   constexpr std::string_view kText = "the application at the other end broke off";
   if (event.role == StreamRole::kOpener) {
-    return client_reset(event.service, peer_of(event.fd), kText, Fault::kAborted);
+    return client_reset(event.service, kText, Fault::kAborted,
+                        [&] { return known_name(identity_of(event.fd)); });
   }
   log_debug("channel {}: service {}: {}", channel_, event.service, kText);
 }
 
-// The client is at this end, and does not know the reason.
-void ChannelLog::client_reset(std::string_view service, const std::string& peer,
-                              std::string_view text, Fault fault) {
-  const auto hidden = client_resets_.allow(loop_.now());
-  if (!hidden || !log_enabled(LogLevel::kInfo)) return;
-  log_facts(LogLevel::kInfo, {.peer = peer, .reason = fault_row(fault).name},
-            "channel {}: service {}: client{}{} is reset: {}{}", channel_, service,
-            peer.empty() ? "" : " ", peer, text, and_others(*hidden));
-}
-
 void ChannelLog::stream_held_back(const StreamHeldBack& event) {
-  const auto hidden = held_back_.allow(loop_.now());
-  if (!hidden) return;
-  const std::string application = event.role == StreamRole::kAcceptor
-                                      ? "the connection to it"
-                                      : "the client from " + describe(peer_identity_of(event.fd));
-  log_warn(
-      "channel {}: service {}: closed {}, stream {} of the other end: it took nothing and held the "
-      "channel back{}",
-      channel_, event.service, application, event.number, and_others(*hidden));
+  services_.report(fmt::format("{}: held back", event.service), [&] {
+    const std::string application = event.role == StreamRole::kAcceptor
+                                        ? "the connection to it"
+                                        : "the client from " + describe(identity_of(event.fd));
+    return Line{LogLevel::kWarn,
+                fmt::format("service {}: closed {}, stream {} of the other end: it took nothing "
+                            "and held the channel back",
+                            event.service, application, event.number)};
+  });
 }
 
 void ChannelLog::stream_stalled(const StreamStalled& event) {
@@ -199,7 +221,8 @@ void ChannelLog::stream_closed(const StreamClosed& event) {
   const bool told = !reset || row.scope == FaultScope::kSession || event.fault == Fault::kAborted ||
                     event.fault == Fault::kStalled;
   if (event.role == StreamRole::kOpener && !told) {
-    client_reset(event.service, client_of(event.client), fault_text(event.fault), event.fault);
+    client_reset(event.service, fault_text(event.fault), event.fault,
+                 [&] { return client_of(event.client); });
   }
   if (!log_enabled(LogLevel::kDebug)) return;
   const std::string peer = client_of(event.client);

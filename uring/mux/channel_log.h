@@ -1,5 +1,6 @@
 // Logs what happens to a channel, and holds back what a peer or a client can repeat as fast as it
-// wants: such lines are counted, and the next one that is written gives the count.
+// wants (repeat_limit.h): of each user, service and reason some lines a second, and then one a
+// second with the number of those that were held back. What is held at the end is written then.
 //
 // Whether the channel is up is summed up instead: the last line about that is always the present
 // state.
@@ -10,14 +11,14 @@
 
 #include "uring/base/log.h"
 #include "uring/io/loop.h"
+#include "uring/io/repeat_limit.h"
 #include "uring/mux/observer.h"
 
 namespace virtproxy {
 
 class ChannelLog final : public ChannelObserver, private Timer::Owner {
  public:
-  ChannelLog(Loop& loop, const std::string& channel)
-      : loop_(loop), channel_(std::move(channel)), summary_(loop.timers(), this) {}
+  ChannelLog(Loop& loop, const std::string& channel);
 
   void listening(const ForwardSpec& forward) override;
   void transport_up() override;
@@ -43,11 +44,22 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
  private:
   static constexpr unsigned kStatesPerSecond = 20;
 
+  // Completes "channel N: ".
+  struct Line {
+    LogLevel level;
+    std::string text;
+    std::string peer{};
+    std::string_view reason{};
+  };
+  using Lines = RepeatLimit<Line>;
+
   // `state` completes "channel N: ".
   void changed(std::string state, LogLevel level = LogLevel::kInfo, std::string peer = {},
                std::string_view reason = {});
-  void client_reset(std::string_view service, const std::string& peer, std::string_view text,
-                    Fault fault);
+  // `name` returns who the client is. It is called only where that is written.
+  template <typename Name>
+  void client_reset(std::string_view service, std::string_view text, Fault fault, Name&& name);
+  void write(const Line& line, uint64_t count, Counted counted);
   void log_state(std::string_view more);
   void expired(Timer& timer) override;
 
@@ -60,15 +72,12 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
   std::string_view reason_;
   uint64_t hidden_ = 0;
   RateLimit states_{kStatesPerSecond};
-  RateLimit refusals_{2};
-  RateLimit not_allowed_{2};
-  RateLimit not_offered_{2};
-  RateLimit connect_failures_{10};
   RateLimit versions_{2};
-  RateLimit glitches_{5};
-  RateLimit departures_{2};
-  RateLimit held_back_{5};
-  RateLimit client_resets_{5};
+  // The last members: they write what they hold when they are destroyed. Each has subjects of its
+  // own, because a crowd of users must not use up those of services, nor a peer either.
+  Lines refusals_;
+  Lines services_;
+  Lines of_peer_;
 };
 
 }  // namespace virtproxy

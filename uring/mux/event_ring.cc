@@ -6,11 +6,14 @@
 #include <utility>
 
 #include "uring/base/text.h"
+#include "uring/net/peer_identity.h"
 
 namespace virtproxy {
 namespace {
 
 constexpr size_t kMostText = 256;  // bytes of one event
+
+constexpr RepeatRule kRefusalEvents{2, std::chrono::seconds(1), RateLimit::Of::kOther};
 
 std::string_view silence_text(Silence silence) {
   switch (silence) {
@@ -44,14 +47,29 @@ std::vector<ChannelEvent> EventRing::after(uint64_t after) const {
   return {first, events_.end()};
 }
 
+EventRecorder::EventRecorder(EventRing& ring, Loop& loop, std::string channel)
+    : ring_(ring),
+      loop_(loop),
+      channel_(std::move(channel)),
+      refusals_(loop, kRefusalEvents, [this](ChannelEvent event, uint64_t count, Counted) {
+        event.hidden = count;
+        ring_.add(std::move(event));
+      }) {}
+
+ChannelEvent EventRecorder::event_of(EventKind kind, std::string_view service,
+                                     std::string_view text) const {
+  return {.kind = kind,
+          .channel = channel_,
+          .service = std::string(service.substr(0, kMostText)),
+          .text = std::string(text.substr(0, kMostText))};
+}
+
 void EventRecorder::record(EventKind kind, std::string_view service, std::string_view text) {
   const auto hidden = limits_[static_cast<size_t>(kind)].allow(loop_.now());
   if (!hidden) return;
-  ring_.add({.kind = kind,
-             .channel = channel_,
-             .service = std::string(service.substr(0, kMostText)),
-             .text = std::string(text.substr(0, kMostText)),
-             .hidden = *hidden});
+  ChannelEvent event = event_of(kind, service, text);
+  event.hidden = *hidden;
+  ring_.add(std::move(event));
 }
 
 void EventRecorder::session_up(const SessionUp& event) {
@@ -88,7 +106,12 @@ void EventRecorder::glitch_seen(const GlitchSeen& event) {
 }
 
 void EventRecorder::client_refused(const ClientRefused& event) {
-  record(EventKind::kClientRefused, event.service, refusal_row(event.reason).text);
+  const PeerIdentity client = event.fd < 0 ? PeerIdentity{} : peer_identity_of(event.fd);
+  refusals_.report(refusal_subject(event, client), [&] {
+    const bool known = client.kind != PeerIdentity::Kind::kUnknown;
+    return event_of(EventKind::kClientRefused, event.service,
+                    refusal_text(event.reason, known ? describe(client) : ""));
+  });
 }
 
 void EventRecorder::stream_refused(const StreamRefused& event) {

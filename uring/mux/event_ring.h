@@ -4,7 +4,8 @@
 //   Channel ──▶ EventRecorder, one a channel ──▶ EventRing ──▶ the control socket
 //
 // Bounded: the ring has kCapacity places, and of one kind a channel records kMostPerSecond. What is
-// beyond that is counted, and the next event of the kind has the count.
+// beyond that is counted, and the next event of the kind has the count. Refused clients are told
+// apart as in the log (repeat_limit.h).
 #pragma once
 
 #include <array>
@@ -19,6 +20,7 @@
 
 #include "uring/base/log.h"
 #include "uring/io/loop.h"
+#include "uring/io/repeat_limit.h"
 #include "uring/mux/observer.h"
 
 namespace virtproxy {
@@ -52,7 +54,7 @@ struct ChannelEvent {
   std::string channel{};
   std::string service{};  // empty where it is about none
   std::string text{};     // for people
-  uint64_t hidden = 0;    // events of this kind before it that were not recorded
+  uint64_t hidden = 0;    // events of this kind that were not recorded
 };
 
 // Any thread.
@@ -74,8 +76,7 @@ class EventRecorder final : public ChannelObserver {
  public:
   static constexpr unsigned kMostPerSecond = 10;
 
-  EventRecorder(EventRing& ring, const Loop& loop, std::string channel)
-      : ring_(ring), loop_(loop), channel_(std::move(channel)) {}
+  EventRecorder(EventRing& ring, Loop& loop, std::string channel);
 
   void session_up(const SessionUp& event) override;
   void session_silent(const SessionSilent& event) override;
@@ -93,11 +94,13 @@ class EventRecorder final : public ChannelObserver {
   void listener_resumed(const ListenerResumed& event) override;
 
  private:
+  ChannelEvent event_of(EventKind kind, std::string_view service, std::string_view text) const;
   void record(EventKind kind, std::string_view service, std::string_view text);
 
   EventRing& ring_;
   const Loop& loop_;
   const std::string channel_;
+  RepeatLimit<ChannelEvent> refusals_;
   // By kind.
   std::array<RateLimit, kEventNames.size()> limits_ = limits(
       std::make_index_sequence<kEventNames.size()>());

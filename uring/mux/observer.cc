@@ -8,7 +8,7 @@ namespace virtproxy {
 namespace {
 
 constexpr std::array<RefusalRow, kRefusalReasons> kRefusals{{
-    {RefusalReason::kNotAllowed, "not_allowed", "not on the list (--allow-…)"},
+    {RefusalReason::kNotAllowed, "not_allowed", "not on the list (--allow-uid, --allow-gid)"},
     {RefusalReason::kChannelDown, "channel_down", "the channel is down"},
     {RefusalReason::kNoStream, "no_stream",
      "no more streams (--max-streams here or there, or going away)"},
@@ -25,6 +25,20 @@ const RefusalRow& refusal_row(RefusalReason reason) {
   const RefusalRow& row = kRefusals[static_cast<size_t>(reason)];
   VP_ASSERT(row.reason == reason);
   return row;
+}
+
+std::string refusal_text(RefusalReason reason, std::string_view client) {
+  std::string text(refusal_row(reason).text);
+  if (client.empty()) return text;
+  const std::string who(client);
+  return reason == RefusalReason::kNotAllowed ? who + " is " + text : text + ": " + who;
+}
+
+std::string refusal_subject(const ClientRefused& event, const PeerIdentity& client) {
+  std::string subject(refusal_row(event.reason).name);
+  subject.append(":").append(event.service);
+  if (event.reason == RefusalReason::kNotAllowed) subject += ":" + describe_party(client);
+  return subject;
 }
 
 std::string_view stall_name(StallReason reason) { return kStalls[static_cast<size_t>(reason)]; }

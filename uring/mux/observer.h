@@ -22,6 +22,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
@@ -31,6 +32,7 @@
 #include "core/session.h"
 #include "core/time.h"
 #include "uring/net/forward_spec.h"
+#include "uring/net/peer_identity.h"
 
 namespace virtproxy {
 
@@ -64,6 +66,8 @@ struct RefusalRow {
   std::string_view text;  // completes "client refused: …"
 };
 const RefusalRow& refusal_row(RefusalReason reason);
+// With the client's name, if it has one.
+std::string refusal_text(RefusalReason reason, std::string_view client);
 
 // In lower case, for labels.
 std::string_view stall_name(StallReason reason);
@@ -128,6 +132,10 @@ struct ClientRefused {
   RefusalReason reason;
   int fd;  // of the client, still open: peer_identity_of() tells who it is; -1 where it has none
 };
+
+// What refusals have in common that are told apart for logs: the service, the reason, and for an
+// access list the user. The other reasons are those of the channel, whoever the client is.
+std::string refusal_subject(const ClientRefused& event, const PeerIdentity& client);
 
 struct StreamOpened {
   StreamKey stream;  // names it until stream_closed()

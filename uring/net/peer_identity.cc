@@ -77,4 +77,10 @@ std::string describe(const PeerIdentity& identity) {
   return "unknown";
 }
 
+std::string describe_party(const PeerIdentity& identity) {
+  if (identity.kind == PeerIdentity::Kind::kUnix) return "uid " + std::to_string(identity.uid);
+  const std::string text = describe(identity);
+  return text.substr(0, text.rfind(':'));
+}
+
 }  // namespace virtproxy

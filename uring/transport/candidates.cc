@@ -20,6 +20,8 @@ constexpr Duration kRest = milliseconds(50);
 constexpr Duration kCandidateRetry = milliseconds(250);
 // A peer that is restarted may connect before the end of its last connection is noticed.
 constexpr Duration kNamedAfter = milliseconds(500);
+// A peer that is not on the list tries again for ever, see ReconnectBackoff.
+constexpr RepeatRule kNotAllowed{3, std::chrono::minutes(1)};
 
 }  // namespace
 
@@ -30,7 +32,12 @@ Candidates::Candidates(Loop& loop, const ChannelSpec& spec, const Acl& peers, Cl
       client_(client),
       arrival_(this),
       rest_(loop.timers(), this),
-      naming_(loop.timers(), this) {}
+      naming_(loop.timers(), this),
+      not_allowed_(
+          loop, kNotAllowed, [this](const std::string& peer, uint64_t count, Counted counted) {
+            log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}",
+                     spec_.name, peer, and_counted(count, counted));
+          }) {}
 
 Candidates::~Candidates() { stop(); }
 
@@ -83,10 +90,7 @@ void Candidates::arrived(int fd) {
   const PeerIdentity identity = peer_identity_of(fd);
   if (!peers_.admits(fd, identity)) {
     hang_up(fd);
-    if (const auto hidden = rejected_peers_.allow(loop_.now())) {
-      log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}", spec_.name,
-               describe(identity), and_others(*hidden));
-    }
+    not_allowed_.report(describe_party(identity), [&] { return describe(identity); });
     return;
   }
   if (!make_room(identity)) return hang_up(fd);
@@ -209,6 +213,7 @@ void Candidates::name_those_that_wait() {
 void Candidates::stop() {
   rest_.clear();
   naming_.clear();
+  not_allowed_.flush();
   if (listener_ >= 0) {
     loop_.driver().cancel(arrival_);
     close(std::exchange(listener_, -1));

@@ -27,6 +27,7 @@
 #include "uring/base/log.h"
 #include "uring/base/spare_descriptor.h"
 #include "uring/io/loop.h"
+#include "uring/io/repeat_limit.h"
 #include "uring/net/acl.h"
 #include "uring/net/peer_identity.h"
 #include "uring/transport/channel_spec.h"
@@ -114,9 +115,9 @@ class Candidates final : private Completion, private Timer::Owner {
   Timer naming_;
   std::vector<std::unique_ptr<Candidate>> waiting_;  // the oldest first
   std::vector<std::unique_ptr<Candidate>> leaving_;  // until their poll has ended
-  RateLimit rejected_peers_{2};
   RateLimit refusals_{2};
   RateLimit seconds_{2};
+  RepeatLimit<std::string> not_allowed_;  // the last member: it may log when it is destroyed
 };
 
 }  // namespace virtproxy
