@@ -14,9 +14,11 @@ from pathlib import Path
 from harness import SANITIZED, Daemon, Scene
 from log_shipping import BACKLOG, BACKLOG_SPOOL, write_backlog
 
-# What a start may read, of all files, and what may be resident beyond a start with an empty spool.
+# What a start may read, of all files.
 READ = 16 << 20
-RESIDENT = 4 << 20
+# What may be resident beyond a start with an empty spool. The sinks of a host are given records at once, some of
+# which may be there already when it is looked at: 15 MB once they have all that they are given at a time.
+RESIDENT = {"guest": 4 << 20, "host": 20 << 20}
 
 
 @dataclass
@@ -39,7 +41,7 @@ def judge(what: str, empty: Start, full: Start) -> None:
           f" {full.resident / 1e6:.1f} MB resident; empty: {empty.seconds * 1e3:.0f} ms, {empty.read >> 10} KiB,"
           f" {empty.resident / 1e6:.1f} MB")
     assert full.read < READ
-    assert SANITIZED or full.resident < empty.resident + RESIDENT
+    assert SANITIZED or full.resident < empty.resident + RESIDENT[what]
 
 
 def test_a_guest(scene: Scene) -> None:
