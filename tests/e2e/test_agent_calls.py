@@ -118,13 +118,19 @@ def test_a_call_without_another_end_is_refused_soon(scene: Scene) -> None:
     guest = Agent(scene, "guest", "-c", f"unix-listen:{port}", "--local", local, name="guest")
     host.log("the other end is virtagent")
     assert call(host_local, "guest-ping") == {} and call(local, "host-ping") == {}
-    mark = guest.mark()
-    host.process.kill()
-    guest.log("closed", mark)
-    with Line(local) as line:
-        line.send('{"execute":"host-ping"}\n')
-        host = Agent(scene, *host_args, name="host")
-        assert line.message() == {"return": {}}
+    # On a busy machine the restart may take longer than an absent end is waited for.
+    for _ in range(5):
+        mark = guest.mark()
+        host.process.kill()
+        guest.log("closed", mark)
+        with Line(local) as line:
+            line.send('{"execute":"host-ping"}\n')
+            host = Agent(scene, *host_args, name="host")
+            answer = line.message()
+        host.log("the other end is virtagent")
+        if answer == {"return": {}}:
+            break
+    assert answer == {"return": {}}
     mark = guest.mark()
     host.process.kill()
     guest.log("closed", mark)

@@ -47,10 +47,11 @@ class RepeatLimitTest : public testing::Test {
     ASSERT_EQ(loop_->turn(), 0);
   }
 
-  std::unique_ptr<Loop> loop_;
-  std::unique_ptr<RepeatLimit<std::string>> limit_;
+  // The limit says what it holds when it is destroyed: what that goes to outlives it.
   std::vector<std::string> said_;
   unsigned made_ = 0;
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<RepeatLimit<std::string>> limit_;
 };
 
 using Said = std::vector<std::string>;

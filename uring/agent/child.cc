@@ -1,6 +1,5 @@
 #include "uring/agent/child.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <mntent.h>
@@ -10,7 +9,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +20,7 @@
 #include <utility>
 
 #include "uring/agent/files.h"
+#include "uring/base/close_from.h"
 #include "uring/transport/device_check.h"
 
 namespace virtproxy::agent {
@@ -32,23 +31,6 @@ void default_signals() {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   signal(SIGPIPE, SIG_DFL);
-}
-
-// Closes every descriptor from `lowest` on.
-void close_from(int lowest) {
-  if (syscall(SYS_close_range, static_cast<unsigned>(lowest), ~0u, 0) == 0) return;
-  // Before Linux 5.9, or where a container's filter does not know the call. A name is a number, but
-  // for two.
-  if (DIR* const open = opendir("/proc/self/fd")) {
-    while (const dirent* const entry = readdir(open)) {
-      const int fd = std::atoi(entry->d_name);
-      if (fd >= lowest && fd != dirfd(open)) close(fd);
-    }
-    closedir(open);
-    return;
-  }
-  const long end = sysconf(_SC_OPEN_MAX);
-  for (int fd = lowest; fd < end; ++fd) close(fd);
 }
 
 // All but the standard ones and those kept, which are moved to 3 and on.

@@ -117,6 +117,12 @@ tl::expected<TargetFile, std::string> TargetFile::open(const std::string& path) 
     return refuse();
   }
   file.fd_ = UniqueFd(mkostemp(temporary.data(), O_CLOEXEC));
+  // A file that may be written in a directory that may not is written where it is.
+  if (!file.fd_ && there && (errno == EACCES || errno == EROFS)) {
+    file.fd_ = UniqueFd(::open(file.path_.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC));
+    if (!file.fd_) return refuse();
+    return file;
+  }
   if (!file.fd_) return refuse();
   file.temporary_ = temporary;
   std::strcpy(g_unfinished, temporary.c_str());

@@ -109,9 +109,11 @@ class Writer {
     file_ = file;
     if (file == LogFile::kHeld || held_.empty()) return;
     const std::string text = std::exchange(held_, {});
-    if (!send_all(text.data(), text.size())) {
-      dropped.fetch_add(static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n')),
-                        std::memory_order_relaxed);
+    // A line at a time, so that each one that is not taken is counted.
+    for (size_t at = 0, end = 0; at < text.size(); at = end) {
+      end = text.find('\n', at) + 1;
+      if (end == 0) end = text.size();
+      if (!send_all(text.data() + at, end - at)) dropped.fetch_add(1, std::memory_order_relaxed);
     }
   }
 

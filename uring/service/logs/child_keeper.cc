@@ -5,7 +5,6 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include <cstring>
 
 #include "uring/base/clock.h"
+#include "uring/base/close_from.h"
 #include "uring/base/spawn.h"
 
 namespace virtproxy {
@@ -119,7 +119,7 @@ bool attend(int control, int signals, pid_t child, int& status) {
   // Locks and sockets are the other process's alone.
   constexpr int kControl = 3;
   if (dup3(control, kControl, O_CLOEXEC) < 0 && errno != EINVAL) _exit(1);
-  syscall(SYS_close_range, kControl + 1, ~0u, 0);
+  close_from(kControl + 1);
   sigset_t child_ends;
   sigemptyset(&child_ends);
   sigaddset(&child_ends, SIGCHLD);

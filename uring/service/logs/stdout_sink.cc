@@ -5,7 +5,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 #include <csignal>
 #include <cstring>
 
+#include "uring/base/close_from.h"
 #include "uring/base/log.h"
 
 namespace virtproxy {
@@ -34,6 +34,19 @@ bool is_new_when_opened(const struct stat& status) {
          minor(status.st_rdev) == kPtmxMinor;
 }
 
+// A write that fails so fails for ever.
+bool is_lasting(int error) {
+  return error == EPIPE || error == ECONNRESET || error == ENOTCONN || error == EBADF ||
+         error == ENXIO;
+}
+
+// Until standard output takes bytes, or for as long as a disk that is full is left alone.
+void await_stdout(int error) {
+  pollfd room{STDOUT_FILENO, POLLOUT, 0};
+  const bool waits = error == EAGAIN;
+  poll(waits ? &room : nullptr, waits ? 1 : 0, waits ? -1 : 1000);
+}
+
 // Until the input ends, or nothing takes the output any more.
 [[noreturn]] void copy_to_stdout(int input) {
   prctl(PR_SET_NAME, "virtproxy-out");
@@ -44,7 +57,7 @@ bool is_new_when_opened(const struct stat& status) {
   // Locks and sockets are the other process's alone, and so is standard error, whose reader may
   // wait for its end.
   if (dup2(input, STDIN_FILENO) < 0) _exit(1);
-  syscall(SYS_close_range, STDERR_FILENO, ~0u, 0);
+  close_from(STDERR_FILENO);
   std::array<char, 65536> bytes;
   for (;;) {
     const ssize_t got = read(STDIN_FILENO, bytes.data(), bytes.size());
@@ -52,8 +65,14 @@ bool is_new_when_opened(const struct stat& status) {
     if (got <= 0) _exit(0);
     for (size_t at = 0; at < static_cast<size_t>(got);) {
       const ssize_t done = write(STDOUT_FILENO, bytes.data() + at, static_cast<size_t>(got) - at);
-      if (done < 0 && errno != EINTR) _exit(1);
-      if (done > 0) at += static_cast<size_t>(done);
+      if (done >= 0) {
+        at += static_cast<size_t>(done);
+      } else if (is_lasting(errno) || errno == EIO) {
+        _exit(1);
+      } else if (errno != EINTR) {
+        // The description is shared: another program may have made it one that does not block.
+        await_stdout(errno);
+      }
     }
   }
 }
@@ -72,12 +91,6 @@ tl::expected<UniqueFd, std::string> start_copying() {
   return here;
 }
 
-// A write that fails so fails for ever.
-bool is_lasting(int error) {
-  return error == EPIPE || error == ECONNRESET || error == ENOTCONN || error == EBADF ||
-         error == ENXIO;
-}
-
 }  // namespace
 
 tl::expected<std::unique_ptr<LogSink>, std::string> StdoutSink::open(const SinkSpec& spec) {
@@ -87,6 +100,12 @@ tl::expected<std::unique_ptr<LogSink>, std::string> StdoutSink::open(const SinkS
   UniqueFd own;
   if (S_ISSOCK(status.st_mode)) {
     kind = Kind::kSocket;
+    int type = 0;
+    socklen_t size = sizeof type;
+    // One that keeps messages apart would take no more than one of them at a time.
+    if (getsockopt(STDOUT_FILENO, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM) {
+      return Failure("standard output is a socket that is no stream: give a stream, or `| cat`");
+    }
   } else if (S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode)) {
     kind = Kind::kOther;
     if (!is_new_when_opened(status)) {
