@@ -25,8 +25,10 @@ from .machine import Process as GuestProcess
 
 PAGE = Page("page", content(17, 8 * MIB))
 CLIENTS = 64
-# p99 of a call beside bulk: 50 ms on a machine with nothing else to do, see ../../README.md. Others run beside.
+# p99 of a call beside bulk: 50 ms on a machine with nothing else to do, see ../../README.md. Others run beside, and
+# what the emulated processor has left shows in the p99 of calls without a pause, with nothing beside them.
 PING_MS = 500.0
+TIMES_ALONE = 4
 STREAMS, PORT = "virtproxy", "org.qemu.virtagent"
 AGENT_SOCKET, AGENT_LOCAL, ENDLESS = "/run/agent", "/run/agent-local", "/tmp/files/endless"
 
@@ -172,7 +174,7 @@ def test_64_clients_beside_bulk(scene: Scene, ends: Ends, capfd: pytest.CaptureF
 
     calls = scaled(10, 3)
     measure("alone", calls, 1)
-    measure("alone, without a pause", 3 * calls, 0)
+    busy = measure("alone, without a pause", 3 * calls, 0)
     download = scene.spawn([BIN / "virtagent", "get", ends.door.place, ENDLESS, "/dev/null"])
     one_way = measure("beside a file out of the guest", calls, 1)
     upload = guest.start(f"while wget -q -O /dev/null http://{line.guest_doors['web']}{PAGE.path}; do :; done")
@@ -182,7 +184,7 @@ def test_64_clients_beside_bulk(scene: Scene, ends: Ends, capfd: pytest.CaptureF
     download.kill()
     with capfd.disabled():
         print("", *said, sep="\n")
-    assert max(one_way, both_ways) < PING_MS * PATIENCE, said
+    assert max(one_way, both_ways) < max(PING_MS * PATIENCE, TIMES_ALONE * busy), said
 
 
 def test_a_paused_guest(ends: Ends) -> None:
