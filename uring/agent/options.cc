@@ -79,14 +79,10 @@ std::string natural_fault(const std::string& text) {
 std::string explain(const CLI::ParseError& error, const CLI::App& app) {
   if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) return printable(error.what());
   // Those of the subcommands as well, in their order.
-  std::string first;
-  for (const std::string& extra : app.remaining(true)) {
-    first = extra;
-    if (extra != "--") break;
-  }
-  if (first.starts_with('-') && first.size() > 1) return "unknown option: " + printable(first);
-  if (app.get_subcommands().empty()) return "there is no command " + in_quotes(first);
-  return "unexpected argument: " + printable(first);
+  const std::string first = first_extra(app.remaining(true));
+  const bool option = first.starts_with('-') && first != "-";
+  if (!option && app.get_subcommands().empty()) return "there is no command " + in_quotes(first);
+  return extra_fault(first);
 }
 
 tl::unexpected<Refusal> refuse(const std::string& text) {

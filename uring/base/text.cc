@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <vector>
 
 namespace virtproxy {
 
@@ -24,6 +23,18 @@ std::string printable(std::string_view text) {
 }
 
 std::string in_quotes(std::string_view text) { return "'" + printable(text) + "'"; }
+
+std::string first_extra(const std::vector<std::string>& extras) {
+  const auto word = std::find_if(extras.begin(), extras.end(),
+                                 [](const std::string& extra) { return extra != "--"; });
+  if (word != extras.end()) return *word;
+  return extras.empty() ? std::string() : extras.front();
+}
+
+std::string extra_fault(const std::string& extra) {
+  const bool option = extra.starts_with('-') && extra.size() > 1;
+  return (option ? "unknown option: " : "unexpected argument: ") + printable(extra);
+}
 
 size_t edit_distance(std::string_view one, std::string_view other) {
   std::vector<size_t> row(other.size() + 1);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace virtproxy {
 
@@ -12,6 +13,12 @@ std::string printable(std::string_view text);
 
 // The same in single quotes.
 std::string in_quotes(std::string_view text);
+
+// Of the words of a command line that no option took, in their order, the one to complain about:
+// the first that is not "--". Empty without any.
+std::string first_extra(const std::vector<std::string>& extras);
+// "unknown option: --x" or "unexpected argument: x", of such a word.
+std::string extra_fault(const std::string& extra);
 
 // The number of bytes that are inserted, left out or replaced to make one of the other
 // (Levenshtein's distance); takes time by the product of the lengths.

@@ -74,9 +74,9 @@ void declare_device(CLI::App& command, PortArgs& args) {
 }
 
 void declare_agent(CLI::App& command, PortArgs& args) {
-  auto* const agent = command.add_flag(
-      "--agent", args.port.agent,
-      "One more port of that kind, for virtagent; a virtio-serial port is named org.qemu.virtagent");
+  auto* const agent = command.add_flag("--agent", args.port.agent,
+                                       "One more port of that kind, for virtagent; a virtio-serial "
+                                       "port is named org.qemu.virtagent");
   command
       .add_option("--agent-socket", args.port.agent_socket,
                   "Socket of its chardev (default /run/virtproxy/NAME.agent)")
@@ -393,9 +393,8 @@ int main(int argc, char** argv) {
     return app.exit(done);
   } catch (const CLI::ExtrasError&) {
     // CLI11 would name all of them, the last one first.
-    const std::string extra = app.remaining(true).front();
-    return fail(kUsage, (extra.starts_with('-') ? "unknown option: " : "unexpected argument: ") +
-                            virtproxy::printable(extra) + "; see virtproxyctl --help");
+    return fail(kUsage, virtproxy::extra_fault(virtproxy::first_extra(app.remaining(true))) +
+                            "; see virtproxyctl --help");
   } catch (const CLI::ParseError& error) {
     return fail(kUsage, virtproxy::printable(error.what()) + "; see virtproxyctl --help");
   }

@@ -55,17 +55,11 @@ std::string nearest_option(std::string_view given) {
 // What CLI11 has to say, as the rest of one line.
 std::string explain(const CLI::ParseError& error, const CLI::App& app) {
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
-    std::string first;
-    for (const std::string& extra : app.remaining()) {
-      first = extra;
-      if (extra != "--") break;
-    }
-    if (first.starts_with('-') && first.size() > 1) {
-      const std::string nearest = nearest_option(first);
-      return "unknown option: " + printable(first) +
-             (nearest.empty() ? "" : ": the nearest is " + nearest);
-    }
-    return "unexpected argument: " + printable(first) + ": everything is given by options";
+    const std::string first = first_extra(app.remaining());
+    const std::string fault = extra_fault(first);
+    if (!first.starts_with('-') || first == "-") return fault + ": everything is given by options";
+    const std::string nearest = nearest_option(first);
+    return nearest.empty() ? fault : fault + ": the nearest is " + nearest;
   }
   const std::string text = printable(error.what());
   // "--channel: 1 required TEXT missing"
