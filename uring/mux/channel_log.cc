@@ -13,16 +13,9 @@
 namespace virtproxy {
 namespace {
 
-// Empty where nothing is known.
-std::string known_name(const PeerIdentity& identity) {
-  return identity.kind == PeerIdentity::Kind::kUnknown ? "" : describe(identity);
-}
-
 std::string client_of(std::span<const std::byte> encoded) {
   return known_name(decode_peer_identity(encoded).value_or(PeerIdentity{}));
 }
-
-PeerIdentity identity_of(int fd) { return fd < 0 ? PeerIdentity{} : peer_identity_of(fd); }
 
 constexpr RepeatRule kClientLines{2, std::chrono::seconds(1)};
 constexpr RepeatRule kServiceLines{5, std::chrono::seconds(1)};
@@ -122,9 +115,8 @@ void ChannelLog::glitch_seen(const GlitchSeen& event) {
 // --- clients and streams ----------------------------------------------------------------------
 
 void ChannelLog::client_refused(const ClientRefused& event) {
-  const PeerIdentity client = identity_of(event.fd);
-  refusals_.report(refusal_subject(event, client), [&] {
-    std::string name = known_name(client);
+  refusals_.report(refusal_subject(event), [&] {
+    std::string name = known_name(peer_identity_of(event.fd));
     std::string text = fmt::format("service {}: client refused: {}", event.service,
                                    refusal_text(event.reason, name));
     return Line{LogLevel::kWarn, std::move(text), std::move(name), refusal_row(event.reason).name};
@@ -185,7 +177,7 @@ void ChannelLog::stream_broken_off(const StreamBrokenOff& event) {
   constexpr std::string_view kText = "the application at the other end broke off";
   if (event.role == StreamRole::kOpener) {
     return client_reset(event.service, kText, Fault::kAborted,
-                        [&] { return known_name(identity_of(event.fd)); });
+                        [&] { return known_name(peer_identity_of(event.fd)); });
   }
   log_debug("channel {}: service {}: {}", channel_, event.service, kText);
 }
@@ -194,7 +186,7 @@ void ChannelLog::stream_held_back(const StreamHeldBack& event) {
   services_.report(fmt::format("{}: held back", event.service), [&] {
     const std::string application = event.role == StreamRole::kAcceptor
                                         ? "the connection to it"
-                                        : "the client from " + describe(identity_of(event.fd));
+                                        : "the client from " + describe(peer_identity_of(event.fd));
     return Line{LogLevel::kWarn,
                 fmt::format("service {}: closed {}, stream {} of the other end: it took nothing "
                             "and held the channel back",

@@ -23,8 +23,8 @@ constexpr Duration kFullInterval = milliseconds(20);
 constexpr Duration kUnreadInterval = milliseconds(1);
 constexpr Duration kMostUnreadInterval = milliseconds(256);
 
-// Whichever of the two is first to notice that the connection is closed, reader or writer, the log
-// says the same.
+// Either the reader or the writer notices first that the connection is closed. Both give the same
+// reason.
 std::string write_failure(int error) {
   return error == EPIPE ? "closed by the other end" : std::strerror(error);
 }

@@ -106,11 +106,9 @@ void EventRecorder::glitch_seen(const GlitchSeen& event) {
 }
 
 void EventRecorder::client_refused(const ClientRefused& event) {
-  const PeerIdentity client = event.fd < 0 ? PeerIdentity{} : peer_identity_of(event.fd);
-  refusals_.report(refusal_subject(event, client), [&] {
-    const bool known = client.kind != PeerIdentity::Kind::kUnknown;
+  refusals_.report(refusal_subject(event), [&] {
     return event_of(EventKind::kClientRefused, event.service,
-                    refusal_text(event.reason, known ? describe(client) : ""));
+                    refusal_text(event.reason, known_name(peer_identity_of(event.fd))));
   });
 }
 

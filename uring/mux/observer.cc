@@ -3,6 +3,7 @@
 #include <array>
 
 #include "core/assert.h"
+#include "uring/net/peer_identity.h"
 
 namespace virtproxy {
 namespace {
@@ -34,10 +35,12 @@ std::string refusal_text(RefusalReason reason, std::string_view client) {
   return reason == RefusalReason::kNotAllowed ? who + " is " + text : text + ": " + who;
 }
 
-std::string refusal_subject(const ClientRefused& event, const PeerIdentity& client) {
+std::string refusal_subject(const ClientRefused& event) {
   std::string subject(refusal_row(event.reason).name);
   subject.append(":").append(event.service);
-  if (event.reason == RefusalReason::kNotAllowed) subject += ":" + describe_party(client);
+  if (event.reason == RefusalReason::kNotAllowed) {
+    subject.append(":").append(describe_party(peer_identity_of(event.fd)));
+  }
   return subject;
 }
 

@@ -32,7 +32,6 @@
 #include "core/session.h"
 #include "core/time.h"
 #include "uring/net/forward_spec.h"
-#include "uring/net/peer_identity.h"
 
 namespace virtproxy {
 
@@ -133,9 +132,9 @@ struct ClientRefused {
   int fd;  // of the client, still open: peer_identity_of() tells who it is; -1 where it has none
 };
 
-// What refusals have in common that are told apart for logs: the service, the reason, and for an
-// access list the user. The other reasons are those of the channel, whoever the client is.
-std::string refusal_subject(const ClientRefused& event, const PeerIdentity& client);
+// Names the group in which refusals are counted for logs: the service and the reason, and for an
+// access list the user as well. The kernel is asked for the user only there.
+std::string refusal_subject(const ClientRefused& event);
 
 struct StreamOpened {
   StreamKey stream;  // names it until stream_closed()

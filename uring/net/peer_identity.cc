@@ -77,6 +77,10 @@ std::string describe(const PeerIdentity& identity) {
   return "unknown";
 }
 
+std::string known_name(const PeerIdentity& identity) {
+  return identity.kind == PeerIdentity::Kind::kUnknown ? "" : describe(identity);
+}
+
 std::string describe_party(const PeerIdentity& identity) {
   if (identity.kind == PeerIdentity::Kind::kUnix) return "uid " + std::to_string(identity.uid);
   const std::string text = describe(identity);
