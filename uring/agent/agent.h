@@ -87,6 +87,7 @@ class Agent {
   void log_call(const Link& link, const OpenCall& call, const Result& result);
   void abandon(Link& link, uint64_t token);
   void forward_next();
+  Link* port_link() const;
   std::optional<Instant> unreachable_at(const Forward& forward) const;
   void refuse_unreachable();
   void end_forward(uint64_t call, const Result& result);

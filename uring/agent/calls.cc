@@ -113,8 +113,6 @@ void Agent::on_request(Link& link, Notice notice) {
   const std::string method = notice.name;
   // A program of this machine wants the other end's methods, unless it is one of ours.
   const bool ours = find_method(options_.role, method) != nullptr;
-  const auto port = std::find_if(links_.begin(), links_.end(),
-                                 [](const auto& each) { return each->port.has_value(); });
   // Not forwarded: until the answer came, its caller could be heard again.
   if (link.source == Source::kLocal && method == "va-put") {
     link.calls[notice.token] = {method, detail_of(notice.body)};
@@ -123,7 +121,7 @@ void Agent::on_request(Link& link, Notice notice) {
                                    "va-put is served on the socket of a stream alone")));
     return;
   }
-  if (link.source == Source::kLocal && !ours && port != links_.end()) {
+  if (link.source == Source::kLocal && !ours && port_link() != nullptr) {
     link.calls[notice.token] = {method, detail_of(notice.body) + " forwarded"};
     forwards_.push_back(
         {link.id, notice.token, method, std::move(notice.body), now_, now_ + kMostWaiting});
@@ -211,12 +209,18 @@ void Agent::abandon(Link& link, uint64_t token) {
 
 // --- calls to the other end -------------------------------------------------------------------
 
-// When a call is refused, since its port has no other end. Nothing while there may be one.
-std::optional<Instant> Agent::unreachable_at(const Forward& forward) const {
+// The port that calls go out on; nothing where there is none.
+Link* Agent::port_link() const {
   const auto port = std::find_if(links_.begin(), links_.end(),
                                  [](const auto& each) { return each->port.has_value(); });
-  if (port == links_.end() || !(*port)->alone_since) return std::nullopt;
-  return std::max(*(*port)->alone_since + kRestart, forward.made_at + kNextLook);
+  return port == links_.end() ? nullptr : port->get();
+}
+
+// When a call is refused, since its port has no other end. Nothing while there may be one.
+std::optional<Instant> Agent::unreachable_at(const Forward& forward) const {
+  const Link* const port = port_link();
+  if (port == nullptr || !port->alone_since) return std::nullopt;
+  return std::max(*port->alone_since + kRestart, forward.made_at + kNextLook);
 }
 
 // None of them has been sent: what was in flight has failed with the connection.
@@ -226,8 +230,7 @@ void Agent::refuse_unreachable() {
     if (!at || *at > now_) continue;
     const Forward refused = std::move(forwards_[i]);
     forwards_.erase(forwards_.begin() + static_cast<ptrdiff_t>(i--));
-    Link& port = **std::find_if(links_.begin(), links_.end(),
-                                [](const auto& each) { return each->port.has_value(); });
+    Link& port = *port_link();
     if (refused.call != 0) port.conversation.cancel(refused.call, now_);
     Link* const link = find(refused.link);
     if (link == nullptr) continue;
@@ -249,14 +252,13 @@ void Agent::forward_next() {
              tl::unexpected(error_of(ErrorCode::kTimeout, "calls before it took too long")));
     }
   }
-  const auto port = std::find_if(links_.begin(), links_.end(),
-                                 [](const auto& each) { return each->port.has_value(); });
-  if (port == links_.end() || (*port)->conversation.calling()) return;
+  Link* const port = port_link();
+  if (port == nullptr || port->conversation.calling()) return;
   const auto next = std::find_if(forwards_.begin(), forwards_.end(),
                                  [](const Forward& each) { return each.call == 0; });
   if (next == forwards_.end()) return;
   const auto call =
-      (*port)->conversation.call(next->method, next->arguments, patience_for(next->method), now_);
+      port->conversation.call(next->method, next->arguments, patience_for(next->method), now_);
   if (call) {
     next->call = *call;
     return;
