@@ -35,6 +35,7 @@ TEST(SinkSpec, WhatIsWrongIsNamed) {
   EXPECT_NE(complaint("").find("there is no sink ''"), std::string::npos);
   EXPECT_NE(complaint("file:").find("file has no target"), std::string::npos);
   EXPECT_NE(complaint("stdout:x").find("stdout takes none"), std::string::npos);
+  EXPECT_EQ(complaint("relp:127.0.0.1").find("no port; write relp:HOST:PORT"), 0u);
   EXPECT_NE(complaint("file:x,keep=0").find("from 1 to 1000"), std::string::npos);
   EXPECT_NE(complaint("file:x,rotate=4").find("a size from 64K on"), std::string::npos);
   EXPECT_NE(complaint("file:x,rotate=0s").find("a size from 64K on"), std::string::npos);

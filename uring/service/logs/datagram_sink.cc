@@ -59,7 +59,7 @@ void DatagramSink::lose(int error) {
 }
 
 void DatagramSink::back_off(Timer& timer) {
-  backoff_ = std::clamp(backoff_ * 2, kLeastSinkBackoff, kMostSinkBackoff);
+  backoff_ = next_sink_backoff(backoff_);
   timer.set(loop_->now() + backoff_);
 }
 
@@ -73,8 +73,7 @@ void DatagramSink::flush() {
       loop_->driver().poll(poll_, {socket_.get(), -1}, POLLOUT);
       break;
     }
-    if (done < 0 && (errno == ENOBUFS || errno == ENOMEM)) {
-      // The kernel has no memory, which the socket's readiness says nothing about.
+    if (done < 0 && is_out_of_memory(errno)) {
       back_off(*pause_);
       break;
     }

@@ -4,7 +4,9 @@
 // All calls are made in the hub's thread.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -24,6 +26,11 @@ namespace virtproxy {
 // Before a sink that has failed is tried again: doubled from one to the other.
 inline constexpr Duration kLeastSinkBackoff = std::chrono::milliseconds(100);
 inline constexpr Duration kMostSinkBackoff = std::chrono::seconds(10);
+inline Duration next_sink_backoff(Duration last) {
+  return std::clamp(last * 2, kLeastSinkBackoff, kMostSinkBackoff);
+}
+// The kernel has no memory for a send, which the socket's readiness says nothing about.
+inline bool is_out_of_memory(int error) { return error == ENOBUFS || error == ENOMEM; }
 // No kernel tells when the reader of a socket has read: what is left is looked at again.
 inline constexpr Duration kUnreadCheck = std::chrono::milliseconds(5);
 

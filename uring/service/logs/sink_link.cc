@@ -56,7 +56,7 @@ void SinkLink::connect_failed(Fault, const std::string& reason) {
 
 void SinkLink::retry_later() {
   state_ = State::kDown;
-  backoff_ = std::clamp(backoff_ * 2, kLeastSinkBackoff, kMostSinkBackoff);
+  backoff_ = next_sink_backoff(backoff_);
   timer_.set(loop_.now() + backoff_);
 }
 
@@ -129,9 +129,8 @@ void SinkLink::receive_rest() {
 
 void SinkLink::sent(int result) {
   if (result == -EAGAIN || result == -EINTR) return await(send_op_, POLLOUT);
-  if (result == -ENOBUFS || result == -ENOMEM) {
-    // The kernel has no memory, which the socket's readiness says nothing about.
-    pause_ = std::clamp(pause_ * 2, kLeastSinkBackoff, kMostSinkBackoff);
+  if (is_out_of_memory(-result)) {
+    pause_ = next_sink_backoff(pause_);
     return timer_.set(loop_.now() + pause_);
   }
   if (result < 0) return give_up(std::strerror(-result));
