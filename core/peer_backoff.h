@@ -2,7 +2,8 @@
 //
 //   FaultBackoff      its faults end sessions: 50 ms, doubled with each fault in a row, up to 6.4 s
 //   ReconnectBackoff  it connects and leaves in a tight loop: 50 ms each time, after 8 in a row;
-//                     it closes what this end connects and says nothing: doubled each time as well
+//                     where it closes connections of this end without having sent anything, the
+//                     wait doubles with each of them
 //
 // A session applies the first by greeting later. A driver that drops the connection of such a peer
 // applies it by taking the next one later. One count serves both, so that a peer gains nothing from

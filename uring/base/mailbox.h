@@ -48,8 +48,8 @@ class Mailbox {
 };
 
 // An answer that a task of one thread gives to another: `finish` runs once in the thread of
-// `mailbox`, after the last owner of the answer has let it go, with what was given until then. So
-// who asks hears of it where the task is destroyed without having run.
+// `mailbox`, after the last owner of the answer has let it go, with what was given until then. It
+// therefore also runs if the task is destroyed without having run; nothing was given then.
 template <typename Part>
 class Answer {
  public:

@@ -27,8 +27,8 @@ Problem unreadable(const std::string& path, int error) {
 }
 
 tl::expected<ConfigText, Problem> read_file(const std::string& path) {
-  // A named pipe that nobody writes would be waited for. One that is written, as that of a shell's
-  // <(…), is read to its end.
+  // Without O_NONBLOCK, open(2) waits until a named pipe has a writer. Reading is to wait: the
+  // writer of a pipe, as of a shell's <(…), may be slow.
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
   if (fd < 0) return tl::unexpected(unreadable(path, errno));
   fcntl(fd, F_SETFL, O_RDONLY);

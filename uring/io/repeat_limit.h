@@ -49,7 +49,7 @@ class RepeatLimit final : private Timer::Owner {
 
   RepeatLimit(Loop& loop, const RepeatRule& rule, Say say)
       : loop_(loop), rule_(rule), say_(std::move(say)), window_ends_(loop.timers(), this) {}
-  // Says what is held.
+  // Passes the held reports to `say`.
   ~RepeatLimit() { flush(); }
 
   // `make` returns the Report. It is called only for one that is said or held, so that a flood
@@ -69,7 +69,7 @@ class RepeatLimit final : private Timer::Owner {
     }
   }
 
-  // Says now what is held.
+  // Passes the held reports to `say` without waiting for the end of their windows.
   void flush() {
     window_ends_.clear();
     for (Record& record : records_) say_held(record);
