@@ -74,13 +74,16 @@ V2Session::Step V2Session::step(std::span<const std::byte> bytes, Instant now, E
 
 V2Session::Step V2Session::step_hello(std::span<const std::byte> bytes, Instant now) {
   if (!may_begin_hello(bytes)) return {.fault = Fault::kBadHello};
-  if (bytes.size() < kHelloSize) {
-    const bool torn = trailer_ == TrailerKind::kChecksum && contains_ping(bytes, 1);
-    return {.fault = torn ? Fault::kFrameLost : Fault::kNone};
+  const bool complete = bytes.size() >= kHelloSize;
+  const auto hello = complete ? decode_hello(bytes.data()) : std::nullopt;
+  if (!hello) {
+    // Asked in both cases, so that the fault does not depend on how the transport cut the bytes.
+    const auto greeting = bytes.first(std::min(bytes.size(), kHelloSize));
+    const bool torn = trailer_ == TrailerKind::kChecksum && contains_ping(greeting, 1);
+    if (torn) return {.fault = Fault::kFrameLost};
+    return {.fault = complete ? Fault::kBadHello : Fault::kNone};
   }
   scanned_ = scanned_for_ping_ = 0;
-  const auto hello = decode_hello(bytes.data());
-  if (!hello) return {.fault = Fault::kBadHello};
   switch (handshake_.between_frames(*hello, frames_received_, now)) {
     case Handshake::Meaning::kNothing:
       break;
@@ -154,9 +157,9 @@ V2Session::Step V2Session::step_unfinished(std::span<const std::byte> frame, Ins
   }
 }
 
-// Whether a ping of this session lies inside an unfinished frame or greeting: then bytes of that
-// were lost, and waiting for its end would swallow what comes next. No payload can forge the check.
-// It may begin at `first` at the earliest.
+// Whether a ping of this session lies inside an unfinished frame, or inside a greeting that is
+// unfinished or damaged: then bytes of that were lost, and waiting for its end would swallow what
+// comes next. No payload can forge the check. The ping may begin at `first` at the earliest.
 bool V2Session::contains_ping(std::span<const std::byte> frame, size_t first) {
   static constexpr std::array<std::byte, 12> kBeginning{std::byte{0x16}};
   static_assert(kBeginning[0] == static_cast<std::byte>(FrameType::kPing));

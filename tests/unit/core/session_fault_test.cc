@@ -358,6 +358,21 @@ TEST(Ping, FindsTheLostRestOfAGreeting) {
   }
 }
 
+// The same loss where the transport delivers, in one piece, more than a greeting is long.
+TEST(Ping, FindsTheLostRestOfAGreetingInOnePiece) {
+  Puppet sealed(config_with(7, feature::kChecksumTrailer));
+  sealed.trailer = TrailerKind::kChecksum;
+  sealed.mine.supported = sealed.mine.wanted = feature::kChecksumTrailer;
+  sealed.establish();
+  sealed.mine.joined = true;
+  Bytes torn = hello_bytes(sealed.mine);
+  torn.resize(156);
+  const Bytes ping = sealed.frame({FrameType::kPing, false, 0, 0, 1});
+  while (torn.size() < 2 * kHelloSize) torn.insert(torn.end(), ping.begin(), ping.end());
+  sealed.say(torn);
+  EXPECT_EQ(sealed.fault(), Fault::kFrameLost);
+}
+
 TEST(Ping, FindsALostFrameWhenItsSenderHasNoStreamLeft) {
   Pair pair(config_with(1, feature::kChecksumTrailer));
   pair.connect();
