@@ -38,11 +38,14 @@ bool opens_paths(const Options& options) {
                      [](const ForwardSpec& forward) { return is_path(forward.address); });
 }
 
+bool has_capability(unsigned capability) {
+  return capng_get_caps_process() == 0 && capng_have_capability(CAPNG_EFFECTIVE, capability) != 0;
+}
+
 void drop_bounding_set() {
-  // Takes a capability of its own, and libcap-ng complains to syslog without it. Nothing can be gained
-  // by exec then anyway: no_new_privs.
-  capng_get_caps_process();
-  const bool able = capng_have_capability(CAPNG_EFFECTIVE, CAP_SETPCAP) != 0;
+  // Takes a capability of its own, and libcap-ng complains to syslog without it. Nothing can be
+  // gained by exec then anyway: no_new_privs.
+  const bool able = has_capability(CAP_SETPCAP);
   capng_clear(CAPNG_SELECT_BOUNDS);
   if (!able || capng_apply(CAPNG_SELECT_BOUNDS) != 0) log_debug("the bounding set stays as it is");
 }
@@ -67,7 +70,7 @@ bool is(const Account& account) {
 
 // All but those of `kept` that are there.
 tl::expected<void, std::string> drop_capabilities(std::vector<unsigned> kept) {
-  capng_get_caps_process();
+  if (capng_get_caps_process() != 0) return Failure("cannot read the capabilities of this process");
   // A service manager may forbid capset(2) to a process that was started without capabilities.
   if (capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_NONE) return {};
   std::erase_if(kept, [](unsigned one) { return !capng_have_capability(CAPNG_PERMITTED, one); });
@@ -81,7 +84,7 @@ tl::expected<void, std::string> drop_capabilities(std::vector<unsigned> kept) {
 }
 
 std::string names_of_capabilities() {
-  capng_get_caps_process();
+  if (capng_get_caps_process() != 0) return "unknown capabilities";
   if (capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_NONE) return "no capabilities";
   if (capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_FULL) return "all capabilities";
   const std::unique_ptr<char, decltype(&std::free)> names(
@@ -92,8 +95,7 @@ std::string names_of_capabilities() {
 }  // namespace
 
 void keep_lockable_memory() {
-  capng_get_caps_process();
-  if (capng_have_capability(CAPNG_EFFECTIVE, CAP_IPC_LOCK) == 0) return;
+  if (!has_capability(CAP_IPC_LOCK)) return;
   const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   if (setrlimit(RLIMIT_MEMLOCK, &unlimited) != 0) {
     log_debug("lockable memory stays limited: {}", std::strerror(errno));
