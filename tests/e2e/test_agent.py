@@ -481,7 +481,14 @@ def test_the_configuration_is_taken_or_refused_as_a_whole(scene: Scene, tree: Pa
         done = run("guest", "--listen", scene.directory / "other", "--config", config)
         assert done.returncode == 1, text
         assert where in done.stderr.decode() and done.stderr.count(b"\n") == 1, (text, done.stderr)
-    assert run("guest", "--listen", "x", "--config", scene.directory / "no-such").returncode == 1
+    os.mkfifo(scene.directory / "pipe")
+    for name, why in (("no-such", "No such file or directory"), ("/dev/zero", "it has more than 1 MiB"),
+                      (".", "Is a directory")):
+        done = run("guest", "--listen", "x", "--config", scene.directory / name)
+        assert done.returncode == 1
+        assert done.stderr.decode() == f"virtagent: cannot read {scene.directory / name}: {why}\n"
+    # Nobody writes to it, so that it is empty.
+    assert run("guest", "--listen", at, "--config", scene.directory / "pipe").returncode == 1
 
 
 @pytest.mark.parametrize("args", [

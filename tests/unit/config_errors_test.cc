@@ -79,6 +79,8 @@ transport = "unix-connect:/x"
       R"(v.toml:1:10: transport is missing; write transport = "METHOD:ADDRESS")"}},
     {"[process]\nmetrics = 9155\n" + kUnix,
      {"v.toml:2:11: metrics '9155': no port; write ADDRESS:PORT, such as 127.0.0.1:9155, or the path of a unix socket"}},
+    {"[process]\ncontrol = \"@c\"\n" + kUnix,
+     {"v.toml:2:11: control @c has no mode, so that every user of this machine could command the daemon; give the path of a socket"}},
     {"[process]\nmetrics = \"/run/x\"\ncontrol = \"/run/a.sock\"\n" + kUnix + R"([channel.a.listen.ssh]
 at = "unix:/run/x"
 [ship]

@@ -4,10 +4,11 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
-#include <fstream>
-#include <sstream>
+#include <cstring>
 
+#include "uring/base/small_file.h"
 #include "uring/base/text.h"
 #include "uring/base/toml.h"
 
@@ -15,6 +16,7 @@ namespace virtproxy::agent {
 namespace {
 
 constexpr const char* kDefaultConfig = "/etc/virtagent.toml";
+constexpr size_t kMostConfig = size_t{1} << 20;  // bytes
 constexpr const char* kDefaultPort = "/dev/virtio-ports/org.qemu.virtagent";
 
 bool is_hook_name(std::string_view name) {
@@ -140,12 +142,13 @@ tl::expected<Rules, Refusal> guest_rules(const Raw& raw) {
   const bool have_default = access(kDefaultConfig, F_OK) == 0;
   const std::string config = !raw.config.empty() ? raw.config : have_default ? kDefaultConfig : "";
   if (!config.empty()) {
-    std::ifstream file(config);
-    std::stringstream text;
-    if (!file || !(text << file.rdbuf() || file.peek() == std::ifstream::traits_type::eof())) {
-      return refuse("cannot read " + config);
+    const auto text = read_small_file(config, kMostConfig);
+    if (!text) {
+      return refuse(
+          "cannot read " + printable(config) + ": " +
+          (text.error() == EFBIG ? "it has more than 1 MiB" : std::strerror(text.error())));
     }
-    if (const auto added = add_config(text.str(), config, rules); !added)
+    if (const auto added = add_config(*text, printable(config), rules); !added)
       return refuse(added.error());
   }
   if (raw.max_put) rules.max_put = *raw.max_put;

@@ -106,13 +106,13 @@ tl::expected<PortSpec, std::string> parse_port(std::string_view text) {
 }
 
 tl::expected<PortSpec, std::string> parse_target(std::string_view text) {
-  if (text.starts_with('/') || text.starts_with('.')) {
+  if (const size_t slash = text.find('/'); slash != text.npos && slash < text.find(':')) {
     PortSpec port;
     port.path = std::string(text);
     return port;
   }
   auto port = parse_port(text);
-  if (!port) return tl::unexpected(port.error() + "; or the path of a socket, with a / in front");
+  if (!port) return tl::unexpected(port.error() + "; or the path of a socket, with a / in it");
   return port;
 }
 

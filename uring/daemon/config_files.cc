@@ -1,8 +1,6 @@
 #include "uring/daemon/config_files.h"
 
 #include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +8,7 @@
 #include <cstring>
 #include <memory>
 
+#include "uring/base/small_file.h"
 #include "uring/base/text.h"
 #include "uring/base/units.h"
 
@@ -23,36 +22,18 @@ struct CloseDirectory {
 Problem unreadable(const std::string& path, int error) {
   return {{printable(path), 0, 0},
           std::string("cannot be read: ") + std::strerror(error),
-          "give a file that the user who starts virtproxy may read"};
+          "give a file that may be read by user " + std::to_string(geteuid()) +
+              ", as whom this process runs"};
 }
 
 tl::expected<ConfigText, Problem> read_file(const std::string& path) {
-  // Without O_NONBLOCK, open(2) waits until a named pipe has a writer. Reading is to wait: the
-  // writer of a pipe, as of a shell's <(…), may be slow.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-  if (fd < 0) return tl::unexpected(unreadable(path, errno));
-  fcntl(fd, F_SETFL, O_RDONLY);
-  struct stat status {};
-  ConfigText file{printable(path), {}};
-  int error = fstat(fd, &status) == 0 ? 0 : errno;
-  if (error == 0 && S_ISDIR(status.st_mode)) error = EISDIR;
-  while (error == 0 && file.text.size() <= kMaxConfigFile) {
-    char part[16384];
-    const ssize_t size = read(fd, part, sizeof part);
-    if (size < 0 && errno == EINTR) continue;
-    if (size < 0) error = errno;
-    if (size <= 0) break;
-    file.text.append(part, static_cast<size_t>(size));
-  }
-  close(fd);
-  if (error != 0) return tl::unexpected(unreadable(path, error));
-  if (file.text.size() > kMaxConfigFile) {
-    return tl::unexpected(
-        Problem{{file.name, 0, 0},
-                "is larger than " + format_size(kMaxConfigFile) + ", the limit of a file",
-                "divide it into files of conf.d"});
-  }
-  return file;
+  auto text = read_small_file(path, kMaxConfigFile);
+  if (text) return ConfigText{printable(path), *std::move(text)};
+  if (text.error() != EFBIG) return tl::unexpected(unreadable(path, text.error()));
+  return tl::unexpected(
+      Problem{{printable(path), 0, 0},
+              "is larger than " + format_size(kMaxConfigFile) + ", the limit of a file",
+              "divide it into files of conf.d"});
 }
 
 }  // namespace

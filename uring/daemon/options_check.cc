@@ -70,6 +70,14 @@ void check_own_sockets(Draft& draft, std::map<std::string, std::string>& users) 
   };
   const ProcessSettings& process = draft.process;
   if (const auto& control = process.control) {
+    if (control->host.starts_with('@')) {
+      const Origin& at = where(draft.given, option_row("control"));
+      draft.complain(at,
+                     label_of(option_row("control"), at) + " " + printable(control->host) +
+                         " has no mode, so that every user of this machine could command the "
+                         "daemon",
+                     "give the path of a socket");
+    }
     users.emplace(exclusive_key(*control), find_clash("control", control->host, *control));
   }
   if (const auto& metrics = process.metrics) {
