@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
+import pwd
 import re
 import socket
 import stat
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from harness import BIN, PATIENCE, Scene, into, out
 
@@ -42,6 +45,8 @@ def test_without_a_daemon_it_looks_at_the_machine_and_at_paths(scene: Scene) -> 
     file.write_text("")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(link))
+        _, quiet = doctor("--control", gone, f"unix-connect:{link}:-")
+        listener.listen()
         terminal, port = pty.openpty()
         name = os.ttyname(port)
         with subprocess.Popen(["sleep", "60"], stdin=port) as holder:
@@ -58,9 +63,30 @@ def test_without_a_daemon_it_looks_at_the_machine_and_at_paths(scene: Scene) -> 
     assert "start the machine" in advice_on(text, f"^WRONG {gone}: No such file or directory$")
     mode = stat.S_IMODE(link.stat().st_mode) if link.exists() else 0
     assert f"ok    {link} is a socket, of uid {os.getuid()} and gid {os.getgid()}, mode {mode:04o}\n" in text
+    assert "start the machine" in advice_on(quiet, f"^WRONG {link}: no process listens there$")
     assert "make the directory" in advice_on(text, f"^WRONG {scene.directory}/new: No such file")
     assert f"ok    {scene.directory} takes the listener's path\n" in text
     assert "one user at a time" in advice_on(text, rf"^WRONG {name} is open in .*sleep \(pid {holder.pid}\)")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_socket_is_judged_with_the_rights_of_the_daemon(scene: Scene) -> None:
+    channel, path = scene.addresses.unix(), scene.addresses.unix()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(channel.place)
+        os.chmod(channel.place, 0o600)
+        listener.listen()
+        daemon = scene.daemon("-c", f"unix-connect:{channel.spec}", "-i", "echo:127.0.0.1:7", "--user", "nobody",
+                              "--control", path.place)
+        code, text = doctor("--control", path.place)
+        user = pwd.getpwnam("nobody").pw_uid
+        assert code == 1, text
+        assert "as the socket's owner" in advice_on(
+            text, f"^WRONG user {user} may not connect to {channel.place}, a socket of uid 0 and gid 0, mode 0600$")
+        # For this user, root, it is fine.
+        code, text = doctor("--control", scene.directory / "none", f"unix-connect:{channel.spec}")
+        assert f"ok    {channel.place} is a socket, of uid 0 and gid 0, mode 0600\n" in text
+        assert daemon.alive()
 
 
 def test_with_a_daemon_it_looks_at_its_channels(scene: Scene) -> None:
@@ -87,7 +113,8 @@ def test_it_explains_every_message_of_the_manual() -> None:
     section = MANUAL.read_text(encoding="utf-8").split("## Messages that ask for something\n")[1]
     rows = re.findall(r"^\| (`.*`) \| (.*) \|$", section.split("\n## ")[0], re.MULTILINE)
     assert len(rows) > 15
-    for messages, advice in rows:
+    for messages, markdown in rows:
+        advice = re.sub(r"\[([^][]*)\]\(.*?\)", r"\1", markdown).replace("`", "")
         for message in re.findall(r"`(.*?)`", messages):
             line = "2026-11-22T13:45:01.123Z warn  channel 0: " + message.replace("…", "this and that")
             code, text = doctor("--log", "-", log="nothing of note\n" + line.replace(" X,", " ssh,") + "\n")

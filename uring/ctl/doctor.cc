@@ -2,10 +2,12 @@
 
 #include <dirent.h>
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <cstring>
@@ -14,6 +16,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 
 #include "uring/base/text.h"
 #include "uring/ctl/control_client.h"
@@ -63,6 +66,51 @@ std::string proc_line(uint64_t pid, const char* file, std::string_view begin) {
     if (line.starts_with(begin)) return line.substr(begin.size());
   }
   return {};
+}
+
+// As whom a process opens files.
+struct Identity {
+  uint64_t uid = 0;
+  std::vector<uint64_t> groups;
+  bool overrides = false;  // CAP_DAC_OVERRIDE
+
+  bool may_write(const struct stat& status) const {
+    if (overrides) return true;
+    if (uid == status.st_uid) return (status.st_mode & S_IWUSR) != 0;
+    const bool of_group = std::find(groups.begin(), groups.end(), status.st_gid) != groups.end();
+    return (status.st_mode & (of_group ? S_IWGRP : S_IWOTH)) != 0;
+  }
+};
+
+// Nothing if the process has ended.
+std::optional<Identity> identity_of(uint64_t pid) {
+  // Real, effective, saved, and that of the file system.
+  uint64_t real = 0;
+  Identity identity;
+  std::istringstream uids(proc_line(pid, "status", "Uid:"));
+  if (!(uids >> real >> identity.uid)) return std::nullopt;
+  uint64_t group = 0;
+  std::istringstream gids(proc_line(pid, "status", "Gid:"));
+  if (gids >> real >> group) identity.groups.push_back(group);
+  std::istringstream more(proc_line(pid, "status", "Groups:"));
+  while (more >> group) identity.groups.push_back(group);
+  uint64_t capabilities = 0;
+  std::istringstream(proc_line(pid, "status", "CapEff:")) >> std::hex >> capabilities;
+  identity.overrides = (capabilities >> CAP_DAC_OVERRIDE & 1) != 0;
+  return identity;
+}
+
+// Whether a process of this network namespace accepts connections there.
+bool has_listener(const std::string& path) {
+  std::ifstream sockets("/proc/net/unix");
+  for (std::string line; std::getline(sockets, line);) {
+    std::istringstream words(line);
+    std::string number, references, protocol, flags, type, state, inode, bound;
+    words >> number >> references >> protocol >> flags >> type >> state >> inode >> bound;
+    constexpr uint64_t kAccepts = 1 << 16;  // __SO_ACCEPTCON
+    if (bound == path && (std::strtoull(flags.c_str(), nullptr, 16) & kAccepts) != 0) return true;
+  }
+  return false;
 }
 
 // --- the machine ------------------------------------------------------------------------------
@@ -173,7 +221,8 @@ void check_device(Report& report, const std::string& path, uint64_t daemon) {
   report.good(path + " is a port that no other process has open");
 }
 
-void check_path(Report& report, const Transport& transport) {
+// `daemon`: as whom it connects; 0: this user.
+void check_path(Report& report, const Transport& transport, uint64_t daemon) {
   const std::string& path = transport.path;
   struct stat status {};
   const bool there = stat(path.c_str(), &status) == 0;
@@ -196,11 +245,19 @@ void check_path(Report& report, const Transport& transport) {
     return report.wrong(fmt::format("{} is {}", path, name_of_type(status.st_mode)),
                         "name the socket of QEMU's chardev");
   }
-  if (access(path.c_str(), R_OK | W_OK) != 0) {
+  const auto who = daemon != 0 ? identity_of(daemon) : std::nullopt;
+  const bool allowed = who ? who->may_write(status) : access(path.c_str(), W_OK) == 0;
+  if (!allowed) {
     return report.wrong(
-        fmt::format("{}: {}", path, std::strerror(errno)),
+        fmt::format("user {} may not connect to {}, a socket of uid {} and gid {}, mode {:04o}",
+                    who ? who->uid : geteuid(), path, status.st_uid, status.st_gid,
+                    status.st_mode & 07777),
         "run the daemon as the socket's owner, or change the socket's group and mode "
         "(LIBVIRT.md: who owns the socket)");
+  }
+  if (!has_listener(path)) {
+    return report.wrong(path + ": no process listens there",
+                        "start the machine whose socket this is; the daemon waits for it");
   }
   report.good(fmt::format("{} is a socket, of uid {} and gid {}, mode {:04o}", path, status.st_uid,
                           status.st_gid, status.st_mode & 07777));
@@ -210,7 +267,7 @@ void check_transport(Report& report, const std::string& text, uint64_t daemon) {
   const Transport transport = transport_of(text);
   if (transport.path.empty()) return;
   const bool device = transport.kind.starts_with("virt") || transport.kind.starts_with("isa");
-  device ? check_device(report, transport.path, daemon) : check_path(report, transport);
+  device ? check_device(report, transport.path, daemon) : check_path(report, transport, daemon);
 }
 
 // --- the daemon -------------------------------------------------------------------------------
@@ -286,13 +343,32 @@ std::vector<std::string> split(std::string_view text, std::string_view at) {
   }
 }
 
+// Text of a Markdown table for a terminal: without the signs of code, and of a link its text.
+std::string plain(std::string_view markdown) {
+  std::string text;
+  while (!markdown.empty()) {
+    if (markdown.front() == '[') {
+      const size_t middle = markdown.find("](");
+      const size_t end = markdown.find(')', middle);
+      if (middle == markdown.find(']') && end != std::string_view::npos) {
+        text += plain(markdown.substr(1, middle - 1));
+        markdown.remove_prefix(end + 1);
+        continue;
+      }
+    }
+    if (markdown.front() != '`') text += markdown.front();
+    markdown.remove_prefix(1);
+  }
+  return text;
+}
+
 // Rows like: | `message with …`, `another` | what to do |
 std::vector<Advice> known_messages() {
   std::vector<Advice> all;
   for (const std::string& row : split(kMessages, "\n")) {
     const auto cells = split(row, " | ");
     if (cells.size() != 2 || !cells[0].starts_with("| `")) continue;
-    Advice advice{{}, cells[1].substr(0, cells[1].rfind(" |"))};
+    Advice advice{{}, plain(std::string_view(cells[1]).substr(0, cells[1].rfind(" |")))};
     const auto quoted = split(cells[0], "`");
     for (size_t i = 1; i < quoted.size(); i += 2) {
       advice.messages.push_back(

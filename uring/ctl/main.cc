@@ -28,6 +28,7 @@ using Result = tl::expected<std::string, std::string>;  // what to print, or wha
 
 constexpr int kFailure = 1;
 constexpr int kUsage = 2;
+const std::vector<std::string> kOrders{"age", "sent", "received", "waiting"};  // of streams
 
 struct PortArgs {
   GuestPort port;
@@ -197,7 +198,8 @@ struct Commands {
                    "Its control socket (default " + daemon.control + ")")
         ->type_name("PATH");
     top.add_option("--sort", daemon.sort, "age, sent, received or waiting (default sent)")
-        ->type_name("KEY");
+        ->type_name("KEY")
+        ->check(CLI::IsMember(kOrders));
     top.callback([this] {
       run = [this]() -> Result {
         return virtproxy::ctl::top(daemon.control, daemon.sort.empty() ? "sent" : daemon.sort);
@@ -251,7 +253,8 @@ struct Commands {
     CLI::App& streams = declare_daemon_command(app, "streams", "List the streams");
     streams.add_option("CHANNEL", daemon.argument, "Only those of this channel")->type_name("");
     streams.add_option("--sort", daemon.sort, "age, sent, received or waiting (default age)")
-        ->type_name("KEY");
+        ->type_name("KEY")
+        ->check(CLI::IsMember(kOrders));
     streams.add_option("--limit", daemon.limit, "Lines, at most (default 1000)")->type_name("N");
     declare_daemon_command(app, "why", "Show what each stream and source of log lines that waits is waiting for")
         .add_option("WHAT", daemon.argument, "Only this channel or stream")

@@ -73,11 +73,7 @@ void ChannelLog::session_silent(const SessionSilent& event) {
 }
 
 void ChannelLog::session_down(const SessionDown& event) {
-  const std::string streams = event.streams == 0 ? ""
-                              : event.streams == 1
-                                  ? "; 1 stream is reset"
-                                  : fmt::format("; {} streams are reset", event.streams);
-  changed(fmt::format("down: {}{}", event.reason, streams), LogLevel::kInfo, {},
+  changed(fmt::format("down: {}{}", event.reason, reset_text(event.streams)), LogLevel::kInfo, {},
           fault_row(event.fault).name);
 }
 

@@ -83,8 +83,7 @@ void EventRecorder::session_silent(const SessionSilent& event) {
 }
 
 void EventRecorder::session_down(const SessionDown& event) {
-  record(EventKind::kDown, {},
-         fmt::format("{}; {} streams are reset", event.reason, event.streams));
+  record(EventKind::kDown, {}, fmt::format("{}{}", event.reason, reset_text(event.streams)));
 }
 
 void EventRecorder::peer_dropped(const PeerDropped& event) {

@@ -28,6 +28,12 @@ const RefusalRow& refusal_row(RefusalReason reason) {
   return row;
 }
 
+std::string reset_text(size_t streams) {
+  if (streams == 0) return {};
+  if (streams == 1) return "; 1 stream is reset";
+  return "; " + std::to_string(streams) + " streams are reset";
+}
+
 std::string refusal_text(RefusalReason reason, std::string_view client) {
   std::string text(refusal_row(reason).text);
   if (client.empty()) return text;

@@ -108,6 +108,9 @@ struct SessionDown {
   size_t streams = 0;       // of the session, which are reset
 };
 
+// What follows the reason for which a session ended; empty without streams.
+std::string reset_text(size_t streams);
+
 // The peer of a listener was dropped, because it had not sent a HELLO in time.
 struct PeerDropped {
   std::string_view peer;

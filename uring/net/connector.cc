@@ -208,6 +208,12 @@ void Connector::expired(Timer& timer) {
   conclude();
 }
 
+std::string Connector::reason_of_failure() const {
+  if (state_ == State::kFailed) return reason_;
+  if (state_ == State::kResolving) return "no answer in time from the resolver";
+  return addresses_[next_address_].to_string() + ": no answer in time";
+}
+
 void Connector::conclude() {
   deadline_.clear();
   retry_.clear();
@@ -216,9 +222,8 @@ void Connector::conclude() {
     client_->connected(std::exchange(fd_, -1));
     return;
   }
-  const bool exhausted = state_ == State::kFailed;
-  const int error = exhausted ? last_error_ : ETIMEDOUT;
-  std::string reason = exhausted && !reason_.empty() ? reason_ : "no answer in time";
+  const int error = state_ == State::kFailed ? last_error_ : ETIMEDOUT;
+  const std::string reason = reason_of_failure();
   cancel();
   client_->connect_failed(fault_of(error), reason);
 }

@@ -67,6 +67,8 @@ class Connector final : private Completion, private Timer::Owner, private Resolv
   void attempt();
   void await_connection();
   void attempt_failed(int error);
+  // For people: what the last attempt met, or what was still waited for.
+  std::string reason_of_failure() const;
   void conclude();
   void close_socket();
 

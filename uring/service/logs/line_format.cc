@@ -8,7 +8,7 @@
 namespace virtproxy {
 namespace {
 
-using Kind = ParcelRecord::Kind;
+using RecordKind = ParcelRecord::Kind;
 
 constexpr char kHex[] = "0123456789abcdef";
 // 00 to 99
@@ -108,17 +108,17 @@ void append_parameter(std::string& out, std::string_view name, uint64_t value) {
   out += '"';
 }
 
-std::string_view name_of(Kind kind) {
+std::string_view name_of(RecordKind kind) {
   switch (kind) {
-    case Kind::kLine:
+    case RecordKind::kLine:
       return "line";
-    case Kind::kHead:
+    case RecordKind::kHead:
       return "head";
-    case Kind::kDrop:
+    case RecordKind::kDrop:
       return "drop";
-    case Kind::kUnaccounted:
+    case RecordKind::kUnaccounted:
       return "unaccounted";
-    case Kind::kForgotten:
+    case RecordKind::kForgotten:
       break;
   }
   return "forgotten";
@@ -310,7 +310,7 @@ void LineWriter::prepare_names(std::string_view vm, std::string_view source,
 void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Parcel& parcel,
                                 const ParcelRecord& record) {
   constexpr unsigned kWarning = 44;  // syslog.warning
-  const bool text = record.kind <= Kind::kHead;
+  const bool text = record.kind <= RecordKind::kHead;
   Priority5424 line{kWarning, {}};
   if (text) line = split_priority(parcel.text_of(record));
   out += '<';
@@ -327,7 +327,7 @@ void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Par
     out += '-';
   }
   out += ' ';
-  if (record.kind == Kind::kLine) {
+  if (record.kind == RecordKind::kLine) {
     out += '-';
   } else {
     out += name_of(record.kind);
@@ -338,11 +338,12 @@ void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Par
     append_parameter(out, "uid", record.credentials.uid);
     append_parameter(out, "gid", record.credentials.gid);
   }
-  if (record.kind != Kind::kLine) {
+  if (record.kind != RecordKind::kLine) {
     append_parameter(out, "count", record.count);
     append_parameter(out, "bytes", record.bytes);
   }
-  if (record.kind == Kind::kDrop) append_parameter(out, "reason", logs::name_of(record.reason));
+  if (record.kind == RecordKind::kDrop)
+    append_parameter(out, "reason", logs::name_of(record.reason));
   out += ']';
   if (text) {
     out += ' ';
@@ -352,12 +353,12 @@ void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Par
   out += ' ';
   append_number(out, record.count);
   switch (record.kind) {
-    case Kind::kDrop:
+    case RecordKind::kDrop:
       out += " lines dropped (";
       out += logs::name_of(record.reason);
       out += "), ";
       break;
-    case Kind::kUnaccounted:
+    case RecordKind::kUnaccounted:
       out += " lines unaccounted, ";
       break;
     default:
@@ -369,10 +370,11 @@ void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Par
 
 void LineWriter::append_json(std::string& out, std::string_view vm, const Parcel& parcel,
                              const ParcelRecord& record) {
-  const bool text = record.kind <= Kind::kHead;
+  const bool text = record.kind <= RecordKind::kHead;
   out += "{\"vm\":";
   append_json_string(out, vm);
-  if (record.kind != Kind::kForgotten) append_claimed(out, "source", parcel.source_of(record));
+  if (record.kind != RecordKind::kForgotten)
+    append_claimed(out, "source", parcel.source_of(record));
   append_key(out, "log");
   append_json_string(out, text_of(parcel.log_of(record)));
   append_pair(out, "seq", record.seq);
@@ -390,7 +392,7 @@ void LineWriter::append_json(std::string& out, std::string_view vm, const Parcel
     append_pair(out, "gid", record.credentials.gid);
   }
   if (text) {
-    if (record.kind == Kind::kHead) append_pair(out, "full_length", record.bytes);
+    if (record.kind == RecordKind::kHead) append_pair(out, "full_length", record.bytes);
     append_claimed(out, "message", parcel.text_of(record));
     out += '}';
     return;
@@ -399,7 +401,7 @@ void LineWriter::append_json(std::string& out, std::string_view vm, const Parcel
   out += "{\"count\":";
   append_number(out, record.count);
   append_pair(out, "bytes", record.bytes);
-  if (record.kind == Kind::kDrop) {
+  if (record.kind == RecordKind::kDrop) {
     append_key(out, "reason");
     append_json_string(out, logs::name_of(record.reason));
     append_key(out, "until");

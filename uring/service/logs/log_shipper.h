@@ -124,7 +124,9 @@ class LogShipper final : public ChannelObserver,
   void note_given();
   void note_blocked();
   void note_end();
+  // Says how many lines were dropped since it was last said: at intervals, and whatever there is.
   void report_drops();
+  void report_all_drops();
   void go_on_stopping();
   void close_sources();
   void finish_stopping();

@@ -59,6 +59,12 @@ tl::expected<uint64_t, std::string> size_of(int fd, const struct stat& status,
   return Failure("the spool " + shown_path + " is neither a file nor a block device");
 }
 
+// A size that people write, of a file that was made for one.
+std::string size_for(const SpoolGeometry& geometry) {
+  const uint64_t size = (geometry.segments + 1) * geometry.segment_size;
+  return spool_geometry_for(size) == geometry ? format_size(size) : "the size it was made with";
+}
+
 }  // namespace
 
 std::vector<std::byte> read_now(int fd, const SpoolRead& wanted) {
@@ -105,8 +111,9 @@ tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, ui
   if (!file.fresh) recovery.read(read_now(fd, recovery.next_read()));
   if (recovery.phase() == SpoolRecovery::Phase::kOtherGeometry) {
     return Failure("the spool " + name + " was made with " + shown(recovery.found_geometry()) +
-                   ", and " + format_size(size) + " would be " + shown(*geometry) +
-                   ": give the size it was made with, or remove it once nothing is left in it");
+                   ", and " + format_size(size) + " would be " + shown(*geometry) + ": give " +
+                   size_for(recovery.found_geometry()) +
+                   ", or remove it once nothing is left in it");
   }
   const bool device = S_ISBLK(status.st_mode);
   if (!file.fresh && (device ? *there < geometry->file_size() : *there != geometry->file_size())) {
