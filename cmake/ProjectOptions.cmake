@@ -25,6 +25,14 @@ if(VIRTPROXY_SANITIZE)
   add_link_options(-fsanitize=${VIRTPROXY_SANITIZE})
 endif()
 
+# Clang's counters. The unit tests and the corpora are linked with a core/ of their own, so that no daemon writes
+# counts.
+option(VIRTPROXY_COVERAGE "Count which lines of core/ the unit tests and the corpora reach (clang)" OFF)
+set(VIRTPROXY_COUNTED)
+if(VIRTPROXY_COVERAGE)
+  set(VIRTPROXY_COUNTED -counted)
+endif()
+
 option(VIRTPROXY_FUZZ "Build the fuzzers (clang), with coverage feedback everywhere" OFF)
 if(VIRTPROXY_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
@@ -61,11 +69,13 @@ endif()
 set(VIRTPROXY_SECTIONS -ffunction-sections -fdata-sections)
 set(VIRTPROXY_SMALL $<$<CONFIG:Release>:-Os> ${VIRTPROXY_SECTIONS})
 
-# For tests in release builds: what they test is optimised, the tests themselves are compiled quickly. At this
-# level gcc 12 warns of what is not there.
+# For the sources of tests: what they test is optimised, the tests themselves are compiled quickly. At this level
+# gcc 12 warns of what is not there.
 set(VIRTPROXY_TEST)
 if(CMAKE_BUILD_TYPE STREQUAL "Release")
   set(VIRTPROXY_TEST -O1 -Wno-array-bounds -Wno-stringop-overflow -Wno-restrict)
+elseif(VIRTPROXY_SANITIZE AND NOT VIRTPROXY_FUZZ)
+  set(VIRTPROXY_TEST -O0)
 endif()
 
 # A program that needs no library at run time; position independent like the others, where that can be: see
@@ -87,11 +97,13 @@ function(link_statically target)
 endfunction()
 
 # Most of the time of a compiler goes into headers. A build from scratch takes half the time where they are
-# parsed once for several files. Builds without it compile each file by itself, so an include that is missing
-# is noticed there: the debug preset, and for half of the files the fuzz preset, which ./cmake/check --all builds.
-option(VIRTPROXY_TOGETHER "Compile the files of a target ten at a time" OFF)
+# parsed once for several files. The debug preset compiles each file by itself, and notices an include that is
+# missing.
+set(VIRTPROXY_TOGETHER 0 CACHE STRING "Compile so many files of a target at a time; 0: each by itself")
 
 # Two files of such a target cannot have the same name for different things, in unnamed namespaces either.
 function(compile_together target)
-  set_target_properties(${target} PROPERTIES UNITY_BUILD ${VIRTPROXY_TOGETHER} UNITY_BUILD_BATCH_SIZE 10)
+  if(VIRTPROXY_TOGETHER GREATER 0)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${VIRTPROXY_TOGETHER})
+  endif()
 endfunction()

@@ -429,11 +429,11 @@ void Scenario::check_soon() {
       if (link->speed() > 0) {
         // Streams take turns, and the lowest priority may be left a sixteenth of the line.
         const double turn = link->kind() == LinkKind::kCable ? 5'000.0 : 70'000.0;
-        const auto running = static_cast<double>(exchange_.running(link->id()));
+        const auto streams = static_cast<double>(exchange_.running(link->id()));
         // Protocol 1 does not know how much is on its way, and fills whatever takes it.
         const double ahead = expects_old(i) ? static_cast<double>(link->depth()) : 0;
         patience += Duration(
-            static_cast<Duration::rep>((running * 16 * turn + ahead) / link->speed() * 1e9));
+            static_cast<Duration::rep>((streams * 16 * turn + ahead) / link->speed() * 1e9));
       }
       if (patience > kLongTurn) world_.channel(link->id()).crowd(world_.now());
       if (patience <= kMostPatience) {

@@ -235,7 +235,7 @@ class ChannelStatsTest : public testing::Test {
 
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_;
-  const ServiceRegistry services_;
+  const ServiceRegistry services_{};
 };
 
 using Match = std::array<std::string, 3>;  // the whole, and the first two groups

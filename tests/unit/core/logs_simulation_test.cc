@@ -1,24 +1,16 @@
 // Logs from source to sink through faults of every kind, on virtual time, from a seed.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 #include "tests/unit/core/log_world.h"
+#include "tests/unit/core/seeds.h"
 
 namespace virtproxy::logs::test {
 namespace {
 
-constexpr int kSteps = 1500;
-#ifdef __SANITIZE_ADDRESS__
-constexpr uint64_t kSeeds = 5;  // a world takes ten times as long
-#else
-constexpr uint64_t kSeeds = 20;
-#endif
+using virtproxy::test::seeds;
 
-uint64_t seeds(uint64_t usual) {
-  const char* const more = std::getenv("VIRTPROXY_SEEDS");
-  return more != nullptr ? std::strtoull(more, nullptr, 10) : usual;
-}
+constexpr int kSteps = 1500;
+constexpr uint64_t kSeeds = 20;
 
 World::Facts run(const WorldOptions& options, uint64_t count, uint64_t first = 1) {
   World::Facts sum;

@@ -6,9 +6,8 @@
 // loan is left.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 #include "tests/unit/core/pair.h"
+#include "tests/unit/core/seeds.h"
 
 namespace virtproxy::test {
 namespace {
@@ -191,12 +190,12 @@ class World {
   Pair pair_;
 };
 
-void run_seeds(uint64_t seeds, Faults faults, uint64_t features) {
+void run_seeds(uint64_t usual, Faults faults, uint64_t features) {
   size_t closed = 0;
   size_t cut = 0;
   size_t downs = 0;
-  if (const char* more = std::getenv("VIRTPROXY_SEEDS")) seeds = std::strtoull(more, nullptr, 10);
-  for (uint64_t seed = 1; seed <= seeds; ++seed) {
+  const uint64_t count = seeds(usual);
+  for (uint64_t seed = 1; seed <= count; ++seed) {
     World world(seed, faults, features);
     world.run(4000);
     world.heal();
@@ -205,8 +204,8 @@ void run_seeds(uint64_t seeds, Faults faults, uint64_t features) {
     cut += world.cut;
     downs += world.downs;
   }
-  EXPECT_GT(closed, seeds) << "the test must exercise something";
-  EXPECT_GT(cut, seeds);
+  EXPECT_GT(closed, count) << "the test must exercise something";
+  EXPECT_GT(cut, count);
   EXPECT_EQ(downs > 0, faults != Faults::kNone);
 }
 

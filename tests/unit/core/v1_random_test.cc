@@ -3,6 +3,7 @@
 // over nothing is left.
 #include <gtest/gtest.h>
 
+#include "tests/unit/core/seeds.h"
 #include "tests/unit/core/v1_pair.h"
 
 namespace virtproxy::test {
@@ -114,12 +115,12 @@ class V1World {
   ChoosingPair pair_;
 };
 
-void run_seeds(uint64_t seeds, bool faults) {
+void run_seeds(uint64_t usual, bool faults) {
   size_t closed = 0;
   size_t cut = 0;
   size_t skipped = 0;
-  if (const char* more = std::getenv("VIRTPROXY_SEEDS")) seeds = std::strtoull(more, nullptr, 10);
-  for (uint64_t seed = 1; seed <= seeds; ++seed) {
+  const uint64_t count = seeds(usual);
+  for (uint64_t seed = 1; seed <= count; ++seed) {
     V1World world(seed, faults);
     world.run(3000);
     world.heal();
@@ -128,8 +129,8 @@ void run_seeds(uint64_t seeds, bool faults) {
     cut += world.cut;
     skipped += world.skipped;
   }
-  EXPECT_GT(closed, seeds) << "the test must exercise something";
-  EXPECT_GT(cut, seeds);
+  EXPECT_GT(closed, count) << "the test must exercise something";
+  EXPECT_GT(cut, count);
   EXPECT_EQ(skipped > 0, faults);
 }
 
