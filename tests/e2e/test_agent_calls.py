@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
+import struct
+import termios
 import threading
 import time
 from pathlib import Path
@@ -180,6 +183,34 @@ def test_the_host_is_asked_nothing_before_it_says_hello(scene: Scene) -> None:
         line.send('{"return":{"x":1},"id":12345}\nrubbish\n' + json.dumps({"return": {"y": 2}, "id": ping["id"]}) + "\n")
         assert waiting.message() == {"return": {"y": 2}, "id": 1}
         waiting.close()
+
+
+@pytest.mark.parametrize("during", ["guest-sync-delimited", "va-hello"])
+def test_a_call_that_comes_while_the_host_is_greeted_goes_out_behind(scene: Scene, during: str) -> None:
+    """Nothing but the answer to the greeting comes to remind the guest of it."""
+    port, local = scene.directory / "p", scene.directory / "local"
+    Agent(scene, "guest", "-c", f"unix-listen:{port}", "--local", local)
+    with Line(port) as line, Line(local) as client:
+
+        def asked(method: str) -> dict:
+            while (message := line.message()).get("execute") is None:
+                pass
+            assert message["execute"] == method
+            if method == during:
+                client.send('{"execute":"host-ping","id":1}\n')
+                await_that("the guest has read the call", lambda: unread(client.socket) == 0)
+            return message
+
+        line.send('{"execute":"va-hello","arguments":{"version":"1","methods":["host-ping"]},"id":9}\n')
+        line.send(json.dumps({"return": asked("guest-sync-delimited")["arguments"]["id"]}) + "\n")
+        line.send(json.dumps({"return": {}, "id": asked("va-hello")["id"]}) + "\n")
+        line.send(json.dumps({"return": {}, "id": asked("host-ping")["id"]}) + "\n")
+        assert client.message() == {"return": {}, "id": 1}
+
+
+def unread(sock: socket.socket) -> int:
+    """Bytes that the other end of a unix socket has not read."""
+    return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]
 
 
 def test_the_methods_of_the_host(scene: Scene) -> None:

@@ -191,7 +191,6 @@ bool Agent::turn() {
   std::erase_if(jobs_, [](const Job& job) { return job.deadline == Instant{}; });
   watch_freezer();
   run_timers();
-  forward_next();
   // Whatever has come to be written is tried at once.
   for (const auto& link : links_) {
     if (!link->fd || link->retry_at) continue;
@@ -205,6 +204,9 @@ bool Agent::turn() {
       if (link->fd && !link->port && link->finished()) close_link(*link);
     }
   }
+  // After whatever may have ended a call or the greeting of the port, for which calls wait: poll(2) would not return
+  // for those that are left.
+  forward_next();
   std::erase_if(links_, [](const auto& link) { return !link->fd && !link->port; });
   if (!stop_at_) return true;
   // What the other ends of ports are to know of it has been written, or they do not read.
