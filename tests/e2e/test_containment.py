@@ -84,6 +84,8 @@ def test_user_leaves_no_privilege_to_any_thread(scene: Scene, user: str) -> None
     far.wait_up()
     echo_once(door)
     gid = 20 if user.endswith("dialout") else NOBODY
+    # Although the socket was made by root.
+    far.wait_for_log(rf"channel 0: up, .*; the other end is uid {NOBODY} gid {gid}\b")
     threads = status_of_threads(near)
     assert len(threads) >= 3
     for status in threads:

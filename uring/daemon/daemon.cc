@@ -244,6 +244,7 @@ class Daemon final : private Worker::Client {
     const auto left = give_up_privileges(options);
     if (!left) return tl::unexpected(left.error());
     log_debug("running with {}", *left);
+    listen_as_this_user(configs);
     if (geteuid() == 0) {
       log_warn(
           "running as root without --user: an intruder who takes over this process is root on all "

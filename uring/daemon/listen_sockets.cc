@@ -314,4 +314,20 @@ tl::expected<std::vector<Listening>, std::string> get_listen_sockets(
   return stored_sources(*passed, sources, manager);
 }
 
+void listen_as_this_user(const std::vector<WorkerConfig>& workers) {
+  const auto renew = [](const Listening& listening) {
+    for (const int fd : listening.sockets) {
+      if (socket_option(fd, SO_DOMAIN) == AF_UNIX && !listen_again(fd)) {
+        log_debug("a listener keeps the user who made it: {}", std::strerror(errno));
+      }
+    }
+  };
+  for (const WorkerConfig& worker : workers) {
+    for (const ChannelListenSockets& sockets : worker.listen_sockets) {
+      renew(sockets.transport);
+      for (const Listening& forward : sockets.forwards) renew(forward);
+    }
+  }
+}
+
 }  // namespace virtproxy
