@@ -272,7 +272,7 @@ memory = "7M"
     {R"([process]
 memory = "64MB"
 )" + kUnix,
-     {"v.toml:2:10: memory '64MB' does not end in K, M or G (powers of 1024), as 64M does; use 8M to 1T"}},
+     {"v.toml:2:10: memory '64MB' does not end in K, M, G or T (powers of 1024), as 64M does; use 8M to 1T"}},
     {"[process]\nmemory = 1.5\n" + kUnix,
      {R"(v.toml:2:10: memory is a number with a fraction; write a number of bytes, or text such as "64M")"}},
     {R"([process]

@@ -219,7 +219,7 @@ const std::vector<BadCase> kBadCases = {
     {{"-c", kChannel, "--max-streams", "1048577"}, "out of range", "1 to 1048576"},
     {{"-c", kChannel, "--max-streams", "99999999999999999999999"}, "out of range", "1 to 1048576"},
     {{"-c", kChannel, "--memory", "7M"}, "--memory 7M is out of range", "8M to 1T"},
-    {{"-c", kChannel, "--memory", "64MB"}, "'64MB' does not end in K, M or G", "8M to 1T"},
+    {{"-c", kChannel, "--memory", "64MB"}, "'64MB' does not end in K, M, G or T", "8M to 1T"},
     {{"-c", kChannel, "--memory", "lots"}, "'lots' is not a size", "64M"},
     {{"-c", kChannel, "--memory", "-64M"}, "--memory", "64M"},
     {{"-c", kChannel, "--memory", "99999999999G"}, "too large", "8M to 1T"},

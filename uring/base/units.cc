@@ -31,7 +31,7 @@ tl::expected<uint64_t, std::string> parse_size(std::string_view text) {
     unit.remove_prefix(1);
     if (index == std::string_view::npos || !(unit.empty() || unit == "iB")) {
       return tl::unexpected<std::string>(
-          shown + " does not end in K, M or G (powers of 1024), as 64M does");
+          shown + " does not end in K, M, G or T (powers of 1024), as 64M does");
     }
     shift = 10 * static_cast<unsigned>(index % 4 + 1);
   }

@@ -314,7 +314,7 @@ std::string_view group_title(OptionGroup group) {
     case kChannels:
       return "Channels and services (each may be repeated)";
     case kLimits:
-      return "Limits (sizes take K, M or G: 64M is 64MiB)";
+      return "Limits (sizes take K, M, G or T: 64M is 64MiB)";
     case kProtocol:
       return "Protocol (1 is that of qemu-vp)";
     case kContainment:
