@@ -63,7 +63,7 @@ def test_without_a_daemon_it_looks_at_the_machine_and_at_paths(scene: Scene) -> 
     assert "start the machine" in advice_on(text, f"^WRONG {gone}: No such file or directory$")
     mode = stat.S_IMODE(link.stat().st_mode) if link.exists() else 0
     assert f"ok    {link} is a socket, of uid {os.getuid()} and gid {os.getgid()}, mode {mode:04o}\n" in text
-    assert "start the machine" in advice_on(quiet, f"^WRONG {link}: no process listens there$")
+    assert "start the machine" in advice_on(quiet, f"^note  {link}: no process of this network namespace listens there$")
     assert "make the directory" in advice_on(text, f"^WRONG {scene.directory}/new: No such file")
     assert f"ok    {scene.directory} takes the listener's path\n" in text
     assert "one user at a time" in advice_on(text, rf"^WRONG {name} is open in .*sleep \(pid {holder.pid}\)")
