@@ -204,8 +204,8 @@ bool Agent::turn() {
       if (link->fd && !link->port && link->finished()) close_link(*link);
     }
   }
-  // After whatever may have ended a call or the greeting of the port, for which calls wait: poll(2) would not return
-  // for those that are left.
+  // The loop above may have ended a call or the greeting of the port. The next waiting call goes
+  // out now: nothing else would wake poll(2) for it.
   forward_next();
   std::erase_if(links_, [](const auto& link) { return !link->fd && !link->port; });
   if (!stop_at_) return true;

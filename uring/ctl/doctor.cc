@@ -82,21 +82,26 @@ struct Identity {
   }
 };
 
+// The numbers of a line of /proc/PID/status.
+std::vector<uint64_t> status_numbers(uint64_t pid, std::string_view begin, int base = 10) {
+  std::istringstream line(proc_line(pid, "status", begin));
+  std::vector<uint64_t> numbers;
+  for (std::string word; line >> word;) {
+    numbers.push_back(std::strtoull(word.c_str(), nullptr, base));
+  }
+  return numbers;
+}
+
 // Nothing if the process has ended.
 std::optional<Identity> identity_of(uint64_t pid) {
-  // Real, effective, saved, and that of the file system.
-  uint64_t real = 0;
-  Identity identity;
-  std::istringstream uids(proc_line(pid, "status", "Uid:"));
-  if (!(uids >> real >> identity.uid)) return std::nullopt;
-  uint64_t group = 0;
-  std::istringstream gids(proc_line(pid, "status", "Gid:"));
-  if (gids >> real >> group) identity.groups.push_back(group);
-  std::istringstream more(proc_line(pid, "status", "Groups:"));
-  while (more >> group) identity.groups.push_back(group);
-  uint64_t capabilities = 0;
-  std::istringstream(proc_line(pid, "status", "CapEff:")) >> std::hex >> capabilities;
-  identity.overrides = (capabilities >> CAP_DAC_OVERRIDE & 1) != 0;
+  // Each: real, effective, saved, and that of the file system.
+  const auto uids = status_numbers(pid, "Uid:");
+  const auto gids = status_numbers(pid, "Gid:");
+  const auto capabilities = status_numbers(pid, "CapEff:", 16);
+  if (uids.size() != 4 || gids.size() != 4 || capabilities.empty()) return std::nullopt;
+  Identity identity{uids[1], status_numbers(pid, "Groups:"),
+                    (capabilities[0] >> CAP_DAC_OVERRIDE & 1) != 0};
+  identity.groups.push_back(gids[1]);
   return identity;
 }
 

@@ -33,8 +33,9 @@ tl::expected<std::vector<Listening>, std::string> get_listen_sockets(
     std::vector<WorkerConfig>& workers, ServiceManager& manager,
     const std::vector<logs::SourceSpec>& sources);
 
-// Once privileges were given up. The kernel tells whoever connects to a unix socket the user who listened last: the
-// other end of a channel, which may have an access list, is to see as whom this process runs.
+// Call after privileges were given up. SO_PEERCRED reports to a client of a unix socket the user
+// who called listen(2) last. The other end of a channel may compare that user with an access list,
+// so it must be the one as whom this process runs.
 void listen_as_this_user(const std::vector<WorkerConfig>& workers);
 
 }  // namespace virtproxy

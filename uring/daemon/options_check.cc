@@ -70,15 +70,15 @@ void check_own_sockets(Draft& draft, std::map<std::string, std::string>& users) 
   };
   const ProcessSettings& process = draft.process;
   if (const auto& control = process.control) {
+    const std::string shown = find_clash("control", control->host, *control);
+    users.emplace(exclusive_key(*control), shown);
     if (control->host.starts_with('@')) {
-      const Origin& at = where(draft.given, option_row("control"));
-      draft.complain(at,
-                     label_of(option_row("control"), at) + " " + printable(control->host) +
+      draft.complain(where(draft.given, option_row("control")),
+                     shown +
                          " has no mode, so that every user of this machine could command the "
                          "daemon",
                      "give the path of a socket");
     }
-    users.emplace(exclusive_key(*control), find_clash("control", control->host, *control));
   }
   if (const auto& metrics = process.metrics) {
     users.emplace(exclusive_key(*metrics), find_clash("metrics", metrics->to_string(), *metrics));

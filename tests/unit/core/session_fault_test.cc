@@ -340,34 +340,38 @@ TEST(Ping, CountsFramesAndFindsALostTail) {
   EXPECT_TRUE(pair.a.session.up() && pair.b.session.up());
 }
 
-// An idle session counts its frames in a greeting. When a line loses the rest of it, what follows must
-// not be taken for that rest.
+// A session with checksums that is idle, and so counts its frames in a greeting.
+struct IdlePuppet : Puppet {
+  IdlePuppet() : Puppet(config_with(7, feature::kChecksumTrailer)) {
+    trailer = TrailerKind::kChecksum;
+    mine.supported = mine.wanted = feature::kChecksumTrailer;
+    establish();
+    mine.joined = true;
+  }
+  Bytes torn_greeting(size_t left) const {
+    Bytes torn = hello_bytes(mine);
+    torn.resize(left);
+    return torn;
+  }
+  Bytes ping() { return frame({FrameType::kPing, false, 0, 0, 1}); }
+};
+
+// When a line loses the rest of a greeting, what follows must not be taken for that rest.
 TEST(Ping, FindsTheLostRestOfAGreeting) {
   for (const size_t left : {size_t{16}, size_t{156}, kHelloSize - 60}) {
-    Puppet sealed(config_with(7, feature::kChecksumTrailer));
-    sealed.trailer = TrailerKind::kChecksum;
-    sealed.mine.supported = sealed.mine.wanted = feature::kChecksumTrailer;
-    sealed.establish();
-    sealed.mine.joined = true;
-    Bytes torn = hello_bytes(sealed.mine);
-    torn.resize(left);
-    sealed.say(torn);
+    IdlePuppet sealed;
+    sealed.say(sealed.torn_greeting(left));
     EXPECT_EQ(sealed.fault(), Fault::kNone);
-    sealed.say(sealed.frame({FrameType::kPing, false, 0, 0, 1}));
+    sealed.say(sealed.ping());
     EXPECT_EQ(sealed.fault(), Fault::kFrameLost) << left;
   }
 }
 
 // The same loss where the transport delivers, in one piece, more than a greeting is long.
 TEST(Ping, FindsTheLostRestOfAGreetingInOnePiece) {
-  Puppet sealed(config_with(7, feature::kChecksumTrailer));
-  sealed.trailer = TrailerKind::kChecksum;
-  sealed.mine.supported = sealed.mine.wanted = feature::kChecksumTrailer;
-  sealed.establish();
-  sealed.mine.joined = true;
-  Bytes torn = hello_bytes(sealed.mine);
-  torn.resize(156);
-  const Bytes ping = sealed.frame({FrameType::kPing, false, 0, 0, 1});
+  IdlePuppet sealed;
+  Bytes torn = sealed.torn_greeting(156);
+  const Bytes ping = sealed.ping();
   while (torn.size() < 2 * kHelloSize) torn.insert(torn.end(), ping.begin(), ping.end());
   sealed.say(torn);
   EXPECT_EQ(sealed.fault(), Fault::kFrameLost);

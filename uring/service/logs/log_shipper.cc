@@ -250,7 +250,7 @@ void LogShipper::run_deferred() {
   if (phase_ != Phase::kRunning) go_on_stopping();
   note_given();
   note_safe();
-  report_drops();
+  if (loop_.now() >= next_report_) report_drops();
   unblock();
   note_blocked();
   note_end();
@@ -360,10 +360,6 @@ void LogShipper::note_blocked() {
 }
 
 void LogShipper::report_drops() {
-  if (loop_.now() >= next_report_) report_all_drops();
-}
-
-void LogShipper::report_all_drops() {
   for (size_t i = 0; i < sources_.size(); ++i) {
     SourceState& source = sources_[i];
     const auto& dropped = shipper_.buffer().dropped(static_cast<uint16_t>(i));
@@ -438,7 +434,7 @@ void LogShipper::close_sources() {
 void LogShipper::finish_stopping() {
   phase_ = Phase::kStopped;
   if (writer_) writer_->stop();
-  report_all_drops();
+  report_drops();
   if (all_acknowledged()) {
     log_info("log shipping: everything is acknowledged");
   } else {

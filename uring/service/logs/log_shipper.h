@@ -124,9 +124,8 @@ class LogShipper final : public ChannelObserver,
   void note_given();
   void note_blocked();
   void note_end();
-  // Says how many lines were dropped since it was last said: at intervals, and whatever there is.
+  // Logs for each source how many lines it has dropped since the last report.
   void report_drops();
-  void report_all_drops();
   void go_on_stopping();
   void close_sources();
   void finish_stopping();
