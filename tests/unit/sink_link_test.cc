@@ -56,7 +56,7 @@ class Receiver {
   std::jthread thread_{[this] { serve(); }};
 };
 
-struct Sender final : SinkLink::Client {
+struct FullSender final : SinkLink::Client {
   void link_up() override {
     link->out() = std::string(1'200'000, 'x');
     link->flush();
@@ -88,7 +88,7 @@ TEST(SinkLink, EndsWhenAReceiverThatDoesNotReadBreaksOff) {
   Receiver receiver;
   Limit limit(loop);
   for (int round = 0; round < 150; ++round) {
-    Sender sender;
+    FullSender sender;
     SinkLink link(loop, resolver, receiver.address(), "sink", &sender);
     sender.link = &link;
     link.start();
@@ -148,7 +148,7 @@ class SinkLinkEnd : public EachDriver {
   }
 
   const TcpListener listener_;
-  Sender sender_;
+  FullSender sender_;
   int peer_ = -1;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_;

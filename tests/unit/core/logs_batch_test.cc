@@ -11,9 +11,11 @@
 #include "tests/sim/random.h"
 
 namespace virtproxy::logs::test {
-namespace {
 
 using Bytes = std::vector<std::byte>;
+
+namespace {
+
 constexpr LogId kLog{7, 9};
 const uint64_t kKey = check_key(kLog);
 

@@ -7,10 +7,12 @@
 #include "tests/sim/random.h"
 
 namespace virtproxy::logs::test {
+
+using Bytes = std::vector<std::byte>;
+
 namespace {
 
 using namespace std::chrono_literals;
-using Bytes = std::vector<std::byte>;
 using Traffic = Buffer::Traffic;
 
 constexpr size_t kMemory = 64u << 10;

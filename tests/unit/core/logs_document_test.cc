@@ -8,9 +8,10 @@
 #include "core/logs/sender.h"
 
 namespace virtproxy::logs::test {
-namespace {
 
 using Bytes = std::vector<std::byte>;
+
+namespace {
 
 constexpr LogId kLog{0x1122334455667788, 0x99aabbccddeeff00};
 constexpr LogId kBoot{0x0102030405060708, 0x090a0b0c0d0e0f10};

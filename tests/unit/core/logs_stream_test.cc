@@ -6,17 +6,19 @@
 #include "core/logs/shipper.h"
 
 namespace virtproxy::logs::test {
-namespace {
 
 using Bytes = std::vector<std::byte>;
-constexpr LogId kLog{7, 9};
-const uint64_t kKey = check_key(kLog);
+
+namespace {
+
+constexpr LogId kSentLog{7, 9};
+const uint64_t kSentKey = check_key(kSentLog);
 
 // A receiver that has taken a HELLO of two sources, and batches made by hand.
 struct Puppet {
   explicit Puppet(size_t max_logs = 4) : receiver(max_logs) {}
 
-  StreamFault hello(const LogId& log = kLog, size_t sources = 2) {
+  StreamFault hello(const LogId& log = kSentLog, size_t sources = 2) {
     Bytes bytes;
     encode(Hello{kVersion, log, {}, 0, std::vector(sources, HelloSource{"s", {}, {}})}, bytes);
     return feed(bytes);
@@ -39,13 +41,13 @@ struct Puppet {
   }
   StreamFault batch(BatchBuilder& builder, uint16_t flags = 0) {
     Bytes bytes = builder.finish(flags);
-    seal_batch(bytes, kLog, kKey, position);
+    seal_batch(bytes, kSentLog, kSentKey, position);
     position += bytes.size();
     return feed(bytes);
   }
   StreamFault state(bool final, std::vector<Mark> marks) {
     Bytes bytes;
-    encode(State{kLog.low, final, std::move(marks)}, bytes);
+    encode(State{kSentLog.low, final, std::move(marks)}, bytes);
     return feed(bytes);
   }
   const SourceAccount& account(size_t source = 0) { return receiver.log()->sources[source]; }
@@ -164,20 +166,20 @@ TEST(LogReceiver, WhatIsOutOfTurnEndsTheStream) {
   Puppet other;
   other.hello();
   other.receiver.lost();
-  EXPECT_EQ(other.hello(kLog, 3), StreamFault::kBadNumbers) << "sources do not change";
+  EXPECT_EQ(other.hello(kSentLog, 3), StreamFault::kBadNumbers) << "sources do not change";
   Puppet wrong;
   Bytes bytes;
   encode(Ack{7, 0, AckLevel::kSink, false}, bytes);
   EXPECT_EQ(wrong.feed(bytes), StreamFault::kBadType);
   bytes.clear();
-  encode(Hello{2, kLog, {}, 0, {{"s", {}, {}}}}, bytes);
+  encode(Hello{2, kSentLog, {}, 0, {{"s", {}, {}}}}, bytes);
   EXPECT_EQ(wrong.feed(bytes), StreamFault::kBadVersion);
   EXPECT_EQ(wrong.feed(Bytes(16)), StreamFault::kBadMagic);
 }
 
 TEST(LogReceiver, HowTheBytesAreCutMakesNoDifference) {
   Bytes all;
-  encode(Hello{kVersion, kLog, {}, 0, {{"s", {}, {}}}}, all);
+  encode(Hello{kVersion, kSentLog, {}, 0, {{"s", {}, {}}}}, all);
   Mark mark;
   for (int i = 0; i < 5; ++i) {
     BatchBuilder builder(0, mark);
@@ -186,10 +188,10 @@ TEST(LogReceiver, HowTheBytesAreCutMakesNoDifference) {
     builder.add_drop({DropReason::kRate, 0, 2, 5, 1, 2});
     mark = builder.mark();
     Bytes batch = builder.finish();
-    seal_batch(batch, kLog, kKey, static_cast<uint64_t>(i) * 4096);
+    seal_batch(batch, kSentLog, kSentKey, static_cast<uint64_t>(i) * 4096);
     all.insert(all.end(), batch.begin(), batch.end());
   }
-  encode(State{kLog.low, true, {mark}}, all);
+  encode(State{kSentLog.low, true, {mark}}, all);
   for (size_t piece = 1; piece <= all.size(); piece = piece < 80 ? piece + 1 : piece * 2) {
     Receiver receiver(1);
     size_t records = 0;
@@ -240,7 +242,7 @@ TEST(LogReceiver, ARejectedLineIsMovedToTheDropped) {
 
 LogDescription description() {
   LogDescription log;
-  log.id = kLog;
+  log.id = kSentLog;
   log.position = 100;
   log.sources = {{"a", {5, 50}, {8, 80}}, {"b", {}, {}}};
   return log;
@@ -248,13 +250,13 @@ LogDescription description() {
 
 Bytes want(bool known, uint64_t position, std::vector<Mark> marks, bool finished = false) {
   Bytes bytes;
-  encode(Want{kLog.low, known, finished, position, std::move(marks)}, bytes);
+  encode(Want{kSentLog.low, known, finished, position, std::move(marks)}, bytes);
   return bytes;
 }
 
 Bytes ack(uint64_t position, bool final = false) {
   Bytes bytes;
-  encode(Ack{kLog.low, position, AckLevel::kSink, final}, bytes);
+  encode(Ack{kSentLog.low, position, AckLevel::kSink, final}, bytes);
   return bytes;
 }
 
@@ -302,14 +304,14 @@ TEST(LogSender, AnAnswerThatIsNotDueEndsTheStream) {
   EXPECT_EQ(fault({want(true, 0, {{6, 10}, {}})}), StreamFault::kBadNumbers) << "bytes go back";
   EXPECT_EQ(fault({Bytes(16)}), StreamFault::kBadMagic);
   Bytes state;
-  encode(State{kLog.low, false, {{}, {}}}, state);
+  encode(State{kSentLog.low, false, {{}, {}}}, state);
   EXPECT_EQ(fault({state}), StreamFault::kBadType);
 }
 
 TEST(LogSender, TheWindowClosesAndAnAckOpensIt) {
   Sender sender(200);
   LogDescription log;
-  log.id = kLog;
+  log.id = kSentLog;
   log.sources = {{"a", {}, {}}};
   sender.begin(log);
   ASSERT_EQ(sender.feed(want(false, 0, {{}})), StreamFault::kNone);
@@ -322,7 +324,7 @@ TEST(LogSender, TheWindowClosesAndAnAckOpensIt) {
     builder.add_line({1, {}, line});
     mark = builder.mark();
     Bytes batch = builder.finish();
-    seal_batch(batch, kLog, kKey, position);
+    seal_batch(batch, kSentLog, kSentKey, position);
     BatchHeader header;
     ASSERT_EQ(decode_batch_header(batch, header), BatchFault::kNone);
     sender.send(batch, header, mark);
@@ -339,14 +341,14 @@ TEST(LogSender, TheWindowClosesAndAnAckOpensIt) {
 TEST(LogSender, AReceiverCannotMakeItTakeForAcknowledgedWhatItDidNotSend) {
   Sender sender(1000);
   LogDescription log;
-  log.id = kLog;
+  log.id = kSentLog;
   log.sources = {{"a", {}, {}}};
   sender.begin(log);
   ASSERT_EQ(sender.feed(want(true, 0, {{1000, 100000}})), StreamFault::kNone);
   BatchBuilder builder(0, {});
   builder.add_line({1, {}, {}});
   Bytes batch = builder.finish();
-  seal_batch(batch, kLog, kKey, 0);
+  seal_batch(batch, kSentLog, kSentKey, 0);
   BatchHeader header;
   ASSERT_EQ(decode_batch_header(batch, header), BatchFault::kNone);
   sender.send(batch, header, {1, 0});
@@ -358,7 +360,7 @@ TEST(LogSender, AReceiverCannotMakeItTakeForAcknowledgedWhatItDidNotSend) {
 // with WANT, in one piece, and nothing that is sent later leads to another one.
 TEST(LogShipper, AnAckThatComesWithWantMakesRoomInAFullWindow) {
   Shipper shipper({.buffer = {}, .window = 4096, .state_interval = std::chrono::seconds(5)},
-                  {{"a"}}, kLog, {}, std::nullopt);
+                  {{"a"}}, kSentLog, {}, std::nullopt);
   Receiver receiver(4);
   std::vector<Received> found;
   size_t lines = 0;

@@ -3,6 +3,7 @@
 
 #include "tests/unit/core/pair.h"
 #include "tests/unit/core/puppet.h"
+#include "tests/unit/core/stream_life.h"
 
 namespace virtproxy::test {
 namespace {
@@ -118,39 +119,6 @@ TEST(ResetAt, IsAnImmediateResetBesideAPeerWithoutTheFeature) {
   }
 }
 
-// All the moments at which either end, or both, can break off or reset.
-using Step = void (*)(Pair&, uint64_t);
-constexpr Step kLife[] = {
-    [](Pair& p, uint64_t) { p.a.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
-    [](Pair& p, uint64_t id) { p.a.queue(id, 3000); },
-    [](Pair& p, uint64_t) { p.a.write(1500, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, 100); },
-    [](Pair& p, uint64_t) { p.a.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
-    [](Pair& p, uint64_t id) {
-      if (p.b.open_here(id)) p.b.queue(id, 3000);
-    },
-    [](Pair& p, uint64_t id) { p.a.end(id); },
-    [](Pair& p, uint64_t) { p.a.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.b.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
-    [](Pair& p, uint64_t id) {
-      if (p.b.open_here(id)) p.b.take(id, 1000);
-    },
-    [](Pair& p, uint64_t) { p.carry(p.b, p.a, SIZE_MAX); },
-    [](Pair& p, uint64_t id) {
-      if (p.b.open_here(id)) p.b.end(id);
-    },
-    [](Pair& p, uint64_t id) {
-      if (p.b.open_here(id)) p.b.take(id, UINT64_MAX);
-    },
-    [](Pair& p, uint64_t) { p.b.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.b, p.a, SIZE_MAX); },
-    [](Pair& p, uint64_t) { p.a.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
-};
-constexpr size_t kSteps = std::size(kLife);
 constexpr size_t kNever = kSteps + 1;
 
 enum class How { kBreaksOff, kResets };
@@ -196,9 +164,9 @@ TEST(ResetAt, MayComeAtEveryStageFromEitherSideOrFromBothAtOnce) {
        {uint64_t{0}, feature::kCommitTrailer, feature::kChecksumTrailer}) {
     for (size_t a = 0; a <= kNever; ++a) {
       for (size_t b = 0; b <= kNever; ++b) {
-        for (const auto& [a_how, b_how] : {std::pair{How::kBreaksOff, How::kBreaksOff},
-                                           std::pair{How::kBreaksOff, How::kResets},
-                                           std::pair{How::kResets, How::kBreaksOff}}) {
+        for (const auto& [a_how, b_how] :
+             {std::pair{How::kBreaksOff, How::kBreaksOff}, std::pair{How::kBreaksOff, How::kResets},
+              std::pair{How::kResets, How::kBreaksOff}}) {
           live_and_part(a, a_how, b, b_how, features);
           ASSERT_FALSE(testing::Test::HasFailure())
               << a << " " << b << " " << features << " " << static_cast<int>(a_how)

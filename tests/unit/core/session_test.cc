@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/unit/core/pair.h"
+#include "tests/unit/core/stream_life.h"
 
 namespace virtproxy::test {
 namespace {
@@ -228,40 +229,6 @@ TEST_F(SessionTest, NumberIsReusedOnlyWhenBothEndsAreDone) {
   EXPECT_TRUE(single.b.downs.empty());
   single.expect_nothing_left();
 }
-
-// All the moments at which a stream can be reset: some of these steps happen first.
-using Step = void (*)(Pair&, uint64_t);
-constexpr Step kLife[] = {
-    [](Pair& p, uint64_t) { p.a.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
-    [](Pair& p, uint64_t id) { p.a.queue(id, 3000); },
-    [](Pair& p, uint64_t) { p.a.write(1500, p.now); },
-    [](Pair& p, uint64_t) { p.a.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, 100); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
-    [](Pair& p, uint64_t id) {
-      if (p.b.open_here(id)) p.b.queue(id, 3000);
-    },
-    [](Pair& p, uint64_t id) { p.a.end(id); },
-    [](Pair& p, uint64_t) { p.a.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.b.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
-    [](Pair& p, uint64_t id) {
-      if (p.b.open_here(id)) p.b.take(id, 1000);
-    },
-    [](Pair& p, uint64_t) { p.carry(p.b, p.a, SIZE_MAX); },
-    [](Pair& p, uint64_t id) {
-      if (p.b.open_here(id)) p.b.end(id);
-    },
-    [](Pair& p, uint64_t id) {
-      if (p.b.open_here(id)) p.b.take(id, UINT64_MAX);
-    },
-    [](Pair& p, uint64_t) { p.b.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.b, p.a, SIZE_MAX); },
-    [](Pair& p, uint64_t) { p.a.write(1 << 20, p.now); },
-    [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
-};
-constexpr size_t kSteps = std::size(kLife);
 
 void live_and_reset(size_t a_resets_at, size_t b_resets_at, uint64_t features) {
   Pair pair(config_with(1, features), config_with(2, features));
