@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
-from harness import BIN, Scene
+from harness import BIN, Scene, scaled
 from stage import ListeningService, carry, close_hard, echo, expect_reset, receive
 
+MIB = 1024 * 1024
 LINE = re.compile(r"^(\S+)\s+(yes|no)$")
 
 
@@ -42,7 +43,7 @@ def carries_everything(scene: Scene, kind: str, door_kind: str, *args: str, **en
             patch.setenv(name, value)
         pair, doors = carry(scene, kind, services, door_kind, near=args, far=args)
     ends = ("--connect", doors["x"].traffic, "--listen", service.traffic)
-    scene.traffic("exchange", *ends, "--streams", 50, "--bytes", "2M", "--kill", 20)
+    scene.traffic("exchange", *ends, "--streams", 50, "--bytes", scaled(2 * MIB, 200 * 1024), "--kill", 20)
     scene.traffic("exchange", *ends, "--streams", 20, "--bytes", "500K", "--half-close")
     scene.traffic("exchange", *ends, "--streams", 5, "--bytes", "5000", "--tiny")
     with doors["hand"].connect() as client:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import PATIENCE, Scene
+from harness import PATIENCE, Scene, scaled
 from stage import echo, expect_reset, wait_for_echo
 
 from .getters import Getter, GuestGetter
@@ -19,7 +19,7 @@ from .machine import Guest
 SMALL = Page("small", content(11, 8 * KIB))
 PAGE = Page("page", content(12, 256 * KIB))
 EXCHANGE = 7003
-ROUNDS = 3
+ROUNDS = scaled(3, 1)
 
 
 @pytest.fixture(scope="module")
