@@ -33,12 +33,14 @@ if(VIRTPROXY_COVERAGE)
   set(VIRTPROXY_COUNTED -counted)
 endif()
 
-# Feedback is compiled into what the fuzzers judge: core/ as they link it, and the parts of uring/ that read what
-# a file or another end says. The drivers and the ways of the bytes have none.
+# Feedback is compiled into what the fuzzers judge: core/, and the parts of uring/ that read what a file or another
+# end says. The drivers and the code of uring/ that carries bytes have none. With VIRTPROXY_COVERAGE the core/ of the
+# daemons has none either, and the fuzzers of uring/ link that one.
 option(VIRTPROXY_FUZZ "Build the fuzzers (clang)" OFF)
 set(VIRTPROXY_FEEDBACK)
 if(VIRTPROXY_FUZZ)
   set(VIRTPROXY_FEEDBACK -fsanitize=fuzzer-no-link)
+  add_link_options(${VIRTPROXY_FEEDBACK})
 endif()
 
 # Exploit mitigations, in builds that are meant to run somewhere; bench/hardening.py counts what each
@@ -76,7 +78,10 @@ set(VIRTPROXY_SMALL $<$<CONFIG:Release>:-Os> ${VIRTPROXY_SECTIONS})
 # gcc 12 warns of what is not there.
 set(VIRTPROXY_TEST)
 if(CMAKE_BUILD_TYPE STREQUAL "Release")
-  set(VIRTPROXY_TEST -O1 -Wno-array-bounds -Wno-stringop-overflow -Wno-restrict)
+  set(VIRTPROXY_TEST -O1)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    list(APPEND VIRTPROXY_TEST -Wno-array-bounds -Wno-stringop-overflow -Wno-restrict)
+  endif()
 elseif(VIRTPROXY_SANITIZE)
   set(VIRTPROXY_TEST -O0)
 endif()

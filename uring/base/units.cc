@@ -69,8 +69,8 @@ std::string format_size(uint64_t bytes) {
 }
 
 std::string format_seconds(double seconds) {
-  // The fewest digits that mean the same number. std::to_chars() finds them as well, with tables of
-  // 110 KB.
+  // The fewest digits that mean the same number, of any but the very smallest. std::to_chars()
+  // finds them as well, with tables of 110 KB.
   char text[32];
   for (int digits = 15; digits <= 17; ++digits) {
     std::snprintf(text, sizeof(text), "%.*g", digits, seconds);

@@ -17,6 +17,7 @@ inline constexpr Step kLife[] = {
     [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
     [](Pair& p, uint64_t id) { p.a.queue(id, 3000); },
     [](Pair& p, uint64_t) { p.a.write(1500, p.now); },
+    [](Pair& p, uint64_t) { p.carry(p.a, p.b, 100); },
     [](Pair& p, uint64_t) { p.a.write(1 << 20, p.now); },
     [](Pair& p, uint64_t) { p.carry(p.a, p.b, 100); },
     [](Pair& p, uint64_t) { p.carry(p.a, p.b, SIZE_MAX); },
