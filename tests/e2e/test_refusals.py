@@ -86,9 +86,14 @@ def test_every_user_that_is_refused_is_named_once_and_the_others_are_counted(sce
 def test_an_end_that_is_on_no_list_tries_ever_less_often_and_is_named_seldom(scene: Scene) -> None:
     channel, door = scene.addresses.unix(), scene.addresses.unix()
     near_args = ("-c", f"unix-listen:{channel.spec}", "--socket-mode", "0666", *out("echo", door))
-    near = scene.daemon(*near_args, "--channel-allow-uid", "nobody", name="near")
+    operated = Controlled(scene, "near", *near_args, "--channel-allow-uid", "nobody")
+    near = operated.daemon
     far = scene.daemon("-c", f"unix-connect:{channel.spec}", *into("echo", scene.echo_service()), name="far")
     far.wait_for_log("the other end closes every connection at once and sends nothing")
+    refused = [event["text"] for event in operated.ask("events") if event["event"] == "peer_refused"]
+    assert refused
+    for text in refused:
+        assert re.fullmatch(rf"uid 0 gid 0 pid {far.pid} is not on the list", text), text
     seconds = 8
     time.sleep(seconds)
     near.terminate()

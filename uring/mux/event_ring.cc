@@ -90,6 +90,10 @@ void EventRecorder::peer_dropped(const PeerDropped& event) {
   record(EventKind::kPeerDropped, {}, fmt::format("{} has not greeted", event.peer));
 }
 
+void EventRecorder::peer_refused(const PeerRefused& event) {
+  record(EventKind::kPeerRefused, {}, fmt::format("{} {}", event.peer, event.reason));
+}
+
 void EventRecorder::no_common_version(const NoCommonVersion& event) {
   record(EventKind::kNoVersion, {}, fault_text(event.fault));
 }

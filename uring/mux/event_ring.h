@@ -31,6 +31,7 @@ enum class EventKind : uint8_t {
   kSilent,
   kDown,
   kPeerDropped,
+  kPeerRefused,
   kNoVersion,
   kGoingAway,
   kGlitch,
@@ -42,10 +43,10 @@ enum class EventKind : uint8_t {
   kListenerStalled,
   kListenerResumed,
 };
-inline constexpr std::array<std::string_view, 14> kEventNames{
-    "up",           "silent",       "down",         "peer_dropped",   "no_version",
-    "going_away",   "glitch",       "client_refused", "client_reset", "service_down",
-    "stream_refused", "held_back",  "listener_stalled", "listener_resumed"};
+inline constexpr std::array<std::string_view, 15> kEventNames{
+    "up",           "silent",         "down",      "peer_dropped",     "peer_refused",
+    "no_version",   "going_away",     "glitch",    "client_refused",   "client_reset",
+    "service_down", "stream_refused", "held_back", "listener_stalled", "listener_resumed"};
 
 struct ChannelEvent {
   uint64_t number = 0;  // of the process, from 1
@@ -82,6 +83,7 @@ class EventRecorder final : public ChannelObserver {
   void session_silent(const SessionSilent& event) override;
   void session_down(const SessionDown& event) override;
   void peer_dropped(const PeerDropped& event) override;
+  void peer_refused(const PeerRefused& event) override;
   void no_common_version(const NoCommonVersion& event) override;
   void peer_going_away() override;
   void glitch_seen(const GlitchSeen& event) override;

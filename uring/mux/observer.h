@@ -117,6 +117,13 @@ struct PeerDropped {
   Duration after;
 };
 
+// Who connected to the listener of the channel was turned away. As often as the log says so, which
+// counts those that come again.
+struct PeerRefused {
+  std::string_view peer;
+  std::string_view reason;
+};
+
 // The peer speaks no protocol version of this end.
 struct NoCommonVersion {
   Fault fault;
@@ -231,6 +238,7 @@ class ChannelObserver {
   virtual void session_silent(const SessionSilent&) {}
   virtual void session_down(const SessionDown&) {}
   virtual void peer_dropped(const PeerDropped&) {}
+  virtual void peer_refused(const PeerRefused&) {}
   virtual void no_common_version(const NoCommonVersion&) {}
   // The other end opens no more streams and takes no more.
   virtual void peer_going_away() {}

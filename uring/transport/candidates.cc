@@ -1,5 +1,6 @@
 #include "uring/transport/candidates.h"
 
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -37,6 +38,8 @@ Candidates::Candidates(Loop& loop, const ChannelSpec& spec, const Acl& peers, Cl
           loop, kNotAllowed, [this](const std::string& peer, uint64_t count, Counted counted) {
             log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}",
                      spec_.name, peer, and_counted(count, counted));
+            // Those that are told at the stop are for the log alone.
+            if (listener_ >= 0) client_->peer_refused(peer, "is not on the list");
           }) {}
 
 Candidates::~Candidates() { stop(); }
@@ -115,9 +118,11 @@ bool Candidates::make_room(const PeerIdentity& newcomer) {
   }
   if (const auto hidden = refusals_.allow(loop_.now())) {
     const auto present = client_->present_peer();
-    log_warn("channel {}: peer refused: {} has come while {} is connected, and {} others wait{}",
-             spec_.name, describe(refused), present ? describe(*present) : "another one", kMost,
-             and_others(*hidden));
+    const std::string peer = describe(refused);
+    const std::string reason = fmt::format("has come while {} is connected, and {} others wait",
+                                           present ? describe(*present) : "another one", kMost);
+    log_warn("channel {}: peer refused: {} {}{}", spec_.name, peer, reason, and_others(*hidden));
+    client_->peer_refused(peer, reason);
   }
   return found;
 }
@@ -213,11 +218,11 @@ void Candidates::name_those_that_wait() {
 void Candidates::stop() {
   rest_.clear();
   naming_.clear();
-  not_allowed_.flush();
   if (listener_ >= 0) {
     loop_.driver().cancel(arrival_);
     close(std::exchange(listener_, -1));
   }
+  not_allowed_.flush();
   while (!waiting_.empty()) {
     Candidate& last = *waiting_.back();
     hang_up(std::exchange(last.fd, -1));
