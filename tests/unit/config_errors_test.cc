@@ -39,13 +39,13 @@ const std::vector<Broken> kBroken = {
      {R"(v.toml:1:11: not TOML: Error while parsing key-value pair: expected value, saw '\n')" + kToml}},
     {R"(x = "unfinished
 )",
-     {"v.toml:1:16: not TOML: Error while parsing string: unescaped control characters other than TAB (U+0009) are explicitly prohibited" + kToml}},
+     {"v.toml:1:16: a text does not end on its line; close it with a double quote"}},
     {kUnix + "window = 1M\n",
      {"v.toml:3:11: not TOML: Error while parsing decimal integer: expected digit, saw 'M'" + kToml}},
     {kUnix + "window = 1\nwindow = 2\n",
-     {"v.toml:4:10: not TOML: Error while parsing key-value pair: cannot redefine existing integer 'window'" + kToml}},
+     {"v.toml:4:10: 'window' is there already; give each table and each key once"}},
     {"[channel.a]\n[channel.a]\n",
-     {"v.toml:2:1: not TOML: Error while parsing table header: cannot redefine existing table 'channel.a'" + kToml}},
+     {"v.toml:2:1: 'channel.a' is there already; give each table and each key once"}},
     {"a = [[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]\n",
      {"v.toml:1:21: values are more than 16 deep in each other; a value is text, a number, true, false or a list of these"}},
     {"a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a = 1\n",
@@ -55,6 +55,8 @@ const std::vector<Broken> kBroken = {
      {R"(v.toml:1:7: not TOML: Error while parsing string: unknown escape sequence '\q')" + kToml}},
     {"x = \"\001\"\n",
      {R"(v.toml:1:6: byte \x01 is no text; a configuration is a TOML file in UTF-8)"}},
+    {"x = \"\177\"\n",
+     {R"(v.toml:1:6: byte \x7f is no text; a configuration is a TOML file in UTF-8)"}},
     {"x = \"\377\"\n",
      {"v.toml:1:5: not TOML: Encountered invalid utf-8 sequence" + kToml}},
     {"x = 2026-11-29\n",
@@ -161,7 +163,7 @@ transport = "unix:/run/a.sock"
     {R"([channel.a]
 transport = "tcp-connect:127.0.0.1"
 )",
-     {"v.toml:2:13: transport 'tcp-connect:127.0.0.1': no port: write ADDRESS:PORT or ADDRESS:PORT:CHANNEL, with - as the port of a path; the form is tcp-connect:HOST:PORT"}},
+     {"v.toml:2:13: transport 'tcp-connect:127.0.0.1': no port: write ADDRESS:PORT, with - as the port of a path; the form is tcp-connect:HOST:PORT"}},
     {R"([channel.a]
 transport = "tcp-connect:127.0.0.1:nosuch"
 )",
@@ -390,12 +392,14 @@ window = "512M"
      {"v.toml:3:1: not TOML: this line cannot be understood; write KEY = VALUE under a [TABLE], with text in double quotes"}},
     {kUnix + "[channel.a.listen.s]\nat = 80\n",
      {R"(v.toml:4:6: at is neither text nor a list of it; write at = "HOST:PORT" or "unix:/PATH")"}},
+    {kUnix + "[channel.a.offer.s]\nto = \"unix:relative\"\n",
+     {"v.toml:4:6: to 'unix:relative': a path begins with / behind unix:; the form is HOST:PORT or unix:/PATH"}},
     {kUnix + "[channel.a.listen.s]\nat = []\n",
-     {R"(v.toml:4:6: at is neither text nor a list of it; write at = "HOST:PORT" or "unix:/PATH")"}},
+     {R"(v.toml:4:6: at is an empty list; write at = "HOST:PORT" or "unix:/PATH")"}},
     {kUnix + R"([channel.a.listen.s]
 at = "80"
 )",
-     {"v.toml:4:6: at '80': no port: write ADDRESS:PORT or ADDRESS:PORT:CHANNEL, with - as the port of a path; the form is HOST:PORT or unix:/PATH"}},
+     {"v.toml:4:6: at '80': no port: write ADDRESS:PORT, with - as the port of a path; the form is HOST:PORT or unix:/PATH"}},
     {kUnix + R"([channel.a.listen.s]
 at = "127.0.0.1:0"
 )",
@@ -456,7 +460,7 @@ at = "1"
       "v.toml:5:1: unknown key 'widnow'; the nearest known key in [defaults] is 'window'",
       "v.toml:7:13: transport 'x' begins with no known method; " + kMethods,
       R"(v.toml:8:10: transport is missing; write transport = "METHOD:ADDRESS")",
-      "v.toml:10:6: at '1': no port: write ADDRESS:PORT or ADDRESS:PORT:CHANNEL, with - as the port of a path; the form is HOST:PORT or unix:/PATH"}},
+      "v.toml:10:6: at '1': no port: write ADDRESS:PORT, with - as the port of a path; the form is HOST:PORT or unix:/PATH"}},
 };
 
 class BrokenConfig : public testing::TestWithParam<Broken> {};

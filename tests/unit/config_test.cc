@@ -51,6 +51,13 @@ const std::string kVm1 = R"([channel.vm1]
 transport = "unix-connect:/run/vm1.sock"
 )";
 
+TEST(ConfigTest, OneFileIsNamed) {
+  EXPECT_EQ(
+      errors({{"v.toml", kVm1}}, {"--config", "other.toml"}),
+      "virtproxy: --config is given more than once: name one file, and put what belongs to it "
+      "into *.toml of conf.d beside it\n");
+}
+
 TEST(ConfigTest, EveryTable) {
   const Options options = parse_ok(R"(
 [process]
@@ -482,6 +489,13 @@ TEST_F(ConfigFiles, WhatCannotBeReadIsALineEach) {
   EXPECT_EQ(complaint("conf.d"), "conf.d: cannot be read: Is a directory" + advice +
                                      "conf.d/d.toml: cannot be read: Is a directory" + advice +
                                      too_large);
+}
+
+TEST_F(ConfigFiles, PartsAreInADirectory) {
+  write("v.toml", "");
+  write("conf.d", "");
+  EXPECT_EQ(complaint("v.toml"),
+            "conf.d: is no directory; make it one, for *.toml beside v.toml, or remove it\n");
 }
 
 TEST_F(ConfigFiles, AnEndlessFileIsTooLarge) {

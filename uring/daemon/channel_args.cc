@@ -193,7 +193,9 @@ bool read_address(const ConfigNode& value, const std::string& text, AddressUse u
   const std::string address = plain_address(text);
   auto parsed = parse_address(address, use);
   std::optional<std::string> fault;
-  if (!parsed) {
+  if (!parsed && text.starts_with("unix:")) {
+    fault = "a path begins with / behind unix:";
+  } else if (!parsed) {
     fault = parsed.error();
   } else if (parsed->channel) {
     fault = "the channel is that of the table, not " + in_quotes(*parsed->channel);

@@ -51,6 +51,10 @@ tl::expected<std::vector<ConfigText>, std::vector<Problem>> read_config_files(
       if (name.starts_with('.') || !name.ends_with(".toml")) continue;
       paths.push_back(parts + "/" + std::string(name));
     }
+  } else if (errno == ENOTDIR && access(parts.c_str(), F_OK) == 0) {
+    problems.push_back({{printable(parts), 0, 0},
+                        "is no directory",
+                        "make it one, for *.toml beside " + printable(path) + ", or remove it"});
   } else if (errno != ENOENT && errno != ENOTDIR) {
     problems.push_back(unreadable(parts, errno));
   }

@@ -261,7 +261,10 @@ class Reader {
       texts.push_back(item);
     }
     const auto is_text = [](const ConfigNode* each) { return each->type == Type::kString; };
-    if (texts.empty() || !std::all_of(texts.begin(), texts.end(), is_text)) {
+    if (texts.empty()) {
+      draft_.complain(item->at, std::string(key) + " is an empty list",
+                      "write " + std::string(form));
+    } else if (!std::all_of(texts.begin(), texts.end(), is_text)) {
       draft_.complain(
           item->at,
           std::string(key) + (several ? " is neither text nor a list of it" : " is not text"),

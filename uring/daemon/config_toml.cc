@@ -25,7 +25,7 @@ std::optional<Problem> binary_fault(const ConfigText& file) {
   unsigned column = 1;
   for (const char c : file.text) {
     const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 && c != '\t' && c != '\n' && c != '\r') {
+    if ((byte < 0x20 && c != '\t' && c != '\n' && c != '\r') || byte == 0x7f) {
       return Problem{{file.name, line, column},
                      "byte " + printable(std::string_view(&c, 1)) + " is no text",
                      "a configuration is a TOML file in UTF-8"};
@@ -96,6 +96,34 @@ class Converter {
   const std::string& file_;
 };
 
+// What the library says of a mistake, in the words of this manual where it is one that is made
+// often.
+Problem explain(const Origin& origin, std::string_view said) {
+  const auto is = [said](std::string_view sign) {
+    return said.find(sign) != std::string_view::npos;
+  };
+  if (is("maximum nested value depth")) {
+    return {origin,
+            "values are more than " + std::to_string(kMaxConfigDepth) + " deep in each other",
+            "a value is text, a number, true, false or a list of these"};
+  }
+  if (is("leading zeroes")) {
+    return {origin, "a number begins with 0",
+            "write a mode as text, such as \"0660\", and any other number without the 0"};
+  }
+  // Of the other control characters it does not get to see any, see binary_fault().
+  if (is("unescaped control characters")) {
+    return {origin, "a text does not end on its line", "close it with a double quote"};
+  }
+  if (is("cannot redefine existing")) {
+    return {origin,
+            printable(said.substr(std::min(said.find('\''), said.size()))) + " is there already",
+            "give each table and each key once"};
+  }
+  return {origin, "not TOML: " + printable(said),
+          "write KEY = VALUE under a [TABLE], with text in double quotes"};
+}
+
 }  // namespace
 
 tl::expected<ConfigNode, Problem> parse_toml(const ConfigText& file) {
@@ -116,18 +144,7 @@ tl::expected<ConfigNode, Problem> parse_toml(const ConfigText& file) {
     const toml::parse_error& error = parsed.error();
     const toml::source_position at = error.source().begin;
     const Origin origin{file.name, std::max(at.line, 1u), std::max(at.column, 1u)};
-    if (error.description().find("maximum nested value depth") != std::string_view::npos) {
-      return tl::unexpected(Problem{
-          origin, "values are more than " + std::to_string(kMaxConfigDepth) + " deep in each other",
-          "a value is text, a number, true, false or a list of these"});
-    }
-    if (error.description().find("leading zeroes") != std::string_view::npos) {
-      return tl::unexpected(Problem{origin, "a number begins with 0",
-                                    "write a mode as text, such as \"0660\", and any other number "
-                                    "without the 0"});
-    }
-    return tl::unexpected(Problem{origin, "not TOML: " + printable(error.description()),
-                                  "write KEY = VALUE under a [TABLE], with text in double quotes"});
+    return tl::unexpected(explain(origin, error.description()));
   } catch (const std::bad_alloc&) {
     return tl::unexpected(
         Problem{{file.name, 0, 0}, "there is not enough memory to read it", "raise ulimit -v"});

@@ -136,7 +136,12 @@ ParseResult parse_options(int argc, const char* const* argv, const ReadConfig& r
   const auto* const config = line->find("config");
   const Task task = task_of(*line);
   ConfigNode tree;
-  if (config != nullptr) tree = read_tree(config->back(), read_config, draft);
+  if (config != nullptr && config->size() > 1) {
+    draft.complain({}, "--config is given more than once",
+                   "name one file, and put what belongs to it into *.toml of conf.d beside it");
+  } else if (config != nullptr) {
+    tree = read_tree(config->back(), read_config, draft);
+  }
   // A file that cannot be read leaves too little to judge the rest by.
   if (draft.problems.empty()) {
     ::virtproxy::read_config(tree, draft);

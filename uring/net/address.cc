@@ -87,7 +87,7 @@ tl::expected<Fields, std::string> split_fields(std::string_view text) {
 
   const size_t last = text.rfind(':');
   if (last == std::string_view::npos) {
-    return failure("no port: " + std::string(kForm) + ", with - as the port of a path");
+    return failure("no port: write ADDRESS:PORT, with - as the port of a path");
   }
   const size_t before = last == 0 ? std::string_view::npos : text.substr(0, last).rfind(':');
   const std::string_view tail = text.substr(last + 1);
