@@ -126,6 +126,16 @@ def fill(sock: socket.socket) -> int:
 def test_why_names_the_side_that_does_not_read(scene: Scene) -> None:
     stage = Operated(scene)
     assert stage.ctl("why").stdout == "no stream waits\n"
+    client = stage.door.connect(WAIT)
+    echo(client)
+    (idle,) = [row["stream"] for row in stage.ctl_json("streams")]
+    assert stage.ctl("why", idle).stdout == f"stream {idle} does not wait\n"
+    assert stage.ctl_json("why", idle) == []
+    client.close()
+    eventually("it is over", lambda: not stage.ctl_json("streams"))
+    over = stage.ctl("why", idle)
+    assert (over.returncode, over.stderr) == (1, f"virtproxyctl: there is no stream {idle}\n")
+    assert stage.ctl("why", idle, "--json").returncode == 1
     for reason, sender in (
         ("the application at the other end does not read", 0),
         ("the application at this end does not read", 1),

@@ -6,6 +6,7 @@ import os
 import pty
 import pwd
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -100,6 +101,11 @@ def test_with_a_daemon_it_looks_at_its_channels(scene: Scene) -> None:
     assert re.search(rf"^ok    daemon \S+, pid {near.pid}, driver ", text, re.MULTILINE)
     assert "ok    channel 0 is up, protocol 2\n" in text
     assert re.search(r"^ok    the daemon has \d+ of \d+ descriptors", text, re.MULTILINE)
+    far.send_signal(signal.SIGSTOP)
+    code, text = doctor("--control", path.place)
+    far.send_signal(signal.SIGCONT)
+    assert code == 1
+    assert "stands still" in advice_on(text, "^WRONG channel 0: the other end has not answered within 5 s$")
     mark = near.mark()
     far.terminate()
     near.wait_down(since=mark)

@@ -29,7 +29,7 @@ std::string summary(const std::string& now, const std::string& wanted) {
   Options changed = options_of(wanted);
   const Difference found = difference(options_of(now), changed);
   EXPECT_EQ(found.errors, std::vector<std::string>{});
-  return found.summary();
+  return found.summary(changed);
 }
 
 std::string with(std::string text, const std::string& from, const std::string& to) {
@@ -45,20 +45,29 @@ TEST(DifferenceTest, SaysWhatIsDifferent) {
   const size_t second = base.find("[channel.b]");
   EXPECT_EQ(summary(base, base.substr(second) + base.substr(0, second)),
             "no channel or forward is different");
-  EXPECT_EQ(summary(base, base.substr(second)), "1 channel removed, 1 forward removed");
-  EXPECT_EQ(summary(base.substr(second), base), "1 channel added, 1 forward added");
+  EXPECT_EQ(summary(base, base.substr(second)),
+            "1 channel removed (a), 1 forward removed (-o web of a)");
+  EXPECT_EQ(summary(base.substr(second), base),
+            "1 channel added (a), 1 forward added (-o web of a)");
   EXPECT_EQ(summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/c\"")),
-            "1 channel replaced");
+            "1 channel replaced (a)");
   EXPECT_EQ(
       summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/a\"\nwindow = \"8K\"")),
-      "1 channel replaced");
+      "1 channel replaced (a)");
   // Of its forwards alone.
   EXPECT_EQ(
       summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/a\"\nallow-remote = true")),
-      "1 forward changed");
-  EXPECT_EQ(summary(base, with(base, ":80\"", ":80\"\npriority = \"bulk\"")), "1 forward changed");
-  EXPECT_EQ(summary(base, with(base, ":81", ":82")), "1 forward changed");
-  EXPECT_EQ(summary(base, with(base, ":80", ":82")), "1 forward added, 1 forward removed");
+      "1 forward changed (-o web of a)");
+  EXPECT_EQ(summary(base, with(base, ":80\"", ":80\"\npriority = \"bulk\"")),
+            "1 forward changed (-o web of a)");
+  EXPECT_EQ(summary(base, with(base, ":81", ":82")), "1 forward changed (-i db of b)");
+  EXPECT_EQ(summary(base, with(base, ":80", ":82")),
+            "1 forward added (-o web of a), 1 forward removed (-o web of a)");
+  std::string more = base;
+  for (int i = 0; i < 10; ++i) {
+    more += fmt::format("[channel.n{0}]\ntransport = \"unix-connect:/n{0}\"\n", i);
+  }
+  EXPECT_EQ(summary(base, more), "10 channels added (n0, n1, n2, n3, n4, n5, n6, n7 and 2 more)");
 }
 
 TEST(DifferenceTest, ProcessKeysThatCannotChangeAreNamed) {
@@ -81,7 +90,7 @@ TEST(DifferenceTest, ChannelsThatStayKeepTheirMemory) {
   Options wanted = options_of(base + third);
   EXPECT_LT(wanted.channels[0].memory, part);
   Difference found = difference(now, wanted);
-  EXPECT_EQ(found.summary(), "1 channel added");
+  EXPECT_EQ(found.summary(wanted), "1 channel added (c)");
   EXPECT_EQ(wanted.channels[0].memory, part);
   EXPECT_GT(wanted.channels[2].memory, 0u);
   EXPECT_EQ(wanted.memory, 2 * part + wanted.channels[2].memory);

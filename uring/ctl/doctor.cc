@@ -282,6 +282,15 @@ void check_transport(Report& report, const std::string& text, uint64_t daemon) {
 
 // --- the daemon -------------------------------------------------------------------------------
 
+// Each takes five seconds.
+constexpr unsigned kMostSilent = 3;
+
+// Whether the daemon at the other end stands still. One that has no answer to give says so at once.
+bool is_silent(const std::string& control, const std::string& channel) {
+  const auto answer = ask_daemon(control, "far status " + channel);
+  return !answer && answer.error().find("has not answered within") != std::string::npos;
+}
+
 // True if there is one.
 bool check_daemon(Report& report, const std::string& control) {
   const auto answer = ask_daemon(control, "status --json");
@@ -313,6 +322,7 @@ bool check_daemon(Report& report, const std::string& control) {
   } else {
     report.good(fmt::format("the daemon has {} of {} descriptors", used, most));
   }
+  unsigned silent = 0;
   for (const json& channel : channels) {
     const std::string name = channel.value("channel", "");
     const std::string transport = channel.value("transport", "");
@@ -328,10 +338,19 @@ bool check_daemon(Report& report, const std::string& control) {
     if (protocol == 1) {
       report.note(fmt::format("channel {}: the other end speaks protocol 1", name),
                   "install virtproxy there too: protocol 1 has no flow control");
+    } else if (silent < kMostSilent && is_silent(control, name)) {
+      ++silent;
+      report.wrong(
+          fmt::format("channel {}: the other end has not answered within 5 s", name),
+          "its daemon, its machine or the way there stands still; streams wait until it goes on");
     } else {
       report.good(fmt::format("channel {} is up, protocol {}", name, protocol));
     }
     check_transport(report, transport, pid);
+  }
+  if (silent == kMostSilent) {
+    report.note(fmt::format("{} other ends do not answer: no more of them were asked", silent),
+                "virtproxyctl far status CHANNEL asks one");
   }
   return true;
 }

@@ -339,12 +339,20 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
   if (const auto name = parse_stream_name(of)) {
     query.channel = name->channel;
     query.key = name->key;
+    query.only_waiting = false;  // To tell one that does not wait from one that is not there.
   }
   if (!query.channel.empty() && !has_channel(query.channel)) {
     return reply(asker,
                  error_answer("there is no channel " + in_quotes(query.channel), asker.json));
   }
-  list_streams(asker, query, [this, asker, query](const StreamRows& found) {
+  list_streams(asker, query, [this, asker, query, of](StreamRows found) {
+    if (query.key && found.rows.empty()) {
+      return reply(asker, error_answer("there is no stream " + of, asker.json));
+    }
+    std::erase_if(found.rows, [](const StreamRow& row) { return !row.waits_for; });
+    if (query.key && found.rows.empty() && !asker.json) {
+      return reply(asker, "stream " + of + " does not wait\n\n");
+    }
     ControlTable table = why_table(found);
     collect_log_rows([asker, query, table](const LogRows& logs) mutable {
       if (!query.key) add_blocked_sources(logs, query.channel, table);

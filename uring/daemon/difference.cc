@@ -124,33 +124,46 @@ std::vector<const ForwardSpec*> forwards_of(const std::vector<ForwardSpec>& forw
   return all;
 }
 
-// Compares the forwards of a channel in one direction; `matches` says which are one and the same.
+std::string name_of(char option, const ForwardSpec& forward) {
+  return fmt::format("-{} {} of {}", option, forward.service, forward.channel);
+}
+
+// Compares the forwards of a channel in one direction, which the command line gives with `option`;
+// `matches` says which are one and the same.
 template <typename Matches>
-bool compare(const std::vector<const ForwardSpec*>& now,
+bool compare(char option, const std::vector<const ForwardSpec*>& now,
              const std::vector<const ForwardSpec*>& wanted, const Matches& matches,
              Difference& difference) {
-  size_t found = 0;
-  size_t differ = 0;
+  const auto match = [&](const ForwardSpec& one, const std::vector<const ForwardSpec*>& all) {
+    return std::find_if(all.begin(), all.end(),
+                        [&](const ForwardSpec* other) { return matches(one, *other); });
+  };
+  bool differ = false;
+  const auto note = [&](std::vector<std::string>& names, const ForwardSpec& forward) {
+    names.push_back(name_of(option, forward));
+    differ = true;
+  };
   for (const ForwardSpec* const each : wanted) {
-    const auto same = std::find_if(
-        now.begin(), now.end(), [&](const ForwardSpec* other) { return matches(*each, *other); });
-    if (same == now.end()) continue;
-    ++found;
-    if (!is_same(**same, *each)) ++differ;
+    const auto same = match(*each, now);
+    if (same == now.end()) {
+      note(difference.forwards_added, *each);
+    } else if (!is_same(**same, *each)) {
+      note(difference.forwards_changed, *each);
+    }
   }
-  difference.forwards_added += wanted.size() - found;
-  difference.forwards_removed += now.size() - found;
-  difference.forwards_changed += differ;
-  return found < wanted.size() || found < now.size() || differ > 0;
+  for (const ForwardSpec* const each : now) {
+    if (match(*each, wanted) == wanted.end()) note(difference.forwards_removed, *each);
+  }
+  return differ;
 }
 
 bool compare_forwards(const Options& now, const Options& wanted, const std::string& channel,
                       Difference& difference) {
   const bool listeners = compare(
-      forwards_of(now.oforwards, channel), forwards_of(wanted.oforwards, channel),
+      'o', forwards_of(now.oforwards, channel), forwards_of(wanted.oforwards, channel),
       [](const auto& one, const auto& other) { return one.is_same_listener(other); }, difference);
   const bool services = compare(
-      forwards_of(now.iforwards, channel), forwards_of(wanted.iforwards, channel),
+      'i', forwards_of(now.iforwards, channel), forwards_of(wanted.iforwards, channel),
       [](const auto& one, const auto& other) { return one.service == other.service; }, difference);
   return listeners || services;
 }
@@ -192,20 +205,35 @@ void share_memory(Options& wanted, Difference& difference) {
   for (const ChannelOptions& channel : wanted.channels) wanted.memory += channel.memory;
 }
 
-std::string counted(size_t count, std::string_view what, std::string_view became) {
-  return fmt::format("{} {}{} {}", count, what, count == 1 ? "" : "s", became);
+constexpr size_t kMostNamed = 8;
+
+// "2 forwards added (-o web of vm1, -i db of vm1)"
+std::string counted(const std::vector<std::string>& names, std::string_view what,
+                    std::string_view became) {
+  const size_t named = std::min(names.size(), kMostNamed);
+  const std::string more =
+      named < names.size() ? fmt::format(" and {} more", names.size() - named) : "";
+  return fmt::format("{} {}{} {} ({}{})", names.size(), what, names.size() == 1 ? "" : "s", became,
+                     fmt::join(names.begin(), names.begin() + static_cast<ptrdiff_t>(named), ", "),
+                     more);
 }
 
 }  // namespace
 
-std::string Difference::summary() const {
+std::string Difference::summary(const Options& wanted) const {
   std::string text;
-  const auto add = [&](size_t count, std::string_view what, std::string_view became) {
-    if (count > 0) text += (text.empty() ? "" : ", ") + counted(count, what, became);
+  const auto add = [&](const std::vector<std::string>& names, std::string_view what,
+                       std::string_view became) {
+    if (!names.empty()) text += (text.empty() ? "" : ", ") + counted(names, what, became);
   };
-  add(added.size(), "channel", "added");
-  add(removed.size(), "channel", "removed");
-  add(changed.size(), "channel", "replaced");
+  const auto names = [&](const std::vector<size_t>& places) {
+    std::vector<std::string> all;
+    for (const size_t place : places) all.push_back(wanted.channels[place].name);
+    return all;
+  };
+  add(names(added), "channel", "added");
+  add(removed, "channel", "removed");
+  add(names(changed), "channel", "replaced");
   add(forwards_added, "forward", "added");
   add(forwards_removed, "forward", "removed");
   add(forwards_changed, "forward", "changed");

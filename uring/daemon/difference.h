@@ -20,16 +20,18 @@ struct Difference {
   std::vector<size_t> changed;
   std::vector<size_t> other_forwards;  // of channels that stay
   std::vector<std::string> removed;    // channels, by name
-  size_t forwards_added = 0;           // of all channels
-  size_t forwards_removed = 0;
-  size_t forwards_changed = 0;
+  // Of all channels, each as a person would name it: "-o web of vm1".
+  std::vector<std::string> forwards_added;
+  std::vector<std::string> forwards_removed;
+  std::vector<std::string> forwards_changed;
   bool memory_changed = false;  // of the process; it holds at once
 
   bool nothing() const {
     return added.empty() && changed.empty() && other_forwards.empty() && removed.empty();
   }
-  // For people: "1 channel added, 2 forwards removed".
-  std::string summary() const;
+  // For people: "1 channel added (vm2), 2 forwards removed (-o web of vm1, -i db of vm1)". `wanted`
+  // is what the difference was made with.
+  std::string summary(const Options& wanted) const;
 };
 
 // Gives channels of `wanted` that stay the memory that they have, and the new ones a part of what

@@ -391,7 +391,7 @@ void Reloader::change_to(Options wanted, std::string_view what, const Finish& fi
   if (wanted.process.log_level != options_.process.log_level) {
     set_log_level(wanted.process.log_level);
   }
-  const std::string summary = difference.summary();
+  const std::string summary = difference.summary(wanted);
   options_ = std::move(wanted);
   keep_listeners(options_);
   log_answer("{}: {}", what, summary);
