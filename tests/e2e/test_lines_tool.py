@@ -10,11 +10,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from harness import BIN, Scene
+from stage import eventually
 
 pytestmark = pytest.mark.skipif(not (BIN / "virtproxy-bench").exists(), reason="virtproxy-bench is not built")
 TOOL = BIN / "virtproxy-bench"
@@ -146,8 +148,17 @@ def test_a_different_order_is_counted(scene: Scene) -> None:
 def test_a_file_that_is_replaced_is_read_to_its_end(scene: Scene) -> None:
     out = scene.directory / "out"
 
+    def is_read() -> bool:
+        for run in scene.processes:
+            for fd in Path(f"/proc/{run.pid}/fd").glob("*"):
+                with suppress(OSError):  # closed meanwhile
+                    if os.readlink(fd) == str(out):
+                        return True
+        return False
+
     def change(number: int, line: bytes) -> bytes:
         if number in (100, 200):
+            eventually("the tool has the file", is_read)  # One that is gone before cannot be read.
             out.rename(out.with_suffix(f".{number}"))
         return line + b"\n"
 
