@@ -394,6 +394,9 @@ window = "512M"
      {R"(v.toml:4:6: at is neither text nor a list of it; write at = "HOST:PORT" or "unix:/PATH")"}},
     {kUnix + "[channel.a.offer.s]\nto = \"unix:relative\"\n",
      {"v.toml:4:6: to 'unix:relative': a path begins with / behind unix:; the form is HOST:PORT or unix:/PATH"}},
+    {kUnix + "[channel.a.offer.s]\nto = \"unix:/" + std::string(120, 'x') + "\"\n",
+     {"v.toml:4:6: to 'unix:/" + std::string(120, 'x') +
+      "': the path of a unix socket is 121 bytes long, the limit is 107; the form is HOST:PORT or unix:/PATH"}},
     {kUnix + "[channel.a.listen.s]\nat = []\n",
      {R"(v.toml:4:6: at is an empty list; write at = "HOST:PORT" or "unix:/PATH")"}},
     {kUnix + R"([channel.a.listen.s]

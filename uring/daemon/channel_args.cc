@@ -193,7 +193,7 @@ bool read_address(const ConfigNode& value, const std::string& text, AddressUse u
   const std::string address = plain_address(text);
   auto parsed = parse_address(address, use);
   std::optional<std::string> fault;
-  if (!parsed && text.starts_with("unix:")) {
+  if (!parsed && address.starts_with("unix:")) {
     fault = "a path begins with / behind unix:";
   } else if (!parsed) {
     fault = parsed.error();

@@ -65,7 +65,6 @@ struct Fields {
 };
 
 tl::expected<Fields, std::string> split_fields(std::string_view text) {
-  static constexpr std::string_view kForm = "write ADDRESS:PORT or ADDRESS:PORT:CHANNEL";
   Fields fields;
   if (text.starts_with('[')) {
     const size_t close = text.find(']');
@@ -107,8 +106,9 @@ tl::expected<Fields, std::string> split_fields(std::string_view text) {
     fields.port = tail;
   }
   if (!path && fields.port != "-" && fields.address.find(':') != std::string_view::npos) {
-    return failure("too many colons: " + std::string(kForm) +
-                   ", and an IPv6 address in brackets, [::1]:PORT");
+    return failure(
+        "too many colons: write ADDRESS:PORT or ADDRESS:PORT:CHANNEL, and an IPv6 address in "
+        "brackets, [::1]:PORT");
   }
   return fields;
 }
