@@ -114,7 +114,7 @@ def test_pipes_keep_a_stated_share_of_memory_allocated(scene: Scene, memory: int
     while flood.alive():
         for daemon, known in zip(pair.both(), others, strict=True):
             used = max(used, daemon.stats().total("pipes"))
-            # While one is looked at, another takes its place: those of two looks were there at once.
+            # A pipe can be replaced by another during a look. Those of two looks existed at one time.
             before, now = pipes_of(daemon), pipes_of(daemon)
             slots = sum(n for name, n in now.items() if name in before and name not in known)
             most = max(most, slots * PINNED_BY_SLOT)

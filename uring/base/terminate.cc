@@ -1,5 +1,5 @@
-// What the static programs do with an exception that nobody catches. The handler of libstdc++ prints its type as a
-// person would write it, and brings a demangler of 53 KB for that.
+// The handler for uncaught exceptions in the static programs. It replaces the one of libstdc++,
+// which links a demangler of 53 KB to print the type of the exception.
 #include <unistd.h>
 
 #include <cstdlib>

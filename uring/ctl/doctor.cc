@@ -282,10 +282,11 @@ void check_transport(Report& report, const std::string& text, uint64_t daemon) {
 
 // --- the daemon -------------------------------------------------------------------------------
 
-// Each takes five seconds.
+// Channels whose other end does not answer, before no more are asked: each costs five seconds.
 constexpr unsigned kMostSilent = 3;
 
-// Whether the daemon at the other end stands still. One that has no answer to give says so at once.
+// True if the daemon at the other end does not answer. A running daemon without share-stats refuses
+// the question at once.
 bool is_silent(const std::string& control, const std::string& channel) {
   const auto answer = ask_daemon(control, "far status " + channel);
   return !answer && answer.error().find("has not answered within") != std::string::npos;

@@ -96,8 +96,7 @@ class Converter {
   const std::string& file_;
 };
 
-// What the library says of a mistake, in the words of this manual where it is one that is made
-// often.
+// Converts an error text of the library. Common mistakes get a text and an advice of our own.
 Problem explain(const Origin& origin, std::string_view said) {
   const auto is = [said](std::string_view sign) {
     return said.find(sign) != std::string_view::npos;
@@ -111,7 +110,7 @@ Problem explain(const Origin& origin, std::string_view said) {
     return {origin, "a number begins with 0",
             "write a mode as text, such as \"0660\", and any other number without the 0"};
   }
-  // Of the other control characters it does not get to see any, see binary_fault().
+  // binary_fault() has refused every other control character: this one is the end of the line.
   if (is("unescaped control characters")) {
     return {origin, "a text does not end on its line", "close it with a double quote"};
   }

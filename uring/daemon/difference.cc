@@ -128,8 +128,8 @@ std::string name_of(char option, const ForwardSpec& forward) {
   return fmt::format("-{} {} of {}", option, forward.service, forward.channel);
 }
 
-// Compares the forwards of a channel in one direction, which the command line gives with `option`;
-// `matches` says which are one and the same.
+// Compares the forwards of a channel in one direction. `option` is the letter that gives them on
+// the command line; `matches` is true for two versions of the same forward.
 template <typename Matches>
 bool compare(char option, const std::vector<const ForwardSpec*>& now,
              const std::vector<const ForwardSpec*>& wanted, const Matches& matches,

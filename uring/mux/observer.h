@@ -117,8 +117,8 @@ struct PeerDropped {
   Duration after;
 };
 
-// Who connected to the listener of the channel was turned away. As often as the log says so, which
-// counts those that come again.
+// The listener of the channel closed the connection of a peer. Reported as often as the log reports
+// it; repeated attempts in between are only counted, in the log.
 struct PeerRefused {
   std::string_view peer;
   std::string_view reason;

@@ -44,7 +44,7 @@ class TransportSource : protected Timer::Owner {
     virtual void transport_unavailable() = 0;
     // The descriptor is of no use any more.
     virtual void transport_broken(const std::string& reason) = 0;
-    // Who connected was turned away. Limited in rate.
+    // The listener closed the connection of a peer. Limited in rate.
     virtual void peer_refused(const std::string& peer, std::string_view reason) = 0;
 
    protected:

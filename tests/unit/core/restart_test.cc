@@ -7,7 +7,7 @@
 namespace virtproxy::test {
 namespace {
 
-constexpr uint32_t kOne = stream_number(0, 1);
+constexpr uint32_t kStream = stream_number(0, 1);
 
 // The daemon at one end is killed and started again; what it wrote stays in the pipe.
 void restart(Pair& pair, End& end, uint64_t secret, uint64_t features) {
@@ -96,8 +96,8 @@ class MidFrame : public testing::Test {
     puppet.trailer = TrailerKind::kChecksum;
     puppet.mine.wanted = feature::kChecksumTrailer;
     puppet.establish();
-    puppet.say(puppet.open(kOne));
-    whole = puppet.data(kOne, 0, 16'000);
+    puppet.say(puppet.open(kStream));
+    whole = puppet.data(kStream, 0, 16'000);
   }
   Bytes part(size_t from, size_t to) const {
     return Bytes(whole.begin() + static_cast<ptrdiff_t>(from),
@@ -155,7 +155,7 @@ TEST_F(MidFrame, InnocentGreetingInAPayloadDisturbsNothing) {
   const Bytes innocent = hello_bytes(greeting_of(5555));
   std::copy(innocent.begin(), innocent.end(), payload.begin() + 2000);
   const Bytes frame = puppet.frame(
-      {FrameType::kData, true, kOne, static_cast<uint32_t>(payload.size()), 0}, payload);
+      {FrameType::kData, true, kStream, static_cast<uint32_t>(payload.size()), 0}, payload);
   puppet.say(Bytes(frame.begin(), frame.begin() + 8000));
   EXPECT_TRUE(probe());
   puppet.say(Bytes(frame.begin() + 8000, frame.end()));
@@ -177,7 +177,7 @@ TEST_F(MidFrame, ProbeIsIgnoredByAPeerThatDidNotRestart) {
 TEST_F(MidFrame, ForgedAnswersCannotEndTheSession) {
   Bytes payload(16'000);
   Random random(6);
-  const Bytes header = puppet.frame({FrameType::kData, true, kOne, 16'000, 0}, payload);
+  const Bytes header = puppet.frame({FrameType::kData, true, kStream, 16'000, 0}, payload);
   puppet.say(Bytes(header.begin(), header.begin() + kHeaderSize));
   for (int i = 0; i < 10; ++i) {
     Hello forged = greeting_of(below(random, 3) + 1, random());
@@ -218,7 +218,7 @@ TEST_F(MidFrame, FrameThatArrivesByteByByteIsSearchedOnce) {
   for (size_t i = 0; i + 16 <= payload.size(); i += 16) {
     std::copy_n(hello.begin(), 16, payload.begin() + static_cast<ptrdiff_t>(i));
   }
-  const Bytes frame = puppet.frame({FrameType::kData, true, kOne, 16'000, 0}, payload);
+  const Bytes frame = puppet.frame({FrameType::kData, true, kStream, 16'000, 0}, payload);
   for (const std::byte b : frame) puppet.say({b});
   EXPECT_EQ(puppet.fault(), Fault::kNone);
   EXPECT_TRUE(puppet.event(Event::Kind::kData));

@@ -32,7 +32,7 @@ class Story {
   std::string last_data_;
 };
 
-constexpr uint32_t kStream = stream_number(0, 1);
+constexpr uint32_t kOne = stream_number(0, 1);
 constexpr uint32_t kTwo = stream_number(1, 1);
 
 // A life with everything in it: noise, two greetings, frames of every kind, a late frame, a fault,
@@ -57,20 +57,20 @@ Bytes everything(uint64_t features, Puppet& puppet) {
   };
   hello(0);
   hello(epoch);
-  add(puppet.open(kStream));
-  add(puppet.data(kStream, 0, 100));
+  add(puppet.open(kOne));
+  add(puppet.data(kOne, 0, 100));
   add(puppet.open(kTwo));
   add(puppet.data(kTwo, 0, 1));
   frame(FrameType::kPing, 0, 4);
-  frame(FrameType::kCredit, kStream, 5000);
+  frame(FrameType::kCredit, kOne, 5000);
   hello(epoch);
-  add(puppet.data(kStream, 100, 200));
+  add(puppet.data(kOne, 100, 200));
   frame(FrameType::kReset, kTwo, 3);
   add(puppet.data(kTwo, 1, 50));
-  frame(FrameType::kEnd, kStream, 300);
+  frame(FrameType::kEnd, kOne, 300);
   frame(FrameType::kGoingAway, 0, 0);
   frame(FrameType::kPong, 0, 0);
-  frame(FrameType::kEnd, kStream, 300);  // the fault
+  frame(FrameType::kEnd, kOne, 300);  // the fault
   add(Bytes(50, std::byte{0x11}));
   hello(epoch);
   return bytes;
