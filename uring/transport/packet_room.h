@@ -10,9 +10,10 @@
 //                 it then, a serial port has less than 256 bytes left to send
 //
 // What lies in a unix socket is also kept small: when a client aborts, the peer gives its number to
-// the next one, which is then given all that was under way for the first. It is two batches of 15
-// packets at most, as much as an end of 2010 has in its buffer: a batch is planned when the socket
-// is found writable, which means that it holds no more than a quarter of its buffer.
+// the next one, which is then given all that was under way for the first. A batch of at most 15
+// packets is planned when the socket is found writable. The socket then holds no more than a quarter
+// of its buffer (23 packets by their bytes, 20 as the kernel counts its buffers), so that it never
+// holds more than that quarter and one batch. An end of 2010 has 15 packets in its buffer.
 #pragma once
 
 #include <cstddef>

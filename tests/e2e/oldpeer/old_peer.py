@@ -66,6 +66,10 @@ class OldPeer(Process):
         assert seen[-1] is not None
         return seen[-1]
 
+    def descriptors(self) -> set[int]:
+        """Those that the process has open."""
+        return {int(name) for name in os.listdir(f"/proc/{self.pid}/fd")}
+
     def descriptor(self, number: int) -> str:
         """What a descriptor of the process is."""
         return os.readlink(f"/proc/{self.pid}/fd/{number}")
