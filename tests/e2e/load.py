@@ -10,6 +10,7 @@ import random
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from addresses import Address
@@ -98,8 +99,12 @@ class Load:
             outcome = f"stuck after {received} of {len(content)}"
         except OSError:
             pass
-        sock.close()
+        # Closed once the sender has its end: a poll that goes on over a descriptor that was closed and given out
+        # again waits for its whole time.
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
         sender.join()
+        sock.close()
         # The sender may have been told of the reset, and a socket tells only once.
         if outcome.startswith("the end") and (sender.reset or kills != self.kills):
             outcome = "cut"
