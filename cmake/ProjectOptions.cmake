@@ -25,8 +25,8 @@ if(VIRTPROXY_SANITIZE)
   add_link_options(-fsanitize=${VIRTPROXY_SANITIZE})
 endif()
 
-# Clang's counters. The unit tests and the corpora are linked with a core/ of their own, so that no daemon writes
-# counts.
+# Clang's counters. They are compiled into core/, and only the unit tests and the fuzzers of core/ are linked with what
+# writes them, so that no daemon does.
 option(VIRTPROXY_COVERAGE "Count which lines of core/ the unit tests and the corpora reach (clang)" OFF)
 set(VIRTPROXY_COUNTED)
 if(VIRTPROXY_COVERAGE)
@@ -34,8 +34,7 @@ if(VIRTPROXY_COVERAGE)
 endif()
 
 # Feedback is compiled into what the fuzzers judge: core/, and the parts of uring/ that read what a file or another
-# end says. The drivers and the code of uring/ that carries bytes have none. With VIRTPROXY_COVERAGE the core/ of the
-# daemons has none either, and the fuzzers of uring/ link that one.
+# end says. The drivers and the code of uring/ that carries bytes have none.
 option(VIRTPROXY_FUZZ "Build the fuzzers (clang)" OFF)
 set(VIRTPROXY_FEEDBACK)
 if(VIRTPROXY_FUZZ)
