@@ -169,6 +169,7 @@ const std::vector<Bad> kBad = {
     {"127.0.0.1:99999999999999999999", kConnect, {}, "too large"},
     {"127.0.0.1:-5", kConnect, {}, "neither a number"},
     {"127.0.0.1:80x", kConnect, {}, "neither a number"},
+    {"unix:relative", kConnect, {}, "begins with / behind unix:"},
     {"127.0.0.1:nosuchservice", kConnect, {}, "nor a tcp service in /etc/services"},
     {"127.0.0.1:80/tcp", kConnect, {}, "nor a tcp service"},
     {"127.0.0.1:80:", kConnect, {}, "channel name '' is not a name"},

@@ -293,8 +293,13 @@ bool is_silent(const std::string& control, const std::string& channel) {
 }
 
 // True if there is one.
-bool check_daemon(Report& report, const std::string& control) {
+bool check_daemon(Report& report, const Examination& examination) {
+  const std::string& control = examination.control;
   const auto answer = ask_daemon(control, "status --json");
+  if (!answer && examination.control_must_answer) {
+    report.wrong(answer.error(), "start the daemon, or give --control the path of its socket");
+    return false;
+  }
   if (!answer) {
     report.note("no daemon was asked: " + answer.error(),
                 "give --control PATH, and name the channels behind doctor to have them looked at");
@@ -454,7 +459,7 @@ tl::expected<Diagnosis, std::string> examine(const Examination& examination) {
   check_driver(report);
   check_own_limits(report);
   check_access_control(report);
-  check_daemon(report, examination.control);
+  check_daemon(report, examination);
   for (const std::string& transport : examination.transports) {
     if (transport_of(transport).path.empty()) {
       return tl::unexpected(virtproxy::in_quotes(transport) +

@@ -9,9 +9,10 @@
 namespace virtproxy::ctl {
 
 struct Examination {
-  std::string control;                  // the daemon's control socket; it need not be there
-  std::vector<std::string> transports;  // as behind -c; without a daemon, what is to be looked at
-  std::string log;                      // a file with lines of a daemon's log, - for standard input
+  std::string control;                    // the daemon's control socket
+  bool control_must_answer = false;       // else it need not be there
+  std::vector<std::string> transports{};  // as behind -c; without a daemon, what is to be looked at
+  std::string log{};  // a file with lines of a daemon's log, - for standard input
 };
 
 struct Diagnosis {

@@ -132,7 +132,7 @@ struct Commands {
   DaemonArgs daemon;
   PortArgs port;
   GuestIso iso;
-  virtproxy::ctl::Examination examination{std::string(virtproxy::ctl::kDefaultControl), {}, {}};
+  virtproxy::ctl::Examination examination{.control = std::string(virtproxy::ctl::kDefaultControl)};
   bool sound = true;  // what doctor found
   std::function<Result()> run;
 
@@ -212,13 +212,16 @@ struct Commands {
         "doctor", "Look for what keeps virtproxy from working here, and say what to do");
     doctor.add_option("CHANNEL", examination.transports, "Channels to look at, as behind -c")
         ->type_name("");
-    doctor.add_option("--control", examination.control,
-                      "The control socket of a daemon (default " + examination.control + ")")
-        ->type_name("PATH");
+    const CLI::Option* const control =
+        doctor
+            .add_option("--control", examination.control,
+                        "The control socket of a daemon (default " + examination.control + ")")
+            ->type_name("PATH");
     doctor.add_option("--log", examination.log,
                       "Explain the lines of a log instead; - reads standard input")
         ->type_name("FILE");
-    doctor.callback([this] {
+    doctor.callback([this, control] {
+      examination.control_must_answer = control->count() > 0;
       run = [this]() -> Result {
         return virtproxy::ctl::examine(examination)
             .map([this](const virtproxy::ctl::Diagnosis& diagnosis) {

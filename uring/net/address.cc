@@ -141,6 +141,7 @@ tl::expected<Address, std::string> to_tcp_address(const Fields& fields, AddressU
                    " with a path: write - as the port of a unix socket");
   }
   const auto port = parse_port(fields.port);
+  if (!port && fields.address == "unix") return failure("a path begins with / behind unix:");
   if (!port) return failure(port.error());
   if (*port == 0 && use == AddressUse::kConnect) {
     return failure("port 0 cannot be connected to: use a number from 1 to 65535");
