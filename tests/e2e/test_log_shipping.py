@@ -269,6 +269,8 @@ def test_a_full_spool_follows_its_policy(scene: Scene) -> None:
     lines = texts(6000, lambda _: 500)
     send_dgrams(str(dgram), lines)
     daemon.wait_stats("received", lambda s: s.channels[0]["ship_received"] == len(lines))
+    daemon.wait_for_log("log shipping: the spool was full: .* of the oldest lines in it were given up")
+    assert daemon.stats().channels[0]["ship_spool"] <= 1 << 20, "what was given up is not held"
     peer = ship.peer()
     account = peer.wait_numbered("s", len(lines))
     assert set(account["dropped"]) == {"oldest"} and account["unaccounted"] == 0, account

@@ -7,6 +7,7 @@
 #include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
+#include "uring/base/units.h"
 #include "uring/mux/channel.h"
 
 namespace virtproxy::logs {
@@ -293,6 +294,7 @@ void LogShipper::set_timer() {
   };
   if (link_ == Link::kWaiting) by(ask_at_);
   if (phase_ != Phase::kRunning) by(deadline_);
+  if (has_unreported_drops()) by(next_report_);
   for (size_t i = 0; i < sources_.size(); ++i) {
     if (blocked(static_cast<uint16_t>(i))) {
       by(shipper_.buffer().blocked_until(static_cast<uint16_t>(i)));
@@ -359,23 +361,63 @@ void LogShipper::note_blocked() {
   }
 }
 
+namespace {
+
+uint64_t lines_of(const std::array<Tally, kDropReasons>& tallies) {
+  uint64_t lines = 0;
+  for (const Tally& tally : tallies) lines += tally.lines;
+  return lines;
+}
+
+std::string reasons_of(const std::array<Tally, kDropReasons>& tallies) {
+  std::string reasons;
+  for (size_t reason = 0; reason < kDropReasons; ++reason) {
+    if (tallies[reason].lines == 0) continue;
+    reasons +=
+        (reasons.empty() ? "" : ", ") + std::string(name_of(static_cast<DropReason>(reason)));
+  }
+  return reasons;
+}
+
+}  // namespace
+
+bool LogShipper::has_unreported_drops() const {
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    const auto& dropped = shipper_.buffer().dropped(static_cast<uint16_t>(i));
+    if (lines_of(dropped) != sources_[i].reported) return true;
+  }
+  const Spool* const spool = shipper_.spool();
+  return lines_of(explained_) != explained_reported_ ||
+         (spool != nullptr && spool->segments_dropped() != segments_reported_);
+}
+
 void LogShipper::report_drops() {
+  if (!has_unreported_drops()) return;
+  next_report_ = loop_.now() + kReportInterval;
   for (size_t i = 0; i < sources_.size(); ++i) {
     SourceState& source = sources_[i];
     const auto& dropped = shipper_.buffer().dropped(static_cast<uint16_t>(i));
-    uint64_t lines = 0;
-    std::string reasons;
-    for (size_t reason = 0; reason < kDropReasons; ++reason) {
-      if (dropped[reason].lines == 0) continue;
-      lines += dropped[reason].lines;
-      reasons +=
-          (reasons.empty() ? "" : ", ") + std::string(name_of(static_cast<DropReason>(reason)));
-    }
+    const uint64_t lines = lines_of(dropped);
     if (lines == source.reported) continue;
     log_warn("log shipping: {} lines of {} were dropped ({}), {} since the start",
-             lines - source.reported, printable(source.spec.config.name), reasons, lines);
+             lines - source.reported, printable(source.spec.config.name), reasons_of(dropped),
+             lines);
     source.reported = lines;
-    next_report_ = loop_.now() + kReportInterval;
+  }
+  // How many lines a segment held shows when the next one is read, to be sent.
+  if (const Spool* const spool = shipper_.spool();
+      spool != nullptr && spool->segments_dropped() != segments_reported_) {
+    log_warn("log shipping: the spool was full: {} of the oldest lines in it were given up",
+             format_size((spool->segments_dropped() - segments_reported_) *
+                         spool_file_.geometry.segment_size));
+    segments_reported_ = spool->segments_dropped();
+  }
+  if (const uint64_t lines = lines_of(explained_); lines != explained_reported_) {
+    log_warn(
+        "log shipping: {} lines behind their sources were dropped, in the spool or by the other "
+        "end ({}), {} since the start",
+        lines - explained_reported_, reasons_of(explained_), lines);
+    explained_reported_ = lines;
   }
 }
 

@@ -125,6 +125,7 @@ class LogShipper final : public ChannelObserver,
   void note_blocked();
   void note_end();
   // Logs for each source how many lines it has dropped since the last report.
+  bool has_unreported_drops() const;
   void report_drops();
   void go_on_stopping();
   void close_sources();
@@ -173,6 +174,8 @@ class LogShipper final : public ChannelObserver,
   Instant next_report_{};
   std::array<Tally, kDropReasons> explained_{};
   std::array<Tally, kDropReasons> explained_last_{};
+  uint64_t explained_reported_ = 0;  // lines of explained_ that were logged
+  uint64_t segments_reported_ = 0;   // of the spool, given up
 };
 
 }  // namespace logs

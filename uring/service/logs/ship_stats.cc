@@ -62,7 +62,10 @@ constexpr StatInfo kOldest{"ship_oldest_unacknowledged",
 uint64_t LogShipper::spool_bytes() const {
   const Spool* const spool = shipper_.spool();
   if (spool == nullptr) return 0;
-  return spool->appended_position() - std::min(spool->acked_position(), spool->appended_position());
+  // What lies before the oldest segment is acknowledged, or was given up.
+  const uint64_t begin =
+      std::max(spool->acked_position(), spool->tail() * spool->geometry().segment_size);
+  return spool->appended_position() - std::min(begin, spool->appended_position());
 }
 
 Duration LogShipper::oldest_age(const SourceState& source, Instant now) {
