@@ -100,6 +100,9 @@ def test_records_of_what_was_dropped_complete_the_account(scene: Scene) -> None:
         "newest", "kernel-overflow"]
     assert [entry["unaccounted"]["bytes"] for entry in entries if "unaccounted" in entry] == [400, 20]
     daemon.wait_for_log(r"channel vm1: 4 lines \(400 bytes\) unaccounted in source 'dev-log'")
+    daemon.wait_for_log(
+        r"channel vm1: the other end dropped 4 lines \(600 bytes\) of its logs: newest 3, kernel-overflow 1; "
+        "4 since the start")
     counts = daemon.stats().channels["vm1"]
     assert counts["log_lines"] == 12 and counts["log_delivered"] == 3
     assert counts["log_dropped"] == 4 and counts["log_unaccounted"] == 5

@@ -18,6 +18,10 @@ constexpr Duration kLeastBackoff = std::chrono::milliseconds(500);
 constexpr Duration kMostBackoff = std::chrono::seconds(60);
 // A stream that lasted as long without a fault ends the back-off.
 constexpr Duration kStableAfter = std::chrono::seconds(60);
+// Lines that the other end drops are reported together: what comes within kDropReportDelay of the
+// first, and then at most once in kDropReportInterval.
+constexpr Duration kDropReportDelay = std::chrono::seconds(1);
+constexpr Duration kDropReportInterval = std::chrono::minutes(1);
 
 }  // namespace
 
@@ -162,7 +166,8 @@ LogCollector::LogCollector(Loop& loop, LogHub& hub, size_t vm)
       receiver_(AccountFile::kLogs),
       box_(std::make_shared<ReplyBox>()),
       wake_op_(this),
-      wakeup_(loop, this) {
+      wakeup_(loop, this),
+      report_timer_(loop.timers(), this) {
   box_->collector = this;
   std::vector<logs::LogAccount> accounts = hub.restored(vm);
   for (const logs::LogAccount& log : accounts) safe_.push_back({log.id, log.position});
@@ -319,7 +324,7 @@ void LogCollector::count(const logs::Received& received) {
       break;
     case Kind::kHead:
     case Kind::kDrop:
-      dropped_[static_cast<size_t>(record.drop.reason)].add(record.drop.count, record.drop.bytes);
+      count_dropped(record.drop);
       break;
     case Kind::kUnaccounted:
     case Kind::kForgotten:
@@ -331,6 +336,36 @@ void LogCollector::count(const logs::Received& received) {
   }
   const logs::Tally covered = record.covers();
   received_.add(covered.lines, covered.bytes);
+}
+
+void LogCollector::count_dropped(const logs::DropRecord& drop) {
+  dropped_[static_cast<size_t>(drop.reason)].add(drop.count, drop.bytes);
+  if (report_timer_.armed()) return;
+  report_timer_.set(std::max(loop_.now() + kDropReportDelay, next_report_));
+}
+
+void LogCollector::expired(Timer&) { report_dropped(); }
+
+void LogCollector::report_dropped() {
+  logs::Tally since;
+  uint64_t lines = 0;
+  std::string reasons;
+  for (size_t i = 0; i < dropped_.size(); ++i) {
+    const auto reason = static_cast<logs::DropReason>(i);
+    if (reason == logs::DropReason::kRejected) continue;  // by the sink, which has reported it
+    const uint64_t more = dropped_[i].lines - reported_[i].lines;
+    lines += dropped_[i].lines;
+    if (more == 0) continue;
+    since.add(more, dropped_[i].bytes - reported_[i].bytes);
+    reasons += (reasons.empty() ? "" : ", ") + std::string(logs::name_of(reason)) + " " +
+               std::to_string(more);
+  }
+  reported_ = dropped_;
+  if (since.lines == 0) return;
+  log_warn(
+      "channel {}: the other end dropped {} lines ({} bytes) of its logs: {}; {} since the start",
+      label_, since.lines, since.bytes, reasons, lines);
+  next_report_ = loop_.now() + kDropReportInterval;
 }
 
 void LogCollector::report(const logs::Received& received) {
@@ -360,6 +395,8 @@ void LogCollector::drain() {
 
 void LogCollector::stop() {
   state_ = State::kStopped;
+  report_timer_.clear();
+  report_dropped();
   if (stream_ != nullptr) stream_->end_by_reset(Fault::kGoingAway);
   loop_.driver().cancel(wake_op_);
 }

@@ -11,6 +11,7 @@
 // then is bounded by the stream's window.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <span>
 #include <string>
@@ -25,7 +26,10 @@
 
 namespace virtproxy {
 
-class LogCollector final : public Service, private Completion, private Loop::Deferred {
+class LogCollector final : public Service,
+                           private Completion,
+                           private Loop::Deferred,
+                           private Timer::Owner {
  public:
   // `vm` is the number of the channel's label in the hub, which outlives this.
   LogCollector(Loop& loop, LogHub& hub, size_t vm);
@@ -58,6 +62,7 @@ class LogCollector final : public Service, private Completion, private Loop::Def
 
   void complete(Op& op, Outcome outcome) override;
   void run_deferred() override;
+  void expired(Timer& timer) override;
   // Feeds the receiver as far as the budget goes.
   void work();
   void take(std::span<const std::byte> bytes);
@@ -66,6 +71,9 @@ class LogCollector final : public Service, private Completion, private Loop::Def
   void report(const logs::Received& received);
   void break_off(logs::StreamFault fault);
   void count(const logs::Received& received);
+  void count_dropped(const logs::DropRecord& drop);
+  // Logs what the other end has dropped since the last time.
+  void report_dropped();
   bool has_budget() const { return held_ < hub_.vm_budget(); }
 
   Loop& loop_;
@@ -86,6 +94,9 @@ class LogCollector final : public Service, private Completion, private Loop::Def
   uint64_t given_ = 0;  // parcels submitted and not released
   std::vector<logs::Received> found_;
   RateLimit unaccounted_limit_{5};
+  Timer report_timer_;
+  Instant next_report_{};
+  std::array<logs::Tally, logs::kDropReasons> reported_{};  // of dropped_
 
   // Since the start, of all logs together.
   logs::Tally received_;
