@@ -213,6 +213,12 @@ def test_what_is_wrong_is_one_line(scene: Scene) -> None:
     wrong = subprocess.run([BIN / "virtproxyctl", "status", "--control", scene.directory],
                            capture_output=True, text=True, timeout=WAIT, check=False)
     assert wrong.returncode == 1 and "that is no socket" in wrong.stderr
+    channel = scene.addresses.unix()
+    scene.daemon("-c", f"unix-listen:{channel.spec}", name="of-channel")
+    wrong = subprocess.run([BIN / "virtproxyctl", "status", "--control", channel.place],
+                           capture_output=True, text=True, timeout=WAIT, check=False)
+    assert wrong.returncode == 1
+    assert "is no daemon's control socket: give the path of its --control" in wrong.stderr
 
 
 def test_only_its_user_may_connect_and_the_path_goes_with_the_daemon(scene: Scene) -> None:

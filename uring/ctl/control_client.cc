@@ -68,6 +68,10 @@ tl::expected<std::string, std::string> ask_daemon(const std::string& socket_path
     if (got < 0 && errno == EAGAIN) return fail("the daemon does not answer");
     if (got < 0) return fail(std::strerror(errno));
     if (got == 0) return fail("the daemon closed the connection before its answer was complete");
+    // A channel's socket sends greetings for ever.
+    if (memchr(bytes.data(), '\0', static_cast<size_t>(got)) != nullptr) {
+      return fail("what answers is no daemon's control socket: give the path of its --control");
+    }
     answer.append(bytes.data(), static_cast<size_t>(got));
   }
   answer.pop_back();
