@@ -125,6 +125,8 @@ const std::vector<BadCase> kBadCases = {
      "printable"},
     {{"-c", kChannel, "-o", "svc:unix:/x"}, "error parsing arg: svc:unix:/x", "no port"},
     {{"-c", kChannel, "-o"}, "a value is missing behind --oforward", "--help"},
+    {{"--memory=", "-c", kChannel}, "a value is missing behind --memory", "--help"},
+    {{"-c", kChannel, "--memory", "--threads", "2"}, "a value is missing behind --memory", "--help"},
     {{"-c", kChannel, "--metrics", "0.0.0.0:9155"},
      "--metrics '0.0.0.0:9155' can be reached by other machines",
      "a loopback address such as 127.0.0.1"},

@@ -52,6 +52,35 @@ std::string nearest_option(std::string_view given) {
   return nearest.empty() ? std::string() : "--" + std::string(nearest);
 }
 
+// The option that is spelled so, or nullptr.
+const OptionRow* spelled(std::string_view arg) {
+  for (const OptionRow& row : option_table()) {
+    if (!row.in(option_scope::kCommandLine)) continue;
+    const std::string all = row.spelling();
+    for (std::string_view rest = all; !rest.empty();) {
+      const std::string_view one = rest.substr(0, rest.find(','));
+      if (one == arg) return &row;
+      rest.remove_prefix(std::min(rest.size(), one.size() + 1));
+    }
+  }
+  return nullptr;
+}
+
+// The first option whose value is empty or another option; empty where there is none. CLI11 takes
+// the next argument for the value, whatever it is, and complains of one behind that.
+std::string_view without_value(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view arg = argv[i];
+    const bool no_more = arg.ends_with('=');
+    const std::string_view name = no_more ? arg.substr(0, arg.size() - 1) : arg;
+    const OptionRow* const row = spelled(name);
+    if (row == nullptr || row->is_flag()) continue;
+    if (no_more || (i + 1 < argc && spelled(argv[i + 1]) != nullptr)) return name;
+    ++i;
+  }
+  return {};
+}
+
 // What CLI11 has to say, as the rest of one line.
 std::string explain(const CLI::ParseError& error, const CLI::App& app) {
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
@@ -72,6 +101,9 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app) {
 }  // namespace
 
 tl::expected<CommandLine, std::string> parse_command_line(int argc, const char* const* argv) {
+  if (const std::string_view name = without_value(argc, argv); !name.empty()) {
+    return tl::unexpected("a value is missing behind " + std::string(name));
+  }
   std::vector<std::string> args;
   for (int i = argc - 1; i > 0; --i) args.emplace_back(argv[i]);
   CLI::App app;
