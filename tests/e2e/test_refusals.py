@@ -145,3 +145,27 @@ def test_lines_of_the_json_log_name_the_peer_and_the_channel(scene: Scene) -> No
         said = [line for line in objects(near.daemon) if line["message"] == f"control: {what} is reset"]
         assert [line.get("channel") for line in said] == ["vm1"], what
     assert all(line.get("peer") != "unknown" for line in objects(near.daemon) + objects(far))
+    listening = [line for line in objects(near.daemon) if line["message"].endswith(" for service echo")]
+    assert [(line["channel"], line["service"]) for line in listening] == [("vm1", "echo")]
+
+
+def test_the_json_log_states_who_is_refused_and_what_is_not_offered(scene: Scene) -> None:
+    channel, closed, door = scene.addresses.unix(), scene.addresses.unix(), scene.addresses.tcp()
+    json_log = ("--log-format", "json")
+    far = scene.daemon("-c", f"unix-listen:{channel.spec}:vm1", *json_log, name="far", channels=("vm1",))
+    strict = scene.daemon(
+        *("-c", f"unix-listen:{closed.spec}:vm2", "--channel-allow-uid", "nobody", *json_log),
+        name="strict", channels=("vm2",),
+    )  # fmt: skip
+    near = scene.daemon("-c", f"unix-connect:{channel.spec}:0", *out("echo", door), name="near")
+    near.wait_up()
+    closed.connect().close()
+    with door.connect() as client, contextlib.suppress(ConnectionResetError):
+        assert client.recv(1) == b""
+    strict.wait_for_log('"message":"peer refused')
+    far.wait_for_log("asks for service echo")
+    (refused,) = [line for line in objects(strict) if line["message"].startswith("peer refused")]
+    assert refused["channel"] == "vm2" and refused["reason"] == "not_allowed"
+    assert refused["peer"] == f"uid {os.getuid()} gid {os.getgid()} pid {os.getpid()}"
+    (asked,) = [line for line in objects(far) if "asks for service" in line["message"]]
+    assert (asked["channel"], asked["service"], asked["reason"]) == ("vm1", "echo", "not_offered")

@@ -110,7 +110,7 @@ def test_a_channel_without_a_forward_is_warned_about(scene: Scene) -> None:
     daemon = scene.daemon(*args, *forwards, channels=range(3))
     warnings = [line for line in daemon.err.lines() if "has no forward" in line]
     assert len(warnings) == 1, warnings
-    assert f"channel 1 ({channels[1]}) has no forward" in warnings[0]
+    assert f"channel 1: it has no forward: nothing can pass over {channels[1]} without" in warnings[0]
     assert "-i SERVICE:ADDRESS:PORT:1" in warnings[0]
 
 

@@ -89,6 +89,22 @@ TEST(LogTest, JsonHasTheFactsOfALine) {
       << text;
 }
 
+TEST(LogTest, JsonHasTheServiceOfALineOnce) {
+  set_log_format(LogFormat::kJson);
+  const std::string text = captured([] {
+    log_facts(LogLevel::kInfo, {.service = "ssh"}, "channel vm1: listening on {}", "door");
+    log_facts(LogLevel::kInfo, {.service = "other"}, "channel vm1: service ssh: gone");
+  });
+  set_log_format(LogFormat::kText);
+  EXPECT_NE(
+      text.find("\"channel\":\"vm1\",\"service\":\"ssh\",\"message\":\"listening on door\"}\n"),
+      std::string::npos)
+      << text;
+  EXPECT_NE(text.find("\"channel\":\"vm1\",\"service\":\"ssh\",\"message\":\"gone\"}\n"),
+            std::string::npos)
+      << text;
+}
+
 TEST(LogTest, ALongLineOfJsonIsCutAndStillJson) {
   set_log_format(LogFormat::kJson);
   const std::string text = captured([] {

@@ -197,10 +197,10 @@ class Writer {
   // The rest of the object behind its time and level. A name of a channel has no colon in it.
   static void append_json(spdlog::memory_buf_t& line, std::string_view message,
                           const LogFacts& facts) {
-    if (move_prefix(line, "channel", message)) {
-      move_prefix(line, "service", message);
-    } else {
-      append_member(line, "channel", facts.channel);
+    const bool of_channel = move_prefix(line, "channel", message);
+    if (!of_channel) append_member(line, "channel", facts.channel);
+    if (!of_channel || !move_prefix(line, "service", message)) {
+      append_member(line, "service", facts.service);
     }
     append_member(line, "peer", facts.peer);
     append_member(line, "reason", facts.reason);

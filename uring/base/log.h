@@ -43,8 +43,9 @@ std::optional<LogLevel> parse_log_level(std::string_view name);
 
 // What a line states, for programs; the message states it for people. Not what is empty.
 struct LogFacts {
-  // Where the message does not begin with it.
+  // Where the message does not begin with them.
   std::string_view channel{};
+  std::string_view service{};
   std::string_view peer{};    // address, user and process, or CID, of the client or the other end
   std::string_view reason{};  // a name in lower case
   std::optional<uint64_t> sent{};  // bytes of payload, as in StreamBytes

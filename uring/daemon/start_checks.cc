@@ -116,7 +116,7 @@ std::vector<std::string> idle_channels(const Options& options) {
       continue;
     }
     lines.push_back(
-        fmt::format("channel {} ({}) has no forward: nothing can pass over it without "
+        fmt::format("channel {}: it has no forward: nothing can pass over {} without "
                     "-o or -i SERVICE:ADDRESS:PORT:{}",
                     channel.name, channel.text, channel.name));
   }

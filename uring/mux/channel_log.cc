@@ -31,15 +31,16 @@ ChannelLog::ChannelLog(Loop& loop, const std::string& channel)
       of_peer_(loop, kServiceLines, [this](const auto&... line) { write(line...); }) {}
 
 void ChannelLog::write(const Line& line, uint64_t count, Counted counted) {
-  log_facts(line.level, {.peer = line.peer, .reason = line.reason}, "channel {}: {}{}", channel_,
-            line.text, and_counted(count, counted));
+  log_facts(line.level, {.service = line.service, .peer = line.peer, .reason = line.reason},
+            "channel {}: {}{}", channel_, line.text, and_counted(count, counted));
 }
 
 // --- the transport and the session ------------------------------------------------------------
 
 void ChannelLog::listening(const ForwardSpec& forward) {
-  log_info("channel {}: listening on {} for service {}", channel_, forward.address.to_string(),
-           forward.service);
+  log_facts(LogLevel::kInfo, {.service = forward.service},
+            "channel {}: listening on {} for service {}", channel_, forward.address.to_string(),
+            forward.service);
 }
 
 void ChannelLog::transport_up() { log_debug("channel {}: transport established", channel_); }
@@ -144,7 +145,10 @@ void ChannelLog::stream_refused(const StreamRefused& event) {
     if (event.service == kFarService) remedy = "--share-stats answers what it asks";
     return Line{LogLevel::kWarn,
                 fmt::format("the other end asks for service {}, which is not offered here ({})",
-                            service, remedy)};
+                            service, remedy),
+                {},
+                "not_offered",
+                service};
   });
 }
 

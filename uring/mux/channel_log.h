@@ -50,6 +50,7 @@ class ChannelLog final : public ChannelObserver, private Timer::Owner {
     std::string text;
     std::string peer{};
     std::string_view reason{};
+    std::string service{};  // where the text does not begin with it
   };
   using Lines = RepeatLimit<Line>;
 

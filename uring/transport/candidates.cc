@@ -36,8 +36,9 @@ Candidates::Candidates(Loop& loop, const ChannelSpec& spec, const Acl& peers, Cl
       naming_(loop.timers(), this),
       not_allowed_(
           loop, kNotAllowed, [this](const std::string& peer, uint64_t count, Counted counted) {
-            log_warn("channel {}: peer refused: {} is not on the list (--channel-allow-…){}",
-                     spec_.name, peer, and_counted(count, counted));
+            log_facts(LogLevel::kWarn, {.peer = peer, .reason = "not_allowed"},
+                      "channel {}: peer refused: {} is not on the list (--channel-allow-…){}",
+                      spec_.name, peer, and_counted(count, counted));
             // Those that are told at the stop are for the log alone.
             if (listener_ >= 0) client_->peer_refused(peer, "is not on the list");
           }) {}
@@ -121,7 +122,8 @@ bool Candidates::make_room(const PeerIdentity& newcomer) {
     const std::string peer = describe(refused);
     const std::string reason = fmt::format("has come while {} is connected, and {} others wait",
                                            present ? describe(*present) : "another one", kMost);
-    log_warn("channel {}: peer refused: {} {}{}", spec_.name, peer, reason, and_others(*hidden));
+    log_facts(LogLevel::kWarn, {.peer = peer, .reason = "too_many"},
+              "channel {}: peer refused: {} {}{}", spec_.name, peer, reason, and_others(*hidden));
     client_->peer_refused(peer, reason);
   }
   return found;
