@@ -65,6 +65,12 @@ struct Tally {
   bool operator==(const Tally&) const = default;
 };
 
+inline Tally sum_of(const std::array<Tally, kDropReasons>& by_reason) {
+  Tally sum;
+  for (const Tally& tally : by_reason) sum.add(tally.lines, tally.bytes);
+  return sum;
+}
+
 // `count` numbers of one source from `first` on, all dropped for one reason.
 struct DropRecord {
   DropReason reason = DropReason::kNewest;

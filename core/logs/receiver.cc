@@ -30,8 +30,8 @@ Need need_of(std::span<const std::byte> bytes) {
 }  // namespace
 
 bool SourceAccount::balanced() const {
-  Tally sum = delivered;
-  for (const Tally& tally : dropped) sum.add(tally.lines, tally.bytes);
+  Tally sum = sum_of(dropped);
+  sum.add(delivered.lines, delivered.bytes);
   sum.add(unaccounted.lines, unaccounted.bytes);
   return next.seq - base.seq == sum.lines && next.bytes - base.bytes == sum.bytes;
 }

@@ -292,25 +292,23 @@ bool is_silent(const std::string& control, const std::string& channel) {
   return !answer && answer.error().find("has not answered within") != std::string::npos;
 }
 
-// True if there is one.
-bool check_daemon(Report& report, const Examination& examination) {
+void check_daemon(Report& report, const Examination& examination) {
   const std::string& control = examination.control;
   const auto answer = ask_daemon(control, "status --json");
-  if (!answer && examination.control_must_answer) {
-    report.wrong(answer.error(), "start the daemon, or give --control the path of its socket");
-    return false;
-  }
   if (!answer) {
-    report.note("no daemon was asked: " + answer.error(),
-                "give --control PATH, and name the channels behind doctor to have them looked at");
-    return false;
+    if (examination.control_must_answer) {
+      return report.wrong(answer.error(),
+                          "start the daemon, or give --control the path of its socket");
+    }
+    return report.note(
+        "no daemon was asked: " + answer.error(),
+        "give --control PATH, and name the channels behind doctor to have them looked at");
   }
   const json status = json::parse(*answer, nullptr, false);
   const json channels =
       json::parse(ask_daemon(control, "channels --json").value_or(""), nullptr, false);
   if (!status.is_object() || !channels.is_array()) {
-    report.wrong("the daemon does not answer as one of this version does", "restart it");
-    return false;
+    return report.wrong("the daemon does not answer as one of this version does", "restart it");
   }
   const auto pid = status.value("pid", uint64_t{0});
   report.good(fmt::format("daemon {}, pid {}, driver {}", status.value("version", ""), pid,
@@ -358,7 +356,6 @@ bool check_daemon(Report& report, const Examination& examination) {
     report.note(fmt::format("{} other ends do not answer: no more of them were asked", silent),
                 "virtproxyctl far status CHANNEL asks one");
   }
-  return true;
 }
 
 // --- lines of the log -------------------------------------------------------------------------

@@ -352,7 +352,7 @@ void LogCollector::report_dropped() {
   std::string reasons;
   for (size_t i = 0; i < dropped_.size(); ++i) {
     const auto reason = static_cast<logs::DropReason>(i);
-    if (reason == logs::DropReason::kRejected) continue;  // by the sink, which has reported it
+    if (reason == logs::DropReason::kRejected) continue;  // by a sink of this end
     const uint64_t more = dropped_[i].lines - reported_[i].lines;
     lines += dropped_[i].lines;
     if (more == 0) continue;
@@ -441,8 +441,7 @@ void LogCollector::visit_stats(StatVisitor& visitor) const {
   const logs::LogAccount* const log = receiver_.log();
   if (log == nullptr) return;
   for (const logs::SourceAccount& source : log->sources) {
-    logs::Tally dropped;
-    for (const logs::Tally& tally : source.dropped) dropped.add(tally.lines, tally.bytes);
+    const logs::Tally dropped = logs::sum_of(source.dropped);
     // The guest chooses the names: those of one log may be equal.
     const std::string name =
         std::to_string(&source - log->sources.data()) + ":" + printable(source.name);

@@ -363,12 +363,6 @@ void LogShipper::note_blocked() {
 
 namespace {
 
-uint64_t lines_of(const std::array<Tally, kDropReasons>& tallies) {
-  uint64_t lines = 0;
-  for (const Tally& tally : tallies) lines += tally.lines;
-  return lines;
-}
-
 std::string reasons_of(const std::array<Tally, kDropReasons>& tallies) {
   std::string reasons;
   for (size_t reason = 0; reason < kDropReasons; ++reason) {
@@ -384,10 +378,10 @@ std::string reasons_of(const std::array<Tally, kDropReasons>& tallies) {
 bool LogShipper::has_unreported_drops() const {
   for (size_t i = 0; i < sources_.size(); ++i) {
     const auto& dropped = shipper_.buffer().dropped(static_cast<uint16_t>(i));
-    if (lines_of(dropped) != sources_[i].reported) return true;
+    if (sum_of(dropped).lines != sources_[i].reported) return true;
   }
   const Spool* const spool = shipper_.spool();
-  return lines_of(explained_) != explained_reported_ ||
+  return sum_of(explained_).lines != explained_reported_ ||
          (spool != nullptr && spool->segments_dropped() != segments_reported_);
 }
 
@@ -397,7 +391,7 @@ void LogShipper::report_drops() {
   for (size_t i = 0; i < sources_.size(); ++i) {
     SourceState& source = sources_[i];
     const auto& dropped = shipper_.buffer().dropped(static_cast<uint16_t>(i));
-    const uint64_t lines = lines_of(dropped);
+    const uint64_t lines = sum_of(dropped).lines;
     if (lines == source.reported) continue;
     log_warn("log shipping: {} lines of {} were dropped ({}), {} since the start",
              lines - source.reported, printable(source.spec.config.name), reasons_of(dropped),
@@ -412,7 +406,7 @@ void LogShipper::report_drops() {
                          spool_file_.geometry.segment_size));
     segments_reported_ = spool->segments_dropped();
   }
-  if (const uint64_t lines = lines_of(explained_); lines != explained_reported_) {
+  if (const uint64_t lines = sum_of(explained_).lines; lines != explained_reported_) {
     log_warn(
         "log shipping: {} lines behind their sources were dropped, in the spool or by the other "
         "end ({}), {} since the start",

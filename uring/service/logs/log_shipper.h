@@ -124,8 +124,8 @@ class LogShipper final : public ChannelObserver,
   void note_given();
   void note_blocked();
   void note_end();
-  // Logs for each source how many lines it has dropped since the last report.
   bool has_unreported_drops() const;
+  // Logs what was dropped since the last report: by each source, by the spool and behind it.
   void report_drops();
   void go_on_stopping();
   void close_sources();
