@@ -275,16 +275,38 @@ def test_standard_input_is_put(scene: Scene, tree: Path) -> None:
 
 
 def test_an_upload_that_is_cut_off_leaves_nothing(scene: Scene, tree: Path) -> None:
+    """The client has gone when the agent is about to send va-continue, has just sent it, or waits for the rest."""
     at = scene.directory / "g"
     guest = Agent(scene, "guest", "--listen", at, "--allow-write", tree)
     before = sorted(os.listdir(tree))
-    with Line(at) as line:
-        line.send(json.dumps({"execute": "va-put", "arguments": {"path": str(tree / "a"), "size": 100}}) + "\n")
-        line.send(b"x" * 99)
-        await_that("the upload has begun", lambda: len(os.listdir(tree)) > len(before))
-    await_that("its file is gone", lambda: sorted(os.listdir(tree)) == before)
+    call = json.dumps({"execute": "va-put", "arguments": {"path": str(tree / "a"), "size": 100}}) + "\n"
+
+    def begun() -> bool:
+        return len(os.listdir(tree)) > len(before)
+
+    for waits in (False, True) * 20:
+        mark = guest.mark()
+        with Line(at) as line:
+            line.send(call)
+            line.send(b"x" * 99)
+            if waits:
+                assert line.message()["event"] == "va-continue" and begun()
+            else:
+                deadline = time.monotonic() + 10 * PATIENCE
+                while not begun():
+                    assert time.monotonic() < deadline, "the upload has not begun"
+        guest.log("va-put .*: io:ECONNRESET$", mark)
+        assert sorted(os.listdir(tree)) == before
     assert (tree / "a").read_bytes() == b"hello\n"
-    guest.log("va-put .*: io:ECONNRESET")
+    # A client that has ended what it sends is told what is wrong with it.
+    with Line(at) as line:
+        line.send(call)
+        assert line.message()["event"] == "va-continue"
+        line.send(b"x" * 99)
+        line.socket.shutdown(socket.SHUT_WR)
+        assert line.message()["error"]["code"] == "bad-argument"
+    await_that("its file is gone", lambda: sorted(os.listdir(tree)) == before)
+    guest.log("va-put .*: bad-argument$")
 
 
 def test_a_file_that_is_refused_is_not_taken_for_calls(scene: Scene, tree: Path) -> None:

@@ -23,6 +23,7 @@ constexpr Duration kLookAgain = std::chrono::milliseconds(250);
 // to kLongestRetry.
 constexpr Duration kLasting = std::chrono::seconds(10);
 constexpr Duration kLongestRetry = std::chrono::seconds(8);
+constexpr const char* kPeerGone = "the other end is gone";
 constexpr const char* kDeviceGone = "the device is gone or has hung up";
 
 std::string peer_of(int fd) {
@@ -195,7 +196,7 @@ bool Agent::turn() {
   for (const auto& link : links_) {
     if (!link->fd || link->retry_at) continue;
     if (!link->write_some(now_)) {
-      drop_transport(*link, "the other end is gone");
+      drop_transport(*link, kPeerGone);
     } else {
       end_download(*link);
       while (link->parse(now_)) act(*link);
@@ -328,7 +329,7 @@ void Agent::serve_link(Link& link, short revents) {
     if (gone && device && port_state(*link.port, link.fd.get()) == PortState::kNoPeer) {
       return await_host(link);
     }
-    if (gone || cancelled) return drop_transport(link, "the other end is gone");
+    if (gone || cancelled) return drop_transport(link, kPeerGone);
   }
   take_upload(link);
 }
@@ -340,6 +341,7 @@ void Agent::take_upload(Link& link) {
   link.unread.erase(0, size);
   if (!error && link.upload->left() > 0) {
     if (link.input == Link::Input::kOpen) return;
+    if (link.peer_closed()) return drop_transport(link, kPeerGone);
     error = error_of(ErrorCode::kBadArgument, "the file ended before its size");
   }
   const Result result = error ? Result(tl::unexpected(*error)) : link.upload->finish();

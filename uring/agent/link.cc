@@ -33,6 +33,11 @@ bool Link::read_some() {
   return true;
 }
 
+bool Link::peer_closed() const {
+  pollfd look{fd.get(), 0, 0};
+  return poll(&look, 1, 0) > 0 && (look.revents & (POLLHUP | POLLERR)) != 0;
+}
+
 bool Link::write_some(Instant now) {
   while (!conversation.pending().empty()) {
     const std::string_view bytes = conversation.pending();

@@ -41,6 +41,9 @@ struct Link {
   size_t read_size() const { return port ? kPortReadAhead : kReadSize; }
   // Reads once. False when the connection is gone, or has ended and nothing is left to be answered.
   bool read_some();
+  // Whether the peer has closed both directions, of a socket that was read to its end. A peer that
+  // has only ended what it sends still waits for an answer.
+  bool peer_closed() const;
   // Writes what is there, as far as it is taken. False when the connection is gone.
   bool write_some(Instant now);
   // Gives what was read to the conversation, up to one request. True if anything was taken.
