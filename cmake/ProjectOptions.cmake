@@ -53,6 +53,9 @@ if(VIRTPROXY_HARDEN AND CMAKE_BUILD_TYPE MATCHES "^(Release|RelWithDebInfo|MinSi
   add_compile_options(-fPIE -fstack-protector-strong -fstack-clash-protection
                       -ftrivial-auto-var-init=zero
                       -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -D_GLIBCXX_ASSERTIONS)
+  # For core/ and uring/. A large local array is filled with zeros at every call, by -ftrivial-auto-var-init: a
+  # buffer for a read is a member, or read_append() of uring/base has it.
+  set(VIRTPROXY_SMALL_FRAMES -Wframe-larger-than=8192)
   if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
     # Up to clang 15, zero takes a second switch.
     add_compile_options(-enable-trivial-auto-var-init-zero-knowing-it-will-be-removed-from-clang)

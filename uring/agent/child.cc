@@ -21,6 +21,7 @@
 
 #include "uring/agent/files.h"
 #include "uring/base/close_from.h"
+#include "uring/base/read_append.h"
 #include "uring/transport/device_check.h"
 
 namespace virtproxy::agent {
@@ -218,13 +219,11 @@ Child::~Child() {
 bool Child::read_some() {
   // A child that writes as fast as it is read would hold the loop if this went on until the pipe is
   // empty. poll(2) reports what is left in the next turn, after the other connections.
-  char bytes[65536];
-  const ssize_t size = read(output_.get(), bytes, sizeof bytes);
+  const ssize_t size = read_append(output_.get(), text);
   if (size < 0) return errno == EAGAIN || errno == EINTR;
   if (size == 0) return false;
-  const size_t room = most - std::min(most, text.size());
-  truncated = truncated || static_cast<size_t>(size) > room;
-  text.append(bytes, std::min(room, static_cast<size_t>(size)));
+  truncated = truncated || text.size() > most;
+  text.resize(std::min(most, text.size()));
   return true;
 }
 

@@ -12,6 +12,7 @@
 
 #include "uring/agent/agent.h"
 #include "uring/agent/transfer_file.h"
+#include "uring/base/read_append.h"
 
 namespace virtproxy::agent {
 namespace {
@@ -79,9 +80,7 @@ class Client {
 
   // Bytes that came and are no message of ours yet.
   bool read_some() {
-    char bytes[65536];
-    const ssize_t size = read(fd_.get(), bytes, sizeof bytes);
-    if (size > 0) unread_.append(bytes, static_cast<size_t>(size));
+    const ssize_t size = read_append(fd_.get(), unread_);
     return size > 0 || (size < 0 && (errno == EAGAIN || errno == EINTR));
   }
 

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "uring/base/read_append.h"
+
 namespace virtproxy::agent {
 
 short Link::events() const {
@@ -21,12 +23,8 @@ short Link::events() const {
 
 bool Link::read_some() {
   if (input == Input::kEnded || unread.size() >= read_size()) return true;
-  char bytes[kReadSize];
-  const ssize_t size = read(fd.get(), bytes, read_size() - unread.size());
-  if (size > 0) {
-    unread.append(bytes, static_cast<size_t>(size));
-    return true;
-  }
+  const ssize_t size = read_append(fd.get(), unread, read_size() - unread.size());
+  if (size > 0) return true;
   if (size < 0) return errno == EAGAIN || errno == EINTR;
   if (port) return false;
   input = Input::kEnded;

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 
+#include "uring/base/read_append.h"
 #include "uring/base/unique_fd.h"
 
 namespace virtproxy {
@@ -19,12 +20,10 @@ tl::expected<std::string, int> read_small_file(const std::string& path, size_t m
   if (S_ISDIR(status.st_mode)) return tl::unexpected(EISDIR);
   std::string text;
   while (text.size() <= most) {
-    char part[16384];
-    const ssize_t size = read(fd.get(), part, sizeof part);
+    const ssize_t size = read_append(fd.get(), text);
     if (size < 0 && errno == EINTR) continue;
     if (size < 0) return tl::unexpected(errno);
     if (size == 0) return text;
-    text.append(part, static_cast<size_t>(size));
   }
   return tl::unexpected(EFBIG);
 }

@@ -5,10 +5,10 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 
+#include "uring/base/read_append.h"
 #include "uring/base/text.h"
 #include "uring/base/unique_fd.h"
 #include "uring/net/address.h"
@@ -61,18 +61,17 @@ tl::expected<std::string, std::string> ask_daemon(const std::string& socket_path
     return fail(std::strerror(errno));
   }
   std::string answer;
-  std::array<char, 65536> bytes;
   while (!answer.ends_with("\n\n")) {
-    const ssize_t got = recv(fd, bytes.data(), bytes.size(), 0);
+    const size_t had = answer.size();
+    const ssize_t got = read_append(fd, answer);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) return fail("the daemon does not answer");
     if (got < 0) return fail(std::strerror(errno));
     if (got == 0) return fail("the daemon closed the connection before its answer was complete");
     // A channel's socket sends greetings for ever.
-    if (memchr(bytes.data(), '\0', static_cast<size_t>(got)) != nullptr) {
+    if (answer.find('\0', had) != std::string::npos) {
       return fail("what answers is no daemon's control socket: give the path of its --control");
     }
-    answer.append(bytes.data(), static_cast<size_t>(got));
   }
   answer.pop_back();
   if (answer.starts_with(kError)) {

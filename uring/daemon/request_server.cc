@@ -4,12 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "uring/base/log.h"
+#include "uring/base/read_append.h"
 
 namespace virtproxy {
 namespace {
@@ -105,11 +105,9 @@ void RequestServer::accept_clients(int listener, Instant now) {
 }
 
 bool RequestServer::read_from(Client& client) {
-  std::array<char, kRequestRead> bytes;
-  const ssize_t got = recv(client.fd, bytes.data(), bytes.size(), 0);
+  const ssize_t got = read_append(client.fd, client.input, kRequestRead);
   if (got < 0) return errno == EAGAIN || errno == EINTR;
   if (got == 0) return false;
-  client.input.append(bytes.data(), static_cast<size_t>(got));
   return next_request(client);
 }
 

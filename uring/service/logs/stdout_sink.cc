@@ -9,10 +9,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <memory>
 
 #include "uring/base/close_from.h"
 #include "uring/base/log.h"
@@ -58,13 +58,14 @@ void await_stdout(int error) {
   // wait for its end.
   if (dup2(input, STDIN_FILENO) < 0) _exit(1);
   close_from(STDERR_FILENO);
-  std::array<char, 65536> bytes;
+  constexpr size_t kSize = 64 * 1024;
+  const auto bytes = std::make_unique_for_overwrite<char[]>(kSize);
   for (;;) {
-    const ssize_t got = read(STDIN_FILENO, bytes.data(), bytes.size());
+    const ssize_t got = read(STDIN_FILENO, bytes.get(), kSize);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) _exit(0);
     for (size_t at = 0; at < static_cast<size_t>(got);) {
-      const ssize_t done = write(STDOUT_FILENO, bytes.data() + at, static_cast<size_t>(got) - at);
+      const ssize_t done = write(STDOUT_FILENO, bytes.get() + at, static_cast<size_t>(got) - at);
       if (done >= 0) {
         at += static_cast<size_t>(done);
       } else if (is_lasting(errno) || errno == EIO) {
