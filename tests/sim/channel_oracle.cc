@@ -19,7 +19,8 @@ void ChannelOracle::session_up(const SessionUp& event) {
 void ChannelOracle::session_down(const SessionDown& event) {
   World& world = World::current();
   world.trace("down", process_, channel_, static_cast<int>(event.fault));
-  if (event.fault != Fault::kTransportLost) world.note_fault({process_, channel_, event.fault});
+  const bool in_order = event.fault == Fault::kTransportLost || event.fault == Fault::kGoingAway;
+  if (!in_order) world.note_fault({process_, channel_, event.fault});
 }
 
 void ChannelOracle::no_common_version(const NoCommonVersion& event) {

@@ -216,7 +216,8 @@ void Worker::log_stats() {
   for (const auto& channel : channels_) {
     StatsLine line;
     channel->visit_stats(line);
-    log_answer("stats channel={} {}", channel->label(), line.text());
+    log_answer_facts({.channel = channel->label()}, "stats channel={} {}", channel->label(),
+                     line.text());
   }
   if (shipper_) shipper_->log_stats(loop_->now());
   StatsLine line;

@@ -262,13 +262,13 @@ void Channel::port_present(bool present) {
   }
 }
 
-void Channel::end_session(const std::string& reason) {
+void Channel::end_session(const std::string& reason, Fault fault) {
   const bool was_up = selector().up();
   selector().transport_down(context_.events);
   discard_events();
   if (was_up) {
     context_.observers.notify(&ChannelObserver::session_down,
-                              {Fault::kTransportLost, reason, streams_.open_streams()});
+                              {fault, reason, streams_.open_streams()});
   }
   streams_.detach_all(Fault::kTransportLost);
   admission_.link_ended();
@@ -360,7 +360,7 @@ void Channel::stop() {
 void Channel::disconnect() {
   if (transport_state_ == TransportState::kInUse) {
     release_transport();
-    end_session("stopped");
+    end_session("stopped", Fault::kGoingAway);
   }
   source_->stop();
 }

@@ -130,8 +130,8 @@ class Channel final : private TransportSource::Client,
   void transport_ready(int fd, const TransportTraits& traits) override;
   void transport_unavailable() override;
   void transport_broken(const std::string& reason) override { channel_failed(reason); }
-  void peer_refused(const std::string& peer, std::string_view reason) override {
-    context_.observers.notify(&ChannelObserver::peer_refused, {peer, reason});
+  void peer_refused(const std::string& peer, std::string_view reason, uint64_t count) override {
+    context_.observers.notify(&ChannelObserver::peer_refused, {peer, reason, count});
   }
   // The limits of a session do not cover streams that are over. The channel is not read while more
   // of them are left than one turn destroys, so a peer that ends sessions or streams in a tight
@@ -173,7 +173,8 @@ class Channel final : private TransportSource::Client,
   void recheck_device();
   void begin_session();
   uint64_t wanted_features() const;
-  void end_session(const std::string& reason);
+  // `fault` is kTransportLost, or kGoingAway where this end stops.
+  void end_session(const std::string& reason, Fault fault = Fault::kTransportLost);
   void release_transport();
   Duration grace() const;
   void on_no_greeting();

@@ -10,6 +10,9 @@ using StatKind::kCounter;
 using StatKind::kGauge;
 
 constexpr StatInfo kSessionFaults{"session_faults", "Sessions that ended, by the reason", kCounter};
+constexpr StatInfo kPeersRefused{"channel_peers_refused",
+                                 "Connections of other ends that the channel's listener closed",
+                                 kCounter};
 constexpr StatInfo kStreamsOpened{"streams_opened", "Streams opened, by the forward", kCounter};
 constexpr StatInfo kStreamResets{"stream_resets",
                                  "Streams that did not end in order, by the reason", kCounter};
@@ -159,6 +162,7 @@ void ChannelCounters::visit_stats(StatVisitor& visitor, Instant now) const {
     if (row.scope != FaultScope::kSession) continue;
     visit(kSessionFaults, "session_faults", session_faults_[row], {{"fault", row.name}});
   }
+  visit(kPeersRefused, "peers_refused", peers_refused_, {});
   for (const auto& [service, forward] : forwards_) {
     visit(kStreamsOpened, "opened", forward.opened, {{"forward", service}});
   }

@@ -45,6 +45,7 @@ class ChannelCounters final : public ChannelObserver {
   bool credit_is_out() const;
 
   void session_down(const SessionDown& event) override;
+  void peer_refused(const PeerRefused& event) override { peers_refused_ += event.count; }
   void no_common_version(const NoCommonVersion& event) override;
   void glitch_seen(const GlitchSeen& event) override;
   void client_refused(const ClientRefused& event) override;
@@ -103,6 +104,7 @@ class ChannelCounters final : public ChannelObserver {
   std::map<std::string, Forward, std::less<>> forwards_;
   Forward unknown_;
   FaultCounts session_faults_;
+  uint64_t peers_refused_ = 0;
   FaultCounts resets_;
   FaultCounts refused_streams_;
   std::vector<uint64_t> glitches_;  // by the place in glitch_rows()

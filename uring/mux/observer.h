@@ -103,7 +103,8 @@ struct SessionSilent {
 };
 
 struct SessionDown {
-  Fault fault;              // kTransportLost when the transport was lost or given up
+  // kTransportLost when the transport was lost or given up, kGoingAway when this end stops.
+  Fault fault;
   std::string_view reason;  // for people
   size_t streams = 0;       // of the session, which are reset
 };
@@ -118,10 +119,11 @@ struct PeerDropped {
 };
 
 // The listener of the channel closed the connection of a peer. Reported as often as the log reports
-// it; repeated attempts in between are only counted, in the log.
+// it; repeated attempts in between are only counted.
 struct PeerRefused {
   std::string_view peer;
   std::string_view reason;
+  uint64_t count = 1;  // of refusals since the last report, this one included
 };
 
 // The peer speaks no protocol version of this end.

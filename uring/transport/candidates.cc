@@ -40,7 +40,7 @@ Candidates::Candidates(Loop& loop, const ChannelSpec& spec, const Acl& peers, Cl
                       "channel {}: peer refused: {} is not on the list (--channel-allow-…){}",
                       spec_.name, peer, and_counted(count, counted));
             // Those that are told at the stop are for the log alone.
-            if (listener_ >= 0) client_->peer_refused(peer, "is not on the list");
+            if (listener_ >= 0) client_->peer_refused(peer, "is not on the list", count + 1);
           }) {}
 
 Candidates::~Candidates() { stop(); }
@@ -124,7 +124,7 @@ bool Candidates::make_room(const PeerIdentity& newcomer) {
                                            present ? describe(*present) : "another one", kMost);
     log_facts(LogLevel::kWarn, {.peer = peer, .reason = "too_many"},
               "channel {}: peer refused: {} {}{}", spec_.name, peer, reason, and_others(*hidden));
-    client_->peer_refused(peer, reason);
+    client_->peer_refused(peer, reason, *hidden + 1);
   }
   return found;
 }

@@ -36,8 +36,8 @@ class SocketListenSource final : public SocketSource, private Candidates::Client
   Duration least_pause() const override { return Duration::zero(); }
   void candidate_came() override;
   void accept_failed(const std::string& reason) override;
-  void peer_refused(const std::string& peer, std::string_view reason) override {
-    client().peer_refused(peer, reason);
+  void peer_refused(const std::string& peer, std::string_view reason, uint64_t count) override {
+    client().peer_refused(peer, reason, count);
   }
   std::optional<PeerIdentity> present_peer() const override;
 
