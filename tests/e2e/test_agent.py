@@ -533,6 +533,8 @@ def test_what_is_unknown_or_missing_is_named(scene: Scene) -> None:
                        (("nonsense",), "there is no command 'nonsense'; see 'virtagent --help'"),
                        (("events", "/x", "more"), "unexpected argument: more; see 'virtagent events --help'")):
         assert run(*args).stderr.decode() == f"virtagent: {line}\n"
+    done = run("guest", "--listen", scene.directory / "none" / "g")
+    assert done.returncode == 1 and f"the directory {scene.directory}/none is not there" in done.stderr.decode()
     for program, why in (("/no/such", "No such file"), (scene.directory, "a directory"), (__file__, "may run")):
         done = run("guest", "--listen", scene.directory / "g", "--hook", f"x={program}")
         assert done.returncode == 1 and f"hook x: {program}" in done.stderr.decode() and why in done.stderr.decode()

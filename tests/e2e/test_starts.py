@@ -51,6 +51,22 @@ def lay_out(scene: Scene) -> None:
         sock.bind(str(scene.directory / "socket"))
 
 
+@pytest.mark.parametrize("option", [
+    ("--ship", "unix:{dir}/log,full=spool", "--ship-spool", "{none}/spool:8M"),
+    ("--ship", "unix:{dir}/log", "--ship-spool", "{dir}/file/spool:8M"),
+    ("--ship", "journal,cursor={none}/cursor"),
+    ("--collect", "file:{none}/log"),
+    ("--collect", "exec:/bin/cat", "--collect-spool", "{none}/spool:8M"),
+], ids=" ".join)  # fmt: skip
+def test_a_directory_that_is_missing_is_named(scene: Scene, option: tuple[str, ...]) -> None:
+    lay_out(scene)
+    none = scene.directory / "none"
+    given = [word.format(dir=scene.directory, none=none) for word in option]
+    line = refusal(scene, "-c", f"unix-listen:{scene.addresses.unix().spec}", *given)
+    file = f"{scene.directory}/file"
+    assert (f"{file} is no directory" if file in given[-1] else f"the directory {none} is not there") in line, line
+
+
 @pytest.mark.parametrize("path", ["/dev/null", "{dir}", "{dir}/file", "{dir}/fifo"])
 @pytest.mark.parametrize("use", ["channel", "service"])
 def test_a_path_to_connect_to_that_is_no_socket(scene: Scene, use: str, path: str) -> None:

@@ -235,6 +235,12 @@ window = 1
 )",
      {"v.toml:5:1: window does not belong in [channel.NAME.listen.SERVICE]; it belongs in [defaults] or [channel.NAME]"}},
     {kUnix + R"([channel.a.listen.s]
+at = "127.0.0.1:80"
+connect-timeout = 3
+)",
+     {"v.toml:5:1: connect-timeout does not belong in [channel.NAME.listen.SERVICE]; it belongs in [defaults], "
+      "[channel.NAME] or [channel.NAME.offer.SERVICE]"}},
+    {kUnix + R"([channel.a.listen.s]
 to = "127.0.0.1:80"
 )",
      {"v.toml:4:1: to does not belong in [channel.NAME.listen.SERVICE]; it belongs in [channel.NAME.offer.SERVICE]",
@@ -252,7 +258,8 @@ at = "127.0.0.1:80"
 to = "127.0.0.1:80"
 priority = "bulk"
 )",
-     {"v.toml:5:1: priority does not belong in [channel.NAME.offer.SERVICE]; it belongs in [defaults] or [channel.NAME]"}},
+     {"v.toml:5:1: priority does not belong in [channel.NAME.offer.SERVICE]; it belongs in [defaults], "
+      "[channel.NAME] or [channel.NAME.listen.SERVICE]"}},
     {R"([process]
 log-levle = "info"
 )" + kUnix,

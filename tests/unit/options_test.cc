@@ -198,8 +198,11 @@ const std::vector<BadCase> kBadCases = {
      "unknown option: --memroy: the nearest is --memory",
      "--help"},
     {{"-c", kChannel, "--max-str=5"}, "the nearest is --max-streams", "--help"},
-    {{"-c", kChannel, "--check=maybe"}, "the value of a flag is true, false or a number", "--help"},
-    {{"-c", kChannel, "--verbose=99999999999999999999999"}, "flag", "--help"},
+    {{"--share-stats=maybe", "-c", kChannel},
+     "--share-stats is a flag: give it without a value",
+     "--help"},
+    {{"-c", kChannel, "--check=maybe"}, "--check is a flag: give it without a value", "--help"},
+    {{"-c", kChannel, "--verbose=99999999999999999999999"}, "--verbose is a flag", "--help"},
 
     {{"-c", kChannel, "--peer-timeout", "30"}, "--peer-timeout 30", "no channel is a TCP one"},
     {{"-c", "tcp-connect:h:80", "--peer-timeout", "1"}, "--peer-timeout 1", "3 to 86400 seconds"},

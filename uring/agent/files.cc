@@ -12,6 +12,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "uring/base/text.h"
+
 namespace virtproxy::agent {
 namespace {
 
@@ -46,11 +48,9 @@ Error open_error(const std::string& path, int error) {
 
 // Of a file that is to be made: it is its directory that is missing.
 Error create_error(const std::string& path, int error) {
-  const std::string parent = path.substr(0, path.rfind('/'));
-  if (error == ENOENT) {
-    return error_of(ErrorCode::kNotFound, "the directory " + parent + " is not there");
+  if (error == ENOENT || error == ENOTDIR) {
+    return error_of(ErrorCode::kNotFound, creation_fault(path, error));
   }
-  if (error == ENOTDIR) return error_of(ErrorCode::kNotFound, parent + " is no directory");
   return open_error(path, error);
 }
 

@@ -12,6 +12,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "uring/base/text.h"
 #include "uring/net/baud.h"
 #include "uring/transport/device_check.h"
 
@@ -168,8 +169,9 @@ PortState port_state(const PortSpec& device, int fd) {
 
 tl::expected<UniqueFd, std::string> listen_unix(const std::string& path, unsigned mode) {
   const std::string what = "cannot listen at " + path;
+  const auto refuse = [&] { return tl::unexpected(what + ": " + creation_fault(path, errno)); };
   sockaddr_un address{};
-  if (!fill_address(path, address)) return failed(what);
+  if (!fill_address(path, address)) return refuse();
   const auto* const generic = reinterpret_cast<const sockaddr*>(&address);
   struct stat status {};
   if (lstat(path.c_str(), &status) == 0) {
@@ -178,16 +180,16 @@ tl::expected<UniqueFd, std::string> listen_unix(const std::string& path, unsigne
     if (connect(probe.get(), generic, sizeof address) == 0 || errno != ECONNREFUSED) {
       return tl::unexpected(what + ": another process listens there");
     }
-    if (unlink(path.c_str()) != 0) return failed(what);
+    if (unlink(path.c_str()) != 0) return refuse();
   }
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd) return failed(what);
+  if (!fd) return refuse();
   const mode_t before = umask(~static_cast<mode_t>(mode) & 0777);
   const bool bound = bind(fd.get(), generic, sizeof address) == 0;
   const int error = errno;
   umask(before);
   errno = error;
-  if (!bound || listen(fd.get(), 128) != 0) return failed(what);
+  if (!bound || listen(fd.get(), 128) != 0) return refuse();
   return fd;
 }
 

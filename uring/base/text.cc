@@ -1,6 +1,8 @@
 #include "uring/base/text.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <numeric>
 
 namespace virtproxy {
@@ -36,6 +38,15 @@ std::string extra_fault(const std::string& extra) {
   return (option ? "unknown option: " : "unexpected argument: ") + printable(extra);
 }
 
+std::string creation_fault(std::string_view path, int error) {
+  const size_t slash = path.rfind('/');
+  const bool within = slash != std::string_view::npos && slash > 0;
+  const std::string parent(path.substr(0, within ? slash : 0));
+  if (error == ENOENT && within) return "the directory " + parent + " is not there";
+  if (error == ENOTDIR && within) return parent + " is no directory";
+  return std::strerror(error);
+}
+
 size_t edit_distance(std::string_view one, std::string_view other) {
   std::vector<size_t> row(other.size() + 1);
   std::iota(row.begin(), row.end(), size_t{0});
@@ -49,6 +60,21 @@ size_t edit_distance(std::string_view one, std::string_view other) {
     }
   }
   return row.back();
+}
+
+std::string_view nearest_word(std::string_view given, const std::vector<std::string_view>& words) {
+  constexpr size_t kMostCompared = 64;
+  constexpr size_t kMostDistance = 2;
+  const std::string_view name = given.substr(0, kMostCompared);
+  std::string_view nearest;
+  size_t least = kMostDistance + 1;
+  for (const std::string_view word : words) {
+    const size_t distance = word.starts_with(name) ? 0 : edit_distance(word, name);
+    if (distance >= least) continue;
+    least = distance;
+    nearest = word;
+  }
+  return nearest;
 }
 
 }  // namespace virtproxy

@@ -14,6 +14,10 @@ std::string printable(std::string_view text);
 // The same in single quotes.
 std::string in_quotes(std::string_view text);
 
+// Why a call that makes `path` failed. ENOENT and ENOTDIR are about its directory, which
+// is named as `path` spells it.
+std::string creation_fault(std::string_view path, int error);
+
 // Of the words of a command line that no option took, in their order, the one to complain about:
 // the first that is not "--". Empty without any.
 std::string first_extra(const std::vector<std::string>& extras);
@@ -23,5 +27,9 @@ std::string extra_fault(const std::string& extra);
 // The number of bytes that are inserted, left out or replaced to make one of the other
 // (Levenshtein's distance); takes time by the product of the lengths.
 size_t edit_distance(std::string_view one, std::string_view other);
+
+// Of `words`, the one that `given` probably means: it begins so, or differs by two letters at most.
+// Empty where there is none.
+std::string_view nearest_word(std::string_view given, const std::vector<std::string_view>& words);
 
 }  // namespace virtproxy

@@ -157,7 +157,9 @@ struct Commands {
     auto* const offer = command.add_option("-i", daemon.service, "Connect a service's streams to this")
                             ->type_name("SERVICE:ADDRESS:PORT[:CHANNEL]");
     listen->excludes(offer);
-    command.require_option(1, 0);
+    command.parse_complete_callback([this] {
+      if (daemon.forward.empty() && daemon.service.empty()) throw CLI::RequiredError("-o or -i");
+    });
   }
 
   // What holds until the next reload or start.
@@ -353,6 +355,14 @@ struct Commands {
   }
 };
 
+// ": the nearest is NAME", or nothing.
+std::string nearest_command(const std::vector<CLI::App*>& commands, std::string_view given) {
+  std::vector<std::string_view> names;
+  for (const CLI::App* const command : commands) names.push_back(command->get_name());
+  const std::string_view nearest = virtproxy::nearest_word(given, names);
+  return nearest.empty() ? std::string() : ": the nearest is " + std::string(nearest);
+}
+
 int fail(int code, const std::string& text) {
   std::fprintf(stderr, "virtproxyctl: %s\n", text.c_str());
   return code;
@@ -370,7 +380,7 @@ int main(int argc, char** argv) {
   app.footer("Exit codes: 0 done, 1 failure, 2 usage.");
   Commands commands;
   commands.declare(app);
-  // channel add stands for channel-add.
+  // "channel add" stands for "channel-add".
   std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
   if (args.size() > 1 && (args[0] == "channel" || args[0] == "forward") &&
       (args[1] == "add" || args[1] == "remove")) {
@@ -380,9 +390,14 @@ int main(int argc, char** argv) {
   // CLI11 would only say that a command is missing.
   const auto all = app.get_subcommands([](const CLI::App*) { return true; });
   const auto is_given = [&](const CLI::App* command) { return command->get_name() == args[0]; };
-  if (!args.empty() && !args[0].starts_with('-') && std::none_of(all.begin(), all.end(), is_given)) {
-    return fail(kUsage, "there is no command '" + virtproxy::printable(args[0]) +
-                            "'; see virtproxyctl --help");
+  if (!args.empty() && (args[0] == "channel" || args[0] == "forward")) {
+    return fail(kUsage,
+                args[0] + " takes add or remove; see virtproxyctl " + args[0] + " add --help");
+  }
+  if (!args.empty() && !args[0].starts_with('-') &&
+      std::none_of(all.begin(), all.end(), is_given)) {
+    return fail(kUsage, "there is no command '" + virtproxy::printable(args[0]) + "'" +
+                            nearest_command(all, args[0]) + "; see virtproxyctl --help");
   }
   const auto takes = [&](const CLI::App* command) {
     return command->get_option_no_throw(args[0].substr(0, args[0].find('='))) != nullptr;

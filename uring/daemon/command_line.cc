@@ -32,23 +32,15 @@ void declare(CLI::App& app, CommandLine& line) {
   }
 }
 
-// The option that was probably meant: it begins so, or differs by two letters. Empty where none
-// does.
+// The option that was probably meant, or nothing.
 std::string nearest_option(std::string_view given) {
-  constexpr size_t kMostCompared = 64;
-  constexpr size_t kMostDistance = 2;
-  const std::string_view name = given.substr(0, std::min(given.find('='), kMostCompared));
+  const std::string_view name = given.substr(0, given.find('='));
   if (!name.starts_with("--") || name.size() <= 3) return {};
-  std::string_view nearest;
-  size_t least = kMostDistance + 1;
+  std::vector<std::string_view> names;
   for (const OptionRow& row : option_table()) {
-    if (!row.in(option_scope::kCommandLine)) continue;
-    const size_t distance =
-        row.name.starts_with(name.substr(2)) ? 0 : edit_distance(row.name, name.substr(2));
-    if (distance >= least) continue;
-    least = distance;
-    nearest = row.name;
+    if (row.in(option_scope::kCommandLine)) names.push_back(row.name);
   }
+  const std::string_view nearest = nearest_word(name.substr(2), names);
   return nearest.empty() ? std::string() : "--" + std::string(nearest);
 }
 
@@ -79,6 +71,19 @@ std::string_view without_value(int argc, const char* const* argv) {
     ++i;
   }
   return {};
+}
+
+// The first flag that has a value.
+std::string_view flag_with_value(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view arg = argv[i];
+    const std::string_view name = arg.substr(0, arg.find('='));
+    if (!arg.starts_with("--") || name.size() == arg.size()) continue;
+    // --check and the like are in no table.
+    const OptionRow* const row = spelled(name);
+    if (row == nullptr || row->is_flag()) return name;
+  }
+  return "a flag";
 }
 
 // What CLI11 has to say, as the rest of one line.
@@ -115,8 +120,8 @@ tl::expected<CommandLine, std::string> parse_command_line(int argc, const char* 
     return tl::unexpected(explain(error, app));
   } catch (const std::logic_error&) {
     // What the conversion of --FLAG=VALUE throws for a value that is no number.
-    return tl::unexpected<std::string>(
-        "the value of a flag is true, false or a number: a flag needs none");
+    return tl::unexpected(std::string(flag_with_value(argc, argv)) +
+                          " is a flag: give it without a value");
   }
   return line;
 }

@@ -157,12 +157,18 @@ class Reader {
     if (draft_.problems.size() >= kMostProblems) {
       return draft_.complain(item.key_at, "unknown key");
     }
+    std::vector<std::string_view> places;
     for (const TableKind* const other : kTables) {
       const auto keys = keys_of(*other);
       if (other == &table || std::find(keys.begin(), keys.end(), item.key) == keys.end()) continue;
-      std::string right = "it belongs in " + std::string(other->shown);
-      if (other == &kRoot) right = "write it as a table of its own, at the top";
-      if (other == &kDefaultsTable) right += " or " + std::string(kChannelTable.shown);
+      places.push_back(other->shown);
+    }
+    if (!places.empty()) {
+      std::string right = "it belongs in " + std::string(places.front());
+      if (places.front() == kRoot.shown) right = "write it as a table of its own, at the top";
+      for (size_t i = 1; i < places.size(); ++i) {
+        right += (i + 1 < places.size() ? ", " : " or ") + std::string(places[i]);
+      }
       return draft_.complain(item.key_at,
                              item.key + " does not belong in " + std::string(table.shown), right);
     }

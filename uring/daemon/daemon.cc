@@ -15,8 +15,8 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
-#include <set>
 #include <numeric>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -145,9 +145,17 @@ Duration heartbeat_interval(Duration watchdog) {
 // How long the last resets and the end of requests to the kernel may take, after --drain-timeout.
 constexpr Duration kEndLimit = std::chrono::seconds(3);
 
+// A service may have several listeners.
+size_t services(const std::vector<ForwardSpec>& forwards) {
+  std::set<std::pair<std::string_view, std::string_view>> names;
+  for (const ForwardSpec& forward : forwards) names.emplace(forward.channel, forward.service);
+  return names.size();
+}
+
 std::string ready_status(const Options& options) {
   return fmt::format("ready: channels {}, listening for {} services, offering {}",
-                     options.channels.size(), options.oforwards.size(), options.iforwards.size());
+                     options.channels.size(), services(options.oforwards),
+                     services(options.iforwards));
 }
 
 class Daemon final : private Worker::Client {

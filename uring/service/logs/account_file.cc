@@ -108,8 +108,10 @@ tl::expected<AccountFile, std::string> AccountFile::open(const std::string& path
   AccountFile file;
   file.fd_.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640));
   if (!file.fd_) {
-    return Failure(fmt::format("{}: {}: give a path that {} may write", printable(path),
-                               std::strerror(errno), "the user it runs as"));
+    return Failure(
+        fmt::format("cannot open {}, for what is written: {}: give a path that the user "
+                    "it runs as may write",
+                    printable(path), creation_fault(printable(path), errno)));
   }
   struct stat status {};
   if (fstat(file.fd_.get(), &status) != 0 || !S_ISREG(status.st_mode)) {

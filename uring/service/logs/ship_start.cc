@@ -179,7 +179,10 @@ tl::expected<void, std::string> open_cursor(OpenedSource& source) {
   const SourceSpec& spec = source.spec;
   if (spec.cursor.empty()) return {};
   source.cursor.reset(open(spec.cursor.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!source.cursor) return Failure(failed(spec, "cannot open " + printable(spec.cursor)));
+  if (!source.cursor) {
+    return Failure("--ship " + printable(spec.text) + ": cannot open " + printable(spec.cursor) +
+                   ": " + creation_fault(printable(spec.cursor), errno));
+  }
   const std::string text = read_text(source.cursor.get(), kMostCursor);
   source.position = text.substr(0, text.find('\n'));
   return {};

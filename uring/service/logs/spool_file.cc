@@ -95,7 +95,8 @@ tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, ui
   SpoolFile file;
   file.geometry = *geometry;
   file.fd.reset(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!file.fd) return Failure(with_errno("cannot open the spool " + name));
+  if (!file.fd)
+    return Failure("cannot open the spool " + name + ": " + creation_fault(name, errno));
   const int fd = file.fd.get();
   if (!lock(fd)) {
     return Failure(errno == EWOULDBLOCK
