@@ -19,6 +19,7 @@ import pytest
 from harness import BIN, PATIENCE, Scene
 from log_shipping import LogPeer, Shipping, send_dgrams, send_stream, texts
 from relay import TO_TARGET, Relay
+from stage import eventually
 
 # More datagrams of 1000 bytes than the kernel holds for a UDP socket.
 LOST = 12_000
@@ -306,6 +307,39 @@ def test_both_ends_stop_at_once(scene: Scene) -> None:
         then.send_signal(signal.SIGTERM)
         daemon.check_exit()
         peer.process.wait(10)
+
+
+def test_an_end_with_nothing_to_deliver_does_not_wait_for_the_other(scene: Scene) -> None:
+    ship = Shipping(scene)
+    dgram = ship.path("dgram")
+    peer = ship.peer()
+    daemon = ship.daemon("--ship", f"unix-dgram:{dgram},name=s", "--ship-flush-timeout", "600")
+    send_dgrams(str(dgram), [b"line"] * 20)
+    eventually("all lines are acknowledged", lambda: daemon.stats().total("ship_acknowledged") == 20)
+    peer.process.kill()
+    daemon.wait_for_log("down: ")
+    daemon.terminate()
+    assert "everything is acknowledged" in daemon.stderr(), daemon.stderr()
+
+
+@pytest.mark.parametrize("first", ["guest", "host"])
+def test_an_orderly_stop_alarms_nobody(scene: Scene, first: str) -> None:
+    channel, dgram = scene.addresses.unix(), scene.directory / "dgram"
+    host = scene.daemon("-c", f"unix-listen:{channel.spec}", "--collect", f"file:{scene.directory}/out", name="host")
+    guest = scene.daemon("-c", f"unix-connect:{channel.spec}", "--ship", f"unix-dgram:{dgram}", name="guest")
+    guest.wait_for_log("the other end takes lines")
+    send_dgrams(str(dgram), [b"line"])
+    eventually("the line is there", lambda: (scene.directory / "out").read_bytes().endswith(b"line\n"))
+    if first == "guest":
+        guest.terminate()
+        assert "everything is acknowledged" in guest.stderr()
+        host.wait_for_log("down: closed by the other end")
+    else:
+        host.terminate()
+        guest.wait_for_log("log shipping: the stream is over: the daemon at one end is stopping")
+        guest.wait_for_log("down: closed by the other end")
+    for daemon in (host, guest):
+        assert not re.search(r"is reset|aborted| error ", daemon.stderr()), daemon.stderr()
 
 
 def test_an_end_without_the_service_is_named_once(scene: Scene) -> None:

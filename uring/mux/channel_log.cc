@@ -175,7 +175,7 @@ void ChannelLog::client_reset(std::string_view service, std::string_view text, F
 
 void ChannelLog::stream_broken_off(const StreamBrokenOff& event) {
   constexpr std::string_view kText = "the application at the other end broke off";
-  if (event.role == StreamRole::kOpener) {
+  if (event.role == StreamRole::kOpener && !is_built_in(event.service)) {
     return client_reset(event.service, kText, Fault::kAborted,
                         [&] { return known_name(peer_identity_of(event.fd)); });
   }
@@ -206,12 +206,12 @@ void ChannelLog::stream_unstalled(const StreamUnstalled& event) {
 }
 
 // The line about the session stands for those of its clients, and a client that broke off itself
-// knows.
+// knows. A client that is part of this daemon has lines of its own.
 void ChannelLog::stream_closed(const StreamClosed& event) {
   const FaultRow& row = fault_row(event.fault);
   const bool reset = event.fault != Fault::kNone;
   const bool told = !reset || row.scope == FaultScope::kSession || event.fault == Fault::kAborted ||
-                    event.fault == Fault::kStalled;
+                    event.fault == Fault::kStalled || is_built_in(event.service);
   if (event.role == StreamRole::kOpener && !told) {
     client_reset(event.service, fault_text(event.fault), event.fault,
                  [&] { return client_of(event.client); });

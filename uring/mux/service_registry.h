@@ -30,6 +30,11 @@ inline constexpr std::string_view kReservedServicePrefix = "virtproxy.";
 inline constexpr std::string_view kLogService = "virtproxy.log";      // which a shipper asks for
 inline constexpr std::string_view kFarService = "virtproxy.control";  // which `far` asks for
 
+// Whether the client of the service is this daemon itself.
+constexpr bool is_built_in(std::string_view service) {
+  return service == kLogService || service == kFarService;
+}
+
 class Service {
  public:
   virtual ~Service() = default;

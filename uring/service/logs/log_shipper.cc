@@ -438,6 +438,17 @@ bool LogShipper::all_acknowledged() const {
   return spool->logs().size() == 1 && spool->acked_position() >= spool->appended_position();
 }
 
+// Lines, dropped ones included; of a spool, those that are not in it.
+uint64_t LogShipper::unacknowledged() const {
+  const Spool* const spool = shipper_.spool();
+  uint64_t lines = 0;
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    const uint64_t safe = spool != nullptr ? spool->marks()[i].seq : acknowledged(i);
+    lines += shipper_.buffer().mark(static_cast<uint16_t>(i)).seq - safe;
+  }
+  return lines;
+}
+
 void LogShipper::go_on_stopping() {
   const bool late = loop_.now() >= deadline_;
   if (phase_ == Phase::kDraining) {
@@ -449,8 +460,10 @@ void LogShipper::go_on_stopping() {
     phase_ = Phase::kFlushing;
   }
   if (phase_ == Phase::kFlushing) {
-    // What is in a spool need not wait for a channel that is not there.
-    const bool kept = shipper_.spool() != nullptr && shipper_.stopped() && link_ != Link::kOpen;
+    // What is in a spool need not wait for a channel that is not there, and nothing is left to
+    // wait where every line is acknowledged.
+    const bool safe = shipper_.spool() != nullptr ? shipper_.stopped() : unacknowledged() == 0;
+    const bool kept = safe && link_ != Link::kOpen;
     if (!all_acknowledged() && !kept && !late) return;
     if (late) shipper_.stop(true, loop_.now());
     phase_ = Phase::kSyncing;
@@ -471,15 +484,11 @@ void LogShipper::finish_stopping() {
   phase_ = Phase::kStopped;
   if (writer_) writer_->stop();
   report_drops();
-  if (all_acknowledged()) {
+  const Spool* const spool = shipper_.spool();
+  const uint64_t lost = unacknowledged();
+  if (all_acknowledged() || (spool == nullptr && lost == 0)) {
     log_info("log shipping: everything is acknowledged");
   } else {
-    const Spool* const spool = shipper_.spool();
-    uint64_t lost = 0;
-    for (size_t i = 0; i < sources_.size(); ++i) {
-      const uint64_t kept = spool != nullptr ? spool->marks()[i].seq : acknowledged(i);
-      lost += shipper_.buffer().mark(static_cast<uint16_t>(i)).seq - kept;
-    }
     if (spool != nullptr) {
       log_info("log shipping: {} bytes stay in the spool for the next start", spool_bytes());
     }

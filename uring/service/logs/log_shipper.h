@@ -132,6 +132,7 @@ class LogShipper final : public ChannelObserver,
   void finish_stopping();
   void set_timer();
   bool all_acknowledged() const;
+  uint64_t unacknowledged() const;
   uint64_t acknowledged(size_t source) const;
   Duration oldest_age(Instant now) const;
   static Duration oldest_age(const SourceState& source, Instant now);

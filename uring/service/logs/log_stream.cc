@@ -13,7 +13,7 @@ void LogStream::send(std::vector<std::byte>& bytes) {
 }
 
 void LogStream::may_queue() {
-  if (stream_.is_over() || failed_ || queued_ == bytes_.size()) return;
+  if (stream_.is_over() || leaves_ != Fault::kNone || queued_ == bytes_.size()) return;
   const auto more = std::min<uint64_t>(stream_.request_credit(), bytes_.size() - queued_);
   if (more == 0) return;
   queued_ += more;
@@ -30,19 +30,21 @@ OutSegment LogStream::take(uint32_t bytes) {
 
 void LogStream::deliver(std::span<const std::byte> bytes, ReadBuffer*) {
   delivered_ += bytes.size();
-  if (!failed_ && client_.stream_input(bytes) != StreamFault::kNone) failed_ = true;
+  if (leaves_ == Fault::kNone && client_.stream_input(bytes) != StreamFault::kNone) {
+    leaves_ = Fault::kAborted;
+  }
   stream_.want_flush();
 }
 
-// A receiver leaves a stream to its sender to end.
+// A receiver ends a stream when it stops.
 void LogStream::peer_ended() {
-  failed_ = true;
+  if (leaves_ == Fault::kNone) leaves_ = Fault::kGoingAway;
   stream_.want_flush();
 }
 
 void LogStream::flush(bool) {
   if (stream_.is_over()) return;
-  if (failed_) return leave(Fault::kAborted);
+  if (leaves_ != Fault::kNone) return leave(leaves_);
   if (delivered_ > 0) stream_.consumed(std::exchange(delivered_, 0));
 }
 

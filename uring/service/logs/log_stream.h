@@ -54,7 +54,9 @@ class LogStream final : public Endpoint {
   size_t queued_ = 0;  // of them
   size_t taken_ = 0;
   uint64_t delivered_ = 0;  // not yet reported as consumed
-  bool failed_ = false;     // the receiver's fault, or its end: reset with the next flush
+  // The receiver has broken the protocol (kAborted) or ended (kGoingAway): reset with the next
+  // flush.
+  Fault leaves_ = Fault::kNone;
 };
 
 }  // namespace virtproxy::logs
