@@ -35,6 +35,10 @@ void V2Session::on_hello(const Hello& hello, Instant now, Events& events) {
 size_t V2Session::input_established(std::span<const std::byte> bytes, Instant now, Events& events) {
   for (size_t used = 0;;) {
     if (used == bytes.size()) return used;
+    if (arriving_.left > 0) {
+      used += take_payload(bytes.subspan(used), events);
+      continue;
+    }
     const Step step = this->step(bytes.subspan(used), now, events);
     used += step.used;
     if (step.fault != Fault::kNone) fail(step, now, events);
@@ -43,14 +47,13 @@ size_t V2Session::input_established(std::span<const std::byte> bytes, Instant no
 }
 
 V2Session::Step V2Session::step(std::span<const std::byte> bytes, Instant now, Events& events) {
-  if (arriving_.left > 0) return step_payload(bytes, events);
   if (bytes[0] == std::byte{1}) return step_hello(bytes, now);
   if (bytes.size() < kHeaderSize) return {};
 
   FrameHeader header;
-  Stream* stream = nullptr;
+  Subject subject;
   Fault fault = decode_header(bytes.data(), receive_key_, header);
-  if (fault == Fault::kNone) fault = check_frame(header, stream);
+  if (fault == Fault::kNone) fault = check_frame(header, subject);
   if (fault != Fault::kNone) return {.fault = fault};
 
   const bool whole = uses_trailers() || header.type != FrameType::kData;
@@ -65,7 +68,7 @@ V2Session::Step V2Session::step(std::span<const std::byte> bytes, Instant now, E
   scanned_ = scanned_for_ping_ = 0;
   handshake_.clear_suspicion();
 
-  fault = dispatch(header, bytes.subspan(kHeaderSize, covered - kHeaderSize), stream, now, events);
+  fault = dispatch(header, bytes.subspan(kHeaderSize, covered - kHeaderSize), subject, now, events);
   if (fault != Fault::kNone) return {.fault = fault};
   ++frames_received_;
   bytes_received_ += size;
@@ -95,14 +98,14 @@ V2Session::Step V2Session::step_hello(std::span<const std::byte> bytes, Instant 
   return {.used = kHelloSize};
 }
 
-// Payload of a frame whose header was judged already.
-V2Session::Step V2Session::step_payload(std::span<const std::byte> bytes, Events& events) {
+// Payload of a frame whose header was judged already. Returns the size of what is of that frame.
+size_t V2Session::take_payload(std::span<const std::byte> bytes, Events& events) {
   const auto payload = bytes.first(std::min<size_t>(bytes.size(), arriving_.left));
   const StreamKey key = arriving_.stream;
   if (count_payload(static_cast<uint32_t>(payload.size()))) {
     events.push_back({.kind = Event::Kind::kData, .stream = key, .bytes = payload});
   }
-  return {.used = payload.size()};
+  return payload.size();
 }
 
 void V2Session::spliced(uint32_t bytes) {
@@ -183,8 +186,8 @@ bool V2Session::contains_ping(std::span<const std::byte> frame, size_t first) {
   return false;
 }
 
-// What the header of a frame alone decides. `stream` is set for frames of an open stream.
-Fault V2Session::check_frame(const FrameHeader& header, Stream*& stream) {
+// What the header of a frame alone decides. `subject` is set for frames of an open stream.
+Fault V2Session::check_frame(const FrameHeader& header, Subject& subject) {
   const bool of_session = header.type == FrameType::kPing || header.type == FrameType::kPong ||
                           header.type == FrameType::kAck || header.type == FrameType::kGoingAway;
   const bool has_payload = header.type == FrameType::kOpen || header.type == FrameType::kData;
@@ -211,9 +214,10 @@ Fault V2Session::check_frame(const FrameHeader& header, Stream*& stream) {
     return reset ? Fault::kNone : Fault::kUnknownStream;
   }
   if (found.standing == StreamIds::Standing::kNever) return Fault::kUnknownStream;
-  stream = &streams_.at(found.local);
-  if (stream->open_due || stream->reset_at_received) return Fault::kUnknownStream;
-  return header.type == FrameType::kData ? check_data(header, *stream) : Fault::kNone;
+  subject = {&streams_.at(found.local), found.local};
+  const Stream& stream = *subject.stream;
+  if (stream.open_due || stream.reset_at_received) return Fault::kUnknownStream;
+  return header.type == FrameType::kData ? check_data(header, stream) : Fault::kNone;
 }
 
 Fault V2Session::check_data(const FrameHeader& header, const Stream& stream) const {
@@ -225,17 +229,16 @@ Fault V2Session::check_data(const FrameHeader& header, const Stream& stream) con
 }
 
 Fault V2Session::dispatch(const FrameHeader& header, std::span<const std::byte> payload,
-                          Stream* stream, Instant now, Events& events) {
+                          const Subject& subject, Instant now, Events& events) {
   switch (header.type) {
     case FrameType::kOpen:
       return on_open(header, payload, events);
     case FrameType::kData: {
-      const auto local = (header.opened_by_sender ? theirs_ : ours_).find(header.stream).local;
-      const StreamKey key = streams_.key_at(local);
+      const StreamKey key = streams_.key_at(subject.local);
       if (!uses_trailers()) {
         arriving_ = {key, header.length};
-      } else if (!stream->dead()) {
-        on_data(*stream, key, payload, events);
+      } else if (!subject.stream->dead()) {
+        on_data(*subject.stream, key, payload, events);
       }
       return Fault::kNone;
     }
@@ -259,11 +262,11 @@ Fault V2Session::dispatch(const FrameHeader& header, std::span<const std::byte> 
     case FrameType::kCredit:
       break;
   }
-  if (stream == nullptr) return Fault::kNone;
-  const uint32_t local = (header.opened_by_sender ? theirs_ : ours_).find(header.stream).local;
+  if (subject.stream == nullptr) return Fault::kNone;
+  const uint32_t local = subject.local;
   Fault fault = Fault::kNone;
   if (header.type == FrameType::kEnd) fault = on_end(header, local, events);
-  if (header.type == FrameType::kDone) fault = on_done(header, *stream);
+  if (header.type == FrameType::kDone) fault = on_done(header, *subject.stream);
   if (header.type == FrameType::kReset) {
     on_reset(local, fault_from_reset_code(header.argument), events);
   }

@@ -103,13 +103,18 @@ class V2Session final : public Session {
   bool count_payload(uint32_t bytes);
   void count_received(Stream& stream, uint64_t bytes);
   void end_grant(uint32_t slot);
-  Step step_payload(std::span<const std::byte> bytes, Events& events);
+  size_t take_payload(std::span<const std::byte> bytes, Events& events);
   Step step_unfinished(std::span<const std::byte> frame, Instant now);
   bool contains_ping(std::span<const std::byte> frame, size_t first);
-  Fault check_frame(const FrameHeader& header, Stream*& stream);
+  // The open stream that a frame is about: of the frames of the session, and of an OPEN, none.
+  struct Subject {
+    Stream* stream = nullptr;
+    uint32_t local = IndexLink::kNone;
+  };
+  Fault check_frame(const FrameHeader& header, Subject& subject);
   Fault check_data(const FrameHeader& header, const Stream& stream) const;
-  Fault dispatch(const FrameHeader& header, std::span<const std::byte> payload, Stream* stream,
-                 Instant now, Events& events);
+  Fault dispatch(const FrameHeader& header, std::span<const std::byte> payload,
+                 const Subject& subject, Instant now, Events& events);
   Fault on_open(const FrameHeader& header, std::span<const std::byte> payload, Events& events);
   void on_data(Stream& stream, StreamKey key, std::span<const std::byte> payload, Events& events);
   Fault on_end(const FrameHeader& header, uint32_t local, Events& events);
