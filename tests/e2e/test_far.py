@@ -106,8 +106,8 @@ def test_a_stall_is_seen_from_both_ends(scene: Scene) -> None:
 def test_what_keeps_the_other_end_from_being_asked_is_named(scene: Scene) -> None:
     silent = Ends(scene)
     assert silent.refused("status") == (
-        "the other end of channel host is not to be asked: give it share-stats = true (--share-stats), "
-        "in a version that has this")
+        "the other end of channel host answers no questions: it is to be a virtproxy that runs with "
+        "--share-stats (share-stats = true)")
     assert silent.refused("why", "nowhere") == "there is no channel 'nowhere'"
     wrong = silent.near.ctl("far", "config")
     assert wrong.returncode == 2 and "config" in wrong.stderr
@@ -332,6 +332,6 @@ def test_a_channel_that_came_later_asks_and_is_recorded(scene: Scene) -> None:
     for end, method, name in ((ends.far, "listen", "later"), (ends.near, "connect", "new")):
         assert end.ctl("channel-add", f"unix-{method}:{channel.spec}:{name}").returncode == 0
     ends.near.daemon.wait_up("new")
-    assert "is not to be asked" in ends.refused("status", "new")
+    assert "answers no questions" in ends.refused("status", "new")
     assert [event["event"] for event in ends.near.ask("events", "new")][0] == "up"
     assert ends.near.ctl("channel-remove", "new").returncode == 0

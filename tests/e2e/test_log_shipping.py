@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from confined import as_root
 from harness import BIN, PATIENCE, Scene
 from log_shipping import LogPeer, Shipping, send_dgrams, send_stream, texts
 from relay import TO_TARGET, Relay
@@ -333,13 +335,26 @@ def test_an_orderly_stop_alarms_nobody(scene: Scene, first: str) -> None:
     if first == "guest":
         guest.terminate()
         assert "everything is acknowledged" in guest.stderr()
-        host.wait_for_log("down: closed by the other end")
+        host.wait_for_log("down: ")
     else:
         host.terminate()
         guest.wait_for_log("log shipping: the stream is over: the daemon at one end is stopping")
-        guest.wait_for_log("down: closed by the other end")
+        guest.wait_for_log("down: ")
     for daemon in (host, guest):
         assert not re.search(r"is reset|aborted| error ", daemon.stderr()), daemon.stderr()
+
+
+@as_root
+def test_what_the_start_makes_belongs_to_the_user_that_goes_on(scene: Scene) -> None:
+    """A later start by that user can use it."""
+    spool, dgram, stream = (scene.directory / name for name in ("spool", "dgram", "stream"))
+    ship = Shipping(scene)
+    ship.daemon("--ship", f"unix-dgram:{dgram},full=spool", "--ship", f"unix:{stream}", "--ship-spool", f"{spool}:8M",
+                "--user", "nobody").wait_for_log("ready")
+    nobody = pwd.getpwnam("nobody")
+    for path in (spool, dgram, stream):
+        status = path.stat()
+        assert (status.st_uid, status.st_gid) == (nobody.pw_uid, nobody.pw_gid), path
 
 
 def test_an_end_without_the_service_is_named_once(scene: Scene) -> None:

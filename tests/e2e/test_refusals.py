@@ -103,8 +103,8 @@ def test_an_end_that_is_on_no_list_tries_ever_less_often_and_is_named_seldom(sce
     assert len(said) == 4, said
     more = re.search(r"\(and (\d+) alike\)", said[-1])
     assert more is not None
-    # Those that are held back until the stop are in no report.
-    assert metric is not None and len(said) - 1 <= int(metric[1]) <= len(said) + int(more[1])
+    # One more may have come behind the metrics.
+    assert metric is not None and 0 <= len(said) + int(more[1]) - int(metric[1]) <= 1 * PATIENCE
     # Eight quick ones, seven that double up to 2 s, then one each 2 s.
     assert 12 <= len(said) + int(more[1]) <= 8 + 7 + (seconds + 4) * PATIENCE, said
     # Once it may, it does not have to wait for long.

@@ -216,7 +216,7 @@ def test_the_address_decides_between_listeners_of_one_name(scene: Scene) -> None
     ("name", "passed", "line"),
     [
         ("ssh", "here", r"the passed socket ssh listens on {here}, and there is nothing of that name: "
-                        r"FileDescriptorName= is SERVICE of an -o, SERVICE@ID, or @ID"),
+                        r"FileDescriptorName= is SERVICE of an -o, SERVICE@CHANNEL, or @CHANNEL"),
         ("echo@1", "here", r"the passed socket echo@1 listens on {here}, and there is nothing"),
         ("echo", "elsewhere", r"the passed socket echo listens on {elsewhere}, and -o echo:{here} says "
                               r"otherwise: give both the same address"),

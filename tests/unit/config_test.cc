@@ -476,8 +476,7 @@ TEST_F(ConfigFiles, InTheOrderOfTheirNames) {
 }
 
 TEST_F(ConfigFiles, WhatCannotBeReadIsALineEach) {
-  const std::string advice = "; give a file that may be read by user " + std::to_string(geteuid()) +
-                             ", as whom this process runs\n";
+  const std::string advice = "; give the path of a file of options\n";
   EXPECT_EQ(complaint("v.toml"), "v.toml: cannot be read: No such file or directory" + advice);
   fs::create_directories(directory_ / "conf.d" / "d.toml");
   write("conf.d/e.toml", std::string(kMaxConfigFile + 1, ' '));

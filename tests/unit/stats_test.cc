@@ -122,8 +122,8 @@ TEST(ChannelCounters, CountsByForwardAndReason) {
   counters.service_connected({"web", milliseconds(2)});
   counters.stream_refused({"nobody offers this", Fault::kUnknownService});
   counters.session_down({Fault::kBadHeader, "a frame header failed its check"});
-  counters.peer_refused({"uid=3", "is not on the list"});
-  counters.peer_refused({"uid=3", "is not on the list", 7});
+  counters.count_closed_peer();
+  counters.count_closed_peer();
   counters.glitch_seen({Glitch::kSecondAck, 3});
   const std::string text = text_of(counters);
   for (const char* line : {
@@ -136,7 +136,7 @@ TEST(ChannelCounters, CountsByForwardAndReason) {
            "virtproxy_connect_failures_total{forward=\"web\",reason=\"timed_out\"} 1",
            "virtproxy_streams_refused_total{reason=\"unknown_service\"} 1",
            "virtproxy_session_faults_total{fault=\"bad_header\"} 1",
-           "virtproxy_channel_peers_refused_total 8",
+           "virtproxy_channel_peers_refused_total 2",
            "virtproxy_glitches_total{kind=\"second_ack\"} 1",
            "virtproxy_connect_seconds_bucket{forward=\"web\",le=\"0.001\"} 0",
            "virtproxy_connect_seconds_bucket{forward=\"web\",le=\"0.003\"} 1",

@@ -65,7 +65,8 @@ tl::expected<std::string, std::string> ask_daemon(const std::string& socket_path
     const size_t had = answer.size();
     const ssize_t got = read_append(fd, answer);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0 && errno == EAGAIN) return fail("the daemon does not answer");
+    if (got < 0 && errno == EAGAIN)
+      return fail("no answer: the daemon stands still, or what listens there is no control socket");
     if (got < 0) return fail(std::strerror(errno));
     if (got == 0) return fail("the daemon closed the connection before its answer was complete");
     // A channel's socket sends greetings for ever.

@@ -20,10 +20,12 @@ struct CloseDirectory {
 };
 
 Problem unreadable(const std::string& path, int error) {
+  const bool forbidden = error == EACCES || error == EPERM;
   return {{printable(path), 0, 0},
           std::string("cannot be read: ") + std::strerror(error),
-          "give a file that may be read by user " + std::to_string(geteuid()) +
-              ", as whom this process runs"};
+          forbidden ? "give a file that may be read by user " + std::to_string(geteuid()) +
+                          ", as whom this process runs"
+                    : std::string("give the path of a file of options")};
 }
 
 tl::expected<ConfigText, Problem> read_file(const std::string& path) {

@@ -127,8 +127,10 @@ WorkerConfig* shipping_worker(const Options& options, std::vector<WorkerConfig>&
 }
 
 logs::ShipConfig ship_config(const ProcessSettings& process) {
-  return {process.ship_sources, static_cast<size_t>(process.ship_memory), process.ship_spool,
-          to_duration(process.ship_flush_timeout)};
+  logs::ShipConfig config{process.ship_sources, static_cast<size_t>(process.ship_memory),
+                          process.ship_spool, to_duration(process.ship_flush_timeout)};
+  if (process.user) config.owner = logs::FileOwner{process.user->uid, process.user->gid};
+  return config;
 }
 
 // A worker that reports this often leaves room for a report that comes late by as much.

@@ -208,7 +208,7 @@ tl::expected<void, std::string> assign(const Passed& passed, std::vector<Wanted>
   if (named == nullptr) {
     return Failure(what +
                    ", and there is nothing of that name: FileDescriptorName= is SERVICE of "
-                   "an -o, SERVICE@ID, or @ID of a channel that listens");
+                   "an -o, SERVICE@CHANNEL, or @CHANNEL of a channel that listens");
   }
   return Failure(
       fmt::format("{}, and {} says otherwise: give both the same address", what, named->text));

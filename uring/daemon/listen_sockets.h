@@ -4,8 +4,8 @@
 // sd_listen_fds(3) describes. Its socket units name them (FileDescriptorName=):
 //
 //   SERVICE      the listener of -o SERVICE
-//   SERVICE@ID   the one of that channel
-//   @ID          the channel's own listener
+//   SERVICE@CHANNEL   the one of that channel
+//   @CHANNEL          the channel's own listener
 //
 // The address of a passed socket must be that of the option, so that a unit and a command line
 // cannot contradict each other. It also decides between several listeners of one name, and alone

@@ -130,8 +130,9 @@ class Channel final : private TransportSource::Client,
   void transport_ready(int fd, const TransportTraits& traits) override;
   void transport_unavailable() override;
   void transport_broken(const std::string& reason) override { channel_failed(reason); }
-  void peer_refused(const std::string& peer, std::string_view reason, uint64_t count) override {
-    context_.observers.notify(&ChannelObserver::peer_refused, {peer, reason, count});
+  void peer_closed() override { context_.counters.count_closed_peer(); }
+  void peer_refused(const std::string& peer, std::string_view reason) override {
+    context_.observers.notify(&ChannelObserver::peer_refused, {peer, reason});
   }
   // The limits of a session do not cover streams that are over. The channel is not read while more
   // of them are left than one turn destroys, so a peer that ends sessions or streams in a tight

@@ -43,9 +43,9 @@ class ChannelCounters final : public ChannelObserver {
   void note_reading(Reading reading, Instant now);
   const Unread& unread() const { return unread_; }
   bool credit_is_out() const;
+  void count_closed_peer() { ++peers_refused_; }
 
   void session_down(const SessionDown& event) override;
-  void peer_refused(const PeerRefused& event) override { peers_refused_ += event.count; }
   void no_common_version(const NoCommonVersion& event) override;
   void glitch_seen(const GlitchSeen& event) override;
   void client_refused(const ClientRefused& event) override;

@@ -116,7 +116,10 @@ void EventRecorder::client_refused(const ClientRefused& event) {
 }
 
 void EventRecorder::stream_refused(const StreamRefused& event) {
-  record(EventKind::kStreamRefused, printable(event.service), fault_text(event.fault));
+  const bool unknown = event.fault == Fault::kUnknownService;
+  record(
+      EventKind::kStreamRefused, printable(event.service),
+      unknown ? "the other end asks for it, and it is not offered here" : fault_text(event.fault));
 }
 
 void EventRecorder::connect_failed(const ConnectFailed& event) {

@@ -119,11 +119,10 @@ struct PeerDropped {
 };
 
 // The listener of the channel closed the connection of a peer. Reported as often as the log reports
-// it; repeated attempts in between are only counted.
+// it; ChannelCounters knows the number.
 struct PeerRefused {
   std::string_view peer;
   std::string_view reason;
-  uint64_t count = 1;  // of refusals since the last report, this one included
 };
 
 // The peer speaks no protocol version of this end.

@@ -40,7 +40,7 @@ Candidates::Candidates(Loop& loop, const ChannelSpec& spec, const Acl& peers, Cl
                       "channel {}: peer refused: {} is not on the list (--channel-allow-…){}",
                       spec_.name, peer, and_counted(count, counted));
             // Those that are told at the stop are for the log alone.
-            if (listener_ >= 0) client_->peer_refused(peer, "is not on the list", count + 1);
+            if (listener_ >= 0) client_->peer_refused(peer, "is not on the list");
           }) {}
 
 Candidates::~Candidates() { stop(); }
@@ -94,6 +94,7 @@ void Candidates::arrived(int fd) {
   const PeerIdentity identity = peer_identity_of(fd);
   if (!peers_.admits(fd, identity)) {
     hang_up(fd);
+    client_->peer_closed();
     not_allowed_.report(describe_party(identity), [&] { return describe(identity); });
     return;
   }
@@ -117,6 +118,7 @@ bool Candidates::make_room(const PeerIdentity& newcomer) {
     hang_up(std::exchange((*silent)->fd, -1));
     remove(**silent);
   }
+  client_->peer_closed();
   if (const auto hidden = refusals_.allow(loop_.now())) {
     const auto present = client_->present_peer();
     const std::string peer = describe(refused);
@@ -124,7 +126,7 @@ bool Candidates::make_room(const PeerIdentity& newcomer) {
                                            present ? describe(*present) : "another one", kMost);
     log_facts(LogLevel::kWarn, {.peer = peer, .reason = "too_many"},
               "channel {}: peer refused: {} {}{}", spec_.name, peer, reason, and_others(*hidden));
-    client_->peer_refused(peer, reason, *hidden + 1);
+    client_->peer_refused(peer, reason);
   }
   return found;
 }

@@ -43,7 +43,8 @@ class Candidates final : private Completion, private Timer::Owner {
     // accept(2) fails; it will be tried again.
     virtual void accept_failed(const std::string& reason) = 0;
     // Called after the connection of a peer was closed and logged. Limited in rate.
-    virtual void peer_refused(const std::string& peer, std::string_view reason, uint64_t count) = 0;
+    virtual void peer_closed() = 0;
+    virtual void peer_refused(const std::string& peer, std::string_view reason) = 0;
     // The peer that the others wait for, if there is one.
     virtual std::optional<PeerIdentity> present_peer() const = 0;
 

@@ -36,8 +36,9 @@ class SocketListenSource final : public SocketSource, private Candidates::Client
   Duration least_pause() const override { return Duration::zero(); }
   void candidate_came() override;
   void accept_failed(const std::string& reason) override;
-  void peer_refused(const std::string& peer, std::string_view reason, uint64_t count) override {
-    client().peer_refused(peer, reason, count);
+  void peer_closed() override { client().peer_closed(); }
+  void peer_refused(const std::string& peer, std::string_view reason) override {
+    client().peer_refused(peer, reason);
   }
   std::optional<PeerIdentity> present_peer() const override;
 

@@ -44,9 +44,10 @@ class TransportSource : protected Timer::Owner {
     virtual void transport_unavailable() = 0;
     // The descriptor is of no use any more.
     virtual void transport_broken(const std::string& reason) = 0;
-    // The listener closed the connection of a peer. Limited in rate: `count` connections since the
-    // last call, of which this is one.
-    virtual void peer_refused(const std::string& peer, std::string_view reason, uint64_t count) = 0;
+    // The listener closed the connection of a peer.
+    virtual void peer_closed() = 0;
+    // The same, for people: limited in rate.
+    virtual void peer_refused(const std::string& peer, std::string_view reason) = 0;
 
    protected:
     ~Client() = default;

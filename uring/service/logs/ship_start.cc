@@ -120,7 +120,14 @@ bool patiently(const Attempt& attempt) {
   return true;
 }
 
-tl::expected<void, std::string> open_unix_dgram(OpenedSource& source) {
+tl::expected<void, std::string> give_away(int fd, const std::string& path,
+                                          const std::optional<FileOwner>& owner) {
+  if (!owner || fchown(fd, owner->user, owner->group) == 0) return {};
+  return Failure("cannot change the owner of " + printable(path) + ": " + std::strerror(errno));
+}
+
+tl::expected<void, std::string> open_unix_dgram(OpenedSource& source,
+                                                const std::optional<FileOwner>& owner) {
   const SourceSpec& spec = source.spec;
   const auto at = to_socket_address(spec.address);
   if (!at) return Failure(at.error());
@@ -138,6 +145,9 @@ tl::expected<void, std::string> open_unix_dgram(OpenedSource& source) {
   source.listening.path = BoundPath(spec.address);
   if (!path.starts_with('@') && chmod(path.c_str(), spec.mode) != 0) {
     return Failure(failed(spec, "cannot change the mode of " + printable(path)));
+  }
+  if (owner && !path.starts_with('@') && lchown(path.c_str(), owner->user, owner->group) != 0) {
+    return Failure(failed(spec, "cannot change the owner of " + printable(path)));
   }
   return {};
 }
@@ -163,8 +173,13 @@ tl::expected<void, std::string> open_udp(OpenedSource& source) {
   return {};
 }
 
-tl::expected<void, std::string> open_listener(OpenedSource& source) {
+tl::expected<void, std::string> open_listener(OpenedSource& source,
+                                              const std::optional<FileOwner>& owner) {
   ListenRules rules;
+  if (owner) {
+    rules.owner = owner->user;
+    rules.group = owner->group;
+  }
   rules.allow_remote = source.spec.remote;
   if (source.spec.kind == SourceKind::kUnix) rules.mode = source.spec.mode;
   auto listening = listen_on(source.spec.address, rules);
@@ -175,7 +190,8 @@ tl::expected<void, std::string> open_listener(OpenedSource& source) {
   return {};
 }
 
-tl::expected<void, std::string> open_cursor(OpenedSource& source) {
+tl::expected<void, std::string> open_cursor(OpenedSource& source,
+                                            const std::optional<FileOwner>& owner) {
   const SourceSpec& spec = source.spec;
   if (spec.cursor.empty()) return {};
   source.cursor.reset(open(spec.cursor.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
@@ -183,17 +199,19 @@ tl::expected<void, std::string> open_cursor(OpenedSource& source) {
     return Failure("--ship " + printable(spec.text) + ": cannot open " + printable(spec.cursor) +
                    ": " + creation_fault(printable(spec.cursor), errno));
   }
+  if (auto given = give_away(source.cursor.get(), spec.cursor, owner); !given) return given;
   const std::string text = read_text(source.cursor.get(), kMostCursor);
   source.position = text.substr(0, text.find('\n'));
   return {};
 }
 
-tl::expected<void, std::string> open_kmsg(OpenedSource& source) {
+tl::expected<void, std::string> open_kmsg(OpenedSource& source,
+                                          const std::optional<FileOwner>& owner) {
   source.fd.reset(open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   if (!source.fd) return Failure(failed(source.spec, "cannot open /dev/kmsg"));
   const std::string boot = text_of_file("/proc/sys/kernel/random/boot_id");
   source.boot = boot.substr(0, boot.find('\n'));
-  return open_cursor(source);
+  return open_cursor(source, owner);
 }
 
 // For a line of our own, see record_source.cc.
@@ -248,9 +266,10 @@ ChildKeeper::Command journal_command(const OpenedSource& source) {
 }
 
 // journalctl ends when its output is closed.
-tl::expected<void, std::string> open_journal(OpenedSource& source) {
+tl::expected<void, std::string> open_journal(OpenedSource& source,
+                                             const std::optional<FileOwner>& owner) {
   const SourceSpec& spec = source.spec;
-  if (auto opened = open_cursor(source); !opened) return opened;
+  if (auto opened = open_cursor(source, owner); !opened) return opened;
   if (!is_cursor(source.position)) {
     return Failure("--ship " + printable(spec.text) + ": " + printable(spec.cursor) +
                    " has no cursor of a journal: remove it, and the journal is shipped as a whole");
@@ -272,23 +291,24 @@ tl::expected<void, std::string> open_journal(OpenedSource& source) {
   return {};
 }
 
-tl::expected<void, std::string> open_source(OpenedSource& source) {
+tl::expected<void, std::string> open_source(OpenedSource& source,
+                                            const std::optional<FileOwner>& owner) {
   switch (source.spec.kind) {
     case SourceKind::kUnixDgram:
-      return open_unix_dgram(source);
+      return open_unix_dgram(source, owner);
     case SourceKind::kUdp:
       return open_udp(source);
     case SourceKind::kUnix:
     case SourceKind::kTcp:
-      return open_listener(source);
+      return open_listener(source, owner);
     case SourceKind::kStdin:
       source.fd.reset(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
       if (source.fd) return {};
       return Failure(failed(source.spec, "cannot use standard input"));
     case SourceKind::kKmsg:
-      return open_kmsg(source);
+      return open_kmsg(source, owner);
     case SourceKind::kJournal:
-      return open_journal(source);
+      return open_journal(source, owner);
   }
   return {};
 }
@@ -328,6 +348,8 @@ tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config,
     auto spool = open_spool_file(config.spool->path, config.spool->size);
     if (!spool) return Failure(spool.error());
     start.spool = *std::move(spool);
+    const auto given = give_away(start.spool->fd.get(), config.spool->path, config.owner);
+    if (!given) return Failure(given.error());
   }
   kept.resize(config.sources.size());
   for (size_t i = 0; i < config.sources.size(); ++i) {
@@ -336,7 +358,7 @@ tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config,
     source.end = config.sockets;
     if (!kept[i].sockets.empty()) {
       take_kept(source, std::move(kept[i]));
-    } else if (const auto opened = open_source(source); !opened) {
+    } else if (const auto opened = open_source(source, config.owner); !opened) {
       return Failure(opened.error());
     }
     if (source.end == SocketEnd::kLeft) source.listening.path.release();

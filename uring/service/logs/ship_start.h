@@ -23,12 +23,20 @@ enum class SocketEnd : uint8_t {
   kLeft     // the service manager keeps it open for the next process, which reads what comes later
 };
 
+struct FileOwner {
+  uid_t user;
+  gid_t group;
+};
+
 struct ShipConfig {
   std::vector<SourceSpec> sources;
   size_t memory = 0;  // bytes
   std::optional<SpoolSpec> spool;
   Duration flush_timeout{};
   SocketEnd sockets = SocketEnd::kClosed;
+  // Of the spool, of files of cursors and of unix sockets, where the process gives its privileges
+  // up afterwards: a later start by that user can use them.
+  std::optional<FileOwner> owner{};
 };
 
 struct OpenedSource {
