@@ -149,6 +149,14 @@ double number_at(const Json& report, const char* pointer) {
   return report.at(at).get<double>();
 }
 
+size_t noisy_reports(const std::string& text, const std::string& name) {
+  const std::vector<Json> reports = split(text, name);
+  const Json::json_pointer at("/noise/noisy");
+  return static_cast<size_t>(std::count_if(reports.begin(), reports.end(), [&](const Json& report) {
+    return report.contains(at) && report.at(at) == true;
+  }));
+}
+
 }  // namespace
 
 std::vector<ComparedFigure> compare_reports(const std::string& before, const std::string& after,
@@ -198,8 +206,9 @@ std::vector<ComparedFigure> compare_reports(const std::string& before, const std
 }
 
 Outcome compare(const CompareOptions& options) {
-  const std::vector<ComparedFigure> figures =
-      compare_reports(read_file(options.before), read_file(options.after), options);
+  const std::string before = read_file(options.before), after = read_file(options.after);
+  const std::vector<ComparedFigure> figures = compare_reports(before, after, options);
+  const size_t noisy = noisy_reports(before, options.before) + noisy_reports(after, options.after);
   const bool worse = std::any_of(figures.begin(), figures.end(),
                                  [](const ComparedFigure& each) { return each.worse; });
   if (options.json) {
@@ -216,7 +225,10 @@ Outcome compare(const CompareOptions& options) {
                         {"count", each.pairs}}},
                       {"worse", each.worse}});
     }
-    const Json json = {{"threshold", options.threshold}, {"worse", worse}, {"figures", rows}};
+    const Json json = {{"threshold", options.threshold},
+                       {"worse", worse},
+                       {"noisy_reports", noisy},
+                       {"figures", rows}};
     fmt::print("{}\n", json.dump(2));
   } else {
     fmt::print("{:<20} {:>14} {:>14} {:>7}  spread of {}\n", "", "before", "after", "ratio",
@@ -227,6 +239,10 @@ Outcome compare(const CompareOptions& options) {
           "{:<20} {:>14.6g} {:>14.6g} {:>7.3f}  {:.3f} to {:.3f}{}\n", each.name, each.before,
           each.after, each.ratio, each.least, each.most,
           each.worse ? fmt::format("  WORSE by more than {:g} %", options.threshold * 100) : "");
+    }
+    if (noisy > 0) {
+      fmt::print("{} of {} reports say that the machine was noisy: measure both again, in turn\n",
+                 noisy, 2 * figures.front().pairs);
     }
   }
   return worse ? Outcome::kWorse : Outcome::kOk;

@@ -195,6 +195,13 @@ def test_compare_ends_with_a_status(scene: Scene) -> None:
     text = scene.run([*compare, "--threshold", "10%"], expect=1).stdout()
     assert "WORSE by more than 10 %" in text
     scene.run([*compare, "--threshold", "60%"])
+    # What a report says of its machine is repeated.
+    for path, noisy in zip(reports, (True, False), strict=True):
+        known = json.loads(path.read_text())
+        known.setdefault("noise", {})["noisy"] = noisy
+        path.write_text(json.dumps(known))
+    assert "1 of 2 reports say that the machine was noisy" in scene.run([*compare, "--threshold", "60%"]).stdout()
+    assert json.loads(scene.run([*compare, "--threshold", "60%", "--json"]).stdout())["noisy_reports"] == 1
     report["options"]["size"] = 1000
     reports[1].write_text(json.dumps(report))
     assert "these are different loads" in scene.run(compare, expect=2).stderr()

@@ -83,7 +83,15 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app) {
   // Those of the subcommands as well, in their order.
   const std::string first = first_extra(app.remaining(true));
   const bool option = first.starts_with('-') && first != "-";
-  if (!option && app.get_subcommands().empty()) return "there is no command " + in_quotes(first);
+  if (!option && app.get_subcommands().empty()) {
+    std::vector<std::string_view> names;
+    for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+      names.push_back(command->get_name());
+    }
+    const std::string nearest(nearest_word(first, names));
+    return "there is no command " + in_quotes(first) +
+           (nearest.empty() ? nearest : ": the nearest is " + nearest);
+  }
   return extra_fault(first);
 }
 

@@ -22,7 +22,7 @@ ControlTable events_table(const std::vector<ChannelEvent>& events, std::string_v
     table.rows.push_back({event.number, utc_time(event.time), event.channel,
                           std::string(kEventNames[static_cast<size_t>(event.kind)]),
                           event.service.empty() ? ControlCell() : ControlCell(event.service),
-                          event.text + and_others(event.hidden), event.hidden});
+                          event.text + and_counted(event.hidden, event.hidden_are), event.hidden});
   }
   return table;
 }

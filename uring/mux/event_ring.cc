@@ -51,8 +51,9 @@ EventRecorder::EventRecorder(EventRing& ring, Loop& loop, std::string channel)
     : ring_(ring),
       loop_(loop),
       channel_(std::move(channel)),
-      refusals_(loop, kRefusalEvents, [this](ChannelEvent event, uint64_t count, Counted) {
+      refusals_(loop, kRefusalEvents, [this](ChannelEvent event, uint64_t count, Counted counted) {
         event.hidden = count;
+        event.hidden_are = counted;
         ring_.add(std::move(event));
       }) {}
 

@@ -56,6 +56,7 @@ struct ChannelEvent {
   std::string service{};  // empty where it is about none
   std::string text{};     // for people
   uint64_t hidden = 0;    // events of this kind that were not recorded
+  Counted hidden_are = Counted::kOthers;
 };
 
 // Any thread.
