@@ -3,7 +3,7 @@
 // A service manager passes listening sockets by LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES, as
 // sd_listen_fds(3) describes. Its socket units name them (FileDescriptorName=):
 //
-//   SERVICE      the listener of -o SERVICE
+//   SERVICE           the listener of -o SERVICE
 //   SERVICE@CHANNEL   the one of that channel
 //   @CHANNEL          the channel's own listener
 //

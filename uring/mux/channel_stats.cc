@@ -28,8 +28,9 @@ constexpr StatInfo kSendBuffers{"send_buffers", "Receive buffers that hold bytes
 constexpr StatInfo kPipes{"pipes", "Pipes in use for bulk"};
 constexpr StatInfo kSessions{"sessions", "Sessions established", kCounter};
 constexpr StatInfo kInFlight{"channel_in_flight",
-                             "Bytes sent and not yet reported as read by the other end", kGauge,
-                             kBytes};
+                             "Bytes sent and not yet reported as read by the other end, which "
+                             "reports in steps",
+                             kGauge, kBytes};
 
 constexpr StatInfo kRoundTrip{
     "channel_round_trip",

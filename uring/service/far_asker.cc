@@ -72,8 +72,7 @@ void FarAsker::stream_over(FarStream& stream, Fault fault) {
       return finish(std::move(answer_));
     case Fault::kUnknownService:
       return fail(
-          "the other end of channel {} answers no questions: it is to be a virtproxy that runs "
-          "with "
+          "the other end of channel {} answers no questions: it is to be a virtproxy that runs with "
           "--share-stats (share-stats = true)");
     default:
       break;
