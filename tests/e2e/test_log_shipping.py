@@ -346,15 +346,22 @@ def test_an_orderly_stop_alarms_nobody(scene: Scene, first: str) -> None:
 
 @as_root
 def test_what_the_start_makes_belongs_to_the_user_that_goes_on(scene: Scene) -> None:
-    """A later start by that user can use it."""
-    spool, dgram, stream = (scene.directory / name for name in ("spool", "dgram", "stream"))
-    ship = Shipping(scene)
-    ship.daemon("--ship", f"unix-dgram:{dgram},full=spool", "--ship", f"unix:{stream}", "--ship-spool", f"{spool}:8M",
-                "--user", "nobody").wait_for_log("ready")
+    """A later start by that user can use it; what a link of that user's leads to is not given to it."""
     nobody = pwd.getpwnam("nobody")
-    for path in (spool, dgram, stream):
-        status = path.stat()
-        assert (status.st_uid, status.st_gid) == (nobody.pw_uid, nobody.pw_gid), path
+    own, foreign = scene.directory / "own", scene.directory / "foreign"
+    scene.directory.chmod(0o711)
+    own.mkdir()
+    os.chown(own, nobody.pw_uid, nobody.pw_gid)
+    foreign.mkdir(0o700)
+    (own / "link").symlink_to(foreign / "spool")
+    ship = Shipping(scene)
+    for spool, owner in ((own / "spool", nobody), (own / "link", pwd.getpwuid(0))):
+        sockets = own / f"{spool.name}.dgram", own / f"{spool.name}.stream"
+        ship.daemon("--ship", f"unix-dgram:{sockets[0]},full=spool", "--ship", f"unix:{sockets[1]}",
+                    "--ship-spool", f"{spool}:8M", "--user", "nobody", name=spool.name).wait_for_log("ready")
+        for path, user in ((spool, owner), *((each, nobody) for each in sockets)):
+            status = path.stat()
+            assert (status.st_uid, status.st_gid) == (user.pw_uid, user.pw_gid), path
 
 
 def test_an_end_without_the_service_is_named_once(scene: Scene) -> None:

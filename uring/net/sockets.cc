@@ -113,38 +113,6 @@ bool peer_is_on_loopback(int fd) {
   return getpeername(fd, address, &peer.length) == 0 && peer.is_loopback();
 }
 
-// Gives the path that was just bound its owner. No client can connect before listen(2). The path
-// may lie where others can replace it, so it is opened without following links, and changed only if
-// it is a socket of ours under no other name.
-bool give_away(const std::string& path, const ListenRules& rules) {
-  if (!rules.owner && !rules.group) return true;
-  const int fd = open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC);
-  if (fd < 0) return false;
-  struct stat status {};
-  bool good = fstat(fd, &status) == 0;
-  if (good && !(S_ISSOCK(status.st_mode) && status.st_uid == geteuid() && status.st_nlink == 1)) {
-    errno = EEXIST;
-    good = false;
-  }
-  good = good && fchownat(fd, "", rules.owner.value_or(static_cast<uid_t>(-1)),
-                          rules.group.value_or(static_cast<gid_t>(-1)), AT_EMPTY_PATH) == 0;
-  const int error = errno;
-  close(fd);
-  errno = error;
-  return good;
-}
-
-// The path has its mode from the moment it exists.
-bool bind_to(int fd, const SocketAddress& at, const ListenRules& rules) {
-  const bool masked = at.family() == AF_UNIX && rules.mode;
-  const mode_t before = masked ? umask(~*rules.mode & 0777) : 0;
-  const bool bound = bind(fd, at.data(), at.length) == 0;
-  const int error = errno;
-  if (masked) umask(before);
-  errno = error;
-  return bound;
-}
-
 tl::expected<int, std::string> give_up(int fd, const std::string& message) {
   const int error = errno;
   if (fd >= 0) close(fd);
@@ -207,6 +175,34 @@ bool reaches_far(const SocketAddress& at) {
 }
 
 }  // namespace
+
+bool give_away(const std::string& path, const ListenRules& rules) {
+  if (!rules.owner && !rules.group) return true;
+  const int fd = open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return false;
+  struct stat status {};
+  bool good = fstat(fd, &status) == 0;
+  if (good && !(S_ISSOCK(status.st_mode) && status.st_uid == geteuid() && status.st_nlink == 1)) {
+    errno = EEXIST;
+    good = false;
+  }
+  good = good && fchownat(fd, "", rules.owner.value_or(static_cast<uid_t>(-1)),
+                          rules.group.value_or(static_cast<gid_t>(-1)), AT_EMPTY_PATH) == 0;
+  const int error = errno;
+  close(fd);
+  errno = error;
+  return good;
+}
+
+bool bind_to(int fd, const SocketAddress& at, const ListenRules& rules) {
+  const bool masked = at.family() == AF_UNIX && rules.mode;
+  const mode_t before = masked ? umask(~*rules.mode & 0777) : 0;
+  const bool bound = bind(fd, at.data(), at.length) == 0;
+  const int error = errno;
+  if (masked) umask(before);
+  errno = error;
+  return bound;
+}
 
 std::string remote_fault(const Address& address) {
   return "listens where other machines can connect (" + address.to_string() +

@@ -59,6 +59,16 @@ struct Listening {
 tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Address& address,
                                                                        const ListenRules& rules);
 
+// Binds the socket. A path has the mode of the rules from the moment it exists; the umask is the
+// process's, so that no other thread may make files meanwhile. False with errno.
+bool bind_to(int fd, const SocketAddress& at, const ListenRules& rules);
+
+// Gives the path that was just bound the owner of the rules, if they have one. The path may lie
+// where others can replace it, so it is opened without following links, and changed only if it is a
+// socket of ours under no other name. Of a stream socket before listen(2): no client can connect
+// before. False with errno.
+bool give_away(const std::string& path, const ListenRules& rules);
+
 // How long listen_on() tries again where an address is in use. A process that was killed keeps its
 // addresses until the kernel has torn down its ring, some tens of milliseconds after it is gone.
 inline constexpr Duration kAddressPatience = std::chrono::milliseconds(1500);

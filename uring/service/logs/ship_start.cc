@@ -120,10 +120,15 @@ bool patiently(const Attempt& attempt) {
   return true;
 }
 
-tl::expected<void, std::string> give_away(int fd, const std::string& path,
-                                          const std::optional<FileOwner>& owner) {
-  if (!owner || fchown(fd, owner->user, owner->group) == 0) return {};
-  return Failure("cannot change the owner of " + printable(path) + ": " + std::strerror(errno));
+ListenRules rules_of(const SourceSpec& spec, const std::optional<FileOwner>& owner) {
+  ListenRules rules;
+  rules.allow_remote = spec.remote;
+  if (spec.kind == SourceKind::kUnix || spec.kind == SourceKind::kUnixDgram) rules.mode = spec.mode;
+  if (owner) {
+    rules.owner = owner->user;
+    rules.group = owner->group;
+  }
+  return rules;
 }
 
 tl::expected<void, std::string> open_unix_dgram(OpenedSource& source,
@@ -136,17 +141,15 @@ tl::expected<void, std::string> open_unix_dgram(OpenedSource& source,
   set_option(source.fd.get(), SO_PASSCRED, 1);
   set_option(source.fd.get(), SO_TIMESTAMPNS, 1);
   const std::string& path = spec.address.host;
+  const ListenRules rules = rules_of(spec, owner);
   const auto bind_it = [&] {
-    return clear_stale(path, *at) && bind(source.fd.get(), at->data(), at->length) == 0;
+    return clear_stale(path, *at) && bind_to(source.fd.get(), *at, rules);
   };
   if (!source.fd || !patiently(bind_it)) {
     return Failure(failed(spec, "cannot listen on " + spec.address.to_string()));
   }
   source.listening.path = BoundPath(spec.address);
-  if (!path.starts_with('@') && chmod(path.c_str(), spec.mode) != 0) {
-    return Failure(failed(spec, "cannot change the mode of " + printable(path)));
-  }
-  if (owner && !path.starts_with('@') && lchown(path.c_str(), owner->user, owner->group) != 0) {
+  if (!path.starts_with('@') && !give_away(path, rules)) {
     return Failure(failed(spec, "cannot change the owner of " + printable(path)));
   }
   return {};
@@ -154,9 +157,7 @@ tl::expected<void, std::string> open_unix_dgram(OpenedSource& source,
 
 tl::expected<void, std::string> open_udp(OpenedSource& source) {
   const SourceSpec& spec = source.spec;
-  ListenRules rules;
-  rules.allow_remote = spec.remote;
-  const auto addresses = listen_addresses(spec.address, rules);
+  const auto addresses = listen_addresses(spec.address, rules_of(spec, {}));
   if (!addresses) return Failure("--ship " + printable(spec.text) + ": " + addresses.error());
   for (const SocketAddress& at : *addresses) {
     source.fd.reset(socket(at.family(), SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
@@ -175,14 +176,7 @@ tl::expected<void, std::string> open_udp(OpenedSource& source) {
 
 tl::expected<void, std::string> open_listener(OpenedSource& source,
                                               const std::optional<FileOwner>& owner) {
-  ListenRules rules;
-  if (owner) {
-    rules.owner = owner->user;
-    rules.group = owner->group;
-  }
-  rules.allow_remote = source.spec.remote;
-  if (source.spec.kind == SourceKind::kUnix) rules.mode = source.spec.mode;
-  auto listening = listen_on(source.spec.address, rules);
+  auto listening = listen_on(source.spec.address, rules_of(source.spec, owner));
   if (!listening) {
     return Failure("--ship " + printable(source.spec.text) + ": " + listening.error());
   }
@@ -194,12 +188,11 @@ tl::expected<void, std::string> open_cursor(OpenedSource& source,
                                             const std::optional<FileOwner>& owner) {
   const SourceSpec& spec = source.spec;
   if (spec.cursor.empty()) return {};
-  source.cursor.reset(open(spec.cursor.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  source.cursor = open_for(owner, spec.cursor, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (!source.cursor) {
     return Failure("--ship " + printable(spec.text) + ": cannot open " + printable(spec.cursor) +
                    ": " + creation_fault(printable(spec.cursor), errno));
   }
-  if (auto given = give_away(source.cursor.get(), spec.cursor, owner); !given) return given;
   const std::string text = read_text(source.cursor.get(), kMostCursor);
   source.position = text.substr(0, text.find('\n'));
   return {};
@@ -345,11 +338,9 @@ tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config,
   start.log = random_id();
   start.boot = boot_id();
   if (config.spool) {
-    auto spool = open_spool_file(config.spool->path, config.spool->size);
+    auto spool = open_spool_file(config.spool->path, config.spool->size, config.owner);
     if (!spool) return Failure(spool.error());
     start.spool = *std::move(spool);
-    const auto given = give_away(start.spool->fd.get(), config.spool->path, config.owner);
-    if (!given) return Failure(given.error());
   }
   kept.resize(config.sources.size());
   for (size_t i = 0; i < config.sources.size(); ++i) {

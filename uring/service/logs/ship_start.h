@@ -13,6 +13,7 @@
 #include "uring/net/sockets.h"
 #include "uring/service/logs/child_keeper.h"
 #include "uring/service/logs/input.h"
+#include "uring/service/logs/owned_file.h"
 #include "uring/service/logs/source_spec.h"
 
 namespace virtproxy::logs {
@@ -21,11 +22,6 @@ namespace virtproxy::logs {
 enum class SocketEnd : uint8_t {
   kClosed,  // a datagram that comes later is refused
   kLeft     // the service manager keeps it open for the next process, which reads what comes later
-};
-
-struct FileOwner {
-  uid_t user;
-  gid_t group;
 };
 
 struct ShipConfig {

@@ -88,13 +88,14 @@ std::optional<SpoolGeometry> spool_geometry_for(uint64_t size) {
   return spool_geometry(size, segment);
 }
 
-tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, uint64_t size) {
+tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, uint64_t size,
+                                                     const std::optional<FileOwner>& owner) {
   const std::string name = printable(path);
   const auto geometry = spool_geometry_for(size);
   if (!geometry) return Failure("a spool of " + format_size(size) + " is too small");
   SpoolFile file;
   file.geometry = *geometry;
-  file.fd.reset(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  file.fd = open_for(owner, path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (!file.fd)
     return Failure("cannot open the spool " + name + ": " + creation_fault(name, errno));
   const int fd = file.fd.get();

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <tl/expected.hpp>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "core/logs/spool.h"
 #include "uring/base/unique_fd.h"
 #include "uring/io/loop.h"
+#include "uring/service/logs/owned_file.h"
 
 namespace virtproxy::logs {
 
@@ -50,7 +52,8 @@ std::optional<SpoolGeometry> spool_geometry_for(uint64_t size);
 // Opens the spool, or makes it where there is none: a regular file of up to `size` bytes, all of it
 // allocated, or a block device. An error is one line: another process has it, it cannot be
 // allocated, or it is a spool of another size, or no spool, which is left as it is.
-tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, uint64_t size);
+tl::expected<SpoolFile, std::string> open_spool_file(
+    const std::string& path, uint64_t size, const std::optional<FileOwner>& owner = std::nullopt);
 
 // As many of the bytes as can be read. Waits for the disk: before the sandbox, or on a thread that
 // may wait.
