@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import socket
+import statistics
 import struct
 import subprocess
 import time
@@ -37,6 +39,28 @@ def carry(
 
 def limit_ms(milliseconds: float) -> float:
     return milliseconds * PATIENCE
+
+
+# Processor time of the work below on a machine where nothing was found slow.
+KNOWN_WORK = 0.022
+
+
+def slowness() -> float:
+    """By how much this processor is slower now than the one that limits of work were found on; 1 at least.
+
+    Machines that share a processor with others vary by a factor of two within hours. What a piece of work of the
+    daemon or the kernel takes is held to a multiple of what a fixed one takes.
+    """
+    block = bytes(1 << 20)
+
+    def work() -> float:
+        begun = time.thread_time()
+        for _ in range(20):
+            hashlib.sha256(block).digest()
+        sum(number * number for number in range(200_000))
+        return time.thread_time() - begun
+
+    return max(1.0, statistics.median(work() for _ in range(5)) / KNOWN_WORK)
 
 
 def run_first(process: Process) -> None:

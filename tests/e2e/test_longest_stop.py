@@ -27,7 +27,7 @@ import old_wire
 from harness import BIN, PATIENCE, SANITIZED, Daemon, Scene, into, out
 from hostile_peer import HostilePeer, number
 from processes import Process
-from stage import ListeningService, eventually, limit_ms, run_first, wait_for_echo
+from stage import ListeningService, eventually, limit_ms, run_first, slowness, wait_for_echo
 
 STREAMS = 16_384
 # Dials in progress at once are fewer.
@@ -314,12 +314,13 @@ def test_another_channel_stops_for_a_moment_at_most(scene: Scene, what: str) -> 
         print(f"\n  attempt {attempt + 1}: {figures}")
         # What the machine does by itself is no fault of the daemon's: once more, then.
         in_echo, in_turn = KERNEL_MS.get(what, (0.0, 0.0))
-        stop_limit, turn_limit = limit_ms(STOP_MS + in_echo), limit_ms(TURN_MS + in_turn)
+        slow = slowness()
+        stop_limit, turn_limit = limit_ms(slow * (STOP_MS + in_echo)), limit_ms(slow * (TURN_MS + in_turn))
         if stops[what] < stop_limit and turn < turn_limit:
             return
     raise AssertionError(
-        f"the echo stopped for more than {stop_limit} ms, "
-        f"or a turn took more than {turn_limit} ms: {figures}"
+        f"the echo stopped for more than {stop_limit:.1f} ms, "
+        f"or a turn took more than {turn_limit:.1f} ms: {figures}"
     )
 
 

@@ -19,7 +19,9 @@ from .machine import Guest
 
 PAGE = Page("page", content(1, 4 * MIB))
 BIG = Page("big", content(2, scaled(64 * MIB, MIB)))
-ANSWER_MS = 500.0  # An echo beside stalled and busy streams; the guest's processor is emulated.
+# An echo beside stalled and busy streams. Behind a stalled one it would never come, and behind the queue of a busy
+# one each would be late; the longest is what the emulated processor stops for where others have the real one.
+LIMITS = {"p50_ms": 250.0, "max_ms": 2000.0}
 PAUSE = 4.0
 SINK, EXCHANGE = 7002, 7003
 PORTS = ("web", "late", "raw")
@@ -118,9 +120,10 @@ def test_a_stalled_stream_and_busy_ones_delay_no_echo(scene: Scene, guest: Guest
                                "--open-interval-us", 50_000)
         print("probe beside stalled and busy streams:", result)
         assert result["echo"]["count"] >= 10 and result["open"]["count"] >= 10, result
-        if (worst := max(result[kind]["max_ms"] for kind in ("echo", "open"))) < ANSWER_MS * PATIENCE:
+        times = {name: max(result[kind][name] for kind in ("echo", "open")) for name in LIMITS}
+        if all(times[name] < limit * PATIENCE for name, limit in LIMITS.items()):
             break
-    assert worst < ANSWER_MS * PATIENCE, result
+    assert all(times[name] < limit * PATIENCE for name, limit in LIMITS.items()), result
     assert [getter.finish() for getter in busy] == ["stopped", "stopped"]
     sink.kill(9)
     line.host.wait_at_rest()
