@@ -83,7 +83,7 @@ def test_readers_and_a_service_that_does_not_accept(scene: Scene) -> None:
     channel = scene.addresses.unix()
     far = Controlled(scene, "far", "-c", f"unix-listen:{channel.spec}",
                      *into("far", services["far"].address), *into("near", services["near"].address),
-                     *into("slow", slow.address))
+                     *into("slow", slow.address), "--connect-timeout", "300")  # Longer than the stage.
     near = Controlled(scene, "near", "-c", f"unix-connect:{channel.spec}",
                       *(arg for name, door in doors.items() for arg in out(name, door)))
     near.daemon.wait_up()
