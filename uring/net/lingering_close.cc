@@ -30,7 +30,8 @@ void LingeringClose::listen() { loop_.driver().poll(poll_, {fd_, -1}, POLLIN | P
 
 void LingeringClose::complete(Op&, Outcome) {
   if (fd_ < 0) return client_->lingering_closed();
-  // Nobody looks at it, and it is not filled with zeros at each call, as a local array would be.
+  // What is received is discarded. The buffer is static because a release build fills a local array
+  // with zeros at each call.
   static thread_local std::byte unheard[kReadSize];
   for (int reads = 0; reads < kMostReads; ++reads) {
     const ssize_t got = recv(fd_, unheard, sizeof unheard, MSG_DONTWAIT);
