@@ -339,13 +339,17 @@ def test_a_killed_daemon_never_makes_a_transfer_look_complete(
 ) -> None:
     stage = Stage(scene, kind)
     state(stage)
-    (stage.pair.near if victim == "near" else stage.pair.far).kill9()
+    near, far = stage.pair.near, stage.pair.far
+    killed, left = (near, far) if victim == "near" else (far, near)
+    killed.kill9()
+    # Until it knows, it delivers what it has to whoever reads: all of it, perhaps, and the end.
+    left.wait_down()
     client, server = stage.client, stage.server or stage.accept()
     heard = hear(client), hear(server)
     expected = STATES[state]
     # On a unix socket, what is read depends on whether the daemon had bytes unread.
     if kind == "tcp" or state is drained:
-        assert tuple(got.ended for got in heard) == expected
+        assert tuple(got.ended for got in heard) == expected, [len(got.data) for got in heard]
     if state is drained:
         assert heard[0].data == BLOB[:1000]
     if state is not_taken_yet:
