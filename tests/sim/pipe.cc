@@ -58,9 +58,17 @@ int64_t Pipe::fill(Socket& from, size_t size) {
 
 int64_t Pipe::drain(Socket& to, size_t size) {
   if (this->size() == 0) return -EAGAIN;
-  const int64_t put = to.write(bytes_.contents().first(std::min(size, this->size())));
-  if (put > 0) consume(static_cast<size_t>(put));
-  return put;
+  World& world = World::current();
+  size_t moved = 0;
+  while (moved < size && this->size() > 0) {
+    // Each slot is a write of its own. The error of one behind the first is not told, and gone.
+    if (moved > 0 && to.reset_under_way() && world.random().chance(0.5)) to.hasten_reset();
+    const int64_t put = to.write(bytes_.contents().first(std::min(size - moved, slots_.front().size)));
+    if (put <= 0) return moved > 0 ? static_cast<int64_t>(moved) : put;
+    consume(static_cast<size_t>(put));
+    moved += static_cast<size_t>(put);
+  }
+  return static_cast<int64_t>(moved);
 }
 
 int64_t Pipe::pour(Pipe& to, size_t size) {

@@ -222,7 +222,14 @@ void Socket::send_reset() {
     // What came after the bytes that were lost is lost, too.
     peer->end_lost_ = kept < under_way;
   }
+  peer->reset_under_way_ = true;
   peer->arrive(path_.latency, kAllEvents, [](Socket& self) { self.on_reset(); });
+}
+
+void Socket::hasten_reset() {
+  arrived_ = incoming_.size();
+  on_reset();
+  changed();
 }
 
 void Socket::on_reset() {

@@ -71,6 +71,10 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   // Nothing arrives on either side before `until`.
   void freeze(Instant until);
 
+  bool reset_under_way() const { return reset_under_way_ && !reset_; }
+  // The reset that is under way is there now, behind the bytes that were sent before it.
+  void hasten_reset();
+
   // For the oracles.
   // Whether an operation on the daemon's end was made to fail; both ends know, whoever is left.
   std::shared_ptr<bool> faulted = std::make_shared<bool>(false);
@@ -116,6 +120,7 @@ class Socket final : public File, public std::enable_shared_from_this<Socket> {
   bool shut_for_reading_ = false;
   bool linger_ = false;
   bool reset_ = false;
+  bool reset_under_way_ = false;
   int error_ = 0;
 };
 

@@ -289,7 +289,8 @@ void prepare_tcp(int fd) {
 
 bool was_reset(int fd) {
   pollfd state{fd, 0, 0};
-  return poll(&state, 1, 0) == 1 && (state.revents & (POLLHUP | POLLERR)) != 0;
+  // An error that is still there belongs to a reset behind the end, which the receive has told first.
+  return poll(&state, 1, 0) == 1 && (state.revents & (POLLHUP | POLLERR)) == POLLHUP;
 }
 
 void reset_on_close(int fd) {

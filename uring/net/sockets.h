@@ -97,8 +97,9 @@ inline constexpr uint64_t kMostUnsent = 256 * 1024;
 // Channels have a limit of their own (peer_timeout.h).
 void prepare_tcp(int fd);
 
-// True if the connection was reset, although a read reports its end: the kernel reports a reset
-// only once, and may have reported it to a send.
+// For a TCP socket whose receive has reported the end, and whose own end was not sent: true if the
+// connection was reset instead. The kernel reports a reset only once, and may have reported it to a
+// send.
 bool was_reset(int fd);
 
 // From now on the connections of a TCP socket, or of a listener, are reset when they are closed,

@@ -211,6 +211,10 @@ void Connection::on_received(Outcome outcome) {
 void Connection::on_end() {
   // The send that found the error has reported it.
   if (break_ == Break::kHere) return break_off();
+  // A send may have got the error of a reset: its completion comes behind this one, or a splice that
+  // had moved bytes before has not told it. After the own end nothing is sent, and a hang-up is an
+  // orderly end.
+  if (kind_ == Address::Kind::kTcp && !is_shut() && was_reset(file_.fd)) return break_off();
   set(Receive::kEnded);
   stream_.end();
   poll_hangup();
@@ -240,10 +244,6 @@ void Connection::on_readable(int result) {
   }
   const int error = errno;
   pool.release(buffer);
-  // A send may have got the error of a reset, and its completion come behind this one.
-  if (got == 0 && kind_ != Address::Kind::kUnix && is_sending() && was_reset(file_.fd)) {
-    return break_off();
-  }
   on_received({.result = got == 0 ? 0 : -error});
 }
 
