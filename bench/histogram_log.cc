@@ -4,6 +4,8 @@
 #include <zlib.h>
 
 #include <bit>
+#include <cerrno>
+#include <cstring>
 #include <string_view>
 
 #include "failure.h"
@@ -100,7 +102,9 @@ std::string base64(const std::vector<uint8_t>& bytes) {
 
 HistogramLog::HistogramLog(const std::string& path, double start_seconds)
     : path_(path), file_(path, std::ios::trunc) {
-  if (!file_) throw Failure(Outcome::kUsage, fmt::format("cannot write {}", path));
+  if (!file_) {
+    throw Failure(Outcome::kUsage, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+  }
   file_ << fmt::format(
       "#[Histogram log format version 1.3]\n"
       "#[StartTime: {:.3f} (seconds since epoch)]\n"

@@ -33,12 +33,14 @@ Outcome conclude(Outcome outcome, const std::string& failure) {
 }
 
 Outcome execute(const Plan& plan) {
+  check_writable(plan.json);
   const RunResult result = run_plan(plan);
   write_results(plan, result.measured ? format_table(plan, result) : "", make_json(plan, result));
   return conclude(result.outcome, result.failure);
 }
 
 Outcome execute(const lines::LinesPlan& plan) {
+  check_writable(plan.json);
   const lines::LinesResult result = lines::run_lines(plan);
   write_results(plan, lines::format_lines_table(plan, result),
                 lines::make_lines_json(plan, result));

@@ -2,10 +2,14 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -116,6 +120,14 @@ Json noise_json(const NoiseResult& noise) {
           {"criterion", NoiseResult::criterion()}};
 }
 
+void check_writable(const std::string& path) {
+  if (path.empty() || path == "-") return;
+  const auto folder = std::filesystem::absolute(path).parent_path();
+  const bool there = access(path.c_str(), F_OK) == 0;
+  if (access(there ? path.c_str() : folder.c_str(), W_OK) == 0) return;
+  throw Failure(Outcome::kUsage, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+}
+
 void write_report(const Json& report, const std::string& path, bool compact) {
   const std::string text = report.dump(compact ? -1 : 2) + "\n";
   if (path == "-") {
@@ -126,7 +138,7 @@ void write_report(const Json& report, const std::string& path, bool compact) {
   std::ofstream file(path);
   file << text;
   file.close();
-  if (!file) throw Failure(Outcome::kUsage, fmt::format("cannot write {}", path));
+  if (!file) throw Failure(Outcome::kUsage, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
 }
 
 }  // namespace virtproxy::bench

@@ -28,6 +28,8 @@ nlohmann::ordered_json histogram_json(const Histogram& histogram);
 nlohmann::ordered_json process_json(const ProcessResult& process);
 nlohmann::ordered_json noise_json(const NoiseResult& noise);
 
+// Throws Failure if a report could not be written to `path`: before a run, so that none is lost.
+void check_writable(const std::string& path);
 // One line if `compact`. "-" is standard output. Throws Failure.
 void write_report(const nlohmann::ordered_json& report, const std::string& path, bool compact);
 

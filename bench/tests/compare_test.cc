@@ -40,6 +40,17 @@ std::string refusal(const Json& before, const Json& after) {
   return "accepted";
 }
 
+TEST(Reports, AFileThatCannotBeWrittenIsFoundBeforeTheRun) {
+  EXPECT_NO_THROW(check_writable("-"));
+  EXPECT_NO_THROW(check_writable("no-such-report.json"));
+  try {
+    check_writable("/nowhere/report.json");
+    FAIL() << "accepted";
+  } catch (const Failure& failure) {
+    EXPECT_STREQ(failure.what(), "cannot write /nowhere/report.json: No such file or directory");
+  }
+}
+
 TEST(Compare, RatiosAreTakenPairByPair) {
   const std::string before =
       report(100, 2).dump(2) + "\n" + report(200, 2).dump() + report(400, 2).dump();

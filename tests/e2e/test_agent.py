@@ -534,6 +534,8 @@ def test_what_is_unknown_or_missing_is_named(scene: Scene) -> None:
                        (("gues",), "there is no command 'gues': the nearest is guest; see 'virtagent --help'"),
                        (("events", "/x", "more"), "unexpected argument: more; see 'virtagent events --help'")):
         assert run(*args).stderr.decode() == f"virtagent: {line}\n"
+    done = run("call", "/etc/passwd", "guest-ping")
+    assert done.stderr == b"virtagent: cannot open /etc/passwd: that is no socket\n"
     done = run("guest", "--listen", scene.directory / "none" / "g")
     assert done.returncode == 1 and f"the directory {scene.directory}/none is not there" in done.stderr.decode()
     for program, why in (("/no/such", "No such file"), (scene.directory, "a directory"), (__file__, "may run")):

@@ -265,6 +265,8 @@ def test_a_monitor_that_is_none(scene: Scene, answers: list[bytes], line: str) -
         (["qemu-args", "--vm", "a", "--vsock", "2"], 1, "a guest's CID is 3 to 4294967294"),
         (["qemu-args", "--vm", "a", "--vsock", "0"], 1, "a guest's CID is 3 to"),
         (["attach", "--vm", "a", "--qmp", "/nowhere/qmp"], 1, "/nowhere/qmp: No such file"),
+        (["detach", "--vm", "a", "--qmp", "/etc/passwd"], 1, "--qmp /etc/passwd: that is no socket"),
+        (["guest-iso", "--output", "/nowhere/x.iso"], 1, "--output /nowhere/x.iso: /nowhere: No such file"),
         (["guest-iso", "--output", "x.iso", "--args", "-i 'a'"], 1, "no quotes, backslashes"),
         (["guest-iso", "--output", "x.iso", "--static", "/nowhere/vp"], 1, "/nowhere/vp is not there"),
     ],
@@ -283,7 +285,8 @@ def test_the_image_installs_a_guest(scene: Scene) -> None:
     ctl(scene, *command)
     ctl(scene, *command)  # It is replaced.
     assert [path.name for path in scene.directory.glob("*.iso*")] == ["guest.iso"]
-    failed = scene.run([CTL, "guest-iso", "--output", "/nowhere/x.iso", "--static", program], expect=1)
+    (scene.directory / "in-the-way.part").mkdir()
+    failed = scene.run([CTL, "guest-iso", "--output", scene.directory / "in-the-way", "--static", program], expect=1)
     assert failed.err.lines()[-1].startswith("virtproxyctl: xorriso failed with exit code ")
     label = scene.run(["xorriso", "-indev", image, "-pvd_info"])
     assert "Volume Id    : virtproxy" in label.stdout() + label.stderr()

@@ -132,4 +132,7 @@ def test_it_explains_every_message_of_the_manual() -> None:
             code, text = doctor("--log", "-", log="nothing of note\n" + line.replace(" X,", " ssh,") + "\n")
             assert code == 0
             assert advice in text, message
-    assert doctor("--log", "-", log="2026-11-22T13:45:01.123Z info  ready\n") == (0, "")
+    code, text = doctor("--log", "-", log="2026-11-22T13:45:01.123Z info  ready\n")
+    assert (code, text) == (0, "ok    1 line, none of which needs an explanation\n")
+    code, text = doctor("--log", "-", log="")
+    assert code == 0 and text.startswith("note  there is no line in this log\n"), text

@@ -88,9 +88,7 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app) {
     for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
       names.push_back(command->get_name());
     }
-    const std::string nearest(nearest_word(first, names));
-    return "there is no command " + in_quotes(first) +
-           (nearest.empty() ? nearest : ": the nearest is " + nearest);
+    return "there is no command " + in_quotes(first) + nearest_hint(first, names);
   }
   return extra_fault(first);
 }

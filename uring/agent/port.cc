@@ -144,7 +144,7 @@ tl::expected<UniqueFd, std::string> open_port(const PortSpec& port) {
   if (!fill_address(port.path, address)) return failed(what);
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd || connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return failed(what);
+    return tl::unexpected(what + ": " + connect_fault(port.path, errno));
   }
   return fd;
 }

@@ -1,5 +1,7 @@
 #include "uring/base/text.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -47,6 +49,12 @@ std::string creation_fault(std::string_view path, int error) {
   return std::strerror(error);
 }
 
+std::string connect_fault(const std::string& path, int error) {
+  struct stat status {};
+  const bool other = stat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode);
+  return other ? "that is no socket" : std::strerror(error);
+}
+
 size_t edit_distance(std::string_view one, std::string_view other) {
   std::vector<size_t> row(other.size() + 1);
   std::iota(row.begin(), row.end(), size_t{0});
@@ -75,6 +83,13 @@ std::string_view nearest_word(std::string_view given, const std::vector<std::str
     nearest = word;
   }
   return nearest;
+}
+
+std::string nearest_hint(std::string_view given, const std::vector<std::string_view>& words,
+                         std::string_view prefix) {
+  const std::string_view nearest = nearest_word(given, words);
+  if (nearest.empty()) return {};
+  return std::string(": the nearest is ").append(prefix).append(nearest);
 }
 
 }  // namespace virtproxy

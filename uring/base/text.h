@@ -17,6 +17,9 @@ std::string in_quotes(std::string_view text);
 // Why a call that makes `path` failed. ENOENT and ENOTDIR are about its directory, which
 // is named as `path` spells it.
 std::string creation_fault(std::string_view path, int error);
+// Why connecting to the unix socket of that path failed. The kernel says ECONNREFUSED as well where
+// the file is no socket.
+std::string connect_fault(const std::string& path, int error);
 
 // Of the words of a command line that no option took, in their order, the one to complain about:
 // the first that is not "--". Empty without any.
@@ -31,5 +34,8 @@ size_t edit_distance(std::string_view one, std::string_view other);
 // Of `words`, the one that `given` probably means: it begins so, or differs by two letters at most.
 // Empty where there is none.
 std::string_view nearest_word(std::string_view given, const std::vector<std::string_view>& words);
+// ": the nearest is NAME" for the end of a message, `prefix` before the name; empty without one.
+std::string nearest_hint(std::string_view given, const std::vector<std::string_view>& words,
+                         std::string_view prefix = {});
 
 }  // namespace virtproxy

@@ -423,7 +423,8 @@ bool matches(std::string_view line, const std::vector<std::string>& parts) {
 void explain_log(Report& report, std::istream& log) {
   const std::vector<Advice> all = known_messages();
   std::vector<bool> told(all.size());
-  for (std::string line; std::getline(log, line);) {
+  uint64_t lines = 0;
+  for (std::string line; std::getline(log, line); ++lines) {
     line.resize(std::min(line.size(), kMostLogLine));
     for (size_t i = 0; i < all.size(); ++i) {
       if (told[i]) continue;
@@ -433,6 +434,11 @@ void explain_log(Report& report, std::istream& log) {
         told[i] = true;
       }
     }
+  }
+  if (lines == 0) {
+    report.note("there is no line in this log", "see --log-file of the daemon, or journalctl");
+  } else if (std::find(told.begin(), told.end(), true) == told.end()) {
+    report.good(fmt::format("{} line{}, none of which needs an explanation", lines, lines == 1 ? "" : "s"));
   }
 }
 

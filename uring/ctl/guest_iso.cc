@@ -92,6 +92,12 @@ tl::expected<void, std::string> write_guest_iso(const GuestIso& iso) {
   }
   const fs::path program =
       iso.program.empty() ? beside_this_program("virtproxy-static") : fs::path(iso.program);
+  // xorriso would tell it in ten lines.
+  const fs::path folder = fs::absolute(iso.output).parent_path();
+  if (access(folder.c_str(), W_OK) != 0) {
+    return Failure(fmt::format("--output {}: {}: {}", printable(iso.output),
+                               printable(folder.string()), std::strerror(errno)));
+  }
   std::error_code error;
   if (!fs::is_regular_file(program, error)) {
     return Failure(fmt::format("{} is not there: install virtproxy-static, or give --static PATH",

@@ -355,14 +355,6 @@ struct Commands {
   }
 };
 
-// ": the nearest is NAME", or nothing.
-std::string nearest_command(const std::vector<CLI::App*>& commands, std::string_view given) {
-  std::vector<std::string_view> names;
-  for (const CLI::App* const command : commands) names.push_back(command->get_name());
-  const std::string_view nearest = virtproxy::nearest_word(given, names);
-  return nearest.empty() ? std::string() : ": the nearest is " + std::string(nearest);
-}
-
 int fail(int code, const std::string& text) {
   std::fprintf(stderr, "virtproxyctl: %s\n", text.c_str());
   return code;
@@ -396,8 +388,10 @@ int main(int argc, char** argv) {
   }
   if (!args.empty() && !args[0].starts_with('-') &&
       std::none_of(all.begin(), all.end(), is_given)) {
+    std::vector<std::string_view> names;
+    for (const CLI::App* const command : all) names.push_back(command->get_name());
     return fail(kUsage, "there is no command '" + virtproxy::printable(args[0]) + "'" +
-                            nearest_command(all, args[0]) + "; see virtproxyctl --help");
+                            virtproxy::nearest_hint(args[0], names) + "; see virtproxyctl --help");
   }
   const auto takes = [&](const CLI::App* command) {
     return command->get_option_no_throw(args[0].substr(0, args[0].find('='))) != nullptr;

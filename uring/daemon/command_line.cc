@@ -32,7 +32,7 @@ void declare(CLI::App& app, CommandLine& line) {
   }
 }
 
-// The option that was probably meant, or nothing.
+// ": the nearest is --OPTION", or nothing.
 std::string nearest_option(std::string_view given) {
   const std::string_view name = given.substr(0, given.find('='));
   if (!name.starts_with("--") || name.size() <= 3) return {};
@@ -40,8 +40,7 @@ std::string nearest_option(std::string_view given) {
   for (const OptionRow& row : option_table()) {
     if (row.in(option_scope::kCommandLine)) names.push_back(row.name);
   }
-  const std::string_view nearest = nearest_word(name.substr(2), names);
-  return nearest.empty() ? std::string() : "--" + std::string(nearest);
+  return nearest_hint(name.substr(2), names, "--");
 }
 
 // The option that is spelled so, or nullptr.
@@ -73,6 +72,14 @@ std::string_view without_value(int argc, const char* const* argv) {
   return {};
 }
 
+// "a value is missing behind NAME", and the form that the value has.
+std::string missing_value(std::string_view name) {
+  const std::string what = "a value is missing behind " + std::string(name);
+  const OptionRow* const row = spelled(name);
+  if (row == nullptr) return what;
+  return what + ": " + std::string(row->argument.empty() ? row->unit : row->argument);
+}
+
 // The first flag that has a value.
 std::string_view flag_with_value(int argc, const char* const* argv) {
   for (int i = 1; i < argc; ++i) {
@@ -92,13 +99,12 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app) {
     const std::string first = first_extra(app.remaining());
     const std::string fault = extra_fault(first);
     if (!first.starts_with('-') || first == "-") return fault + ": everything is given by options";
-    const std::string nearest = nearest_option(first);
-    return nearest.empty() ? fault : fault + ": the nearest is " + nearest;
+    return fault + nearest_option(first);
   }
   const std::string text = printable(error.what());
   // "--channel: 1 required TEXT missing"
   if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr && text.ends_with(" missing")) {
-    return "a value is missing behind " + text.substr(0, text.find(':'));
+    return missing_value(text.substr(0, text.find(':')));
   }
   return text;
 }
@@ -107,7 +113,7 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app) {
 
 tl::expected<CommandLine, std::string> parse_command_line(int argc, const char* const* argv) {
   if (const std::string_view name = without_value(argc, argv); !name.empty()) {
-    return tl::unexpected("a value is missing behind " + std::string(name));
+    return tl::unexpected(missing_value(name));
   }
   std::vector<std::string> args;
   for (int i = argc - 1; i > 0; --i) args.emplace_back(argv[i]);
