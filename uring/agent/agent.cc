@@ -131,16 +131,7 @@ bool Agent::turn() {
   std::vector<pollfd> polls{{signals_.get(), POLLIN, 0}};
   if (accept_at_ && now_ >= *accept_at_) accept_at_.reset();
   for (const Listener& listener : listeners_) {
-    // A port has one other end. The next one waits in the backlog until that is gone.
-    const bool taken = std::any_of(links_.begin(), links_.end(), [&](const auto& link) {
-      return link->fd && link->port && link->port->path == listener.path;
-    });
-    // Streams, which the other end opens, do not take the places of this machine's programs.
-    const auto many = std::count_if(links_.begin(), links_.end(), [&](const auto& link) {
-      return !link->port && link->source == listener.source;
-    });
-    const bool wait = taken || many >= kMostLinks || accept_at_;
-    polls.push_back({wait ? -1 : listener.fd.get(), POLLIN, 0});
+    polls.push_back({may_accept(listener) ? listener.fd.get() : -1, POLLIN, 0});
   }
   std::vector<uint64_t> polled;
   for (const auto& link : links_) {
@@ -192,17 +183,12 @@ bool Agent::turn() {
   std::erase_if(jobs_, [](const Job& job) { return job.deadline == Instant{}; });
   watch_freezer();
   run_timers();
-  // Whatever has come to be written is tried at once.
-  for (const auto& link : links_) {
-    if (!link->fd || link->retry_at) continue;
-    if (!link->write_some(now_)) {
-      drop_transport(*link, kPeerGone);
-    } else {
-      end_download(*link);
-      while (link->parse(now_)) act(*link);
-      act(*link);
-      take_upload(*link);
-      if (link->fd && !link->port && link->finished()) close_link(*link);
+  // Whatever has come to be written is tried at once, and a file's next slice when the answers are
+  // gone.
+  for (const bool of_files : {false, true}) {
+    for (const auto& link : links_) {
+      if (!link->fd || link->retry_at || link->download.has_value() != of_files) continue;
+      write_to(*link);
     }
   }
   // The loop above may have ended a call or the greeting of the port. The next waiting call goes
@@ -234,32 +220,58 @@ void Agent::on_signal() {
   }
 }
 
-void Agent::accept_from(Listener& listener) {
-  UniqueFd fd(accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-  if (!fd) {
-    // Out of descriptors, the listener would stay readable.
-    if (errno != EAGAIN) accept_at_ = now_ + kRetry;
-    return;
-  }
+bool Agent::may_accept(const Listener& listener) const {
+  if (accept_at_) return false;
   if (listener.source == Source::kPort) {
-    for (const auto& link : links_) {
-      if (!link->port || link->port->path != listener.path) continue;
-      link->fd = std::move(fd);
-      open_link(*link);
+    // A port has one other end. The next one waits in the backlog until that is gone.
+    return std::none_of(links_.begin(), links_.end(), [&](const auto& link) {
+      return link->fd && link->port && link->port->path == listener.path;
+    });
+  }
+  // Streams, which the other end opens, do not take the places of this machine's programs.
+  return std::count_if(links_.begin(), links_.end(), [&](const auto& link) {
+           return !link->port && link->source == listener.source;
+         }) < kMostLinks;
+}
+
+// All that wait, and what they have said already: otherwise each call would wait for two turns,
+// which are long while files are sent.
+void Agent::accept_from(Listener& listener) {
+  while (may_accept(listener)) {
+    UniqueFd fd(accept4(listener.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!fd) {
+      // Out of descriptors, the listener would stay readable.
+      if (errno != EAGAIN) accept_at_ = now_ + kRetry;
       return;
     }
-    return;
+    if (listener.source == Source::kPort) {
+      take_port(listener, std::move(fd));
+    } else {
+      serve_link(add_stream(listener.source, std::move(fd)), POLLIN);
+    }
   }
+}
+
+void Agent::take_port(const Listener& listener, UniqueFd fd) {
+  for (const auto& link : links_) {
+    if (!link->port || link->port->path != listener.path) continue;
+    link->fd = std::move(fd);
+    return open_link(*link);
+  }
+}
+
+Link& Agent::add_stream(Source source, UniqueFd fd) {
   ConversationConfig config;
   config.transport = ConversationConfig::Transport::kStream;
   config.max_answer = kMaxStreamAnswer;
   config.sync_first = false;
   config.first_id = random_first_id();
-  auto link = std::make_unique<Link>(next_link_++, listener.source, config,
+  auto link = std::make_unique<Link>(next_link_++, source, config,
                                      options_.role == Role::kGuest ? guest_pace : host_pace);
-  link->who = (listener.source == Source::kLocal ? "local " : "stream ") + peer_of(fd.get());
+  link->who = (source == Source::kLocal ? "local " : "stream ") + peer_of(fd.get());
   link->fd = std::move(fd);
   links_.push_back(std::move(link));
+  return *links_.back();
 }
 
 void Agent::open_link(Link& link) {
@@ -332,6 +344,20 @@ void Agent::serve_link(Link& link, short revents) {
     if (gone || cancelled) return drop_transport(link, kPeerGone);
   }
   take_upload(link);
+}
+
+// What was read is looked at before, so that its answer leaves in the same turn, and after, because
+// the next request may have waited for this.
+void Agent::write_to(Link& link) {
+  while (link.parse(now_)) act(link);
+  act(link);
+  if (!link.fd) return;
+  if (!link.write_some(now_)) return drop_transport(link, kPeerGone);
+  end_download(link);
+  while (link.parse(now_)) act(link);
+  act(link);
+  take_upload(link);
+  if (link.fd && !link.port && link.finished()) close_link(link);
 }
 
 void Agent::take_upload(Link& link) {

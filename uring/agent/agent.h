@@ -66,13 +66,17 @@ class Agent {
   std::optional<std::string> start();
   bool turn();
   void on_signal();
+  bool may_accept(const Listener& listener) const;
   void accept_from(Listener& listener);
+  void take_port(const Listener& listener, UniqueFd fd);
+  Link& add_stream(Source source, UniqueFd fd);
   void open_link(Link& link);
   void close_link(Link& link);
   void drop_transport(Link& link, const std::string& reason);
   void forget_peer(Link& link);
   void await_host(Link& link);
   void serve_link(Link& link, short revents);
+  void write_to(Link& link);
   void take_upload(Link& link);
   void end_download(Link& link);
   void run_timers();

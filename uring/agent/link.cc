@@ -48,8 +48,9 @@ bool Link::write_some(Instant now) {
     conversation.sent(static_cast<size_t>(size), now);
   }
   if (!download) return true;
-  // A turn sends so much, for the sake of the other connections.
-  constexpr uint64_t kTurn = 1024 * 1024;
+  // A turn sends so much, for the sake of the other connections: a reader on another processor, or
+  // with a higher priority, may take all of a longer one while they wait.
+  constexpr uint64_t kTurn = 256 * 1024;
   while (download->left > 0) {
     const ssize_t size =
         sendfile(fd.get(), download->fd.get(), nullptr, std::min(download->left, kTurn));

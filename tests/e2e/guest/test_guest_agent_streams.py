@@ -181,6 +181,9 @@ def test_64_clients_beside_bulk(scene: Scene, ends: Ends, capfd: pytest.CaptureF
     both_ways = measure("beside a file each way", calls, 1)
     assert upload.alive() and download.poll() is None, "the bulk has ended"
     upload.kill()
+    # It takes what the agent sends as soon as it is sent: a turn of the agent is as long as it can be.
+    guest.check(f"cd /proc/{line.guest_daemon.process.pid}/task && for thread in *; do renice -n -10 -p $thread; done")
+    measure("beside a file, the guest's daemon preferred", scaled(3, 2), 1)
     download.kill()
     with capfd.disabled():
         print("", *said, sep="\n")
