@@ -138,7 +138,9 @@ void write_report(const Json& report, const std::string& path, bool compact) {
   std::ofstream file(path);
   file << text;
   file.close();
-  if (!file) throw Failure(Outcome::kUsage, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+  if (!file) {
+    throw Failure(Outcome::kUsage, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+  }
 }
 
 }  // namespace virtproxy::bench

@@ -63,7 +63,8 @@ int64_t Pipe::drain(Socket& to, size_t size) {
   while (moved < size && this->size() > 0) {
     // Each slot is a write of its own. The error of one behind the first is not told, and gone.
     if (moved > 0 && to.reset_under_way() && world.random().chance(0.5)) to.hasten_reset();
-    const int64_t put = to.write(bytes_.contents().first(std::min(size - moved, slots_.front().size)));
+    const size_t most = std::min(size - moved, slots_.front().size);
+    const int64_t put = to.write(bytes_.contents().first(most));
     if (put <= 0) return moved > 0 ? static_cast<int64_t>(moved) : put;
     consume(static_cast<size_t>(put));
     moved += static_cast<size_t>(put);

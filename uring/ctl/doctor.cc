@@ -438,7 +438,8 @@ void explain_log(Report& report, std::istream& log) {
   if (lines == 0) {
     report.note("there is no line in this log", "see --log-file of the daemon, or journalctl");
   } else if (std::find(told.begin(), told.end(), true) == told.end()) {
-    report.good(fmt::format("{} line{}, none of which needs an explanation", lines, lines == 1 ? "" : "s"));
+    report.good(fmt::format("{} line{}, none of which needs an explanation", lines,
+                            lines == 1 ? "" : "s"));
   }
 }
 

@@ -76,7 +76,8 @@ tl::expected<Qmp, std::string> Qmp::connect(const std::string& path) {
     return fail("no path of a unix socket");
   Qmp qmp(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (qmp.fd_ < 0 || ::connect(qmp.fd_, address->data(), address->length) != 0) {
-    return fail(fmt::format("{} (QEMU: -qmp unix:PATH,server=on,wait=off)", connect_fault(path, errno)));
+    return fail(fmt::format("{} (QEMU: -qmp unix:PATH,server=on,wait=off)",
+                            connect_fault(path, errno)));
   }
   const auto greeting = qmp.message();
   if (!greeting) return fail(greeting.error());

@@ -289,7 +289,8 @@ void prepare_tcp(int fd) {
 
 bool was_reset(int fd) {
   pollfd state{fd, 0, 0};
-  // An error that is still there belongs to a reset behind the end, which the receive has told first.
+  // An error that is still there belongs to a reset behind the end: the receive has told the end
+  // first.
   return poll(&state, 1, 0) == 1 && (state.revents & (POLLHUP | POLLERR)) == POLLHUP;
 }
 
