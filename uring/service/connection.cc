@@ -211,10 +211,9 @@ void Connection::on_received(Outcome outcome) {
 void Connection::on_end() {
   // The send that found the error has reported it.
   if (break_ == Break::kHere) return break_off();
-  // A send may have got the error of a reset: its completion comes behind this one, or a splice
-  // that had moved bytes before has not told it. After the own end nothing is sent, and a hang-up
-  // is an orderly end.
-  if (kind_ == Address::Kind::kTcp && !is_shut() && was_reset(file_.fd)) return break_off();
+  // A send may have got the error of a reset, and its completion come behind this one. A splice
+  // that had moved bytes before the error does not report it, and waits for room afterwards.
+  if (kind_ == Address::Kind::kTcp && is_sending() && was_reset(file_.fd)) return break_off();
   set(Receive::kEnded);
   stream_.end();
   poll_hangup();
