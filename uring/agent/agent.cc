@@ -224,9 +224,8 @@ bool Agent::may_accept(const Listener& listener) const {
   if (accept_at_) return false;
   if (listener.source == Source::kPort) {
     // A port has one other end. The next one waits in the backlog until that is gone.
-    return std::none_of(links_.begin(), links_.end(), [&](const auto& link) {
-      return link->fd && link->port && link->port->path == listener.path;
-    });
+    const Link* const port = port_at(listener.path);
+    return port == nullptr || !port->fd;
   }
   // Streams, which the other end opens, do not take the places of this machine's programs.
   return std::count_if(links_.begin(), links_.end(), [&](const auto& link) {
@@ -245,19 +244,21 @@ void Agent::accept_from(Listener& listener) {
       return;
     }
     if (listener.source == Source::kPort) {
-      take_port(listener, std::move(fd));
+      Link* const port = port_at(listener.path);
+      if (port == nullptr) return;
+      port->fd = std::move(fd);
+      open_link(*port);
     } else {
       serve_link(add_stream(listener.source, std::move(fd)), POLLIN);
     }
   }
 }
 
-void Agent::take_port(const Listener& listener, UniqueFd fd) {
-  for (const auto& link : links_) {
-    if (!link->port || link->port->path != listener.path) continue;
-    link->fd = std::move(fd);
-    return open_link(*link);
-  }
+Link* Agent::port_at(const std::string& path) const {
+  const auto port = std::find_if(links_.begin(), links_.end(), [&](const auto& link) {
+    return link->port && link->port->path == path;
+  });
+  return port == links_.end() ? nullptr : port->get();
 }
 
 Link& Agent::add_stream(Source source, UniqueFd fd) {
@@ -346,16 +347,19 @@ void Agent::serve_link(Link& link, short revents) {
   take_upload(link);
 }
 
+void Agent::take_requests(Link& link) {
+  while (link.parse(now_)) act(link);
+  act(link);
+}
+
 // What was read is looked at before, so that its answer leaves in the same turn, and after, because
 // the next request may have waited for this.
 void Agent::write_to(Link& link) {
-  while (link.parse(now_)) act(link);
-  act(link);
+  take_requests(link);
   if (!link.fd) return;
   if (!link.write_some(now_)) return drop_transport(link, kPeerGone);
   end_download(link);
-  while (link.parse(now_)) act(link);
-  act(link);
+  take_requests(link);
   take_upload(link);
   if (link.fd && !link.port && link.finished()) close_link(link);
 }

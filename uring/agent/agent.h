@@ -68,7 +68,6 @@ class Agent {
   void on_signal();
   bool may_accept(const Listener& listener) const;
   void accept_from(Listener& listener);
-  void take_port(const Listener& listener, UniqueFd fd);
   Link& add_stream(Source source, UniqueFd fd);
   void open_link(Link& link);
   void close_link(Link& link);
@@ -76,12 +75,14 @@ class Agent {
   void forget_peer(Link& link);
   void await_host(Link& link);
   void serve_link(Link& link, short revents);
+  void take_requests(Link& link);
   void write_to(Link& link);
   void take_upload(Link& link);
   void end_download(Link& link);
   void run_timers();
   std::optional<Instant> next_timer() const;
   Link* find(uint64_t id);
+  Link* port_at(const std::string& path) const;
 
   // calls.cc: requests, their answers, and what else conversations report.
   void act(Link& link);
