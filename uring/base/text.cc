@@ -49,10 +49,13 @@ std::string creation_fault(std::string_view path, int error) {
   return std::strerror(error);
 }
 
-std::string connect_fault(const std::string& path, int error) {
+bool is_other_than_socket(const std::string& path) {
   struct stat status {};
-  const bool other = stat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode);
-  return other ? "that is no socket" : std::strerror(error);
+  return stat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode);
+}
+
+std::string connect_fault(const std::string& path, int error) {
+  return is_other_than_socket(path) ? "that is no socket" : std::strerror(error);
 }
 
 size_t edit_distance(std::string_view one, std::string_view other) {

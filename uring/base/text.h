@@ -17,8 +17,10 @@ std::string in_quotes(std::string_view text);
 // Why a call that makes `path` failed. ENOENT and ENOTDIR are about its directory, which
 // is named as `path` spells it.
 std::string creation_fault(std::string_view path, int error);
-// Why connecting to the unix socket of that path failed. The kernel says ECONNREFUSED as well where
-// the file is no socket.
+// True if there is a file at `path` that is not a socket. connect(2) fails with ECONNREFUSED then,
+// as it does if nobody listens on a socket.
+bool is_other_than_socket(const std::string& path);
+// The reason, for a message, why connect(2) to the unix socket at `path` failed with `error`.
 std::string connect_fault(const std::string& path, int error);
 
 // Of the words of a command line that no option took, in their order, the one to complain about:

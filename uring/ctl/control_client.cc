@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/time.h>
 
 #include <cerrno>
@@ -22,8 +21,7 @@ constexpr std::string_view kJsonError = R"({"error":)";
 
 // Why a connection to the path has failed, with this errno.
 std::string advice(const std::string& path, int error) {
-  struct stat status {};
-  if (stat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode)) {
+  if (is_other_than_socket(path)) {
     return "that is no socket: give the path of the daemon's --control";
   }
   switch (error) {
