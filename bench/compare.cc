@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -49,7 +47,7 @@ constexpr std::array<Known, 13> kFigures = {{
 
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) refuse(fmt::format("cannot read {}: {}", path, std::strerror(errno)));
+  if (!file) throw file_failure("read", path);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 

@@ -27,4 +27,7 @@ class Failure : public std::runtime_error {
   Outcome outcome_;
 };
 
+// "cannot read PATH: REASON" or "cannot write PATH: REASON", with the reason of errno.
+Failure file_failure(const char* what, const std::string& path);
+
 }  // namespace virtproxy::bench

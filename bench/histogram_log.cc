@@ -4,8 +4,6 @@
 #include <zlib.h>
 
 #include <bit>
-#include <cerrno>
-#include <cstring>
 #include <string_view>
 
 #include "failure.h"
@@ -102,9 +100,7 @@ std::string base64(const std::vector<uint8_t>& bytes) {
 
 HistogramLog::HistogramLog(const std::string& path, double start_seconds)
     : path_(path), file_(path, std::ios::trunc) {
-  if (!file_) {
-    throw Failure(Outcome::kUsage, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
-  }
+  if (!file_) throw file_failure("write", path);
   file_ << fmt::format(
       "#[Histogram log format version 1.3]\n"
       "#[StartTime: {:.3f} (seconds since epoch)]\n"
@@ -120,7 +116,7 @@ void HistogramLog::add(double since_start, double seconds, const Histogram& hist
 
 void HistogramLog::close() {
   file_.close();
-  if (!file_) throw Failure(Outcome::kUsage, fmt::format("cannot write {}", path_));
+  if (!file_) throw file_failure("write", path_);
 }
 
 }  // namespace virtproxy::bench

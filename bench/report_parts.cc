@@ -5,10 +5,8 @@
 #include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -125,7 +123,7 @@ void check_writable(const std::string& path) {
   const auto folder = std::filesystem::absolute(path).parent_path();
   const bool there = access(path.c_str(), F_OK) == 0;
   if (access(there ? path.c_str() : folder.c_str(), W_OK) == 0) return;
-  throw Failure(Outcome::kUsage, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+  throw file_failure("write", path);
 }
 
 void write_report(const Json& report, const std::string& path, bool compact) {
@@ -138,9 +136,7 @@ void write_report(const Json& report, const std::string& path, bool compact) {
   std::ofstream file(path);
   file << text;
   file.close();
-  if (!file) {
-    throw Failure(Outcome::kUsage, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
-  }
+  if (!file) throw file_failure("write", path);
 }
 
 }  // namespace virtproxy::bench
