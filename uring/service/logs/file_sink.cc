@@ -32,9 +32,11 @@ FileSink::FileSink(const SinkSpec& spec)
                                      : kMostPending) {}
 
 tl::expected<std::unique_ptr<LogSink>, std::string> FileSink::open(const SinkSpec& spec,
-                                                                   const AccountFile& accounts) {
+                                                                   AccountFile& accounts) {
   std::unique_ptr<FileSink> sink(new FileSink(spec));
-  if (auto prepared = sink->prepare(accounts); !prepared) return Failure(prepared.error());
+  auto good = sink->prepare(accounts);
+  if (good) good = sink->note_beginning(accounts);
+  if (!good) return Failure(good.error());
   return sink;
 }
 
@@ -98,6 +100,15 @@ tl::expected<void, std::string> FileSink::prepare(const AccountFile& accounts) {
   log_warn("{} is another file than the one that was written before: it goes on at its end",
            printable(spec_.target));
   return {};
+}
+
+// Where this process begins to write is committed before it writes. Without that, what is written
+// and not committed when the process is killed would be taken for lines of before, and come twice.
+tl::expected<void, std::string> FileSink::note_beginning(AccountFile& accounts) const {
+  if (!accounts.fresh() && accounts.note() == note_) return {};
+  if (accounts.commit(note_, {}) && (!spec_.sync || accounts.sync())) return {};
+  return Failure(
+      fmt::format("{} cannot be written: {}", printable(spec_.state), std::strerror(errno)));
 }
 
 void FileSink::start(Loop& loop, ResolverDriver&, Client* client) {

@@ -23,7 +23,7 @@ namespace virtproxy {
 class FileSink final : public LogSink, private Timer::Owner {
  public:
   static tl::expected<std::unique_ptr<LogSink>, std::string> open(const SinkSpec& spec,
-                                                                  const AccountFile& accounts);
+                                                                  AccountFile& accounts);
 
   void start(Loop& loop, ResolverDriver& resolver, Client* client) override;
   bool has_room() const override { return pending_.size() < most_pending_ && !blocked_; }
@@ -42,6 +42,7 @@ class FileSink final : public LogSink, private Timer::Owner {
 
   explicit FileSink(const SinkSpec& spec);
   tl::expected<void, std::string> prepare(const AccountFile& accounts);
+  tl::expected<void, std::string> note_beginning(AccountFile& accounts) const;
   std::string generation(unsigned number) const;
   void expired(Timer& timer) override;
   void fail(const char* what);

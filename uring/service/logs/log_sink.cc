@@ -12,7 +12,7 @@
 namespace virtproxy {
 
 tl::expected<std::unique_ptr<LogSink>, std::string> open_sink(const SinkSpec& spec,
-                                                              const AccountFile* accounts) {
+                                                              AccountFile* accounts) {
   switch (spec.kind) {
     case SinkKind::kFile:
       return FileSink::open(spec, *accounts);

@@ -107,8 +107,8 @@ class LogSink {
 };
 
 // Opens what has to be open before privileges and the file system are given up. `accounts` is null
-// for a sink without a state file, and outlives the sink.
+// for a sink without a state file, outlives the sink, and may be written to here.
 tl::expected<std::unique_ptr<LogSink>, std::string> open_sink(const SinkSpec& spec,
-                                                              const AccountFile* accounts);
+                                                              AccountFile* accounts);
 
 }  // namespace virtproxy
