@@ -126,9 +126,10 @@ def test_the_example_for_kafka_acknowledges_what_is_delivered(scene: Scene) -> N
         ("printf '%0100d' 1; exec sleep 1000", "too long for an acknowledgement"),
         ("exec sleep 1000 >&-", "it has closed its standard output"),
         ("exec sleep 1000 <&-", "it has closed its standard input"),
+        ("read -r line; exec sleep 1000 <&-", "it has closed its standard input"),
         ("exit 3", "ended with status 3; it is started again"),
     ],
-    ids=["what-it-has-not", "no-ack", "too-long", "closed", "closed-input", "ends"],
+    ids=["what-it-has-not", "no-ack", "too-long", "closed", "closed-input", "closed-later", "ends"],
 )
 def test_a_program_that_does_wrong_is_started_again(scene: Scene, text: str, wanted: str) -> None:
     once = scene.directory / "once"
@@ -149,6 +150,7 @@ def test_a_program_that_does_wrong_is_started_again(scene: Scene, text: str, wan
     guest.peer.close()
     daemon.terminate()
     eventually("the program ends with the daemon", lambda: not processes_of(program))
+    assert ("it has closed" in daemon.stderr()) == ("it has closed" in wanted)
 
 
 def test_a_program_that_acknowledges_nothing_stops_its_guest_within_bounds(scene: Scene) -> None:

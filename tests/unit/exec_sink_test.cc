@@ -37,6 +37,15 @@ TEST_P(ExecSinkTest, WhatAProgramAcknowledgedBeforeItBrokeOffIsSafe) {
   EXPECT_EQ(sink_->safe(), 1u);
 }
 
+TEST_P(ExecSinkTest, AProgramThatClosesItsInputIsFoundWithoutAnotherLine) {
+  open("exec:" + script("read -r line; exec sleep 1000 <&-\n"));
+  ASSERT_TRUE(run([&] { return sink_->counters().up.load(); }));
+  give("one");
+  sink_->flush();
+  EXPECT_TRUE(run([&] { return !sink_->counters().up.load(); }));
+  EXPECT_EQ(sink_->safe(), 0u);
+}
+
 TEST_P(ExecSinkTest, AProgramThatAnswersWithoutEndLeavesTheOthersTheirTurn) {
   open("exec:" + script("exec yes 'ACK 0'\n"));
   ASSERT_TRUE(run([&] { return sink_->counters().up.load(); }));

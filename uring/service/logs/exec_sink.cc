@@ -1,11 +1,13 @@
 #include "uring/service/logs/exec_sink.h"
 
 #include <poll.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 
 #include "uring/base/log.h"
@@ -62,6 +64,7 @@ void ExecSink::complete(Op& op, Outcome) {
     if (!gone) loop_->driver().poll(news_op_, {keeper_.fd(), -1}, POLLIN);
   }
   if (&op == &output_op_ && state_ == State::kUp) on_answers();
+  if (&op == &input_end_op_ && state_ == State::kUp) on_closed("standard input");
   if (state_ == State::kLeaving && pipes_idle()) {
     input_.reset();
     output_.reset();
@@ -79,7 +82,13 @@ void ExecSink::take_news(ChildKeeper::News news) {
       next_ = std::move(news);
       return begin();
     case Kind::kEnded:
-      log_warn("{}: {}; it is started again", printable(spec_.label()), ending_of(news.value));
+      if (!closed_.empty() && WIFSIGNALED(news.value) && WTERMSIG(news.value) == SIGKILL) {
+        log_error("{}: it has closed its {}: it was ended, and is started again",
+                  printable(spec_.label()), closed_);
+      } else {
+        log_warn("{}: {}; it is started again", printable(spec_.label()), ending_of(news.value));
+      }
+      closed_ = {};
       keeper_.run();
       break;
     case Kind::kCannotRun:
@@ -114,6 +123,9 @@ void ExecSink::begin() {
   acknowledged_ = 0;
   answers_.clear();
   loop_->driver().poll(output_op_, {output_.get(), -1}, POLLIN);
+  // A program may close it while there is nothing to write. No event but the reader's end completes
+  // this.
+  loop_->driver().poll(input_end_op_, {input_.get(), -1}, 0);
   client_->sink_progressed();
 }
 
@@ -130,7 +142,7 @@ void ExecSink::lose() {
   client_->sink_progressed();  // of what it had acknowledged before
   out_.clear();
   written_ = 0;
-  for (Op* const op : {&input_op_, &output_op_}) {
+  for (Op* const op : {&input_op_, &input_end_op_, &output_op_}) {
     if (op->pending) loop_->driver().cancel(*op);
   }
   if (!pipes_idle()) return;
@@ -139,10 +151,16 @@ void ExecSink::lose() {
   state_ = State::kDown;
 }
 
-void ExecSink::break_off(const std::string& why) {
-  log_error("{}: {}: it is ended, and started again", printable(spec_.label()), why);
+void ExecSink::break_off() {
   keeper_.kill();
   lose();
+}
+
+// A program that ends closes its pipes before its status is known, and is past being killed: the
+// log tells of the one or of the other once the status has come.
+void ExecSink::on_closed(std::string_view pipe) {
+  closed_ = pipe;
+  break_off();
 }
 
 void ExecSink::flush() {
@@ -156,7 +174,7 @@ void ExecSink::flush() {
     if (out_.empty()) return;
     const ssize_t done = write(input_.get(), out_.data() + written_, out_.size() - written_);
     if (done < 0 && errno == EINTR) continue;
-    if (done < 0 && errno != EAGAIN) return break_off("it has closed its standard input");
+    if (done < 0 && errno != EAGAIN) return on_closed("standard input");
     if (done < 0) return loop_->driver().poll(input_op_, {input_.get(), -1}, POLLOUT);
     written_ += static_cast<size_t>(done);
     of_turn += static_cast<size_t>(done);
@@ -174,9 +192,10 @@ void ExecSink::on_answers() {
     case Answers::kOpen:
       break;
     case Answers::kClosed:
-      return break_off("it has closed its standard output");
+      return on_closed("standard output");
     case Answers::kWrong:
-      return break_off(why);
+      log_error("{}: {}: it is ended, and started again", printable(spec_.label()), why);
+      return break_off();
   }
   loop_->driver().poll(output_op_, {output_.get(), -1}, POLLIN);
   if (parcels_.safe() != before) client_->sink_progressed();
@@ -225,7 +244,7 @@ bool ExecSink::take_answer(std::string_view answer) {
 
 void ExecSink::stop() {
   state_ = State::kStopped;
-  for (Op* const op : {&news_op_, &input_op_, &output_op_}) {
+  for (Op* const op : {&news_op_, &input_op_, &input_end_op_, &output_op_}) {
     if (op->pending) loop_->driver().cancel(*op);
   }
 }

@@ -41,9 +41,12 @@ class ExecSink final : public LogSink, private Completion {
         keeper_(std::move(keeper)),
         news_op_(this),
         input_op_(this),
+        input_end_op_(this),
         output_op_(this) {}
   void complete(Op& op, Outcome outcome) override;
-  bool pipes_idle() const { return !input_op_.pending && !output_op_.pending; }
+  bool pipes_idle() const {
+    return !input_op_.pending && !input_end_op_.pending && !output_op_.pending;
+  }
   void take_news(ChildKeeper::News news);
   void begin();
   void lose();
@@ -55,7 +58,8 @@ class ExecSink final : public LogSink, private Completion {
   void on_answers();
   Answers read_answers(size_t most, std::string& why);
   bool take_answer(std::string_view answer);
-  void break_off(const std::string& why);
+  void break_off();
+  void on_closed(std::string_view pipe);
 
   const SinkSpec spec_;
   LineWriter writer_;
@@ -63,8 +67,9 @@ class ExecSink final : public LogSink, private Completion {
   Loop* loop_ = nullptr;
   Client* client_ = nullptr;
   Op news_op_;
-  Op input_op_;   // room in the pipe to the program
-  Op output_op_;  // something in the one from it
+  Op input_op_;      // room in the pipe to the program
+  Op input_end_op_;  // nobody reads that pipe any more
+  Op output_op_;     // something in the one from the program
   SentParcels parcels_;
   enum class State : uint8_t {
     kDown,
@@ -78,6 +83,7 @@ class ExecSink final : public LogSink, private Completion {
   std::string out_;                        // lines for the pipe
   size_t written_ = 0;                     // bytes of it
   std::string answers_;                    // the beginning of one
+  std::string_view closed_;                // the pipe that the program has closed, for the log
   uint64_t acknowledged_ = 0;              // lines, since it was started
 };
 
