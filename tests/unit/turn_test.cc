@@ -1,8 +1,11 @@
 // What one turn of the loop does at most, and the list that lets an object leave in constant time.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <memory>
 #include <random>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "uring/base/list.h"
@@ -81,6 +84,34 @@ TEST(Loop, TellsItsLongestTurnOnce) {
   ASSERT_EQ(loop->turn(), 0);
   EXPECT_GE(loop->take_longest(), Slow::kTime);
   EXPECT_EQ(loop->take_longest(), Duration::zero());
+}
+
+// What needs `turns` turns, in the first of which the process is stopped.
+struct Steps final : Loop::Deferred {
+  Steps(Loop& l, Duration pause, int turns) : loop(l), stopped(pause), left(turns) {}
+  void run_deferred() override {
+    std::this_thread::sleep_for(std::exchange(stopped, {}));
+    if (--left > 0) loop.defer(this);
+  }
+  Loop& loop;
+  Duration stopped;
+  int left;
+};
+
+TEST(Loop, ALimitThatPassedWhileTheProcessWasStoppedLeavesItItsTurns) {
+  const auto loop = make_loop();
+  if (!loop) GTEST_SKIP() << "no ring here";
+  constexpr Duration kLimit = std::chrono::milliseconds(20);
+  Steps steps(*loop, 5 * kLimit, 8);
+  loop->defer(&steps);
+  EXPECT_EQ(loop->turn_until(kLimit, [&] { return steps.left == 0; }), Loop::Waited::kDone);
+}
+
+TEST(Loop, WhatNeverComesIsLate) {
+  const auto loop = make_loop();
+  if (!loop) GTEST_SKIP() << "no ring here";
+  EXPECT_EQ(loop->turn_until(std::chrono::milliseconds(20), [] { return false; }),
+            Loop::Waited::kLate);
 }
 
 struct Item {

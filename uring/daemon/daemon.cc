@@ -145,7 +145,7 @@ Duration heartbeat_interval(Duration watchdog) {
 }
 
 // How long the last resets and the end of requests to the kernel may take, after --drain-timeout.
-constexpr Duration kEndLimit = std::chrono::seconds(3);
+constexpr Duration kEndLimit = std::chrono::seconds(5);
 
 // A service may have several listeners.
 size_t services(const std::vector<ForwardSpec>& forwards) {
@@ -307,7 +307,8 @@ class Daemon final : private Worker::Client {
       rules.group = options.process.user->gid;
     }
     for (const auto& [address, listening] :
-         {std::pair(&options.process.control, &control_sockets_), std::pair(&options.process.metrics, &metrics_sockets_)}) {
+         {std::pair(&options.process.control, &control_sockets_),
+          std::pair(&options.process.metrics, &metrics_sockets_)}) {
       if (!*address) continue;
       auto bound = listen_on(**address, rules);
       if (!bound) return tl::unexpected(bound.error());

@@ -64,7 +64,6 @@ void Worker::run(std::promise<Started> started) {
     forwards_.clear();
     resolver_driver_.reset();
     ending_timer_.reset();
-    limit_.reset();
     heartbeat_timer_.reset();
     loop_.reset();
   }
@@ -86,7 +85,6 @@ void Worker::abandon() {
   for (auto& forwards : forwards_) (void)forwards.release();
   (void)resolver_driver_.release();
   (void)ending_timer_.release();
-  (void)limit_.release();
   (void)heartbeat_timer_.release();
   (void)loop_.release();
 }
@@ -117,7 +115,6 @@ Worker::Started Worker::set_up() {
   resolver_driver_ = std::make_unique<ResolverDriver>(*loop_);
   Timer::Owner* const owner = this;
   ending_timer_ = std::make_unique<Timer>(loop_->timers(), owner);
-  limit_ = std::make_unique<Timer>(loop_->timers(), owner);
   heartbeat_timer_ = std::make_unique<Timer>(loop_->timers(), owner);
   if (config_.heartbeat > Duration::zero()) beat();
   for (size_t i = 0; i < config_.channels.size(); ++i) {
@@ -188,10 +185,13 @@ void Worker::serve() {
 
 bool Worker::turn() {
   const int result = loop_->turn();
-  if (result == 0) return true;
-  log_error("{} failed: {}", driver_name(driver_), std::strerror(-result));
+  if (result != 0) on_failure(result);
+  return result == 0;
+}
+
+void Worker::on_failure(int error) {
+  log_error("{} failed: {}", driver_name(driver_), std::strerror(-error));
   broken_ = true;
-  return false;
 }
 
 void Worker::complete(Op&, Outcome) {
@@ -201,8 +201,7 @@ void Worker::complete(Op&, Outcome) {
 }
 
 void Worker::expired(Timer& timer) {
-  if (&timer == heartbeat_timer_.get()) return beat();
-  if (&timer == limit_.get()) limit_passed_ = true;
+  if (&timer == heartbeat_timer_.get()) beat();
 }
 
 // A timer of the loop, so that a turn that does not end keeps it from expiring.
@@ -227,13 +226,10 @@ void Worker::log_stats() {
 }
 
 bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
-  limit_passed_ = false;
-  limit_->set(loop_->now() + limit);
-  while (!done() && !limit_passed_) {
-    if (!turn()) return false;
-  }
-  limit_->clear();
-  return !limit_passed_;
+  const auto waited = loop_->turn_until(limit, done);
+  if (waited) return *waited == Loop::Waited::kDone;
+  on_failure(waited.error());
+  return false;
 }
 
 // Lines go on their way as long as streams can be opened, in a time of their own.
@@ -281,7 +277,10 @@ void Worker::drain() {
     return !wake_op_.pending && (!shipper_ || shipper_->idle()) && all(channels_, idle) &&
            all(collectors_, idle) && all(forwards_, idle);
   });
-  if (!let_go) broken_ = true;
+  if (let_go || broken_) return;
+  log_error("giving up: the kernel has not completed all requests within {} ms",
+            std::chrono::duration_cast<milliseconds>(kLetGo).count());
+  broken_ = true;
 }
 
 }  // namespace virtproxy

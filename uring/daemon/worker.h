@@ -140,6 +140,7 @@ class Worker final : private Completion, private Timer::Owner {
   void expired(Timer& timer) override;
   void beat();
   bool turn();
+  void on_failure(int error);
   bool turn_until(Duration limit, const std::function<bool()>& done);
 
   // worker_change.cc
@@ -187,13 +188,11 @@ class Worker final : private Completion, private Timer::Owner {
   std::list<ChannelEnding> endings_;     // of some of them
   std::vector<WantedChannel> waiting_;   // for one of the same name to end
   std::unique_ptr<Timer> ending_timer_;  // has the next look at them
-  std::unique_ptr<Timer> limit_;
   std::unique_ptr<Timer> heartbeat_timer_;
   Op wake_op_;
   // What was asked for last, of what ends the thread.
   enum class Wanted : uint8_t { kServe, kDrain, kStop };
   Wanted wanted_ = Wanted::kServe;
-  bool limit_passed_ = false;
   bool ending_ = false;
   bool broken_ = false;
 };

@@ -13,6 +13,14 @@ constexpr unsigned kTimersPerTurn = 64;
 // Newer kernels make a few dozen at a time, older ones all there are, and one channel may have
 // thousands: what other channels have to send leaves between them.
 constexpr unsigned kCompletionsPerTurn = 512;
+// A limit passes in as many parts, each of which begins when the one before was noticed to be over.
+constexpr int kPartsOfLimit = 10;
+
+struct PartsLeft final : Timer::Owner {
+  void expired(Timer&) override { --left; }
+
+  int left = kPartsOfLimit;
+};
 
 }  // namespace
 
@@ -41,6 +49,18 @@ int Loop::turn() {
   longest_ = std::max(longest_, taken);
   turns_.add(taken);
   return 0;
+}
+
+tl::expected<Loop::Waited, int> Loop::turn_until(Duration limit,
+                                                 const std::function<bool()>& done) {
+  PartsLeft parts;
+  Timer timer(timers_, &parts);
+  while (!done()) {
+    if (parts.left == 0) return Waited::kLate;
+    if (!timer.armed()) timer.set(now_ + limit / kPartsOfLimit);
+    if (const int failure = turn(); failure != 0) return tl::unexpected(failure);
+  }
+  return Waited::kDone;
 }
 
 }  // namespace virtproxy

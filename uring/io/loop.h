@@ -11,6 +11,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <tl/expected.hpp>
 #include <utility>
 #include <vector>
 
@@ -61,6 +62,12 @@ class Loop {
 
   // Returns 0, or a negative errno when the driver is broken.
   int turn();
+
+  // Turns until done(), which is asked before each of them, or until `limit` has passed. A time in
+  // which the process did not run counts for a part of the limit only: one that was stopped, or
+  // whose machine was, gets its turns before it is late. A negative errno as turn() returns it.
+  enum class Waited : uint8_t { kDone, kLate };
+  tl::expected<Waited, int> turn_until(Duration limit, const std::function<bool()>& done);
 
  private:
   void update_clock();

@@ -205,17 +205,13 @@ void LogHub::run(std::promise<Started> started) {
     loop_->driver().cancel(wake_op_);
     for (const auto& outlet : outlets_) outlet->sink->stop();
     if (spool_) spool_->stop();
-    const Instant limit = monotonic_now() + kLetGo;
     const auto idle = [&] {
       return !wake_op_.pending && (!spool_ || spool_->idle()) &&
              std::all_of(outlets_.begin(), outlets_.end(),
                          [](const auto& outlet) { return outlet->sink->idle(); });
     };
-    while (!idle() && monotonic_now() < limit && failure == 0) {
-      loop_->hurry();
-      failure = loop_->turn();
-    }
-    if (idle()) {
+    if (failure == 0) failure = turn_until(idle);
+    if (failure == 0 && idle()) {
       for (const auto& outlet : outlets_) outlet->sink.reset();
       if (spool_) spool_->end();
       retry_.reset();
@@ -233,17 +229,17 @@ void LogHub::run(std::promise<Started> started) {
   (void)loop_.release();
 }
 
+// For kLetGo. Returns 0 also where that was not enough, else what Loop::turn() returns.
+int LogHub::turn_until(const std::function<bool()>& done) {
+  const auto waited = loop_->turn_until(kLetGo, done);
+  return waited ? 0 : waited.error();
+}
+
 // What was taken into the spool is on the disk when the process ends, if that is in time.
 int LogHub::finish_spool() {
   if (!spool_) return 0;
   spool_->finish();
-  const Instant limit = monotonic_now() + kLetGo;
-  int failure = 0;
-  while (!spool_->finished() && monotonic_now() < limit && failure == 0) {
-    loop_->hurry();
-    failure = loop_->turn();
-  }
-  return failure;
+  return turn_until([&] { return spool_->finished(); });
 }
 
 void LogHub::submit(std::shared_ptr<Parcel> parcel) {

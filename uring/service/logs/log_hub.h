@@ -21,6 +21,7 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -120,6 +121,7 @@ class LogHub final : private Completion,
   LogHub() : wake_op_(this) {}
   void run(std::promise<Started> started);
   Started set_up();
+  int turn_until(const std::function<bool()>& done);
   int finish_spool();
   void complete(Op& op, Outcome outcome) override;
   void run_deferred() override;
