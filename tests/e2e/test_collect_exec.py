@@ -173,6 +173,19 @@ def test_a_program_that_acknowledges_nothing_stops_its_guest_within_bounds(scene
     daemon.kill9()
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["terminated", "killed"])
+def test_a_program_that_reads_nothing_ends_with_the_daemon(scene: Scene, killed: bool) -> None:
+    program = script(scene, "program", "#!/bin/sh\nwhile :; do sleep 0.1; done\n")
+    collecting = Collecting(scene, [f"exec:{program}"])
+    daemon = collecting.start()
+    eventually("it runs", lambda: processes_of(program))
+    if killed:
+        daemon.kill9()
+    else:
+        daemon.terminate()
+    eventually("it has ended", lambda: not processes_of(program), 30)
+
+
 def test_a_program_that_cannot_be_run_is_an_error_of_the_start(scene: Scene) -> None:
     collecting = Collecting(scene, [f"exec:{scene.directory / 'none'}"])
     daemon = scene.daemon(*collecting.args, wait=False)

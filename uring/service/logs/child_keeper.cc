@@ -28,6 +28,8 @@ constexpr Duration kLeastPause = std::chrono::seconds(1);
 constexpr Duration kMostPause = std::chrono::seconds(60);
 // A run of that length ends the growth of the pause.
 constexpr Duration kStableAfter = std::chrono::seconds(60);
+// How long a program may take to end once its input has ended with the other process.
+constexpr Duration kEndsAlone = std::chrono::seconds(10);
 // Orders: a letter, and behind that of a run its text.
 constexpr char kKill = 'k';
 constexpr char kRun = 'r';
@@ -109,6 +111,25 @@ bool attend(int control, int signals, pid_t child, int& status) {
   }
 }
 
+// The process at the other end is gone, and with it what the program reads.
+void end(int signals, pid_t child) {
+  const Instant until = monotonic_now() + kEndsAlone;
+  int status = 0;
+  while (waitpid(child, &status, WNOHANG) != child) {
+    const Duration left = until - monotonic_now();
+    if (left <= Duration::zero()) {
+      ::kill(child, SIGKILL);
+      return;
+    }
+    pollfd news{signals, POLLIN, 0};
+    const auto most = std::chrono::ceil<std::chrono::milliseconds>(left);
+    if (poll(&news, 1, static_cast<int>(most.count())) <= 0) continue;
+    signalfd_siginfo signal;
+    while (read(signals, &signal, sizeof signal) > 0) {
+    }
+  }
+}
+
 [[noreturn]] void keep(int control, const ChildKeeper::Command& command) {
   prctl(PR_SET_NAME, "virtproxy-exec");
   // The other process decides when this one ends.
@@ -144,7 +165,10 @@ bool attend(int control, int signals, pid_t child, int& status) {
     for (const int fd : {in[0], in[1], out[0], out[1]}) close(fd);
     if (child > 0) {
       int status = 0;
-      if (!attend(kControl, signals, child, status)) break;
+      if (!attend(kControl, signals, child, status)) {
+        end(signals, child);
+        break;
+      }
       tell(kControl, NewsKind::kEnded, status);
     }
     if (monotonic_now() - began >= kStableAfter) pause = {};

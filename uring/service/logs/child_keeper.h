@@ -2,8 +2,8 @@
 //
 // A process that is forked before the sandbox runs the program, and again when it is asked to after
 // that has ended; then after a pause that grows from 1 s to 60 s. It passes on the ends of two
-// pipes for each run. When this process has ended it ends too, and the program sees the end of its
-// input.
+// pipes for each run. When this process has ended, the program sees the end of its input, and is
+// killed if it has not ended 10 s later; then the process that ran it ends too.
 //
 // It has the rights that this process has when it is forked, so what it takes from this process
 // later is little: run, kill, and a text of which it alone makes arguments.

@@ -1,13 +1,13 @@
 #include "uring/service/logs/exec_sink.h"
 
+#include <fmt/format.h>
 #include <poll.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <csignal>
+#include <chrono>
 #include <cstring>
 
 #include "uring/base/log.h"
@@ -25,6 +25,8 @@ constexpr size_t kMostLinesOfTurn = 256u << 10;
 // What a pipe may hold that a program has left: the largest size that it may give to one without
 // privileges.
 constexpr size_t kMostAnswersLeft = 1u << 20;
+// A program that has closed a pipe, and does not end in this time, is ended.
+constexpr Duration kEndsAfterClosing = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -43,6 +45,8 @@ tl::expected<std::unique_ptr<LogSink>, std::string> ExecSink::open(const SinkSpe
 void ExecSink::start(Loop& loop, ResolverDriver&, Client* client) {
   loop_ = &loop;
   client_ = client;
+  Timer::Owner* const owner = this;
+  ending_ = std::make_unique<Timer>(loop.timers(), owner);
   loop.driver().poll(news_op_, {keeper_.fd(), -1}, POLLIN);
 }
 
@@ -76,19 +80,14 @@ void ExecSink::complete(Op& op, Outcome) {
 
 void ExecSink::take_news(ChildKeeper::News news) {
   using Kind = ChildKeeper::News::Kind;
+  ending_->clear();
   switch (news.kind) {
     case Kind::kStarted:
       log_info("{}: started, process {}", printable(spec_.label()), news.value);
       next_ = std::move(news);
       return begin();
     case Kind::kEnded:
-      if (!closed_.empty() && WIFSIGNALED(news.value) && WTERMSIG(news.value) == SIGKILL) {
-        log_error("{}: it has closed its {}: it was ended, and is started again",
-                  printable(spec_.label()), closed_);
-      } else {
-        log_warn("{}: {}; it is started again", printable(spec_.label()), ending_of(news.value));
-      }
-      closed_ = {};
+      log_warn("{}: {}; it is started again", printable(spec_.label()), ending_of(news.value));
       keeper_.run();
       break;
     case Kind::kCannotRun:
@@ -151,17 +150,20 @@ void ExecSink::lose() {
   state_ = State::kDown;
 }
 
-void ExecSink::break_off() {
+void ExecSink::break_off(std::string_view why) {
+  log_error("{}: {}: it is ended, and started again", printable(spec_.label()), why);
   keeper_.kill();
   lose();
 }
 
-// A program that ends closes its pipes before its status is known, and is past being killed: the
-// log tells of the one or of the other once the status has come.
+// A program that ends closes its pipes before its status is known.
 void ExecSink::on_closed(std::string_view pipe) {
   closed_ = pipe;
-  break_off();
+  ending_->set(loop_->now() + kEndsAfterClosing);
+  lose();
 }
+
+void ExecSink::expired(Timer&) { break_off(fmt::format("it has closed its {}", closed_)); }
 
 void ExecSink::flush() {
   size_t of_turn = 0;
@@ -194,8 +196,7 @@ void ExecSink::on_answers() {
     case Answers::kClosed:
       return on_closed("standard output");
     case Answers::kWrong:
-      log_error("{}: {}: it is ended, and started again", printable(spec_.label()), why);
-      return break_off();
+      return break_off(why);
   }
   loop_->driver().poll(output_op_, {output_.get(), -1}, POLLIN);
   if (parcels_.safe() != before) client_->sink_progressed();
@@ -244,6 +245,8 @@ bool ExecSink::take_answer(std::string_view answer) {
 
 void ExecSink::stop() {
   state_ = State::kStopped;
+  if (ending_->armed()) keeper_.kill();
+  ending_.reset();
   for (Op* const op : {&news_op_, &input_op_, &input_end_op_, &output_op_}) {
     if (op->pending) loop_->driver().cancel(*op);
   }

@@ -5,6 +5,7 @@
 // Whenever it ends it is started again (child_keeper.h), and gets what it had not acknowledged.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,7 +17,7 @@
 
 namespace virtproxy {
 
-class ExecSink final : public LogSink, private Completion {
+class ExecSink final : public LogSink, private Completion, private Timer::Owner {
  public:
   // Starts the process that runs the program.
   static tl::expected<std::unique_ptr<LogSink>, std::string> open(const SinkSpec& spec);
@@ -44,6 +45,7 @@ class ExecSink final : public LogSink, private Completion {
         input_end_op_(this),
         output_op_(this) {}
   void complete(Op& op, Outcome outcome) override;
+  void expired(Timer& timer) override;
   bool pipes_idle() const {
     return !input_op_.pending && !input_end_op_.pending && !output_op_.pending;
   }
@@ -58,7 +60,7 @@ class ExecSink final : public LogSink, private Completion {
   void on_answers();
   Answers read_answers(size_t most, std::string& why);
   bool take_answer(std::string_view answer);
-  void break_off();
+  void break_off(std::string_view why);
   void on_closed(std::string_view pipe);
 
   const SinkSpec spec_;
@@ -84,6 +86,7 @@ class ExecSink final : public LogSink, private Completion {
   size_t written_ = 0;                     // bytes of it
   std::string answers_;                    // the beginning of one
   std::string_view closed_;                // the pipe that the program has closed, for the log
+  std::unique_ptr<Timer> ending_;          // until a program that has closed it is ended
   uint64_t acknowledged_ = 0;              // lines, since it was started
 };
 
