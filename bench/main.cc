@@ -42,7 +42,7 @@ Outcome execute(const Plan& plan) {
 Outcome execute(const lines::LinesPlan& plan) {
   check_writable(plan.json);
   const lines::LinesResult result = lines::run_lines(plan);
-  write_results(plan, lines::format_lines_table(plan, result),
+  write_results(plan, result.measured ? lines::format_lines_table(plan, result) : "",
                 lines::make_lines_json(plan, result));
   return conclude(result.outcome, result.failure);
 }

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <initializer_list>
 #include <map>
 #include <random>
 
@@ -153,6 +155,17 @@ Plan make_plan(Raw& raw, const CLI::App& run) {
   constexpr uint64_t kLargest = uint64_t{1} << 30;
   require(plan.size >= 1 && plan.size <= kLargest && plan.chunk >= 1 && plan.chunk <= kLargest,
           "--size and --chunk must be 1 byte to 1 GiB");
+  const auto only_of = [&](const char* option, std::initializer_list<Mode> modes,
+                           const char* advice) {
+    const bool means_something = std::find(modes.begin(), modes.end(), plan.mode) != modes.end();
+    require(means_something || run.count(option) == 0,
+            fmt::format("{} means nothing to {}{}", option, raw.mode, advice));
+  };
+  only_of("--size", {Mode::kPingPong, Mode::kOneWay, Mode::kMixed, Mode::kChurn},
+          plan.mode == Mode::kBulk ? ": give the size of its writes by --chunk" : "");
+  only_of("--chunk", {Mode::kBulk, Mode::kMixed}, "");
+  only_of("--direction", {Mode::kBulk, Mode::kMixed}, "");
+  only_of("--ping-connections", {Mode::kMixed}, "");
   require(plan.duration > 0 && plan.duration <= 1e6, "--duration must be positive");
   require(plan.warmup >= 0 && plan.warmup <= 1e6, "--warmup must not be negative");
   require(plan.rate >= 0 && plan.rate <= 1e9, "--rate must be 0 to 1e9");

@@ -122,7 +122,10 @@ void check_writable(const std::string& path) {
   if (path.empty() || path == "-") return;
   const auto folder = std::filesystem::absolute(path).parent_path();
   const bool there = access(path.c_str(), F_OK) == 0;
-  if (access(there ? path.c_str() : folder.c_str(), W_OK) == 0) return;
+  if (access(there ? path.c_str() : folder.c_str(), W_OK) == 0) {
+    if (!there || !std::filesystem::is_directory(path)) return;
+    errno = EISDIR;
+  }
   throw file_failure("write", path);
 }
 

@@ -286,8 +286,8 @@ LinesResult LinesRun::run() {
     r.outcome = Outcome::kInterrupted;
     r.failure = "interrupted";
   }
-  r.measured = true;
   r.sent = plan_.source ? writers_.sent() : plan_.count * plan_.shape.writers;
+  r.measured = r.sent > 0 || r.outcome == Outcome::kOk;
   r.write_seconds = seconds_of(writers_done_ - start_);
   r.seconds = seconds_of(last_arrival_ - start_);
   r.count = audit_.total();

@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <string>
 
+#include "failure.h"
+#include "options.h"
 #include "report_parts.h"
 
 namespace virtproxy::bench {
@@ -49,6 +53,33 @@ TEST(Reports, AFileThatCannotBeWrittenIsFoundBeforeTheRun) {
   } catch (const Failure& failure) {
     EXPECT_STREQ(failure.what(), "cannot write /nowhere/report.json: No such file or directory");
   }
+  try {
+    check_writable("/");
+    FAIL() << "accepted";
+  } catch (const Failure& failure) {
+    EXPECT_STREQ(failure.what(), "cannot write /: Is a directory");
+  }
+}
+
+TEST(Options, WhatMeansNothingToTheModeIsRefused) {
+  const auto refused = [](const char* mode, const char* option, const char* value) -> std::string {
+    const char* arguments[] = {"virtproxy-bench", "run", mode,  "--connect", "tcp:127.0.0.1:1",
+                               "--no-sink",       option, value};
+    try {
+      parse_options(std::size(arguments), const_cast<char**>(arguments));
+    } catch (const Failure& failure) {
+      return failure.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(refused("bulk", "--size", "4K"),
+            "--size means nothing to bulk: give the size of its writes by --chunk");
+  EXPECT_EQ(refused("idle", "--size", "4K"), "--size means nothing to idle");
+  EXPECT_EQ(refused("ping-pong", "--chunk", "4K"), "--chunk means nothing to ping-pong");
+  EXPECT_EQ(refused("churn", "--direction", "up"), "--direction means nothing to churn");
+  EXPECT_EQ(refused("bulk", "--ping-connections", "2"), "--ping-connections means nothing to bulk");
+  EXPECT_EQ(refused("mixed", "--size", "4K"), "accepted");
+  EXPECT_EQ(refused("mixed", "--chunk", "4K"), "accepted");
 }
 
 TEST(Compare, RatiosAreTakenPairByPair) {
