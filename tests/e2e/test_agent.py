@@ -63,7 +63,8 @@ def test_the_default_set(scene: Scene) -> None:
     for method, code in (("guest-shutdown", "not-allowed"), ("va-dmesg", "not-allowed"),
                          ("guest-fsfreeze-freeze", "not-allowed"), ("guest-exec", "unsupported")):
         done = run("call", at, method)
-        assert done.returncode == 1 and f"({code})" in done.stderr.decode(), done.stderr
+        assert done.returncode == 1
+        assert re.fullmatch(rf"virtagent: {at}: {method}: .* \({code}\)\n", done.stderr.decode()), done.stderr
     # Each call is one line, with who, what and the result.
     lines = [line for line in guest.process.err.lines() if " call " in line]
     assert len(lines) == 15 and re.search(r"call stream uid=\d+ pid=\d+ guest-ping: ok$", lines[0]), lines
@@ -170,7 +171,7 @@ def test_a_transfer_that_stands_still_fails(scene: Scene, tree: Path) -> None:
         assert get.stdout.read(1)  # It is under way, and waits for its reader.
         os.kill(guest.pid, signal.SIGSTOP)
         _, text = get.communicate(timeout=60 * PATIENCE)
-    assert get.returncode == 1 and b"virtagent: nothing came for" in text and b"bytes are missing" in text, text
+    assert get.returncode == 1 and b": va-get: nothing came for" in text and b"bytes are missing" in text, text
     done = run("put", at, tree / "endless", tree / "copy", *stall)
     assert done.returncode == 1 and b"nothing was taken and no answer came for" in done.stderr, done.stderr
     os.kill(guest.pid, signal.SIGCONT)

@@ -13,6 +13,7 @@
 #include "uring/agent/agent.h"
 #include "uring/agent/transfer_file.h"
 #include "uring/base/read_append.h"
+#include "uring/base/text.h"
 
 namespace virtproxy::agent {
 namespace {
@@ -63,10 +64,13 @@ class Client {
     std::fprintf(stderr, "virtagent: %s\n", text.c_str());
     return 1;
   }
-  static int fail(const Error& error) {
-    // The text is the other end's: nothing of it may reach the terminal as it is.
-    return fail(Json(error.text).dump(-1, ' ', true, Json::error_handler_t::replace) + " (" +
-                Json(error_code_text(error)).get<std::string>() + ")");
+  // What the other end has answered to the call: nothing of it may reach the terminal as it is.
+  int refused(const Error& error) const {
+    return fail(fmt::format("{}: {}: {} ({})", options_.target.to_string(), asked_,
+                            printable(error.text), printable(error_code_text(error))));
+  }
+  int broken(std::string_view what) const {
+    return fail(fmt::format("{}: {}: {}", options_.target.to_string(), asked_, what));
   }
 
   // For poll(2). Rounded up, so that it does not return just before the time.
@@ -138,7 +142,7 @@ class Client {
       conversation_.tick(now);
       if (auto done = take(call, now)) {
         if (done->kind == Notice::Kind::kAnswered) return std::move(done->body);
-        fail(done->error);
+        refused(done->error);
         return tl::unexpected(std::string());
       }
       if (!write_some(now)) return tl::unexpected(std::string("the other end is gone"));
@@ -152,7 +156,7 @@ class Client {
       if (wait.revents != 0 && (wait.revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !read_some()) {
         if (auto done = take(call, monotonic_now())) {
           if (done->kind == Notice::Kind::kAnswered) return std::move(done->body);
-          fail(done->error);
+          refused(done->error);
           return tl::unexpected(std::string());
         }
         return tl::unexpected(std::string("the connection ended before the answer came"));
@@ -161,6 +165,7 @@ class Client {
   }
 
   tl::expected<Json, std::string> ask(const std::string& method, const Json& arguments) {
+    asked_ = method;
     const auto call =
         conversation_.call(method, arguments, to_duration(options_.timeout), monotonic_now());
     if (!call) return tl::unexpected(call.error().text);
@@ -168,7 +173,7 @@ class Client {
         *call, [] { return Feeding::kNothing; }, kNoLimit);
   }
 
-  static int failed(const std::string& text) { return text.empty() ? 1 : fail(text); }
+  int failed(const std::string& text) const { return text.empty() ? 1 : broken(text); }
 
   int call() {
     const auto answer = ask(options_.method, options_.arguments);
@@ -184,7 +189,8 @@ class Client {
     const auto answer = ask("va-get", arguments);
     if (!answer) return failed(answer.error());
     const auto size = answer->find("size");
-    if (size == answer->end() || !size->is_number_unsigned()) return fail("the answer has no size");
+    if (size == answer->end() || !size->is_number_unsigned())
+      return broken("the answer has no size");
     uint64_t left = *size;
     auto file = TargetFile::open(options_.file);
     if (!file) return fail(file.error());
@@ -192,7 +198,7 @@ class Client {
       if (unread_.empty()) {
         pollfd wait{fd_.get(), POLLIN, 0};
         if (poll(&wait, 1, milliseconds_of(to_duration(options_.stall_timeout))) == 0) {
-          return fail(fmt::format("{}; {} bytes are missing", stalled("nothing came"), left));
+          return broken(fmt::format("{}; {} bytes are missing", stalled("nothing came"), left));
         }
         if (!read_some()) break;
         continue;
@@ -203,7 +209,7 @@ class Client {
       unread_.erase(0, piece);
       left -= piece;
     }
-    if (left > 0) return fail("the file ended " + std::to_string(left) + " bytes early");
+    if (left > 0) return broken(fmt::format("the file ended {} bytes early", left));
     const std::string error = file->finish();
     return error.empty() ? 0 : fail(error);
   }
@@ -213,8 +219,9 @@ class Client {
     Json arguments = {{"path", options_.remote}, {"size", left}};
     if (options_.mode) arguments["mode"] = *options_.mode;
     // The whole transfer may take long, as long as it goes on.
-    const auto call = conversation_.call("va-put", arguments, kNoLimit, monotonic_now());
-    if (!call) return fail(call.error().text);
+    asked_ = "va-put";
+    const auto call = conversation_.call(asked_, arguments, kNoLimit, monotonic_now());
+    if (!call) return broken(call.error().text);
     // Where the call is refused, no byte of the file may come to who would take it for requests.
     const auto feed = [&] {
       if (left == 0 || !may_feed_) return Feeding::kNothing;
@@ -250,13 +257,14 @@ class Client {
       poll(&wait, 1, -1);
       const bool open = read_some();
       take(0, monotonic_now());
-      if (!open) return fail("the other end is gone");
+      if (!open) return broken("the other end is gone");
     }
     return 0;
   }
 
   const ClientOptions& options_;
   Conversation conversation_;
+  std::string asked_;  // the method that was called last
   UniqueFd fd_;
   SourceFile source_;  // of kPut
   std::string unread_;
