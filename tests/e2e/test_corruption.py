@@ -97,6 +97,7 @@ def test_no_spoilt_byte_reaches_an_application(scene: Scene, kind: str) -> None:
     faults = sum((spoiler.faults for spoiler in spoilers), Counter())
     for door in doors:
         wait_for_echo(door, 60)
+    eventually("something passes each of them", lambda: all(load.tally.complete > 0 for load in loads))
     tallies = [load.stop() for load in loads]
     near_said, far_said = said(near), said(far)
     print(f"seed {SEED}: {dict(faults)}")
