@@ -1,6 +1,7 @@
 #include "uring/daemon/worker.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -11,11 +12,8 @@
 namespace virtproxy {
 namespace {
 
-using std::chrono::milliseconds;
-
-// After the drain: how long the last resets may take to leave, and the kernel to let go.
-constexpr Duration kLastWords = milliseconds(200);
-constexpr Duration kLetGo = milliseconds(1000);
+// How long the kernel may take to let go of what was cancelled.
+constexpr Duration kLetGo = std::chrono::milliseconds(1000);
 
 constexpr unsigned kOperationsPerStream = 3;
 
@@ -279,7 +277,7 @@ void Worker::drain() {
   });
   if (let_go || broken_) return;
   log_error("giving up: the kernel has not completed all requests within {} ms",
-            std::chrono::duration_cast<milliseconds>(kLetGo).count());
+            std::chrono::duration_cast<std::chrono::milliseconds>(kLetGo).count());
   broken_ = true;
 }
 

@@ -14,8 +14,6 @@
 namespace virtproxy {
 namespace {
 
-// The limits of a worker that ends, for one channel.
-constexpr Duration kLastWords = std::chrono::milliseconds(200);
 // A channel that the kernel does not let go of stays; it is looked at again in this interval.
 constexpr Duration kLookInterval = std::chrono::milliseconds(100);
 

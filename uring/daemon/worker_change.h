@@ -1,6 +1,7 @@
 // What a worker is told to do differently while it runs, and a channel on its way out.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,9 @@ struct WorkerChanged {
   std::vector<std::string> channels;  // that the worker has, also those that are ending or waiting
   std::vector<ChannelFailure> failures;
 };
+
+// After the drain: how long the last resets may take to leave.
+inline constexpr Duration kLastWords = std::chrono::milliseconds(200);
 
 // A channel that ends while others go on: drained within a time, then reset, then let go of.
 class ChannelEnding {
