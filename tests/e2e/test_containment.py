@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import subprocess
@@ -410,6 +411,14 @@ def test_what_a_list_does_not_guard_is_said(scene: Scene) -> None:
     daemon = scene.daemon(*args, *out("z", doors[2]), "--socket-mode", "0600")
     daemon.wait_for_log("warn .*-o z:.*: an abstract socket has no mode")
     daemon.wait_for_log("warn .*-c unix-listen:@.*: an abstract socket has no mode")
+    daemon.terminate()
+    channel = f"unix-connect:{scene.addresses.unix().spec}"
+    none = "warn .*--socket-mode and --socket-owner have no effect: this process listens on no path"
+    for door, said in ((doors[1], True), (doors[0], False)):
+        daemon = scene.daemon("-c", channel, *out("x", door), "--socket-owner", str(os.getuid()))
+        daemon.wait_for_log("ready")
+        assert bool(re.search(none, daemon.stderr())) == said
+        daemon.terminate()
 
 
 # --- TCP listeners ----------------------------------------------------------------------------

@@ -236,6 +236,7 @@ class Daemon final : private Worker::Client {
     LocalPorts::of_process();  // reads its range while the file system is in reach
     if (auto checked = check_paths(options); !checked) return checked;
     for (const std::string& line : unguarded(options)) log_warn("{}", line);
+    for (const std::string& line : idle_modes(options)) log_warn("{}", line);
     for (const std::string& line : idle_channels(options)) log_warn("{}", line);
     auto kept = get_listen_sockets(configs, manager_, options.process.ship_sources);
     if (!kept) return tl::unexpected(kept.error());

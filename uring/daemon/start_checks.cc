@@ -105,6 +105,23 @@ std::vector<std::string> unguarded(const Options& options) {
   return lines;
 }
 
+std::vector<std::string> idle_modes(const Options& options) {
+  bool given = false;
+  bool useful = false;
+  const auto look = [&](const ListenRules& rules, const Address& address, bool listens) {
+    given |= rules.mode || rules.owner || rules.group;
+    useful |= listens && address.kind == Address::Kind::kUnix && !address.host.starts_with('@');
+  };
+  for (const ForwardSpec& forward : options.oforwards) look(forward.listen, forward.address, true);
+  for (const ChannelOptions& channel : options.channels) {
+    look(channel.listen, channel.address, transport_listens(channel.transport));
+  }
+  if (!given || useful) return {};
+  return {
+      "--socket-mode and --socket-owner have no effect: this process listens on no path of a unix "
+      "socket"};
+}
+
 std::vector<std::string> idle_channels(const Options& options) {
   std::vector<std::string> lines;
   if (!options.process.collect.empty()) return lines;

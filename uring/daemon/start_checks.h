@@ -17,6 +17,9 @@ tl::expected<void, std::string> check_paths(const Options& options);
 // What the operator may think is guarded and is not, one line each.
 std::vector<std::string> unguarded(const Options& options);
 
+// A line where a mode or an owner was given and nothing has one.
+std::vector<std::string> idle_modes(const Options& options);
+
 // A line for each channel without a forward.
 std::vector<std::string> idle_channels(const Options& options);
 
