@@ -115,9 +115,14 @@ endfunction()
 # missing.
 set(VIRTPROXY_TOGETHER 0 CACHE STRING "Compile so many files of a target at a time; 0: each by itself")
 
-# Two files of such a target cannot have the same name for different things, in unnamed namespaces either.
+# Two files of such a target cannot have the same name for different things, in unnamed namespaces either. A
+# second argument is the most that this target has at a time.
 function(compile_together target)
-  if(VIRTPROXY_TOGETHER GREATER 0)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${VIRTPROXY_TOGETHER})
+  set(together ${VIRTPROXY_TOGETHER})
+  if(ARGC GREATER 1 AND together GREATER ARGV1)
+    set(together ${ARGV1})
+  endif()
+  if(together GREATER 0)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${together})
   endif()
 endfunction()

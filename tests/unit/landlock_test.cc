@@ -19,7 +19,7 @@ using namespace landlock;
 
 constexpr int kNewestAbi = 9;
 
-Options options_of(const std::vector<std::string>& args) {
+Options confinement_of(const std::vector<std::string>& args) {
   std::vector<const char*> argv{"virtproxy"};
   for (const std::string& arg : args) argv.push_back(arg.c_str());
   argv.push_back(nullptr);
@@ -50,7 +50,7 @@ class LandlockRulesTest : public testing::Test {
 };
 
 TEST_F(LandlockRulesTest, RightsAreThoseThatTheVersionKnows) {
-  const Options options = options_of({"-c", "tcp-connect:127.0.0.1:80"});
+  const Options options = confinement_of({"-c", "tcp-connect:127.0.0.1:80"});
   struct Expected {
     int abi;
     uint64_t files, net, scoped;
@@ -74,9 +74,9 @@ TEST_F(LandlockRulesTest, RightsAreThoseThatTheVersionKnows) {
 
 TEST_F(LandlockRulesTest, NoRuleHasARightThatIsNotHandled) {
   const std::string path = directory_ + "/s";
-  const Options options = options_of({"-c", "virtio-serial:/dev/virtio-ports/x:-", "-o",
-                                      "a:" + path + ":-", "-i", "b:" + path + ":-", "-i",
-                                      "c:somewhere.test:80"});
+  const Options options =
+      confinement_of({"-c", "virtio-serial:/dev/virtio-ports/x:-", "-o", "a:" + path + ":-", "-i",
+                      "b:" + path + ":-", "-i", "c:somewhere.test:80"});
   for (int abi = 1; abi <= kNewestAbi; ++abi) {
     for (const LandlockRules::Path& rule : landlock_rules(options, abi).paths) {
       EXPECT_NE(rule.allowed, 0u) << rule.path;
@@ -87,8 +87,8 @@ TEST_F(LandlockRulesTest, NoRuleHasARightThatIsNotHandled) {
 
 TEST_F(LandlockRulesTest, PortsAreThoseThatAreDialled) {
   const LandlockRules rules = landlock_rules(
-      options_of({"-c", "tcp-connect:127.0.0.1:9000", "-o", "a:127.0.0.1:7000", "-i",
-                  "b:127.0.0.1:8000", "-i", "c:[::1]:8000", "-i", "d:127.0.0.1:22"}),
+      confinement_of({"-c", "tcp-connect:127.0.0.1:9000", "-o", "a:127.0.0.1:7000", "-i",
+                      "b:127.0.0.1:8000", "-i", "c:[::1]:8000", "-i", "d:127.0.0.1:22"}),
       kNewestAbi);
   EXPECT_EQ(rules.ports, (std::vector<uint16_t>{22, 8000, 9000}));
   EXPECT_TRUE(rules.paths.empty());
@@ -96,7 +96,7 @@ TEST_F(LandlockRulesTest, PortsAreThoseThatAreDialled) {
 
 TEST_F(LandlockRulesTest, NamesTakeTheFilesOfTheResolverAndItsPort) {
   const LandlockRules rules =
-      landlock_rules(options_of({"-c", "tcp-connect:somewhere.test:9000"}), kNewestAbi);
+      landlock_rules(confinement_of({"-c", "tcp-connect:somewhere.test:9000"}), kNewestAbi);
   EXPECT_EQ(rules.ports, (std::vector<uint16_t>{53, 9000}));
   EXPECT_EQ(allowed(rules, "/etc"), kReadFile);
   EXPECT_EQ(allowed(rules, "/dev/urandom"), kReadFile);
@@ -105,8 +105,8 @@ TEST_F(LandlockRulesTest, NamesTakeTheFilesOfTheResolverAndItsPort) {
 
 TEST_F(LandlockRulesTest, ListenersTakeRemovalInTheirDirectories) {
   const LandlockRules rules = landlock_rules(
-      options_of({"-c", "unix-listen:" + directory_ + "/c:-", "-o", "a:" + directory_ + "/d:-",
-                  "-o", "b:@abstract:-", "-o", "c:127.0.0.1:80"}),
+      confinement_of({"-c", "unix-listen:" + directory_ + "/c:-", "-o", "a:" + directory_ + "/d:-",
+                      "-o", "b:@abstract:-", "-o", "c:127.0.0.1:80"}),
       kNewestAbi);
   EXPECT_EQ(rules.paths, (std::vector<LandlockRules::Path>{{directory_, kRemoveFile}}));
   EXPECT_TRUE(rules.ports.empty());
@@ -115,15 +115,15 @@ TEST_F(LandlockRulesTest, ListenersTakeRemovalInTheirDirectories) {
 
 TEST_F(LandlockRulesTest, ServicesOnUnixSocketsAreConnectedToBesideTheirPaths) {
   const LandlockRules rules = landlock_rules(
-      options_of({"-c", "unix-connect:" + directory_ + "/not/there/yet:-"}), kNewestAbi);
+      confinement_of({"-c", "unix-connect:" + directory_ + "/not/there/yet:-"}), kNewestAbi);
   EXPECT_EQ(rules.paths, (std::vector<LandlockRules::Path>{{directory_, kResolveUnix}}));
-  EXPECT_TRUE(landlock_rules(options_of({"-c", "unix-connect:" + directory_ + "/s:-"}), 8)
+  EXPECT_TRUE(landlock_rules(confinement_of({"-c", "unix-connect:" + directory_ + "/s:-"}), 8)
                   .paths.empty());
 }
 
 TEST_F(LandlockRulesTest, AbstractSocketsAreOpenOnlyWhereOneIsDialled) {
   const LandlockRules rules =
-      landlock_rules(options_of({"-c", "unix-connect:@channel:-"}), kNewestAbi);
+      landlock_rules(confinement_of({"-c", "unix-connect:@channel:-"}), kNewestAbi);
   EXPECT_EQ(rules.scoped, kScopeSignal);
   EXPECT_TRUE(rules.paths.empty());
 }
@@ -131,7 +131,7 @@ TEST_F(LandlockRulesTest, AbstractSocketsAreOpenOnlyWhereOneIsDialled) {
 TEST_F(LandlockRulesTest, DevicesTakeTheDirectoryOfDevices) {
   constexpr uint64_t kUse = kReadFile | kWriteFile | kIoctlDev;
   const auto rules_for = [&](const std::string& path) {
-    return landlock_rules(options_of({"-c", "isa-serial:" + path + ":-"}), kNewestAbi).paths;
+    return landlock_rules(confinement_of({"-c", "isa-serial:" + path + ":-"}), kNewestAbi).paths;
   };
   using Paths = std::vector<LandlockRules::Path>;
   EXPECT_EQ(rules_for("/dev/null"), (Paths{{"/dev", kUse}}));
