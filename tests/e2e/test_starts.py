@@ -67,6 +67,16 @@ def test_a_directory_that_is_missing_is_named(scene: Scene, option: tuple[str, .
     assert (f"{file} is no directory" if file in given[-1] else f"the directory {none} is not there") in line, line
 
 
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_an_address_that_is_in_use_is_waited_for_and_that_is_said(scene: Scene, kind: str) -> None:
+    door = getattr(scene.addresses, kind)()
+    args = ["-c", f"unix-connect:{scene.addresses.unix().spec}", *out("echo", door)]
+    waits = f"another process still listens on {re.escape(door.place)}\\S*: waiting up to"
+    with door.listen():
+        assert f"cannot listen on {door.place}" in refusal(scene, *args)
+        assert re.search(waits, scene.processes[-1].everything())
+
+
 @pytest.mark.parametrize("path", ["/dev/null", "{dir}", "{dir}/file", "{dir}/fifo"])
 @pytest.mark.parametrize("use", ["channel", "service"])
 def test_a_path_to_connect_to_that_is_no_socket(scene: Scene, use: str, path: str) -> None:

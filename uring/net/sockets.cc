@@ -26,6 +26,8 @@ namespace {
 constexpr int kBacklog = 4096;
 
 constexpr auto kAddressInterval = std::chrono::milliseconds(10);
+// A process that was killed frees its addresses in less.
+constexpr Duration kSilentWait = std::chrono::milliseconds(200);
 
 // Bounds what a stalled stream holds in the kernel. By itself, TCP grows the buffers of a fast
 // stream up to tcp_rmem and tcp_wmem (6 to 32 MB and 4 MB). Some hundred such streams that then
@@ -149,10 +151,16 @@ tl::expected<int, std::string> try_to_listen_at(const Address& address, const So
 tl::expected<int, std::string> listen_at(const Address& address, const SocketAddress& at,
                                          const ListenRules& rules, Duration patience,
                                          BoundPath& path) {
-  const auto retry_ends = monotonic_now() + patience;
-  for (;;) {
+  const Instant begun = monotonic_now();
+  for (bool told = false;;) {
     auto fd = try_to_listen_at(address, at, rules, path);
-    if (fd || errno != EADDRINUSE || monotonic_now() > retry_ends) return fd;
+    const Duration waited = monotonic_now() - begun;
+    if (fd || errno != EADDRINUSE || waited > patience) return fd;
+    if (waited > kSilentWait && !std::exchange(told, true)) {
+      log_info("another process still listens on {}: waiting up to {} ms for its end",
+               address.to_string(),
+               std::chrono::ceil<std::chrono::milliseconds>(patience - waited).count());
+    }
     std::this_thread::sleep_for(kAddressInterval);
   }
 }
