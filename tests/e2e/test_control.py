@@ -146,6 +146,9 @@ def test_why_names_the_side_that_does_not_read(scene: Scene) -> None:
         (waits,) = stage.ctl_json("why")
         begun = time.monotonic()
         assert (waits["service"], waits["reason"]) == ("hand", reason)
+        # A person is told which client it is that does not read.
+        assert (f"{reason}: {waits['client']}\n" in stage.ctl("why").stdout) == (sender == 1)
+        assert f"pid {os.getpid()}" in waits["client"]
         for of in (waits["stream"], "0"):
             assert [row["stream"] for row in stage.ctl_json("why", of)] == [waits["stream"]]
         time.sleep(0.5)  # A measured time, not a wait for anything.

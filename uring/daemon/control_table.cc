@@ -45,6 +45,7 @@ Json json_of(const ControlCell& cell, ColumnUnit unit) {
 Json object_of(const ControlTable& table, const std::vector<ControlCell>& row) {
   Json object = Json::object();
   for (size_t i = 0; i < table.columns.size(); ++i) {
+    if (table.columns[i].place == ColumnPlace::kText) continue;
     object[std::string(table.columns[i].name)] = json_of(row[i], table.columns[i].unit);
   }
   return object;
@@ -77,7 +78,7 @@ std::string to_text(const ControlTable& table, TableShape shape) {
   std::string text;
   std::vector<size_t> shown;  // columns
   for (size_t i = 0; i < table.columns.size(); ++i) {
-    if (table.columns[i].place == ColumnPlace::kEverywhere) shown.push_back(i);
+    if (table.columns[i].place != ColumnPlace::kJson) shown.push_back(i);
   }
   if (shape == TableShape::kRecord) {
     size_t width = 0;

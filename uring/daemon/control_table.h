@@ -21,6 +21,7 @@ enum class ColumnUnit : uint8_t {
 enum class ColumnPlace : uint8_t {
   kEverywhere,
   kJson,  // alone: a line of text has no room for it
+  kText,  // alone: JSON has its parts in other columns
 };
 
 struct ControlColumn {

@@ -86,25 +86,31 @@ ControlTable why_table(const StreamRows& found) {
                                  {"service"},
                                  {"waiting", kSeconds},
                                  {"in_all", kSeconds},
-                                 {"reason"},
+                                 {"reason", ColumnUnit::kNone, ColumnPlace::kText},
+                                 {"reason", ColumnUnit::kNone, kJson},
                                  {"waits_for", ColumnUnit::kNone, kJson},
                                  {"since", ColumnUnit::kNone, kJson},
                                  {"channel", ColumnUnit::kNone, kJson},
                                  {"side", ColumnUnit::kNone, kJson},
                                  {"client", ColumnUnit::kNone, kJson}},
                      .rows = {}};
+  // `who` does not read, where it is known.
   const auto add = [&](ControlCell stream, const std::string& service, StallReason reason,
-                       Duration waits, Duration waited) -> std::vector<ControlCell>& {
-    return table.rows.emplace_back(std::vector<ControlCell>{
-        std::move(stream), service, milliseconds(waits), milliseconds(waited),
-        std::string(reason_text(reason)), std::string(stall_name(reason)), time_before(waits)});
+                       const std::string& who, Duration waits,
+                       Duration waited) -> std::vector<ControlCell>& {
+    const std::string text(reason_text(reason));
+    const bool named = reason == StallReason::kApplication && !who.empty();
+    return table.rows.emplace_back(
+        std::vector<ControlCell>{std::move(stream), service, milliseconds(waits),
+                                 milliseconds(waited), named ? text + ": " + who : text, text,
+                                 std::string(stall_name(reason)), time_before(waits)});
   };
   for (const ListenerRow& row : found.listeners) {
-    auto& cells = add({}, row.service, row.reason, row.waits, row.waited);
+    auto& cells = add({}, row.service, row.reason, {}, row.waits, row.waited);
     cells.insert(cells.end(), {row.channel, std::string("client"), ControlCell()});
   }
   for (const StreamRow& row : found.rows) {
-    auto& cells = add(to_string(row.name), row.service, *row.waits_for, row.waits,
+    auto& cells = add(to_string(row.name), row.service, *row.waits_for, row.client, row.waits,
                       row.waited[static_cast<size_t>(*row.waits_for)]);
     cells.insert(cells.end(), {row.name.channel, side_of(row.role), text_or_nothing(row.client)});
   }
