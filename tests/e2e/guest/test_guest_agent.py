@@ -127,9 +127,10 @@ def test_a_port_that_was_unplugged(scene: Scene, guest: Guest) -> None:
     agent = guest.start("exec virtagent guest -c virtio-serial:/dev/virtio-ports/plugged")
     guest.wait_for(f"grep open {agent.log_path}")
     served()
+    # One that spins takes all of the time, in hundredths of a second. That the machine stood still counts as well.
     before = ticks()
     time.sleep(2)
-    assert ticks() - before <= 10, "a hundredth of a second each"
+    assert ticks() - before <= 50
     assert lines("closed") == 0
     served()
     for count in range(1, 3):
@@ -137,8 +138,8 @@ def test_a_port_that_was_unplugged(scene: Scene, guest: Guest) -> None:
         guest.check("rm /dev/virtio-ports/plugged")
         await_that("the agent lets go of it", lambda: lines("closed, the device is gone or has hung up") == count, 20)
         before = ticks()
-        time.sleep(1)
-        assert ticks() - before <= 10
+        time.sleep(2)
+        assert ticks() - before <= 50
         plug()
         served()
     agent.kill()
