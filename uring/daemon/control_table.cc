@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/assert.h"
 #include "uring/base/readable.h"
 #include "uring/base/text.h"
 
@@ -43,6 +44,7 @@ Json json_of(const ControlCell& cell, ColumnUnit unit) {
 }
 
 Json object_of(const ControlTable& table, const std::vector<ControlCell>& row) {
+  VP_ASSERT(row.size() == table.columns.size());
   Json object = Json::object();
   for (size_t i = 0; i < table.columns.size(); ++i) {
     if (table.columns[i].place == ColumnPlace::kText) continue;
@@ -85,6 +87,7 @@ std::string to_text(const ControlTable& table, TableShape shape) {
     for (const size_t i : shown) width = std::max(width, table.columns[i].name.size());
     for (const size_t i : shown) {
       const ControlColumn& column = table.columns[i];
+      VP_ASSERT(table.rows.front().size() == table.columns.size());
       text += fmt::format("{:<{}}  {}\n", column.name, width,
                           text_of(table.rows.front()[i], column.unit));
     }
@@ -94,6 +97,7 @@ std::string to_text(const ControlTable& table, TableShape shape) {
   std::vector<std::vector<std::string>> rows;
   for (const size_t i : shown) widths.push_back(table.columns[i].name.size());
   for (const auto& row : table.rows) {
+    VP_ASSERT(row.size() == table.columns.size());
     auto& cells = rows.emplace_back();
     for (size_t k = 0; k < shown.size(); ++k) {
       cells.push_back(text_of(row[shown[k]], table.columns[shown[k]].unit));

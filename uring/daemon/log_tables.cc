@@ -182,13 +182,13 @@ void add_blocked_sources(const LogRows& logs, std::string_view channel, ControlT
     const bool connected = of != logs.rows().end() && of->up.value_or(0) > 0;
     const auto since = system_clock::now() - std::chrono::duration_cast<system_clock::duration>(
                                                  std::chrono::nanoseconds(*row.blocked_now));
-    table.rows.push_back(
-        {ControlCell(), "source " + row.name, milliseconds_of(row.blocked_now),
-         milliseconds_of(row.blocked_time),
-         std::string(connected ? "no room for lines: the other end acknowledges them too slowly"
-                               : "no room for lines: the other end does not take any"),
-         std::string(connected ? "acknowledgement" : "session"), utc_time(since), row.channel,
-         std::string("source"), ControlCell()});
+    const std::string reason = connected
+                                   ? "no room for lines: the other end acknowledges them too slowly"
+                                   : "no room for lines: the other end does not take any";
+    table.rows.push_back({ControlCell(), "source " + row.name, milliseconds_of(row.blocked_now),
+                          milliseconds_of(row.blocked_time), reason, reason,
+                          std::string(connected ? "acknowledgement" : "session"), utc_time(since),
+                          row.channel, std::string("source"), ControlCell()});
   }
 }
 
