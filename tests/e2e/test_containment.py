@@ -414,8 +414,11 @@ def test_what_a_list_does_not_guard_is_said(scene: Scene) -> None:
     daemon.terminate()
     channel = f"unix-connect:{scene.addresses.unix().spec}"
     none = "warn .*--socket-mode and --socket-owner have no effect: this process listens on no path"
-    for door, said in ((doors[1], True), (doors[0], False)):
-        daemon = scene.daemon("-c", channel, *out("x", door), "--socket-owner", str(os.getuid()))
+    for door, option, value, said in ((doors[1], "--socket-owner", "1", True), (doors[0], "--socket-mode", "600", False),
+                                      (doors[1], "--user", "nobody", False)):
+        if os.getuid() != 0 and option != "--socket-mode":
+            continue
+        daemon = scene.daemon("-c", channel, *out("x", door), option, value)
         daemon.wait_for_log("ready")
         assert bool(re.search(none, daemon.stderr())) == said
         daemon.terminate()

@@ -109,7 +109,10 @@ std::vector<std::string> idle_modes(const Options& options) {
   bool given = false;
   bool useful = false;
   const auto look = [&](const ListenRules& rules, const Address& address, bool listens) {
-    given |= rules.mode || rules.owner || rules.group;
+    // Without an owner of its own a socket is given to the user of --user.
+    const auto& user = options.process.user;
+    given |= rules.mode || (rules.owner && !(user && rules.owner == user->uid)) ||
+             (rules.group && !(user && rules.group == user->gid));
     useful |= listens && address.kind == Address::Kind::kUnix && !address.host.starts_with('@');
   };
   for (const ForwardSpec& forward : options.oforwards) look(forward.listen, forward.address, true);
