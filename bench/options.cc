@@ -71,7 +71,7 @@ void add_run(CLI::App& run, Raw& raw) {
   run.add_flag("--no-sink", raw.no_sink, "the sink runs elsewhere (virtproxy-bench serve)");
   run.add_option("-n,--connections", plan.connections, "connections; churn: at a time (1)");
   run.add_option("--ping-connections", plan.ping_connections, "mixed: ping-pong connections (1)");
-  run.add_option("--size", plan.size, "message size of all modes but bulk (64)")
+  run.add_option("--size", plan.size, "message size of ping-pong, one-way, mixed and churn (64)")
       ->transform(as_size());
   run.add_option("--chunk", plan.chunk, "size of a bulk write (64K)")->transform(as_size());
   run.add_option("--direction", raw.direction, "of bulk streams: up, down or both (up)");
