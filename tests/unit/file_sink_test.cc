@@ -1,5 +1,8 @@
 // A file of lines over an end of the process between the write and the commit of the accounts,
 // which each test makes by never committing.
+#include <sys/resource.h>
+
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -81,6 +84,40 @@ TEST_P(FileSinkTest, AFileThatWasCutGoesOnWhereItEnds) {
   write("a longer line than the one that was cut");
   end();
   begin();
+  EXPECT_EQ(texts(), Lines{"one"});
+}
+
+TEST_P(FileSinkTest, ARotationThatWasInterruptedIsCompleted) {
+  begin();
+  write("one");
+  commit();
+  write("two");
+  end();
+  std::filesystem::rename(in_folder("lines"), in_folder("lines.1"));
+  std::ofstream(in_folder("lines")) << "not committed\n";
+  for (int start = 0; start < 2; ++start) {
+    begin();
+    EXPECT_EQ(texts(), Lines{});
+    EXPECT_EQ(lines("lines.1").size(), 1u);
+    write("three");
+    end();
+  }
+}
+
+TEST_P(FileSinkTest, LinesWaitUntilTheBeginningCanBeCommitted) {
+  begin();
+  rlimit limit{};
+  getrlimit(RLIMIT_FSIZE, &limit);
+  const auto before = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit none{0, limit.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &none);
+  give("one");
+  sink_->flush();
+  EXPECT_EQ(sink_->counters().failures, 1u);
+  EXPECT_EQ(texts(), Lines{});
+  setrlimit(RLIMIT_FSIZE, &limit);
+  std::signal(SIGXFSZ, before);
+  EXPECT_TRUE(run([&] { return sink_->safe() == 1; }));
   EXPECT_EQ(texts(), Lines{"one"});
 }
 

@@ -25,18 +25,17 @@ bool is_file(const SinkNote& note, const struct stat& status) {
 
 }  // namespace
 
-FileSink::FileSink(const SinkSpec& spec)
+FileSink::FileSink(const SinkSpec& spec, AccountFile& accounts)
     : spec_(spec),
+      accounts_(accounts),
       writer_(spec.format),
       most_pending_(spec.rotate_size ? std::min<uint64_t>(kMostPending, *spec.rotate_size / 4)
                                      : kMostPending) {}
 
 tl::expected<std::unique_ptr<LogSink>, std::string> FileSink::open(const SinkSpec& spec,
                                                                    AccountFile& accounts) {
-  std::unique_ptr<FileSink> sink(new FileSink(spec));
-  auto good = sink->prepare(accounts);
-  if (good) good = sink->note_beginning(accounts);
-  if (!good) return Failure(good.error());
+  std::unique_ptr<FileSink> sink(new FileSink(spec, accounts));
+  if (auto prepared = sink->prepare(); !prepared) return Failure(prepared.error());
   return sink;
 }
 
@@ -44,7 +43,7 @@ std::string FileSink::generation(unsigned number) const {
   return number == 0 ? name_ : name_ + "." + std::to_string(number);
 }
 
-tl::expected<void, std::string> FileSink::prepare(const AccountFile& accounts) {
+tl::expected<void, std::string> FileSink::prepare() {
   const auto failure = [&](const char* what) {
     return Failure(fmt::format("{}: {}: {}", printable(spec_.target), what, std::strerror(errno)));
   };
@@ -64,9 +63,14 @@ tl::expected<void, std::string> FileSink::prepare(const AccountFile& accounts) {
                     printable(spec_.target)));
   }
   const auto size = static_cast<uint64_t>(status.st_size);
-  const SinkNote before = accounts.note();
+  // What the process before had written and not synchronised counts as safe from now on.
+  if (spec_.sync && (fdatasync(directory_.get()) != 0 || fdatasync(file_.get()) != 0 ||
+                     (!accounts_.fresh() && !accounts_.sync()))) {
+    return failure("cannot be written to the disk");
+  }
+  const SinkNote before = accounts_.note();
   note_ = {size, status.st_dev, status.st_ino, unix_now()};
-  if (accounts.fresh()) return {};
+  if (accounts_.fresh()) return {};
   if (is_file(before, status)) {
     note_.begun = before.begun;
     if (size < before.offset) {
@@ -104,11 +108,10 @@ tl::expected<void, std::string> FileSink::prepare(const AccountFile& accounts) {
 
 // Where this process begins to write is committed before it writes. Without that, what is written
 // and not committed when the process is killed would be taken for lines of before, and come twice.
-tl::expected<void, std::string> FileSink::note_beginning(AccountFile& accounts) const {
-  if (!accounts.fresh() && accounts.note() == note_) return {};
-  if (accounts.commit(note_, {}) && (!spec_.sync || accounts.sync())) return {};
-  return Failure(
-      fmt::format("{} cannot be written: {}", printable(spec_.state), std::strerror(errno)));
+bool FileSink::note_beginning() {
+  if (begun_) return true;
+  begun_ = accounts_.commit(note_, {}) && (!spec_.sync || accounts_.sync());
+  return begun_;
 }
 
 void FileSink::start(Loop& loop, ResolverDriver&, Client* client) {
@@ -209,6 +212,7 @@ bool FileSink::write_pending() {
 
 void FileSink::flush() {
   if (blocked_ || safe_ == taken_) return;
+  if (!note_beginning()) return fail("its accounts");
   if ((rotation_ == Rotation::kRenamed || must_rotate()) && !rotate()) return fail("rotation");
   if (!write_pending()) return fail("write");
   if (spec_.sync && !pending_.empty() && fdatasync(file_.get()) != 0) {

@@ -40,9 +40,9 @@ class FileSink final : public LogSink, private Timer::Owner {
  private:
   static constexpr size_t kMostPending = 1u << 20;
 
-  explicit FileSink(const SinkSpec& spec);
-  tl::expected<void, std::string> prepare(const AccountFile& accounts);
-  tl::expected<void, std::string> note_beginning(AccountFile& accounts) const;
+  FileSink(const SinkSpec& spec, AccountFile& accounts);
+  tl::expected<void, std::string> prepare();
+  bool note_beginning();
   std::string generation(unsigned number) const;
   void expired(Timer& timer) override;
   void fail(const char* what);
@@ -52,6 +52,7 @@ class FileSink final : public LogSink, private Timer::Owner {
   bool rotate();
 
   const SinkSpec spec_;
+  AccountFile& accounts_;
   LineWriter writer_;
   // A file is exceeded by what is written at once, which is little compared to it: one parcel more.
   size_t most_pending_;
@@ -66,6 +67,7 @@ class FileSink final : public LogSink, private Timer::Owner {
   size_t written_ = 0;  // bytes of pending_
   uint64_t taken_ = 0;
   uint64_t safe_ = 0;
+  bool begun_ = false;     // where it begins to write is committed
   bool blocked_ = false;   // a write failed; tried again by the timer
   bool reported_ = false;  // … and the log has it
   // A rotation that failed half way goes on where it stood.
