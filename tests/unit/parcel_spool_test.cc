@@ -295,6 +295,30 @@ TEST_P(ParcelSpoolTest, DamageBeforeTheFirstParcelIsCountedAfterARestart) {
   EXPECT_EQ(spool_->counters().lost_lines, 3u);
 }
 
+// As after an end of the machine that took what was not on the disk yet, but left the accounts.
+TEST_P(ParcelSpoolTest, WhatComesAfterASpoolThatIsShorterThanItsAccountsIsDelivered) {
+  Sender sender("vm1");
+  for (int i = 0; i < 3; ++i) {
+    put(sender, sender.lines({std::string(1 << 20, 'x')}));
+    store(1);
+    EXPECT_EQ(read(1).size(), 1u);
+  }
+  put(sender, sender.lines({"known"}));
+  store(1);
+  EXPECT_EQ(read(1), std::vector<std::string>{"known"});
+  (void)spool_->take_stored();
+  close();
+  {
+    std::fstream file(folder_ / "spool", std::ios::in | std::ios::out | std::ios::binary);
+    const std::string zeros(fs::file_size(folder_ / "spool"), '\0');
+    file.write(zeros.data(), static_cast<std::streamsize>(zeros.size()));
+  }
+  open();
+  put(sender, sender.lines({"new"}));
+  store(1);
+  EXPECT_EQ(read(1), std::vector<std::string>{"new"});
+}
+
 TEST_P(ParcelSpoolTest, LogsOfEarlierRunsAreLeftBehindAndFreed) {
   Sender sender("vm1");
   for (int start = 0; start < 40; ++start) {

@@ -253,6 +253,12 @@ bool AccountFile::commit(const SinkNote& note, const std::vector<Change>& change
   return true;
 }
 
-bool AccountFile::sync() { return fdatasync(fd_.get()) == 0; }
+// The kernel reports a failed write-back once, and may drop the pages: a later record behind the
+// lost one would never be read. The next commit begins the other slot.
+bool AccountFile::sync() {
+  if (fdatasync(fd_.get()) == 0) return true;
+  limit_ = 0;
+  return false;
+}
 
 }  // namespace virtproxy

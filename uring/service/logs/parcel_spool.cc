@@ -110,6 +110,9 @@ bool ParcelSpool::recover() {
         "of the machine",
         printable(spec_.path), known - std::max(end, released_));
   }
+  // New parcels begin at `next`. What was released of the part that is lost must not count for
+  // them.
+  if (known > next) released_ = std::min(released_, next);
   note_.offset = next;
   log_.reset();
   assembly_ = {};
