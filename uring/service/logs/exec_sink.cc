@@ -27,6 +27,8 @@ constexpr size_t kMostLinesOfTurn = 256u << 10;
 constexpr size_t kMostAnswersLeft = 1u << 20;
 // A program that has closed a pipe, and does not end in this time, is ended.
 constexpr Duration kEndsAfterClosing = std::chrono::seconds(1);
+// That time passes in as many parts, so that it does not pass while the machine stands still.
+constexpr unsigned kPartsOfEnding = 4;
 
 }  // namespace
 
@@ -57,7 +59,7 @@ void ExecSink::take(const ParcelView& view) {
   });
 }
 
-void ExecSink::complete(Op& op, Outcome) {
+void ExecSink::complete(Op& op, Outcome outcome) {
   if (&op == &news_op_ && state_ != State::kStopped) {
     bool gone = false;
     while (auto news = keeper_.receive()) {
@@ -68,7 +70,9 @@ void ExecSink::complete(Op& op, Outcome) {
     if (!gone) loop_->driver().poll(news_op_, {keeper_.fd(), -1}, POLLIN);
   }
   if (&op == &output_op_ && state_ == State::kUp) on_answers();
-  if (&op == &input_end_op_ && state_ == State::kUp) on_closed("standard input");
+  // One that has failed tells nothing: then a write finds the end.
+  const bool ended = outcome.result > 0 && (outcome.result & (POLLERR | POLLHUP)) != 0;
+  if (&op == &input_end_op_ && state_ == State::kUp && ended) on_closed("standard input");
   if (state_ == State::kLeaving && pipes_idle()) {
     input_.reset();
     output_.reset();
@@ -159,11 +163,15 @@ void ExecSink::break_off(std::string_view why) {
 // A program that ends closes its pipes before its status is known.
 void ExecSink::on_closed(std::string_view pipe) {
   closed_ = pipe;
-  ending_->set(loop_->now() + kEndsAfterClosing);
+  parts_left_ = kPartsOfEnding;
+  ending_->set(loop_->now() + kEndsAfterClosing / kPartsOfEnding);
   lose();
 }
 
-void ExecSink::expired(Timer&) { break_off(fmt::format("it has closed its {}", closed_)); }
+void ExecSink::expired(Timer&) {
+  if (--parts_left_ == 0) return break_off(fmt::format("it has closed its {}", closed_));
+  ending_->set(loop_->now() + kEndsAfterClosing / kPartsOfEnding);
+}
 
 void ExecSink::flush() {
   size_t of_turn = 0;

@@ -87,6 +87,7 @@ class ExecSink final : public LogSink, private Completion, private Timer::Owner 
   std::string answers_;                    // the beginning of one
   std::string_view closed_;                // the pipe that the program has closed, for the log
   std::unique_ptr<Timer> ending_;          // until a program that has closed it is ended
+  unsigned parts_left_ = 0;                // of the time that it has
   uint64_t acknowledged_ = 0;              // lines, since it was started
 };
 
