@@ -144,7 +144,8 @@ Duration heartbeat_interval(Duration watchdog) {
   return std::max(watchdog / kHeartbeatsPerWatchdog, kShortestHeartbeat);
 }
 
-// How long the last resets and the end of requests to the kernel may take, after --drain-timeout.
+// How long the last resets and the end of requests to the kernel may take, after --drain-timeout:
+// those of the workers, then those of the log hub.
 constexpr Duration kEndLimit = std::chrono::seconds(5);
 
 // A service may have several listeners.
@@ -191,10 +192,7 @@ class Daemon final : private Worker::Client {
       worker.events = &events_;
       worker.answer_far = [this](FarQuestion question) { answer_later(std::move(question)); };
     }
-    end_limit_ = to_duration(options.process.drain_timeout) + kEndLimit;
-    if (!options.process.ship_sources.empty()) {
-      end_limit_ += to_duration(options.process.ship_flush_timeout) + logs::LogShipper::kSyncLimit;
-    }
+    set_end_limit();
     if (const auto checked = check_daemon(options); !checked) {
       log_error("{}", checked.error());
       return 1;
@@ -519,10 +517,17 @@ class Daemon final : private Worker::Client {
     if (stopping_) return finish(tl::unexpected<std::string>("the process is about to end"));
     manager_.reloading();
     reloader_->make(change, [this, finish](const ChannelChange::Result& result) {
-      end_limit_ = to_duration(options_.process.drain_timeout) + kEndLimit;
+      set_end_limit();
       if (!stopping_) manager_.ready(ready_status(options_));
       finish(result);
     });
+  }
+
+  void set_end_limit() {
+    const ProcessSettings& process = options_.process;
+    end_limit_ = to_duration(process.drain_timeout) + kEndLimit;
+    if (process.ship_sources.empty()) return;
+    end_limit_ += to_duration(process.ship_flush_timeout) + logs::LogShipper::kSyncLimit;
   }
 
   void stop_at_once() {

@@ -64,8 +64,9 @@ class Loop {
   int turn();
 
   // Turns until done(), which is asked before each of them, or until `limit` has passed. A time in
-  // which the process did not run counts for a part of the limit only: one that was stopped, or
-  // whose machine was, gets its turns before it is late. A negative errno as turn() returns it.
+  // which the process did not run counts for a tenth of the limit only: one that was stopped, or
+  // whose machine was, gets its turns before it is late. So does a turn that takes longer than
+  // that. A negative errno as turn() returns it.
   enum class Waited : uint8_t { kDone, kLate };
   tl::expected<Waited, int> turn_until(Duration limit, const std::function<bool()>& done);
 
