@@ -132,6 +132,13 @@ class Client {
     kBlocked,  // the socket takes nothing
   };
 
+  // The error was told, and is empty.
+  tl::expected<Json, std::string> outcome_of(Notice done) const {
+    if (done.kind == Notice::Kind::kAnswered) return std::move(done.body);
+    refused(done.error);
+    return tl::unexpected(std::string());
+  }
+
   // Waits for the answer, and calls `feed` meanwhile while the socket takes bytes. Fails once
   // nothing was fed and no answer came for `patience`.
   template <typename Feed>
@@ -139,12 +146,13 @@ class Client {
     Instant stalls_at = monotonic_now() + patience;
     for (;;) {
       Instant now = monotonic_now();
-      conversation_.tick(now);
-      if (auto done = take(call, now)) {
-        if (done->kind == Notice::Kind::kAnswered) return std::move(done->body);
-        refused(done->error);
-        return tl::unexpected(std::string());
+      // What has come counts before the time that has passed: this process may have been stopped.
+      auto done = take(call, now);
+      if (!done) {
+        conversation_.tick(now);
+        done = take(call, now);
       }
+      if (done) return outcome_of(*std::move(done));
       if (!write_some(now)) return tl::unexpected(std::string("the other end is gone"));
       const Feeding fed = conversation_.pending().empty() ? feed() : Feeding::kNothing;
       if (fed == Feeding::kMoved) stalls_at = now + patience;
@@ -154,11 +162,8 @@ class Client {
       const Instant next = conversation_.next_deadline().value_or(now + std::chrono::seconds(1));
       poll(&wait, 1, milliseconds_of(std::min(next, stalls_at) - now));
       if (wait.revents != 0 && (wait.revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !read_some()) {
-        if (auto done = take(call, monotonic_now())) {
-          if (done->kind == Notice::Kind::kAnswered) return std::move(done->body);
-          refused(done->error);
-          return tl::unexpected(std::string());
-        }
+        done = take(call, monotonic_now());
+        if (done) return outcome_of(*std::move(done));
         return tl::unexpected(std::string("the connection ended before the answer came"));
       }
     }
