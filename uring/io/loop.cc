@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "uring/base/clock.h"
+#include "uring/io/parted_timer.h"
 
 namespace virtproxy {
 
@@ -13,14 +14,6 @@ constexpr unsigned kTimersPerTurn = 64;
 // Newer kernels make a few dozen at a time, older ones all there are, and one channel may have
 // thousands: what other channels have to send leaves between them.
 constexpr unsigned kCompletionsPerTurn = 512;
-// A limit passes in as many parts, each of which begins when the one before was noticed to be over.
-constexpr int kPartsOfLimit = 10;
-
-struct PartsLeft final : Timer::Owner {
-  void expired(Timer&) override { --left; }
-
-  int left = kPartsOfLimit;
-};
 
 }  // namespace
 
@@ -53,11 +46,11 @@ int Loop::turn() {
 
 tl::expected<Loop::Waited, int> Loop::turn_until(Duration limit,
                                                  const std::function<bool()>& done) {
-  PartsLeft parts;
-  Timer timer(timers_, &parts);
+  bool late = false;
+  PartedTimer timer(*this, [&late] { late = true; });
+  timer.set(limit);
   while (!done()) {
-    if (parts.left == 0) return Waited::kLate;
-    if (!timer.armed()) timer.set(now_ + limit / kPartsOfLimit);
+    if (late) return Waited::kLate;
     if (const int failure = turn(); failure != 0) return tl::unexpected(failure);
   }
   return Waited::kDone;

@@ -63,10 +63,8 @@ class Loop {
   // Returns 0, or a negative errno when the driver is broken.
   int turn();
 
-  // Turns until done(), which is asked before each of them, or until `limit` has passed. A time in
-  // which the process did not run counts for a tenth of the limit only: one that was stopped, or
-  // whose machine was, gets its turns before it is late. So does a turn that takes longer than
-  // that. A negative errno as turn() returns it.
+  // Turns until done(), which is asked before each of them, or until `limit` has passed as
+  // parted_timer.h counts it. A negative errno as turn() returns it.
   enum class Waited : uint8_t { kDone, kLate };
   tl::expected<Waited, int> turn_until(Duration limit, const std::function<bool()>& done);
 

@@ -27,8 +27,6 @@ constexpr size_t kMostLinesOfTurn = 256u << 10;
 constexpr size_t kMostAnswersLeft = 1u << 20;
 // A program that has closed a pipe, and does not end in this time, is ended.
 constexpr Duration kEndsAfterClosing = std::chrono::seconds(1);
-// That time passes in as many parts, so that it does not pass while the machine stands still.
-constexpr unsigned kPartsOfEnding = 4;
 
 }  // namespace
 
@@ -47,8 +45,8 @@ tl::expected<std::unique_ptr<LogSink>, std::string> ExecSink::open(const SinkSpe
 void ExecSink::start(Loop& loop, ResolverDriver&, Client* client) {
   loop_ = &loop;
   client_ = client;
-  Timer::Owner* const owner = this;
-  ending_ = std::make_unique<Timer>(loop.timers(), owner);
+  ending_ = std::make_unique<PartedTimer>(
+      loop, [this] { break_off(fmt::format("it has closed its {}", closed_)); });
   loop.driver().poll(news_op_, {keeper_.fd(), -1}, POLLIN);
 }
 
@@ -161,16 +159,10 @@ void ExecSink::break_off(std::string_view why) {
 }
 
 // A program that ends closes its pipes before its status is known.
-void ExecSink::on_closed(std::string_view pipe) {
+void ExecSink::on_closed(const char* pipe) {
   closed_ = pipe;
-  parts_left_ = kPartsOfEnding;
-  ending_->set(loop_->now() + kEndsAfterClosing / kPartsOfEnding);
+  ending_->set(kEndsAfterClosing);
   lose();
-}
-
-void ExecSink::expired(Timer&) {
-  if (--parts_left_ == 0) return break_off(fmt::format("it has closed its {}", closed_));
-  ending_->set(loop_->now() + kEndsAfterClosing / kPartsOfEnding);
 }
 
 void ExecSink::flush() {

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "uring/io/parted_timer.h"
 #include "uring/service/logs/child_keeper.h"
 #include "uring/service/logs/line_format.h"
 #include "uring/service/logs/log_sink.h"
@@ -17,7 +18,7 @@
 
 namespace virtproxy {
 
-class ExecSink final : public LogSink, private Completion, private Timer::Owner {
+class ExecSink final : public LogSink, private Completion {
  public:
   // Starts the process that runs the program.
   static tl::expected<std::unique_ptr<LogSink>, std::string> open(const SinkSpec& spec);
@@ -45,7 +46,6 @@ class ExecSink final : public LogSink, private Completion, private Timer::Owner 
         input_end_op_(this),
         output_op_(this) {}
   void complete(Op& op, Outcome outcome) override;
-  void expired(Timer& timer) override;
   bool pipes_idle() const {
     return !input_op_.pending && !input_end_op_.pending && !output_op_.pending;
   }
@@ -61,7 +61,7 @@ class ExecSink final : public LogSink, private Completion, private Timer::Owner 
   Answers read_answers(size_t most, std::string& why);
   bool take_answer(std::string_view answer);
   void break_off(std::string_view why);
-  void on_closed(std::string_view pipe);
+  void on_closed(const char* pipe);
 
   const SinkSpec spec_;
   LineWriter writer_;
@@ -70,7 +70,7 @@ class ExecSink final : public LogSink, private Completion, private Timer::Owner 
   Client* client_ = nullptr;
   Op news_op_;
   Op input_op_;      // room in the pipe to the program
-  Op input_end_op_;  // nobody reads that pipe any more
+  Op input_end_op_;  // completes when that pipe has no reader
   Op output_op_;     // something in the one from the program
   SentParcels parcels_;
   enum class State : uint8_t {
@@ -85,9 +85,8 @@ class ExecSink final : public LogSink, private Completion, private Timer::Owner 
   std::string out_;                        // lines for the pipe
   size_t written_ = 0;                     // bytes of it
   std::string answers_;                    // the beginning of one
-  std::string_view closed_;                // the pipe that the program has closed, for the log
-  std::unique_ptr<Timer> ending_;          // until a program that has closed it is ended
-  unsigned parts_left_ = 0;                // of the time that it has
+  const char* closed_ = "";                // the pipe that the program has closed, for the log
+  std::unique_ptr<PartedTimer> ending_;    // until a program that has closed it is ended
   uint64_t acknowledged_ = 0;              // lines, since it was started
 };
 
