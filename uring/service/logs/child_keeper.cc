@@ -95,14 +95,18 @@ bool stay(int control, Duration pause) {
   }
 }
 
+void take_signals(int signals) {
+  signalfd_siginfo signal;
+  while (read(signals, &signal, sizeof signal) > 0) {
+  }
+}
+
 // Until it has ended. False if the process at the other end is gone.
 bool attend(int control, int signals, pid_t child, int& status) {
   for (;;) {
     std::array<pollfd, 2> news{pollfd{control, POLLIN, 0}, pollfd{signals, POLLIN, 0}};
     if (poll(news.data(), news.size(), -1) < 0 && errno != EINTR) return false;
-    signalfd_siginfo signal;
-    while (read(signals, &signal, sizeof signal) > 0) {
-    }
+    take_signals(signals);
     if (waitpid(child, &status, WNOHANG) == child) return true;
     char command = 0;
     const ssize_t got = recv(control, &command, 1, MSG_DONTWAIT);
@@ -123,10 +127,8 @@ void end(int signals, pid_t child) {
     }
     pollfd news{signals, POLLIN, 0};
     const auto most = std::chrono::ceil<std::chrono::milliseconds>(left);
-    if (poll(&news, 1, static_cast<int>(most.count())) <= 0) continue;
-    signalfd_siginfo signal;
-    while (read(signals, &signal, sizeof signal) > 0) {
-    }
+    poll(&news, 1, static_cast<int>(most.count()));
+    take_signals(signals);
   }
 }
 
