@@ -43,8 +43,11 @@ Json json_of(const ControlCell& cell, ColumnUnit unit) {
   return *number;
 }
 
+void check_rows(const ControlTable& table) {
+  for (const auto& row : table.rows) VP_ASSERT(row.size() == table.columns.size());
+}
+
 Json object_of(const ControlTable& table, const std::vector<ControlCell>& row) {
-  VP_ASSERT(row.size() == table.columns.size());
   Json object = Json::object();
   for (size_t i = 0; i < table.columns.size(); ++i) {
     if (table.columns[i].place == ColumnPlace::kText) continue;
@@ -77,6 +80,7 @@ std::string utc_time(std::chrono::system_clock::time_point time) {
 }
 
 std::string to_text(const ControlTable& table, TableShape shape) {
+  check_rows(table);
   std::string text;
   std::vector<size_t> shown;  // columns
   for (size_t i = 0; i < table.columns.size(); ++i) {
@@ -87,7 +91,6 @@ std::string to_text(const ControlTable& table, TableShape shape) {
     for (const size_t i : shown) width = std::max(width, table.columns[i].name.size());
     for (const size_t i : shown) {
       const ControlColumn& column = table.columns[i];
-      VP_ASSERT(table.rows.front().size() == table.columns.size());
       text += fmt::format("{:<{}}  {}\n", column.name, width,
                           text_of(table.rows.front()[i], column.unit));
     }
@@ -97,7 +100,6 @@ std::string to_text(const ControlTable& table, TableShape shape) {
   std::vector<std::vector<std::string>> rows;
   for (const size_t i : shown) widths.push_back(table.columns[i].name.size());
   for (const auto& row : table.rows) {
-    VP_ASSERT(row.size() == table.columns.size());
     auto& cells = rows.emplace_back();
     for (size_t k = 0; k < shown.size(); ++k) {
       cells.push_back(text_of(row[shown[k]], table.columns[shown[k]].unit));
@@ -116,6 +118,7 @@ std::string to_text(const ControlTable& table, TableShape shape) {
 }
 
 std::string to_json(const ControlTable& table, TableShape shape) {
+  check_rows(table);
   if (shape == TableShape::kRecord) return object_of(table, table.rows.front()).dump() + "\n\n";
   Json list = Json::array();
   for (const auto& row : table.rows) list.push_back(object_of(table, row));
