@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "process_stats.h"
 
@@ -122,9 +124,11 @@ void check_writable(const std::string& path) {
   if (path.empty() || path == "-") return;
   const auto folder = std::filesystem::absolute(path).parent_path();
   const bool there = access(path.c_str(), F_OK) == 0;
-  if (access(there ? path.c_str() : folder.c_str(), W_OK) == 0) {
-    if (!there || !std::filesystem::is_directory(path)) return;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
     errno = EISDIR;
+  } else if (access(there ? path.c_str() : folder.c_str(), W_OK) == 0) {
+    return;
   }
   throw file_failure("write", path);
 }
