@@ -120,6 +120,16 @@ def test_a_port_that_was_unplugged(scene: Scene, guest: Guest) -> None:
     def ticks() -> int:
         return sum(map(int, guest.check(f"cut -d' ' -f14,15 /proc/{agent.pid}/stat").split()))
 
+    def spent(seconds: float) -> int:
+        """Hundredths of a second of processor time in as many seconds. Three measurements, the least counts: one in
+        which the machine stood still counts that as well."""
+        found = []
+        while len(found) < 3 and min(found, default=11) > 10:
+            before = ticks()
+            time.sleep(seconds)
+            found.append(ticks() - before)
+        return min(found)
+
     def lines(pattern: str) -> int:
         return len(re.findall(pattern, agent.log()))
 
@@ -127,19 +137,14 @@ def test_a_port_that_was_unplugged(scene: Scene, guest: Guest) -> None:
     agent = guest.start("exec virtagent guest -c virtio-serial:/dev/virtio-ports/plugged")
     guest.wait_for(f"grep open {agent.log_path}")
     served()
-    # One that spins takes all of the time, in hundredths of a second. That the machine stood still counts as well.
-    before = ticks()
-    time.sleep(2)
-    assert ticks() - before <= 50
+    assert spent(2) <= 10
     assert lines("closed") == 0
     served()
     for count in range(1, 3):
         guest.qmp("device_del", id="plugged")
         guest.check("rm /dev/virtio-ports/plugged")
         await_that("the agent lets go of it", lambda: lines("closed, the device is gone or has hung up") == count, 20)
-        before = ticks()
-        time.sleep(2)
-        assert ticks() - before <= 50
+        assert spent(1) <= 10
         plug()
         served()
     agent.kill()
