@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "uring/base/clock.h"
-#include "uring/io/parted_timer.h"
-
 namespace virtproxy {
 
 namespace {
@@ -17,28 +14,29 @@ constexpr unsigned kCompletionsPerTurn = 512;
 
 }  // namespace
 
-void Loop::update_clock() { now_ = monotonic_now(); }
-
-Duration Loop::spent() const { return monotonic_now() - now_; }
-
 int Loop::turn() {
-  std::optional<Instant> deadline = timers_.next();
+  const std::optional<Instant> due = timers_.next();
   // Somebody may have asked before the first turn: a device that was there at the start.
-  if (hurried_ || !deferred_.empty() || (deadline && *deadline <= now_)) deadline = Driver::kNow;
+  const bool sleeps = !hurried_ && deferred_.empty() && !(due && *due <= now());
   hurried_ = false;
-  const bool sleeps = deadline != Driver::kNow;
+  std::optional<Instant> until;
+  if (!sleeps) {
+    until = Driver::kNow;
+  } else if (due) {
+    until = clock_.sleep_until(*due);
+  }
   const Instant begun = ended_;
-  const int result = driver_->wait(deadline);
+  const int result = driver_->wait(until);
   if (result < 0) return result;
   if (driver_->submitted()) arena_.reset();
-  update_clock();
+  const Instant woke = clock_.woke(until);
   if (driver_->dispatch(kCompletionsPerTurn)) hurry();
-  timers_.expire(now_, kTimersPerTurn);
+  timers_.expire(now(), kTimersPerTurn);
   std::swap(running_, deferred_);
   for (Deferred* deferred : running_) deferred->run_deferred();
   running_.clear();
   ended_ = monotonic_now();
-  const Duration taken = ended_ - (sleeps ? now_ : begun);
+  const Duration taken = ended_ - (sleeps ? woke : begun);
   longest_ = std::max(longest_, taken);
   turns_.add(taken);
   return 0;
@@ -46,11 +44,14 @@ int Loop::turn() {
 
 tl::expected<Loop::Waited, int> Loop::turn_until(Duration limit,
                                                  const std::function<bool()>& done) {
-  bool late = false;
-  PartedTimer timer(*this, [&late] { late = true; });
-  timer.set(limit);
+  struct Limit final : Timer::Owner {
+    void expired(Timer&) override { late = true; }
+    bool late = false;
+  } over;
+  Timer timer(timers_, &over);
+  timer.set(now() + limit);
   while (!done()) {
-    if (late) return Waited::kLate;
+    if (over.late) return Waited::kLate;
     if (const int failure = turn(); failure != 0) return tl::unexpected(failure);
   }
   return Waited::kDone;

@@ -15,7 +15,9 @@
 #include <utility>
 #include <vector>
 
+#include "uring/base/clock.h"
 #include "uring/base/duration_histogram.h"
+#include "uring/base/running_clock.h"
 #include "uring/io/arena.h"
 #include "uring/io/driver.h"
 #include "uring/io/timers.h"
@@ -33,19 +35,18 @@ class Loop {
     ~Deferred() = default;
   };
 
-  explicit Loop(std::unique_ptr<Driver> driver) : driver_(std::move(driver)) {
-    update_clock();
-    ended_ = now_;
-  }
+  explicit Loop(std::unique_ptr<Driver> driver)
+      : driver_(std::move(driver)), ended_(monotonic_now()) {}
 
   Driver& driver() { return *driver_; }
   Timers& timers() { return timers_; }
   Arena& arena() { return arena_; }
-  // Monotonic time at the start of this turn's second step.
-  Instant now() const { return now_; }
+  // The time at the start of this turn's second step, by the clock of running_clock.h: every timer
+  // and every limit of what this loop drives is by this clock.
+  Instant now() const { return clock_.now(); }
 
   // What this turn has taken so far, the wait for it left out. Reads the clock.
-  Duration spent() const;
+  Duration spent() const { return clock_.spent(); }
   // The longest turn since the last call. A wait that may sleep is no part of it.
   Duration take_longest() { return std::exchange(longest_, Duration::zero()); }
 
@@ -63,19 +64,17 @@ class Loop {
   // Returns 0, or a negative errno when the driver is broken.
   int turn();
 
-  // Turns until done(), which is asked before each of them, or until `limit` has passed as
-  // parted_timer.h counts it. A negative errno as turn() returns it.
+  // Turns until done(), which is asked before each of them, or until `limit` has passed. A negative
+  // errno as turn() returns it.
   enum class Waited : uint8_t { kDone, kLate };
   tl::expected<Waited, int> turn_until(Duration limit, const std::function<bool()>& done);
 
  private:
-  void update_clock();
-
   std::unique_ptr<Driver> driver_;
   Timers timers_;
   Arena arena_;
-  Instant now_{};
-  Instant ended_{};  // the last turn
+  RunningClock clock_;
+  Instant ended_;  // the last turn, by the monotonic clock
   Duration longest_{};
   DurationHistogram turns_;
   bool hurried_ = false;

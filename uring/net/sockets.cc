@@ -13,11 +13,10 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <thread>
 #include <utility>
 
-#include "uring/base/clock.h"
 #include "uring/base/log.h"
+#include "uring/base/patience.h"
 #include "uring/net/resolver.h"
 
 namespace virtproxy {
@@ -151,17 +150,15 @@ tl::expected<int, std::string> try_to_listen_at(const Address& address, const So
 tl::expected<int, std::string> listen_at(const Address& address, const SocketAddress& at,
                                          const ListenRules& rules, Duration patience,
                                          BoundPath& path) {
-  const Instant begun = monotonic_now();
+  Patience wait(patience);
   for (bool told = false;;) {
     auto fd = try_to_listen_at(address, at, rules, path);
-    const Duration waited = monotonic_now() - begun;
-    if (fd || errno != EADDRINUSE || waited > patience) return fd;
-    if (waited > kSilentWait && !std::exchange(told, true)) {
+    if (fd || errno != EADDRINUSE || !wait.wait(kAddressInterval)) return fd;
+    if (wait.waited() > kSilentWait && !std::exchange(told, true)) {
       log_info("another process still listens on {}: waiting up to {} ms for its end",
                address.to_string(),
-               std::chrono::ceil<std::chrono::milliseconds>(patience - waited).count());
+               std::chrono::ceil<std::chrono::milliseconds>(wait.left()).count());
     }
-    std::this_thread::sleep_for(kAddressInterval);
   }
 }
 

@@ -1,6 +1,5 @@
 #include "uring/service/logs/exec_sink.h"
 
-#include <fmt/format.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -45,8 +44,8 @@ tl::expected<std::unique_ptr<LogSink>, std::string> ExecSink::open(const SinkSpe
 void ExecSink::start(Loop& loop, ResolverDriver&, Client* client) {
   loop_ = &loop;
   client_ = client;
-  ending_ = std::make_unique<PartedTimer>(
-      loop, [this] { break_off(fmt::format("it has closed its {}", closed_)); });
+  Timer::Owner* const owner = this;
+  ending_ = std::make_unique<Timer>(loop.timers(), owner);
   loop.driver().poll(news_op_, {keeper_.fd(), -1}, POLLIN);
 }
 
@@ -161,7 +160,7 @@ void ExecSink::break_off(std::string_view why) {
 // A program that ends closes its pipes before its status is known.
 void ExecSink::on_closed(const char* pipe) {
   closed_ = pipe;
-  ending_->set(kEndsAfterClosing);
+  ending_->set(loop_->now() + kEndsAfterClosing);
   lose();
 }
 

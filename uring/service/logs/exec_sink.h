@@ -10,7 +10,6 @@
 #include <string>
 #include <string_view>
 
-#include "uring/io/parted_timer.h"
 #include "uring/service/logs/child_keeper.h"
 #include "uring/service/logs/line_format.h"
 #include "uring/service/logs/log_sink.h"
@@ -18,7 +17,7 @@
 
 namespace virtproxy {
 
-class ExecSink final : public LogSink, private Completion {
+class ExecSink final : public LogSink, private Completion, private Timer::Owner {
  public:
   // Starts the process that runs the program.
   static tl::expected<std::unique_ptr<LogSink>, std::string> open(const SinkSpec& spec);
@@ -46,6 +45,8 @@ class ExecSink final : public LogSink, private Completion {
         input_end_op_(this),
         output_op_(this) {}
   void complete(Op& op, Outcome outcome) override;
+  // The program has closed a pipe and did not end.
+  void expired(Timer&) override { break_off(std::string("it has closed its ") + closed_); }
   bool pipes_idle() const {
     return !input_op_.pending && !input_end_op_.pending && !output_op_.pending;
   }
@@ -86,7 +87,7 @@ class ExecSink final : public LogSink, private Completion {
   size_t written_ = 0;                     // bytes of it
   std::string answers_;                    // the beginning of one
   const char* closed_ = "";                // the pipe that the program has closed, for the log
-  std::unique_ptr<PartedTimer> ending_;    // until a program that has closed it is ended
+  std::unique_ptr<Timer> ending_;          // until a program that has closed it is ended
   uint64_t acknowledged_ = 0;              // lines, since it was started
 };
 

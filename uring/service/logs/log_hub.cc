@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "core/assert.h"
-#include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
 #include "uring/service/logs/log_collector.h"
@@ -458,7 +457,7 @@ void LogHub::visit_stats(StatVisitor& visitor) const {
     visitor.visit(kSpoolFailures, {counters.failures, {}});
     visitor.visit(kSpoolLost, {counters.lost_lines, {}});
   }
-  const Instant now = monotonic_now();
+  const Instant now = loop_->now();
   for (const auto& outlet : outlets_) {
     const std::string name = outlet->spec.label();
     const StatLabel label{"sink", name};

@@ -9,7 +9,6 @@
 #include <cstring>
 #include <utility>
 
-#include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
 
@@ -125,6 +124,7 @@ bool ParcelSpool::recover() {
 }
 
 void ParcelSpool::start(Loop& loop, std::function<void()> moved) {
+  loop_ = &loop;
   moved_ = std::move(moved);
   Timer::Owner* const owner = this;
   retry_ = std::make_unique<Timer>(loop.timers(), owner);
@@ -184,7 +184,7 @@ std::vector<std::shared_ptr<Parcel>> ParcelSpool::take_stored() {
       log_error("{}.state: {}: lines wait until it can be written again", printable(spec_.path),
                 std::strerror(errno));
     }
-    retry_->set(monotonic_now() + kFileRetry);
+    retry_->set(loop_->now() + kFileRetry);
     return {};
   }
   if (std::exchange(commit_failed_, false)) {

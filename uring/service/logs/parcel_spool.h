@@ -115,6 +115,7 @@ class ParcelSpool final : private Timer::Owner {
   std::optional<logs::SpoolWriter> writer_;
   std::optional<logs::SpoolFetcher> fetcher_;
   std::function<void()> moved_;
+  Loop* loop_ = nullptr;
   std::unique_ptr<Timer> retry_;  // of the accounts
   bool commit_failed_ = false;
 

@@ -14,11 +14,11 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "uring/base/clock.h"
 #include "uring/base/log.h"
+#include "uring/base/patience.h"
 #include "uring/base/text.h"
 #include "uring/service/logs/datagram_source.h"
 #include "uring/service/logs/record_source.h"
@@ -112,10 +112,9 @@ bool clear_stale(const std::string& path, const SocketAddress& at) {
 // A process that was killed keeps its addresses for a moment, as kAddressPatience says.
 template <typename Attempt>
 bool patiently(const Attempt& attempt) {
-  const Instant ends = monotonic_now() + kAddressPatience;
+  Patience patience(kAddressPatience);
   while (!attempt()) {
-    if (errno != EADDRINUSE || monotonic_now() > ends) return false;
-    std::this_thread::sleep_for(kAddressInterval);
+    if (errno != EADDRINUSE || !patience.wait(kAddressInterval)) return false;
   }
   return true;
 }

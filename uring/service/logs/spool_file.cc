@@ -10,11 +10,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <thread>
 #include <utility>
 
-#include "uring/base/clock.h"
 #include "uring/base/log.h"
+#include "uring/base/patience.h"
 #include "uring/base/text.h"
 #include "uring/base/units.h"
 
@@ -31,10 +30,9 @@ constexpr Duration kSpoolRetry = std::chrono::seconds(1);
 std::string with_errno(const std::string& what) { return what + ": " + std::strerror(errno); }
 
 bool lock(int fd) {
-  const auto ends = monotonic_now() + kLockTime;
+  Patience patience(kLockTime);
   while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK || monotonic_now() > ends) return false;
-    std::this_thread::sleep_for(kLockInterval);
+    if (errno != EWOULDBLOCK || !patience.wait(kLockInterval)) return false;
   }
   return true;
 }

@@ -1,0 +1,54 @@
+// A clock for limits: monotonic time without what passed while the process was stopped, or its
+// machine stood still. What was to happen within a limit had no chance to happen in that time, and
+// its limit must not be over because of it.
+//
+// The process cannot see that it was stopped. What it sees is that it woke later than it meant to:
+// time goes on by kLate beyond that at most. To notice a pause in the middle of a long sleep, the
+// sleep is cut: no pause, however long, takes more than half of what is left of a limit.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+
+#include "core/time.h"
+#include "uring/base/clock.h"
+
+namespace virtproxy {
+
+class RunningClock {
+ public:
+  RunningClock() : woke_(monotonic_now()), now_(woke_) {}
+
+  // Since an origin of its own: times of two such clocks say nothing about each other.
+  Instant now() const { return now_; }
+
+  // Until when to sleep, by the monotonic clock, if the next limit ends at `limit`: before its end
+  // where much is left of it. May have passed.
+  Instant sleep_until(Instant limit) const {
+    const Duration left = limit - now_;
+    return (left > kWhole ? now_ + left / 2 : limit) + stood_still_;
+  }
+
+  // To be called after each sleep, with what sleep_until() returned, or any time before now if it
+  // did not sleep, or nothing if it slept without a limit. Returns the time by the monotonic clock.
+  Instant woke(std::optional<Instant> until) {
+    const Instant before = woke_;
+    woke_ = monotonic_now();
+    if (until) stood_still_ += std::max(woke_ - std::max(*until, before) - kLate, Duration::zero());
+    now_ = woke_ - stood_still_;
+    return woke_;
+  }
+
+  // Since it woke, by the monotonic clock.
+  Duration spent() const { return monotonic_now() - woke_; }
+
+ private:
+  static constexpr Duration kLate = std::chrono::milliseconds(100);
+  static constexpr Duration kWhole = std::chrono::milliseconds(400);
+
+  Instant woke_;  // by the monotonic clock, as the others in this class are not
+  Instant now_;
+  Duration stood_still_{};
+};
+
+}  // namespace virtproxy
