@@ -58,6 +58,15 @@ class ChannelRecord {
   bool explains(Instant now) const { return now <= explained_until_; }
   bool hides() const { return hides_; }
   void explain(Instant until) { explained_until_ = std::max(explained_until_, until); }
+  // An end of it stands still: what has happened is noticed later, nothing moves, and the other end
+  // may take it for one of protocol 1 that has nothing to say.
+  void stand_still(Instant now, Instant until) {
+    if (explains(now))
+      explained_until_ = std::max(explained_until_, until + (explained_until_ - now));
+    hinder(until);
+    stood_until_ = std::max(stood_until_, until);
+  }
+  bool stood_since(Instant when) const { return stood_until_ >= when; }
   // Nothing may move for a while.
   void hinder(Instant until) { hindered_until_ = std::max(hindered_until_, until); }
   bool hindered_since(Instant when) const { return hindered_until_ >= when; }
@@ -111,6 +120,7 @@ class ChannelRecord {
   std::vector<Interval> apart_{{Instant{}, Instant::max()}};
   Instant explained_until_{};
   Instant hindered_until_{};
+  Instant stood_until_{};
   Instant last_spoken_old_{};
   Instant last_full_{};
   Instant last_crowded_{};

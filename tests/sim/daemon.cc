@@ -137,8 +137,19 @@ void Daemon::enter(Phase phase, Duration limit) {
   world.at(phase_ends_, [] {});
 }
 
+void Daemon::stand_still(Instant until) {
+  World& world = World::current();
+  world.trace("stands still", process_.number());
+  for (const DaemonChannel& config : config_.channels) {
+    world.channel(config.spec.id).stand_still(world.now(), until);
+  }
+  busy_until_ = std::max(busy_until_, until);
+  world.at(busy_until_, [] {});
+}
+
 void Daemon::stop() {
   const Process::Running running(process_);
+  busy_until_ = World::current().now();
   World::current().trace("stop", process_.number());
   for (size_t i = 0; i < channels_.size(); ++i) {
     forwards_[i]->stop_listening();
@@ -149,6 +160,7 @@ void Daemon::stop() {
 
 void Daemon::kill() {
   const Process::Running running(process_);
+  busy_until_ = World::current().now();
   World::current().trace("kill", process_.number());
   process_.kill();
   stop_streams();
@@ -233,7 +245,8 @@ void Daemon::check_held_back(unsigned id) {
   World& world = World::current();
   Waiting& waiting = waiting_[id];
   const FileRef file = channel_file(id);
-  const bool waits = file && speaks_old(id) && (file->poll() & POLLIN) != 0;
+  const bool runs = busy_until_ <= world.now();
+  const bool waits = runs && file && speaks_old(id) && (file->poll() & POLLIN) != 0;
   if (!waits || file->reads != waiting.reads) {
     waiting = {file ? file->reads : 0, world.now(), 0};
     return;

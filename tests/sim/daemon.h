@@ -47,6 +47,8 @@ class Daemon {
 
   void stop();  // as SIGTERM does
   void kill();  // as SIGKILL does
+  // As SIGSTOP does, until then.
+  void stand_still(Instant until);
   bool working() const { return phase_ == Phase::kServing; }
   bool over() const { return phase_ == Phase::kOver; }
 

@@ -47,6 +47,7 @@ std::string_view mishap_name(Mishap mishap) {
       "stream-stalls",
       "daemon-killed",
       "daemon-stopped",
+      "stands-still",
       "application-resets",
       "application-vanishes",
       "application-stalls",
@@ -99,6 +100,7 @@ bool is_of_channel(Mishap mishap) {
     case Mishap::kByteInserted:
     case Mishap::kDaemonKilled:
     case Mishap::kDaemonStopped:
+    case Mishap::kStandsStill:
     case Mishap::kApplicationResets:
     case Mishap::kApplicationVanishes:
     case Mishap::kApplicationStalls:

@@ -53,6 +53,7 @@ enum class Mishap : uint8_t {
   kStreamStalls,  // a stream of protocol 1 is closed for holding the channel back
   kDaemonKilled,
   kDaemonStopped,  // asked to end, drains
+  kStandsStill,    // a daemon does not run for a while: its process is stopped, or its machine is
   kApplicationResets,
   kApplicationVanishes,
   kApplicationStalls,

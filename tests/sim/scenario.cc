@@ -71,6 +71,7 @@ void Scenario::draw_mishaps() {
   killing_ = random_.chance(share);
   stalling_ = random_.chance(share);
   unruly_ = random_.chance(0.7);
+  standing_ = random_.chance(share);
 }
 
 DriverFeatures Scenario::draw_features() {
@@ -205,7 +206,7 @@ void Scenario::draw_topology() {
 // --- what happens to daemons and channels -----------------------------------------------------
 
 void Scenario::draw_misfortunes(Instant until) {
-  if (!cutting_ && !killing_ && !stalling_) return;
+  if (!cutting_ && !killing_ && !stalling_ && !standing_) return;
   const size_t count = random_.between(1, 6);
   for (size_t i = 0; i < count; ++i) {
     world_.at(world_.now() + random_.duration({}, until - world_.now()), [this] { misfortune(); });
@@ -220,12 +221,27 @@ void Scenario::misfortune() {
   if (stalling_ && random_.chance(0.4)) {
     return link.stall(guest_of(which), random_.duration(milliseconds(1), seconds(2)));
   }
+  if (standing_ && random_.chance(0.4)) return stand_still(random_.pick(places_));
   if (!killing_) return;
   Place& place = random_.pick(places_);
   if (!place.daemon || place.restarts_left == 0) return;
   --place.restarts_left;
   end_life(place, random_.chance(0.7),
            Duration(static_cast<Duration::rep>(random_.magnitude(1000, 2'000'000'000))));
+}
+
+// For less than the shortest limit of a daemon, or for more than the longest. No limit of its own
+// may pass for that. With protocol 1 the other end lets it wait for 15 s, in all.
+void Scenario::stand_still(Place& place) {
+  if (!place.daemon || !place.daemon->working()) return;
+  unsigned channel = 0;  // one that speaks protocol 1, if there is one
+  for (const unsigned id : place.channels) {
+    if (channel == 0 || world_.channel(id).old()) channel = id;
+  }
+  const uint64_t longest = world_.channel(channel).old() ? 2'000'000'000 : 20'000'000'000;
+  world_.count(Mishap::kStandsStill, channel);
+  place.daemon->stand_still(
+      world_.now() + Duration(static_cast<Duration::rep>(random_.magnitude(10'000'000, longest))));
 }
 
 void Scenario::take_down(Place& place, bool killed) {
@@ -370,6 +386,7 @@ void Scenario::check_faults() {
     if (record.hostile_since(world_.now()) || (record.hides() && record.explains(world_.now()))) {
       continue;
     }
+    if (fault == Fault::kNoCommonVersion && record.stood_since(world_.now() - seconds(1))) continue;
     world_.fail("protocol", fmt::format("process {}, channel {}: a session has ended: {}", process,
                                         channel, fault_text(fault)));
   }

@@ -67,6 +67,7 @@ class Scenario {
   // Connections that send nothing, to the listener of a daemon that has just started.
   void draw_strangers();
   void send_strangers(const Place& place, unsigned channel);
+  void stand_still(Place& place);
   void take_down(Place& place, bool killed);
   void end_life(Place& place, bool killed, Duration pause);
   ProtocolMode& mode(size_t place, size_t link);
@@ -118,6 +119,7 @@ class Scenario {
   std::vector<std::shared_ptr<Socket>>
       rejected_peers_;  // they stay until nothing goes wrong any more
   bool stalling_ = false;
+  bool standing_ = false;    // daemons stand still
   bool old_spoken_ = false;  // in the last turn
   bool settled_ = false;     // nothing goes wrong any more and every two ends have met
   bool bulky_ = false;       // some applications have much to say
