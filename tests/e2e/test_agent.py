@@ -557,7 +557,9 @@ def test_shutdown(scene: Scene) -> None:
     at = scene.directory / "g"
     marks = scene.directory / "marks"
     fake = scene.directory / "shutdown"
-    fake.write_text(f"#!/bin/sh\necho \"$@\" >> {marks}\n")
+    broken = scene.directory / "broken"
+    fake.write_text(f"#!/bin/sh\n[ ! -e {broken} ] || exit 1\necho \"$@\" >> {marks}\n")
+    broken.touch()
     fake.chmod(0o755)
     target = Path("/sbin/shutdown").resolve()
     if not target.exists():
@@ -570,6 +572,11 @@ def test_shutdown(scene: Scene) -> None:
     process.err.wait_for("ready", 10 * PATIENCE)
     with Line(at) as line:
         assert line.code("va-shutdown", mode="off") == "bad-argument"
+        # One that fails does not keep the next one from being tried.
+        assert line.code("guest-shutdown") == "unsupported"
+        assert line.value("va-shutdown", mode="powerdown") == {}
+        await_that("it is tried", lambda: process.stderr().count("/sbin/shutdown failed: status 1") == 2)
+        broken.unlink()
         assert line.value("va-shutdown", mode="reboot") == {}
         assert line.code("guest-shutdown") == "shutting-down"
     await_that("it is run", marks.exists)

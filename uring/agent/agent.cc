@@ -55,7 +55,7 @@ Agent::Agent(ServeOptions options) : options_(std::move(options)) {
 }
 
 std::optional<std::string> Agent::start() {
-  now_ = monotonic_now();
+  now_ = clock_.now();
   const auto open = [](const std::vector<std::string>& paths, AllowedDirectories& to) {
     auto opened = AllowedDirectories::open(paths);
     if (!opened) return std::optional(opened.error());
@@ -148,16 +148,18 @@ bool Agent::turn() {
   }
 
   timespec limit{};
-  const auto next = next_timer();
-  if (next) {
-    const Duration left = std::max(Duration(0), *next - monotonic_now());
+  std::optional<Instant> until;
+  if (const auto next = next_timer()) {
+    until = clock_.sleep_until(*next);
+    const Duration left = std::max(Duration(0), *until - monotonic_now());
     limit = {left.count() / 1000000000, left.count() % 1000000000};
   }
-  if (ppoll(polls.data(), polls.size(), next ? &limit : nullptr, nullptr) < 0 && errno != EINTR) {
+  if (ppoll(polls.data(), polls.size(), until ? &limit : nullptr, nullptr) < 0 && errno != EINTR) {
     log_error("poll failed with errno {}", errno);
     return false;
   }
-  now_ = monotonic_now();
+  clock_.woke(until);
+  now_ = clock_.now();
   size_t at = 0;
   if (polls[at++].revents != 0) on_signal();
   const size_t listeners = listeners_.size();
@@ -182,6 +184,10 @@ bool Agent::turn() {
   }
   std::erase_if(jobs_, [](const Job& job) { return job.deadline == Instant{}; });
   watch_freezer();
+  // What has come counts before the time that has passed: this process may have been stopped.
+  for (const auto& link : links_) {
+    if (link->fd && !link->retry_at) take_requests(*link);
+  }
   run_timers();
   // Whatever has come to be written is tried at once, and a file's next slice when the answers are
   // gone.
@@ -454,6 +460,7 @@ void Agent::run_timers() {
     if (job.deadline > now_ || job.deadline == Instant{}) continue;
     job.child.kill();
     job.deadline = {};
+    if (job.kind == JobKind::kShutdown) shutdown_failed("it took too long");
     Link* const link = find(std::exchange(job.link, 0));
     if (link == nullptr) continue;
     answer(*link, job.token,
@@ -466,9 +473,11 @@ void Agent::run_timers() {
   if (shutdown_at_ && now_ >= *shutdown_at_) {
     shutdown_at_.reset();
     auto child = Child::execute("/sbin/shutdown", {shutdown_option_, "+0"});
-    if (child)
-      jobs_.push_back(
-          {0, 0, JobKind::kShutdown, std::move(*child), now_ + std::chrono::seconds(30)});
+    if (child) {
+      jobs_.push_back({0, 0, JobKind::kShutdown, std::move(*child), now_ + kShutdownLimit});
+    } else {
+      shutdown_failed(child.error().text);
+    }
   }
 }
 

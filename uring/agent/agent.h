@@ -12,8 +12,8 @@
 #include "uring/agent/child.h"
 #include "uring/agent/link.h"
 #include "uring/agent/options.h"
-#include "uring/base/clock.h"
 #include "uring/base/log.h"
+#include "uring/base/running_clock.h"
 
 namespace virtproxy::agent {
 
@@ -31,6 +31,7 @@ class Agent {
   int run();
 
  private:
+  static constexpr Duration kShutdownLimit = std::chrono::seconds(30);
   enum class JobKind { kMethod, kHook, kFreeze, kShutdown };
   struct Job {
     uint64_t link;
@@ -99,6 +100,7 @@ class Agent {
   void start_job(Link& link, uint64_t token, JobKind kind, tl::expected<Child, Error> child,
                  Duration limit);
   void finish_job(Job& job, int status);
+  void shutdown_failed(const std::string& why);
   void emit(std::string_view event, const Json& data);
 
   // The methods: the result, or nothing if it comes later.
@@ -124,7 +126,8 @@ class Agent {
 
   const ServeOptions options_;
   Guard guard_;
-  Instant now_{};
+  RunningClock clock_;
+  Instant now_{};  // of the turn, by clock_
   UniqueFd signals_;
   std::vector<Listener> listeners_;
   std::vector<std::unique_ptr<Link>> links_;

@@ -282,7 +282,10 @@ void Agent::end_forward(uint64_t call, const Result& result) {
 
 void Agent::start_job(Link& link, uint64_t token, JobKind kind, tl::expected<Child, Error> child,
                       Duration limit) {
-  if (!child) return answer(link, token, tl::unexpected(child.error()));
+  if (!child) {
+    if (kind == JobKind::kShutdown) shutdown_failed(child.error().text);
+    return answer(link, token, tl::unexpected(child.error()));
+  }
   if (kind == JobKind::kHook) child->most = kMostHookOutput;
   jobs_.push_back({link.id, token, kind, std::move(*child), now_ + limit});
 }
@@ -305,14 +308,21 @@ void Agent::finish_job(Job& job, int status) {
       break;
     case JobKind::kShutdown:
       if (WIFEXITED(status) && WEXITSTATUS(status) == 0) break;
-      shutting_down_ = false;
-      log_error("shutdown failed with status {}: {}", status, word(job.child.text, 512));
+      shutdown_failed(fmt::format("{} {}: {}", WIFEXITED(status) ? "status" : "signal",
+                                  WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status),
+                                  word(job.child.text, 512)));
       result = tl::unexpected(
           error_of(ErrorCode::kUnsupported,
                    "/sbin/shutdown failed: " + std::string(cut_utf8(job.child.text, 512))));
       break;
   }
   if (link != nullptr) answer(*link, job.token, result);
+}
+
+// The next request for a shutdown tries it again.
+void Agent::shutdown_failed(const std::string& why) {
+  shutting_down_ = false;
+  log_error("/sbin/shutdown failed: {}", why);
 }
 
 void Agent::emit(std::string_view event, const Json& data) {

@@ -128,7 +128,7 @@ Agent::Reply Agent::start_shutdown(Link& link, uint64_t token, const std::string
     return Result(Json::object());
   }
   start_job(link, token, JobKind::kShutdown, Child::execute("/sbin/shutdown", {option, "+0"}),
-            std::chrono::seconds(30));
+            kShutdownLimit);
   return std::nullopt;
 }
 
