@@ -17,6 +17,7 @@
 
 #include "uring/base/clock.h"
 #include "uring/base/close_from.h"
+#include "uring/base/running_clock.h"
 #include "uring/base/spawn.h"
 
 namespace virtproxy {
@@ -101,6 +102,9 @@ void take_signals(int signals) {
   }
 }
 
+// A program, and what it has started: a shell's commands would go on without it.
+void kill_group(pid_t leader) { ::kill(-leader, SIGKILL); }
+
 // Until it has ended. False if the process at the other end is gone.
 bool attend(int control, int signals, pid_t child, int& status) {
   for (;;) {
@@ -111,23 +115,25 @@ bool attend(int control, int signals, pid_t child, int& status) {
     char command = 0;
     const ssize_t got = recv(control, &command, 1, MSG_DONTWAIT);
     if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return false;
-    if (got == 1 && command == kKill) ::kill(child, SIGKILL);
+    if (got == 1 && command == kKill) kill_group(child);
   }
 }
 
 // The process at the other end is gone, and with it what the program reads.
 void end(int signals, pid_t child) {
-  const Instant until = monotonic_now() + kEndsAlone;
+  RunningClock clock;
+  const Instant ends = clock.now() + kEndsAlone;
   int status = 0;
   while (waitpid(child, &status, WNOHANG) != child) {
-    const Duration left = until - monotonic_now();
-    if (left <= Duration::zero()) {
-      ::kill(child, SIGKILL);
+    if (clock.now() >= ends) {
+      kill_group(child);
       return;
     }
+    const Instant until = clock.sleep_until(ends);
+    const auto most = std::chrono::ceil<std::chrono::milliseconds>(until - monotonic_now());
     pollfd news{signals, POLLIN, 0};
-    const auto most = std::chrono::ceil<std::chrono::milliseconds>(left);
-    poll(&news, 1, static_cast<int>(most.count()));
+    poll(&news, 1, static_cast<int>(std::max<int64_t>(0, most.count())));
+    clock.woke(until);
     take_signals(signals);
   }
 }
