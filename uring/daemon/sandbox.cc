@@ -172,7 +172,7 @@ struct Needs {
   bool spool = false;
   bool files = false;      // of --collect, written at a place
   bool rotation = false;   // … and renamed
-  bool datagrams = false;  // to unix sockets
+  bool datagrams = false;  // to unix sockets, whose files are looked at
   bool programs = false;   // which are run by another process
   bool changes = false;    // of channels and forwards
   bool scopes = false;     // [fe80::1%eth0]: the interface's number is asked for at each dial
@@ -361,9 +361,11 @@ void allow_sockets(Filter& filter, const Needs& needs) {
 
 void allow_files(Filter& filter, const Needs& needs) {
   if (needs.paths) {
-    for (const int call : {SCMP_SYS(lstat), SCMP_SYS(newfstatat), SCMP_SYS(unlink)}) {
-      filter.add(SCMP_ACT_ALLOW, call);
-    }
+    for (const int call : {SCMP_SYS(lstat), SCMP_SYS(unlink)}) filter.add(SCMP_ACT_ALLOW, call);
+  }
+  if (needs.datagrams) filter.add(SCMP_ACT_ALLOW, SCMP_SYS(stat));
+  if (needs.paths || needs.datagrams) {
+    filter.add(SCMP_ACT_ALLOW, SCMP_SYS(newfstatat));
   } else {
     // fstat(2), as the C library writes it.
     filter.allow_if(SCMP_SYS(newfstatat), {masked(3, AT_EMPTY_PATH, AT_EMPTY_PATH)});

@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -37,7 +38,17 @@ int DatagramSink::connect_socket(UniqueFd& into) const {
   return ::connect(into.get(), address->data(), address->length) == 0 ? 0 : errno;
 }
 
+DatagramSink::ReceiverFile DatagramSink::receiver_file() const {
+  struct stat status {};
+  if (spec_.address.host.starts_with('@') || stat(spec_.address.host.c_str(), &status) != 0)
+    return {};
+  return {status.st_dev, status.st_ino,
+          int64_t{status.st_ctim.tv_sec} * 1'000'000'000 + status.st_ctim.tv_nsec};
+}
+
 void DatagramSink::connect() {
+  // Before it is connected to: one that is replaced in between is taken for a new one later.
+  receiver_ = receiver_file();
   if (const int error = connect_socket(socket_)) return lose(error);
   if (std::exchange(reported_, 0) != 0) log_info("{}: connected", spec_.label());
   counters().up = true;
@@ -106,10 +117,11 @@ void DatagramSink::check() {
   // What the datagrams take up is counted, not their number: only zero tells.
   if (unacknowledged(socket_.get()) == 0) {
     // The queue of a receiver that is gone is empty as well. The connected socket reports that only
-    // when it sends again; a new one cannot be connected.
+    // when it sends again; a new one cannot be connected, or is connected to the next receiver.
     UniqueFd probe;
     const int error = connect_socket(probe);
     if (error == ECONNREFUSED || error == ENOENT) return lose(error);
+    if (error == 0 && receiver_file() != receiver_) return lose(ECONNRESET);
     if (error != 0) return check_->set(loop_->now() + kUnreadCheck);
     backoff_ = Duration::zero();
     parcels_.acknowledge(parcels_.sent());

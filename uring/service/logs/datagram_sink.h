@@ -1,8 +1,12 @@
 // Lines as datagrams to a unix socket, /dev/log for example. Safe is what the process has read:
-// nothing is left in the socket (SIOCOUTQ). A datagram that the socket does not take for its size
-// is refused for good, and the guest is told.
+// nothing is left in the socket (SIOCOUTQ), and the receiver is still the one that it was sent to.
+// In the abstract namespace the latter cannot be told. A datagram that the socket does not take for
+// its size is refused for good, and the guest is told.
 #pragma once
 
+#include <sys/types.h>
+
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,6 +40,15 @@ class DatagramSink final : public LogSink, private Completion, private Timer::Ow
   void lose(int error);
   void back_off(Timer& timer);
   int connect_socket(UniqueFd& into) const;
+  // The file of the receiver's address. All zero in the abstract namespace, and where there is
+  // none.
+  struct ReceiverFile {
+    dev_t device = 0;
+    ino_t inode = 0;
+    int64_t changed = 0;  // its status, in ns: an inode's number may be used again
+    bool operator==(const ReceiverFile&) const = default;
+  };
+  ReceiverFile receiver_file() const;
   void check();
 
   const SinkSpec spec_;
@@ -50,6 +63,7 @@ class DatagramSink final : public LogSink, private Completion, private Timer::Ow
   int reported_ = 0;  // the error that the log has
   bool stopped_ = false;
   UniqueFd socket_;
+  ReceiverFile receiver_;  // that socket_ is connected to
   SentParcels parcels_;
 };
 
