@@ -140,6 +140,32 @@ def test_output_of_another_user_is_written_through_a_process_of_its_own(scene: S
         assert texts == LINES[: len(texts)] and len(texts) * 100 > 64 << 10, "what it was given before the end"
 
 
+def test_a_process_of_its_own_ends_with_its_reader(scene: Scene) -> None:
+    """Without a write: what it would be given until then is acknowledged and lost."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    scene.directory.chmod(0o777)
+    path = str(scene.directory / "fifo")
+    os.mkfifo(path, 0o600)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    collecting = Collecting(scene, ["stdout"])
+    daemon = collecting.start("--user", "65534:65534", wrapper=to_file(path))
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text(encoding="ascii").split()
+    guest = collecting.guest()
+    log = Log()
+    assert guest.begin(log)
+    assert guest.send(log.add([b"read"]))
+    assert guest.wait_acked(log)
+    assert received(reader, lambda data: data.endswith(b"\n")) == [b"read"]
+    assert runs(children[0])
+    os.close(reader)
+    eventually("it has ended", lambda: not runs(children[0]))
+    assert guest.send(log.add([b"not read"]))
+    daemon.wait_for_log("no more lines are taken")
+    assert log.acked < log.position
+    guest.peer.close()
+
+
 def test_lines_wait_while_the_disk_is_full(scene: Scene) -> None:
     """None is lost or doubled."""
     disk = scene.directory / "disk"

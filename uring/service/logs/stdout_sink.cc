@@ -47,6 +47,13 @@ void await_stdout(int error) {
   poll(waits ? &room : nullptr, waits ? 1 : 0, waits ? -1 : 1000);
 }
 
+// False once nothing takes standard output any more. A write would find that out as well, and lose
+// what was read for it.
+bool await_input() {
+  pollfd ends[] = {{STDIN_FILENO, POLLIN, 0}, {STDOUT_FILENO, 0, 0}};
+  return poll(ends, 2, -1) < 0 || (ends[1].revents & (POLLERR | POLLHUP)) == 0;
+}
+
 // Until the input ends, or nothing takes the output any more.
 [[noreturn]] void copy_to_stdout(int input) {
   prctl(PR_SET_NAME, "virtproxy-out");
@@ -61,6 +68,7 @@ void await_stdout(int error) {
   constexpr size_t kSize = 64 * 1024;
   const auto bytes = std::make_unique_for_overwrite<char[]>(kSize);
   for (;;) {
+    if (!await_input()) _exit(1);
     const ssize_t got = read(STDIN_FILENO, bytes.get(), kSize);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) _exit(0);
