@@ -254,8 +254,22 @@ class Socat(LogPeer):
         return version_of([find_program("socat"), "-V"])
 
 
+class Floor(LogPeer):
+    """What no way of lines does without: the calls that read them from a socket and write them to a file."""
+
+    name = "floor"
+    title = "one process, socket to file"
+    kinds = (DATAGRAM, STREAM)
+    promise = "lost, uncounted: what is in socket buffers; to no other machine"
+
+    def start(self, stage: Stage, way: Way) -> None:
+        process = stage.spawn("relay-lines", [own("relay-lines"), f"{way.kind}:{way.place}", way.out])
+        await_path(way.place, [process])
+
+
 def every_log_peer() -> list[LogPeer]:
     return [
+        Floor(),
         Ship("ship-spool", "virtproxy --ship, spool", ",sync=never", "spool",
              "guest kernel crash: what it had not written"),
         Ship("ship-memory", "virtproxy --ship, memory only", None, "block", "counted: what is not acknowledged"),

@@ -22,14 +22,15 @@ def compared(tmp_path, *arguments):
     return json.loads(out.read_text()), said
 
 
-def test_lines_through_socat_are_measured(tmp_path):
-    results, said = compared(tmp_path, "--peer", "socat", "--load", "stream-1", "--load", "stream-batch")
-    assert [run["load"] for run in results["runs"]] == ["stream-1", "stream-batch"]
+def test_the_floor_and_lines_through_socat_are_measured(tmp_path):
+    results, said = compared(tmp_path, "--peer", "floor", "--peer", "socat", "--load", "dgram-1", "--load", "stream-batch")
+    assert sorted((run["load"], run["contestant"]) for run in results["runs"]) == [
+        ("dgram-1", "floor"), ("stream-batch", "floor"), ("stream-batch", "socat")]
     for run in results["runs"]:
         assert run["failure"] is None, run
         assert run["figures"]["lost_lines"] == 0
         assert all(run["figures"][name] > 0 for name in ("lines_per_s", "cpu_us_per_line", "age_p99_us"))
-    assert "## unix stream, 200 B, a write a line" in said
+    assert "## unix stream, 200 B, 64 lines a write" in said
 
 
 @pytest.mark.skipif(shutil.which("rsyslogd", path="/usr/sbin:/usr/bin") is None, reason="rsyslog is not installed")
