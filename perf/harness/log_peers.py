@@ -264,7 +264,10 @@ class Floor(LogPeer):
 
     def start(self, stage: Stage, way: Way) -> None:
         process = stage.spawn("relay-lines", [own("relay-lines"), f"{way.kind}:{way.place}", way.out])
-        await_path(way.place, [process])
+        if way.kind == STREAM:
+            stage.await_listening(Address(way.place))
+        else:
+            await_path(way.place, [process])
 
 
 def every_log_peer() -> list[LogPeer]:
