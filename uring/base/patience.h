@@ -14,11 +14,12 @@ class Patience {
 
   Duration waited() const { return clock_.now() - begun_; }
   Duration left() const { return limit_ - waited(); }
-  // False, at once and with errno as it was, if the limit has passed. Otherwise sleeps.
+  // False, at once and with errno as it was, if the limit has passed. Otherwise sleeps for so long.
   bool wait(Duration interval) {
-    if (left() < Duration::zero()) return false;
+    if (left() <= Duration::zero()) return false;
+    const Instant until = clock_.woke_at() + interval;
     std::this_thread::sleep_for(interval);
-    clock_.woke(clock_.sleep_until(clock_.now() + interval));
+    clock_.woke(until);
     return true;
   }
 

@@ -2,9 +2,13 @@
 // machine stood still. What was to happen within a limit had no chance to happen in that time, and
 // its limit must not be over because of it.
 //
-// The process cannot see that it was stopped. What it sees is that it woke later than it meant to:
-// time goes on by kLate beyond that at most. To notice a pause in the middle of a long sleep, the
-// sleep is cut: no pause, however long, takes more than half of what is left of a limit.
+// The process cannot see that it was stopped. What it sees is that it woke later than it meant to,
+// or that it was long at work: time goes on by kLate beyond the former, and by kLate for the
+// latter, at most. To notice a pause in the middle of a sleep, one of more than kWhole is cut: no
+// pause, however long, takes more than half of what is left of such a limit, and kLate.
+//
+// It is for limits alone: not for times that people see, for rates that are promised, or for what
+// another process expects in real time.
 #pragma once
 
 #include <algorithm>
@@ -30,14 +34,19 @@ class RunningClock {
   }
 
   // To be called after each sleep, with what sleep_until() returned, or any time before now if it
-  // did not sleep, or nothing if it slept without a limit. Returns the time by the monotonic clock.
-  Instant woke(std::optional<Instant> until) {
+  // did not sleep, or nothing if it slept without a limit. `worked`: what of the time since the
+  // last call is known to have been spent at work.
+  void woke(std::optional<Instant> until, Duration worked = {}) {
     const Instant before = woke_;
     woke_ = monotonic_now();
-    if (until) stood_still_ += std::max(woke_ - std::max(*until, before) - kLate, Duration::zero());
+    if (until) {
+      const Duration late = woke_ - std::max(*until, before) - worked;
+      stood_still_ += std::max(late - kLate, Duration::zero());
+    }
     now_ = woke_ - stood_still_;
-    return woke_;
   }
+  // When that was, by the monotonic clock.
+  Instant woke_at() const { return woke_; }
 
   // Since it woke, by the monotonic clock.
   Duration spent() const { return monotonic_now() - woke_; }

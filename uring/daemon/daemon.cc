@@ -147,6 +147,7 @@ Duration heartbeat_interval(Duration watchdog) {
 // How long the last resets and the end of requests to the kernel may take, after --drain-timeout:
 // those of the workers, then those of the log hub.
 constexpr Duration kEndLimit = std::chrono::seconds(5);
+constexpr int kSlowness = 2;
 
 // A service may have several listeners.
 size_t services(const std::vector<ForwardSpec>& forwards) {
@@ -525,9 +526,12 @@ class Daemon final : private Worker::Client {
 
   void set_end_limit() {
     const ProcessSettings& process = options_.process;
-    end_limit_ = to_duration(process.drain_timeout) + kEndLimit;
-    if (process.ship_sources.empty()) return;
-    end_limit_ += to_duration(process.ship_flush_timeout) + logs::LogShipper::kSyncLimit;
+    Duration limits = to_duration(process.drain_timeout);
+    if (!process.ship_sources.empty()) {
+      limits += to_duration(process.ship_flush_timeout) + logs::LogShipper::kSyncLimit;
+    }
+    // In real time, which limits of a loop that hardly gets to run may exceed.
+    end_limit_ = kSlowness * limits + kEndLimit;
   }
 
   void stop_at_once() {

@@ -182,6 +182,7 @@ void Worker::serve() {
 }
 
 bool Worker::turn() {
+  beat_in_time();
   const int result = loop_->turn();
   if (result != 0) on_failure(result);
   return result == 0;
@@ -202,11 +203,17 @@ void Worker::expired(Timer& timer) {
   if (&timer == heartbeat_timer_.get()) beat();
 }
 
-// A timer of the loop, so that a turn that does not end keeps it from expiring.
+// Part of a turn, so that one that does not end keeps it from happening. The service manager counts
+// in real time; the timer is for a loop that has nothing else to wake for.
 void Worker::beat() {
   // One report waits at most, however long the main thread takes.
   if (!heartbeat_.exchange(true)) reports_->post([client = client_] { client->worker_beat(); });
+  beat_at_ = loop_->woke_at() + config_.heartbeat;
   heartbeat_timer_->set(loop_->now() + config_.heartbeat);
+}
+
+void Worker::beat_in_time() {
+  if (heartbeat_timer_ && heartbeat_timer_->armed() && loop_->woke_at() >= beat_at_) beat();
 }
 
 void Worker::log_stats() {
@@ -224,7 +231,10 @@ void Worker::log_stats() {
 }
 
 bool Worker::turn_until(Duration limit, const std::function<bool()>& done) {
-  const auto waited = loop_->turn_until(limit, done);
+  const auto waited = loop_->turn_until(limit, [&] {
+    beat_in_time();
+    return done();
+  });
   if (waited) return *waited == Loop::Waited::kDone;
   on_failure(waited.error());
   return false;

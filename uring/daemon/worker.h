@@ -139,6 +139,7 @@ class Worker final : private Completion, private Timer::Owner {
   void log_stats();
   void expired(Timer& timer) override;
   void beat();
+  void beat_in_time();
   bool turn();
   void on_failure(int error);
   bool turn_until(Duration limit, const std::function<bool()>& done);
@@ -189,6 +190,7 @@ class Worker final : private Completion, private Timer::Owner {
   std::vector<WantedChannel> waiting_;   // for one of the same name to end
   std::unique_ptr<Timer> ending_timer_;  // has the next look at them
   std::unique_ptr<Timer> heartbeat_timer_;
+  Instant beat_at_{};  // the next one, by the monotonic clock
   Op wake_op_;
   // What was asked for last, of what ends the thread.
   enum class Wanted : uint8_t { kServe, kDrain, kStop };

@@ -19,6 +19,7 @@
 #include <limits>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "core/time.h"
 #include "uring/io/driver_features.h"
@@ -163,6 +164,9 @@ class Driver {
   // about time or signals; the driver is of no use any more then.
   static constexpr Instant kNow = Instant::min();
   virtual int wait(std::optional<Instant> deadline) = 0;
+  // How long the calls of read_at(), write_at() and sync_data() have kept wait() since this was
+  // asked last. Zero where they do not.
+  Duration take_file_time() { return std::exchange(file_time_, Duration::zero()); }
   // Whether nothing that was queued is left to do: no message header or vector is read any more.
   virtual bool submitted() = 0;
   // Hands out the completions that are there, at most about `most`. Whether some are left.
@@ -173,6 +177,7 @@ class Driver {
   Driver() = default;
 
   DriverFeatures features_;
+  Duration file_time_{};
 };
 
 }  // namespace virtproxy

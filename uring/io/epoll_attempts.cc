@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "uring/base/clock.h"
 #include "uring/io/epoll_driver.h"
 
 namespace virtproxy {
@@ -116,6 +117,7 @@ EpollDriver::Attempt EpollDriver::write_some(Request& tried) {
 // A file is always ready, and has no call that would not wait for the disk: the turn does.
 EpollDriver::Attempt EpollDriver::use_file(Request& tried) {
   const auto offset = static_cast<off_t>(tried.offset);
+  const Instant begun = monotonic_now();
   const ssize_t done = retried([&]() -> ssize_t {
     if (tried.kind == Kind::kReadAt) return ::pread(tried.file.fd, tried.data, tried.size, offset);
     if (tried.kind == Kind::kWriteAt) {
@@ -123,6 +125,7 @@ EpollDriver::Attempt EpollDriver::use_file(Request& tried) {
     }
     return ::fdatasync(tried.file.fd);
   });
+  file_time_ += monotonic_now() - begun;
   finish(tried, done < 0 ? -errno : static_cast<int>(done));
   return Attempt::kOver;
 }

@@ -44,6 +44,8 @@ class Loop {
   // The time at the start of this turn's second step, by the clock of running_clock.h: every timer
   // and every limit of what this loop drives is by this clock.
   Instant now() const { return clock_.now(); }
+  // The same time by the monotonic clock.
+  Instant woke_at() const { return clock_.woke_at(); }
 
   // What this turn has taken so far, the wait for it left out. Reads the clock.
   Duration spent() const { return clock_.spent(); }
@@ -64,8 +66,8 @@ class Loop {
   // Returns 0, or a negative errno when the driver is broken.
   int turn();
 
-  // Turns until done(), which is asked before each of them, or until `limit` has passed. A negative
-  // errno as turn() returns it.
+  // Turns until done(), which is asked before each of them, or until `limit` has passed and what
+  // was ready by then is handed out. A negative errno as turn() returns it.
   enum class Waited : uint8_t { kDone, kLate };
   tl::expected<Waited, int> turn_until(Duration limit, const std::function<bool()>& done);
 
