@@ -101,3 +101,24 @@ def test_what_is_collected_is_shown_by_vm_sink_and_spool(scene: Scene) -> None:
     assert 0 < spool["held"] < spool["size"]
     assert {row["channel"] for row in ask(control, "logs", "vm2")} == {"vm2"}
     guest.peer.close()
+
+
+def test_the_rate_of_a_sink_falls_when_no_lines_come(scene: Scene) -> None:
+    """Nothing wakes the thread of the sinks then."""
+    control, file = scene.directory / "control", scene.directory / "out"
+    collecting = Collecting(scene, [f"file:{file}"])
+    collecting.start("--control", str(control))
+    log = Log()
+    guest = collecting.guest()
+    assert guest.begin(log)
+    assert guest.send(log.add([b"a line"] * 5000))
+    assert guest.wait_acked(log)
+
+    def rate() -> int:
+        (row,) = (row for row in ask(control, "logs") if row["what"] == "sink")
+        return row["rate"]
+
+    first = rate()
+    assert first > 100
+    eventually("it falls", lambda: rate() < first - 50)
+    guest.peer.close()

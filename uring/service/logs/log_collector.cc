@@ -243,14 +243,14 @@ void LogCollector::pass_on(const std::vector<logs::Received>& found, const logs:
     report(received);
     parcel->add(received);
   }
-  rate_.note(received_.lines, loop_.now());
+  rate_.note(received_.lines, monotonic_now());
   if (parcel->records.empty() && !final) return;
   parcel->vm = vm_;
   parcel->account = receiver_.accounts().back();
   parcel->account.finished |= final;
   parcel->forgotten = oldest;
   parcel->received = unix_now();
-  parcel->arrived = loop_.now();
+  parcel->arrived = monotonic_now();
   parcel->reply = box_;
   held_ += parcel->cost();
   ++given_;
@@ -437,7 +437,7 @@ void LogCollector::visit_stats(StatVisitor& visitor) const {
   visitor.visit(kFaults, {faults_, "log_faults"});
   visitor.visit(kRefused, {refused_, ""});
   visitor.visit(kHeld, {held_, "log_held"});
-  visitor.visit(kRate, {rate_.per_second(loop_.now())});
+  visitor.visit(kRate, {rate_.per_second(monotonic_now())});
   const logs::LogAccount* const log = receiver_.log();
   if (log == nullptr) return;
   for (const logs::SourceAccount& source : log->sources) {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/assert.h"
+#include "uring/base/clock.h"
 #include "uring/base/log.h"
 #include "uring/base/text.h"
 #include "uring/service/logs/log_collector.h"
@@ -331,7 +332,7 @@ void LogHub::pass_spool() {
     const auto age = std::chrono::system_clock::now().time_since_epoch() -
                      std::chrono::nanoseconds(parcel.received);
     parcel.arrived =
-        loop_->now() - std::max(Duration::zero(), std::chrono::duration_cast<Duration>(age));
+        monotonic_now() - std::max(Duration::zero(), std::chrono::duration_cast<Duration>(age));
     order_bytes_ += parcel.cost();
     order_.push_back(std::move(found->parcel));
   }
@@ -406,7 +407,7 @@ void LogHub::commit(Outlet& outlet) {
     outlet.sink->counters().lines.fetch_add(parcel.records.size(), std::memory_order_relaxed);
     outlet.sink->counters().bytes.fetch_add(parcel.text.size(), std::memory_order_relaxed);
   }
-  outlet.rate.note(outlet.counters->lines, loop_->now());
+  outlet.rate.note(outlet.counters->lines, monotonic_now());
 }
 
 void LogHub::note_oldest(Outlet& outlet) {
@@ -457,7 +458,7 @@ void LogHub::visit_stats(StatVisitor& visitor) const {
     visitor.visit(kSpoolFailures, {counters.failures, {}});
     visitor.visit(kSpoolLost, {counters.lost_lines, {}});
   }
-  const Instant now = loop_->now();
+  const Instant now = monotonic_now();
   for (const auto& outlet : outlets_) {
     const std::string name = outlet->spec.label();
     const StatLabel label{"sink", name};

@@ -87,7 +87,7 @@ LogShipper::LogShipper(Loop& loop, Channel& channel, ShipStart start)
     SourceState& state = sources_.emplace_back();
     state.spec = start.sources[i].spec;
     state.tokens = static_cast<double>(state.spec.rate);
-    state.filled = loop.now();
+    state.filled = monotonic_now();
     state.source = make_source(loop, target, static_cast<uint16_t>(i), std::move(start.sources[i]));
   }
   channel.add_observer(*this);
@@ -191,13 +191,14 @@ void LogShipper::stream_over(Fault fault) {
 
 // --- lines --------------------------------------------------------------------------------------
 
-// A bucket of one second's lines.
+// A bucket of one second's lines. By the monotonic clock: lines have come in the time that a loop
+// did not run as well.
 bool LogShipper::within_rate(SourceState& source) {
   if (source.spec.rate == 0) return true;
   const double most = static_cast<double>(source.spec.rate);
-  const double seconds = seconds_of(loop_.now() - source.filled);
-  source.tokens = std::min(most, source.tokens + seconds * most);
-  source.filled = loop_.now();
+  const Instant now = monotonic_now();
+  source.tokens = std::min(most, source.tokens + seconds_of(now - source.filled) * most);
+  source.filled = now;
   return source.tokens >= 1;
 }
 
