@@ -24,6 +24,14 @@ def deadline_after(seconds: float) -> float:
     return time.monotonic() + seconds
 
 
+def runs(process: str) -> bool:
+    """A process whose parent is gone may stay as a zombie."""
+    try:
+        return ") Z" not in Path(f"/proc/{process}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class Lines:
     """The lines a process has written so far.
 

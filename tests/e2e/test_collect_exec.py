@@ -16,6 +16,7 @@ import pytest
 from collecting import SEED, Collecting, batches, some_lines, text_of
 from harness import Scene, scaled
 from log_guest import Log
+from processes import runs
 from stage import eventually
 
 DOCUMENT = Path(__file__).parents[2] / "uring/service/logs/COLLECTING.md"
@@ -154,18 +155,20 @@ def test_a_program_that_does_wrong_is_started_again(scene: Scene, text: str, wan
     assert ("it has closed" in daemon.stderr()) == ("it has closed" in wanted)
 
 
-def test_what_a_program_has_started_is_ended_with_it(scene: Scene) -> None:
+@pytest.mark.parametrize(("end", "wanted"), [("echo hello", "it has written 'hello'"), ("exit 3", "ended with status 3")],
+                         ids=["is-killed", "ends"])
+def test_what_a_program_has_started_is_ended_with_it(scene: Scene, end: str, wanted: str) -> None:
     """It would go on with lines that the next one has again."""
     started = scene.directory / "started"
     program = script(
         scene, "program",
-        f"#!/bin/sh\nif [ ! -e {started} ]; then sleep 1000 & echo $! > {started}; echo hello; fi\n"
+        f"#!/bin/sh\nif [ ! -e {started} ]; then sleep 1000 & echo $! > {started}; {end}; fi\n"
         "n=0; while IFS= read -r line; do n=$((n + 1)); echo ACK $n; done\n")
     collecting = Collecting(scene, [f"exec:{program}"])
     daemon = collecting.start()
-    daemon.wait_for_log("it has written 'hello'")
-    child = Path("/proc") / started.read_text(encoding="ascii").strip() / "stat"
-    eventually("it has ended", lambda: not child.exists() or ") Z" in child.read_text(encoding="ascii"))
+    daemon.wait_for_log(wanted)
+    child = started.read_text(encoding="ascii").strip()
+    eventually("it has ended", lambda: not runs(child))
     daemon.terminate()
 
 

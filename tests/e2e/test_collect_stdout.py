@@ -17,6 +17,7 @@ import pytest
 from collecting import Collecting, batches, text_of
 from harness import Daemon, Scene
 from log_guest import Log
+from processes import runs
 from stage import eventually
 
 LINES = [b"number %d of some" % number for number in range(3000)]
@@ -83,14 +84,6 @@ def flags_of_stdout(daemon: Daemon) -> int:
     found = re.search(r"flags:\s+([0-7]+)", text)
     assert found
     return int(found.group(1), 8)
-
-
-def runs(process: str) -> bool:
-    """A process whose parent is gone may stay as a zombie."""
-    try:
-        return ") Z" not in Path(f"/proc/{process}/stat").read_text(encoding="ascii")
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("kind", ["terminal", "pipe", "socket"])

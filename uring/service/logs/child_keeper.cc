@@ -102,8 +102,23 @@ void take_signals(int signals) {
   }
 }
 
-// A program, and what it has started: a shell's commands would go on without it.
-void kill_group(pid_t leader) { ::kill(-leader, SIGKILL); }
+// A program, which may have left its group, and what it has started: a shell's commands would go on
+// without it. It is not reaped yet, so that the number is its own.
+void kill_all(pid_t program) {
+  ::kill(program, SIGKILL);
+  ::kill(-program, SIGKILL);
+}
+
+// Whether the program has ended. Nothing that it has started is left then.
+bool try_wait(pid_t program, int& status) {
+  siginfo_t info{};
+  if (waitid(P_PID, static_cast<id_t>(program), &info, WEXITED | WNOHANG | WNOWAIT) != 0 ||
+      info.si_pid != program) {
+    return false;
+  }
+  kill_all(program);
+  return waitpid(program, &status, 0) == program;
+}
 
 // Until it has ended. False if the process at the other end is gone.
 bool attend(int control, int signals, pid_t child, int& status) {
@@ -111,11 +126,11 @@ bool attend(int control, int signals, pid_t child, int& status) {
     std::array<pollfd, 2> news{pollfd{control, POLLIN, 0}, pollfd{signals, POLLIN, 0}};
     if (poll(news.data(), news.size(), -1) < 0 && errno != EINTR) return false;
     take_signals(signals);
-    if (waitpid(child, &status, WNOHANG) == child) return true;
+    if (try_wait(child, status)) return true;
     char command = 0;
     const ssize_t got = recv(control, &command, 1, MSG_DONTWAIT);
     if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) return false;
-    if (got == 1 && command == kKill) kill_group(child);
+    if (got == 1 && command == kKill) kill_all(child);
   }
 }
 
@@ -124,9 +139,9 @@ void end(int signals, pid_t child) {
   RunningClock clock;
   const Instant ends = clock.now() + kEndsAlone;
   int status = 0;
-  while (waitpid(child, &status, WNOHANG) != child) {
+  while (!try_wait(child, status)) {
     if (clock.now() >= ends) {
-      kill_group(child);
+      kill_all(child);
       return;
     }
     const Instant until = clock.sleep_until(ends);

@@ -43,7 +43,8 @@ DatagramSink::ReceiverFile DatagramSink::receiver_file() const {
   if (spec_.address.host.starts_with('@') || stat(spec_.address.host.c_str(), &status) != 0)
     return {};
   return {status.st_dev, status.st_ino,
-          int64_t{status.st_ctim.tv_sec} * 1'000'000'000 + status.st_ctim.tv_nsec};
+          // Of a socket nothing changes it.
+          int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec};
 }
 
 void DatagramSink::connect() {

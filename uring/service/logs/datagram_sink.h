@@ -45,7 +45,7 @@ class DatagramSink final : public LogSink, private Completion, private Timer::Ow
   struct ReceiverFile {
     dev_t device = 0;
     ino_t inode = 0;
-    int64_t changed = 0;  // its status, in ns: an inode's number may be used again
+    int64_t made = 0;  // in ns since 1970: an inode's number may be used again
     bool operator==(const ReceiverFile&) const = default;
   };
   ReceiverFile receiver_file() const;

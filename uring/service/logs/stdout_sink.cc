@@ -47,11 +47,20 @@ void await_stdout(int error) {
   poll(waits ? &room : nullptr, waits ? 1 : 0, waits ? -1 : 1000);
 }
 
-// False once nothing takes standard output any more. A write would find that out as well, and lose
-// what was read for it.
-bool await_input() {
+// What says without a write that nothing takes standard output any more: a pipe without a reader, a
+// terminal that was hung up. Other devices may say so for a moment.
+short end_of_stdout() {
+  struct stat status {};
+  if (fstat(STDOUT_FILENO, &status) != 0) return 0;
+  if (S_ISFIFO(status.st_mode)) return POLLERR;
+  return isatty(STDOUT_FILENO) == 1 ? POLLHUP : 0;
+}
+
+// False once nothing takes standard output any more: from then on the other process keeps its
+// lines.
+bool await_input(short end) {
   pollfd ends[] = {{STDIN_FILENO, POLLIN, 0}, {STDOUT_FILENO, 0, 0}};
-  return poll(ends, 2, -1) < 0 || (ends[1].revents & (POLLERR | POLLHUP)) == 0;
+  return poll(ends, end != 0 ? 2 : 1, -1) < 0 || (ends[1].revents & end) == 0;
 }
 
 // Until the input ends, or nothing takes the output any more.
@@ -67,8 +76,9 @@ bool await_input() {
   close_from(STDERR_FILENO);
   constexpr size_t kSize = 64 * 1024;
   const auto bytes = std::make_unique_for_overwrite<char[]>(kSize);
+  const short end = end_of_stdout();
   for (;;) {
-    if (!await_input()) _exit(1);
+    if (!await_input(end)) _exit(1);
     const ssize_t got = read(STDIN_FILENO, bytes.get(), kSize);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) _exit(0);
