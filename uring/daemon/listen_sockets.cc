@@ -12,12 +12,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <cstdlib>
 #include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "uring/base/log.h"
+#include "uring/base/take_variable.h"
 #include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
@@ -53,13 +53,6 @@ struct Wanted {
     return (!service.empty() && name == service) || name == fmt::format("{}@{}", service, channel);
   }
 };
-
-std::string take_variable(const char* name) {
-  const char* const value = std::getenv(name);
-  std::string copy = value == nullptr ? "" : value;
-  unsetenv(name);
-  return copy;
-}
 
 template <typename T>
 const T& as(const SocketAddress& address) {
@@ -128,9 +121,9 @@ tl::expected<Passed, std::string> inspect(int fd, std::string name) {
 }
 
 tl::expected<std::vector<Passed>, std::string> passed_sockets() {
-  const std::string process = take_variable("LISTEN_PID");
-  const std::string count = take_variable("LISTEN_FDS");
-  std::string names = take_variable("LISTEN_FDNAMES");
+  const auto process = take_variable("LISTEN_PID");
+  const std::string count = take_variable("LISTEN_FDS").value_or("");
+  std::string names = take_variable("LISTEN_FDNAMES").value_or("");
   std::vector<Passed> all;
   if (process != std::to_string(getpid())) return all;
   int number = -1;

@@ -9,13 +9,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <utility>
 
 #include "uring/base/clock.h"
 #include "uring/base/log.h"
+#include "uring/base/take_variable.h"
 #include "uring/net/address.h"
 
 namespace virtproxy {
@@ -27,15 +27,6 @@ using Failure = tl::unexpected<std::string>;
 constexpr size_t kMostDescriptors = 253;
 // How long a manager that reads nothing may hold up the start and the end.
 constexpr timeval kSendTimeout{5, 0};
-
-// The value of a variable, which is removed: programs that libraries start must not act on it.
-std::optional<std::string> take_variable(const char* name) {
-  const char* const value = std::getenv(name);
-  if (value == nullptr) return std::nullopt;
-  std::string copy = value;
-  unsetenv(name);
-  return copy;
-}
 
 std::optional<uint64_t> number(std::string_view text) {
   uint64_t value = 0;

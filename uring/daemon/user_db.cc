@@ -13,8 +13,8 @@
 namespace virtproxy {
 namespace {
 
-constexpr char kUsers[] = "/etc/passwd";
-constexpr char kGroups[] = "/etc/group";
+constexpr char kUserFile[] = "/etc/passwd";
+constexpr char kGroupFile[] = "/etc/group";
 
 using Failure = tl::unexpected<std::string>;
 
@@ -39,7 +39,7 @@ struct User {
 
 template <typename Matches>
 std::optional<User> find_entry(const Matches& matches) {
-  const Database file = open_file(kUsers);
+  const Database file = open_file(kUserFile);
   // Neither stream is shared with another thread.
   while (const passwd* entry = file ? fgetpwent(file.get()) : nullptr) {
     if (matches(*entry)) return User{entry->pw_name, entry->pw_uid, entry->pw_gid};
@@ -49,7 +49,7 @@ std::optional<User> find_entry(const Matches& matches) {
 
 std::vector<gid_t> groups_with(const std::string& user) {
   std::vector<gid_t> groups;
-  const Database file = open_file(kGroups);
+  const Database file = open_file(kGroupFile);
   while (const group* entry = file ? fgetgrent(file.get()) : nullptr) {
     for (char** member = entry->gr_mem; *member != nullptr; ++member) {
       if (user == *member) groups.push_back(entry->gr_gid);
@@ -69,16 +69,16 @@ tl::expected<uid_t, std::string> find_user(std::string_view text) {
   const auto user = find_entry([&](const passwd& entry) { return text == entry.pw_name; });
   if (user) return user->uid;
   if (const auto id = to_id(text)) return *id;
-  return Failure(unknown("user", text, kUsers));
+  return Failure(unknown("user", text, kUserFile));
 }
 
 tl::expected<gid_t, std::string> find_group(std::string_view text) {
-  const Database file = open_file(kGroups);
+  const Database file = open_file(kGroupFile);
   while (const group* entry = file ? fgetgrent(file.get()) : nullptr) {
     if (text == entry->gr_name) return entry->gr_gid;
   }
   if (const auto id = to_id(text)) return *id;
-  return Failure(unknown("group", text, kGroups));
+  return Failure(unknown("group", text, kGroupFile));
 }
 
 tl::expected<Account, std::string> find_account(std::string_view text) {
@@ -94,7 +94,7 @@ tl::expected<Account, std::string> find_account(std::string_view text) {
   }
   const auto user = find_entry([&](const passwd& entry) { return entry.pw_uid == *uid; });
   if (!user) {
-    return Failure("user " + std::to_string(*uid) + " is not in " + kUsers +
+    return Failure("user " + std::to_string(*uid) + " is not in " + kUserFile +
                    ": name its group as well, as in " + std::to_string(*uid) + ":GROUP");
   }
   return Account{*uid, user->gid, groups_with(user->name)};
