@@ -121,7 +121,11 @@ tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, ui
                    format_size(size) + " has " + std::to_string(geometry->file_size()) +
                    ": give the size it was made with, or the path of a new file");
   }
-  if (!device && fallocate(fd, 0, 0, static_cast<off_t>(geometry->file_size())) != 0) {
+  // It gets its size once all of it is allocated: a start that is killed in between leaves an empty
+  // file, and none of another size.
+  const auto size_of_file = static_cast<off_t>(geometry->file_size());
+  if (!device && (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, size_of_file) != 0 ||
+                  ftruncate(fd, size_of_file) != 0)) {
     const std::string failure =
         with_errno("cannot allocate " + format_size(size) + " for the spool " + name);
     const bool unable = errno == EOPNOTSUPP;
