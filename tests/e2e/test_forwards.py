@@ -182,7 +182,7 @@ def test_curl_fetches_from_nginx(scene: Scene, kind: str, server_kind: str) -> N
     )
     config = scene.directory / "nginx.conf"
     config.write_text(
-        f"daemon off; pid {scene.directory}/nginx.pid; error_log stderr; worker_processes 1;\n"
+        f"daemon off; master_process off; pid {scene.directory}/nginx.pid; error_log stderr; worker_processes 1;\n"
         "events { }\n"
         f"http {{ access_log off; {temporary} server {{ listen {listen}; root {root}; }} }}\n",
         encoding="utf-8",
