@@ -54,6 +54,8 @@ TEST(DifferenceTest, SaysWhatIsDifferent) {
   EXPECT_EQ(
       summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/a\"\nwindow = \"8K\"")),
       "1 channel replaced (a)");
+  EXPECT_EQ(summary(base, "[process]\nlog-level = \"debug\"\ndrain-timeout = 7\n" + base),
+            "drain-timeout changed, log-level changed");
   // Of its forwards alone.
   EXPECT_EQ(
       summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/a\"\nallow-remote = true")),

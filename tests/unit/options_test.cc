@@ -400,6 +400,14 @@ TEST(OptionsTest, EveryMethod) {
   EXPECT_EQ(parse_ok({"-c", "isa-serial:/dev/ttyS1:115200"}).channels[0].address.port, 115200U);
 }
 
+TEST(OptionsTest, APathMayHaveItsPrefix) {
+  for (const char* path : {"/run/m", "unix:/run/m"}) {
+    const auto parsed = parse({"-c", kChannel, "--metrics", path});
+    ASSERT_TRUE(parsed) << parsed.error().text;
+    EXPECT_EQ(parsed->process.metrics->host, "/run/m");
+  }
+}
+
 TEST(OptionsTest, EveryFormOfAForward) {
   const std::vector<std::pair<std::string, std::string>> forms = {
       {"svc:127.0.0.1:80", "127.0.0.1:80"},

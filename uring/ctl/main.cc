@@ -356,7 +356,8 @@ struct Commands {
 };
 
 int fail(int code, const std::string& text) {
-  std::fprintf(stderr, "virtproxyctl: %s\n", text.c_str());
+  // What --json asked for is for a program.
+  std::fprintf(stderr, "%s%s\n", text.starts_with('{') ? "" : "virtproxyctl: ", text.c_str());
   return code;
 }
 

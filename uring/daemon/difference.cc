@@ -237,7 +237,9 @@ std::string Difference::summary(const Options& wanted) const {
   add(forwards_added, "forward", "added");
   add(forwards_removed, "forward", "removed");
   add(forwards_changed, "forward", "changed");
-  if (memory_changed) text += text.empty() ? "memory changed" : ", memory changed";
+  for (const std::string_view key : settings_changed) {
+    text += fmt::format("{}{} changed", text.empty() ? "" : ", ", key);
+  }
   return text.empty() ? "no channel or forward is different" : text;
 }
 
@@ -273,7 +275,12 @@ Difference difference(const Options& now, Options& wanted) {
   }
   check_logs(now, wanted, difference);
   share_memory(wanted, difference);
-  difference.memory_changed = now.process.memory != wanted.process.memory;
+  const auto note_change = [&](bool changed, std::string_view key) {
+    if (changed) difference.settings_changed.push_back(key);
+  };
+  note_change(now.process.memory != wanted.process.memory, "memory");
+  note_change(now.process.drain_timeout != wanted.process.drain_timeout, "drain-timeout");
+  note_change(now.process.log_level != wanted.process.log_level, "log-level");
   return difference;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "uring/daemon/options.h"
@@ -24,7 +25,7 @@ struct Difference {
   std::vector<std::string> forwards_added;
   std::vector<std::string> forwards_removed;
   std::vector<std::string> forwards_changed;
-  bool memory_changed = false;  // of the process; it holds at once
+  std::vector<std::string_view> settings_changed;  // of the process; they hold at once
 
   bool nothing() const {
     return added.empty() && changed.empty() && other_forwards.empty() && removed.empty();

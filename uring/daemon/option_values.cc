@@ -203,7 +203,12 @@ Fault read(const OptionRow&, std::string_view label, const Given& given,
 
 Fault read(const OptionRow& row, std::string_view label, const Given& given,
            std::optional<Address>& into) {
-  const std::string& text = given.back();
+  std::string_view given_text = given.back();
+  // As addresses of listeners are written in a configuration file.
+  for (const std::string_view path : {"unix:/", "unix:@"}) {
+    if (given_text.starts_with(path)) given_text.remove_prefix(path.size() - 1);
+  }
+  const std::string text(given_text);
   const bool only_path = row.unit == "PATH";
   const bool is_path = only_path || ((text.starts_with('/') || text.starts_with('@')) &&
                                      text.find(':') == std::string::npos);
