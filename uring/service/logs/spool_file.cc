@@ -57,6 +57,16 @@ tl::expected<uint64_t, std::string> size_of(int fd, const struct stat& status,
   return Failure("the spool " + shown_path + " is neither a file nor a block device");
 }
 
+// A new file gets its size once all of it is allocated, so that a start that is killed in between
+// leaves an empty file and none of another size. NFS cannot do that, and grows it while it
+// allocates.
+bool allocate(int fd, uint64_t bytes, bool fresh) {
+  const auto size = static_cast<off_t>(bytes);
+  if (fresh && fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, size) == 0) return ftruncate(fd, size) == 0;
+  if (fresh && errno != EOPNOTSUPP) return false;
+  return fallocate(fd, 0, 0, size) == 0;
+}
+
 // A size that people write, of a file that was made for one.
 std::string size_for(const SpoolGeometry& geometry) {
   const uint64_t size = (geometry.segments + 1) * geometry.segment_size;
@@ -121,11 +131,7 @@ tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, ui
                    format_size(size) + " has " + std::to_string(geometry->file_size()) +
                    ": give the size it was made with, or the path of a new file");
   }
-  // It gets its size once all of it is allocated: a start that is killed in between leaves an empty
-  // file, and none of another size.
-  const auto size_of_file = static_cast<off_t>(geometry->file_size());
-  if (!device && (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, size_of_file) != 0 ||
-                  ftruncate(fd, size_of_file) != 0)) {
+  if (!device && !allocate(fd, geometry->file_size(), file.fresh)) {
     const std::string failure =
         with_errno("cannot allocate " + format_size(size) + " for the spool " + name);
     const bool unable = errno == EOPNOTSUPP;
