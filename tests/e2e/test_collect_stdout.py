@@ -159,6 +159,27 @@ def test_a_process_of_its_own_ends_with_its_reader(scene: Scene) -> None:
     guest.peer.close()
 
 
+def test_a_pseudo_terminal_that_is_left_may_be_opened_again(scene: Scene) -> None:
+    """Standard output is its master, which is hung up for as long as nobody has the other end open."""
+    place = scene.directory / "name"
+    code = ("import os, sys, tty; master, slave = os.openpty(); tty.setraw(slave); "
+            f"open({str(place)!r}, 'w').write(os.ttyname(slave)); os.dup2(master, 1); "
+            "os.execvp(sys.argv[1], sys.argv[1:])")
+    collecting = Collecting(scene, ["stdout"])
+    daemon = collecting.start(wrapper=[sys.executable, "-c", code])
+    guest = collecting.guest()
+    log = Log()
+    assert guest.begin(log)
+    for line in (b"one", b"two"):
+        reader = os.open(place.read_text(encoding="ascii"), os.O_RDONLY | os.O_NOCTTY)
+        assert guest.send(log.add([line]))
+        assert received(reader, lambda data: data.endswith(b"\n")) == [line]
+        os.close(reader)
+    assert guest.wait_acked(log)
+    daemon.terminate()
+    guest.peer.close()
+
+
 def test_lines_wait_while_the_disk_is_full(scene: Scene) -> None:
     """None is lost or doubled."""
     disk = scene.directory / "disk"

@@ -53,6 +53,8 @@ short end_of_stdout() {
   struct stat status {};
   if (fstat(STDOUT_FILENO, &status) != 0) return 0;
   if (S_ISFIFO(status.st_mode)) return POLLERR;
+  // The other end of a pseudo-terminal may be closed and opened again.
+  if (is_new_when_opened(status)) return 0;
   return isatty(STDOUT_FILENO) == 1 ? POLLHUP : 0;
 }
 
