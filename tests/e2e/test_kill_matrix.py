@@ -3,8 +3,9 @@
 Each cell kills one party at moments that are drawn. `virtproxy-bench lines` writes and audits. Allowed losses are
 those of COLLECTING.md and SHIPPING.md. The last test prints the table, and saves it as kill-matrix.md.
 
-VIRTPROXY_KILL_MOMENTS=N moments in each cell instead of 10, of more lines, and a table that is saved;
-VIRTPROXY_SEED=N what is drawn. Builds with sanitizers have one moment, and leave out the cells that wait longest. What takes a whole machine is left out: the crash of a kernel, a disk that goes.
+VIRTPROXY_KILL_MOMENTS=N moments in each cell instead of 10, of more lines;
+VIRTPROXY_SEED=N what is drawn. Builds with sanitizers have one moment, and leave out the cells that wait longest.
+What takes a whole machine is left out: the crash of a kernel, a disk that goes.
 """
 
 from __future__ import annotations

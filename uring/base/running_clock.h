@@ -5,7 +5,8 @@
 // The process cannot see that it was stopped. What it sees is that it woke later than it meant to,
 // or that it was long at work: time goes on by kLate beyond the former, and by kLate for the
 // latter, at most. To notice a pause in the middle of a sleep, one of more than kWhole is cut: no
-// pause, however long, takes more than half of what is left of such a limit, and kLate.
+// pause, however long, takes more than half of what is left of such a limit, and kLate. What is
+// known to have been work counts in full, and a pause in it with it.
 //
 // It is for limits alone: not for times that people see, for rates that are promised, or for what
 // another process expects in real time.

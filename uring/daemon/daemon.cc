@@ -531,7 +531,7 @@ class Daemon final : private Worker::Client {
       limits += to_duration(process.ship_flush_timeout) + logs::LogShipper::kSyncLimit;
     }
     // In real time, which limits of a loop that hardly gets to run may exceed.
-    end_limit_ = kSlowness * limits + kEndLimit;
+    end_limit_ = kSlowness * (limits + kEndLimit);
   }
 
   void stop_at_once() {

@@ -109,7 +109,7 @@ void kill_all(pid_t program) {
   ::kill(-program, SIGKILL);
 }
 
-// Whether the program has ended. Nothing that it has started is left then.
+// Whether the program has ended. Nothing that it has started in its group is left then.
 bool try_wait(pid_t program, int& status) {
   siginfo_t info{};
   if (waitid(P_PID, static_cast<id_t>(program), &info, WEXITED | WNOHANG | WNOWAIT) != 0 ||
