@@ -16,20 +16,27 @@
 namespace virtproxy::bench {
 namespace {
 
-[[noreturn]] void reject(std::string_view text, std::string_view why) {
-  throw Failure(Outcome::kUsage,
-                fmt::format("bad address '{}': {} (use unix:/path, unix:@name, tcp:host:port or "
-                            "tcp:[ipv6]:port)",
-                            text, why));
+[[noreturn]] void reject(std::string_view text, std::string_view why, std::string_view use) {
+  throw Failure(Outcome::kUsage, fmt::format("bad address '{}': {} (use {})", text, why, use));
 }
 
-Address parse_unix(std::string_view text, std::string_view name) {
+// "unix-dgram:" of "unix-dgram:/path".
+std::string_view kind_of(std::string_view text) { return text.substr(0, text.find(':') + 1); }
+
+}  // namespace
+
+Address parse_unix_address(std::string_view text) {
+  const std::string_view kind = kind_of(text);
+  const std::string_view name = text.substr(kind.size());
+  const auto refuse = [&](std::string_view why) {
+    reject(text, why, fmt::format("{0}/path or {0}@name", kind));
+  };
   Address address{std::string(text)};
   auto& un = reinterpret_cast<sockaddr_un&>(address.storage);
   const bool abstract = !name.empty() && name.front() == '@';
-  if (name.size() <= (abstract ? 1 : 0)) reject(text, "the name is empty");
+  if (name.size() <= (abstract ? 1 : 0)) refuse("the name is empty");
   const size_t room = sizeof(un.sun_path) - (abstract ? 0 : 1);
-  if (name.size() > room) reject(text, fmt::format("the name exceeds {} bytes", room));
+  if (name.size() > room) refuse(fmt::format("the name exceeds {} bytes", room));
   un.sun_family = AF_UNIX;
   std::memcpy(un.sun_path, name.data(), name.size());
   if (abstract) un.sun_path[0] = '\0';
@@ -38,36 +45,43 @@ Address parse_unix(std::string_view text, std::string_view name) {
   return address;
 }
 
-Address parse_tcp(std::string_view text, std::string_view rest) {
+Address parse_inet_address(std::string_view text) {
+  const std::string_view kind = kind_of(text);
+  const std::string_view rest = text.substr(kind.size());
+  const auto refuse = [&](std::string_view why) {
+    reject(text, why, fmt::format("{0}host:port or {0}[ipv6]:port", kind));
+  };
   std::string_view host;
   std::string_view port;
   if (!rest.empty() && rest.front() == '[') {
     const size_t end = rest.find(']');
-    if (end == std::string_view::npos) reject(text, "']' is missing");
+    if (end == std::string_view::npos) refuse("']' is missing");
     host = rest.substr(1, end - 1);
-    if (end + 1 >= rest.size() || rest[end + 1] != ':') reject(text, "the port is missing");
+    if (end + 1 >= rest.size() || rest[end + 1] != ':') refuse("the port is missing");
     port = rest.substr(end + 2);
   } else {
     const size_t colon = rest.rfind(':');
-    if (colon == std::string_view::npos) reject(text, "the port is missing");
+    if (colon == std::string_view::npos) refuse("the port is missing");
     host = rest.substr(0, colon);
     port = rest.substr(colon + 1);
-    if (host.find(':') != std::string_view::npos) reject(text, "an IPv6 address needs brackets");
+    if (host.find(':') != std::string_view::npos) refuse("an IPv6 address needs brackets");
   }
-  if (host.empty()) reject(text, "the host is empty");
-  if (parse_number<uint16_t>(port).value_or(0) == 0) reject(text, "the port must be 1 to 65535");
+  if (host.empty()) refuse("the host is empty");
+  if (parse_number<uint16_t>(port).value_or(0) == 0) refuse("the port must be 1 to 65535");
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   const int status =
       ::getaddrinfo(std::string(host).c_str(), std::string(port).c_str(), &hints, &found);
-  if (status != 0) reject(text, ::gai_strerror(status));
+  if (status != 0) refuse(::gai_strerror(status));
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, &::freeaddrinfo);
   Address address{std::string(text)};
   std::memcpy(&address.storage, found->ai_addr, found->ai_addrlen);
   address.length = found->ai_addrlen;
   return address;
 }
+
+namespace {
 
 bool set_int(int fd, int level, int name, int value) {
   return ::setsockopt(fd, level, name, &value, sizeof(value)) == 0;
@@ -90,9 +104,9 @@ std::string Address::file() const {
 }
 
 Address parse_address(std::string_view text) {
-  if (text.starts_with("unix:")) return parse_unix(text, text.substr(5));
-  if (text.starts_with("tcp:")) return parse_tcp(text, text.substr(4));
-  reject(text, "the kind is missing");
+  if (text.starts_with("unix:")) return parse_unix_address(text);
+  if (text.starts_with("tcp:")) return parse_inet_address(text);
+  reject(text, "the kind is missing", "unix:/path, unix:@name, tcp:host:port or tcp:[ipv6]:port");
 }
 
 void apply_options(int fd, bool is_unix, const SocketOptions& options) {

@@ -27,8 +27,11 @@ struct Address {
   const sockaddr* data() const { return reinterpret_cast<const sockaddr*>(&storage); }
 };
 
-// Throws Failure(kUsage) with one clear line.
+// All throw Failure(kUsage) with one clear line. A unix or tcp address by its kind.
 Address parse_address(std::string_view text);
+// What is behind any kind is a path or @name, or host:port.
+Address parse_unix_address(std::string_view text);
+Address parse_inet_address(std::string_view text);
 
 struct SocketOptions {
   int send_buffer = 0;  // 0: the kernel's default

@@ -19,10 +19,10 @@ namespace {
 // Lines of --interval take the place of the table, and a report behind them is a line as well.
 template <typename AnyPlan>
 void write_results(const AnyPlan& plan, const std::string& table,
-                   const nlohmann::ordered_json& report) {
+                   const nlohmann::ordered_json& report, FILE* out = stdout) {
   if (!table.empty() && !plan.quiet && plan.json != "-" && plan.interval == 0) {
-    fmt::print("{}", table);
-    std::fflush(stdout);
+    fmt::print(out, "{}", table);
+    std::fflush(out);
   }
   if (!plan.json.empty()) write_report(report, plan.json, plan.interval > 0 && plan.json == "-");
 }
@@ -42,8 +42,10 @@ Outcome execute(const Plan& plan) {
 Outcome execute(const lines::LinesPlan& plan) {
   check_writable(plan.json);
   const lines::LinesResult result = lines::run_lines(plan);
+  // Whoever reads the lines from standard output would take the table for lines.
+  const bool writes_lines = plan.source && plan.source->text == "pipe:-";
   write_results(plan, result.measured ? lines::format_lines_table(plan, result) : "",
-                lines::make_lines_json(plan, result));
+                lines::make_lines_json(plan, result), writes_lines ? stderr : stdout);
   return conclude(result.outcome, result.failure);
 }
 

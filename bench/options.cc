@@ -11,6 +11,7 @@
 
 #include "lines/options.h"
 #include "option_checks.h"
+#include "uring/base/text.h"
 
 namespace virtproxy::bench {
 namespace {
@@ -61,10 +62,9 @@ void add_sockets(CLI::App& app, Raw& raw) {
 
 void add_run(CLI::App& run, Raw& raw) {
   Plan& plan = raw.plan;
-  run.add_option("mode", raw.mode, "bulk, ping-pong, one-way, mixed, churn or idle")->required();
+  run.add_option("mode", raw.mode, "bulk, ping-pong, one-way, mixed, churn or idle");
   run.add_option("--connect", raw.connect,
                  "where client ends connect to; given several times, they take turns")
-      ->required()
       ->expected(1)
       ->take_all();
   run.add_option("--listen", raw.listen, "where sinks listen; the same address: the baseline");
@@ -75,12 +75,14 @@ void add_run(CLI::App& run, Raw& raw) {
       ->transform(as_size());
   run.add_option("--chunk", plan.chunk, "size of a bulk write (64K)")->transform(as_size());
   run.add_option("--direction", raw.direction, "of bulk streams: up, down or both (up)");
-  run.add_option("--duration", plan.duration, "seconds to measure (5)");
+  run.add_option("--duration", plan.duration, "seconds to measure (5)")->transform(as_seconds());
   run.add_option("--bytes", plan.bytes, "instead: bytes per connection and direction")
       ->transform(as_size());
-  run.add_option("--warmup", plan.warmup, "seconds before that, not measured (0.5)");
+  run.add_option("--warmup", plan.warmup, "seconds before that, not measured (0.5)")
+      ->transform(as_seconds());
   run.add_option("--rate", plan.rate,
-                 "open loop: messages (churn: connections) a second over all connections; "
+                 "open loop: messages (bulk: writes; churn: connections) a second over all "
+                 "connections; "
                  "latency counts from when each was due");
   run.add_flag("--verify", plan.verify, "check every byte on both sides");
   run.add_flag("--no-half-close", raw.no_half_close,
@@ -90,8 +92,10 @@ void add_run(CLI::App& run, Raw& raw) {
   run.add_option("--pin", plan.cpus, "CPU of our threads; with two: CPU of client, of sink")
       ->delimiter(',');
   run.add_option("--stall-limit", plan.stall_limit,
-                 "seconds without progress that end the run (10)");
-  run.add_option("--wait", plan.wait, "seconds to wait for the first connection to succeed (0)");
+                 "seconds without progress that end the run (10)")
+      ->transform(as_seconds());
+  run.add_option("--wait", plan.wait, "seconds to wait for the first connection to succeed (0)")
+      ->transform(as_seconds());
   run.add_option("--json", plan.json, "write the figures to FILE, - for standard output")
       ->type_name("FILE");
   run.add_flag("--progress", plan.progress, "progress on stderr even if it is not a terminal");
@@ -107,7 +111,8 @@ void add_run(CLI::App& run, Raw& raw) {
 
 void add_serve(CLI::App& app, Raw& raw) {
   app.add_option("--listen", raw.listen, "where to listen (may be repeated)")->required();
-  app.add_option("--duration", raw.serve_duration, "end after so many seconds");
+  app.add_option("--duration", raw.serve_duration, "end after so many seconds")
+      ->transform(as_seconds());
   app.add_option("--pin", raw.serve_cpus, "CPU to run on")->delimiter(',');
   add_sockets(app, raw);
 }
@@ -135,6 +140,7 @@ SocketOptions socket_options(const Raw& raw) {
 
 Plan make_plan(Raw& raw, const CLI::App& run) {
   Plan& plan = raw.plan;
+  require(!raw.mode.empty(), "give a mode: " + names_of(modes()));
   plan.mode = lookup(modes(), raw.mode, "mode");
   plan.direction = lookup(directions(), raw.direction, "direction");
   if (plan.mode == Mode::kOneWay) plan.direction = Role::kStreamUp;
@@ -142,6 +148,7 @@ Plan make_plan(Raw& raw, const CLI::App& run) {
   plan.half_close = !raw.no_half_close;
   plan.http_connect = raw.http_connect;
   plan.sockets = socket_options(raw);
+  require(!raw.connect.empty(), "give --connect ADDRESS: where client ends connect to");
   const bool timed = run.count("--duration") > 0;
   const bool warmed = run.count("--warmup") > 0;
   require(plan.bytes == 0 || !timed, "give --duration or --bytes, not both");
@@ -246,6 +253,16 @@ Options parse_options(int argc, char** argv) {
     return HelpText{app.help()};
   } catch (const CLI::CallForVersion& version) {
     return HelpText{std::string(version.what()) + "\n"};
+  } catch (const CLI::ExtrasError&) {
+    // CLI11 would name all of them, the last one first.
+    const std::string extra = first_extra(app.remaining(true));
+    const CLI::App* asked = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
+    std::vector<std::string> names;
+    for (const CLI::Option* option : asked->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    }
+    const std::vector<std::string_view> known(names.begin(), names.end());
+    reject(extra_fault(extra) + nearest_hint(extra, known) + " (--help tells more)");
   } catch (const CLI::ParseError& error) {
     reject(fmt::format("{} (--help tells more)", error.what()));
   }

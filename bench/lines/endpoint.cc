@@ -5,18 +5,14 @@
 namespace virtproxy::bench::lines {
 namespace {
 
-Address address_of(std::string_view text, std::string_view kind, std::string_view as) {
-  return parse_address(std::string(as) + std::string(text.substr(kind.size())));
-}
-
 bool parse_common(std::string_view text, Endpoint& endpoint) {
   endpoint.text = text;
   if (text.starts_with("unix-dgram:")) {
     endpoint.kind = EndpointKind::kUnixDatagram;
-    endpoint.address = address_of(text, "unix-dgram:", "unix:");
+    endpoint.address = parse_unix_address(text);
   } else if (text.starts_with("udp:")) {
     endpoint.kind = EndpointKind::kUdp;
-    endpoint.address = address_of(text, "udp:", "tcp:");
+    endpoint.address = parse_inet_address(text);
   } else if (text.starts_with("unix:")) {
     endpoint.kind = EndpointKind::kUnixStream;
     endpoint.address = parse_address(text);

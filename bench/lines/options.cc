@@ -74,12 +74,13 @@ void add_lines_options(CLI::App& app, RawLines& raw) {
   app.add_option("--batch", plan.batch, "lines in one write, or datagrams in one sendmmsg (1)");
   app.add_option("--rate", plan.rate,
                  "lines a second over all writers; the age counts from when each was due");
-  app.add_option("--duration", plan.duration, "seconds to write (5)");
+  app.add_option("--duration", plan.duration, "seconds to write (5)")->transform(as_seconds());
   app.add_option("--count", plan.count, "instead: lines of each writer");
   app.add_option("--settle", plan.settle,
                  "seconds without an arrival after which what is missing is lost (2)")
       ->transform(as_seconds());
-  app.add_option("--wait", plan.wait, "seconds to wait for the first connection (0)");
+  app.add_option("--wait", plan.wait, "seconds to wait for the first connection (0)")
+      ->transform(as_seconds());
   app.add_flag("--reconnect", plan.reconnect,
                "writers whose connection breaks connect again and repeat the line that was cut");
   app.add_flag("--tolerate", raw.tolerate,
@@ -127,6 +128,13 @@ LinesPlan make_lines_plan(RawLines& raw, const CLI::App& app) {
   if (plan.shape.run == 0) {
     plan.shape.run = static_cast<uint32_t>(std::random_device{}() % (kRuns - 1) + 1);
   }
+  require(!plan.source || !plan.source->datagram() || app.count("--framing") == 0,
+          "--framing is for streams: a datagram is a line");
+  require(!plan.sink || !plan.sink->datagram() || app.count("--sink-framing") == 0,
+          "--sink-framing is for streams and files: a datagram is a line");
+  require(!plan.source || plan.source->text != "pipe:-" || (plan.json != "-" && plan.interval == 0),
+          "--connect pipe:- takes standard output for the lines: write --json to a file and leave "
+          "out --interval");
   require(plan.count == 0 || app.count("--duration") == 0, "give --duration or --count, not both");
   require(plan.count <= kMostLines / plan.shape.writers,
           fmt::format("--count over all writers must be at most {}", kMostLines));

@@ -82,6 +82,37 @@ TEST(Options, WhatMeansNothingToTheModeIsRefused) {
   EXPECT_EQ(refused("mixed", "--chunk", "4K"), "accepted");
 }
 
+TEST(Options, SayWhatIsWrongBeforeWhatIsMissing) {
+  const auto refused = [](std::vector<const char*> arguments) -> std::string {
+    arguments.insert(arguments.begin(), "virtproxy-bench");
+    try {
+      parse_options(static_cast<int>(arguments.size()), const_cast<char**>(arguments.data()));
+    } catch (const Failure& failure) {
+      return failure.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(refused({"run"}), "give a mode: bulk, churn, idle, mixed, one-way, ping-pong");
+  EXPECT_EQ(refused({"run", "bulkk"}),
+            "unknown mode 'bulkk' (one of bulk, churn, idle, mixed, one-way, ping-pong)");
+  EXPECT_EQ(refused({"run", "bulk"}), "give --connect ADDRESS: where client ends connect to");
+  EXPECT_EQ(refused({"run", "bulk", "--rat", "5"}),
+            "unknown option: --rat: the nearest is --rate (--help tells more)");
+  EXPECT_EQ(refused({"run", "bulk", "--duration", "1x"}),
+            "--duration: '1x' is not a time such as 10, 0.5 or 500ms (--help tells more)");
+  EXPECT_EQ(refused({"run", "bulk", "--connect", "tcp:127.0.0.1:1", "--no-sink", "--duration",
+                     "500ms", "--warmup", "1s"}),
+            "accepted");
+  EXPECT_EQ(refused({"lines", "--connect", "unix-dgram:"}),
+            "bad address 'unix-dgram:': the name is empty (use unix-dgram:/path or "
+            "unix-dgram:@name)");
+  EXPECT_EQ(refused({"lines", "--connect", "udp:127.0.0.1:1", "--framing", "octet"}),
+            "--framing is for streams: a datagram is a line");
+  EXPECT_EQ(refused({"lines", "--connect", "pipe:-", "--json", "-"}),
+            "--connect pipe:- takes standard output for the lines: write --json to a file and "
+            "leave out --interval");
+}
+
 TEST(Compare, RatiosAreTakenPairByPair) {
   const std::string before =
       report(100, 2).dump(2) + "\n" + report(200, 2).dump() + report(400, 2).dump();
