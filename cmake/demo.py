@@ -1,7 +1,9 @@
 """Both ends of virtproxy on this machine, real traffic through them, and what it measured.
 
-Called by cmake/demo, which builds first. Without arguments the two daemons share a unix socket as
-their channel; with --guest one of them runs inside a QEMU guest, behind a virtio-serial port.
+Called by cmake/demo, which builds first. By itself (python3 cmake/demo.py) it needs the programs of a
+release build in build/release/bin, curl, and QEMU for --guest.
+Without arguments the two daemons share a unix socket as their channel; with --guest one of them runs
+inside a QEMU guest, behind a virtio-serial port.
 """
 
 from __future__ import annotations

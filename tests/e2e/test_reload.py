@@ -308,7 +308,8 @@ def test_a_process_without_privileges_adds_what_its_user_may(scene: Scene) -> No
         near = Controlled(scene, f"near of {who}", "-c", f"unix-listen:{own}/channel:-:vm1", *args)
         path = own / "added"
         done = near.ctl("forward-add", "-o", f"echo:unix:{path}:-:vm1")
-        assert (done.returncode, done.stdout) == (0, "1 forward added (-o echo of vm1)\n"), done
+        assert (done.returncode, done.stdout) == (
+            0, f"1 forward added (-o echo of vm1 on {path})\n"), done
         assert path.stat().st_uid == (NOBODY if args else 0)
         low = near.ctl("forward-add", "-o", "echo:127.0.0.1:1:vm1")
         assert low.returncode == 1

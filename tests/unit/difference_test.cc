@@ -46,9 +46,9 @@ TEST(DifferenceTest, SaysWhatIsDifferent) {
   EXPECT_EQ(summary(base, base.substr(second) + base.substr(0, second)),
             "no channel or forward is different");
   EXPECT_EQ(summary(base, base.substr(second)),
-            "1 channel removed (a), 1 forward removed (-o web of a)");
+            "1 channel removed (a), 1 forward removed (-o web of a on 127.0.0.1:80)");
   EXPECT_EQ(summary(base.substr(second), base),
-            "1 channel added (a), 1 forward added (-o web of a)");
+            "1 channel added (a), 1 forward added (-o web of a on 127.0.0.1:80)");
   EXPECT_EQ(summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/c\"")),
             "1 channel replaced (a)");
   EXPECT_EQ(
@@ -59,12 +59,14 @@ TEST(DifferenceTest, SaysWhatIsDifferent) {
   // Of its forwards alone.
   EXPECT_EQ(
       summary(base, with(base, "\"unix-connect:/a\"", "\"unix-connect:/a\"\nallow-remote = true")),
-      "1 forward changed (-o web of a)");
+      "1 forward changed (-o web of a on 127.0.0.1:80)");
   EXPECT_EQ(summary(base, with(base, ":80\"", ":80\"\npriority = \"bulk\"")),
-            "1 forward changed (-o web of a)");
-  EXPECT_EQ(summary(base, with(base, ":81", ":82")), "1 forward changed (-i db of b)");
+            "1 forward changed (-o web of a on 127.0.0.1:80)");
+  EXPECT_EQ(summary(base, with(base, ":81", ":82")),
+            "1 forward changed (-i db of b to 127.0.0.1:82)");
   EXPECT_EQ(summary(base, with(base, ":80", ":82")),
-            "1 forward added (-o web of a), 1 forward removed (-o web of a)");
+            "1 forward added (-o web of a on 127.0.0.1:82), 1 forward removed (-o web of a on "
+            "127.0.0.1:80)");
   std::string more = base;
   for (int i = 0; i < 10; ++i) {
     more += fmt::format("[channel.n{0}]\ntransport = \"unix-connect:/n{0}\"\n", i);

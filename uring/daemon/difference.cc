@@ -125,7 +125,8 @@ std::vector<const ForwardSpec*> forwards_of(const std::vector<ForwardSpec>& forw
 }
 
 std::string name_of(char option, const ForwardSpec& forward) {
-  return fmt::format("-{} {} of {}", option, forward.service, forward.channel);
+  return fmt::format("-{} {} of {} {} {}", option, forward.service, forward.channel,
+                     option == 'o' ? "on" : "to", forward.address.to_string());
 }
 
 // Compares the forwards of a channel in one direction. `option` is the letter that gives them on
