@@ -223,7 +223,7 @@ void Worker::log_stats() {
     log_answer_facts({.channel = channel->label()}, "stats channel={} {}", channel->label(),
                      line.text());
   }
-  if (shipper_) shipper_->log_stats(loop_->now());
+  if (shipper_) shipper_->log_stats();
   StatsLine line;
   line.visit(kLongestTurn,
              {static_cast<uint64_t>(loop_->take_longest().count()), "longest_turn_us"});

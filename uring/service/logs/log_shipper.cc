@@ -332,7 +332,7 @@ void LogShipper::note_safe() {
 }
 
 void LogShipper::note_given() {
-  const Instant now = loop_.now();
+  const Instant now = monotonic_now();
   for (size_t i = 0; i < sources_.size(); ++i) {
     auto& given = sources_[i].given;
     const uint64_t seq = shipper_.buffer().mark(static_cast<uint16_t>(i)).seq;
@@ -350,7 +350,7 @@ void LogShipper::note_given() {
 }
 
 void LogShipper::note_blocked() {
-  const Instant now = loop_.now();
+  const Instant now = monotonic_now();
   for (size_t i = 0; i < sources_.size(); ++i) {
     SourceState& source = sources_[i];
     source.rate->note(shipper_.buffer().received(static_cast<uint16_t>(i)).lines, now);

@@ -60,9 +60,10 @@ class LogShipper final : public ChannelObserver,
   // Nothing of it is known to the kernel.
   bool idle() const;
 
+  // Ages and rates are by monotonic time, as at the collecting end: a pause of the process counts.
   void visit_stats(StatVisitor& visitor, Instant now) const override;
   // One line for each source.
-  void log_stats(Instant now) const;
+  void log_stats() const;
 
  private:
   enum class Phase : uint8_t {
@@ -84,7 +85,7 @@ class LogShipper final : public ChannelObserver,
     double tokens = 0;  // of the rate limit
     Instant filled{};
     uint64_t reported = 0;  // lines dropped that were logged
-    // When numbers were given, for the age of the oldest that is not acknowledged.
+    // When (monotonic) numbers were given, for the age of the oldest that is not acknowledged.
     std::deque<std::pair<uint64_t, Instant>> given;
     std::unique_ptr<LineRate> rate = std::make_unique<LineRate>();
     std::optional<Instant> blocked_since;

@@ -78,7 +78,8 @@ Duration LogShipper::oldest_age(Instant now) const {
   return oldest;
 }
 
-void LogShipper::visit_stats(StatVisitor& visitor, Instant now) const {
+void LogShipper::visit_stats(StatVisitor& visitor, Instant) const {
+  const Instant now = monotonic_now();
   const Buffer& buffer = shipper_.buffer();
   for (size_t i = 0; i < sources_.size(); ++i) {
     const auto index = static_cast<uint16_t>(i);
@@ -120,7 +121,7 @@ void LogShipper::visit_stats(StatVisitor& visitor, Instant now) const {
   visitor.visit(kOldest, {static_cast<uint64_t>(oldest_age(now).count()), "ship_oldest_us"});
 }
 
-void LogShipper::log_stats(Instant now) const {
+void LogShipper::log_stats() const {
   const Buffer& buffer = shipper_.buffer();
   for (size_t i = 0; i < sources_.size(); ++i) {
     const auto index = static_cast<uint16_t>(i);
@@ -136,9 +137,10 @@ void LogShipper::log_stats(Instant now) const {
                buffer.received(index).bytes, acknowledged(i), dropped, buffer.used(index),
                blocked(index) ? 1 : 0);
   }
-  log_answer("stats shipping connected={} spool_bytes={} oldest_us={}",
-             stream_ != nullptr && greeted_ ? 1 : 0, spool_bytes(),
-             std::chrono::duration_cast<std::chrono::microseconds>(oldest_age(now)).count());
+  log_answer(
+      "stats shipping connected={} spool_bytes={} oldest_us={}",
+      stream_ != nullptr && greeted_ ? 1 : 0, spool_bytes(),
+      std::chrono::duration_cast<std::chrono::microseconds>(oldest_age(monotonic_now())).count());
 }
 
 }  // namespace virtproxy::logs
