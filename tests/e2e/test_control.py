@@ -445,12 +445,15 @@ def test_top_is_made_for_a_terminal(scene: Scene) -> None:
         assert " echo " in lines[3] and " 4.9K" in lines[3]
         assert all(len(line) <= 80 for line in lines)
         terminal, slave = pty.openpty()
+        termios.tcsetwinsize(terminal, (24, 60))
         before = termios.tcgetattr(slave)
         with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as top:
             shown = b""
             while shown.count(b"\x1b[H") < 2:
                 shown += os.read(terminal, 1 << 16)
             assert b"\x1b[7mSTREAM" in shown and b" echo " in shown
+            text = re.sub(rb"\x1b\[[0-9;]*[A-Za-z]", b"", shown).decode()
+            assert max(len(line) for line in text.splitlines()) <= 60
             os.write(terminal, b"q")
             assert top.wait(WAIT) == 0
         assert termios.tcgetattr(slave) == before

@@ -219,6 +219,7 @@ def test_a_changed_channel_is_replaced_and_refuses_no_client(scene: Scene) -> No
     assert receive(late, 4) == b"late"
     late.close()
     assert 'memory = "16M"' in stage.done("config")
+    assert json.loads(stage.done("config", "--json"))["config"].rstrip() == stage.done("config").rstrip()
 
 
 def test_an_error_changes_nothing(scene: Scene) -> None:

@@ -313,7 +313,7 @@ user = "no-such"
     {R"([process]
 sandbox = "maybe"
 )" + kUnix,
-     {"v.toml:2:11: sandbox maybe; it is on or off, or true or false in a file"}},
+     {"v.toml:2:11: sandbox maybe; use on or off, or true or false in a file"}},
     {"[process]\nsandbox = 1\n" + kUnix,
      {"v.toml:2:11: sandbox is a whole number; write true or false"}},
     {R"([process]
@@ -323,7 +323,7 @@ log-level = "loud"
     {R"([process]
 log-format = "xml"
 )" + kUnix,
-     {"v.toml:2:14: log-format xml; it is text or json"}},
+     {"v.toml:2:14: log-format xml; use text or json"}},
     {R"([process]
 disable = ["a b"]
 )" + kUnix,
@@ -348,9 +348,9 @@ window = "512M"
      {"v.toml:3:15: max-streams 99999999999 is out of range; use 1 to 1048576"}},
     {kUnix + R"(integrity = "none"
 )",
-     {"v.toml:3:13: integrity none; it is auto, commit or checksum"}},
+     {"v.toml:3:13: integrity none; use auto, commit or checksum"}},
     {kUnix + "protocol = 3\n",
-     {"v.toml:3:12: protocol 3; it is auto, 1 or 2"}},
+     {"v.toml:3:12: protocol 3; use auto, 1 or 2"}},
     {kUnix + R"(hold = "1K"
 )",
      {"v.toml:3:8: hold 1K is out of range; use 64K to 1G"}},
@@ -428,10 +428,20 @@ allow-uid = [0]
 )",
      {"v.toml:5:13: allow-uid guards unix sockets that are listened on, and there is none here; leave it out, or give unix:/PATH: TCP does not tell who connects"}},
     {kUnix + R"([channel.a.listen.s]
+at = ["unix:/s", "127.0.0.1:80"]
+allow-uid = [0]
+)",
+     {"v.toml:5:13: allow-uid guards unix sockets alone, and 127.0.0.1:80 is none; give that address a table of its own, as [[channel.NAME.listen.SERVICE]]: TCP does not tell who connects"}},
+    {kUnix + R"([channel.a.listen.s]
+at = "127.0.0.1:80"
+port = 80
+)",
+     {"v.toml:5:1: unknown key 'port'; the nearest known key in [channel.NAME.listen.SERVICE] is 'at'"}},
+    {kUnix + R"([channel.a.listen.s]
 at = "127.0.0.1:80"
 priority = "urgent"
 )",
-     {"v.toml:5:12: priority urgent; it is interactive, normal or bulk"}},
+     {"v.toml:5:12: priority urgent; use interactive, normal or bulk"}},
     {kUnix + R"([channel.a.listen.""]
 at = "127.0.0.1:80"
 )",

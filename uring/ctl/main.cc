@@ -287,7 +287,9 @@ struct Commands {
         ->type_name("")
         ->required();
     declare_changes(app);
-    declare_daemon_command(app, "metrics", "Print the metrics, as Prometheus reads them");
+    CLI::App& metrics =
+        declare_daemon_command(app, "metrics", "Print the metrics, as Prometheus reads them");
+    metrics.remove_option(metrics.get_option("--json"));
     declare_daemon_command(app, "log-level", "Show or change the level of the log")
         .add_option("LEVEL", daemon.argument, "error, warn, info, debug or trace")
         ->type_name("");
@@ -370,7 +372,7 @@ int main(int argc, char** argv) {
   app.set_help_flag("-h,--help", "Print this help and exit");
   app.get_formatter()->column_width(28);
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 done, 1 failure, 2 usage.");
+  app.footer("Exit codes: 0 done, 1 failed or refused by the daemon, 2 a wrong command line.");
   Commands commands;
   commands.declare(app);
   // "channel add" stands for "channel-add".

@@ -22,7 +22,7 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kIntervalMs = 1000;
-constexpr size_t kWidth = 80;
+constexpr size_t kWidthWithoutTerminal = 80;
 constexpr size_t kLinesAround =
     4;  // of the process, an empty one, the names of the columns, the last
 constexpr size_t kRowsWithoutTerminal = 20;
@@ -79,14 +79,16 @@ class Screen {
  public:
   explicit Screen(bool colours) : colours_(colours) {}
 
-  std::string draw(const json& status, const json& streams, Clock::time_point now) {
+  // In lines of at most `width` characters.
+  std::string draw(const json& status, const json& streams, size_t width, Clock::time_point now) {
+    width_ = width;
     std::string text =
         cut(fmt::format("virtproxy {}  pid {}  {}  up {}  channels {}/{}  streams {}  buffered {}",
                         shown(status, "version"), shown(status, "pid"), shown(status, "state"),
                         time_of(status, "uptime"), shown(status, "channels_up"),
                         shown(status, "channels"), shown(status, "streams"),
                         readable_bytes(number_of(status, "buffered"))),
-            kWidth);
+            width_);
     text += "\n\n" + in_colour("7", row("STREAM", "SERVICE", "AGE", "SENT/s", "RECV/s", "SENT",
                                         "RECV", "WAITS FOR"));
     const double passed = std::chrono::duration<double>(now - drawn_at_).count();
@@ -115,15 +117,15 @@ class Screen {
   }
 
  private:
-  static std::string row(const std::string& stream, const std::string& service,
-                         const std::string& age, const std::string& sent_rate,
-                         const std::string& received_rate, const std::string& sent,
-                         const std::string& received, const std::string& waits) {
-    std::string line = fmt::format("{:<14} {:<12} {:>6} {:>6} {:>6} {:>6} {:>6} {}",
-                                   cut(stream, 14), cut(service, 12), age, sent_rate, received_rate,
-                                   sent, received, cut(waits, kWidth - 63));
+  std::string row(const std::string& stream, const std::string& service, const std::string& age,
+                  const std::string& sent_rate, const std::string& received_rate,
+                  const std::string& sent, const std::string& received,
+                  const std::string& waits) const {
+    std::string line =
+        fmt::format("{:<14} {:<12} {:>6} {:>6} {:>6} {:>6} {:>6} {}", cut(stream, 14),
+                    cut(service, 12), age, sent_rate, received_rate, sent, received, waits);
     line.erase(line.find_last_not_of(' ') + 1);
-    return line + "\n";
+    return cut(line, width_) + "\n";
   }
   static std::string rate(uint64_t bytes, double seconds) {
     return readable_bytes(static_cast<uint64_t>(static_cast<double>(bytes) / seconds));
@@ -134,6 +136,7 @@ class Screen {
   }
 
   const bool colours_;
+  size_t width_ = kWidthWithoutTerminal;
   std::map<std::string, Bytes> before_;
   Clock::time_point drawn_at_{};
 };
@@ -144,6 +147,14 @@ size_t rows_of_terminal() {
     return kRowsWithoutTerminal;
   }
   return size.ws_row - kLinesAround;
+}
+
+size_t width_of_terminal() {
+  winsize size{};
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) {
+    return kWidthWithoutTerminal;
+  }
+  return size.ws_col;
 }
 
 // False when the user wants to leave.
@@ -177,7 +188,7 @@ Shown top(const std::string& socket_path, const std::string& sort) {
     if (!process.is_object() || !rows.is_array()) {
       return tl::unexpected<std::string>("the daemon's answer is no table");
     }
-    const std::string text = screen.draw(process, rows, now);
+    const std::string text = screen.draw(process, rows, width_of_terminal(), now);
     if (!terminal) return text;
     // Home, and each line without what was behind it before.
     std::string shown = "\x1b[H";

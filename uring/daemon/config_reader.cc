@@ -1,6 +1,7 @@
 // From the tree of a configuration file to a draft of options.
 
 #include <algorithm>
+#include <array>
 #include <span>
 
 #include "uring/base/text.h"
@@ -194,6 +195,14 @@ class Reader {
     for (const OptionRow& row : option_table()) {
       const bool meant = row.name == item.key || row.aliases == "--" + item.key;
       if (meant && row.in(table.scope) && row.read != nullptr) nearest = row.file_key();
+    }
+    // Where a table has an address, it is what these mean.
+    constexpr std::array<std::string_view, 4> kAddressWords = {"address", "host", "path", "port"};
+    constexpr std::array<std::string_view, 3> kAddressKeys = {"transport", "at", "to"};
+    if (std::find(kAddressWords.begin(), kAddressWords.end(), name) != kAddressWords.end()) {
+      const auto key =
+          std::find_first_of(keys.begin(), keys.end(), kAddressKeys.begin(), kAddressKeys.end());
+      if (key != keys.end()) nearest = *key;
     }
     draft_.complain(item.key_at, "unknown key " + in_quotes(name),
                     "the nearest known key in " + std::string(table.shown) + " is '" +

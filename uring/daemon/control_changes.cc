@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 
@@ -55,8 +56,9 @@ void Control::answer_config(const Asker& asker) {
   // An answer ends with the first empty line.
   for (size_t at = 0; (at = text.find("\n\n", at)) != std::string::npos;) text.erase(at, 1);
   if (!asker.json) return reply(asker, text + "\n");
-  const ControlTable table{.columns = {{"config"}}, .rows = {{text}}};
-  reply(asker, table, TableShape::kRecord);
+  // Not as a cell of a table: those have no line ends.
+  const nlohmann::json answer{{"config", text}};
+  reply(asker, answer.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n\n");
 }
 
 void Control::answer_log_level(const Asker& asker, std::string_view level) {

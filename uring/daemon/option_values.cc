@@ -50,7 +50,7 @@ Fault choose(std::string_view label, const Given& given, const Choice<T> (&choic
                    [&](const Choice<T>& choice) { return choice.name == given.back(); });
   if (found == std::end(choices)) {
     return Complaint{std::string(label) + " " + printable(given.back()),
-                     "it is " + names_of(choices)};
+                     "use " + names_of(choices)};
   }
   into = found->value;
   return std::nullopt;
@@ -149,7 +149,7 @@ Fault read(const OptionRow&, std::string_view label, const Given& given, bool& i
   }
   if (choose(label, given, kSwitch, into)) {
     return Complaint{std::string(label) + " " + printable(given.back()),
-                     "it is on or off, or true or false in a file"};
+                     "use on or off, or true or false in a file"};
   }
   return std::nullopt;
 }

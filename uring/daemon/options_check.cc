@@ -155,11 +155,24 @@ bool guards_any(const Draft& draft, Guard guard, const OfThese& of_these) {
 }
 
 // A list that guards nothing was meant for something.
-void complain_of_list(Draft& draft, const OptionRow& row, const Origin& at) {
+// `forward` is the one that it was given for, if it was given for one.
+void complain_of_list(Draft& draft, const OptionRow& row, const Origin& at,
+                      const ForwardDraft* forward = nullptr) {
   const Guard guard = guard_of(row);
   if (at.in_file()) {
     const std::string key(row.file_key());
-    if (guard == Guard::kClients) {
+    const auto shares_table = [&](const ForwardDraft& other) {
+      return other.spec.id == forward->spec.id && other.spec.service == forward->spec.service &&
+             other.spec.address.kind == AddressKind::kUnix;
+    };
+    if (forward != nullptr &&
+        std::any_of(draft.oforwards.begin(), draft.oforwards.end(), shares_table)) {
+      draft.complain(
+          at,
+          key + " guards unix sockets alone, and " + forward->spec.address.to_string() + " is none",
+          "give that address a table of its own, as [[channel.NAME.listen.SERVICE]]: "
+          "TCP does not tell who connects");
+    } else if (guard == Guard::kClients) {
       draft.complain(at, key + " guards unix sockets that are listened on, and there is none here",
                      "leave it out, or give unix:/PATH: TCP does not tell who connects");
     } else {
@@ -197,7 +210,7 @@ void check_lists(Draft& draft) {
     for (const auto& [row, at] : forward.given) {
       if (guard_of(*row) == Guard::kNothing || forward.spec.address.kind == AddressKind::kUnix)
         continue;
-      complain_of_list(draft, *row, at);
+      complain_of_list(draft, *row, at, &forward);
     }
   }
 }

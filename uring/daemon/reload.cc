@@ -170,6 +170,10 @@ tl::expected<Options, std::string> Reloader::read_one(char option, const std::st
   while (error.ends_with('\n')) error.pop_back();
   constexpr std::string_view kProgram = "virtproxy: ";
   if (error.starts_with(kProgram)) error.erase(0, kProgram.size());
+  const std::string next = "\n" + std::string(kProgram);
+  for (size_t at = 0; (at = error.find(next, at)) != std::string::npos;) {
+    error.erase(at + 1, kProgram.size());
+  }
   return Failure(std::move(error));
 }
 

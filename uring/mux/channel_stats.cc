@@ -75,7 +75,8 @@ void Channel::visit_stats(StatVisitor& visitor) {
   visit(kBorrowed, "granted_bytes", now.session.borrowed);
   visit(kWaiting, "waiting", now.waiting);
   visit(kSessions, "sessions", now.session.sessions);
-  visit(kInFlight, "in_flight", now.session.in_flight);
+  // What the last session left belongs to nobody.
+  visit(kInFlight, "in_flight", selector().up() ? now.session.in_flight : 0);
   visit(kRoundTrip, "", static_cast<uint64_t>(now.session.round_trip.count()));
   visit(kPipes, "pipes", now.pipes);
   context_.counters.visit_stats(visitor, loop().now());

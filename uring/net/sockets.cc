@@ -44,6 +44,8 @@ const char* advice_for(int error) {
   switch (error) {
     case EADDRINUSE:
       return " (another process listens there)";
+    case EPERM:
+      return " (a socket of another user is there, which this user may not try or not remove)";
     case EACCES:
       return " (ports below 1024 and other users' directories need privileges)";
     case ENOENT:
@@ -68,10 +70,11 @@ bool clear_stale_path(const Address& address, const SocketAddress& at) {
   }
   const int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (probe < 0) return false;
-  const bool refused = connect(probe, at.data(), at.length) != 0 && errno == ECONNREFUSED;
+  const int error = connect(probe, at.data(), at.length) == 0 ? 0 : errno;
   close(probe);
-  if (!refused) {
-    errno = EADDRINUSE;
+  if (error != ECONNREFUSED) {
+    // Whether somebody listens there is not known without access: waiting would be in vain.
+    errno = error == EACCES ? EPERM : EADDRINUSE;
     return false;
   }
   return unlink(address.host.c_str()) == 0;
