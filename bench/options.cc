@@ -11,7 +11,7 @@
 
 #include "lines/options.h"
 #include "option_checks.h"
-#include "uring/base/text.h"
+#include "uring/base/option_hint.h"
 
 namespace virtproxy::bench {
 namespace {
@@ -254,15 +254,7 @@ Options parse_options(int argc, char** argv) {
   } catch (const CLI::CallForVersion& version) {
     return HelpText{std::string(version.what()) + "\n"};
   } catch (const CLI::ExtrasError&) {
-    // CLI11 would name all of them, the last one first.
-    const std::string extra = first_extra(app.remaining(true));
-    const CLI::App* asked = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
-    std::vector<std::string> names;
-    for (const CLI::Option* option : asked->get_options()) {
-      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
-    }
-    const std::vector<std::string_view> known(names.begin(), names.end());
-    reject(extra_fault(extra) + nearest_hint(extra, known) + " (--help tells more)");
+    reject(extras_fault(app) + " (--help tells more)");
   } catch (const CLI::ParseError& error) {
     reject(fmt::format("{} (--help tells more)", error.what()));
   }

@@ -530,7 +530,7 @@ def test_a_command_line_that_is_wrong_gets_one_line(args: list[str]) -> None:
 
 
 def test_what_is_unknown_or_missing_is_named(scene: Scene) -> None:
-    for args, line in ((("guest", "--listne", "x"), "unknown option: --listne; see 'virtagent guest --help'"),
+    for args, line in ((("guest", "--listne", "x"), "unknown option: --listne: the nearest is --listen; see 'virtagent guest --help'"),
                        (("nonsense",), "there is no command 'nonsense'; see 'virtagent --help'"),
                        (("gues",), "there is no command 'gues': the nearest is guest; see 'virtagent --help'"),
                        (("events", "/x", "more"), "unexpected argument: more; see 'virtagent events --help'")):

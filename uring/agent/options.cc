@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "uring/base/option_hint.h"
 #include "uring/base/small_file.h"
 #include "uring/base/text.h"
 #include "uring/base/toml.h"
@@ -90,7 +91,7 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app) {
     }
     return "there is no command " + in_quotes(first) + nearest_hint(first, names);
   }
-  return extra_fault(first);
+  return extras_fault(app);
 }
 
 tl::unexpected<Refusal> refuse(const std::string& text) {

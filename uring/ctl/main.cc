@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "uring/base/option_hint.h"
 #include "uring/ctl/control_client.h"
 #include "uring/ctl/doctor.h"
 #include "uring/ctl/follow.h"
@@ -410,9 +411,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& done) {
     return app.exit(done);
   } catch (const CLI::ExtrasError&) {
-    // CLI11 would name all of them, the last one first.
-    return fail(kUsage, virtproxy::extra_fault(virtproxy::first_extra(app.remaining(true))) +
-                            "; see virtproxyctl --help");
+    return fail(kUsage, virtproxy::extras_fault(app) + "; see virtproxyctl --help");
   } catch (const CLI::ParseError& error) {
     return fail(kUsage, virtproxy::printable(error.what()) + "; see virtproxyctl --help");
   }

@@ -44,8 +44,6 @@ const char* advice_for(int error) {
   switch (error) {
     case EADDRINUSE:
       return " (another process listens there)";
-    case EPERM:
-      return " (a socket of another user is there, which this user may not try or not remove)";
     case EACCES:
       return " (ports below 1024 and other users' directories need privileges)";
     case ENOENT:
@@ -127,7 +125,11 @@ tl::expected<int, std::string> give_up(int fd, const std::string& message) {
 tl::expected<int, std::string> try_to_listen_at(const Address& address, const SocketAddress& at,
                                                 const ListenRules& rules, BoundPath& path) {
   if (at.family() == AF_UNIX && !clear_stale_path(address, at)) {
-    return give_up(-1, failure(address, "listen on", advice_for(errno)));
+    const char* const advice =
+        errno == EPERM
+            ? " (a socket of another user is there, which this user may not try or not remove)"
+            : advice_for(errno);
+    return give_up(-1, failure(address, "listen on", advice));
   }
   const int fd = socket(at.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return tl::unexpected(failure(address, "listen on", advice_for(errno)));
