@@ -196,7 +196,7 @@ def test_what_is_wrong_is_one_line(scene: Scene) -> None:
         (b"status now\n", "error: status: what is 'now'? Try help\n\n"),
         (b"log-level loud\n",
          "error: there is no level 'loud'; there are error, warn, info, debug and trace\n\n"),
-        (b"streams vm9\n", "error: there is no channel 'vm9'\n\n"),
+        (b"streams vm9\n", "error: there is no channel 'vm9'; the channel is 0\n\n"),
         (b"streams --limit 0\n", "error: --limit '0': use 1 to 65536\n\n"),
         (b"streams --sort\n", "error: streams: a value is missing behind --sort\n\n"),
         (b"streams --sort size\n", "error: --sort 'size': use age, sent, received or waiting\n\n"),

@@ -108,7 +108,7 @@ def test_what_keeps_the_other_end_from_being_asked_is_named(scene: Scene) -> Non
     assert silent.refused("status") == (
         "the other end of channel host answers no questions: it is to be a virtproxy that runs with "
         "--share-stats (share-stats = true)")
-    assert silent.refused("why", "nowhere") == "there is no channel 'nowhere'"
+    assert silent.refused("why", "nowhere") == "there is no channel 'nowhere'; the channel is host"
     wrong = silent.near.ctl("far", "config")
     assert wrong.returncode == 2 and "config" in wrong.stderr
     old = Ends(scene, "--share-stats", protocol=1)

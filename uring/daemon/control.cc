@@ -12,6 +12,7 @@
 #include "uring/base/text.h"
 #include "uring/base/units.h"
 #include "uring/daemon/channel_parts.h"
+#include "uring/daemon/difference.h"
 #include "uring/daemon/event_table.h"
 #include "uring/daemon/stream_tables.h"
 
@@ -268,11 +269,6 @@ void Control::answer_forwards(const Asker& asker) {
       });
 }
 
-bool Control::has_channel(std::string_view name) const {
-  return std::any_of(options_.channels.begin(), options_.channels.end(),
-                     [name](const ChannelSpec& channel) { return channel.name == name; });
-}
-
 void Control::list_streams(const Asker& asker, StreamQuery query, StreamList::Finish finish) {
   if (lists_.size() >= kMostLists) {
     return reply(asker, error_answer("others wait for lists: try again", asker.json));
@@ -297,9 +293,8 @@ void Control::begin_list() {
 void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
   StreamQuery query{
       .channel = arguments.word, .key = std::nullopt, .limit = StreamQuery::kUsualLimit};
-  if (!query.channel.empty() && !has_channel(query.channel)) {
-    return reply(asker,
-                 error_answer("there is no channel " + in_quotes(query.channel), asker.json));
+  if (!query.channel.empty() && find_channel(options_, query.channel) == nullptr) {
+    return reply(asker, error_answer(unknown_channel(options_, query.channel), asker.json));
   }
   if (!arguments.sort.empty()) {
     const auto order = parse_stream_order(arguments.sort);
@@ -341,9 +336,8 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
     query.key = name->key;
     query.only_waiting = false;  // To tell one that does not wait from one that is not there.
   }
-  if (!query.channel.empty() && !has_channel(query.channel)) {
-    return reply(asker,
-                 error_answer("there is no channel " + in_quotes(query.channel), asker.json));
+  if (!query.channel.empty() && find_channel(options_, query.channel) == nullptr) {
+    return reply(asker, error_answer(unknown_channel(options_, query.channel), asker.json));
   }
   list_streams(asker, query, [this, asker, query, of](StreamRows found) {
     if (query.key && found.rows.empty()) {
@@ -382,8 +376,8 @@ void Control::collect_log_rows(std::function<void(const LogRows&)> finish) {
 }
 
 void Control::answer_logs(const Asker& asker, const std::string& channel) {
-  if (!channel.empty() && !has_channel(channel)) {
-    return reply(asker, error_answer("there is no channel " + in_quotes(channel), asker.json));
+  if (!channel.empty() && find_channel(options_, channel) == nullptr) {
+    return reply(asker, error_answer(unknown_channel(options_, channel), asker.json));
   }
   collect_log_rows([asker, channel](const LogRows& logs) {
     const ControlTable table = logs_table(logs, channel);
@@ -395,9 +389,8 @@ void Control::answer_logs(const Asker& asker, const std::string& channel) {
 }
 
 void Control::answer_events(const Asker& asker, const Arguments& arguments) {
-  if (!arguments.word.empty() && !has_channel(arguments.word)) {
-    return reply(asker,
-                 error_answer("there is no channel " + in_quotes(arguments.word), asker.json));
+  if (!arguments.word.empty() && find_channel(options_, arguments.word) == nullptr) {
+    return reply(asker, error_answer(unknown_channel(options_, arguments.word), asker.json));
   }
   const auto after = parse_number<uint64_t>(arguments.after.empty() ? "0" : arguments.after);
   if (!after) {
@@ -412,7 +405,7 @@ void Control::answer_events(const Asker& asker, const Arguments& arguments) {
 
 void Control::kill(const Asker& asker, const std::string& stream) {
   const auto name = parse_stream_name(stream);
-  if (!name || !has_channel(name->channel)) {
+  if (!name || find_channel(options_, name->channel) == nullptr) {
     const auto text =
         fmt::format("kill {}: name a stream as the command streams does", in_quotes(stream));
     return reply(asker, error_answer(text, asker.json));
@@ -434,8 +427,8 @@ void Control::kill(const Asker& asker, const std::string& stream) {
 }
 
 void Control::reset_channel(const Asker& asker, const std::string& name) {
-  if (!has_channel(name)) {
-    return reply(asker, error_answer("there is no channel " + in_quotes(name), asker.json));
+  if (find_channel(options_, name) == nullptr) {
+    return reply(asker, error_answer(unknown_channel(options_, name), asker.json));
   }
   ask_workers<bool>(
       [name](Worker::Channels channels, Instant) {

@@ -119,7 +119,6 @@ class Control final : private RequestServer::Handler {
   // control_metrics.cc
   void collect_metrics(MetricsFormat format, std::function<void(std::string)> finish);
   void collect_turns(std::function<void(std::vector<DurationHistogram>)> finish);
-  bool has_channel(std::string_view name) const;
   void list_streams(const Asker& asker, StreamQuery query, StreamList::Finish finish);
   struct WantedList {
     StreamQuery query;

@@ -13,6 +13,7 @@
 #include "uring/base/text.h"
 #include "uring/daemon/channel_parts.h"
 #include "uring/daemon/control.h"
+#include "uring/daemon/difference.h"
 #include "uring/daemon/far_tables.h"
 #include "uring/daemon/far_text.h"
 
@@ -46,7 +47,7 @@ void Control::answer_far(const Asker& asker, const std::vector<std::string_view>
   if (of.empty() && options_.channels.size() == 1) channel = options_.channels.front().name;
   if (channel.empty())
     return fail("there are several channels: name the one whose other end is meant");
-  if (!has_channel(channel)) return fail("there is no channel " + in_quotes(channel));
+  if (find_channel(options_, channel) == nullptr) return fail(unknown_channel(options_, channel));
   ask_far(
       channel, command, [this, asker, command, channel, stream](const FarAsker::Answer& answer) {
         if (!answer) return reply(asker, error_answer(answer.error(), asker.json));

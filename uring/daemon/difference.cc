@@ -7,6 +7,7 @@
 #include <iterator>
 #include <utility>
 
+#include "uring/base/text.h"
 #include "uring/base/units.h"
 #include "uring/daemon/option_table.h"
 #include "uring/transport/transport_kind.h"
@@ -244,7 +245,19 @@ std::string Difference::summary(const Options& wanted) const {
   return text.empty() ? "no channel or forward is different" : text;
 }
 
-const ChannelOptions* find_channel(const Options& options, const std::string& name) {
+std::string unknown_channel(const Options& options, std::string_view name) {
+  constexpr size_t kMostNamed = 8;
+  std::vector<std::string_view> names;
+  for (const ChannelOptions& channel : options.channels) names.push_back(channel.name);
+  std::string text = "there is no channel " + in_quotes(name);
+  const auto end = names.begin() + static_cast<ptrdiff_t>(std::min(names.size(), kMostNamed));
+  text += fmt::format("; the {} {}", names.size() == 1 ? "channel is" : "channels are",
+                      fmt::join(names.begin(), end, ", "));
+  if (names.size() > kMostNamed) text += fmt::format(" and {} more", names.size() - kMostNamed);
+  return text;
+}
+
+const ChannelOptions* find_channel(const Options& options, std::string_view name) {
   const auto found = std::find_if(options.channels.begin(), options.channels.end(),
                                   [&](const auto& channel) { return channel.name == name; });
   return found == options.channels.end() ? nullptr : &*found;

@@ -40,6 +40,8 @@ struct Difference {
 Difference difference(const Options& now, Options& wanted);
 
 // The channel of that name; null where there is none.
-const ChannelOptions* find_channel(const Options& options, const std::string& name);
+const ChannelOptions* find_channel(const Options& options, std::string_view name);
+// "there is no channel 'x'; the channels are a, b".
+std::string unknown_channel(const Options& options, std::string_view name);
 
 }  // namespace virtproxy

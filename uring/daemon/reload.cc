@@ -197,7 +197,7 @@ void Reloader::remove(char option, const std::string& arg, const Finish& finish)
   Options wanted = options_;
   if (option == 'c') {
     if (find_channel(options_, arg) == nullptr) {
-      return finish(Failure("there is no channel " + virtproxy::in_quotes(arg)));
+      return finish(Failure(unknown_channel(options_, arg)));
     }
     if (options_.channels.size() == 1) {
       return finish(Failure("channel " + arg + " is the last one: stop the process instead"));
