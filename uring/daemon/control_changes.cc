@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 
@@ -56,9 +55,7 @@ void Control::answer_config(const Asker& asker) {
   // An answer ends with the first empty line.
   for (size_t at = 0; (at = text.find("\n\n", at)) != std::string::npos;) text.erase(at, 1);
   if (!asker.json) return reply(asker, text + "\n");
-  // Not as a cell of a table: those have no line ends.
-  const nlohmann::json answer{{"config", text}};
-  reply(asker, answer.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n\n");
+  reply(asker, verbatim_answer("config", text));
 }
 
 void Control::answer_log_level(const Asker& asker, std::string_view level) {

@@ -130,6 +130,11 @@ std::string note_answer(std::string_view text, bool json) {
   return printable(text) + "\n\n";
 }
 
+std::string verbatim_answer(std::string_view name, std::string_view text) {
+  // A path of the command line may hold any bytes.
+  return Json{{name, text}}.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n\n";
+}
+
 std::string error_answer(std::string_view text, bool json) {
   std::string shown;
   for (std::string_view rest = text; !rest.empty();) {

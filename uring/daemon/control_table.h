@@ -55,6 +55,8 @@ std::string to_json(const ControlTable& table, TableShape shape);
 
 // An answer without a table.
 std::string note_answer(std::string_view text, bool json);  // {"done": …}
+// In JSON alone: {"NAME": TEXT} with the line ends of the text.
+std::string verbatim_answer(std::string_view name, std::string_view text);
 // {"error": …}; `text` may have several lines.
 std::string error_answer(std::string_view text, bool json);
 
