@@ -3,7 +3,7 @@
 Called by cmake/demo, which builds first. By itself (python3 cmake/demo.py) it needs the programs of a
 release build in build/release/bin, curl, and QEMU for --guest.
 Without arguments the two daemons share a unix socket as their channel; with --guest one of them runs
-inside a QEMU guest, behind a virtio-serial port.
+inside a QEMU guest, behind a virtio-serial port. A rate below what is wanted is said and is no failure.
 """
 
 from __future__ import annotations
