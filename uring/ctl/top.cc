@@ -81,16 +81,16 @@ class Screen {
 
   // In lines of at most `width` characters.
   std::string draw(const json& status, const json& streams, size_t width, Clock::time_point now) {
-    width_ = width;
     std::string text =
         cut(fmt::format("virtproxy {}  pid {}  {}  up {}  channels {}/{}  streams {}  buffered {}",
                         shown(status, "version"), shown(status, "pid"), shown(status, "state"),
                         time_of(status, "uptime"), shown(status, "channels_up"),
                         shown(status, "channels"), shown(status, "streams"),
                         readable_bytes(number_of(status, "buffered"))),
-            width_);
-    text += "\n\n" + in_colour("7", row("STREAM", "SERVICE", "AGE", "SENT/s", "RECV/s", "SENT",
-                                        "RECV", "WAITS FOR"));
+            width);
+    const std::string head =
+        row("STREAM", "SERVICE", "AGE", "SENT/s", "RECV/s", "SENT", "RECV", "WAITS FOR");
+    text += "\n\n" + in_colour("7", cut(head, width)) + "\n";
     const double passed = std::chrono::duration<double>(now - drawn_at_).count();
     std::map<std::string, Bytes> seen;
     for (const json& stream : streams) {
@@ -105,10 +105,11 @@ class Screen {
       }
       const std::string waits = shown(stream, "waits_for");
       const std::string line =
-          row(name, shown(stream, "service"), time_of(stream, "age"), sent, received,
-              readable_bytes(bytes.sent), readable_bytes(bytes.received),
-              waits == "-" ? "" : waits + " " + time_of(stream, "waiting"));
-      text += waits == "-" ? line : in_colour("33", line);
+          cut(row(name, shown(stream, "service"), time_of(stream, "age"), sent, received,
+                  readable_bytes(bytes.sent), readable_bytes(bytes.received),
+                  waits == "-" ? "" : waits + " " + time_of(stream, "waiting")),
+              width);
+      text += (waits == "-" ? line : in_colour("33", line)) + "\n";
       seen.emplace(name, bytes);
     }
     before_ = std::move(seen);
@@ -117,44 +118,41 @@ class Screen {
   }
 
  private:
-  std::string row(const std::string& stream, const std::string& service, const std::string& age,
-                  const std::string& sent_rate, const std::string& received_rate,
-                  const std::string& sent, const std::string& received,
-                  const std::string& waits) const {
+  static std::string row(const std::string& stream, const std::string& service,
+                         const std::string& age, const std::string& sent_rate,
+                         const std::string& received_rate, const std::string& sent,
+                         const std::string& received, const std::string& waits) {
     std::string line =
         fmt::format("{:<14} {:<12} {:>6} {:>6} {:>6} {:>6} {:>6} {}", cut(stream, 14),
                     cut(service, 12), age, sent_rate, received_rate, sent, received, waits);
     line.erase(line.find_last_not_of(' ') + 1);
-    return cut(line, width_) + "\n";
+    return line;
   }
   static std::string rate(uint64_t bytes, double seconds) {
     return readable_bytes(static_cast<uint64_t>(static_cast<double>(bytes) / seconds));
   }
   std::string in_colour(const char* code, const std::string& line) const {
     if (!colours_) return line;
-    return fmt::format("\x1b[{}m{}\x1b[0m\n", code, line.substr(0, line.size() - 1));
+    return fmt::format("\x1b[{}m{}\x1b[0m", code, line);
   }
 
   const bool colours_;
-  size_t width_ = kWidthWithoutTerminal;
   std::map<std::string, Bytes> before_;
   Clock::time_point drawn_at_{};
 };
 
-size_t rows_of_terminal() {
-  winsize size{};
-  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_row <= kLinesAround) {
-    return kRowsWithoutTerminal;
-  }
-  return size.ws_row - kLinesAround;
-}
+struct Room {
+  size_t streams = kRowsWithoutTerminal;
+  size_t width = kWidthWithoutTerminal;
+};
 
-size_t width_of_terminal() {
+Room room_of_terminal() {
+  Room room;
   winsize size{};
-  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) {
-    return kWidthWithoutTerminal;
-  }
-  return size.ws_col;
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) return room;
+  if (size.ws_row > kLinesAround) room.streams = size.ws_row - kLinesAround;
+  if (size.ws_col > 0) room.width = size.ws_col;
+  return room;
 }
 
 // False when the user wants to leave.
@@ -178,17 +176,18 @@ Shown top(const std::string& socket_path, const std::string& sort) {
   Screen screen(terminal);
   while (true) {
     const auto now = Clock::now();
+    const Room room = room_of_terminal();
     const auto status = ask_daemon(socket_path, "status --json");
     if (!status) return tl::unexpected(status.error());
     const auto streams = ask_daemon(
-        socket_path, fmt::format("streams --sort {} --limit {} --json", sort, rows_of_terminal()));
+        socket_path, fmt::format("streams --sort {} --limit {} --json", sort, room.streams));
     if (!streams) return tl::unexpected(streams.error());
     const json process = json::parse(*status, nullptr, false);
     const json rows = json::parse(*streams, nullptr, false);
     if (!process.is_object() || !rows.is_array()) {
       return tl::unexpected<std::string>("the daemon's answer is no table");
     }
-    const std::string text = screen.draw(process, rows, width_of_terminal(), now);
+    const std::string text = screen.draw(process, rows, room.width, now);
     if (!terminal) return text;
     // Home, and each line without what was behind it before.
     std::string shown = "\x1b[H";
