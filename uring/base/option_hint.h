@@ -16,13 +16,11 @@ inline std::string extras_fault(const CLI::App& app) {
   const std::string extra = first_extra(app.remaining(true));
   const auto given = app.get_subcommands();
   const CLI::App& asked = given.empty() ? app : *given.front();
-  std::vector<std::string> names;
+  std::vector<std::string_view> names;
   for (const CLI::Option* option : asked.get_options()) {
-    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    names.insert(names.end(), option->get_lnames().begin(), option->get_lnames().end());
   }
-  const std::vector<std::string_view> known(names.begin(), names.end());
-  const bool is_option = extra.starts_with("--");
-  return extra_fault(extra) + (is_option ? nearest_hint(extra, known) : std::string());
+  return extra_fault(extra) + nearest_option(extra, names);
 }
 
 }  // namespace virtproxy

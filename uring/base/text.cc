@@ -95,4 +95,10 @@ std::string nearest_hint(std::string_view given, const std::vector<std::string_v
   return std::string(": the nearest is ").append(prefix).append(nearest);
 }
 
+std::string nearest_option(std::string_view given, const std::vector<std::string_view>& names) {
+  const std::string_view name = given.substr(0, given.find('='));
+  if (!name.starts_with("--") || name.size() <= 3) return {};
+  return nearest_hint(name.substr(2), names, "--");
+}
+
 }  // namespace virtproxy

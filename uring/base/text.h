@@ -39,5 +39,8 @@ std::string_view nearest_word(std::string_view given, const std::vector<std::str
 // ": the nearest is NAME" for the end of a message, `prefix` before the name; empty without one.
 std::string nearest_hint(std::string_view given, const std::vector<std::string_view>& words,
                          std::string_view prefix = {});
+// The same for a misspelt "--option" or "--option=value" among `names`, which are without dashes.
+// Empty for any other word.
+std::string nearest_option(std::string_view given, const std::vector<std::string_view>& names);
 
 }  // namespace virtproxy

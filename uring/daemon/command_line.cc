@@ -32,15 +32,12 @@ void declare(CLI::App& app, CommandLine& line) {
   }
 }
 
-// ": the nearest is --OPTION", or nothing.
-std::string nearest_option(std::string_view given) {
-  const std::string_view name = given.substr(0, given.find('='));
-  if (!name.starts_with("--") || name.size() <= 3) return {};
+std::vector<std::string_view> names_of_options() {
   std::vector<std::string_view> names;
   for (const OptionRow& row : option_table()) {
     if (row.in(option_scope::kCommandLine)) names.push_back(row.name);
   }
-  return nearest_hint(name.substr(2), names, "--");
+  return names;
 }
 
 // The option that is spelled so, or nullptr.
@@ -99,7 +96,7 @@ std::string explain(const CLI::ParseError& error, const CLI::App& app) {
     const std::string first = first_extra(app.remaining());
     const std::string fault = extra_fault(first);
     if (!first.starts_with('-') || first == "-") return fault + ": everything is given by options";
-    return fault + nearest_option(first);
+    return fault + nearest_option(first, names_of_options());
   }
   const std::string text = printable(error.what());
   // "--channel: 1 required TEXT missing"

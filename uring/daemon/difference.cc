@@ -209,15 +209,20 @@ void share_memory(Options& wanted, Difference& difference) {
 
 constexpr size_t kMostNamed = 8;
 
-// "2 forwards added (-o web of vm1, -i db of vm1)"
-std::string counted(const std::vector<std::string>& names, std::string_view what,
-                    std::string_view became) {
+// "a, b", and how many more there are behind the first kMostNamed.
+std::string first_of(const std::vector<std::string>& names) {
   const size_t named = std::min(names.size(), kMostNamed);
   const std::string more =
       named < names.size() ? fmt::format(" and {} more", names.size() - named) : "";
-  return fmt::format("{} {}{} {} ({}{})", names.size(), what, names.size() == 1 ? "" : "s", became,
-                     fmt::join(names.begin(), names.begin() + static_cast<ptrdiff_t>(named), ", "),
-                     more);
+  return fmt::format(
+      "{}{}", fmt::join(names.begin(), names.begin() + static_cast<ptrdiff_t>(named), ", "), more);
+}
+
+// "2 forwards added (-o web of vm1 on 127.0.0.1:80, -i db of vm1 to 127.0.0.1:81)"
+std::string counted(const std::vector<std::string>& names, std::string_view what,
+                    std::string_view became) {
+  return fmt::format("{} {}{} {} ({})", names.size(), what, names.size() == 1 ? "" : "s", became,
+                     first_of(names));
 }
 
 }  // namespace
@@ -246,15 +251,10 @@ std::string Difference::summary(const Options& wanted) const {
 }
 
 std::string unknown_channel(const Options& options, std::string_view name) {
-  constexpr size_t kMostNamed = 8;
-  std::vector<std::string_view> names;
+  std::vector<std::string> names;
   for (const ChannelOptions& channel : options.channels) names.push_back(channel.name);
-  std::string text = "there is no channel " + in_quotes(name);
-  const auto end = names.begin() + static_cast<ptrdiff_t>(std::min(names.size(), kMostNamed));
-  text += fmt::format("; the {} {}", names.size() == 1 ? "channel is" : "channels are",
-                      fmt::join(names.begin(), end, ", "));
-  if (names.size() > kMostNamed) text += fmt::format(" and {} more", names.size() - kMostNamed);
-  return text;
+  return fmt::format("there is no channel {}; the {} {}", in_quotes(name),
+                     names.size() == 1 ? "channel is" : "channels are", first_of(names));
 }
 
 const ChannelOptions* find_channel(const Options& options, std::string_view name) {

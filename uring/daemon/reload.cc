@@ -166,15 +166,14 @@ tl::expected<Options, std::string> Reloader::read_one(char option, const std::st
     return std::vector<ConfigText>{{config, text}};
   });
   if (parsed) return *std::move(parsed);
-  std::string error = parsed.error().text;
+  std::string error = "\n" + parsed.error().text;
   while (error.ends_with('\n')) error.pop_back();
-  constexpr std::string_view kProgram = "virtproxy: ";
-  if (error.starts_with(kProgram)) error.erase(0, kProgram.size());
-  const std::string next = "\n" + std::string(kProgram);
-  for (size_t at = 0; (at = error.find(next, at)) != std::string::npos;) {
-    error.erase(at + 1, kProgram.size());
+  // The client has a name of its own.
+  constexpr std::string_view kProgram = "\nvirtproxy: ";
+  for (size_t at = 0; (at = error.find(kProgram, at)) != std::string::npos;) {
+    error.erase(at + 1, kProgram.size() - 1);
   }
-  return Failure(std::move(error));
+  return Failure(error.substr(std::min<size_t>(error.size(), 1)));
 }
 
 void Reloader::add(char option, const std::string& arg, const Finish& finish) {
