@@ -42,7 +42,7 @@ Outcome execute(const Plan& plan) {
 Outcome execute(const lines::LinesPlan& plan) {
   check_writable(plan.json);
   const lines::LinesResult result = lines::run_lines(plan);
-  // Whoever reads the lines from standard output would take the table for lines.
+  // Standard output carries the lines then. A table behind them would be read as lines.
   const bool writes_lines = plan.source && plan.source->text == "pipe:-";
   write_results(plan, result.measured ? lines::format_lines_table(plan, result) : "",
                 lines::make_lines_json(plan, result), writes_lines ? stderr : stdout);

@@ -75,7 +75,7 @@ void Channel::visit_stats(StatVisitor& visitor) {
   visit(kBorrowed, "granted_bytes", now.session.borrowed);
   visit(kWaiting, "waiting", now.waiting);
   visit(kSessions, "sessions", now.session.sessions);
-  // What the last session left belongs to nobody.
+  // The bytes of a session that has ended are no longer in flight.
   visit(kInFlight, "in_flight", selector().up() ? now.session.in_flight : 0);
   visit(kRoundTrip, "", static_cast<uint64_t>(now.session.round_trip.count()));
   visit(kPipes, "pipes", now.pipes);

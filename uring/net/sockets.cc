@@ -71,7 +71,7 @@ bool clear_stale_path(const Address& address, const SocketAddress& at) {
   const int error = connect(probe, at.data(), at.length) == 0 ? 0 : errno;
   close(probe);
   if (error != ECONNREFUSED) {
-    // Whether somebody listens there is not known without access: waiting would be in vain.
+    // Without access the socket cannot be tried, and waiting does not change that.
     errno = error == EACCES ? EPERM : EADDRINUSE;
     return false;
   }
