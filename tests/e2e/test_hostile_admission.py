@@ -180,7 +180,7 @@ def test_who_is_not_on_the_list_takes_no_place_of_a_held_client(scene: Scene) ->
     scene.directory.chmod(0o755)
     play = Choosing(scene, "--allow-uid", "0", "--socket-mode", "0666", "--max-streams", "1")
     for _ in range(3):
-        with acting_as(STRANGER), play.client() as stranger, contextlib.suppress(ConnectionError):
+        with acting_as(STRANGER), contextlib.suppress(ConnectionError), play.client() as stranger:
             assert stranger.recv(1) == b""
     assert not play.chosen(), "they were held"
     play.daemon.wait_for_log(f"client refused: uid {STRANGER} gid 0 pid")
