@@ -103,7 +103,7 @@ source = ["unix:/run/x", "unix-dgram:/run/x,name=b", "stdin", "stdin,name=c"]
      {"v.toml:4:10: source unix-dgram:/run/x,name=b has the address of unix:/run/x; give each its own",
       "v.toml:4:10: source stdin,name=c is given twice; leave one of them out"}},
     {"[process]\ndisable = [\"splice\", \"zero-copy,landlock\"]\n" + kUnix,
-     {"v.toml:2:11: disable: unknown feature: zero-copy (known: single-issuer, coop-taskrun, defer-taskrun, registered-ring, registered-files, provided-buffers, poll-first, multishot-accept, skip-success, busy-poll, splice, no-iowait, restrictions); besides those: landlock; leave it out, or write one of these"}},
+     {"v.toml:2:11: disable: unknown feature 'zero-copy'; use single-issuer, coop-taskrun, defer-taskrun, registered-ring, registered-files, provided-buffers, poll-first, multishot-accept, skip-success, busy-poll, splice, no-iowait, restrictions, landlock"}},
     {"process = 1\n",
      {"v.toml:1:11: process is a whole number, not a table; begin it with [process]"}},
     {"defaults = []\n",

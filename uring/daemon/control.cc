@@ -290,12 +290,23 @@ void Control::begin_list() {
   });
 }
 
+bool Control::refuse_unknown_channel(const Asker& asker, std::string_view name) const {
+  if (name.empty() || find_channel(options_, name) != nullptr) return false;
+  std::string text = unknown_channel(options_, name);
+  if (const size_t slash = name.rfind('/'); slash != name.npos) {
+    if (find_channel(options_, name.substr(0, slash)) != nullptr) {
+      text = fmt::format("there is no stream {}; the command streams shows their names",
+                         in_quotes(name));
+    }
+  }
+  reply(asker, error_answer(text, asker.json));
+  return true;
+}
+
 void Control::answer_streams(const Asker& asker, const Arguments& arguments) {
   StreamQuery query{
       .channel = arguments.word, .key = std::nullopt, .limit = StreamQuery::kUsualLimit};
-  if (!query.channel.empty() && find_channel(options_, query.channel) == nullptr) {
-    return reply(asker, error_answer(unknown_channel(options_, query.channel), asker.json));
-  }
+  if (refuse_unknown_channel(asker, query.channel)) return;
   if (!arguments.sort.empty()) {
     const auto order = parse_stream_order(arguments.sort);
     if (!order) {
@@ -336,9 +347,7 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
     query.key = name->key;
     query.only_waiting = false;  // To tell one that does not wait from one that is not there.
   }
-  if (!query.channel.empty() && find_channel(options_, query.channel) == nullptr) {
-    return reply(asker, error_answer(unknown_channel(options_, query.channel), asker.json));
-  }
+  if (refuse_unknown_channel(asker, query.channel)) return;
   list_streams(asker, query, [this, asker, query, of](StreamRows found) {
     if (query.key && found.rows.empty()) {
       return reply(asker, error_answer("there is no stream " + of, asker.json));
@@ -349,7 +358,7 @@ void Control::answer_why(const Asker& asker, const std::string& of) {
     }
     ControlTable table = why_table(found);
     collect_log_rows([asker, query, table](const LogRows& logs) mutable {
-      if (!query.key) add_blocked_sources(logs, query.channel, table);
+      if (!query.key) add_waiting_logs(logs, query.channel, table);
       if (table.rows.empty() && !asker.json) return reply(asker, "no stream waits\n\n");
       reply(asker, table, TableShape::kRows);
     });
@@ -376,9 +385,7 @@ void Control::collect_log_rows(std::function<void(const LogRows&)> finish) {
 }
 
 void Control::answer_logs(const Asker& asker, const std::string& channel) {
-  if (!channel.empty() && find_channel(options_, channel) == nullptr) {
-    return reply(asker, error_answer(unknown_channel(options_, channel), asker.json));
-  }
+  if (refuse_unknown_channel(asker, channel)) return;
   collect_log_rows([asker, channel](const LogRows& logs) {
     const ControlTable table = logs_table(logs, channel);
     if (table.rows.empty() && !asker.json) {
@@ -389,9 +396,7 @@ void Control::answer_logs(const Asker& asker, const std::string& channel) {
 }
 
 void Control::answer_events(const Asker& asker, const Arguments& arguments) {
-  if (!arguments.word.empty() && find_channel(options_, arguments.word) == nullptr) {
-    return reply(asker, error_answer(unknown_channel(options_, arguments.word), asker.json));
-  }
+  if (refuse_unknown_channel(asker, arguments.word)) return;
   const auto after = parse_number<uint64_t>(arguments.after.empty() ? "0" : arguments.after);
   if (!after) {
     const auto text =

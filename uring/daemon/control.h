@@ -126,6 +126,8 @@ class Control final : private RequestServer::Handler {
   };
   void want_list(WantedList list);
   void begin_list();
+  // Answers with an error, and returns true, where a name is given that no channel has.
+  bool refuse_unknown_channel(const Asker& asker, std::string_view name) const;
   void answer_streams(const Asker& asker, const Arguments& arguments);
   void answer_events(const Asker& asker, const Arguments& arguments);
   void answer_why(const Asker& asker, const std::string& of);

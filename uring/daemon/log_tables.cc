@@ -30,7 +30,7 @@ struct Family {
 constexpr Family kFamilies[] = {
     {"ship_lines_received", kSource, &LogRow::received},
     {"ship_received", kSource, &LogRow::bytes},
-    {"ship_lines_acknowledged", kSource, &LogRow::delivered},
+    {"ship_lines_acknowledged", kSource, &LogRow::acknowledged},
     {"ship_lines_dropped", kSource, &LogRow::dropped},
     {"ship_lines_rate", kSource, &LogRow::rate},
     {"ship_source_up", kSource, &LogRow::up},
@@ -74,6 +74,15 @@ ControlCell milliseconds_of(const std::optional<uint64_t>& value) {
   return value ? ControlCell(*value / 1'000'000) : ControlCell();
 }
 
+// With its number where the guest gave one name to several sources.
+std::string shown_name(const LogRows& logs, const LogRow& row) {
+  const auto same = [&](const LogRow& each) {
+    return each.channel == row.channel && each.what == row.what && each.name == row.name;
+  };
+  const bool alone = std::count_if(logs.rows().begin(), logs.rows().end(), same) == 1;
+  return alone ? row.name : row.name + " (number " + row.number + ")";
+}
+
 std::string state_of(const LogRow& row) {
   if (row.blocked_now.value_or(0) > 0) return "blocked";
   if (row.what == kShipping) return row.up.value_or(0) > 0 ? "up" : "waits";
@@ -84,21 +93,23 @@ std::string state_of(const LogRow& row) {
 
 }  // namespace
 
-LogRow& LogRows::row(std::string_view what, std::string name) {
+LogRow& LogRows::row(std::string_view what, std::string name, std::string number) {
   const auto found = std::find_if(rows_.begin(), rows_.end(), [&](const LogRow& row) {
-    return row.channel == channel_ && row.what == what && row.name == name;
+    return row.channel == channel_ && row.what == what && row.name == name && row.number == number;
   });
   if (found != rows_.end()) return *found;
   LogRow& row = rows_.emplace_back();
   row.channel = channel_;
   row.what = what;
   row.name = std::move(name);
+  row.number = std::move(number);
   return row;
 }
 
 void LogRows::visit(const StatInfo& info, const StatSample& sample) {
   if (info.name == "log_source_lines") {
-    LogRow& of = row(kFromGuest, std::string(label_of(sample, "source")));
+    LogRow& of = row(kFromGuest, std::string(label_of(sample, "source")),
+                     std::string(label_of(sample, "number")));
     const std::string_view state = label_of(sample, "state");
     add_to(of.received, sample.value);
     add_to(state == "delivered" ? of.delivered
@@ -136,6 +147,7 @@ ControlTable logs_table(const LogRows& logs, std::string_view channel) {
                                  {"name"},
                                  {"state"},
                                  {"received"},
+                                 {"acknowledged"},
                                  {"delivered"},
                                  {"dropped"},
                                  {"unaccounted"},
@@ -161,9 +173,10 @@ ControlTable logs_table(const LogRows& logs, std::string_view channel) {
   for (const LogRow& row : logs.rows()) {
     if (!channel.empty() && row.channel != channel) continue;
     auto& cells = table.rows.emplace_back(std::vector<ControlCell>{
-        row.channel, std::string(row.what), row.name, state_of(row), cell_of(row.received),
-        cell_of(row.delivered), cell_of(row.dropped), cell_of(row.unaccounted), cell_of(row.bytes),
-        cell_of(row.rate), cell_of(row.held), cell_of(row.size), milliseconds_of(row.oldest),
+        row.channel, std::string(row.what), shown_name(logs, row), state_of(row),
+        cell_of(row.received), cell_of(row.acknowledged), cell_of(row.delivered),
+        cell_of(row.dropped), cell_of(row.unaccounted), cell_of(row.bytes), cell_of(row.rate),
+        cell_of(row.held), cell_of(row.size), milliseconds_of(row.oldest),
         milliseconds_of(row.blocked_time)});
     for (const uint64_t lines : row.by_reason) {
       cells.push_back(row.dropped ? ControlCell(lines) : ControlCell());
@@ -172,23 +185,42 @@ ControlTable logs_table(const LogRows& logs, std::string_view channel) {
   return table;
 }
 
-void add_blocked_sources(const LogRows& logs, std::string_view channel, ControlTable& table) {
+void add_waiting_logs(const LogRows& logs, std::string_view channel, ControlTable& table) {
   using std::chrono::system_clock;
-  for (const LogRow& row : logs.rows()) {
-    if (row.blocked_now.value_or(0) == 0 || (!channel.empty() && row.channel != channel)) continue;
-    const auto of = std::find_if(logs.rows().begin(), logs.rows().end(), [&](const LogRow& each) {
-      return each.channel == row.channel && each.what == kShipping;
-    });
-    const bool connected = of != logs.rows().end() && of->up.value_or(0) > 0;
+  const auto add = [&](const LogRow& row, std::string what, const std::optional<uint64_t>& waiting,
+                       const std::optional<uint64_t>& in_all, const std::string& reason,
+                       std::string_view waits_for, std::string_view side) {
     const auto since = system_clock::now() - std::chrono::duration_cast<system_clock::duration>(
-                                                 std::chrono::nanoseconds(*row.blocked_now));
-    const std::string reason = connected
-                                   ? "no room for lines: the other end acknowledges them too slowly"
-                                   : "no room for lines: the other end does not take any";
-    table.rows.push_back({ControlCell(), "source " + row.name, milliseconds_of(row.blocked_now),
-                          milliseconds_of(row.blocked_time), reason, reason,
-                          std::string(connected ? "acknowledgement" : "session"), utc_time(since),
-                          row.channel, std::string("source"), ControlCell()});
+                                                 std::chrono::nanoseconds(waiting.value_or(0)));
+    table.rows.push_back({ControlCell(), std::move(what), milliseconds_of(waiting),
+                          milliseconds_of(in_all), reason, reason, std::string(waits_for),
+                          waiting ? ControlCell(utc_time(since)) : ControlCell(), row.channel,
+                          std::string(side), ControlCell()});
+  };
+  const auto figure = [&](const LogRow& of, std::string_view what, Field field) {
+    const auto found = std::find_if(logs.rows().begin(), logs.rows().end(), [&](const LogRow& row) {
+      return row.channel == of.channel && row.what == what;
+    });
+    return found == logs.rows().end() ? 0 : ((*found).*field).value_or(0);
+  };
+  for (const LogRow& row : logs.rows()) {
+    if (!channel.empty() && row.channel != channel) continue;
+    if (row.what == kSource && row.blocked_now.value_or(0) > 0) {
+      const bool connected = figure(row, kShipping, &LogRow::up) > 0;
+      add(row, "source " + row.name, row.blocked_now, row.blocked_time,
+          connected ? "no room for lines: the other end acknowledges them too slowly"
+                    : "no room for lines: the other end does not take any",
+          connected ? "acknowledgement" : "session", "source");
+    }
+    if (row.what == kShipping && row.up.value_or(0) == 0) {
+      const bool old = row.oldest.value_or(0) > 0;
+      if (!old && figure(row, kShippingSpool, &LogRow::held) == 0) continue;
+      // How long lines of an earlier run have been in the spool is not known.
+      const std::optional<uint64_t> waiting = old ? row.oldest : std::nullopt;
+      add(row, "log shipping", waiting, std::nullopt,
+          "lines are held: the channel is down, or the other end collects none", "session",
+          "shipping");
+    }
   }
 }
 

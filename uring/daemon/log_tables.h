@@ -19,8 +19,10 @@ struct LogRow {
   std::string channel;  // empty: of all
   std::string_view what;
   std::string name;
+  std::string number;  // of a guest's source, in its log: names need not differ
   // Those of the figures that there are.
   std::optional<uint64_t> received;
+  std::optional<uint64_t> acknowledged;  // by the other end, as delivered or as dropped
   std::optional<uint64_t> delivered;
   std::optional<uint64_t> dropped;
   std::optional<uint64_t> unaccounted;
@@ -45,7 +47,7 @@ class LogRows final : public StatVisitor {
   const std::vector<LogRow>& rows() const { return rows_; }
 
  private:
-  LogRow& row(std::string_view what, std::string name);
+  LogRow& row(std::string_view what, std::string name, std::string number = {});
 
   std::string channel_;
   std::vector<LogRow> rows_;
@@ -53,7 +55,8 @@ class LogRows final : public StatVisitor {
 
 // With a channel, its rows alone.
 ControlTable logs_table(const LogRows& logs, std::string_view channel);
-// Adds sources that are not read for want of room to the table of what waits.
-void add_blocked_sources(const LogRows& logs, std::string_view channel, ControlTable& table);
+// Adds to the table of what waits: sources that are not read for want of room, and shipping that
+// holds lines which the other end does not take.
+void add_waiting_logs(const LogRows& logs, std::string_view channel, ControlTable& table);
 
 }  // namespace virtproxy

@@ -325,8 +325,7 @@ Fault read(const OptionRow&, std::string_view label, const Given& given,
     DriverFeatures features;
     bool landlock = true;
     if (const auto known = disable(list, features, landlock); !known) {
-      return Complaint{std::string(label) + ": " + known.error(),
-                       "leave it out, or write one of these"};
+      return Complaint{std::string(label) + ": " + known.error(), {}};
     }
     if (!list.empty()) names.push_back(list);
   }

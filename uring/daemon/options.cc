@@ -112,7 +112,12 @@ tl::expected<void, std::string> disable(std::string_view list, DriverFeatures& f
     }
   }
   if (const auto known = features.disable(of_driver); !known) {
-    return tl::unexpected(known.error() + "; besides those: landlock");
+    std::string names;
+    for (const DriverFeatures::Name& each : DriverFeatures::names()) {
+      names.append(each.name).append(", ");
+    }
+    return tl::unexpected("unknown feature " + in_quotes(known.error()) + "; use " + names +
+                          "landlock");
   }
   return {};
 }

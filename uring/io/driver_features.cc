@@ -32,13 +32,8 @@ tl::expected<void, std::string> DriverFeatures::disable(std::string_view list) {
     if (name.empty()) continue;
     const auto& all = names();
     const auto found =
-        std::find_if(all.begin(), all.end(), [&](const Name& n) { return n.name == name; });
-    if (found == all.end()) {
-      std::string known;
-      for (const Name& n : all) known += (known.empty() ? "" : ", ") + std::string(n.name);
-      return tl::unexpected("unknown feature: " + std::string(name) + " (known: " + known +
-                            ")");
-    }
+        std::find_if(all.begin(), all.end(), [&](const Name& each) { return each.name == name; });
+    if (found == all.end()) return tl::unexpected(std::string(name));
     this->*(found->member) = false;
   }
   return {};

@@ -48,7 +48,7 @@ struct DriverFeatures {
     bool DriverFeatures::*member;
   };
   static const std::vector<Name>& names();
-  // Switches off the features of a comma-separated list; an error names the unknown one.
+  // Switches off the features of a comma-separated list; an error is the name that is unknown.
   tl::expected<void, std::string> disable(std::string_view list);
 };
 

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -25,7 +26,15 @@ namespace {
 constexpr unsigned kSubmissionEntries = 1024;
 constexpr unsigned kFewestCompletionEntries = 4096;
 constexpr unsigned kMostCompletionEntries = 65536;  // IORING_MAX_CQ_ENTRIES
+// Of channels. Those beyond it work by their descriptors.
 constexpr unsigned kRegisteredFiles = 256;
+
+// The kernel takes no larger table than this process may have descriptors.
+unsigned most_registered_files() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return kRegisteredFiles;
+  return static_cast<unsigned>(std::min<rlim_t>(limit.rlim_cur, kRegisteredFiles));
+}
 
 std::string advice_for(int error) {
   switch (error) {
@@ -137,8 +146,9 @@ tl::expected<std::unique_ptr<IoUringDriver>, std::string> IoUringDriver::open(un
     refuse(&DriverFeatures::registered_ring, "registered-ring");
   }
   if (features.registered_files) {
-    if (io_uring_register_files_sparse(&ring->ring_, kRegisteredFiles) == 0) {
-      for (int i = kRegisteredFiles - 1; i >= 0; --i) ring->free_files_.push_back(i);
+    const unsigned files = most_registered_files();
+    if (io_uring_register_files_sparse(&ring->ring_, files) == 0) {
+      for (unsigned i = files; i-- > 0;) ring->free_files_.push_back(static_cast<int>(i));
     } else {
       refuse(&DriverFeatures::registered_files, "registered-files");
     }

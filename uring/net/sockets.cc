@@ -43,7 +43,7 @@ std::string failure(const Address& address, const char* what, const char* advice
 const char* advice_for(int error) {
   switch (error) {
     case EADDRINUSE:
-      return " (another process listens there)";
+      return " (another process listens there, or a connection still has that port)";
     case EACCES:
       return " (ports below 1024 and other users' directories need privileges)";
     case ENOENT:

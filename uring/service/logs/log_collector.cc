@@ -442,11 +442,11 @@ void LogCollector::visit_stats(StatVisitor& visitor) const {
   if (log == nullptr) return;
   for (const logs::SourceAccount& source : log->sources) {
     const logs::Tally dropped = logs::sum_of(source.dropped);
+    const std::string name = printable(source.name);
     // The guest chooses the names: those of one log may be equal.
-    const std::string name =
-        std::to_string(&source - log->sources.data()) + ":" + printable(source.name);
+    const std::string number = std::to_string(&source - log->sources.data());
     const auto visit = [&](std::string_view what, uint64_t lines) {
-      const StatLabel labels[] = {{"source", name}, {"state", what}};
+      const StatLabel labels[] = {{"source", name}, {"number", number}, {"state", what}};
       visitor.visit(kSource, {lines, {}, labels});
     };
     visit("delivered", source.delivered.lines);

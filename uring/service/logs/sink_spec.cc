@@ -134,7 +134,7 @@ class SpecReader {
       spec_.sync = value == "on";
       return std::nullopt;
     }
-    return SinkFault{"sync " + in_quotes(value), "it is on or off"};
+    return SinkFault{"sync " + in_quotes(value), "use on or off"};
   }
   std::optional<SinkFault> read_state(std::string_view value) {
     if (value.empty()) return SinkFault{"state has no path", "write state=PATH"};
