@@ -358,6 +358,30 @@ struct Commands {
   }
 };
 
+// The option of a command, with this name or NAME=VALUE. nullptr: no command has it.
+const CLI::Option* option_of(const std::vector<const CLI::App*>& commands, const std::string& arg) {
+  for (const CLI::App* const command : commands) {
+    const CLI::Option* const found = command->get_option_no_throw(arg.substr(0, arg.find('=')));
+    if (found != nullptr) return found;
+  }
+  return nullptr;
+}
+
+// Options may stand in front of their command, where CLI11 takes none of them.
+void move_command_first(std::vector<std::string>& args,
+                        const std::vector<const CLI::App*>& commands) {
+  size_t at = 0;
+  while (at < args.size() && args[at].starts_with('-')) {
+    const CLI::Option* const option = option_of(commands, args[at]);
+    if (option == nullptr) return;
+    at += option->get_expected_min() > 0 && args[at].find('=') == std::string::npos ? 2 : 1;
+  }
+  if (at == 0 || at >= args.size()) return;
+  const bool two_words = args[at] == "channel" || args[at] == "forward";
+  const auto first = args.begin() + static_cast<ptrdiff_t>(at);
+  std::rotate(args.begin(), first, first + (two_words && args.end() - first > 1 ? 2 : 1));
+}
+
 int fail(int code, const std::string& text) {
   // What --json asked for is for a program.
   std::fprintf(stderr, "%s%s\n", text.starts_with('{') ? "" : "virtproxyctl: ", text.c_str());
@@ -376,15 +400,16 @@ int main(int argc, char** argv) {
   app.footer("Exit codes: 0 done, 1 failed or refused by the daemon, 2 a wrong command line.");
   Commands commands;
   commands.declare(app);
-  // "channel add" stands for "channel-add".
+  const auto all = std::as_const(app).get_subcommands([](const CLI::App*) { return true; });
   std::vector<std::string> args(argv + std::min(argc, 1), argv + argc);
+  move_command_first(args, all);
+  // "channel add" stands for "channel-add".
   if (args.size() > 1 && (args[0] == "channel" || args[0] == "forward") &&
       (args[1] == "add" || args[1] == "remove")) {
     args[0] += "-" + args[1];
     args.erase(args.begin() + 1);
   }
   // CLI11 would only say that a command is missing.
-  const auto all = app.get_subcommands([](const CLI::App*) { return true; });
   const auto is_given = [&](const CLI::App* command) { return command->get_name() == args[0]; };
   if (!args.empty() && (args[0] == "channel" || args[0] == "forward")) {
     return fail(kUsage,
@@ -396,14 +421,6 @@ int main(int argc, char** argv) {
     for (const CLI::App* const command : all) names.push_back(command->get_name());
     return fail(kUsage, "there is no command '" + virtproxy::printable(args[0]) + "'" +
                             virtproxy::nearest_hint(args[0], names) + "; see virtproxyctl --help");
-  }
-  const auto takes = [&](const CLI::App* command) {
-    return command->get_option_no_throw(args[0].substr(0, args[0].find('='))) != nullptr;
-  };
-  if (!args.empty() && args[0].starts_with('-') && !takes(&app) &&
-      std::any_of(all.begin(), all.end(), takes)) {
-    return fail(kUsage, virtproxy::printable(args[0]) +
-                            " goes behind the command; see virtproxyctl --help");
   }
   try {
     std::reverse(args.begin(), args.end());  // as CLI11 takes them
