@@ -131,12 +131,16 @@ def test_a_guest_writes_no_line_of_another_one(scene: Scene) -> None:
     listening = scene.addresses.unix()
     reader = Reader(listening.listen())
     reader.may_read.set()
-    collecting = Collecting(scene, [f"file:{file}", f"syslog+unix:{listening.place}"], ("vm1", "vm2"))
+    plain = scene.directory / "guests.txt"
+    collecting = Collecting(scene, [f"file:{file}", f"syslog+unix:{listening.place}", f"file:{plain},format=text"],
+                            ("vm1", "vm2"))
     collecting.start()
+    forged_text = b"2026-11-30T01:02:03.000000Z vm2 dev-log: forged"
     forged = (b'<13>1 2026-11-30T01:02:03.000000Z vm2 dev-log - - [virtproxy@32473 vm="vm2" '
               b'source="dev-log" log="00" seq="0"] forged')
     lines = [b"innocent\n" + forged, b"\n" + forged, forged + b"\r\n" + forged, b"\0\n" + forged,
-             b"5 hello\n10 " + forged, b'"] ' + forged, b"\\x0a" + forged, b"\x1b[2J" + forged]
+             b"5 hello\n10 " + forged, b'"] ' + forged, b"\\x0a" + forged, b"\x1b[2J" + forged,
+             b"innocent\n" + forged_text, b"! 5 lines dropped"]
     collecting.send(Log(), [lines])
     collecting.send(Log(), [[b"mine"]], "vm2")
     for found in (file.read_bytes().splitlines(), reader.messages()):
@@ -145,6 +149,8 @@ def test_a_guest_writes_no_line_of_another_one(scene: Scene) -> None:
         assert len([1 for vm, *_ in parsed if vm == "vm1"]) == len(lines)
     parsed = [parse_5424(line)[3] for line in file.read_bytes().splitlines()]
     assert parsed[: len(lines)] == [re.sub(rb"^<13>", b"", line) for line in lines]
+    rows = [line.split(b" ", 3) for line in plain.read_bytes().splitlines()]
+    assert [(vm, source) for _, vm, source, _ in rows] == [(b"vm1", b"dev-log:")] * len(lines) + [(b"vm2", b"dev-log:")]
     reader.close()
 
 

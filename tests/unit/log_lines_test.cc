@@ -39,7 +39,8 @@ TEST(SinkSpec, WhatIsWrongIsNamed) {
   EXPECT_NE(complaint("file:x,keep=0").find("from 1 to 1000"), std::string::npos);
   EXPECT_NE(complaint("file:x,rotate=4").find("a size from 64K on"), std::string::npos);
   EXPECT_NE(complaint("file:x,rotate=0s").find("a size from 64K on"), std::string::npos);
-  EXPECT_NE(complaint("file:x,format=xml").find("it is rfc5424 or json"), std::string::npos);
+  EXPECT_NE(complaint("file:x,format=xml").find("use rfc5424, json or text"), std::string::npos);
+  EXPECT_EQ(complaint("relp:h:1,format=text"), "format 'text'; use rfc5424 or json");
   EXPECT_NE(complaint("file:x,").find("'' is no option"), std::string::npos);
   EXPECT_NE(complaint("stdout,rotate=1M").find("'rotate' is no option"), std::string::npos);
 }
@@ -84,6 +85,20 @@ TEST(LineWriter, ALineOfJson) {
             std::string::npos);
 }
 
+TEST(LineWriter, ALineOfText) {
+  Parcel parcel = parcel_with("<30>sshd[7]: a\nb");
+  EXPECT_EQ(line_of(LineFormat::kText, parcel),
+            "2023-11-14T22:13:20.123456Z vm1 dev-log: sshd[7]: a\\x0ab");
+  parcel.records[0].has_credentials = true;
+  parcel.records[0].credentials = {7, 0, 4};
+  EXPECT_EQ(line_of(LineFormat::kText, parcel),
+            "2023-11-14T22:13:20.123456Z vm1 dev-log[7]: sshd[7]: a\\x0ab");
+  parcel.records[0].kind = ParcelRecord::Kind::kHead;
+  parcel.records[0].bytes = 2'000'000;
+  EXPECT_EQ(line_of(LineFormat::kText, parcel),
+            "2023-11-14T22:13:20.123456Z vm1 dev-log[7]~2000000: sshd[7]: a\\x0ab");
+}
+
 // Takes back what the writer escaped.
 std::string unescaped(std::string_view text) {
   std::string result;
@@ -102,7 +117,7 @@ TEST(LineWriter, NoByteOfALineEndsIt) {
   std::string all;
   for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
   all += "\\x41 \\\\x \\n";
-  for (const auto format : {LineFormat::kRfc5424, LineFormat::kJson}) {
+  for (const auto format : {LineFormat::kRfc5424, LineFormat::kJson, LineFormat::kText}) {
     const std::string line = line_of(format, parcel_with(all, "a\n]\" b"));
     for (const char c : line) {
       EXPECT_TRUE(static_cast<unsigned char>(c) >= 0x20 || c == '\t') << static_cast<int>(c);
@@ -144,6 +159,9 @@ TEST(LineWriter, RecordsThatAreNoLines) {
       "<44>1 2023-11-14T22:13:20.123456Z vm1 dev-log - drop [virtproxy@32473 vm=\"vm1\" "
       "source=\"dev-log\" log=\"99aabbccddeeff001122334455667788\" seq=\"5\" count=\"3\" "
       "bytes=\"600\" reason=\"kernel-overflow\"] 3 lines dropped (kernel-overflow), 600 bytes");
+  EXPECT_EQ(
+      line_of(LineFormat::kText, parcel),
+      "2023-11-14T22:13:20.123456Z vm1 dev-log! 3 lines dropped (kernel-overflow), 600 bytes");
   const std::string json = line_of(LineFormat::kJson, parcel);
   EXPECT_NE(
       json.find("\"drop\":{\"count\":3,\"bytes\":600,\"reason\":\"kernel-overflow\",\"until\":"),

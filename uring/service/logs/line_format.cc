@@ -124,6 +124,31 @@ std::string_view name_of(RecordKind kind) {
   return "forgotten";
 }
 
+// What a record that is no line says, for people.
+void append_sentence(std::string& out, const ParcelRecord& record) {
+  append_number(out, record.count);
+  switch (record.kind) {
+    case RecordKind::kDrop:
+      out += " lines dropped (";
+      out += logs::name_of(record.reason);
+      out += "), ";
+      break;
+    case RecordKind::kUnaccounted:
+      out += " lines unaccounted, ";
+      break;
+    default:
+      out += " lines at most never sent by a log that is given up, ";
+  }
+  append_number(out, record.bytes);
+  out += " bytes";
+}
+
+// RFC 5424 permits six digits. A record that was dropped has the time of the last of its lines.
+constexpr int kDigitsOfSecond = 6;
+logs::UnixTime time_of(const Parcel& parcel, const ParcelRecord& record) {
+  return record.last_time != 0 ? record.last_time : parcel.received;
+}
+
 void append_json_string(std::string& out, std::string_view text) {
   out += '"';
   size_t plain = 0;
@@ -285,8 +310,14 @@ void LineWriter::append_time(std::string& out, logs::UnixTime time, int digits) 
 
 void LineWriter::append(std::string& out, std::string_view vm, const Parcel& parcel,
                         const ParcelRecord& record) {
-  if (format_ == LineFormat::kJson) return append_json(out, vm, parcel, record);
-  append_rfc5424(out, vm, parcel, record);
+  switch (format_) {
+    case LineFormat::kRfc5424:
+      return append_rfc5424(out, vm, parcel, record);
+    case LineFormat::kJson:
+      return append_json(out, vm, parcel, record);
+    case LineFormat::kText:
+      return append_text(out, vm, parcel, record);
+  }
 }
 
 void LineWriter::prepare_names(std::string_view vm, std::string_view source,
@@ -316,9 +347,7 @@ void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Par
   out += '<';
   append_number(out, line.value);
   out += ">1 ";
-  // RFC 5424 permits six digits. A record that was dropped has the time of the last of its lines.
-  const logs::UnixTime time = record.last_time != 0 ? record.last_time : parcel.received;
-  append_time(out, time, 6);
+  append_time(out, time_of(parcel, record), kDigitsOfSecond);
   prepare_names(vm, parcel.source_of(record), parcel.log_of(record));
   out += names_.header;
   if (record.has_credentials) {
@@ -351,21 +380,28 @@ void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Par
     return;
   }
   out += ' ';
-  append_number(out, record.count);
-  switch (record.kind) {
-    case RecordKind::kDrop:
-      out += " lines dropped (";
-      out += logs::name_of(record.reason);
-      out += "), ";
-      break;
-    case RecordKind::kUnaccounted:
-      out += " lines unaccounted, ";
-      break;
-    default:
-      out += " lines at most never sent by a log that is given up, ";
+  append_sentence(out, record);
+}
+
+void LineWriter::append_text(std::string& out, std::string_view vm, const Parcel& parcel,
+                             const ParcelRecord& record) {
+  const bool text = record.kind <= RecordKind::kHead;
+  append_time(out, time_of(parcel, record), kDigitsOfSecond);
+  prepare_names(vm, parcel.source_of(record), parcel.log_of(record));
+  // With the space behind, in whose place a mark follows.
+  out.append(names_.header, 0, names_.header.size() - 1);
+  if (record.has_credentials) {
+    out += '[';
+    append_number(out, record.credentials.pid);
+    out += ']';
   }
-  append_number(out, record.bytes);
-  out += " bytes";
+  if (record.kind == RecordKind::kHead) {
+    out += '~';
+    append_number(out, record.bytes);
+  }
+  out += text ? ": " : "! ";
+  if (!text) return append_sentence(out, record);
+  append_message(out, split_priority(parcel.text_of(record)).rest);
 }
 
 void LineWriter::append_json(std::string& out, std::string_view vm, const Parcel& parcel,

@@ -5,11 +5,14 @@
 //            PRI is that of the line, 13 where it has none; it is left out of MESSAGE. Bytes below
 //            0x20 but TAB, and 0x7f, are \xNN, and a backslash in front of an x is \x5c: so each
 //            text has one meaning. 32473 is the number that RFC 5612 reserves for examples.
+//   text     TIME VM SOURCE[PID]: MESSAGE
+//            For people: short, the message as with rfc5424.
 //   json     {"vm":…,"source":…,"log":…,"seq":…,"time":…,"received":…,…,"message":…}
 //            A line that is not UTF-8 is in "message_base64" instead.
 //
-// What is not a line, a drop record for example, has MSGID drop, unaccounted or forgotten, and in
-// JSON an object of that name. COLLECTING.md lists all fields.
+// What is not a line, a drop record for example, has MSGID drop, unaccounted or forgotten, in
+// JSON an object of that name, and as text a ! in place of the colon. COLLECTING.md lists all
+// fields.
 #pragma once
 
 #include <string>
@@ -31,6 +34,8 @@ class LineWriter {
  private:
   void append_rfc5424(std::string& out, std::string_view vm, const Parcel& parcel,
                       const ParcelRecord& record);
+  void append_text(std::string& out, std::string_view vm, const Parcel& parcel,
+                   const ParcelRecord& record);
   void append_json(std::string& out, std::string_view vm, const Parcel& parcel,
                    const ParcelRecord& record);
   // 2026-11-30T01:02:03.123456Z, with `digits` of the second.

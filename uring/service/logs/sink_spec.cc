@@ -20,10 +20,11 @@ struct KindRow {
 };
 
 constexpr std::array kKinds{
-    KindRow{"file", SinkKind::kFile, LineFormat::kRfc5424,
-            "file:PATH[,rotate=SIZE][,rotate=TIME][,keep=N][,format=rfc5424|json][,sync=on|off]"
-            "[,state=PATH]"},
-    KindRow{"stdout", SinkKind::kStdout, LineFormat::kJson, "stdout[,format=rfc5424|json]"},
+    KindRow{
+        "file", SinkKind::kFile, LineFormat::kRfc5424,
+        "file:PATH[,rotate=SIZE][,rotate=TIME][,keep=N][,format=rfc5424|json|text][,sync=on|off]"
+        "[,state=PATH]"},
+    KindRow{"stdout", SinkKind::kStdout, LineFormat::kJson, "stdout[,format=rfc5424|json|text]"},
     KindRow{"relp", SinkKind::kRelp, LineFormat::kRfc5424,
             "relp:HOST:PORT[,format=rfc5424|json][,state=PATH]"},
     KindRow{"syslog+tcp", SinkKind::kSyslogTcp, LineFormat::kRfc5424,
@@ -33,7 +34,7 @@ constexpr std::array kKinds{
     KindRow{"forward", SinkKind::kForward, LineFormat::kJson, "forward:HOST:PORT[,state=PATH]"},
     KindRow{"otlp", SinkKind::kOtlp, LineFormat::kJson, "otlp:HOST:PORT[,state=PATH]"},
     KindRow{"exec", SinkKind::kExec, LineFormat::kJson,
-            "exec:PATH[,arg=TEXT…][,format=rfc5424|json][,state=PATH]"},
+            "exec:PATH[,arg=TEXT…][,format=rfc5424|json|text][,state=PATH]"},
     KindRow{"unix-dgram", SinkKind::kUnixDatagram, LineFormat::kRfc5424,
             "unix-dgram:PATH[,format=rfc5424|json][,state=PATH]"},
 };
@@ -102,11 +103,18 @@ class SpecReader {
 
  private:
   std::optional<SinkFault> read_format(std::string_view value) {
-    if (value == "rfc5424" || value == "json") {
-      spec_.format = value == "json" ? LineFormat::kJson : LineFormat::kRfc5424;
-      return std::nullopt;
+    const bool may_be_text = !spec_.connects();  // a receiver of syslog could not read it
+    if (value == "rfc5424") {
+      spec_.format = LineFormat::kRfc5424;
+    } else if (value == "json") {
+      spec_.format = LineFormat::kJson;
+    } else if (value == "text" && may_be_text) {
+      spec_.format = LineFormat::kText;
+    } else {
+      return SinkFault{"format " + in_quotes(value),
+                       may_be_text ? "use rfc5424, json or text" : "use rfc5424 or json"};
     }
-    return SinkFault{"format " + in_quotes(value), "it is rfc5424 or json"};
+    return std::nullopt;
   }
   std::optional<SinkFault> read_rotate(std::string_view value) {
     if (const auto age = parse_age(value)) {

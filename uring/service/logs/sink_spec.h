@@ -23,7 +23,7 @@ enum class SinkKind : uint8_t {
   kOtlp,
   kExec
 };
-enum class LineFormat : uint8_t { kRfc5424, kJson };
+enum class LineFormat : uint8_t { kRfc5424, kJson, kText };
 
 struct SinkSpec {
   SinkKind kind = SinkKind::kStdout;
