@@ -66,16 +66,17 @@ def await_udp(port: int) -> None:
 
 
 class Ship(LogPeer):
-    """A pair of virtproxy; `spool`: options of --ship-spool behind the size, or None."""
+    """A pair of virtproxy; `spool`: options of --ship-spool behind the size, or None; `sink`: of the file."""
 
     SIZE = "256M"
 
-    def __init__(self, name: str, title: str, spool: str | None, policy: str, promise: str) -> None:
+    def __init__(self, name: str, title: str, spool: str | None, policy: str, promise: str, sink: str = "") -> None:
         self.name = name
         self.title = title
         self.promise = promise
         self._spool = spool
         self._policy = policy
+        self._sink = sink
 
     @property
     def spools(self) -> bool:
@@ -92,7 +93,7 @@ class Ship(LogPeer):
                 "--ship", f"{way.kind}:{way.place},full={self._policy}"]
         if self._spool is not None:
             near += ["--ship-spool", f"{stage.path('spool')}:{self.SIZE}{self._spool}"]
-        return near, [program, "-c", f"unix-connect:{channel}:-", "--collect", f"file:{way.out}"]
+        return near, [program, "-c", f"unix-connect:{channel}:-", "--collect", f"file:{way.out}{self._sink}"]
 
     def start(self, stage: Stage, way: Way) -> None:
         for name, command in zip(("virtproxy-near", "virtproxy-far"), self.commands(stage, way)):
@@ -275,6 +276,9 @@ def every_log_peer() -> list[LogPeer]:
         Floor(),
         Ship("ship-spool", "virtproxy --ship, spool", ",sync=never", "spool",
              "guest kernel crash: what it had not written"),
+        # As much in front of a line as rsyslog and syslog-ng write into their files.
+        Ship("ship-text", "virtproxy --ship, spool, format=text", ",sync=never", "spool",
+             "guest kernel crash: what it had not written", ",format=text"),
         Ship("ship-memory", "virtproxy --ship, memory only", None, "block", "counted: what is not acknowledged"),
         Ship("ship-sync", "virtproxy --ship, spool, sync=500ms", ",sync=500ms", "spool",
              "guest kernel crash: 500 ms at most"),
