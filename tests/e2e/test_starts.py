@@ -67,6 +67,22 @@ def test_a_directory_that_is_missing_is_named(scene: Scene, option: tuple[str, .
     assert (f"{file} is no directory" if file in given[-1] else f"the directory {none} is not there") in line, line
 
 
+@pytest.mark.parametrize("options", [
+    ("--ship", "unix-dgram:{dir}/none/log", "--ship-spool", "{dir}/spool:1M"),
+    ("--ship", "tcp:127.0.0.1:{port}", "--ship-spool", "{dir}/spool:1M"),
+    ("--ship", "journal,cursor={dir}/none/cursor", "--ship-spool", "{dir}/spool:1M"),
+    ("--ship", "kmsg,cursor={dir}/cursor", "--ship", "unix:{dir}/none/log"),
+    ("--collect", "file:{dir}/a", "--collect", "file:{dir}/none/b"),
+    ("--collect", "file:{dir}/a", "--collect", "exec:{dir}/none/program", "--collect-spool", "{dir}/spool:8M"),
+], ids=" ".join)  # fmt: skip
+def test_a_start_that_fails_leaves_no_files(scene: Scene, options: tuple[str, ...]) -> None:
+    taken = scene.addresses.tcp()
+    with taken.listen():
+        args = [option.format(dir=scene.directory, port=taken.port) for option in options]
+        refusal(scene, "-c", f"unix-connect:{scene.directory}/channel:-:vm1", *args)
+    assert list(scene.directory.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_an_address_that_is_in_use_is_waited_for_and_that_is_said(scene: Scene, kind: str) -> None:
     door = getattr(scene.addresses, kind)()

@@ -25,7 +25,7 @@ class AccountFileTest : public testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
 
   AccountFile open() {
-    auto file = AccountFile::open(path_);
+    auto file = AccountFile::open(path_, made_);
     EXPECT_TRUE(file) << file.error();
     return *std::move(file);
   }
@@ -41,6 +41,7 @@ class AccountFileTest : public testing::Test {
   }
 
   fs::path folder_;
+  MadeFiles made_;
   std::string path_;
 };
 
@@ -50,7 +51,7 @@ TEST_F(AccountFileTest, WhatWasCommittedIsThereAgain) {
     EXPECT_TRUE(file.fresh());
     EXPECT_TRUE(file.commit({10, 1, 2, 3}, {change("vm1", 1, 5), change("vm2", 7, 1)}));
     EXPECT_TRUE(file.commit({20, 1, 2, 3}, {change("vm1", 1, 6)}));
-    EXPECT_FALSE(AccountFile::open(path_)) << "two processes would write to one file";
+    EXPECT_FALSE(AccountFile::open(path_, made_)) << "two processes would write to one file";
   }
   AccountFile file = open();
   EXPECT_FALSE(file.fresh());
@@ -128,11 +129,11 @@ TEST_F(AccountFileTest, ACommitIsCompleteOrHasNotHappened) {
 
 TEST_F(AccountFileTest, AFileOfSomethingElseIsNotTouched) {
   std::ofstream(path_) << "precious";
-  const auto file = AccountFile::open(path_);
+  const auto file = AccountFile::open(path_, made_);
   ASSERT_FALSE(file);
   EXPECT_NE(file.error().find("holds no accounts"), std::string::npos) << file.error();
   EXPECT_EQ(fs::file_size(path_), 8u);
-  EXPECT_FALSE(AccountFile::open(folder_)) << "a directory";
+  EXPECT_FALSE(AccountFile::open(folder_, made_)) << "a directory";
 }
 
 }  // namespace

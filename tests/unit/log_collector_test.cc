@@ -181,7 +181,7 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
       ASSERT_TRUE(spec) << spec.error().what;
       specs.push_back(*spec);
     }
-    auto hub = LogHub::open(specs, spool_, {"vm1", "vm2"});
+    auto hub = LogHub::open(specs, spool_, {"vm1", "vm2"}, made_);
     ASSERT_TRUE(hub) << hub.error();
     hub_ = *std::move(hub);
     ASSERT_TRUE(hub_->start(DriverChoice::kAuto, {}).get());
@@ -270,6 +270,7 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
   }
 
   fs::path folder_;
+  MadeFiles made_;
   fs::path file_;
   std::optional<logs::SpoolSpec> spool_;
   Guest guest_;

@@ -112,7 +112,7 @@ class ParcelSpoolTest : public testing::TestWithParam<DriverChoice> {
     fs::remove_all(folder_);
   }
   void open() {
-    auto spool = ParcelSpool::open({folder_ / "spool", kSize, sync_});
+    auto spool = ParcelSpool::open({folder_ / "spool", kSize, sync_}, made_);
     ASSERT_TRUE(spool) << spool.error();
     spool_ = *std::move(spool);
     spool_->start(*loop_, [] {});
@@ -188,6 +188,7 @@ class ParcelSpoolTest : public testing::TestWithParam<DriverChoice> {
   }
 
   fs::path folder_;
+  MadeFiles made_;
   logs::SyncPolicy sync_;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ParcelSpool> spool_;

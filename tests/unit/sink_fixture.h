@@ -57,11 +57,11 @@ class SinkTest : public testing::TestWithParam<DriverChoice>, private LogSink::C
     const auto spec = parse_sink(text);
     ASSERT_TRUE(spec) << spec.error().what;
     if (!spec->state.empty()) {
-      auto accounts = AccountFile::open(spec->state);
+      auto accounts = AccountFile::open(spec->state, made_);
       ASSERT_TRUE(accounts) << accounts.error();
       accounts_ = std::make_unique<AccountFile>(*std::move(accounts));
     }
-    auto sink = open_sink(*spec, accounts_.get());
+    auto sink = open_sink(*spec, accounts_.get(), made_);
     ASSERT_TRUE(sink) << sink.error();
     sink_ = *std::move(sink);
     LogSink::Client* const client = this;
@@ -116,6 +116,7 @@ class SinkTest : public testing::TestWithParam<DriverChoice>, private LogSink::C
   }
 
   std::filesystem::path folder_;
+  MadeFiles made_;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_;
   std::unique_ptr<TestTimer> limit_;

@@ -204,6 +204,7 @@ class Daemon final : private Worker::Client {
     }
     bool good = start_hub(options, features) && start(std::move(configs));
     if (good) {
+      made_.keep();
       if (options.can_change()) {
         reloader_ = std::make_unique<Reloader>(options_, workers_, listeners_, manager_,
                                                std::move(read));
@@ -246,7 +247,7 @@ class Daemon final : private Worker::Client {
     if (WorkerConfig* worker = shipping_worker(options, configs)) {
       auto config = ship_config(options.process);
       if (manager_.stores()) config.sockets = logs::SocketEnd::kLeft;
-      auto opened = logs::start_shipping(config, *std::move(kept));
+      auto opened = logs::start_shipping(config, *std::move(kept), made_);
       if (!opened) return tl::unexpected(opened.error());
       worker->ship = *std::move(opened);
       manager_.store(ServiceManager::kSources, logs::sockets_of(*worker->ship), true);
@@ -278,8 +279,8 @@ class Daemon final : private Worker::Client {
         vms.push_back(channel.spec.name);
       }
     }
-    auto hub = LogHub::open(options.process.collect, options.process.collect_spool,
-                            std::move(vms));
+    auto hub =
+        LogHub::open(options.process.collect, options.process.collect_spool, std::move(vms), made_);
     if (!hub) return tl::unexpected(hub.error());
     hub_ = *std::move(hub);
     for (WorkerConfig& worker : configs) worker.log_hub = hub_.get();
@@ -551,6 +552,7 @@ class Daemon final : private Worker::Client {
   Duration end_limit_{};
   DescriptorList descriptors_;
   ServiceManager manager_;
+  MadeFiles made_;
   ListenerStore listeners_;
   Sandbox sandbox_;
   Confinement confinement_;

@@ -104,9 +104,9 @@ bool write_all(int fd, std::string_view bytes, uint64_t offset) {
 
 }  // namespace
 
-tl::expected<AccountFile, std::string> AccountFile::open(const std::string& path) {
+tl::expected<AccountFile, std::string> AccountFile::open(const std::string& path, MadeFiles& made) {
   AccountFile file;
-  file.fd_.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640));
+  file.fd_ = made.open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0640);
   if (!file.fd_) {
     return Failure(
         fmt::format("cannot open {}, for what is written: {}: give a path that the user "

@@ -21,6 +21,7 @@
 
 #include "core/logs/receiver.h"
 #include "core/time.h"
+#include "uring/base/made_files.h"
 #include "uring/base/unique_fd.h"
 
 namespace virtproxy {
@@ -52,7 +53,7 @@ class AccountFile {
 
   // Opens and locks the file, makes it if it is not there, and reads what it holds. The error says
   // what is wrong with the path, or that another process uses it.
-  static tl::expected<AccountFile, std::string> open(const std::string& path);
+  static tl::expected<AccountFile, std::string> open(const std::string& path, MadeFiles& made);
 
   // True if the file held nothing: no sink has written with it.
   bool fresh() const { return fresh_; }

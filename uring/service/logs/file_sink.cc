@@ -33,9 +33,10 @@ FileSink::FileSink(const SinkSpec& spec, AccountFile& accounts)
                                      : kMostPending) {}
 
 tl::expected<std::unique_ptr<LogSink>, std::string> FileSink::open(const SinkSpec& spec,
-                                                                   AccountFile& accounts) {
+                                                                   AccountFile& accounts,
+                                                                   MadeFiles& made) {
   std::unique_ptr<FileSink> sink(new FileSink(spec, accounts));
-  if (auto prepared = sink->prepare(); !prepared) return Failure(prepared.error());
+  if (auto prepared = sink->prepare(made); !prepared) return Failure(prepared.error());
   return sink;
 }
 
@@ -43,7 +44,7 @@ std::string FileSink::generation(unsigned number) const {
   return number == 0 ? name_ : name_ + "." + std::to_string(number);
 }
 
-tl::expected<void, std::string> FileSink::prepare() {
+tl::expected<void, std::string> FileSink::prepare(MadeFiles& made) {
   const auto failure = [&](const char* what) {
     return Failure(fmt::format("{}: {}: {}", printable(spec_.target), what, std::strerror(errno)));
   };
@@ -52,7 +53,7 @@ tl::expected<void, std::string> FileSink::prepare() {
   name_ = slash == std::string::npos ? spec_.target : spec_.target.substr(slash + 1);
   directory_.reset(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory_) return failure("its directory cannot be opened");
-  file_.reset(openat(directory_.get(), name_.c_str(), kOpenFlags, kMode));
+  file_ = made.open(spec_.target, kOpenFlags, kMode);
   if (!file_) return failure("cannot be opened for writing");
   struct stat status {};
   if (fstat(file_.get(), &status) != 0) return failure("fstat");

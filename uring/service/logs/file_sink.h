@@ -23,7 +23,8 @@ namespace virtproxy {
 class FileSink final : public LogSink, private Timer::Owner {
  public:
   static tl::expected<std::unique_ptr<LogSink>, std::string> open(const SinkSpec& spec,
-                                                                  AccountFile& accounts);
+                                                                  AccountFile& accounts,
+                                                                  MadeFiles& made);
 
   void start(Loop& loop, ResolverDriver& resolver, Client* client) override;
   bool has_room() const override { return pending_.size() < most_pending_ && !blocked_; }
@@ -41,7 +42,7 @@ class FileSink final : public LogSink, private Timer::Owner {
   static constexpr size_t kMostPending = 1u << 20;
 
   FileSink(const SinkSpec& spec, AccountFile& accounts);
-  tl::expected<void, std::string> prepare();
+  tl::expected<void, std::string> prepare(MadeFiles& made);
   bool note_beginning();
   std::string generation(unsigned number) const;
   void expired(Timer& timer) override;

@@ -45,9 +45,11 @@ constexpr StatInfo kOldest{"log_sink_oldest_unacknowledged",
                            StatKind::kGauge, StatUnit::kSeconds};
 constexpr StatInfo kSpoolSize{"log_spool_size", "Bytes of the collecting spool", StatKind::kGauge,
                               StatUnit::kBytes};
-constexpr StatInfo kSpoolUsed{"log_spool_used", "Bytes of it that are not safe in all sinks yet",
+constexpr StatInfo kSpoolUsed{"log_spool_used",
+                              "Bytes of the collecting spool that are not safe in all sinks yet",
                               StatKind::kGauge, StatUnit::kBytes};
-constexpr StatInfo kSpoolUnwritten{"log_spool_unwritten", "Bytes of them that are not written yet",
+constexpr StatInfo kSpoolUnwritten{"log_spool_unwritten",
+                                   "Bytes for the collecting spool that are not written yet",
                                    StatKind::kGauge, StatUnit::kBytes};
 constexpr StatInfo kSpoolFailures{"log_spool_failures",
                                   "Writes and syncs of the collecting spool that failed",
@@ -60,13 +62,13 @@ constexpr StatInfo kSpoolLost{"log_spool_lost_lines",
 
 tl::expected<std::unique_ptr<LogHub>, std::string> LogHub::open(
     const std::vector<SinkSpec>& specs, const std::optional<logs::SpoolSpec>& spool,
-    std::vector<std::string> vms) {
+    std::vector<std::string> vms, MadeFiles& made) {
   std::unique_ptr<LogHub> hub(new LogHub());
   for (std::string& name : vms) hub->vms_.emplace_back().name = std::move(name);
   hub->vm_budget_ =
       std::clamp(kAllVms / std::max<size_t>(hub->vms_.size(), 1), kLeastOfVm, kMostOfVm);
   if (spool) {
-    auto opened = ParcelSpool::open(*spool);
+    auto opened = ParcelSpool::open(*spool, made);
     if (!opened) return tl::unexpected("--collect-spool: " + opened.error());
     hub->spool_ = *std::move(opened);
     hub->spooled_ = hub->spool_->accounts();
@@ -81,12 +83,12 @@ tl::expected<std::unique_ptr<LogHub>, std::string> LogHub::open(
       return tl::unexpected<std::string>("--collect " + printable(spec.text) + ": " + error);
     };
     if (!spec.state.empty()) {
-      auto accounts = AccountFile::open(spec.state);
+      auto accounts = AccountFile::open(spec.state, made);
       if (!accounts) return failure(accounts.error());
       outlet->accounts = std::make_unique<AccountFile>(*std::move(accounts));
       outlet->had = outlet->accounts->accounts();
     }
-    auto sink = open_sink(spec, outlet->accounts.get());
+    auto sink = open_sink(spec, outlet->accounts.get(), made);
     if (!sink) return failure(sink.error());
     outlet->sink = *std::move(sink);
     outlet->counters = outlet->sink->shared_counters();

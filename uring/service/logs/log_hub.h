@@ -68,7 +68,7 @@ class LogHub final : private Completion,
   // will have. `vms` are the labels of the channels, in the order of their numbers here.
   static tl::expected<std::unique_ptr<LogHub>, std::string> open(
       const std::vector<SinkSpec>& specs, const std::optional<logs::SpoolSpec>& spool,
-      std::vector<std::string> vms);
+      std::vector<std::string> vms, MadeFiles& made);
   ~LogHub();
 
   using Started = tl::expected<void, std::string>;

@@ -12,10 +12,11 @@
 namespace virtproxy {
 
 tl::expected<std::unique_ptr<LogSink>, std::string> open_sink(const SinkSpec& spec,
-                                                              AccountFile* accounts) {
+                                                              AccountFile* accounts,
+                                                              MadeFiles& made) {
   switch (spec.kind) {
     case SinkKind::kFile:
-      return FileSink::open(spec, *accounts);
+      return FileSink::open(spec, *accounts, made);
     case SinkKind::kRelp:
       return std::make_unique<RelpSink>(spec);
     case SinkKind::kSyslogTcp:

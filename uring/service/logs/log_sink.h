@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/time.h"
+#include "uring/base/made_files.h"
 #include "uring/io/loop.h"
 #include "uring/net/resolver_driver.h"
 #include "uring/service/logs/account_file.h"
@@ -109,6 +110,7 @@ class LogSink {
 // Opens what has to be open before privileges and the file system are given up. `accounts` is null
 // for a sink without a state file, outlives the sink, and may be written to here.
 tl::expected<std::unique_ptr<LogSink>, std::string> open_sink(const SinkSpec& spec,
-                                                              AccountFile* accounts);
+                                                              AccountFile* accounts,
+                                                              MadeFiles& made);
 
 }  // namespace virtproxy

@@ -8,19 +8,19 @@
 namespace virtproxy::logs {
 
 UniqueFd open_for(const std::optional<FileOwner>& owner, const std::string& path, int flags,
-                  mode_t mode) {
+                  mode_t mode, MadeFiles& made) {
   if (owner) {
     // Neither of them reports a failure: then the rights are those of the process, as before.
     const int group = setfsgid(owner->group);
     const int user = setfsuid(owner->user);
-    UniqueFd file(open(path.c_str(), flags, mode));
+    UniqueFd file = made.open(path, flags, mode);
     const int error = errno;
     setfsuid(static_cast<uid_t>(user));
     setfsgid(static_cast<gid_t>(group));
     errno = error;
     if (file || (error != EACCES && error != EPERM)) return file;
   }
-  return UniqueFd(open(path.c_str(), flags, mode));
+  return made.open(path, flags, mode);
 }
 
 }  // namespace virtproxy::logs

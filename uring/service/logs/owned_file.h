@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "uring/base/made_files.h"
 #include "uring/base/unique_fd.h"
 
 namespace virtproxy::logs {
@@ -22,6 +23,6 @@ struct FileOwner {
 // a file that is root's from an earlier start; it stays root's. Without an owner, as open(2). errno
 // of the last attempt if the result is empty. Before there are other threads.
 UniqueFd open_for(const std::optional<FileOwner>& owner, const std::string& path, int flags,
-                  mode_t mode);
+                  mode_t mode, MadeFiles& made);
 
 }  // namespace virtproxy::logs

@@ -54,12 +54,12 @@ void add_change(std::vector<AccountFile::Change>& changes, std::string_view vm,
 }  // namespace
 
 tl::expected<std::unique_ptr<ParcelSpool>, std::string> ParcelSpool::open(
-    const logs::SpoolSpec& spec) {
+    const logs::SpoolSpec& spec, MadeFiles& made) {
   std::unique_ptr<ParcelSpool> spool(new ParcelSpool(spec));
-  auto file = logs::open_spool_file(spec.path, spec.size);
+  auto file = logs::open_spool_file(spec.path, spec.size, std::nullopt, made);
   if (!file) return Failure(file.error());
   spool->file_ = *std::move(file);
-  auto accounts = AccountFile::open(spec.path + ".state");
+  auto accounts = AccountFile::open(spec.path + ".state", made);
   if (!accounts) return Failure(accounts.error());
   spool->accounts_ = std::make_unique<AccountFile>(*std::move(accounts));
   if (!spool->recover()) {

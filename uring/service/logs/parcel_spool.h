@@ -43,7 +43,8 @@ class ParcelSpool final : private Timer::Owner {
   };
 
   // Before the sandbox. An error is one line.
-  static tl::expected<std::unique_ptr<ParcelSpool>, std::string> open(const logs::SpoolSpec& spec);
+  static tl::expected<std::unique_ptr<ParcelSpool>, std::string> open(const logs::SpoolSpec& spec,
+                                                                      MadeFiles& made);
 
   // Of everything that is stored, by VM.
   const std::map<std::string, std::vector<logs::LogAccount>>& accounts() const {

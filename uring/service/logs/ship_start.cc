@@ -184,10 +184,11 @@ tl::expected<void, std::string> open_listener(OpenedSource& source,
 }
 
 tl::expected<void, std::string> open_cursor(OpenedSource& source,
-                                            const std::optional<FileOwner>& owner) {
+                                            const std::optional<FileOwner>& owner,
+                                            MadeFiles& made) {
   const SourceSpec& spec = source.spec;
   if (spec.cursor.empty()) return {};
-  source.cursor = open_for(owner, spec.cursor, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  source.cursor = open_for(owner, spec.cursor, O_RDWR | O_CLOEXEC, 0600, made);
   if (!source.cursor) {
     return Failure("--ship " + printable(spec.text) + ": cannot open " + printable(spec.cursor) +
                    ": " + creation_fault(printable(spec.cursor), errno));
@@ -198,12 +199,12 @@ tl::expected<void, std::string> open_cursor(OpenedSource& source,
 }
 
 tl::expected<void, std::string> open_kmsg(OpenedSource& source,
-                                          const std::optional<FileOwner>& owner) {
+                                          const std::optional<FileOwner>& owner, MadeFiles& made) {
   source.fd.reset(open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   if (!source.fd) return Failure(failed(source.spec, "cannot open /dev/kmsg"));
   const std::string boot = text_of_file("/proc/sys/kernel/random/boot_id");
   source.boot = boot.substr(0, boot.find('\n'));
-  return open_cursor(source, owner);
+  return open_cursor(source, owner, made);
 }
 
 // For a line of our own, see record_source.cc.
@@ -259,9 +260,10 @@ ChildKeeper::Command journal_command(const OpenedSource& source) {
 
 // journalctl ends when its output is closed.
 tl::expected<void, std::string> open_journal(OpenedSource& source,
-                                             const std::optional<FileOwner>& owner) {
+                                             const std::optional<FileOwner>& owner,
+                                             MadeFiles& made) {
   const SourceSpec& spec = source.spec;
-  if (auto opened = open_cursor(source, owner); !opened) return opened;
+  if (auto opened = open_cursor(source, owner, made); !opened) return opened;
   if (!is_cursor(source.position)) {
     return Failure("--ship " + printable(spec.text) + ": " + printable(spec.cursor) +
                    " has no cursor of a journal: remove it, and the journal is shipped as a whole");
@@ -284,7 +286,8 @@ tl::expected<void, std::string> open_journal(OpenedSource& source,
 }
 
 tl::expected<void, std::string> open_source(OpenedSource& source,
-                                            const std::optional<FileOwner>& owner) {
+                                            const std::optional<FileOwner>& owner,
+                                            MadeFiles& made) {
   switch (source.spec.kind) {
     case SourceKind::kUnixDgram:
       return open_unix_dgram(source, owner);
@@ -298,9 +301,9 @@ tl::expected<void, std::string> open_source(OpenedSource& source,
       if (source.fd) return {};
       return Failure(failed(source.spec, "cannot use standard input"));
     case SourceKind::kKmsg:
-      return open_kmsg(source, owner);
+      return open_kmsg(source, owner, made);
     case SourceKind::kJournal:
-      return open_journal(source, owner);
+      return open_journal(source, owner, made);
   }
   return {};
 }
@@ -329,7 +332,7 @@ std::vector<int> sockets_of(const ShipStart& start) {
 }
 
 tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config,
-                                                    std::vector<Listening> kept) {
+                                                    std::vector<Listening> kept, MadeFiles& made) {
   // The sandbox does not let the C library read its time zone later.
   tzset();
   ShipStart start;
@@ -337,7 +340,7 @@ tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config,
   start.log = random_id();
   start.boot = boot_id();
   if (config.spool) {
-    auto spool = open_spool_file(config.spool->path, config.spool->size, config.owner);
+    auto spool = open_spool_file(config.spool->path, config.spool->size, config.owner, made);
     if (!spool) return Failure(spool.error());
     start.spool = *std::move(spool);
   }
@@ -348,7 +351,7 @@ tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config,
     source.end = config.sockets;
     if (!kept[i].sockets.empty()) {
       take_kept(source, std::move(kept[i]));
-    } else if (const auto opened = open_source(source, config.owner); !opened) {
+    } else if (const auto opened = open_source(source, config.owner, made); !opened) {
       return Failure(opened.error());
     }
     if (source.end == SocketEnd::kLeft) source.listening.path.release();

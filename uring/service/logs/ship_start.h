@@ -55,10 +55,10 @@ struct ShipStart {
   LogId boot;  // of this machine
 };
 
-// `kept`: of each source the sockets that an earlier process left; may be empty. An error is one line
-// that names the source or the spool.
+// `kept`: of each source the sockets that an earlier process left; may be empty. An error is one
+// line that names the source or the spool. Files that are made stay if `made` is told to keep them.
 tl::expected<ShipStart, std::string> start_shipping(const ShipConfig& config,
-                                                    std::vector<Listening> kept);
+                                                    std::vector<Listening> kept, MadeFiles& made);
 // The sockets of all sources.
 std::vector<int> sockets_of(const ShipStart& start);
 

@@ -97,13 +97,14 @@ std::optional<SpoolGeometry> spool_geometry_for(uint64_t size) {
 }
 
 tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, uint64_t size,
-                                                     const std::optional<FileOwner>& owner) {
+                                                     const std::optional<FileOwner>& owner,
+                                                     MadeFiles& made) {
   const std::string name = printable(path);
   const auto geometry = spool_geometry_for(size);
   if (!geometry) return Failure("a spool of " + format_size(size) + " is too small");
   SpoolFile file;
   file.geometry = *geometry;
-  file.fd = open_for(owner, path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  file.fd = open_for(owner, path, O_RDWR | O_CLOEXEC, 0600, made);
   if (!file.fd)
     return Failure("cannot open the spool " + name + ": " + creation_fault(name, errno));
   const int fd = file.fd.get();

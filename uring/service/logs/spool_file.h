@@ -52,8 +52,9 @@ std::optional<SpoolGeometry> spool_geometry_for(uint64_t size);
 // Opens the spool, or makes it where there is none: a regular file of up to `size` bytes, all of it
 // allocated, or a block device. An error is one line: another process has it, it cannot be
 // allocated, or it is a spool of another size, or no spool, which is left as it is.
-tl::expected<SpoolFile, std::string> open_spool_file(
-    const std::string& path, uint64_t size, const std::optional<FileOwner>& owner = std::nullopt);
+tl::expected<SpoolFile, std::string> open_spool_file(const std::string& path, uint64_t size,
+                                                     const std::optional<FileOwner>& owner,
+                                                     MadeFiles& made);
 
 // As many of the bytes as can be read. Waits for the disk: before the sandbox, or on a thread that
 // may wait.

@@ -1,0 +1,52 @@
+// Files of a start that fails are removed, and no others.
+#include "uring/base/made_files.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace virtproxy {
+namespace {
+
+namespace fs = std::filesystem;
+
+class MadeFilesTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char pattern[] = "/tmp/virtproxy-made-XXXXXX";
+    ASSERT_NE(mkdtemp(pattern), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  fs::path folder_;
+};
+
+TEST_F(MadeFilesTest, OnlyWhatWasMadeIsRemoved) {
+  std::ofstream(folder_ / "there") << "text";
+  {
+    MadeFiles made;
+    EXPECT_TRUE(made.open(folder_ / "there", O_RDWR, 0600));
+    EXPECT_TRUE(made.open(folder_ / "new", O_RDWR, 0600));
+    EXPECT_TRUE(made.open(folder_ / "new", O_RDWR, 0600)) << "a second time";
+    EXPECT_FALSE(made.open(folder_ / "no" / "folder", O_RDWR, 0600));
+    EXPECT_EQ(errno, ENOENT);
+    EXPECT_TRUE(fs::exists(folder_ / "new"));
+  }
+  EXPECT_TRUE(fs::exists(folder_ / "there"));
+  EXPECT_EQ(fs::file_size(folder_ / "there"), 4u);
+  EXPECT_FALSE(fs::exists(folder_ / "new"));
+}
+
+TEST_F(MadeFilesTest, WhatIsKeptStays) {
+  {
+    MadeFiles made;
+    EXPECT_TRUE(made.open(folder_ / "new", O_RDWR, 0640));
+    made.keep();
+  }
+  EXPECT_TRUE(fs::exists(folder_ / "new"));
+}
+
+}  // namespace
+}  // namespace virtproxy
