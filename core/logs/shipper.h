@@ -60,6 +60,9 @@ class Shipper {
   // explains and controls.
   std::vector<std::byte>& out() { return sender_.out(); }
 
+  // Without a spool: of the batches that were sent and are not acknowledged.
+  size_t kept_bytes() const { return kept_bytes_; }
+
   // Read operations on the spool; writes are those of spool().
   std::optional<SpoolRead> next_read();
   void read(std::span<const std::byte> bytes);

@@ -364,6 +364,50 @@ def test_the_dashboard_asks_for_what_there_is(scene: Scene) -> None:
         assert set(asked) <= labels, query
 
 
+def families_of(text: str) -> dict[str, list[str]]:
+    """Type, labels and meaning of each family."""
+    found: dict[str, list] = {}
+    for line in text.splitlines():
+        if line.startswith("# "):
+            _, what, name, rest = line.split(" ", 3)
+            family = found.setdefault(name, ["", set(), ""])
+            family[0 if what == "TYPE" else 2] = rest
+        elif "{" in line:
+            name = line.partition("{")[0]
+            name = name if name in found else re.sub("_(bucket|count|sum)$", "", name)
+            found[name][1] |= set(re.findall(r'[{,](\w+)="', line.rpartition("}")[0])) - {"le"}
+    return {name: [kind, ", ".join(sorted(labels)), help_text] for name, (kind, labels, help_text) in found.items()}
+
+
+def test_the_list_of_metrics_is_true(scene: Scene) -> None:
+    """METRICS.md has each family that daemons show which do everything, and no other."""
+    first, second, log, other_log = (scene.addresses.unix() for _ in range(4))
+    control = [scene.addresses.unix().place for _ in range(3)]
+    scene.daemon(
+        "-c", f"unix-listen:{first.spec}:vm1", "-c", f"unix-listen:{second.spec}:vm2", "--control", control[0],
+        "-i", f"service:{scene.addresses.tcp().spec}:vm1", "-o", f"own:{scene.addresses.tcp().spec}:vm1",
+        "--collect", f"file:{scene.directory}/lines", "--collect-spool", f"{scene.directory}/spool:8M",
+        channels=("vm1", "vm2"))  # fmt: skip
+    scene.daemon("-c", f"unix-connect:{first.spec}:host", "--ship", f"unix-dgram:{log.place},full=spool",
+                 "--ship-spool", f"{scene.directory}/guest:1M", "--control", control[1], channels=("host",)).wait_up("host")
+    scene.daemon("-c", f"unix-connect:{second.spec}:host", "--ship", f"unix-dgram:{other_log.place}",
+                 "--control", control[2], channels=("host",)).wait_up("host")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"a line", log.place)
+
+    def shown() -> dict[str, list[str]]:
+        asked = [subprocess.run([BIN / "virtproxyctl", "metrics", "--control", path], capture_output=True, text=True,
+                                timeout=WAIT, check=True).stdout for path in control]
+        return {name: family for text in asked for name, family in families_of(text).items()}
+
+    eventually("the line has come", lambda: "source" in shown().get("virtproxy_log_source_lines", ["", ""])[1])
+    document = (DASHBOARD.parents[1] / "METRICS.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in document.splitlines()
+            if line.startswith("| `virtproxy_")]
+    assert {name: rest for name, *rest in rows} == shown()
+    assert [name for name, *_ in rows] == sorted(name for name, *_ in rows)
+
+
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="needs the package prometheus")
 def test_prometheus_scrapes(scene: Scene) -> None:
     stage = Operated(scene)

@@ -100,6 +100,10 @@ def test_what_is_collected_is_shown_by_vm_sink_and_spool(scene: Scene) -> None:
     there, gone = found["", "sink", f"file:{file}"], found["", "sink", f"syslog+unix:{away.place}"]
     assert there["state"] == "up" and gone["state"] == "down"
     assert there["oldest"] == 0 and gone["oldest"] > 0 and gone["delivered"] == 0
+    assert source["dropped_rate"] is None and vm["dropped_rate"] == 5, "the account of a source has the sum alone"
+    eventually("the sink that is away is the reason", lambda: [
+        (row["service"], row["waits_for"], row["side"]) for row in ask(control, "why")
+    ] == [(f"sink syslog+unix:{away.place}", "sink", "collecting")])
     spool = found["", "collecting spool", ""]
     assert 0 < spool["held"] < spool["size"]
     assert {row["channel"] for row in ask(control, "logs", "vm2")} == {"vm2"}
@@ -125,3 +129,22 @@ def test_the_rate_of_a_sink_falls_when_no_lines_come(scene: Scene) -> None:
     assert first > 100
     eventually("it falls", lambda: rate() < first - 50)
     guest.peer.close()
+
+
+def test_a_guest_is_told_that_the_other_end_does_not_acknowledge(scene: Scene) -> None:
+    """The channel is up, and the only sink of the collector is away."""
+    control, host, path = (scene.directory / name for name in ("guest-control", "host-control", "log"))
+    channel, away = scene.addresses.unix(), scene.addresses.tcp()
+    scene.daemon("-c", f"unix-listen:{channel.spec}:vm1", "--collect", f"relp:{away.spec}", "--control", host,
+                 channels=("vm1",))
+    scene.daemon("-c", f"unix-connect:{channel.spec}:host", "--ship", f"unix-dgram:{path},name=app",
+                 "--ship-flush-timeout", "0", "--control", control, channels=("host",)).wait_up("host")
+    send_dgrams(str(path), [b"x" * 100] * 50)
+    eventually("it is shown", lambda: bool(ask(control, "why")))
+    (row,) = ask(control, "why", "host")
+    assert (row["service"], row["waits_for"], row["side"]) == ("log shipping", "acknowledgement", "shipping")
+    assert row["waiting"] >= 1
+    (shipping,) = (row for row in ask(control, "logs") if row["what"] == "shipping")
+    assert shipping["held"] >= 5000, "lines that were sent are held until they are acknowledged"
+    (row,) = ask(host, "why")
+    assert (row["service"], row["waits_for"]) == (f"sink relp:{away.spec}", "sink")

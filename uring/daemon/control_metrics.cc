@@ -20,11 +20,12 @@ constexpr StatInfo kUptime{"uptime", "Time since the start of the process", Stat
 constexpr StatInfo kDescriptors{"descriptors", "Open descriptors", StatKind::kGauge,
                                 StatUnit::kNone};
 constexpr StatInfo kLinesDropped{"log_lines_dropped",
-                                 "Lines of the log that standard error did not take",
+                                 "Lines of the daemon's own log that standard error did not take",
                                  StatKind::kCounter, StatUnit::kNone};
-constexpr StatInfo kLinesSuppressed{"log_lines_suppressed",
-                                    "Lines of the log that were held back because there were many",
-                                    StatKind::kCounter, StatUnit::kNone};
+constexpr StatInfo kLinesSuppressed{
+    "log_lines_suppressed",
+    "Lines of the daemon's own log that were held back because there were many", StatKind::kCounter,
+    StatUnit::kNone};
 constexpr StatInfo kTurns{"turn", "How long the turns of a worker took, sleep left out",
                           StatKind::kHistogram, StatUnit::kSeconds};
 

@@ -18,6 +18,9 @@ constexpr std::string_view kFromGuest = "guest's source";
 constexpr std::string_view kSink = "sink";
 constexpr std::string_view kSpool = "collecting spool";
 
+// Lines that were not acknowledged for longer wait for something, in nanoseconds.
+constexpr uint64_t kHeldLong = 1'000'000'000;
+
 using Field = std::optional<uint64_t> LogRow::*;
 
 // Families of the statistics, and where their values stand. The name of a row is that of the source
@@ -39,6 +42,7 @@ constexpr Family kFamilies[] = {
     {"ship_source_blocked_now", kSource, &LogRow::blocked_now},
     {"ship_source_blocked_time", kSource, &LogRow::blocked_time},
     {"ship_connected", kShipping, &LogRow::up},
+    {"ship_unacknowledged", kShipping, &LogRow::held},
     {"ship_oldest_unacknowledged", kShipping, &LogRow::oldest},
     {"ship_lines_explained", kShipping, &LogRow::dropped},
     {"ship_spool_used", kShippingSpool, &LogRow::held},
@@ -178,8 +182,10 @@ ControlTable logs_table(const LogRows& logs, std::string_view channel) {
         cell_of(row.dropped), cell_of(row.unaccounted), cell_of(row.bytes), cell_of(row.rate),
         cell_of(row.held), cell_of(row.size), milliseconds_of(row.oldest),
         milliseconds_of(row.blocked_time)});
+    // The account of a guest's source has only their sum.
+    const bool has_reasons = row.dropped && row.what != kFromGuest;
     for (const uint64_t lines : row.by_reason) {
-      cells.push_back(row.dropped ? ControlCell(lines) : ControlCell());
+      cells.push_back(has_reasons ? ControlCell(lines) : ControlCell());
     }
   }
   return table;
@@ -211,6 +217,17 @@ void add_waiting_logs(const LogRows& logs, std::string_view channel, ControlTabl
           connected ? "no room for lines: the other end acknowledges them too slowly"
                     : "no room for lines: the other end does not take any",
           connected ? "acknowledgement" : "session", "source");
+    }
+    if (row.what == kSink && row.oldest.value_or(0) > (row.up.value_or(0) > 0 ? kHeldLong : 0)) {
+      add(row, "sink " + row.name, row.oldest, std::nullopt,
+          row.up.value_or(0) > 0 ? "lines are held: the sink acknowledges them too slowly"
+                                 : "lines are held: the sink takes none, see the log",
+          "sink", "collecting");
+    }
+    if (row.what == kShipping && row.up.value_or(0) > 0 && row.oldest.value_or(0) > kHeldLong) {
+      add(row, "log shipping", row.oldest, std::nullopt,
+          "lines are held: the other end acknowledges them too slowly, ask logs there",
+          "acknowledgement", "shipping");
     }
     if (row.what == kShipping && row.up.value_or(0) == 0) {
       const bool old = row.oldest.value_or(0) > 0;

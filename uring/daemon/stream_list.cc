@@ -27,12 +27,17 @@ bool matches(const StreamQuery& query, const StreamView& view) {
 }
 
 StreamRow row_of(const std::string& channel, const StreamView& view) {
-  const bool has_client = view.role == StreamRole::kOpener && view.fd >= 0;
+  const bool is_client = view.role == StreamRole::kOpener;
+  std::string application;
+  if (view.fd >= 0 && (is_client || view.waits_for == StallReason::kApplication)) {
+    application = describe(peer_identity_of(view.fd));
+  }
   return {.name = {channel, view.stream},
           .number = view.number,
           .service = std::string(view.service),
           .role = view.role,
-          .client = has_client ? describe(peer_identity_of(view.fd)) : std::string(),
+          .client = is_client ? application : std::string(),
+          .application = application,
           .bytes = view.bytes,
           .age = view.age,
           .waits_for = view.waits_for,

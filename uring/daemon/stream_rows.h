@@ -25,6 +25,8 @@ struct StreamRow {
   std::string service;
   StreamRole role;
   std::string client;  // of a stream that was opened here; else empty
+  // Who is at the local socket: the client, or the service where it does not read; else empty.
+  std::string application;
   StreamBytes bytes;
   Duration age;
   std::optional<StallReason> waits_for;

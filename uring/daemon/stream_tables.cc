@@ -110,7 +110,7 @@ ControlTable why_table(const StreamRows& found) {
     cells.insert(cells.end(), {row.channel, std::string("client"), ControlCell()});
   }
   for (const StreamRow& row : found.rows) {
-    auto& cells = add(to_string(row.name), row.service, *row.waits_for, row.client, row.waits,
+    auto& cells = add(to_string(row.name), row.service, *row.waits_for, row.application, row.waits,
                       row.waited[static_cast<size_t>(*row.waits_for)]);
     cells.insert(cells.end(), {row.name.channel, side_of(row.role), text_or_nothing(row.client)});
   }

@@ -405,8 +405,8 @@ namespace {
 
 constexpr StatInfo kLines{"log_lines", "Lines numbered by the guest that arrived, dropped or not",
                           StatKind::kCounter};
-constexpr StatInfo kLineBytes{"log_lines_size", "Bytes of these lines", StatKind::kCounter,
-                              StatUnit::kBytes};
+constexpr StatInfo kLineBytes{"log_lines_size", "Bytes of the lines that arrived, dropped or not",
+                              StatKind::kCounter, StatUnit::kBytes};
 constexpr StatInfo kDelivered{"log_delivered", "Lines that arrived whole", StatKind::kCounter};
 constexpr StatInfo kDropped{"log_dropped", "Lines that the guest dropped, by reason",
                             StatKind::kCounter};

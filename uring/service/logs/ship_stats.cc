@@ -15,7 +15,8 @@ constexpr StatUnit kBytes = StatUnit::kBytes;
 
 constexpr StatInfo kReceived{"ship_lines_received", "Lines that a source of log shipping received",
                              kCounter};
-constexpr StatInfo kReceivedBytes{"ship_received", "Their bytes", kCounter, kBytes};
+constexpr StatInfo kReceivedBytes{"ship_received", "Bytes of the lines that a source received",
+                                  kCounter, kBytes};
 constexpr StatInfo kDropped{"ship_lines_dropped", "Lines that were dropped, by reason", kCounter};
 constexpr StatInfo kAcknowledged{"ship_lines_acknowledged",
                                  "Lines of this run, delivered or dropped, that the other end has "
@@ -45,10 +46,14 @@ constexpr StatInfo kExplained{"ship_lines_explained",
                               "rejected, by reason",
                               kCounter};
 constexpr StatInfo kConnected{"ship_connected", "1 if the other end takes lines"};
+constexpr StatInfo kUnacknowledged{
+    "ship_unacknowledged",
+    "Memory that lines take up which were sent and are not acknowledged, without a spool", kGauge,
+    kBytes};
 constexpr StatInfo kSpoolUsed{"ship_spool_used", "Bytes of the spool that are not acknowledged",
                               kGauge, kBytes};
-constexpr StatInfo kUnwritten{"ship_spool_unwritten", "Bytes of them that are not written yet",
-                              kGauge, kBytes};
+constexpr StatInfo kUnwritten{"ship_spool_unwritten",
+                              "Bytes for the spool that are not written yet", kGauge, kBytes};
 constexpr StatInfo kSpoolSize{"ship_spool_size", "Bytes of the spool", kGauge, kBytes};
 constexpr StatInfo kSpoolFailures{"ship_spool_failures",
                                   "Writes and syncs of the spool that failed", kCounter};
@@ -109,6 +114,7 @@ void LogShipper::visit_stats(StatVisitor& visitor, Instant) const {
     visitor.visit(kExplained, {explained_[reason].lines, "ship_explained", {&label, 1}});
   }
   visitor.visit(kConnected, {stream_ != nullptr && greeted_ ? 1u : 0u, "ship_connected"});
+  if (!writer_) visitor.visit(kUnacknowledged, {shipper_.kept_bytes(), "ship_unacknowledged"});
   if (writer_) {
     visitor.visit(kSpoolUsed, {spool_bytes(), "ship_spool"});
     const Spool& spool = *shipper_.spool();
