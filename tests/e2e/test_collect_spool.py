@@ -180,7 +180,7 @@ def test_what_is_wrong_with_a_spool_is_one_line(scene: Scene) -> None:
     spool, sink = scene.directory / "spool", f"file:{scene.directory / 'out'}"
     channel = f"unix-listen:{scene.addresses.unix().spec}"
     for args, wanted in (
-        (["--collect", sink, "--collect-spool", f"{spool}:1M"], "--collect-spool of 1M is too small: "),
+        (["--collect", sink, "--collect-spool", f"{spool}:1M"], f"--collect-spool: {spool}:1M is too small: this spool has at least 8M"),
         (["--collect-spool", f"{spool}:8M"], "--collect-spool is of collecting logs, and there is no sink: "),
         (["--collect", sink, "--collect-ack", "spool"], "--collect-ack spool: there is no spool: give"),
         (["--collect", sink, "--collect-ack", "sink", "--collect-spool", f"{spool}:8M"], "leave out the spool"),

@@ -277,7 +277,7 @@ def test_a_passed_socket_is_under_the_rule_for_remote_addresses(scene: Scene) ->
         )
         assert daemon.wait(15 * PATIENCE) == 1
         daemon.expected_death = True
-        daemon.wait_for_log("give --allow-remote")
+        daemon.wait_for_log("start with --allow-remote")
 
 
 # --- the store ------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ TEST(SecurityOptionsTest, ListenersThatOthersReachNeedAFlag) {
                           "[::2]", "[::ffff:10.0.0.1]", "[fe80::1]", "255.255.255.255"}) {
     for (const Args& args : {Args{"-o", "y:" + std::string(far) + ":80"},
                              Args{"-c", "tcp-listen:" + std::string(far) + ":80:1"}}) {
-      EXPECT_NE(fault(args).find("give --allow-remote"), std::string::npos) << far;
+      EXPECT_NE(fault(args).find("start with --allow-remote"), std::string::npos) << far;
       Args allowed = args;
       allowed.push_back("--allow-remote");
       EXPECT_TRUE(parse_ok(allowed).listen.allow_remote);

@@ -465,9 +465,18 @@ tl::expected<Diagnosis, std::string> examine(const Examination& examination) {
   check_access_control(report);
   check_daemon(report, examination);
   for (const std::string& transport : examination.transports) {
-    if (transport_of(transport).path.empty()) {
+    const Transport given = transport_of(transport);
+    constexpr std::string_view kMethods[] = {"unix-connect", "unix-listen", "virtio-serial",
+                                             "isa-serial"};
+    const std::vector<std::string_view> methods(std::begin(kMethods), std::end(kMethods));
+    if (std::find(methods.begin(), methods.end(), given.kind) == methods.end()) {
+      return tl::unexpected(virtproxy::in_quotes(given.kind) + " is no channel with a path" +
+                            nearest_hint(given.kind, methods) +
+                            ": use unix-connect, unix-listen, virtio-serial or isa-serial");
+    }
+    if (given.path.empty()) {
       return tl::unexpected(virtproxy::in_quotes(transport) +
-                            ": name a channel with a path as -c does, for example "
+                            ": give an absolute path as -c does, for example "
                             "unix-connect:/run/vm1.sock:-");
     }
     check_transport(report, transport, 0);

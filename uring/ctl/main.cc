@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <functional>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -384,7 +385,11 @@ void move_command_first(std::vector<std::string>& args,
 
 int fail(int code, const std::string& text) {
   // What --json asked for is for a program.
-  std::fprintf(stderr, "%s%s\n", text.starts_with('{') ? "" : "virtproxyctl: ", text.c_str());
+  const char* const prefix = text.starts_with('{') ? "" : "virtproxyctl: ";
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::fprintf(stderr, "%s%s\n", prefix, line.c_str());
+  }
   return code;
 }
 
@@ -397,7 +402,9 @@ int main(int argc, char** argv) {
   app.set_help_flag("-h,--help", "Print this help and exit");
   app.get_formatter()->column_width(28);
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 done, 1 failed or refused by the daemon, 2 a wrong command line.");
+  app.footer(
+      "Exit codes: 0 done, 1 failed, or a value was refused, 2 a command line that cannot be "
+      "read.");
   Commands commands;
   commands.declare(app);
   const auto all = std::as_const(app).get_subcommands([](const CLI::App*) { return true; });

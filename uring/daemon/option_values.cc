@@ -7,6 +7,7 @@
 #include "uring/base/text.h"
 #include "uring/base/units.h"
 #include "uring/daemon/options.h"
+#include "uring/service/logs/parcel_spool.h"
 
 namespace virtproxy::option_values {
 namespace {
@@ -371,9 +372,10 @@ Fault read(const OptionRow&, std::string_view label, const Given& given,
   return std::nullopt;
 }
 
-Fault read(const OptionRow&, std::string_view label, const Given& given,
+Fault read(const OptionRow& row, std::string_view label, const Given& given,
            std::optional<logs::SpoolSpec>& into) {
-  auto spool = logs::parse_spool(given.back());
+  auto spool = logs::parse_spool(
+      given.back(), row.name == "collect-spool" ? ParcelSpool::kLeastSize : logs::kLeastSpoolSize);
   if (!spool) return split(label, spool.error());
   into = *std::move(spool);
   return std::nullopt;

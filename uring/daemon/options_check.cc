@@ -9,7 +9,6 @@
 #include "uring/base/units.h"
 #include "uring/daemon/options_draft.h"
 #include "uring/mux/memory_shares.h"
-#include "uring/service/logs/parcel_spool.h"
 #include "uring/transport/transport_kind.h"
 
 namespace virtproxy {
@@ -411,12 +410,6 @@ void check_collecting(Draft& draft) {
                      "name one with --collect, or as sink of [collect]");
     }
     return;
-  }
-  if (process.collect_spool && process.collect_spool->size < ParcelSpool::kLeastSize) {
-    draft.complain(at("collect-spool"),
-                   label("collect-spool") + " of " + format_size(process.collect_spool->size) +
-                       " is too small",
-                   "give it at least " + format_size(ParcelSpool::kLeastSize));
   }
   if (process.collect_ack == CollectAck::kSpool && !process.collect_spool) {
     draft.complain(at("collect-ack"), label("collect-ack") + " spool: there is no spool",

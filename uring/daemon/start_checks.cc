@@ -101,6 +101,11 @@ std::vector<std::string> unguarded(const Options& options) {
                       ": an abstract socket has no mode, only --channel-allow-uid and "
                       "--channel-allow-gid guard it");
     }
+    const ChannelSettings& settings = channel.settings;
+    if (settings.protocol == ProtocolMode::kV1 && settings.integrity == Integrity::kChecksum) {
+      lines.push_back("-c " + channel.text +
+                      ": protocol 1 has no checksums, --integrity checksum does not guard it");
+    }
   }
   return lines;
 }

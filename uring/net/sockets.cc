@@ -216,8 +216,9 @@ bool bind_to(int fd, const SocketAddress& at, const ListenRules& rules) {
 
 std::string remote_fault(const Address& address) {
   return "listens where other machines can connect (" + address.to_string() +
-         "): give --allow-remote if that is meant (qemu-vp never asked), or listen on 127.0.0.1 or "
-         "[::1]";
+         "): start with --allow-remote if that is meant (qemu-vp never asked), or listen on "
+         "127.0.0.1 "
+         "or [::1]";
 }
 
 tl::expected<std::vector<SocketAddress>, std::string> listen_addresses(const Address& address,

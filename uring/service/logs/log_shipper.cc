@@ -494,8 +494,10 @@ void LogShipper::finish_stopping() {
       log_info("log shipping: {} bytes stay in the spool for the next start", spool_bytes());
     }
     if (lost > 0) {
-      log_warn("log shipping: {} lines are {}, and lost", lost,
-               spool != nullptr ? "held without room in the spool" : "not acknowledged");
+      log_warn(
+          "log shipping: {} lines are {}, and lost; dropped ones that the other end was not "
+          "told of are among them",
+          lost, spool != nullptr ? "held without room in the spool" : "not acknowledged");
     }
   }
   if (stream_ != nullptr) stream_->leave(Fault::kGoingAway);

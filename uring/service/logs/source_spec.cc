@@ -215,7 +215,7 @@ tl::expected<SourceSpec, std::string> parse_source(std::string_view text) {
   return spec;
 }
 
-tl::expected<SpoolSpec, std::string> parse_spool(std::string_view text) {
+tl::expected<SpoolSpec, std::string> parse_spool(std::string_view text, uint64_t least) {
   constexpr std::string_view kForm = "write PATH:SIZE[,sync=never|batch|TIME]";
   SpoolSpec spool;
   const std::string shown = printable(text);
@@ -229,8 +229,8 @@ tl::expected<SpoolSpec, std::string> parse_spool(std::string_view text) {
   spool.path = where.substr(0, colon);
   const auto size = parse_size(where.substr(colon + 1));
   if (!size) return fail("has no size");
-  if (!spool_geometry_for(*size)) {
-    return Failure(shown + " is too small: a spool has at least " + format_size(kLeastSpoolSize));
+  if (*size < least) {
+    return Failure(shown + " is too small: this spool has at least " + format_size(least));
   }
   spool.size = *size;
   if (rest.empty()) return spool;

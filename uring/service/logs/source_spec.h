@@ -48,7 +48,7 @@ struct SpoolSpec {
 };
 
 // PATH:SIZE[,sync=never|batch|TIME]
-tl::expected<SpoolSpec, std::string> parse_spool(std::string_view text);
+tl::expected<SpoolSpec, std::string> parse_spool(std::string_view text, uint64_t least);
 std::string show(const SpoolSpec& spool);
 
 }  // namespace virtproxy::logs
