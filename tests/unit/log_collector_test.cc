@@ -19,6 +19,7 @@
 #include "uring/io/io_uring_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/mux/service_registry.h"
+#include "uring/service/logs/log_hub.h"
 #include "uring/transport/transport_kind.h"
 
 namespace virtproxy {

@@ -35,6 +35,7 @@
 #include "uring/daemon/worker.h"
 #include "uring/daemon/worker_configs.h"
 #include "uring/net/local_ports.h"
+#include "uring/service/logs/log_hub.h"
 
 namespace virtproxy {
 namespace {

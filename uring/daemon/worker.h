@@ -46,7 +46,7 @@ struct WorkerConfig {
   size_t ship_channel = 0;
   // Where the logs of its channels go, which outlives the worker; null where they are not collected.
   // `vms` are the numbers of the channels there.
-  LogHub* log_hub = nullptr;
+  ParcelHub* log_hub = nullptr;
   std::vector<size_t> vms;
   Duration drain_timeout{};
   Duration heartbeat{};         // the interval of heartbeats; zero for none

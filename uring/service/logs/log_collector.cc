@@ -8,6 +8,7 @@
 #include "core/assert.h"
 #include "uring/base/clock.h"
 #include "uring/base/text.h"
+#include "uring/service/logs/account_file.h"
 
 namespace virtproxy {
 namespace {
@@ -158,7 +159,7 @@ class LogCollector::Stream final : public Endpoint {
   bool stalled_ = false;
 };
 
-LogCollector::LogCollector(Loop& loop, LogHub& hub, size_t vm)
+LogCollector::LogCollector(Loop& loop, ParcelHub& hub, size_t vm)
     : loop_(loop),
       hub_(hub),
       vm_(vm),

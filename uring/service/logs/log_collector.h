@@ -1,7 +1,7 @@
 // The service virtproxy.log of one channel: ends the log stream of its VM, and hands what arrives
-// to the hub (log_hub.h). The VM's name is the channel's label, whatever the guest says.
+// to the hub (parcel_hub.h). The VM's name is the channel's label, whatever the guest says.
 //
-//   LogStream ── bytes ─▶ Receiver ── records ─▶ Parcel ─▶ LogHub
+//   LogStream ── bytes ─▶ Receiver ── records ─▶ Parcel ─▶ ParcelHub
 //       ◀── WANT, ACK ──────┘        ◀── released() ─────────┘
 //
 // One stream at a time: logs of one sender follow one another. A stream that breaks the protocol is
@@ -22,7 +22,7 @@
 #include "uring/io/loop.h"
 #include "uring/mux/service_registry.h"
 #include "uring/service/logs/line_rate.h"
-#include "uring/service/logs/log_hub.h"
+#include "uring/service/logs/parcel_hub.h"
 
 namespace virtproxy {
 
@@ -32,7 +32,7 @@ class LogCollector final : public Service,
                            private Timer::Owner {
  public:
   // `vm` is the number of the channel's label in the hub, which outlives this.
-  LogCollector(Loop& loop, LogHub& hub, size_t vm);
+  LogCollector(Loop& loop, ParcelHub& hub, size_t vm);
   ~LogCollector();
 
   tl::expected<std::unique_ptr<Endpoint>, Fault> open(StreamHandle& stream,
@@ -77,7 +77,7 @@ class LogCollector final : public Service,
   bool has_budget() const { return held_ < hub_.vm_budget(); }
 
   Loop& loop_;
-  LogHub& hub_;
+  ParcelHub& hub_;
   const size_t vm_;
   const std::string& label_;
   logs::Receiver receiver_;

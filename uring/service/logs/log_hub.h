@@ -37,29 +37,14 @@
 #include "uring/net/resolver_driver.h"
 #include "uring/service/logs/line_rate.h"
 #include "uring/service/logs/log_sink.h"
+#include "uring/service/logs/parcel_hub.h"
 #include "uring/service/logs/parcel_spool.h"
 #include "uring/service/logs/sink_spec.h"
 
 namespace virtproxy {
 
-class LogCollector;
-
-// A collector that waits for releases. It outlives the collector, whose thread alone runs it.
-struct ReplyBox {
-  Mailbox mailbox;
-  LogCollector* collector = nullptr;  // read by tasks of the mailbox alone
-};
-
-// What a collector is told of a parcel that is safe everywhere.
-struct ParcelRelease {
-  logs::LogId log;
-  uint64_t position = 0;
-  bool finished = false;
-  size_t cost = 0;  // bytes of memory
-  std::vector<Parcel::Refused> refused;
-};
-
-class LogHub final : private Completion,
+class LogHub final : public ParcelHub,
+                     private Completion,
                      private Loop::Deferred,
                      private Timer::Owner,
                      private LogSink::Client {
@@ -80,17 +65,16 @@ class LogHub final : private Completion,
   // Once it has started.
   DriverKind driver() const { return driver_; }
 
-  // From any thread, once the hub has started. Parcels of a VM keep their order.
-  void submit(std::shared_ptr<Parcel> parcel);
-  // Memory that the unreleased parcels of one VM should not exceed, bytes. They may by one feed of
-  // the receiver: a batch of the largest size.
-  size_t vm_budget() const { return vm_budget_; }
-  const std::string& vm(size_t index) const { return vms_[index].name; }
+  // ParcelHub
+  void submit(std::shared_ptr<Parcel> parcel) override;
+  size_t vm_budget() const override { return vm_budget_; }
+  const std::string& vm(size_t index) const override { return vms_[index].name; }
+  // Those that every sink has, or the spool.
+  std::vector<logs::LogAccount> restored(size_t vm) const override;
+  logs::AckLevel level() const override {
+    return spool_ ? logs::AckLevel::kSpool : logs::AckLevel::kSink;
+  }
   size_t vm_count() const { return vms_.size(); }
-  // The accounts with which the receiver of a VM goes on: those that every sink has, or the spool.
-  std::vector<logs::LogAccount> restored(size_t vm) const;
-  // What a release says of a parcel.
-  logs::AckLevel level() const { return spool_ ? logs::AckLevel::kSpool : logs::AckLevel::kSink; }
 
   // In any thread.
   void visit_stats(StatVisitor& visitor) const;
@@ -107,7 +91,7 @@ class LogHub final : private Completion,
     uint64_t given = 0;      // parcels
     uint64_t committed = 0;  // … that are safe, with their accounts
     bool commit_failed = false;
-    LineRate rate;  // of lines that are safe
+    LineRate rate;                   // of lines that are safe
     std::atomic<int64_t> oldest{0};  // when the first one that is not was received; 0: none
   };
   struct Vm {
