@@ -25,6 +25,15 @@ constexpr uint64_t kOneRead = ChannelReader::kLargestFrame + 16 * 1024;
 // For what is late, for a daemon that is busy, and for what happened between two looks at it.
 constexpr Duration kSlack = milliseconds(300);
 
+void close_all(const std::vector<ChannelListenSockets>& listen_sockets) {
+  for (const ChannelListenSockets& mine : listen_sockets) {
+    for (const Listening& forward : mine.forwards) {
+      std::for_each(forward.sockets.begin(), forward.sockets.end(), close);
+    }
+    std::for_each(mine.transport.sockets.begin(), mine.transport.sockets.end(), close);
+  }
+}
+
 V2Session* v2_session(Channel& channel) { return dynamic_cast<V2Session*>(&channel.session()); }
 
 }  // namespace
@@ -43,7 +52,9 @@ bool Daemon::drained() const {
 bool Daemon::idle() const {
   const auto is_idle = [](const auto& object) { return object->idle(); };
   return std::all_of(channels_.begin(), channels_.end(), is_idle) &&
-         std::all_of(forwards_.begin(), forwards_.end(), is_idle);
+         std::all_of(forwards_.begin(), forwards_.end(), is_idle) &&
+         (!collector_ || collector_->idle()) &&
+         (!shipper_ || (shipper_->stopped() && shipper_->idle()));
 }
 
 void Daemon::stop_streams() {
@@ -70,12 +81,7 @@ std::optional<std::vector<ChannelListenSockets>> Daemon::bind_listen_sockets() {
     if (transport_listens(channel.spec.transport)) mine.transport = bind(channel.spec.address);
   }
   if (good) return listen_sockets;
-  for (const ChannelListenSockets& mine : listen_sockets) {
-    for (const Listening& forward : mine.forwards) {
-      std::for_each(forward.sockets.begin(), forward.sockets.end(), close);
-    }
-    std::for_each(mine.transport.sockets.begin(), mine.transport.sockets.end(), close);
-  }
+  close_all(listen_sockets);
   return std::nullopt;
 }
 
@@ -92,6 +98,16 @@ bool Daemon::start() {
     destroy();
     return false;
   }
+  std::vector<Listening> log_sources;
+  if (const LogLedger* ledger = config_.channels.front().ships) {
+    auto bound = bind_log_sources(*ledger);
+    if (!bound) {
+      close_all(*listen_sockets);
+      destroy();
+      return false;
+    }
+    log_sources = *std::move(bound);
+  }
   for (size_t i = 0; i < config_.channels.size(); ++i) {
     ChannelConfig config = config_.channels[i];
     if (world.canary() == Canary::kHoldBack) config.v1.stall_timeout = seconds(60);
@@ -104,6 +120,7 @@ bool Daemon::start() {
     oracles_.push_back(
         std::make_unique<ChannelOracle>(process_.number(), config.spec.id, *channels_.back()));
     channels_.back()->add_observer(*oracles_.back());
+    add_logs(config_.channels[i], std::exchange(log_sources, {}));
     forwards_.back()->start(*channels_.back(), std::move(mine.forwards));
     channels_.back()->start(std::move(mine.transport));
   }
@@ -144,6 +161,7 @@ void Daemon::stand_still(Instant until) {
     world.channel(config.spec.id).stand_still(world.now(), until);
   }
   busy_until_ = std::max(busy_until_, until);
+  if (hub_) hub_->stand_still(busy_until_);
   world.at(busy_until_, [] {});
 }
 
@@ -151,10 +169,18 @@ void Daemon::stop() {
   const Process::Running running(process_);
   busy_until_ = World::current().now();
   World::current().trace("stop", process_.number());
+  if (!ships()) return drain();
+  for (const auto& forwards : forwards_) forwards->stop_listening();
+  end_shipping();
+  enter(Phase::kShipping, ledger_->plan().flush_timeout + logs::LogShipper::kSyncLimit);
+}
+
+void Daemon::drain() {
   for (size_t i = 0; i < channels_.size(); ++i) {
     forwards_[i]->stop_listening();
     channels_[i]->drain();
   }
+  if (collector_) collector_->drain();
   enter(Phase::kDraining, config_.drain_timeout);
 }
 
@@ -163,20 +189,26 @@ void Daemon::kill() {
   busy_until_ = World::current().now();
   World::current().trace("kill", process_.number());
   process_.kill();
+  if (shipper_) shipper_->stop_at_once();
   stop_streams();
   for (const auto& channel : channels_) channel->disconnect();
+  end_collecting();
   enter(Phase::kLettingGo, seconds(2));
 }
 
 void Daemon::advance() {
   const bool late = phase_ends_ <= World::current().now();
-  if (phase_ == Phase::kDraining && (late || drained())) {
+  if (phase_ == Phase::kShipping) {
+    if (!ships()) return drain();
+    if (late) World::current().fail("letting go", "a daemon does not stop shipping: " + describe());
+  } else if (phase_ == Phase::kDraining && (late || drained())) {
     stop_streams();
     enter(Phase::kLastWords, kLastWordsLimit);
   } else if (phase_ == Phase::kLastWords &&
              (late || std::all_of(channels_.begin(), channels_.end(),
                                   [](const auto& channel) { return channel->flushed(); }))) {
     for (const auto& channel : channels_) channel->disconnect();
+    end_collecting();
     enter(Phase::kLettingGo, kLetGoLimit);
   } else if (phase_ == Phase::kLettingGo) {
     if (idle()) return destroy();
@@ -188,6 +220,9 @@ void Daemon::destroy() {
   World& world = World::current();
   world.trace("gone", process_.number());
   channels_.clear();
+  shipper_.reset();
+  collector_.reset();
+  hub_.reset();
   forwards_.clear();
   resolver_driver_.reset();
   if (process_.pending() > 0) {
@@ -322,11 +357,12 @@ void Daemon::check_idle() {
     if (!clean) world.fail("leak", "not idle: " + describe());
   }
   // What epoll waits with, the channels, the listeners, what a listening channel keeps in reserve,
-  // and nothing else.
+  // the mailbox of a collector, and nothing else.
   size_t expected = process_.uses_epoll() ? 2 : 0;
   for (const DaemonChannel& config : config_.channels) {
-    expected +=
-        config.forwards.oforwards.size() + (transport_listens(config.spec.transport) ? 3 : 1);
+    expected += config.forwards.oforwards.size() +
+                (transport_listens(config.spec.transport) ? 3 : 1) +
+                (config.collects != nullptr ? 1 : 0);
   }
   if (process_.open_files() != expected) {
     world.fail("descriptors", fmt::format("{}: {} descriptors, expected {}", config_.name,

@@ -12,18 +12,24 @@
 #include <vector>
 
 #include "tests/sim/channel_oracle.h"
+#include "tests/sim/log_hub.h"
 #include "tests/sim/process.h"
 #include "uring/daemon/worker.h"
 #include "uring/io/loop.h"
 #include "uring/io/open_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/net/resolver_driver.h"
+#include "uring/service/logs/log_collector.h"
+#include "uring/service/logs/log_shipper.h"
 #include "uring/service/socket_forwards.h"
 
 namespace virtproxy::sim {
 
 struct DaemonChannel : ChannelConfig {
   ForwardConfig forwards;
+  // Of a channel that ships logs: at the end that ships, and at the one that collects.
+  LogLedger* ships = nullptr;
+  LogLedger* collects = nullptr;
 };
 
 struct DaemonConfig {
@@ -68,15 +74,26 @@ class Daemon {
   // The socket that its only channel runs over, if it runs over one now.
   std::shared_ptr<Socket> channel_socket() const;
 
+  // What holds of the numbers of the logs that it ships.
+  void check_logs();
+  // Its sources end, and what they gave is sent.
+  void end_shipping();
+  bool ships() const { return shipper_ && !shipper_->stopped(); }
+
   // Nothing is left of any stream.
   void check_idle();
   std::string describe();
 
  private:
-  enum class Phase : uint8_t { kServing, kDraining, kLastWords, kLettingGo, kOver };
+  enum class Phase : uint8_t { kServing, kShipping, kDraining, kLastWords, kLettingGo, kOver };
 
   // What uring/daemon/daemon.cc does before it starts a worker. Nothing when an address is in use.
   std::optional<std::vector<ChannelListenSockets>> bind_listen_sockets();
+  // … of the sources of its logs.
+  std::optional<std::vector<Listening>> bind_log_sources(const LogLedger& ledger);
+  void add_logs(const DaemonChannel& config, std::vector<Listening> sources);
+  void end_collecting();
+  void drain();
   bool drained() const;
   bool idle() const;
   void stop_streams();
@@ -101,6 +118,13 @@ class Daemon {
   std::vector<std::unique_ptr<ChannelOracle>> oracles_;    // of each channel
   std::vector<std::unique_ptr<SocketForwards>> forwards_;  // of each channel; outlive them
   std::vector<std::unique_ptr<Channel>> channels_;
+  std::unique_ptr<SimulatedHub> hub_;
+  std::unique_ptr<LogCollector> collector_;
+  std::unique_ptr<logs::LogShipper> shipper_;
+  LogLedger* ledger_ = nullptr;         // of the logs that it ships
+  size_t life_ = 0;                     // … which is its own there
+  bool connected_ = false;              // it has a stream of logs
+  std::optional<Instant> gives_up_at_;  // it was told to end
   // Of a channel, by its id: since when nothing has been read of what there is.
   struct Waiting {
     uint64_t reads = 0;

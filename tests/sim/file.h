@@ -2,9 +2,12 @@
 // refers to. A file is released when the last of them lets go.
 #pragma once
 
+#include <poll.h>
+
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <vector>
@@ -50,6 +53,8 @@ class File {
   uint64_t reads = 0;            // those that found something
   bool nonblocking = false;      // O_NONBLOCK; only listeners are asked
   bool of_driver = false;        // a killed process still waits with it
+  bool spared = false;           // no call on it is made to fail
+  bool read_waits = false;       // a ring's read of it waits until there is something
 
  private:
   std::vector<Waiter*> waiters_;
@@ -61,6 +66,32 @@ using FileRef = std::shared_ptr<File>;
 class StandardError final : public File {
  public:
   uint32_t poll() const override { return 0; }
+};
+
+// An eventfd.
+class EventCounter final : public File {
+ public:
+  EventCounter() { spared = read_waits = true; }
+
+  int64_t read(std::span<std::byte> to) override {
+    if (to.size() < sizeof count_) return -EINVAL;
+    if (count_ == 0) return -EAGAIN;
+    std::memcpy(to.data(), &count_, sizeof count_);
+    count_ = 0;
+    return sizeof count_;
+  }
+  int64_t write(std::span<const std::byte> from) override {
+    uint64_t more = 0;
+    if (from.size() < sizeof more) return -EINVAL;
+    std::memcpy(&more, from.data(), sizeof more);
+    count_ += more;
+    changed(POLLIN);
+    return sizeof more;
+  }
+  uint32_t poll() const override { return POLLOUT | (count_ > 0 ? POLLIN : 0u); }
+
+ private:
+  uint64_t count_ = 0;
 };
 
 // First in, first out.

@@ -273,7 +273,8 @@ std::optional<KernelRing::Outcome> KernelRing::receive(Request& request) {
     to = {reinterpret_cast<std::byte*>(buffer->addr), std::min(buffer->len, request.sqe.len)};
   }
   const int64_t result = request.file()->read(to);
-  if (result == -EAGAIN && request.sqe.opcode == IORING_OP_RECV) return std::nullopt;
+  const bool waits = request.sqe.opcode == IORING_OP_RECV || request.file()->read_waits;
+  if (result == -EAGAIN && waits) return std::nullopt;
   Outcome outcome{static_cast<int>(result)};
   if (buffer != nullptr && result > 0) {
     ++group->head;

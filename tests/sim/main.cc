@@ -64,6 +64,16 @@ const std::map<std::string, Canary> kCanaries{
     {"forget-interest", Canary::kForgetInterest},
     {"swap-events", Canary::kSwapEvents},
     {"lose-alarm", Canary::kLoseAlarm},
+    {"lose-line", Canary::kLoseLine},
+    {"line-twice", Canary::kLineTwice},
+    {"forget-drop", Canary::kForgetDrop},
+    {"miscount-drop", Canary::kMiscountDrop},
+    {"ack-early", Canary::kAckEarly},
+    {"ack-beyond", Canary::kAckBeyond},
+    {"lose-ack", Canary::kLoseAck},
+    {"keep-tail", Canary::kKeepTail},
+    {"old-account", Canary::kOldAccount},
+    {"reuse-log", Canary::kReuseLog},
 };
 
 struct Tally {
@@ -74,8 +84,22 @@ struct Tally {
   MishapCounts mishaps{};
   MishapCounts old_mishaps{};
   uint64_t piped = 0;
+  LogLedger::Counts logs;
   Duration simulated{};
 };
+
+// Each of them must be more than nothing.
+std::vector<std::pair<const char*, uint64_t>> log_figures(const LogLedger::Counts& logs) {
+  return {{"worlds", logs.worlds},
+          {"lines written", logs.written},
+          {"lines at the sink", logs.delivered},
+          {"lines dropped", logs.dropped},
+          {"lines twice", logs.again},
+          {"lines lost", logs.lost},
+          {"streams", logs.streams},
+          {"streams resumed", logs.resumed},
+          {"blocked sources", logs.blocked}};
+}
 
 // The simulation has its own clock; this is the real one.
 double real_seconds() {
@@ -108,6 +132,7 @@ uint64_t run_seed(uint64_t seed, const Options& options, Tally& tally) {
       tally.old_mishaps[i] += world.old_counts()[i];
     }
     tally.piped += world.piped();
+    tally.logs.add(scenario.log_counts());
     tally.simulated += world.now() - began;
   }
   return hash;
@@ -132,6 +157,9 @@ void report(const Tally& tally, double elapsed) {
       static_cast<unsigned long long>(judgements.beside_stalled),
       static_cast<unsigned long long>(judgements.old),
       static_cast<unsigned long long>(judgements.skipped));
+  for (const auto& [name, count] : log_figures(tally.logs)) {
+    std::printf("  logs: %-16s %llu\n", name, static_cast<unsigned long long>(count));
+  }
   for (size_t i = 0; i < kMishaps; ++i) {
     const auto mishap = static_cast<Mishap>(i);
     std::printf("  %-22s %llu", std::string(mishap_name(mishap)).c_str(),
@@ -202,6 +230,11 @@ int run(const Options& options) {
   }
   if (tally.judgements.old == 0) {
     std::fprintf(stderr, "FAILED: independence was never judged with protocol 1\n");
+    ++missing;
+  }
+  for (const auto& [name, count] : log_figures(tally.logs)) {
+    if (count > 0) continue;
+    std::fprintf(stderr, "FAILED: logs: %s: none\n", name);
     ++missing;
   }
   return missing == 0 ? 0 : 1;

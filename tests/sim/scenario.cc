@@ -53,6 +53,7 @@ Scenario::Scenario(World& world) : world_(world), random_(world.random()) {
   draw_hostility();
   draw_strangers();
   draw_topology();
+  draw_logs();
 }
 
 Scenario::~Scenario() { world_.set_describer({}); }
@@ -264,7 +265,10 @@ void Scenario::take_down(Place& place, bool killed) {
 void Scenario::end_life(Place& place, bool killed, Duration pause) {
   take_down(place, killed);
   // A daemon that was told to end keeps its addresses until it has.
-  const Duration least = killed ? Duration{} : Duration(place.config.drain_timeout + seconds(2));
+  Duration least = killed ? Duration{} : Duration(place.config.drain_timeout + seconds(2));
+  if (const LogLedger* ledger = place.config.channels.front().ships; ledger && !killed) {
+    least += ledger->plan().flush_timeout + logs::LogShipper::kSyncLimit;
+  }
   world_.after(std::max(pause, least), [this, &place] {
     change_protocol(place);
     start(place);
@@ -324,6 +328,7 @@ bool Scenario::run_once() {
   const auto turn = [&](Daemon& daemon) {
     if (!daemon.runnable()) return;
     daemon.turn();
+    daemon.check_logs();
     ++turns_;
     ran = true;
   };
@@ -446,7 +451,8 @@ void Scenario::check_soon() {
       if (link->speed() > 0) {
         // Streams take turns, and the lowest priority may be left a sixteenth of the line.
         const double turn = link->kind() == LinkKind::kCable ? 5'000.0 : 70'000.0;
-        const auto streams = static_cast<double>(exchange_.running(link->id()));
+        const auto streams =
+            static_cast<double>(exchange_.running(link->id()) + (ships_on(link->id()) ? 1 : 0));
         // Protocol 1 does not know how much is on its way, and fills whatever takes it.
         const double ahead = expects_old(i) ? static_cast<double>(link->depth()) : 0;
         patience += Duration(
@@ -485,14 +491,16 @@ void Scenario::run() {
   draw_clients(heals_at_);
   draw_misfortunes(heals_at_);
   draw_attacks();
+  begin_logs();
   run_until(heals_at_, [] { return false; });
 
   end_attacks();
   world_.heal();
   world_.trace("healed");
   exchange_.hurry();
+  for (const auto& writer : writers_) writer->hurry();
   if (!run_until(world_.now() + kToFinish,
-                 [this] { return exchange_.all_over() && everything_up(); })) {
+                 [this] { return exchange_.all_over() && everything_up() && logs_settled(); })) {
     world_.fail("liveness", "not everything has ended after the world healed");
   }
 
@@ -522,6 +530,7 @@ void Scenario::run() {
     }
   }
   exchange_.check_ends();
+  end_logs();
 
   bool old = false;
   for (size_t i = 0; i < links_.size(); ++i) old = old || expects_old(i);
@@ -558,6 +567,7 @@ std::string Scenario::describe() {
   }
   for (const auto& daemon : leaving_) text += "  leaving: " + daemon->describe() + "\n";
   text += exchange_.describe_running();
+  if (ledger_) text += ledger_->describe();
   for (size_t i = 0; i < kMishaps; ++i) {
     if (world_.counts()[i] == 0) continue;
     text += fmt::format("  {} {}\n", mishap_name(static_cast<Mishap>(i)), world_.counts()[i]);

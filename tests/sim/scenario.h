@@ -15,6 +15,7 @@
 #include "tests/sim/daemon.h"
 #include "tests/sim/hostile_peer.h"
 #include "tests/sim/link.h"
+#include "tests/sim/log_writer.h"
 
 namespace virtproxy::sim {
 
@@ -27,6 +28,7 @@ class Scenario {
   Exchange::Totals totals() const { return exchange_.totals(); }
   const Exchange::Judgements& judgements() const { return exchange_.judgements(); }
   uint64_t turns() const { return turns_; }
+  LogLedger::Counts log_counts() const { return ledger_ ? ledger_->counts() : LogLedger::Counts{}; }
 
  private:
   // A daemon's place: who is there changes when it is killed or stopped.
@@ -67,6 +69,14 @@ class Scenario {
   // Connections that send nothing, to the listener of a daemon that has just started.
   void draw_strangers();
   void send_strangers(const Place& place, unsigned channel);
+  // Logs that a guest's daemon ships on one of the channels.
+  void draw_logs();
+  void begin_logs();
+  bool logs_settled() const;
+  void end_logs();
+  bool ships_on(unsigned channel) const {
+    return ledger_ != nullptr && ledger_->plan().channel == channel;
+  }
   void stand_still(Place& place);
   void take_down(Place& place, bool killed);
   void end_life(Place& place, bool killed, Duration pause);
@@ -98,6 +108,8 @@ class Scenario {
   Random& random_;
   Network network_;
   Exchange exchange_;
+  std::unique_ptr<LogLedger> ledger_;
+  std::vector<std::unique_ptr<LogWriter>> writers_;
   std::vector<std::unique_ptr<SimulatedLink>> links_;
   std::vector<bool> changing_;  // of each link: an end that is replaced may speak another protocol
   std::deque<Route> routes_;    // services refer to them

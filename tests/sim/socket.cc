@@ -60,6 +60,7 @@ void Socket::connect_to(const std::shared_ptr<Socket>& listener, const Path& pat
   served->connected_ = connected_ = true;
   served->linger_ = listener->linger_;
   served->carries_channel = carries_channel = listener->carries_channel;
+  served->spared = spared = path.spared;
   served->peer_ = weak_from_this();
   served->faulted = faulted;
   served->kept_waiting_at = kept_waiting_at;
@@ -271,6 +272,7 @@ void Socket::freeze(Instant until) {
 }
 
 std::optional<int> injected_driver_error(File& file, bool receives) {
+  if (file.spared) return std::nullopt;
   if (!file.carries_channel && World::current().happens(Mishap::kNoMemory)) {
     if (!receives) return -ENOBUFS;
     if (auto* socket = dynamic_cast<Socket*>(&file)) *socket->faulted = true;

@@ -20,6 +20,7 @@ struct Path {
   Duration latency{};
   double bytes_per_nanosecond = 0;  // 0: as fast as anybody reads
   unsigned channel = 0;             // the id of the one whose bytes these are
+  bool spared = false;              // no call on either end is made to fail
 };
 
 class Socket final : public File, public std::enable_shared_from_this<Socket> {

@@ -6,6 +6,7 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -33,6 +34,7 @@
 using virtproxy::Duration;
 using virtproxy::sim::Canary;
 using virtproxy::sim::Device;
+using virtproxy::sim::EventCounter;
 using virtproxy::sim::Family;
 using virtproxy::sim::File;
 using virtproxy::sim::FileRef;
@@ -51,6 +53,7 @@ using virtproxy::sim::World;
 namespace {
 
 constexpr char kSimulatedPaths[] = "/sim/";
+constexpr Duration kWallClockBegins = std::chrono::seconds(1'700'000'000);
 
 int failed(int error) {
   errno = error;
@@ -125,6 +128,7 @@ bool simulated(const char* path) { return std::strncmp(path, kSimulatedPaths, 5)
 extern "C" {
 
 int __real_close(int fd);
+int __real_eventfd(unsigned count, int flags);
 int __real_fcntl(int fd, int command, ...);
 int __real_open(const char* path, int flags, ...);
 ssize_t __real_write(int fd, const void* from, size_t size);
@@ -260,6 +264,13 @@ int __wrap_fcntl(int fd, int command, ...) {
   return process->dead() ? failed(EMFILE) : process->add(std::make_shared<StandardError>());
 }
 
+int __wrap_eventfd(unsigned count, int flags) {
+  Process* process = Process::current();
+  if (process == nullptr) return __real_eventfd(count, flags);
+  if ((flags & EFD_NONBLOCK) == 0) World::current().fail("blocking", "an eventfd that blocks");
+  return process->dead() ? failed(EMFILE) : process->add(std::make_shared<EventCounter>());
+}
+
 int __wrap_pipe2(int* ends, int flags) {
   Process* process = Process::current();
   World& world = World::current();
@@ -326,6 +337,11 @@ int __wrap_getsockopt(int fd, int level, int option, void* value, socklen_t* siz
     const int error = socket->take_error();
     World::current().trace("error of", fd, error);
     std::memcpy(value, &error, sizeof error);
+    return 0;
+  }
+  if (option == SO_DOMAIN && socket->spared) {
+    const int family = socket->family() == Family::kUnix ? AF_UNIX : AF_INET;
+    std::memcpy(value, &family, sizeof family);
     return 0;
   }
   if (option == SO_PEERCRED && *size >= sizeof(ucred)) {
@@ -526,9 +542,16 @@ int __wrap_nanosleep(const timespec* time, timespec*) {
 int __wrap_clock_gettime(clockid_t clock, timespec* time) {
   const int result = __real_clock_gettime(clock, time);
   const World* world = World::current_or_null();
-  if (world == nullptr || clock != CLOCK_MONOTONIC) return result;
-  const long real = time->tv_nsec;
   Process* process = Process::current();
+  const bool wall = clock == CLOCK_REALTIME && process != nullptr;
+  if (world == nullptr || (clock != CLOCK_MONOTONIC && !wall)) return result;
+  const long real = time->tv_nsec;
+  if (wall) {
+    const Duration now = kWallClockBegins + world->now() + world->wall_shift();
+    const auto whole = std::chrono::duration_cast<std::chrono::seconds>(now);
+    *time = {whole.count(), (now - whole).count()};
+    return 0;
+  }
   Duration now = process != nullptr ? process->read_clock() : world->now();
   if (world->canary() == Canary::kReadClock) now += std::chrono::nanoseconds(real % 1000);
   const auto whole = std::chrono::duration_cast<std::chrono::seconds>(now);

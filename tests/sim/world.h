@@ -62,6 +62,16 @@ enum class Canary : uint8_t {
   kForgetInterest,  // … nor ever again
   kSwapEvents,      // epoll reports two events with each other's data
   kLoseAlarm,       // a timer of epoll never expires
+  kLoseLine,        // a line of a log does not get to the sink
+  kLineTwice,       // … does so twice
+  kForgetDrop,      // a drop record does not get to the sink
+  kMiscountDrop,    // … has another number of bytes
+  kAckEarly,        // the host acknowledges lines that it has not stored
+  kAckBeyond,       // … that have not arrived
+  kLoseAck,         // a collector is never told that a parcel is safe
+  kKeepTail,        // a sink keeps lines that the host's account does not know of
+  kOldAccount,      // the host goes on with an account of before what it has acknowledged
+  kReuseLog,        // a guest's daemon that is started again numbers its lines under the old log id
 };
 
 // What the daemons of a world wait with.
@@ -108,6 +118,9 @@ class World {
   // No mishaps for now, and for ever.
   void calm(bool calm) { calm_ = calm; }
   void heal() { healed_ = true; }
+  // Somebody has set the wall clock.
+  void shift_wall(Duration by) { wall_shift_ += by; }
+  Duration wall_shift() const { return wall_shift_; }
   bool healed() const { return healed_; }
   const MishapCounts& counts() const { return counts_; }
   // Of those, what happened to channels that an end speaks protocol 1 on, being told to.
@@ -174,6 +187,7 @@ class World {
   bool canary_struck_ = false;
   Random random_;
   Instant now_;
+  Duration wall_shift_{};
   std::vector<Event> events_;  // a heap
   uint64_t ordered_ = 0;
   uint64_t steps_ = 0;

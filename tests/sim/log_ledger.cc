@@ -1,0 +1,311 @@
+#include "tests/sim/log_ledger.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "uring/service/logs/account_file.h"
+
+namespace virtproxy::sim {
+namespace {
+
+constexpr uint64_t kLineCost = 512;  // beside its bytes, in the guest's memory, at most
+
+}  // namespace
+
+std::string log_path(size_t source) { return fmt::format("/sim/log{}", source); }
+
+void LogLedger::Counts::add(const Counts& other) {
+  worlds += other.worlds;
+  written += other.written;
+  delivered += other.delivered;
+  dropped += other.dropped;
+  again += other.again;
+  lost += other.lost;
+  streams += other.streams;
+  resumed += other.resumed;
+  blocked += other.blocked;
+}
+
+LogLedger::Counts LogLedger::counts() const {
+  Counts counts = counts_;
+  counts.worlds = 1;
+  for (const Log& log : logs_) {
+    for (const Source& source : log.sources) {
+      counts.written += source.lines.size();
+      counts.lost += source.progress.numbered - std::min(source.progress.numbered, source.stored);
+    }
+  }
+  return counts;
+}
+
+// --- the guest
+// ------------------------------------------------------------------------------------
+
+logs::LogId LogLedger::begin_log() {
+  Log& log = logs_.emplace_back();
+  log.id = {random_.next(), random_.next()};
+  log.sources.resize(plan_.sources.size());
+  if (logs_.size() > 1 && World::current().canary_strikes(Canary::kReuseLog, 1)) {
+    return logs_[logs_.size() - 2].id;
+  }
+  return log.id;
+}
+
+void LogLedger::begin_line(size_t life, uint16_t source, std::string text) {
+  Log& log = logs_[life - 1];
+  Source& of = log.sources[source];
+  log.cost += text.size() + kLineCost;
+  of.bytes_before.push_back(of.bytes_before.back() + text.size());
+  of.lines.push_back({std::move(text)});
+}
+
+void LogLedger::complete_line(size_t life, uint16_t source) {
+  logs_[life - 1].sources[source].lines.back().complete = true;
+}
+
+bool LogLedger::has_numbered_all(size_t life, uint16_t source) const {
+  const Source& of = logs_[life - 1].sources[source];
+  return of.progress.numbered == of.lines.size();
+}
+
+std::string LogLedger::name(const Log& log, const Source& source) const {
+  return fmt::format("log {}, source {}", &log - logs_.data() + 1, &source - log.sources.data());
+}
+
+void LogLedger::check_progress(size_t life, uint16_t source, const Progress& progress) {
+  const Log& log = logs_[life - 1];
+  Source& of = logs_[life - 1].sources[source];
+  World& world = World::current();
+  if (progress.numbered > of.lines.size()) {
+    world.fail("logs", fmt::format("{}: {} numbers for {} lines", name(log, of), progress.numbered,
+                                   of.lines.size()));
+  }
+  if (progress.acknowledged > of.safe) {
+    world.fail("logs", fmt::format("{}: {} numbers are acknowledged, and {} are safe",
+                                   name(log, of), progress.acknowledged, of.safe));
+  }
+  of.progress = progress;
+}
+
+bool LogLedger::settled() const {
+  return !logs_.empty() && std::all_of(logs_.back().sources.begin(), logs_.back().sources.end(),
+                                       [](const Source& source) {
+                                         return source.progress.acknowledged == source.lines.size();
+                                       });
+}
+
+void LogLedger::check_settled() const {
+  for (const Source& source : logs_.back().sources) {
+    const uint64_t lines = source.lines.size();
+    if (source.progress.numbered == lines && source.safe == lines &&
+        source.progress.acknowledged == lines) {
+      continue;
+    }
+    World::current().fail("logs",
+                          fmt::format("{}: of {} lines {} are numbered, {} safe, {} acknowledged",
+                                      name(logs_.back(), source), lines, source.progress.numbered,
+                                      source.safe, source.progress.acknowledged));
+  }
+}
+
+void LogLedger::note_stream(size_t life) {
+  ++counts_.streams;
+  const Log& log = logs_[life - 1];
+  const bool resumed = std::any_of(log.sources.begin(), log.sources.end(),
+                                   [](const Source& source) { return source.stored > 0; });
+  if (resumed) ++counts_.resumed;
+}
+
+// --- the host
+// -------------------------------------------------------------------------------------
+
+std::vector<logs::LogAccount> LogLedger::restored() const {
+  if (plan_.sink == SinkKind::kForgets) return {};
+  return accounts_;
+}
+
+LogLedger::Log& LogLedger::log_of(const logs::LogId& id) {
+  const auto found =
+      std::find_if(logs_.rbegin(), logs_.rend(), [&](const Log& log) { return log.id == id; });
+  if (found == logs_.rend()) World::current().fail("logs", "a parcel of a log that nobody began");
+  return *found;
+}
+
+// The first parcel of a log in this life of the host's daemon: the receiver goes on with the
+// account that was restored, or begins one at what the guest knows to be acknowledged.
+void LogLedger::begin_account(Log& log, const Parcel& parcel) {
+  const std::vector<logs::LogAccount> all = restored();
+  const auto known = std::find_if(all.begin(), all.end(), [&](const logs::LogAccount& account) {
+    return account.id == log.id;
+  });
+  log.account = parcel.account;
+  for (size_t i = 0; i < log.sources.size(); ++i) {
+    logs::SourceAccount& account = log.account->sources[i];
+    if (known != all.end()) {
+      account = known->sources[i];
+    } else {
+      account.next = account.base;
+      account.delivered = account.unaccounted = {};
+      account.dropped = {};
+    }
+    Source& source = log.sources[i];
+    source.next = account.next.seq;
+    const bool exact = plan_.sink == SinkKind::kExact;
+    if (exact ? *source.next == source.stored : *source.next <= source.stored) continue;
+    World::current().fail("logs", fmt::format("{}: the sink has {} numbers, and its receiver goes "
+                                              "on with number {}",
+                                              name(log, source), source.stored, *source.next));
+  }
+}
+
+void LogLedger::store(const Parcel& parcel) {
+  World& world = World::current();
+  Log& log = log_of(parcel.account.id);
+  if (parcel.account.sources.size() != log.sources.size()) {
+    world.fail("logs", "an account with other sources");
+  }
+  if (!log.account) begin_account(log, parcel);
+  for (const ParcelRecord& record : parcel.records) {
+    if (record.kind == ParcelRecord::Kind::kForgotten && logs_.size() > AccountFile::kLogs) {
+      continue;
+    }
+    judge(log, log.sources.at(record.source), parcel, record);
+  }
+  judge_account(log, parcel);
+}
+
+void LogLedger::judge(Log& log, Source& source, const Parcel& parcel, const ParcelRecord& record) {
+  World& world = World::current();
+  world.trace("logged", record.source, record.seq, static_cast<int>(record.kind), record.count);
+  using Kind = ParcelRecord::Kind;
+  if (record.kind == Kind::kUnaccounted || record.kind == Kind::kForgotten) {
+    world.fail("logs", fmt::format("{}: {} numbers from {} on are unaccounted", name(log, source),
+                                   record.count, record.seq));
+  }
+  if (record.seq != *source.next) {
+    world.fail("logs", fmt::format("{}: number {} comes where {} is due", name(log, source),
+                                   record.seq, *source.next));
+  }
+  if (record.end_seq() > source.lines.size()) {
+    world.fail("logs", fmt::format("{}: {} numbers for {} lines", name(log, source),
+                                   record.end_seq(), source.lines.size()));
+  }
+  if (record.kind == Kind::kDrop) {
+    judge_drop(log, record);
+  } else {
+    judge_text(source, parcel, record);
+  }
+  source.next = record.end_seq();
+  if (record.end_seq() <= source.stored) {
+    counts_.again += record.count;
+    return;
+  }
+  const uint64_t fresh = record.end_seq() - source.stored;
+  source.stored = record.end_seq();
+  (record.kind == Kind::kLine ? counts_.delivered : counts_.dropped) += fresh;
+}
+
+void LogLedger::judge_text(const Source& source, const Parcel& parcel,
+                           const ParcelRecord& record) const {
+  World& world = World::current();
+  const Line& line = source.lines[record.seq];
+  const std::string_view text = parcel.text_of(record);
+  const bool head = record.kind == ParcelRecord::Kind::kHead;
+  // A program that was cut off has left the beginning of a line, or of what frames it.
+  if (!line.complete) return;
+  if (record.bytes != line.text.size() || !line.text.starts_with(text) ||
+      (head ? text.size() >= line.text.size() : text.size() != line.text.size())) {
+    world.fail("bytes", fmt::format("a line is not what was written: number {}, {} of {} bytes",
+                                    record.seq, text.size(), line.text.size()));
+  }
+  if (!record.has_credentials || record.credentials.uid != 1000) {
+    world.fail("bytes", fmt::format("number {} is not of the program that wrote it", record.seq));
+  }
+}
+
+void LogLedger::judge_drop(const Log& log, const ParcelRecord& record) const {
+  using logs::DropReason;
+  const auto any = [&](logs::Policy policy) {
+    return std::any_of(plan_.sources.begin(), plan_.sources.end(),
+                       [&](const auto& source) { return source.full == policy; });
+  };
+  const bool possible =
+      record.reason == DropReason::kNewest     ? may_be_short(log)
+      : record.reason == DropReason::kOldest   ? may_be_short(log) && any(logs::Policy::kDropOldest)
+      : record.reason == DropReason::kShutdown ? log.ending
+                                               : record.reason == DropReason::kTooLarge;
+  if (possible) return;
+  World::current().fail(
+      "logs", fmt::format("{} lines from number {} on are dropped for no reason ({})", record.count,
+                          record.seq, logs::name_of(record.reason)));
+}
+
+// Whether the guest's memory cannot hold all that was written to it.
+bool LogLedger::may_be_short(const Log& log) const { return log.cost > plan_.memory / 3; }
+
+void LogLedger::judge_account(Log& log, const Parcel& parcel) {
+  World& world = World::current();
+  for (size_t i = 0; i < log.sources.size(); ++i) {
+    const logs::SourceAccount& account = parcel.account.sources[i];
+    const logs::SourceAccount& before = log.account->sources[i];
+    const Source& source = log.sources[i];
+    logs::Tally delivered = before.delivered;
+    logs::Tally dropped = logs::sum_of(before.dropped);
+    for (const ParcelRecord& record : parcel.records) {
+      if (record.source != i) continue;
+      (record.kind == ParcelRecord::Kind::kLine ? delivered : dropped)
+          .add(record.count, record.bytes);
+    }
+    const bool exact = account.next.seq == *source.next && account.balanced() &&
+                       account.delivered == delivered && logs::sum_of(account.dropped) == dropped &&
+                       account.unaccounted.lines == 0;
+    if (!exact) {
+      world.fail("logs", fmt::format("{}: the account is not what came", name(log, source)));
+    }
+    // What was cut off may have any size, and is the last of its log.
+    const bool cut = account.next.seq > 0 && !source.lines[account.next.seq - 1].complete;
+    if (!cut && account.next.bytes != source.bytes_before[account.next.seq]) {
+      world.fail("logs", fmt::format("{}: {} bytes before number {}, and not {}", name(log, source),
+                                     account.next.bytes, account.next.seq,
+                                     source.bytes_before[account.next.seq]));
+    }
+  }
+  log.account = parcel.account;
+}
+
+void LogLedger::commit(const Parcel& parcel) {
+  Log& log = log_of(parcel.account.id);
+  for (size_t i = 0; i < log.sources.size(); ++i) {
+    Source& source = log.sources[i];
+    source.safe = std::max(source.safe, parcel.account.sources[i].next.seq);
+  }
+  std::erase_if(accounts_, [&](const auto& account) { return account.id == log.id; });
+  if (accounts_.size() == AccountFile::kLogs) accounts_.erase(accounts_.begin());
+  accounts_.push_back(parcel.account);
+}
+
+void LogLedger::end_host() {
+  const bool keeps = World::current().canary() == Canary::kKeepTail;
+  for (Log& log : logs_) {
+    log.account.reset();
+    for (Source& source : log.sources) {
+      source.next.reset();
+      if (plan_.sink == SinkKind::kExact && !keeps) source.stored = source.safe;
+    }
+  }
+}
+
+std::string LogLedger::describe() const {
+  std::string text;
+  for (const Log& log : logs_) {
+    for (const Source& source : log.sources) {
+      text += fmt::format("  {}: {} lines, {} numbered, {} at the sink, {} safe, {} acknowledged\n",
+                          name(log, source), source.lines.size(), source.progress.numbered,
+                          source.stored, source.safe, source.progress.acknowledged);
+    }
+  }
+  return text;
+}
+
+}  // namespace virtproxy::sim

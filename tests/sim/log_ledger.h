@@ -1,0 +1,149 @@
+// What the oracle of log shipping knows of the channel that ships: each line that a program of the
+// guest has written to a life of its daemon, and what has become of it at the host.
+//
+// A life of the guest's daemon is a log. A source has one connection at a time, so the n-th line
+// that is written to it has number n, counted from 0. At the host every number is a line or covered
+// by one drop record, in the order of its source; and the guest is told that a line is safe only
+// when it is, together with the account of the log.
+//
+// The host's sink and its file of accounts are here as well, since they outlive the daemon.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/logs/buffer.h"
+#include "tests/sim/world.h"
+#include "uring/service/logs/parcel.h"
+
+namespace virtproxy::sim {
+
+// What the host has of a log when its daemon has ended, by COLLECTING.md.
+enum class SinkKind : uint8_t {
+  kExact,    // as `file:`, lines and accounts are committed together: each line is there once
+  kRepeats,  // with `state=`: what was not committed comes again
+  kForgets   // without: what was not acknowledged comes again
+};
+
+// Where the daemon listens for programs that write to a source.
+std::string log_path(size_t source);
+
+// How a world ships logs.
+struct LogPlan {
+  unsigned channel = 0;  // its id
+  // Of the guest's daemon.
+  size_t memory = 0;  // bytes
+  Duration flush_timeout{};
+  std::vector<logs::SourceConfig> sources;
+  // Of the host's.
+  SinkKind sink = SinkKind::kExact;
+  logs::AckLevel level = logs::AckLevel::kSink;
+  size_t budget = 0;  // bytes of the VM that are not safe
+  Duration longest_write{};
+};
+
+class LogLedger {
+ public:
+  LogLedger(const LogPlan& plan, uint64_t seed) : plan_(plan), random_(seed) {}
+
+  const LogPlan& plan() const { return plan_; }
+  // Chance of its own: worlds without logs are what they were before there were any.
+  Random& random() { return random_; }
+
+  // --- the guest
+
+  // A life of the guest's daemon begins. No program can reach an earlier one any more.
+  logs::LogId begin_log();
+  // Counts lives, from 1.
+  size_t lives() const { return logs_.size(); }
+  // A program has begun to write its next line to that life. `size`: what it takes up at most.
+  void begin_line(size_t life, uint16_t source, std::string text);
+  // All of its last line is written.
+  void complete_line(size_t life, uint16_t source);
+  // Whether the daemon has numbered all that was written in that life.
+  bool has_numbered_all(size_t life, uint16_t source) const;
+
+  // What the guest's daemon says of a source, after each of its turns.
+  struct Progress {
+    uint64_t numbered = 0;
+    uint64_t acknowledged = 0;
+  };
+  void check_progress(size_t life, uint16_t source, const Progress& progress);
+  // Whether the last life has numbered all lines, and all of them are acknowledged.
+  bool settled() const;
+  void check_settled() const;
+  // The guest's daemon has been told to end. From now on lines may be dropped for that.
+  void begin_end(size_t life) { logs_[life - 1].ending = true; }
+
+  // --- the host
+
+  std::vector<logs::LogAccount> restored() const;
+  // The sink has the records of a parcel now.
+  void store(const Parcel& parcel);
+  // … and their account.
+  void commit(const Parcel& parcel);
+  // The host's daemon is gone.
+  void end_host();
+
+  struct Counts {
+    uint64_t worlds = 0;
+    uint64_t written = 0;    // lines
+    uint64_t delivered = 0;  // … at the sink
+    uint64_t dropped = 0;    // … covered by drop records there
+    uint64_t again = 0;      // … that came twice, where that may happen
+    uint64_t lost = 0;       // … with the memory of a daemon that has ended
+    uint64_t streams = 0;    // of logs
+    uint64_t resumed = 0;    // … that went on behind what the host had
+    uint64_t blocked = 0;    // checks that found a source blocked
+
+    void add(const Counts& other);
+  };
+  void note_stream(size_t life);
+  void note_blocked() { ++counts_.blocked; }
+  Counts counts() const;
+  std::string describe() const;
+
+ private:
+  struct Line {
+    std::string text;
+    bool complete = false;
+  };
+  struct Source {
+    std::vector<Line> lines;                // by number
+    std::vector<uint64_t> bytes_before{0};  // by number
+    Progress progress;
+    uint64_t stored = 0;  // numbers that the sink has or that records there cover, from 0 on
+    uint64_t safe = 0;    // … for good
+    // In this life of the host's daemon: what its receiver goes on with.
+    std::optional<uint64_t> next;
+  };
+  struct Log {
+    logs::LogId id;
+    std::vector<Source> sources;
+    uint64_t cost = 0;  // of its lines in the guest's memory, at most
+    bool ending = false;
+    // As the last parcel in this life of the host's daemon has it.
+    std::optional<logs::LogAccount> account;
+  };
+
+  Log& log_of(const logs::LogId& id);
+  void begin_account(Log& log, const Parcel& parcel);
+  void judge(Log& log, Source& source, const Parcel& parcel, const ParcelRecord& record);
+  void judge_text(const Source& source, const Parcel& parcel, const ParcelRecord& record) const;
+  void judge_drop(const Log& log, const ParcelRecord& record) const;
+  void judge_account(Log& log, const Parcel& parcel);
+  std::string name(const Log& log, const Source& source) const;
+  bool may_be_short(const Log& log) const;
+
+  const LogPlan plan_;
+  Random random_;
+  std::vector<Log> logs_;
+  std::vector<logs::LogAccount> accounts_;  // the file's; the log used last is the last
+  Counts counts_;
+};
+
+}  // namespace virtproxy::sim
