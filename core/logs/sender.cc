@@ -125,7 +125,7 @@ StreamFault Sender::on_ack(const Ack& ack) {
   acked_level_ = ack.level;
   while (!unacked_.empty() && (ack.final || unacked_.front().end <= acked_position_)) {
     const Sent& sent = unacked_.front();
-    if (acked_[sent.source].seq < sent.mark.seq) acked_[sent.source] = sent.mark;
+    note_acked(sent.source, sent.mark);
     in_flight_ -= sent.size;
     unacked_.pop_front();
   }
@@ -147,6 +147,19 @@ void Sender::send(std::span<const std::byte> batch, const BatchHeader& header, c
   time_ = header.time;
   if (sent.seq < end.seq) sent = end;
   note_sent(header.end_position(), header.source, batch.size(), end);
+}
+
+void Sender::had(const BatchHeader& header, const Mark& end) {
+  if (header.log != log_.id.low || header.source >= acked_.size()) return;
+  if (phase_ == Phase::kFinished || header.end_position() <= acked_position_) {
+    note_acked(header.source, end);
+  } else {
+    note_sent(header.end_position(), header.source, 0, end);
+  }
+}
+
+void Sender::note_acked(uint16_t source, const Mark& mark) {
+  if (acked_[source].seq < mark.seq) acked_[source] = mark;
 }
 
 void Sender::explain(std::span<const Mark> marks, DropReason reason, UnixTime time) {

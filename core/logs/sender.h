@@ -64,6 +64,10 @@ class Sender {
   // Sends a sealed batch of this log, whose header is `header` and whose last record ends at `end`.
   // Its check is the caller's to verify if it was stored.
   void send(std::span<const std::byte> batch, const BatchHeader& header, const Mark& end);
+  // The receiver has had such a batch from a stream before this one: by the WANT it lies before the
+  // position, or the log is finished. It is acknowledged like those that are sent. Batches are
+  // named in order, and before any is sent.
+  void had(const BatchHeader& header, const Mark& end);
   // Explains all numbers up to `marks` that were not sent. `time`: not before the last of them.
   void explain(std::span<const Mark> marks, DropReason reason, UnixTime time);
   // Tells how far the sources are numbered, so that the receiver can tell silence from loss.
@@ -96,6 +100,7 @@ class Sender {
   StreamFault on_ack(const Ack& ack);
   void explain_source(uint16_t source, const Mark& until, DropReason reason, UnixTime time);
   void note_sent(uint64_t end, uint16_t source, size_t size, const Mark& mark);
+  void note_acked(uint16_t source, const Mark& mark);
 
   size_t window_;
   Phase phase_ = Phase::kDown;

@@ -60,15 +60,17 @@ void Shipper::on_acknowledged() {
     }
     return;
   }
-  acked_ = sender_.acked();
+  const bool finished = sender_.phase() == Sender::Phase::kFinished;
   // What lies before the position that the receiver wants, it has. Its acknowledgement may come in
   // the same piece as WANT, and is the last one if nothing else is kept.
-  while (unsent_ > 0 && kept_[kept_.size() - unsent_].header.end_position() <= sender_.position()) {
-    --unsent_;
+  for (; unsent_ > 0; --unsent_) {
+    const Kept& kept = kept_[kept_.size() - unsent_];
+    if (!finished && kept.header.end_position() > sender_.position()) break;
+    sender_.had(kept.header, kept.end);
   }
+  acked_ = sender_.acked();
   while (kept_.size() > unsent_ &&
-         (kept_.front().header.end_position() <= sender_.acked_position() ||
-          sender_.phase() == Sender::Phase::kFinished)) {
+         (kept_.front().header.end_position() <= sender_.acked_position() || finished)) {
     kept_bytes_ -= kept_.front().bytes.size();
     kept_.pop_front();
   }

@@ -402,5 +402,84 @@ TEST(LogShipper, AnAckThatComesWithWantMakesRoomInAFullWindow) {
   EXPECT_GT(lines, before);
 }
 
+// The same with lines of two sources and nothing that is sent later: they count as acknowledged, so
+// that a receiver without an account of the log is not told of them as the sender's.
+TEST(LogShipper, WhatAnAckThatComesWithWantCoversIsAcknowledged) {
+  for (const bool at_once : {true, false}) {
+    Shipper shipper({}, {{"a"}, {"b"}}, kSentLog, {}, std::nullopt);
+    Receiver receiver(4);
+    std::vector<Received> found;
+    Instant now{};
+    const auto carry = [&] {
+      now += std::chrono::seconds(1);
+      shipper.pump(now, 1);
+      const Bytes bytes = std::exchange(shipper.out(), {});
+      EXPECT_EQ(receiver.feed(bytes, found), StreamFault::kNone);
+    };
+    const auto answer = [&] {
+      ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+    };
+    const auto marks = [&] { return shipper.sender().acked(); };
+    shipper.connected(now);
+    carry();
+    answer();
+    const Bytes line(10);
+    for (const uint16_t source : std::initializer_list<uint16_t>{0, 0, 1})
+      shipper.buffer().offer(source, {1, {}, line}, 10, now);
+    carry();
+    ASSERT_EQ(receiver.log()->sources[0].next.seq, 2u);
+
+    shipper.disconnected();
+    receiver.lost();
+    shipper.connected(now);
+    carry();
+    if (!at_once) {
+      answer();
+      EXPECT_EQ(marks(), (std::vector<Mark>{{}, {}})) << "the receiver has them, and no more";
+    }
+    receiver.acknowledge(receiver.log()->position, AckLevel::kSink);
+    answer();
+    EXPECT_EQ(marks(), (std::vector<Mark>{{2, 20}, {1, 10}}));
+
+    shipper.disconnected();
+    Receiver other(4);
+    shipper.connected(now);
+    shipper.pump(now, 1);
+    ASSERT_EQ(other.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
+    EXPECT_EQ(other.log()->sources[0].base, (Mark{2, 20}));
+  }
+}
+
+// The final ACK was lost with its stream.
+TEST(LogShipper, ALogThatTheReceiverHasFinishedIsAcknowledged) {
+  Shipper shipper({}, {{"a"}}, kSentLog, {}, std::nullopt);
+  Receiver receiver(4);
+  std::vector<Received> found;
+  Instant now{};
+  const auto carry = [&] {
+    now += std::chrono::seconds(1);
+    shipper.pump(now, 1);
+    EXPECT_EQ(receiver.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
+  };
+  shipper.connected(now);
+  carry();
+  ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+  const Bytes line(10);
+  shipper.buffer().offer(0, {1, {}, line}, 10, now);
+  shipper.stop(false, now);
+  carry();
+  carry();
+  ASSERT_EQ(found.back().kind, Received::Kind::kFinal);
+  receiver.acknowledge_final(AckLevel::kSink);
+
+  shipper.disconnected();
+  receiver.lost();
+  shipper.connected(now);
+  carry();
+  ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+  EXPECT_TRUE(shipper.stopped());
+  EXPECT_EQ(shipper.sender().acked()[0], (Mark{1, 10}));
+}
+
 }  // namespace
 }  // namespace virtproxy::logs::test
