@@ -7,6 +7,9 @@
 namespace virtproxy::sim {
 namespace {
 
+// How long what was said with protocol 1 may be heard.
+constexpr Duration kOfProtocolOne = seconds(30);
+
 unsigned bit(StallReason reason) { return 1u << static_cast<unsigned>(reason); }
 
 }  // namespace
@@ -76,6 +79,19 @@ void ChannelOracle::stream_closed(const StreamClosed& event) {
     world.fail("events", fmt::format("a stream of channel {} is closed in a stall", channel_));
   }
   streams_.erase({event.stream.slot, event.stream.generation});
+  if (event.service == kLogService) check_end_of_log_stream(event.fault);
+}
+
+// One end takes what the other has sent for a breach of the protocol, or for a second stream. With
+// protocol 1 a line may change what it carries.
+void ChannelOracle::check_end_of_log_stream(Fault fault) const {
+  World& world = World::current();
+  const ChannelRecord& record = world.channel(channel_);
+  const Instant recently = world.now() - kOfProtocolOne;
+  if (fault != Fault::kAborted && fault != Fault::kNoResources) return;
+  if (record.hostile_since(world.now()) || record.last_spoken_old() >= recently) return;
+  world.fail("logs", fmt::format("process {}: the stream of logs on channel {} is reset: {}",
+                                 process_, channel_, fault_text(fault)));
 }
 
 }  // namespace virtproxy::sim

@@ -33,6 +33,7 @@ class ChannelOracle final : public ChannelObserver {
     unsigned stalls = 0;  // a bit for each StallReason
   };
   Open& open_stream(StreamKey stream);
+  void check_end_of_log_stream(Fault fault) const;
 
   const unsigned process_;
   const unsigned channel_;

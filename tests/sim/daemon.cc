@@ -138,6 +138,7 @@ void Daemon::turn() {
   const Process::Running running(process_);
   World& world = World::current();
   process_.resume();
+  last_turn_ = world.now();
   const int result = loop_->turn();
   if (result != 0) world.fail("driver", fmt::format("the loop gave up: {}", result));
   busy_until_ = world.now() + world.random().duration(microseconds(2), microseconds(40));

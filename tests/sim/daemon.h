@@ -113,6 +113,7 @@ class Daemon {
   Phase phase_ = Phase::kServing;
   Instant phase_ends_{};
   Instant busy_until_{};
+  Instant last_turn_{};
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_driver_;
   std::vector<std::unique_ptr<ChannelOracle>> oracles_;    // of each channel

@@ -79,7 +79,8 @@ void Daemon::end_shipping() {
   const Process::Running running(process_);
   if (!ships()) return;
   ledger_->begin_end(life_);
-  gives_up_at_ = World::current().now() + ledger_->plan().flush_timeout;
+  // A loop's time is that of its last turn.
+  gives_up_at_ = last_turn_ + ledger_->plan().flush_timeout;
   shipper_->stop();
   World::current().at(*gives_up_at_, [] {});
 }
