@@ -78,12 +78,11 @@ bool LineSplitter::read_prefix(std::span<const std::byte>& bytes) {
       return true;
     }
     if (digit) count_ = count_ * 10 + (c - '0');
-    keep(bytes.first(1));
+    // Kept whatever the others hold: without it the ends of this line and the next would be lost.
+    kept_.push_back(bytes.front());
+    ++held_.now;
+    ++length_;
     bytes = bytes.subspan(1);
-    if (cut_) {
-      state_ = State::kText;
-      return true;
-    }
   }
   return false;
 }

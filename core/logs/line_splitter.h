@@ -7,7 +7,8 @@
 //
 // A line that has arrived in part is kept. What is kept is bounded twice: by the longest line, and
 // by `Held`, which all splitters of a process share. Beyond either bound the line keeps its head,
-// and its other bytes are only counted.
+// and its other bytes are only counted. What may be the length of a line, 10 bytes at most, is kept
+// beyond `Held` as well.
 #pragma once
 
 #include <cstddef>

@@ -104,6 +104,24 @@ TEST(LineSplitterTest, WhatIsKeptIsBoundedForAllTogether) {
   EXPECT_EQ(held.now, 8U) << "its part is free again";
 }
 
+// Else it would be taken for a line that ends with LF.
+TEST(LineSplitterTest, ACountedLineIsOneAlsoWhereNothingMoreMayBeKept) {
+  LineSplitter::Held held{4};
+  LineSplitter one(Framing::kLf, 100, held);
+  LineSplitter other(Framing::kAuto, 100, held);
+  const std::string text = "12345678";
+  auto bytes = std::as_bytes(std::span(text));
+  EXPECT_FALSE(one.next(bytes));
+  ASSERT_EQ(held.now, 4U);
+  std::vector<uint64_t> lengths;
+  for (const std::string part : {"1", "2 ", "<13>", "a\nbcdefg", "5 <13>x"}) {
+    bytes = std::as_bytes(std::span(part));
+    while (other.next(bytes)) lengths.push_back(other.full_length());
+  }
+  EXPECT_EQ(lengths, (std::vector<uint64_t>{12, 5}));
+  EXPECT_EQ(held.now, 4U);
+}
+
 // However a stream is cut into parts, its lines are the same.
 TEST(LineSplitterTest, PartsMakeNoDifference) {
   std::mt19937 random(7);
