@@ -45,6 +45,11 @@ void Shipper::disconnected() {
   stale_read_ = read_given_;
 }
 
+uint64_t Shipper::acknowledged(uint16_t source) const {
+  if (!spool_) return sender_.log().id == log_ ? sender_.acked()[source].seq : 0;
+  return spool_->logs().size() == 1 ? spool_->acked()[source].seq : 0;
+}
+
 StreamFault Shipper::feed(std::span<const std::byte> bytes) {
   const StreamFault fault = sender_.feed(bytes);
   on_acknowledged();
@@ -55,9 +60,12 @@ StreamFault Shipper::feed(std::span<const std::byte> bytes) {
 void Shipper::on_acknowledged() {
   if (source_ != Source::kSending) return;
   if (spool_) {
-    if (sender_.log().id == spool_->logs().front().id) {
-      spool_->acknowledge(sender_.acked_position(), sender_.acked());
-    }
+    if (sender_.log().id != spool_->logs().front().id) return;
+    // What the receiver had before this stream was not read again: its marks are known where
+    // everything is acknowledged.
+    const bool all =
+        sender_.log().id == log_ && sender_.acked_position() >= spool_->appended_position();
+    spool_->acknowledge(sender_.acked_position(), all ? spool_->marks() : sender_.acked());
     return;
   }
   const bool finished = sender_.phase() == Sender::Phase::kFinished;

@@ -45,6 +45,9 @@ class Shipper {
   const Spool* spool() const { return spool_ ? &*spool_ : nullptr; }
   const Sender& sender() const { return sender_; }
 
+  // Numbers of the source in the log of this start that are acknowledged.
+  uint64_t acknowledged(uint16_t source) const;
+
   // A stream to the receiver is there, or is gone.
   void connected(Instant now);
   void disconnected();

@@ -455,5 +455,48 @@ TEST(LogSpool, ItHoldsABoundedNumberOfLogs) {
   EXPECT_EQ(drained.lines.size(), kMaxSpoolLogs);
 }
 
+// The receiver has all that is stored, and its acknowledgement was lost with the stream. No batch
+// is sent on the next one.
+TEST(LogSpool, WhatTheReceiverHadBeforeAStreamBeganIsAcknowledged) {
+  Bytes image(geometry().file_size());
+  ShipperConfig config;
+  config.buffer.memory = 64u << 10;
+  Shipper shipper(config, {{"a"}, {"b"}}, kFirst, kBoot,
+                  Shipper::SpoolStart{{geometry()}, *recover(image, geometry())});
+  Receiver receiver(4);
+  std::vector<Received> found;
+  Instant now(1);
+  const auto run = [&] {
+    for (int i = 0; i < 50; ++i) {
+      shipper.pump(now += std::chrono::milliseconds(10), 1);
+      if (const auto write = shipper.spool()->next_write()) {
+        std::copy(write->bytes.begin(), write->bytes.end(),
+                  image.begin() + static_cast<ptrdiff_t>(write->offset));
+        shipper.spool()->written(write->bytes.size());
+      }
+      if (const auto read = shipper.next_read()) shipper.read(read_image(image, *read));
+      ASSERT_EQ(receiver.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
+      ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+    }
+  };
+  const Bytes line(10);
+  shipper.buffer().offer(0, {1, {}, line}, line.size(), now);
+  shipper.buffer().offer(1, {1, {}, line}, line.size(), now);
+  shipper.connected(now);
+  run();
+  ASSERT_EQ(receiver.log()->sources[1].next.seq, 1u);
+  EXPECT_EQ(shipper.acknowledged(0), 0u);
+
+  shipper.disconnected();
+  receiver.lost();
+  shipper.connected(now);
+  run();
+  EXPECT_EQ(shipper.acknowledged(0), 0u) << "the receiver has them, and no more";
+  receiver.acknowledge(receiver.log()->position, AckLevel::kSink);
+  run();
+  EXPECT_EQ(shipper.acknowledged(0), 1u);
+  EXPECT_EQ(shipper.acknowledged(1), 1u);
+}
+
 }  // namespace
 }  // namespace virtproxy::logs::test

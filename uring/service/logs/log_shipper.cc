@@ -63,7 +63,6 @@ LogShipper::LogShipper(Loop& loop, Channel& channel, ShipStart start)
     : loop_(loop),
       channel_(channel),
       config_(start.config),
-      log_(start.log),
       shipper_(shipper_config(start), source_configs(start), start.log, start.boot,
                spool_start(start)),
       scratch_(kScratch),
@@ -311,8 +310,7 @@ void LogShipper::set_timer() {
 void LogShipper::expired(Timer&) { wakeup_.wake(); }
 
 uint64_t LogShipper::acknowledged(size_t source) const {
-  const Sender& sender = shipper_.sender();
-  return sender.log().id == log_ && source < sender.acked().size() ? sender.acked()[source].seq : 0;
+  return shipper_.acknowledged(static_cast<uint16_t>(source));
 }
 
 // Tells sources with a cursor how far they are safe.

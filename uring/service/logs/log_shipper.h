@@ -142,7 +142,6 @@ class LogShipper final : public ChannelObserver,
   Loop& loop_;
   Channel& channel_;
   const ShipConfig config_;
-  const LogId log_;
   SpoolFile spool_file_;
   Shipper shipper_;
   std::optional<SpoolWriter> writer_;
