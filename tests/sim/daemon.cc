@@ -173,7 +173,7 @@ void Daemon::stop() {
   if (!ships()) return drain();
   for (const auto& forwards : forwards_) forwards->stop_listening();
   end_shipping();
-  enter(Phase::kShipping, ledger_->plan().flush_timeout + logs::LogShipper::kSyncLimit);
+  enter(Phase::kShipping, ledger_->plan().flush_timeout + logs::LogShipper::kSyncLimit + kSlack);
 }
 
 void Daemon::drain() {
@@ -190,11 +190,12 @@ void Daemon::kill() {
   busy_until_ = World::current().now();
   World::current().trace("kill", process_.number());
   process_.kill();
+  if (ledger_ != nullptr) ledger_->kill_log(life_);
   if (shipper_) shipper_->stop_at_once();
   stop_streams();
   for (const auto& channel : channels_) channel->disconnect();
   end_collecting();
-  enter(Phase::kLettingGo, seconds(2));
+  enter(Phase::kLettingGo, seconds(2) + (shipper_ ? logs::LogShipper::kSyncLimit : Duration{}));
 }
 
 void Daemon::advance() {
@@ -358,12 +359,13 @@ void Daemon::check_idle() {
     if (!clean) world.fail("leak", "not idle: " + describe());
   }
   // What epoll waits with, the channels, the listeners, what a listening channel keeps in reserve,
-  // the mailbox of a collector, and nothing else.
+  // the mailbox of a collector, the spool of a shipper, and nothing else.
   size_t expected = process_.uses_epoll() ? 2 : 0;
   for (const DaemonChannel& config : config_.channels) {
     expected += config.forwards.oforwards.size() +
                 (transport_listens(config.spec.transport) ? 3 : 1) +
-                (config.collects != nullptr ? 1 : 0);
+                (config.collects != nullptr ? 1 : 0) +
+                (config.ships != nullptr && config.ships->disk() != nullptr ? 1 : 0);
   }
   if (process_.open_files() != expected) {
     world.fail("descriptors", fmt::format("{}: {} descriptors, expected {}", config_.name,

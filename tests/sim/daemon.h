@@ -92,6 +92,7 @@ class Daemon {
   // … of the sources of its logs.
   std::optional<std::vector<Listening>> bind_log_sources(const LogLedger& ledger);
   void add_logs(const DaemonChannel& config, std::vector<Listening> sources);
+  logs::SpoolFile open_spool(Disk& disk);
   void end_collecting();
   void drain();
   bool drained() const;

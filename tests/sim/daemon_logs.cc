@@ -49,6 +49,19 @@ std::optional<std::vector<Listening>> Daemon::bind_log_sources(const LogLedger& 
   return bound;
 }
 
+// What open_spool_file() does with a file that is there.
+logs::SpoolFile Daemon::open_spool(Disk& disk) {
+  logs::SpoolFile file;
+  file.fd.reset(process_.add(std::make_shared<DiskFile>(disk)));
+  file.geometry = *logs::spool_geometry_for(*ledger_->plan().spool);
+  logs::SpoolRecovery recovery(file.geometry);
+  while (recovery.phase() != logs::SpoolRecovery::Phase::kDone) {
+    recovery.read(logs::read_now(file.fd.get(), recovery.next_read()));
+  }
+  file.recovered = recovery.state();
+  return file;
+}
+
 // For the channel that was made last, before it is started.
 void Daemon::add_logs(const DaemonChannel& config, std::vector<Listening> sources) {
   if (config.collects != nullptr) {
@@ -67,6 +80,11 @@ void Daemon::add_logs(const DaemonChannel& config, std::vector<Listening> source
     source.spec.config = ledger_->plan().sources[i];
     source.listening = std::move(sources[i]);
     start.config.sources.push_back(source.spec);
+  }
+  if (Disk* disk = ledger_->disk()) {
+    start.config.spool = {
+        .path = "/sim/spool", .size = *ledger_->plan().spool, .sync = ledger_->plan().sync};
+    start.spool = open_spool(*disk);
   }
   start.log = ledger_->begin_log();
   start.boot = {1, 1};
@@ -105,9 +123,12 @@ void Daemon::check_logs() {
   if (figures.blocked) ledger_->note_blocked();
   connected_ = figures.connected;
   World& world = World::current();
-  if (shipper_->stopped() && !all && world.now() + kClockSlack < *gives_up_at_) {
+  if (!shipper_->stopped()) return;
+  const bool late = world.now() + kClockSlack >= *gives_up_at_;
+  if (!ledger_->disk() && !all && !late) {
     world.fail("logs", config_.name + ": gives up lines before its time");
   }
+  ledger_->end_log(life_, late);
 }
 
 }  // namespace virtproxy::sim

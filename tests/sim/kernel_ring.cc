@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "tests/sim/canaries.h"
+#include "tests/sim/disk.h"
 #include "tests/sim/process.h"
 #include "tests/sim/socket.h"
 
@@ -203,8 +204,6 @@ void KernelRing::set_timer(uint64_t user_data, uint64_t time) {
 // An operation that fails though nothing is wrong with its file.
 std::optional<int> KernelRing::injected_error(const Request& request) {
   World& world = World::current();
-  const bool receives =
-      request.sqe.opcode == IORING_OP_RECV || request.sqe.opcode == IORING_OP_READ;
   const bool sends = request.sqe.opcode == IORING_OP_SEND ||
                      request.sqe.opcode == IORING_OP_SENDMSG ||
                      request.sqe.opcode == IORING_OP_WRITE;
@@ -213,8 +212,8 @@ std::optional<int> KernelRing::injected_error(const Request& request) {
     static_cast<Socket*>(request.file())->note_failed_accept();
     return world.random().chance(0.5) ? -EMFILE : -ENFILE;
   }
-  if (!receives && !sends) return std::nullopt;
-  return injected_driver_error(*request.file(), receives);
+  if (!receives(request) && !sends) return std::nullopt;
+  return injected_driver_error(*request.file(), receives(request));
 }
 
 void KernelRing::retry(uint64_t id) {
@@ -244,11 +243,14 @@ std::optional<KernelRing::Outcome> KernelRing::attempt(Request& request) {
   switch (request.sqe.opcode) {
     case IORING_OP_RECV:
     case IORING_OP_READ:
-      return receive(request);
     case IORING_OP_SEND:
     case IORING_OP_SENDMSG:
     case IORING_OP_WRITE:
-      return send(request);
+    case IORING_OP_FSYNC:
+      if (const auto* file = dynamic_cast<DiskFile*>(request.file())) {
+        return use_disk(request, file->disk());
+      }
+      return receives(request) ? receive(request) : send(request);
     case IORING_OP_ACCEPT:
       return accept(request);
     case IORING_OP_POLL_ADD:
@@ -256,6 +258,19 @@ std::optional<KernelRing::Outcome> KernelRing::attempt(Request& request) {
     default:
       World::current().fail("requests", "unknown opcode " + std::to_string(request.sqe.opcode));
   }
+}
+
+bool KernelRing::receives(const Request& request) {
+  return request.sqe.opcode == IORING_OP_RECV || request.sqe.opcode == IORING_OP_READ;
+}
+
+KernelRing::Outcome KernelRing::use_disk(const Request& request, Disk& disk) {
+  const std::span bytes(reinterpret_cast<std::byte*>(request.sqe.addr), request.sqe.len);
+  const int64_t result = receives(request) ? disk.read(bytes, request.sqe.off)
+                         : request.sqe.opcode == IORING_OP_WRITE
+                             ? disk.write(bytes, request.sqe.off)
+                             : disk.sync();
+  return {static_cast<int>(result)};
 }
 
 std::optional<KernelRing::Outcome> KernelRing::receive(Request& request) {

@@ -19,6 +19,7 @@
 
 namespace virtproxy::sim {
 
+class Disk;
 class Process;
 
 class KernelRing {
@@ -86,6 +87,8 @@ class KernelRing {
   void retry(uint64_t id);
   bool reader_is_blocked(const Request& request) const;
   std::optional<Outcome> attempt(Request& request);
+  static bool receives(const Request& request);
+  static Outcome use_disk(const Request& request, Disk& disk);
   std::optional<Outcome> receive(Request& request);
   std::optional<Outcome> send(Request& request);
   std::optional<Outcome> accept(Request& request);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/logs/batch.h"
 #include "uring/service/logs/account_file.h"
 
 namespace virtproxy::sim {
@@ -15,6 +16,11 @@ constexpr uint64_t kLineCost = 512;  // beside its bytes, in the guest's memory,
 
 std::string log_path(size_t source) { return fmt::format("/sim/log{}", source); }
 
+LogLedger::LogLedger(const LogPlan& plan, uint64_t seed) : plan_(plan), random_(seed) {
+  if (!plan_.spool) return;
+  disk_ = std::make_unique<Disk>(logs::spool_geometry_for(*plan_.spool)->file_size());
+}
+
 void LogLedger::Counts::add(const Counts& other) {
   worlds += other.worlds;
   written += other.written;
@@ -25,6 +31,7 @@ void LogLedger::Counts::add(const Counts& other) {
   streams += other.streams;
   resumed += other.resumed;
   blocked += other.blocked;
+  spooled += other.spooled;
 }
 
 LogLedger::Counts LogLedger::counts() const {
@@ -43,10 +50,14 @@ LogLedger::Counts LogLedger::counts() const {
 // ------------------------------------------------------------------------------------
 
 logs::LogId LogLedger::begin_log() {
+  if (!logs_.empty() && logs_.back().end == Log::End::kNone) {
+    World::current().fail("logs", "a daemon ships while another one does");
+  }
   Log& log = logs_.emplace_back();
   log.id = {random_.next(), random_.next()};
   log.sources.resize(plan_.sources.size());
-  if (logs_.size() > 1 && World::current().canary_strikes(Canary::kReuseLog, 1)) {
+  // A spool does not let that happen: it knows the logs that it has.
+  if (logs_.size() > 1 && !disk_ && World::current().canary_strikes(Canary::kReuseLog, 1)) {
     return logs_[logs_.size() - 2].id;
   }
   return log.id;
@@ -88,6 +99,57 @@ void LogLedger::check_progress(size_t life, uint16_t source, const Progress& pro
   of.progress = progress;
 }
 
+std::vector<uint64_t> LogLedger::numbered_in(std::span<const std::byte> file,
+                                             const Log& log) const {
+  std::vector<uint64_t> numbered(log.sources.size());
+  const uint64_t key = logs::check_key(log.id);
+  for (auto rest = file; !rest.empty(); rest = rest.subspan(logs::next_batch_start(rest))) {
+    logs::BatchHeader header;
+    logs::BatchExtent extent;
+    if (logs::open_batch(rest, key, header, extent) != logs::BatchFault::kNone) continue;
+    uint64_t& of = numbered.at(header.source);
+    of = std::max(of, extent.end.seq);
+  }
+  return numbered;
+}
+
+void LogLedger::end_log(size_t life, bool late) {
+  Log& log = logs_[life - 1];
+  if (log.end != Log::End::kNone) return;
+  log.end = Log::End::kStopped;
+  if (!disk_) return;
+  const std::vector<uint64_t> numbered = numbered_in(disk_->seen(), log);
+  for (size_t i = 0; i < numbered.size(); ++i) {
+    Source& source = log.sources[i];
+    source.due = std::max(numbered[i], source.safe);
+    if (late || disk_->failed() || may_be_short(log)) continue;
+    if (source.due == source.progress.numbered) continue;
+    World::current().fail(
+        "logs", fmt::format("{}: {} numbers, and {} in the spool at its end", name(log, source),
+                            source.progress.numbered, source.due));
+  }
+}
+
+// Only what was synced outlives the machine, of earlier lives as well.
+void LogLedger::kill_log(size_t life) {
+  Log& killed = logs_[life - 1];
+  killed.end = Log::End::kKilled;
+  if (!disk_) return;
+  const bool power = random_.chance(0.4);
+  for (Log& log : logs_) {
+    if (!power && &log != &killed) continue;
+    const auto numbered = numbered_in(power ? disk_->promised() : disk_->seen(), log);
+    for (size_t i = 0; i < numbered.size(); ++i) {
+      uint64_t& due = log.sources[i].due;
+      due = &log == &killed ? numbered[i] : std::min(due, numbered[i]);
+    }
+    log.power_lost = log.power_lost || power;
+  }
+  if (!power) return;
+  World::current().count(Mishap::kPowerLost);
+  disk_->lose_power(random_);
+}
+
 bool LogLedger::settled() const {
   return !logs_.empty() && std::all_of(logs_.back().sources.begin(), logs_.back().sources.end(),
                                        [](const Source& source) {
@@ -96,6 +158,13 @@ bool LogLedger::settled() const {
 }
 
 void LogLedger::check_settled() const {
+  for (const Log& log : logs_) {
+    for (const Source& source : log.sources) {
+      if (source.safe >= source.due) continue;
+      World::current().fail("logs", fmt::format("{}: {} numbers were in the spool, and {} are safe",
+                                                name(log, source), source.due, source.safe));
+    }
+  }
   for (const Source& source : logs_.back().sources) {
     const uint64_t lines = source.lines.size();
     if (source.progress.numbered == lines && source.safe == lines &&
@@ -151,7 +220,7 @@ void LogLedger::begin_account(Log& log, const Parcel& parcel) {
     }
     Source& source = log.sources[i];
     source.next = account.next.seq;
-    const bool exact = plan_.sink == SinkKind::kExact;
+    const bool exact = plan_.sink == SinkKind::kExact && logs_.size() <= AccountFile::kLogs;
     if (exact ? *source.next == source.stored : *source.next <= source.stored) continue;
     World::current().fail("logs", fmt::format("{}: the sink has {} numbers, and its receiver goes "
                                               "on with number {}",
@@ -179,7 +248,10 @@ void LogLedger::judge(Log& log, Source& source, const Parcel& parcel, const Parc
   World& world = World::current();
   world.trace("logged", record.source, record.seq, static_cast<int>(record.kind), record.count);
   using Kind = ParcelRecord::Kind;
-  if (record.kind == Kind::kUnaccounted || record.kind == Kind::kForgotten) {
+  // What a life had numbered and not written when it was killed, and the host was told of.
+  const bool cut_off = record.kind == Kind::kUnaccounted && disk_ && log.end == Log::End::kKilled &&
+                       record.seq >= source.due;
+  if (record.kind >= Kind::kUnaccounted && !cut_off) {
     world.fail("logs", fmt::format("{}: {} numbers from {} on are unaccounted", name(log, source),
                                    record.count, record.seq));
   }
@@ -192,8 +264,8 @@ void LogLedger::judge(Log& log, Source& source, const Parcel& parcel, const Parc
                                    record.end_seq(), source.lines.size()));
   }
   if (record.kind == Kind::kDrop) {
-    judge_drop(log, record);
-  } else {
+    judge_drop(log, source, record);
+  } else if (!cut_off) {
     judge_text(source, parcel, record);
   }
   source.next = record.end_seq();
@@ -202,6 +274,7 @@ void LogLedger::judge(Log& log, Source& source, const Parcel& parcel, const Parc
     return;
   }
   const uint64_t fresh = record.end_seq() - source.stored;
+  if (log.end != Log::End::kNone) counts_.spooled += fresh;
   source.stored = record.end_seq();
   (record.kind == Kind::kLine ? counts_.delivered : counts_.dropped) += fresh;
 }
@@ -224,25 +297,49 @@ void LogLedger::judge_text(const Source& source, const Parcel& parcel,
   }
 }
 
-void LogLedger::judge_drop(const Log& log, const ParcelRecord& record) const {
+void LogLedger::judge_drop(const Log& log, const Source& source, const ParcelRecord& record) const {
   using logs::DropReason;
-  const auto any = [&](logs::Policy policy) {
-    return std::any_of(plan_.sources.begin(), plan_.sources.end(),
-                       [&](const auto& source) { return source.full == policy; });
-  };
-  const bool possible =
-      record.reason == DropReason::kNewest     ? may_be_short(log)
-      : record.reason == DropReason::kOldest   ? may_be_short(log) && any(logs::Policy::kDropOldest)
-      : record.reason == DropReason::kShutdown ? log.ending
-                                               : record.reason == DropReason::kTooLarge;
+  bool possible = false;
+  switch (record.reason) {
+    case DropReason::kOldest:
+      possible = may_be_short(log) &&
+                 std::any_of(plan_.sources.begin(), plan_.sources.end(), [](const auto& each) {
+                   return each.full == logs::Policy::kDropOldest;
+                 });
+      break;
+    case DropReason::kNewest:
+      possible = may_be_short(log);
+      break;
+    case DropReason::kTooLarge:
+      possible = true;
+      break;
+    case DropReason::kShutdown:
+      possible = log.ending;
+      break;
+    case DropReason::kCorrupt:
+      possible = log.power_lost && record.seq >= source.due;
+      break;
+    case DropReason::kRate:
+    case DropReason::kKernelOverflow:
+    case DropReason::kRejected:
+      break;
+  }
   if (possible) return;
   World::current().fail(
-      "logs", fmt::format("{} lines from number {} on are dropped for no reason ({})", record.count,
-                          record.seq, logs::name_of(record.reason)));
+      "logs",
+      fmt::format("{}: {} lines from number {} on are dropped for no reason ({})",
+                  name(log, source), record.count, record.seq, logs::name_of(record.reason)));
 }
 
-// Whether the guest's memory cannot hold all that was written to it.
-bool LogLedger::may_be_short(const Log& log) const { return log.cost > plan_.memory / 3; }
+// Whether the guest's memory cannot hold all that was written to it, or the spool what was left
+// there as well. Each life begins a segment.
+bool LogLedger::may_be_short(const Log& log) const {
+  if (log.cost > plan_.memory / 3) return true;
+  if (!disk_) return false;
+  uint64_t cost = logs_.size() * logs::spool_geometry_for(*plan_.spool)->segment_size;
+  for (const Log& each : logs_) cost += each.cost;
+  return cost > *plan_.spool / 3;
+}
 
 void LogLedger::judge_account(Log& log, const Parcel& parcel) {
   World& world = World::current();
@@ -252,14 +349,18 @@ void LogLedger::judge_account(Log& log, const Parcel& parcel) {
     const Source& source = log.sources[i];
     logs::Tally delivered = before.delivered;
     logs::Tally dropped = logs::sum_of(before.dropped);
+    logs::Tally unaccounted = before.unaccounted;
     for (const ParcelRecord& record : parcel.records) {
       if (record.source != i) continue;
-      (record.kind == ParcelRecord::Kind::kLine ? delivered : dropped)
+      using Kind = ParcelRecord::Kind;
+      (record.kind == Kind::kLine          ? delivered
+       : record.kind == Kind::kUnaccounted ? unaccounted
+                                           : dropped)
           .add(record.count, record.bytes);
     }
     const bool exact = account.next.seq == *source.next && account.balanced() &&
                        account.delivered == delivered && logs::sum_of(account.dropped) == dropped &&
-                       account.unaccounted.lines == 0;
+                       account.unaccounted == unaccounted;
     if (!exact) {
       world.fail("logs", fmt::format("{}: the account is not what came", name(log, source)));
     }
@@ -300,9 +401,10 @@ std::string LogLedger::describe() const {
   std::string text;
   for (const Log& log : logs_) {
     for (const Source& source : log.sources) {
-      text += fmt::format("  {}: {} lines, {} numbered, {} at the sink, {} safe, {} acknowledged\n",
-                          name(log, source), source.lines.size(), source.progress.numbered,
-                          source.stored, source.safe, source.progress.acknowledged);
+      text += fmt::format(
+          "  {}: {} lines, {} numbered, {} due, {} at the sink, {} safe, {} acknowledged\n",
+          name(log, source), source.lines.size(), source.progress.numbered, source.due,
+          source.stored, source.safe, source.progress.acknowledged);
     }
   }
   return text;

@@ -6,7 +6,10 @@
 // by one drop record, in the order of its source; and the guest is told that a line is safe only
 // when it is, together with the account of the log.
 //
-// The host's sink and its file of accounts are here as well, since they outlive the daemon.
+// With a spool, what a life has left on the disk when it ends comes to the host later.
+//
+// The host's sink and its file of accounts, and the guest's disk, are here as well, since they
+// outlive the daemons.
 #pragma once
 
 #include <array>
@@ -17,8 +20,10 @@
 #include <vector>
 
 #include "core/logs/buffer.h"
+#include "tests/sim/disk.h"
 #include "tests/sim/world.h"
 #include "uring/service/logs/parcel.h"
+#include "uring/service/logs/spool_file.h"
 
 namespace virtproxy::sim {
 
@@ -39,6 +44,8 @@ struct LogPlan {
   size_t memory = 0;  // bytes
   Duration flush_timeout{};
   std::vector<logs::SourceConfig> sources;
+  std::optional<uint64_t> spool;  // bytes
+  logs::SyncPolicy sync;
   // Of the host's.
   SinkKind sink = SinkKind::kExact;
   logs::AckLevel level = logs::AckLevel::kSink;
@@ -48,7 +55,7 @@ struct LogPlan {
 
 class LogLedger {
  public:
-  LogLedger(const LogPlan& plan, uint64_t seed) : plan_(plan), random_(seed) {}
+  LogLedger(const LogPlan& plan, uint64_t seed);
 
   const LogPlan& plan() const { return plan_; }
   // Chance of its own: worlds without logs are what they were before there were any.
@@ -73,6 +80,12 @@ class LogLedger {
     uint64_t acknowledged = 0;
   };
   void check_progress(size_t life, uint16_t source, const Progress& progress);
+  // The life has ended as it was told to. `late`: after its time to flush.
+  void end_log(size_t life, bool late);
+  // It was killed, alone or with its machine.
+  void kill_log(size_t life);
+  // The file of the spool, null where there is none.
+  Disk* disk() { return disk_.get(); }
   // Whether the last life has numbered all lines, and all of them are acknowledged.
   bool settled() const;
   void check_settled() const;
@@ -99,6 +112,7 @@ class LogLedger {
     uint64_t streams = 0;    // of logs
     uint64_t resumed = 0;    // … that went on behind what the host had
     uint64_t blocked = 0;    // checks that found a source blocked
+    uint64_t spooled = 0;    // lines and drop records of a life that had ended
 
     void add(const Counts& other);
   };
@@ -116,6 +130,7 @@ class LogLedger {
     std::vector<Line> lines;                // by number
     std::vector<uint64_t> bytes_before{0};  // by number
     Progress progress;
+    uint64_t due = 0;     // numbers that the end of its life has left on the disk, from 0 on
     uint64_t stored = 0;  // numbers that the sink has or that records there cover, from 0 on
     uint64_t safe = 0;    // … for good
     // In this life of the host's daemon: what its receiver goes on with.
@@ -126,6 +141,8 @@ class LogLedger {
     std::vector<Source> sources;
     uint64_t cost = 0;  // of its lines in the guest's memory, at most
     bool ending = false;
+    enum class End : uint8_t { kNone, kStopped, kKilled } end = End::kNone;
+    bool power_lost = false;  // then, or later
     // As the last parcel in this life of the host's daemon has it.
     std::optional<logs::LogAccount> account;
   };
@@ -134,13 +151,16 @@ class LogLedger {
   void begin_account(Log& log, const Parcel& parcel);
   void judge(Log& log, Source& source, const Parcel& parcel, const ParcelRecord& record);
   void judge_text(const Source& source, const Parcel& parcel, const ParcelRecord& record) const;
-  void judge_drop(const Log& log, const ParcelRecord& record) const;
+  void judge_drop(const Log& log, const Source& source, const ParcelRecord& record) const;
+  // How far each source is numbered by batches of the log in such a file.
+  std::vector<uint64_t> numbered_in(std::span<const std::byte> file, const Log& log) const;
   void judge_account(Log& log, const Parcel& parcel);
   std::string name(const Log& log, const Source& source) const;
   bool may_be_short(const Log& log) const;
 
   const LogPlan plan_;
   Random random_;
+  std::unique_ptr<Disk> disk_;
   std::vector<Log> logs_;
   std::vector<logs::LogAccount> accounts_;  // the file's; the log used last is the last
   Counts counts_;

@@ -74,6 +74,8 @@ const std::map<std::string, Canary> kCanaries{
     {"keep-tail", Canary::kKeepTail},
     {"old-account", Canary::kOldAccount},
     {"reuse-log", Canary::kReuseLog},
+    {"lose-write", Canary::kLoseWrite},
+    {"lose-sync", Canary::kLoseSync},
 };
 
 struct Tally {
@@ -98,7 +100,8 @@ std::vector<std::pair<const char*, uint64_t>> log_figures(const LogLedger::Count
           {"lines lost", logs.lost},
           {"streams", logs.streams},
           {"streams resumed", logs.resumed},
-          {"blocked sources", logs.blocked}};
+          {"blocked sources", logs.blocked},
+          {"lines of an end", logs.spooled}};
 }
 
 // The simulation has its own clock; this is the real one.

@@ -65,6 +65,8 @@ std::string_view mishap_name(Mishap mishap) {
       "mind-changed",
       "many-in-one",
       "grace-ends",
+      "disk-fails",
+      "power-lost",
       "silent-stranger",
   };
   return kNames[static_cast<size_t>(mishap)];

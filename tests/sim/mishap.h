@@ -71,6 +71,8 @@ enum class Mishap : uint8_t {
   kMindChanged,            // both protocols in one segment
   kManyInOne,              // many greetings, frames or packets in one segment
   kGraceEnds,              // a segment is timed for the end of the grace
+  kDiskFails,              // a write or sync of a spool
+  kPowerLost,              // the machine of a guest ends, and what was not synced may be lost
   kSilentStranger,         // a connection that sends nothing comes to the listener of a channel
   kCount,
 };

@@ -72,6 +72,7 @@ class Scenario {
   // Logs that a guest's daemon ships on one of the channels.
   void draw_logs();
   void begin_logs();
+  void draw_log_misfortunes();
   bool logs_settled() const;
   void end_logs();
   bool ships_on(unsigned channel) const {

@@ -30,6 +30,12 @@ void Scenario::draw_logs() {
     source.full = static_cast<logs::Policy>(random.below(3));
     source.block_for = random.duration({}, seconds(3));
   }
+  if (random.chance(0.5)) {
+    plan.spool = random.magnitude(1 << 20, 4 << 20);
+    using When = logs::SyncPolicy::When;
+    plan.sync = {static_cast<When>(random.below(3)), random.duration(milliseconds(10), seconds(1))};
+    if (random.chance(0.2)) world_.set_rate(Mishap::kDiskFails, 0.1);
+  }
   plan.sink = static_cast<SinkKind>(random.below(3));
   plan.level = random.chance(0.5) ? logs::AckLevel::kSpool : logs::AckLevel::kSink;
   plan.budget = random.magnitude(4096, 4 << 20);
@@ -59,11 +65,32 @@ void Scenario::begin_logs() {
     plan.longest_pause = random.duration(milliseconds(1), seconds(1));
     writers_.push_back(std::make_unique<LogWriter>(network_, *ledger_, plan));
   }
+  draw_log_misfortunes();
   for (size_t count = random.below(3); count > 0; --count) {
     const bool back = random.chance(0.5);
     world_.at(world_.now() + random.duration({}, heals_at_ - world_.now()), [this, back] {
       const Duration by = ledger_->random().duration({}, seconds(7200));
       world_.shift_wall(back ? -by : by);
+    });
+  }
+}
+
+// Beside what happens in any world: in half of these the ends of the channel are replaced, and it
+// is cut, while lines are on their way.
+void Scenario::draw_log_misfortunes() {
+  Random& random = ledger_->random();
+  if (random.chance(0.5)) return;
+  const size_t at = ledger_->plan().channel - 1;
+  for (uint64_t count = random.between(1, 4); count > 0; --count) {
+    const uint64_t what = random.below(3);
+    world_.at(world_.now() + random.duration({}, heals_at_ - world_.now()), [this, at, what] {
+      Random& chance = ledger_->random();
+      if (world_.healed() || !attacks_.empty()) return;
+      if (what == 2) return links_[at]->cut(guest_of(at), chance.chance(0.6));
+      Place& place = places_[what == 0 ? 0 : 1 + at];
+      if (!place.daemon) return;
+      end_life(place, chance.chance(0.7),
+               Duration(static_cast<Duration::rep>(chance.magnitude(1000, 2'000'000'000))));
     });
   }
 }

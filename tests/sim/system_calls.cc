@@ -27,6 +27,7 @@
 
 #include "tests/sim/canaries.h"
 #include "tests/sim/device.h"
+#include "tests/sim/disk.h"
 #include "tests/sim/pipe.h"
 #include "tests/sim/process.h"
 #include "tests/sim/socket.h"
@@ -34,6 +35,8 @@
 using virtproxy::Duration;
 using virtproxy::sim::Canary;
 using virtproxy::sim::Device;
+using virtproxy::sim::Disk;
+using virtproxy::sim::DiskFile;
 using virtproxy::sim::EventCounter;
 using virtproxy::sim::Family;
 using virtproxy::sim::File;
@@ -76,6 +79,12 @@ std::string name_of(const sockaddr* address, socklen_t size) {
 std::shared_ptr<Socket> socket_of(int fd) {
   Process* process = Process::owner_of(fd);
   return process == nullptr ? nullptr : std::dynamic_pointer_cast<Socket>(process->get(fd));
+}
+
+Disk* disk_of(int fd) {
+  Process* process = Process::owner_of(fd);
+  const auto file = process ? std::dynamic_pointer_cast<DiskFile>(process->get(fd)) : nullptr;
+  return file ? &file->disk() : nullptr;
 }
 
 int64_t write_vectors(File& file, std::span<const iovec> vectors) {
@@ -128,6 +137,9 @@ bool simulated(const char* path) { return std::strncmp(path, kSimulatedPaths, 5)
 extern "C" {
 
 int __real_close(int fd);
+ssize_t __real_pread(int fd, void* to, size_t size, off_t offset);
+ssize_t __real_pwrite(int fd, const void* from, size_t size, off_t offset);
+int __real_fdatasync(int fd);
 int __real_eventfd(unsigned count, int flags);
 int __real_fcntl(int fd, int command, ...);
 int __real_open(const char* path, int flags, ...);
@@ -536,6 +548,29 @@ int __wrap_nanosleep(const timespec* time, timespec*) {
   World::current().skip(std::chrono::seconds(time->tv_sec) +
                         std::chrono::nanoseconds(time->tv_nsec));
   return 0;
+}
+
+ssize_t __wrap_pread(int fd, void* to, size_t size, off_t offset) {
+  const Disk* disk = disk_of(fd);
+  if (disk == nullptr)
+    return Process::owner_of(fd) ? failed(EBADF) : __real_pread(fd, to, size, offset);
+  return disk->read({static_cast<std::byte*>(to), size}, static_cast<uint64_t>(offset));
+}
+
+ssize_t __wrap_pwrite(int fd, const void* from, size_t size, off_t offset) {
+  Disk* disk = disk_of(fd);
+  if (disk == nullptr)
+    return Process::owner_of(fd) ? failed(EBADF) : __real_pwrite(fd, from, size, offset);
+  const int64_t written =
+      disk->write({static_cast<const std::byte*>(from), size}, static_cast<uint64_t>(offset));
+  return written >= 0 ? written : failed(static_cast<int>(-written));
+}
+
+int __wrap_fdatasync(int fd) {
+  Disk* disk = disk_of(fd);
+  if (disk == nullptr) return Process::owner_of(fd) ? failed(EBADF) : __real_fdatasync(fd);
+  const int64_t result = disk->sync();
+  return result >= 0 ? 0 : failed(static_cast<int>(-result));
 }
 
 // The daemons' clock, and the real one for the simulator itself.

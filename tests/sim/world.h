@@ -71,6 +71,8 @@ enum class Canary : uint8_t {
   kLoseAck,         // a collector is never told that a parcel is safe
   kKeepTail,        // a sink keeps lines that the host's account does not know of
   kOldAccount,      // the host goes on with an account of before what it has acknowledged
+  kLoseWrite,       // a write to a spool says that it was made, and was not
+  kLoseSync,        // a sync of a spool does nothing
   kReuseLog,        // a guest's daemon that is started again numbers its lines under the old log id
 };
 
