@@ -8,6 +8,7 @@ void Sender::begin(LogDescription log) {
   log_ = std::move(log);
   key_ = check_key(log_.id);
   position_ = most_ack_ = acked_position_ = log_.position;
+  least_ack_ = 0;
   sent_.clear();
   acked_.clear();
   for (const HelloSource& source : log_.sources) {
@@ -108,11 +109,24 @@ StreamFault Sender::on_want(const Want& want) {
       if (!in_order(sent_[i], want.marks[i])) return StreamFault::kBadNumbers;
       sent_[i] = want.marks[i];
     }
+    take_for_sent(want);
   }
   for (size_t i = 0; i < sent_.size(); ++i) {
     explain_source(static_cast<uint16_t>(i), log_.sources[i].start, log_.missing, log_.time);
   }
   return StreamFault::kNone;
+}
+
+// The receiver may have more of a log whose end was lost with the power.
+void Sender::take_for_sent(const Want& want) {
+  if (log_.stored.size() != want.marks.size() || want.position > log_.end) return;
+  for (size_t i = 0; i < want.marks.size(); ++i) {
+    if (!in_order(want.marks[i], log_.stored[i])) return;
+  }
+  for (size_t i = 0; i < want.marks.size(); ++i) {
+    note_sent(want.position, static_cast<uint16_t>(i), 0, want.marks[i]);
+  }
+  least_ack_ = want.position;
 }
 
 StreamFault Sender::on_ack(const Ack& ack) {
@@ -121,6 +135,7 @@ StreamFault Sender::on_ack(const Ack& ack) {
     return StreamFault::kBadNumbers;
   }
   if (ack.final && phase_ != Phase::kFinishing) return StreamFault::kOutOfTurn;
+  if (!ack.final && ack.position < least_ack_) return StreamFault::kNone;
   acked_position_ = std::max(acked_position_, std::min(ack.position, position_));
   acked_level_ = ack.level;
   while (!unacked_.empty() && (ack.final || unacked_.front().end <= acked_position_)) {

@@ -32,6 +32,10 @@ struct LogDescription {
   std::vector<HelloSource> sources;          // 1 to kMaxSources
   DropReason missing = DropReason::kOldest;  // why numbers from `acked` to `start` are not stored
   UnixTime time = 0;                         // not after the first stored line
+  // By source, how far it is numbered in what is stored. Where this is told, marks of WANT that are
+  // not behind it are taken for those of the batches before its position, and an ACK before that
+  // position is of no use: which marks belong to it is not known. Otherwise had() tells.
+  std::vector<Mark> stored{};
 };
 
 class Sender {
@@ -97,6 +101,7 @@ class Sender {
 
   StreamFault take(std::span<const std::byte> bytes, const MessageHeader& header);
   StreamFault on_want(const Want& want);
+  void take_for_sent(const Want& want);
   StreamFault on_ack(const Ack& ack);
   void explain_source(uint16_t source, const Mark& until, DropReason reason, UnixTime time);
   void note_sent(uint64_t end, uint16_t source, size_t size, const Mark& mark);
@@ -108,6 +113,7 @@ class Sender {
   uint64_t key_ = 0;
   uint64_t position_ = 0;  // behind the last batch that was sent
   uint64_t most_ack_ = 0;  // the receiver may acknowledge up to here
+  uint64_t least_ack_ = 0;
   uint64_t acked_position_ = 0;
   AckLevel acked_level_ = AckLevel::kMemory;
   std::vector<Mark> sent_;   // by source: what comes before was sent or explained

@@ -61,11 +61,7 @@ void Shipper::on_acknowledged() {
   if (source_ != Source::kSending) return;
   if (spool_) {
     if (sender_.log().id != spool_->logs().front().id) return;
-    // What the receiver had before this stream was not read again: its marks are known where
-    // everything is acknowledged.
-    const bool all =
-        sender_.log().id == log_ && sender_.acked_position() >= spool_->appended_position();
-    spool_->acknowledge(sender_.acked_position(), all ? spool_->marks() : sender_.acked());
+    spool_->acknowledge(sender_.acked_position(), sender_.acked());
     return;
   }
   const bool finished = sender_.phase() == Sender::Phase::kFinished;
@@ -208,6 +204,7 @@ void Shipper::describe_spool_log(const SegmentHeader* header, DropReason missing
       std::max(log.position, header ? header->index * spool_->geometry().segment_size
                                     : end_of_first_log() * spool_->geometry().segment_size);
   log.end = end_of_first_log() * spool_->geometry().segment_size;
+  log.stored = first.marks;
   if (header) log.time = header->time;
   for (size_t i = 0; i < first.marks.size(); ++i) {
     HelloSource source;

@@ -492,6 +492,31 @@ TEST(LogSpool, WhatTheReceiverHadBeforeAStreamBeganIsAcknowledged) {
   shipper.connected(now);
   run();
   EXPECT_EQ(shipper.acknowledged(0), 0u) << "the receiver has them, and no more";
+  // A part, of which nothing tells how many lines it has.
+  receiver.acknowledge(receiver.log()->position - 1, AckLevel::kSink);
+  run();
+  EXPECT_EQ(shipper.acknowledged(1), 0u);
+  shipper.disconnected();
+  receiver.lost();
+  shipper.connected(now);
+  Receiver other(4);
+  shipper.pump(now, 1);
+  if (const auto read = shipper.next_read()) shipper.read(read_image(image, *read));
+  shipper.pump(now, 1);
+  ASSERT_EQ(other.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
+  ASSERT_EQ(shipper.feed(std::exchange(other.out(), {})), StreamFault::kNone);
+  found.clear();
+  for (int i = 0; i < 10; ++i) {
+    shipper.pump(now, 1);
+    if (const auto read = shipper.next_read()) shipper.read(read_image(image, *read));
+    ASSERT_EQ(other.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
+  }
+  EXPECT_EQ(found.size(), 2u) << "a receiver that has no account gets them";
+  for (const Received& each : found) EXPECT_EQ(each.kind, Received::Kind::kLine);
+
+  shipper.disconnected();
+  shipper.connected(now);
+  run();
   receiver.acknowledge(receiver.log()->position, AckLevel::kSink);
   run();
   EXPECT_EQ(shipper.acknowledged(0), 1u);
