@@ -18,6 +18,8 @@ void Scenario::draw_logs() {
   Random random(world_.seed() ^ 0x106510651065ULL);
   if (!random.chance(kShareOfLogs)) return;
   const size_t at = random.below(links_.size());
+  // With protocol 1 a device hides from a sender of logs that its receiver was replaced, and from a
+  // receiver that its sender was: nothing ends the stream.
   if (expects_old(at) || changing_[at]) return;
   LogPlan plan;
   plan.channel = links_[at]->id();

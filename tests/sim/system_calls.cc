@@ -6,7 +6,6 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -27,7 +26,6 @@
 
 #include "tests/sim/canaries.h"
 #include "tests/sim/device.h"
-#include "tests/sim/disk.h"
 #include "tests/sim/pipe.h"
 #include "tests/sim/process.h"
 #include "tests/sim/socket.h"
@@ -35,9 +33,6 @@
 using virtproxy::Duration;
 using virtproxy::sim::Canary;
 using virtproxy::sim::Device;
-using virtproxy::sim::Disk;
-using virtproxy::sim::DiskFile;
-using virtproxy::sim::EventCounter;
 using virtproxy::sim::Family;
 using virtproxy::sim::File;
 using virtproxy::sim::FileRef;
@@ -79,12 +74,6 @@ std::string name_of(const sockaddr* address, socklen_t size) {
 std::shared_ptr<Socket> socket_of(int fd) {
   Process* process = Process::owner_of(fd);
   return process == nullptr ? nullptr : std::dynamic_pointer_cast<Socket>(process->get(fd));
-}
-
-Disk* disk_of(int fd) {
-  Process* process = Process::owner_of(fd);
-  const auto file = process ? std::dynamic_pointer_cast<DiskFile>(process->get(fd)) : nullptr;
-  return file ? &file->disk() : nullptr;
 }
 
 int64_t write_vectors(File& file, std::span<const iovec> vectors) {
@@ -137,10 +126,6 @@ bool simulated(const char* path) { return std::strncmp(path, kSimulatedPaths, 5)
 extern "C" {
 
 int __real_close(int fd);
-ssize_t __real_pread(int fd, void* to, size_t size, off_t offset);
-ssize_t __real_pwrite(int fd, const void* from, size_t size, off_t offset);
-int __real_fdatasync(int fd);
-int __real_eventfd(unsigned count, int flags);
 int __real_fcntl(int fd, int command, ...);
 int __real_open(const char* path, int flags, ...);
 ssize_t __real_write(int fd, const void* from, size_t size);
@@ -274,13 +259,6 @@ int __wrap_fcntl(int fd, int command, ...) {
     return __real_fcntl(fd, command, argument);
   }
   return process->dead() ? failed(EMFILE) : process->add(std::make_shared<StandardError>());
-}
-
-int __wrap_eventfd(unsigned count, int flags) {
-  Process* process = Process::current();
-  if (process == nullptr) return __real_eventfd(count, flags);
-  if ((flags & EFD_NONBLOCK) == 0) World::current().fail("blocking", "an eventfd that blocks");
-  return process->dead() ? failed(EMFILE) : process->add(std::make_shared<EventCounter>());
 }
 
 int __wrap_pipe2(int* ends, int flags) {
@@ -548,29 +526,6 @@ int __wrap_nanosleep(const timespec* time, timespec*) {
   World::current().skip(std::chrono::seconds(time->tv_sec) +
                         std::chrono::nanoseconds(time->tv_nsec));
   return 0;
-}
-
-ssize_t __wrap_pread(int fd, void* to, size_t size, off_t offset) {
-  const Disk* disk = disk_of(fd);
-  if (disk == nullptr)
-    return Process::owner_of(fd) ? failed(EBADF) : __real_pread(fd, to, size, offset);
-  return disk->read({static_cast<std::byte*>(to), size}, static_cast<uint64_t>(offset));
-}
-
-ssize_t __wrap_pwrite(int fd, const void* from, size_t size, off_t offset) {
-  Disk* disk = disk_of(fd);
-  if (disk == nullptr)
-    return Process::owner_of(fd) ? failed(EBADF) : __real_pwrite(fd, from, size, offset);
-  const int64_t written =
-      disk->write({static_cast<const std::byte*>(from), size}, static_cast<uint64_t>(offset));
-  return written >= 0 ? written : failed(static_cast<int>(-written));
-}
-
-int __wrap_fdatasync(int fd) {
-  Disk* disk = disk_of(fd);
-  if (disk == nullptr) return Process::owner_of(fd) ? failed(EBADF) : __real_fdatasync(fd);
-  const int64_t result = disk->sync();
-  return result >= 0 ? 0 : failed(static_cast<int>(-result));
 }
 
 // The daemons' clock, and the real one for the simulator itself.
