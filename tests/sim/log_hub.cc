@@ -26,7 +26,10 @@ std::vector<logs::LogAccount> SimulatedHub::restored(size_t) const {
 void SimulatedHub::submit(std::shared_ptr<Parcel> parcel) {
   if (over_ || process_.dead()) return;
   spoil(*parcel);
-  if (World::current().canary_strikes(Canary::kAckEarly, 0.1)) tell(*parcel);
+  if (World::current().canary_strikes(Canary::kAckEarly, 0.1)) {
+    tell(*parcel);
+    parcel->reply = nullptr;  // once
+  }
   queue_.push_back(std::move(parcel));
   step_later();
 }
@@ -79,7 +82,7 @@ void SimulatedHub::step() {
 
 void SimulatedHub::tell(const Parcel& parcel) const {
   World& world = World::current();
-  if (world.canary_strikes(Canary::kLoseAck, 0.1)) return;
+  if (parcel.reply == nullptr || world.canary_strikes(Canary::kLoseAck, 0.1)) return;
   ParcelRelease release{parcel.account.id, parcel.account.position, parcel.account.finished,
                         parcel.cost(), parcel.refused};
   if (world.canary_strikes(Canary::kAckBeyond, 0.1)) release.position += 1 << 20;

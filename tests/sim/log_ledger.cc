@@ -135,7 +135,7 @@ void LogLedger::kill_log(size_t life) {
   Log& killed = logs_[life - 1];
   killed.end = Log::End::kKilled;
   if (!disk_) return;
-  const bool power = random_.chance(0.4);
+  const bool power = random_.chance(0.5);
   for (Log& log : logs_) {
     if (!power && &log != &killed) continue;
     const auto numbered = numbered_in(power ? disk_->promised() : disk_->seen(), log);

@@ -77,13 +77,13 @@ void Scenario::begin_logs() {
   }
 }
 
-// Beside what happens in any world: in half of these the ends of the channel are replaced, and it
+// Beside what happens in any world: in most of these the ends of the channel are replaced, and it
 // is cut, while lines are on their way.
 void Scenario::draw_log_misfortunes() {
   Random& random = ledger_->random();
-  if (random.chance(0.5)) return;
+  if (random.chance(ledger_->disk() ? 0.2 : 0.5)) return;
   const size_t at = ledger_->plan().channel - 1;
-  for (uint64_t count = random.between(1, 4); count > 0; --count) {
+  for (uint64_t count = random.between(1, ledger_->disk() ? 8 : 4); count > 0; --count) {
     const uint64_t what = random.below(3);
     world_.at(world_.now() + random.duration({}, heals_at_ - world_.now()), [this, at, what] {
       Random& chance = ledger_->random();
