@@ -97,8 +97,10 @@ class ChannelRecord {
   // The far end is a hostile program: what is read on the channel is owed to nobody.
   void begin_hostility() { hostile_until_ = Instant::max(); }
   // … until what it wrote is out of the line. A connection that it left waits in the backlog for as
-  // long as the attacked end lets the next peer wait.
-  void end_hostility(Instant now) { hostile_until_ = now + std::chrono::seconds(15); }
+  // long as the attacked end lets the next peer wait, from when that runs again.
+  void end_hostility(Instant now) {
+    hostile_until_ = std::max(now, stood_until_) + std::chrono::seconds(15);
+  }
   bool hostile_since(Instant when) const { return hostile_until_ >= when; }
   // So many streams share a slow line that one may wait for its turn until its end gives up.
   void crowd(Instant now) { last_crowded_ = now; }

@@ -241,8 +241,10 @@ void Scenario::stand_still(Place& place) {
   }
   const uint64_t longest = world_.channel(channel).old() ? 2'000'000'000 : 20'000'000'000;
   world_.count(Mishap::kStandsStill, channel);
-  place.daemon->stand_still(
-      world_.now() + Duration(static_cast<Duration::rep>(random_.magnitude(10'000'000, longest))));
+  const Instant until =
+      world_.now() + Duration(static_cast<Duration::rep>(random_.magnitude(10'000'000, longest)));
+  stands_until_ = std::max(stands_until_, until);
+  place.daemon->stand_still(until);
 }
 
 void Scenario::take_down(Place& place, bool killed) {
@@ -518,7 +520,7 @@ void Scenario::run() {
   }
   settled_ = true;
   rejected_peers_.clear();
-  run_until(world_.now() + kToSettle, [] { return false; });
+  run_until(std::max(world_.now() + kToSettle, stands_until_ + seconds(1)), [] { return false; });
   for (size_t round = 0; round < 2; ++round) {
     const size_t before = exchange_.all().size();
     connect_polite_clients();

@@ -124,7 +124,6 @@ class Scenario {
   std::vector<Attack> attacks_;  // that go on
   unsigned processes_ = 0;
   uint64_t turns_ = 0;
-  bool misfortunes_ = false;
   bool killing_ = false;
   bool cutting_ = false;
   bool hostile_ = false;
@@ -138,6 +137,7 @@ class Scenario {
   bool bulky_ = false;       // some applications have much to say
   bool unruly_ = false;      // applications misbehave
   Instant heals_at_{};
+  Instant stands_until_{};  // the last of them that does
 };
 
 }  // namespace virtproxy::sim
