@@ -131,7 +131,9 @@ at = "{self.door.spec}"
     def fails(self, *args: str | Path) -> list[str]:
         result = self.ctl(*args)
         assert result.returncode == 1, result.stdout
-        return result.stderr.removeprefix("virtproxyctl: ").splitlines()
+        lines = result.stderr.splitlines()
+        assert all(line.startswith("virtproxyctl: ") for line in lines), lines
+        return [line.removeprefix("virtproxyctl: ") for line in lines]
 
     def rows(self, command: str) -> list[dict]:
         return json.loads(self.done(command, "--json"))
