@@ -219,6 +219,7 @@ class Scene:
         self.addresses = Addresses(self.directory)
         self.processes: list[Process] = []
         self._cleanups: list[Callable[[], None]] = []
+        self._last_cleanups: list[Callable[[], None]] = []
 
     def daemon(self, *args: str | Path, name: str = "", wait: bool = True, **options) -> Daemon:
         """Starts a daemon and, unless told not to, waits until it listens."""
@@ -272,6 +273,14 @@ class Scene:
         """Something to do at the end, before the processes are ended."""
         self._cleanups.append(call)
 
+    def cleanup_last(self, call: Callable[[], None]) -> None:
+        """Something to do when no process is left.
+
+        A pseudo-terminal that a daemon names by its path is closed here: the kernel gives its number to the
+        next one that anybody opens, and a daemon that still runs would open that one.
+        """
+        self._last_cleanups.append(call)
+
     def daemons(self) -> list[Daemon]:
         return [process for process in self.processes if isinstance(process, Daemon)]
 
@@ -303,6 +312,8 @@ class Scene:
                 daemon.check_log()
             except AssertionError as trouble:
                 troubles.append(str(trouble))
+        for call in reversed(self._last_cleanups):
+            call()
         shutil.rmtree(self.directory, ignore_errors=True)
         assert not troubles, "\n".join(troubles)
 

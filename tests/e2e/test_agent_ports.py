@@ -23,7 +23,8 @@ class Master:
     """The other end of a tty, as much of a socket as Line needs."""
 
     def __init__(self, at: Path) -> None:
-        """`at` names the tty from now on."""
+        """`at` names the tty until it is closed; its number is given to the next terminal then."""
+        self._at = at
         self.fd, slave = pty.openpty()
         # The link always names one of them.
         new = at.with_suffix(".new")
@@ -43,6 +44,7 @@ class Master:
         os.write(self.fd, data)
 
     def close(self) -> None:
+        self._at.unlink()
         os.close(self.fd)
 
 

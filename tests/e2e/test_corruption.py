@@ -39,7 +39,7 @@ def spoilt_channels(
     for index, spoiler in enumerate(spoilers):
         if kind == "pty":
             line = PtyLine(spoiler)
-            scene.cleanup(line.close)
+            scene.cleanup_last(line.close)
             near += ["-c", f"isa-serial:{line.paths[0]}:-:{index}"]
             far += ["-c", f"isa-serial:{line.paths[1]}:-:{index}"]
         else:

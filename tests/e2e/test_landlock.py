@@ -176,6 +176,7 @@ def test_what_is_opened_like_a_device_is_in_the_directory_of_devices(
                 opened = inside.call("openat", AT_FDCWD, os.fsencode(path), DEVICE_FLAGS)
                 assert opened == -errno.EACCES, path
             assert inside.call("openat", AT_FDCWD, b"/dev/null", DEVICE_FLAGS) >= 0
+    port.unlink()  # The number of a terminal that is closed is given to the next one.
     os.close(master)
     os.close(slave)
 
@@ -194,6 +195,7 @@ def test_a_device_that_comes_later_is_opened(scene: Scene) -> None:
     link.unlink()
     link.symlink_to(os.ttyname(slave))
     assert os.read(master, 4) == b"\x01\x00\x00\x00"  # A greeting.
+    link.unlink()  # The number of a terminal that is closed is given to the next one.
     os.close(slave)
     os.close(master)
 

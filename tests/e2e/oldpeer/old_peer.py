@@ -109,7 +109,7 @@ class SerialLine:
         self._wake = os.pipe()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        scene.cleanup(self.close)
+        scene.cleanup_last(self.close)
 
     def close(self) -> None:
         os.close(self._wake[1])
