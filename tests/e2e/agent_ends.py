@@ -134,6 +134,12 @@ def call(*args: str | Path, timeout: float = 20):
     return json.loads(done.stdout)
 
 
+def takes_connections(path: Path) -> bool:
+    """A path is there before its socket listens."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
 def await_that(what: str, condition, seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds * PATIENCE
     while not condition():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_ends import Agent, Line, await_that, call, run
+from agent_ends import Agent, Line, await_that, call, run, takes_connections
 from harness import PATIENCE, SANITIZED, Pair, Scene, scaled
 
 CROSSING = int(os.environ.get("VIRTPROXY_AGENT_CALLS") or 0)
@@ -57,9 +57,9 @@ def test_crossing_calls(scene: Scene, ports: int) -> None:
         connecting = ["--client", f"unix-connect:{b}", "--server", f"unix-connect:{a}"]
     quiet = ["--log", "warn"] if CROSSING else []
     guest = Agent(scene, *quiet, "guest", *listening, "--local", guest_local, name="guest", wait=not CROSSING)
-    await_that("the guest listens", lambda: a.exists())
+    await_that("the guest listens", lambda: takes_connections(a))
     host = Agent(scene, *quiet, "host", *connecting, "--local", host_local, name="host", wait=not CROSSING)
-    await_that("the host listens", lambda: host_local.exists())
+    await_that("the host listens", lambda: takes_connections(host_local))
     cross(guest_local, host_local, 50)
     before = guest.rss(), host.rss(), guest.fds(), host.fds()
     each = max(1, (CROSSING or scaled(2000)) // 4)

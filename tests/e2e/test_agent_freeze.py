@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_ends import Line, await_that, call
+from agent_ends import Line, await_that, call, takes_connections
 from harness import BIN, PATIENCE, Scene
 from processes import Process
 
@@ -63,7 +63,7 @@ class Root:
         script.chmod(0o755)
         process = self.scene.spawn(["unshare", "-m", script, "guest", "--listen", "/g", "--allow", "fsfreeze",
                                     "--allow-read", "/mnt", "--allow-write", "/mnt", *args], "guest")
-        await_that("the agent listens", lambda: process.poll() is not None or (self.path / "g").exists())
+        await_that("the agent listens", lambda: process.poll() is not None or takes_connections(self.path / "g"))
         if process.poll() is not None and "mounted" not in process.everything():
             pytest.skip(f"no loop device or mount namespace here: {process.everything()}")
         assert process.poll() is None, process.everything()

@@ -19,7 +19,7 @@ capabilities() { grep '^CapEff:' "/proc/$(property MainPID virtagent)/status" | 
 
 systemctl daemon-reload
 systemctl start virtagent
-until_true [ -S /run/virtagent/calls ]
+until_true call guest-ping
 [ "$(call guest-ping)" = '{}' ]
 call guest-network-get-interfaces | grep -q '"lo"'
 ! call va-dmesg
@@ -31,7 +31,6 @@ echo 'allow = ["dmesg"]' >/etc/virtagent.toml
 virtagent drop-in >/etc/systemd/system/virtagent.service.d/allow.conf
 systemctl daemon-reload
 systemctl restart virtagent
-until_true [ -S /run/virtagent/calls ]
 until_true call guest-ping
 call va-dmesg bytes=1000 >/dev/null
 [ "$(capabilities)" = 0000000400000000 ] # CAP_SYSLOG
