@@ -184,12 +184,20 @@ uint64_t Shipper::end_of_first_log() const {
   return spool_->logs().size() > 1 ? spool_->logs()[1].first : spool_->next();
 }
 
+// Why numbers are missing that lie before the oldest segment that is left. Where everything up to it
+// is acknowledged, no segment was given up: they were never on the disk.
+DropReason Shipper::missing_before(uint64_t segment) const {
+  const bool acknowledged =
+      spool_->acked_position() >= segment * spool_->geometry().segment_size;
+  return acknowledged ? DropReason::kCorrupt : DropReason::kOldest;
+}
+
 void Shipper::begin_spool_log() {
   const SpoolLog& first = spool_->logs().front();
   const uint64_t segment = std::max(first.first, spool_->tail());
   if (segment >= end_of_first_log()) {
     // None of it is stored: nothing yet, or nothing any more.
-    describe_spool_log(nullptr, DropReason::kOldest);
+    describe_spool_log(nullptr, missing_before(segment));
     return;
   }
   source_ = Source::kOpening;
@@ -245,10 +253,9 @@ void Shipper::send_spool(UnixTime wall) {
                         reader_->segment().log != spool_->logs().front().id);
     if (source_ == Source::kOpening) {
       if (step == SpoolReader::Step::kSegment && !ended) {
-        // What lies before the oldest segment was given up, unless that one cannot be read.
         const SegmentHeader& header = reader_->segment();
-        describe_spool_log(&header,
-                           header.index == opening_ ? DropReason::kOldest : reader_->missing());
+        describe_spool_log(&header, header.index == opening_ ? missing_before(opening_)
+                                                             : reader_->missing());
       } else if (ended) {
         describe_spool_log(nullptr, DropReason::kCorrupt);
       }

@@ -95,6 +95,7 @@ class Shipper {
   void send_memory(Instant now);
   void begin_memory_log();
   void send_spool(UnixTime wall);
+  DropReason missing_before(uint64_t segment) const;
   void begin_spool_log();
   void describe_spool_log(const SegmentHeader* header, DropReason missing);
   uint64_t end_of_first_log() const;

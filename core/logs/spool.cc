@@ -144,8 +144,9 @@ bool Spool::finish_first_log() {
   state_.logs.pop_front();
   state_.acked.assign(state_.logs.front().marks.size(), {});
   state_.tail = std::max(state_.tail, state_.logs.front().first);
-  state_.acked_position =
-      std::max(state_.acked_position, state_.tail * config_.geometry.segment_size);
+  // Not up to the tail: segments of this log may have been given up.
+  state_.acked_position = std::max(state_.acked_position,
+                                   state_.logs.front().first * config_.geometry.segment_size);
   return true;
 }
 

@@ -523,5 +523,68 @@ TEST(LogSpool, WhatTheReceiverHadBeforeAStreamBeganIsAcknowledged) {
   EXPECT_EQ(shipper.acknowledged(1), 1u);
 }
 
+// The end of a log was lost with the power, and its receiver has more of the log than the spool. It
+// acknowledges that, the tail moves to the next log, and the stream is cut before it is told what
+// was lost: that is no segment which was given up.
+TEST(LogSpool, WhatWasLostWithThePowerIsCorruptAlsoOnALaterStream) {
+  Bytes image(geometry().file_size());
+  Superblock state;
+  state.geometry = geometry();
+  state.next = 1;
+  state.logs = {{kFirst, kBoot, 0, {{5, 50}}}};
+  state.acked = {{}};
+  ShipperConfig config;
+  config.buffer.memory = 64u << 10;
+  Shipper shipper(config, {{"a"}}, kSecond, kBoot, Shipper::SpoolStart{{geometry()}, state});
+  Receiver receiver(4);
+  LogAccount account{kFirst, kBoot, kSegment + 9000, false, {}};
+  SourceAccount& source = account.sources.emplace_back();
+  source.name = "a";
+  source.next = source.known = {3, 30};
+  source.delivered = {3, 30};
+  receiver.restore({account});
+  std::vector<Received> found;
+  Instant now(1);
+  const auto pump = [&] {
+    for (int i = 0; i < 50; ++i) {
+      shipper.pump(now += std::chrono::milliseconds(10), 1);
+      if (const auto write = shipper.spool()->next_write()) {
+        std::copy(write->bytes.begin(), write->bytes.end(),
+                  image.begin() + static_cast<ptrdiff_t>(write->offset));
+        shipper.spool()->written(write->bytes.size());
+      }
+      if (const auto read = shipper.next_read()) shipper.read(read_image(image, *read));
+    }
+  };
+  const auto feed = [&] {
+    ASSERT_EQ(receiver.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
+    ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+  };
+  const Bytes line(10);
+  shipper.buffer().offer(0, {1, {}, line}, line.size(), now);
+  shipper.connected(now);
+  pump();
+  feed();
+  receiver.acknowledge(receiver.log()->position, AckLevel::kSink);
+  ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+  ASSERT_EQ(shipper.spool()->tail(), 1u);
+  pump();
+
+  shipper.disconnected();
+  receiver.lost();
+  shipper.out().clear();
+  shipper.connected(now);
+  for (int round = 0; round < 3; ++round) {
+    pump();
+    feed();
+  }
+  ASSERT_EQ(receiver.log()->id, kFirst);
+  EXPECT_EQ(found.back().kind, Received::Kind::kFinal);
+  const SourceAccount& after = receiver.log()->sources[0];
+  EXPECT_EQ(after.dropped[static_cast<size_t>(DropReason::kCorrupt)], (Tally{2, 20}));
+  EXPECT_EQ(after.dropped[static_cast<size_t>(DropReason::kOldest)], Tally{});
+  EXPECT_EQ(after.unaccounted, Tally{});
+}
+
 }  // namespace
 }  // namespace virtproxy::logs::test
