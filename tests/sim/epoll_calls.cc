@@ -5,10 +5,12 @@
 #include <cerrno>
 #include <chrono>
 
+#include "tests/sim/call_result.h"
 #include "tests/sim/kernel_epoll.h"
 #include "tests/sim/process.h"
 
 using virtproxy::Instant;
+using virtproxy::sim::as_libc_result;
 using virtproxy::sim::FileRef;
 using virtproxy::sim::KernelEpoll;
 using virtproxy::sim::KernelTimer;
@@ -16,12 +18,6 @@ using virtproxy::sim::Process;
 using virtproxy::sim::World;
 
 namespace {
-
-int returned(int result) {
-  if (result >= 0) return result;
-  errno = -result;
-  return -1;
-}
 
 template <typename Kind>
 std::shared_ptr<Kind> file_of(int fd) {
@@ -41,11 +37,12 @@ int __wrap_epoll_ctl(int epoll, int what, int fd, epoll_event* event) {
   const FileRef file = Process::current()->get(fd);
   const int result = file ? kernel->control(what, fd, file, event) : -EBADF;
   World::current().trace("epoll_ctl", fd, what, result);
-  return returned(result);
+  return as_libc_result(result);
 }
 
 int __wrap_epoll_wait(int epoll, epoll_event* events, int most, int timeout) {
-  return returned(file_of<KernelEpoll>(epoll)->wait({events, static_cast<size_t>(most)}, timeout));
+  return as_libc_result(
+      file_of<KernelEpoll>(epoll)->wait({events, static_cast<size_t>(most)}, timeout));
 }
 
 int __wrap_timerfd_create(int, int) {
@@ -53,7 +50,7 @@ int __wrap_timerfd_create(int, int) {
 }
 
 int __wrap_timerfd_settime(int fd, int flags, const itimerspec* time, itimerspec*) {
-  if ((flags & TFD_TIMER_ABSTIME) == 0) return returned(-EINVAL);
+  if ((flags & TFD_TIMER_ABSTIME) == 0) return as_libc_result(-EINVAL);
   const timespec& at = time->it_value;
   const Instant when = std::chrono::seconds(at.tv_sec) + std::chrono::nanoseconds(at.tv_nsec);
   file_of<KernelTimer>(fd)->set(when == Instant::zero() ? std::nullopt : std::optional(when));
