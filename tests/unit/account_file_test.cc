@@ -2,12 +2,13 @@
 #include "uring/service/logs/account_file.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
 #include <string>
+
+#include "tests/unit/temporary_folder.h"
 
 namespace virtproxy {
 namespace {
@@ -16,14 +17,6 @@ namespace fs = std::filesystem;
 
 class AccountFileTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char pattern[] = "/tmp/virtproxy-accounts-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern), nullptr);
-    folder_ = pattern;
-    path_ = folder_ / "state";
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   AccountFile open() {
     auto file = AccountFile::open(path_, made_);
     EXPECT_TRUE(file) << file.error();
@@ -40,9 +33,9 @@ class AccountFileTest : public testing::Test {
     return change;
   }
 
-  fs::path folder_;
+  const TemporaryFolder folder_;
   MadeFiles made_;
-  std::string path_;
+  const std::string path_ = folder_ / "state";
 };
 
 TEST_F(AccountFileTest, WhatWasCommittedIsThereAgain) {
@@ -133,7 +126,7 @@ TEST_F(AccountFileTest, AFileOfSomethingElseIsNotTouched) {
   ASSERT_FALSE(file);
   EXPECT_NE(file.error().find("holds no accounts"), std::string::npos) << file.error();
   EXPECT_EQ(fs::file_size(path_), 8u);
-  EXPECT_FALSE(AccountFile::open(folder_, made_)) << "a directory";
+  EXPECT_FALSE(AccountFile::open(folder_.path(), made_)) << "a directory";
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/unit/temporary_folder.h"
 #include "uring/daemon/config_files.h"
 #include "uring/daemon/options.h"
 #include "uring/transport/transport_kind.h"
@@ -436,29 +437,24 @@ protocol = "2"
 
 class ConfigFiles : public testing::Test {
  protected:
-  ConfigFiles() {
-    std::string name = testing::TempDir() + "virtproxy-config-XXXXXX";
-    directory_ = mkdtemp(name.data());
-  }
-  ~ConfigFiles() override { fs::remove_all(directory_); }
-
   void write(const std::string& name, const std::string& text) {
-    fs::create_directories((directory_ / name).parent_path());
-    std::ofstream(directory_ / name, std::ios::binary) << text;
+    fs::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name, std::ios::binary) << text;
   }
-  std::string path(const std::string& name) const { return (directory_ / name).string(); }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
   std::string complaint(const std::string& name) {
     const auto files = read_config_files(path(name));
     if (files) return "no error";
     std::string text;
     for (const Problem& problem : files.error()) text += problem.to_string() + "\n";
-    for (size_t at = 0; (at = text.find(directory_.string() + "/")) != std::string::npos;) {
-      text.erase(at, directory_.string().size() + 1);
+    const std::string prefix = folder_.path().string() + "/";
+    for (size_t at = 0; (at = text.find(prefix)) != std::string::npos;) {
+      text.erase(at, prefix.size());
     }
     return text;
   }
 
-  fs::path directory_;
+  const TemporaryFolder folder_;
 };
 
 TEST_F(ConfigFiles, InTheOrderOfTheirNames) {
@@ -478,7 +474,7 @@ TEST_F(ConfigFiles, InTheOrderOfTheirNames) {
 TEST_F(ConfigFiles, WhatCannotBeReadIsALineEach) {
   const std::string advice = "; give the path of a file of options\n";
   EXPECT_EQ(complaint("v.toml"), "v.toml: cannot be read: No such file or directory" + advice);
-  fs::create_directories(directory_ / "conf.d" / "d.toml");
+  fs::create_directories(folder_ / "conf.d" / "d.toml");
   write("conf.d/e.toml", std::string(kMaxConfigFile + 1, ' '));
   write("v.toml", std::string(kMaxConfigFile, ' '));
   const std::string too_large =

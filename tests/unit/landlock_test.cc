@@ -1,7 +1,6 @@
 #include "uring/daemon/landlock.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/unit/temporary_folder.h"
 #include "uring/daemon/landlock_abi.h"
 #include "uring/daemon/options.h"
 
@@ -39,14 +39,8 @@ uint64_t allowed(const LandlockRules& rules, const std::string& path) {
 
 class LandlockRulesTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/vp-landlock-XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    directory_ = name;
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
-  std::string directory_;
+  const TemporaryFolder folder_;
+  const std::string directory_ = folder_.path();
 };
 
 TEST_F(LandlockRulesTest, RightsAreThoseThatTheVersionKnows) {

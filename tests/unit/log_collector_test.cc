@@ -2,7 +2,6 @@
 #include "uring/service/logs/log_collector.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include <vector>
 
 #include "core/logs/shipper.h"
+#include "tests/unit/temporary_folder.h"
 #include "uring/io/io_uring_driver.h"
 #include "uring/mux/channel.h"
 #include "uring/mux/service_registry.h"
@@ -158,9 +158,6 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
   void SetUp() override {
     auto driver = IoUringDriver::open(256, {});
     if (!driver) GTEST_SKIP() << "no ring here: " << driver.error();
-    char pattern[] = "/tmp/virtproxy-collect-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern), nullptr);
-    folder_ = pattern;
     file_ = folder_ / "guests.log";
     loop_ = std::make_unique<Loop>(std::move(*driver));
     resolver_ = std::make_unique<ResolverDriver>(*loop_);
@@ -171,7 +168,6 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
     if (there_) stop();
     limit_.reset();
     resolver_.reset();
-    if (!folder_.empty()) fs::remove_all(folder_);
   }
 
   // The collecting daemon, and a channel to it.
@@ -270,7 +266,7 @@ class LogCollectorTest : public testing::Test, private Timer::Owner {
     return all;
   }
 
-  fs::path folder_;
+  const TemporaryFolder folder_;
   MadeFiles made_;
   fs::path file_;
   std::optional<logs::SpoolSpec> spool_;

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/unit/temporary_folder.h"
+
 namespace virtproxy {
 namespace {
 
@@ -13,14 +15,7 @@ namespace fs = std::filesystem;
 
 class MadeFilesTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char pattern[] = "/tmp/virtproxy-made-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  fs::path folder_;
+  const TemporaryFolder folder_;
 };
 
 TEST_F(MadeFilesTest, OnlyWhatWasMadeIsRemoved) {

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -13,7 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "driver_fixture.h"
+#include "tests/unit/driver_fixture.h"
+#include "tests/unit/temporary_folder.h"
 
 namespace virtproxy {
 namespace {
@@ -99,9 +99,6 @@ TEST(ParcelCodecTest, AParcelIsWhatItWas) {
 class ParcelSpoolTest : public testing::TestWithParam<DriverChoice> {
  protected:
   void SetUp() override {
-    char pattern[] = "/tmp/virtproxy-parcels-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern), nullptr);
-    folder_ = pattern;
     auto driver = open_driver(GetParam(), 64, {});
     if (!driver) GTEST_SKIP() << driver.error();
     loop_ = std::make_unique<Loop>(std::move(driver->driver));
@@ -109,7 +106,6 @@ class ParcelSpoolTest : public testing::TestWithParam<DriverChoice> {
   }
   void TearDown() override {
     if (spool_) close();
-    fs::remove_all(folder_);
   }
   void open() {
     auto spool = ParcelSpool::open({folder_ / "spool", kSize, sync_}, made_);
@@ -187,7 +183,7 @@ class ParcelSpoolTest : public testing::TestWithParam<DriverChoice> {
     return true;
   }
 
-  fs::path folder_;
+  const TemporaryFolder folder_;
   MadeFiles made_;
   logs::SyncPolicy sync_;
   std::unique_ptr<Loop> loop_;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "tests/unit/driver_fixture.h"
+#include "tests/unit/temporary_folder.h"
 #include "uring/service/logs/log_sink.h"
 
 namespace virtproxy {
@@ -33,9 +33,6 @@ class SinkTest : public testing::TestWithParam<DriverChoice>, private LogSink::C
   void SetUp() override {
     auto opened = open_driver(GetParam(), 256, {});
     if (!opened) GTEST_SKIP() << opened.error();
-    char pattern[] = "/tmp/virtproxy-sink-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern), nullptr);
-    folder_ = pattern;
     loop_ = std::make_unique<Loop>(std::move(opened->driver));
     resolver_ = std::make_unique<ResolverDriver>(*loop_);
     limit_ = std::make_unique<TestTimer>(*loop_);
@@ -50,7 +47,6 @@ class SinkTest : public testing::TestWithParam<DriverChoice>, private LogSink::C
     limit_.reset();
     resolver_.reset();
     loop_.reset();
-    if (!folder_.empty()) std::filesystem::remove_all(folder_);
   }
 
   void open(const std::string& text) {
@@ -115,7 +111,7 @@ class SinkTest : public testing::TestWithParam<DriverChoice>, private LogSink::C
     return true;
   }
 
-  std::filesystem::path folder_;
+  const TemporaryFolder folder_;
   MadeFiles made_;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ResolverDriver> resolver_;

@@ -84,23 +84,27 @@ TEST(LineSplitterTest, LongLinesKeepTheirHead) {
   }
 }
 
+// The full lengths of the lines that the text completes.
+std::vector<uint64_t> lengths_of(LineSplitter& splitter, const std::string& text) {
+  auto bytes = std::as_bytes(std::span(text));
+  std::vector<uint64_t> lengths;
+  while (splitter.next(bytes)) lengths.push_back(splitter.full_length());
+  return lengths;
+}
+
 TEST(LineSplitterTest, WhatIsKeptIsBoundedForAllTogether) {
   LineSplitter::Held held{10};
   LineSplitter one(Framing::kLf, 100, held);
   LineSplitter other(Framing::kLf, 100, held);
-  const std::string text = "12345678";
-  auto bytes = std::as_bytes(std::span(text));
-  EXPECT_FALSE(one.next(bytes));
-  bytes = std::as_bytes(std::span(text));
-  EXPECT_FALSE(other.next(bytes));
+  EXPECT_TRUE(lengths_of(one, "12345678").empty());
+  EXPECT_TRUE(lengths_of(other, "12345678").empty());
   EXPECT_EQ(held.now, 10U);
   const std::string end = "9\n";
-  bytes = std::as_bytes(std::span(end));
+  auto bytes = std::as_bytes(std::span(end));
   ASSERT_TRUE(other.next(bytes));
   EXPECT_EQ(other.line().size(), 2U);
   EXPECT_EQ(other.full_length(), 9U) << "the rest is counted";
-  bytes = {};
-  EXPECT_FALSE(other.next(bytes));
+  EXPECT_TRUE(lengths_of(other, "").empty());
   EXPECT_EQ(held.now, 8U) << "its part is free again";
 }
 
@@ -109,14 +113,11 @@ TEST(LineSplitterTest, ACountedLineIsOneAlsoWhereNothingMoreMayBeKept) {
   LineSplitter::Held held{4};
   LineSplitter one(Framing::kLf, 100, held);
   LineSplitter other(Framing::kAuto, 100, held);
-  const std::string text = "12345678";
-  auto bytes = std::as_bytes(std::span(text));
-  EXPECT_FALSE(one.next(bytes));
+  EXPECT_TRUE(lengths_of(one, "12345678").empty());
   ASSERT_EQ(held.now, 4U);
   std::vector<uint64_t> lengths;
   for (const std::string part : {"1", "2 ", "<13>", "a\nbcdefg", "5 <13>x"}) {
-    bytes = std::as_bytes(std::span(part));
-    while (other.next(bytes)) lengths.push_back(other.full_length());
+    for (const uint64_t length : lengths_of(other, part)) lengths.push_back(length);
   }
   EXPECT_EQ(lengths, (std::vector<uint64_t>{12, 5}));
   EXPECT_EQ(held.now, 4U);

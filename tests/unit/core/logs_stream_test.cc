@@ -356,49 +356,61 @@ TEST(LogSender, AReceiverCannotMakeItTakeForAcknowledgedWhatItDidNotSend) {
   EXPECT_EQ(sender.acked()[0], (Mark{1, 0}));
 }
 
+// A shipper without a spool and its receiver; the test is what lies between them.
+struct ShipperAndReceiver {
+  Shipper shipper;
+  Receiver receiver{4};
+  std::vector<Received> found{};  // by the last carry()
+  Instant now{};
+
+  void offer(uint16_t source, size_t size) {
+    const Bytes line(size);
+    shipper.buffer().offer(source, {1, {}, line}, line.size(), now);
+  }
+  // All that the shipper sends a second later, to the receiver.
+  void carry() {
+    now += std::chrono::seconds(1);
+    shipper.pump(now, 1);
+    found.clear();
+    EXPECT_EQ(receiver.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
+  }
+  void answer() { EXPECT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone); }
+  // A new stream, on which the shipper has spoken. What the receiver had to say is lost.
+  void reconnect() {
+    shipper.disconnected();
+    receiver.lost();
+    shipper.connected(now);
+    carry();
+  }
+};
+
 // The receiver has all that was sent, and its acknowledgement was lost with the stream. It comes
 // with WANT, in one piece, and nothing that is sent later leads to another one.
 TEST(LogShipper, AnAckThatComesWithWantMakesRoomInAFullWindow) {
-  Shipper shipper({.buffer = {}, .window = 4096, .state_interval = std::chrono::seconds(5)},
-                  {{"a"}}, kSentLog, {}, std::nullopt);
-  Receiver receiver(4);
-  std::vector<Received> found;
+  ShipperAndReceiver pair{
+      Shipper({.buffer = {}, .window = 4096, .state_interval = std::chrono::seconds(5)}, {{"a"}},
+              kSentLog, {}, std::nullopt)};
   size_t lines = 0;
-  Instant now{};
-  const Bytes line(1000);
-  const auto carry = [&] {
-    const Bytes bytes = std::exchange(shipper.out(), {});
-    found.clear();
-    EXPECT_EQ(receiver.feed(bytes, found), StreamFault::kNone);
-    for (const Received& each : found) lines += each.kind == Received::Kind::kLine ? 1 : 0;
+  const auto count_lines = [&] {
+    for (const Received& each : pair.found) lines += each.kind == Received::Kind::kLine ? 1 : 0;
   };
-  const auto log = [&] {
-    now += std::chrono::seconds(1);
-    shipper.buffer().offer(0, {1, {}, line}, line.size(), now);
-  };
-  shipper.connected(now);
-  shipper.pump(now, 1);
-  carry();
-  ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+  pair.shipper.connected(pair.now);
+  pair.carry();
+  pair.answer();
   size_t offered = 0;
   for (; lines == offered && offered < 20; ++offered) {
-    log();
-    shipper.pump(now, 1);
-    carry();
+    pair.offer(0, 1000);
+    pair.carry();
+    count_lines();
   }
   ASSERT_LT(lines, offered) << "the window is full";
 
-  shipper.disconnected();
-  receiver.lost();
-  shipper.connected(now);
-  shipper.pump(now, 1);
-  carry();
-  receiver.acknowledge(receiver.log()->position, AckLevel::kSink);
-  ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
+  pair.reconnect();
+  pair.receiver.acknowledge(pair.receiver.log()->position, AckLevel::kSink);
+  pair.answer();
   const size_t before = lines;
-  now += std::chrono::seconds(1);
-  shipper.pump(now, 1);
-  carry();
+  pair.carry();
+  count_lines();
   EXPECT_GT(lines, before);
 }
 
@@ -406,79 +418,49 @@ TEST(LogShipper, AnAckThatComesWithWantMakesRoomInAFullWindow) {
 // that a receiver without an account of the log is not told of them as the sender's.
 TEST(LogShipper, WhatAnAckThatComesWithWantCoversIsAcknowledged) {
   for (const bool at_once : {true, false}) {
-    Shipper shipper({}, {{"a"}, {"b"}}, kSentLog, {}, std::nullopt);
-    Receiver receiver(4);
-    std::vector<Received> found;
-    Instant now{};
-    const auto carry = [&] {
-      now += std::chrono::seconds(1);
-      shipper.pump(now, 1);
-      const Bytes bytes = std::exchange(shipper.out(), {});
-      EXPECT_EQ(receiver.feed(bytes, found), StreamFault::kNone);
-    };
-    const auto answer = [&] {
-      ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
-    };
-    const auto marks = [&] { return shipper.sender().acked(); };
-    shipper.connected(now);
-    carry();
-    answer();
-    const Bytes line(10);
-    for (const uint16_t source : std::initializer_list<uint16_t>{0, 0, 1})
-      shipper.buffer().offer(source, {1, {}, line}, 10, now);
-    carry();
-    ASSERT_EQ(receiver.log()->sources[0].next.seq, 2u);
+    ShipperAndReceiver pair{Shipper({}, {{"a"}, {"b"}}, kSentLog, {}, std::nullopt)};
+    const auto marks = [&] { return pair.shipper.sender().acked(); };
+    pair.shipper.connected(pair.now);
+    pair.carry();
+    pair.answer();
+    for (const uint16_t source : std::initializer_list<uint16_t>{0, 0, 1}) pair.offer(source, 10);
+    pair.carry();
+    ASSERT_EQ(pair.receiver.log()->sources[0].next.seq, 2u);
 
-    shipper.disconnected();
-    receiver.lost();
-    shipper.connected(now);
-    carry();
+    pair.reconnect();
     if (!at_once) {
-      answer();
+      pair.answer();
       EXPECT_EQ(marks(), (std::vector<Mark>{{}, {}})) << "the receiver has them, and no more";
     }
-    receiver.acknowledge(receiver.log()->position, AckLevel::kSink);
-    answer();
+    pair.receiver.acknowledge(pair.receiver.log()->position, AckLevel::kSink);
+    pair.answer();
     EXPECT_EQ(marks(), (std::vector<Mark>{{2, 20}, {1, 10}}));
 
-    shipper.disconnected();
-    Receiver other(4);
-    shipper.connected(now);
-    shipper.pump(now, 1);
-    ASSERT_EQ(other.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
-    EXPECT_EQ(other.log()->sources[0].base, (Mark{2, 20}));
+    pair.shipper.disconnected();
+    pair.receiver = Receiver(4);
+    pair.shipper.connected(pair.now);
+    pair.carry();
+    EXPECT_EQ(pair.receiver.log()->sources[0].base, (Mark{2, 20}));
   }
 }
 
 // The final ACK was lost with its stream.
 TEST(LogShipper, ALogThatTheReceiverHasFinishedIsAcknowledged) {
-  Shipper shipper({}, {{"a"}}, kSentLog, {}, std::nullopt);
-  Receiver receiver(4);
-  std::vector<Received> found;
-  Instant now{};
-  const auto carry = [&] {
-    now += std::chrono::seconds(1);
-    shipper.pump(now, 1);
-    EXPECT_EQ(receiver.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
-  };
-  shipper.connected(now);
-  carry();
-  ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
-  const Bytes line(10);
-  shipper.buffer().offer(0, {1, {}, line}, 10, now);
-  shipper.stop(false, now);
-  carry();
-  carry();
-  ASSERT_EQ(found.back().kind, Received::Kind::kFinal);
-  receiver.acknowledge_final(AckLevel::kSink);
+  ShipperAndReceiver pair{Shipper({}, {{"a"}}, kSentLog, {}, std::nullopt)};
+  pair.shipper.connected(pair.now);
+  pair.carry();
+  pair.answer();
+  pair.offer(0, 10);
+  pair.shipper.stop(false, pair.now);
+  pair.carry();
+  pair.carry();
+  ASSERT_EQ(pair.found.back().kind, Received::Kind::kFinal);
+  pair.receiver.acknowledge_final(AckLevel::kSink);
 
-  shipper.disconnected();
-  receiver.lost();
-  shipper.connected(now);
-  carry();
-  ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
-  EXPECT_TRUE(shipper.stopped());
-  EXPECT_EQ(shipper.sender().acked()[0], (Mark{1, 10}));
+  pair.reconnect();
+  pair.answer();
+  EXPECT_TRUE(pair.shipper.stopped());
+  EXPECT_EQ(pair.shipper.sender().acked()[0], (Mark{1, 10}));
 }
 
 }  // namespace

@@ -250,7 +250,7 @@ TEST_P(SinkFaultTest, WhatAProcessWithoutSyncHadWrittenIsForcedByTheNextOneWithI
   open_synced();
   EXPECT_NE(disk[in_folder("lines")].find("] one"), std::string::npos);
   EXPECT_FALSE(disk[in_folder("lines.state")].empty());
-  EXPECT_TRUE(disk.contains(folder_.string())) << "the names";
+  EXPECT_TRUE(disk.contains(folder_.path().string())) << "the names";
 }
 
 }  // namespace
