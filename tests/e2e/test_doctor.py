@@ -60,7 +60,7 @@ def test_without_a_daemon_it_looks_at_the_machine_and_at_paths(scene: Scene) -> 
             code, text = doctor(
                 "--control", gone, f"unix-connect:{file}:-", f"unix-connect:{gone}:-",
                 f"unix-connect:{link}:-", f"unix-listen:{scene.directory}/new/path:-",
-                f"unix-listen:{gone}:-", f"virtio-serial:{file}:-", f"isa-serial:{name}:-",
+                f"unix-listen:{gone}:-", f"virtio-serial:{file}:-", f"virtserial-open:{name}:-",
             )
             holder.kill()
         os.close(terminal)
@@ -74,6 +74,16 @@ def test_without_a_daemon_it_looks_at_the_machine_and_at_paths(scene: Scene) -> 
     assert "make the directory" in advice_on(text, f"^WRONG {scene.directory}/new: No such file")
     assert f"ok    {scene.directory} takes the listener's path\n" in text
     assert "one user at a time" in advice_on(text, rf"^WRONG {name} is open in .*sleep \(pid {holder.pid}\)")
+    assert "a unix socket instead" in advice_on(text, rf"^note  {name} is a pseudo-terminal")
+
+
+def test_a_method_that_is_none_is_refused() -> None:
+    done = subprocess.run([BIN / "virtproxyctl", "doctor", "unix-conect:/run/vm1.sock:-"], capture_output=True,
+                          text=True, timeout=WAIT, check=False)
+    assert done.returncode != 0
+    assert done.stderr == (
+        "virtproxyctl: 'unix-conect' is no channel with a path (unix-connect, unix-listen, virtio-serial, "
+        "virtserial-open, isa-serial): the nearest is unix-connect\n")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")

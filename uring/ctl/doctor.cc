@@ -2,12 +2,14 @@
 
 #include <dirent.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstring>
@@ -174,6 +176,10 @@ void check_access_control(Report& report) {
 
 // --- the channels -----------------------------------------------------------------------------
 
+// Those whose channel has a path; virtserial-open is another name of virtio-serial.
+constexpr std::array<std::string_view, 5> kMethods = {
+    "unix-connect", "unix-listen", "virtio-serial", "virtserial-open", "isa-serial"};
+
 struct Transport {
   std::string kind;
   std::string path;  // empty where it has none
@@ -223,6 +229,12 @@ void check_device(Report& report, const std::string& path, uint64_t daemon) {
   }
   if (const auto fault = device_fault(status))
     return report.wrong(path + " " + *fault, "correct -c");
+  if (path.starts_with("/dev/pts/")) {
+    report.note(
+        path + " is a pseudo-terminal, whose number the next one gets once it is closed",
+        "if a machine that stops closes it, use a unix socket instead: the daemon would "
+        "open the terminal of another program");
+  }
   if (const std::string users = users_of(path, daemon); !users.empty()) {
     return report.wrong(fmt::format("{} is open in {}", path, users),
                         "end that process: a port has one user at a time");
@@ -276,7 +288,7 @@ void check_path(Report& report, const Transport& transport, uint64_t daemon) {
 void check_transport(Report& report, const std::string& text, uint64_t daemon) {
   const Transport transport = transport_of(text);
   if (transport.path.empty()) return;
-  const bool device = transport.kind.starts_with("virt") || transport.kind.starts_with("isa");
+  const bool device = transport.kind.find("serial") != std::string::npos;
   device ? check_device(report, transport.path, daemon) : check_path(report, transport, daemon);
 }
 
@@ -466,13 +478,10 @@ tl::expected<Diagnosis, std::string> examine(const Examination& examination) {
   check_daemon(report, examination);
   for (const std::string& transport : examination.transports) {
     const Transport given = transport_of(transport);
-    constexpr std::string_view kMethods[] = {"unix-connect", "unix-listen", "virtio-serial",
-                                             "isa-serial"};
-    const std::vector<std::string_view> methods(std::begin(kMethods), std::end(kMethods));
-    if (std::find(methods.begin(), methods.end(), given.kind) == methods.end()) {
-      return tl::unexpected(virtproxy::in_quotes(given.kind) + " is no channel with a path" +
-                            nearest_hint(given.kind, methods) +
-                            ": use unix-connect, unix-listen, virtio-serial or isa-serial");
+    if (std::find(kMethods.begin(), kMethods.end(), given.kind) == kMethods.end()) {
+      return tl::unexpected(fmt::format(
+          "{} is no channel with a path ({}){}", virtproxy::in_quotes(given.kind),
+          fmt::join(kMethods, ", "), nearest_hint(given.kind, {kMethods.begin(), kMethods.end()})));
     }
     if (given.path.empty()) {
       return tl::unexpected(virtproxy::in_quotes(transport) +
