@@ -124,7 +124,7 @@ std::string_view name_of(RecordKind kind) {
   return "forgotten";
 }
 
-// What a record that is no line says, for people.
+// The text of a record that is not a line, such as `5 lines dropped (oldest), 230 bytes`.
 void append_sentence(std::string& out, const ParcelRecord& record) {
   append_number(out, record.count);
   switch (record.kind) {

@@ -41,7 +41,7 @@ class ParcelHub {
   virtual const std::string& vm(size_t index) const = 0;
   // The accounts with which the receiver of a VM goes on.
   virtual std::vector<logs::LogAccount> restored(size_t vm) const = 0;
-  // What a release says of a parcel.
+  // Where a parcel is safe once it is released. The receiver acknowledges it with this level.
   virtual logs::AckLevel level() const = 0;
 
  protected:
