@@ -123,9 +123,9 @@ int KernelEpoll::wait(std::span<epoll_event> to, int timeout) {
   }
   if (count < to.size() && !interests_.empty() && world.happens(Mishap::kSpuriousWake)) {
     const auto& interest = world.random().pick(interests_);
-    epoll_event spurious = interest->event;
-    spurious.events &= EPOLLIN | EPOLLOUT;
-    to[count++] = spurious;
+    epoll_event again = interest->event;
+    again.events = interest->there();
+    if (again.events != 0) to[count++] = again;
   }
   if (count > 1 && world.canary_strikes(Canary::kSwapEvents, 0.1)) {
     const epoll_data_t first = to[0].data;

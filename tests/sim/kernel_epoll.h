@@ -3,10 +3,10 @@
 // It keeps the promises of fs/eventpoll.c that the epoll driver relies on and no others. An
 // interest belongs to an open file and to the number by which it was added; it goes when the file
 // is released, which may be later than its number is closed. A wake-up that names one of its events
-// puts it into the queue, and wait() reports what its file has then. One with EPOLLET leaves the
-// queue meanwhile: what is there and was reported once is not reported again before the next
-// wake-up. To add or modify an interest asks its file at once. A wake-up may be late, and an event
-// may be reported that is not there.
+// puts it into the queue, and wait() reports what its file has then, and nothing it does not have.
+// One with EPOLLET leaves the queue meanwhile: what is there and was reported once need not be
+// reported again before the next wake-up, but may be. To add or modify an interest asks its file at
+// once. A wake-up may be late.
 #pragma once
 
 #include <sys/epoll.h>

@@ -14,7 +14,7 @@ enum class Mishap : uint8_t {
   kShortWrite,
   kLateCompletion,
   kOvertaking,     // a completion is seen before an earlier one of another descriptor
-  kSpuriousWake,   // the ring's wait returns early; epoll reports what is not there
+  kSpuriousWake,   // the wait of the ring returns early; epoll reports again what it has reported
   kInterrupted,    // EINTR, EAGAIN
   kRingRefuses,    // nothing is submitted: the kernel lacks memory
   kPollEnds,       // a poll that is to go on ends: no room for its completion
