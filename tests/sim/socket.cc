@@ -97,6 +97,7 @@ int64_t Socket::read(std::span<std::byte> to) {
     return connected_ ? -EAGAIN : -ENOTCONN;
   }
   size_t count = std::min(to.size(), arrived_);
+  const size_t there = count;
   if (count > 1 && world.happens(Mishap::kShortRead, carries_channel)) {
     count = world.random().between(1, count - 1);
   }
@@ -110,6 +111,8 @@ int64_t Socket::read(std::span<std::byte> to) {
   incoming_.consume(count);
   arrived_ -= count;
   ++reads;
+  // A short read takes all there is. What it left came right behind it.
+  if (count < there) changed(POLLIN);
   if (was_full && peer->writable()) peer->room_since_ = world.now();
   // TCP wakes a writer that has found no room, once; a unix socket at each read.
   const bool wakes = peer && peer->writable() && (was_full || family_ == Family::kUnix);

@@ -329,9 +329,9 @@ int __wrap_getsockopt(int fd, int level, int option, void* value, socklen_t* siz
     std::memcpy(value, &error, sizeof error);
     return 0;
   }
-  if (option == SO_DOMAIN && socket->spared) {
-    const int family = socket->family() == Family::kUnix ? AF_UNIX : AF_INET;
-    std::memcpy(value, &family, sizeof family);
+  if (option == SO_DOMAIN) {
+    const int domain = socket->family() == Family::kUnix ? AF_UNIX : AF_INET;
+    std::memcpy(value, &domain, sizeof domain);
     return 0;
   }
   if (option == SO_PEERCRED && *size >= sizeof(ucred)) {
