@@ -104,6 +104,9 @@ class Driver {
 
   // With `poll_first`, a receive that expects to wait: it need not try before the socket is ready.
   virtual void recv(Op& op, File file, void* to, size_t size, bool poll_first) = 0;
+  // A recv(2) by the owner of an added socket has found nothing (EAGAIN) since the last wait(): the
+  // next receive with `poll_first` need not try.
+  virtual void found_empty(const File& /*file*/) {}
   // Receives into a buffer of the group, of at most `size` bytes; -ENOBUFS where none is left. Only
   // where features().provided_buffers.
   virtual void recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first) = 0;

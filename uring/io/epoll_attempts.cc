@@ -61,17 +61,14 @@ bool EpollDriver::is_device(const Request& tried) const {
   return tried.file.index >= 0 && slots_[static_cast<size_t>(tried.file.index)].device;
 }
 
-void EpollDriver::note_empty(const Request& tried) {
-  if (tried.file.index >= 0) slots_[static_cast<size_t>(tried.file.index)].readable = false;
-}
-
 EpollDriver::Attempt EpollDriver::receive(Request& tried) {
   const ssize_t got =
       retried([&] { return ::recv(tried.file.fd, tried.data, tried.size, MSG_DONTWAIT); });
   if (got < 0 && would_block(errno)) {
-    note_empty(tried);
+    found_nothing(tried);
     return Attempt::kWaits;
   }
+  if (got > 0) received(tried, static_cast<size_t>(got));
   finish(tried, got < 0 ? -errno : static_cast<int>(got));
   return Attempt::kOver;
 }
@@ -87,7 +84,7 @@ EpollDriver::Attempt EpollDriver::receive_provided(Request& tried) {
   const ssize_t got =
       retried([&] { return ::recv(tried.file.fd, buffer.data, size, MSG_DONTWAIT); });
   if (got < 0 && would_block(errno)) {
-    note_empty(tried);
+    found_nothing(tried);
     return Attempt::kWaits;
   }
   if (got <= 0) {
@@ -180,7 +177,10 @@ void EpollDriver::keep_rest(Request& tried, size_t sent) {
 EpollDriver::Attempt EpollDriver::poll_once(Request& tried) {
   pollfd one{tried.file.fd, static_cast<short>(tried.events), 0};
   const ssize_t found = retried([&] { return ::poll(&one, 1, 0); });
-  if (found == 0) return Attempt::kWaits;
+  if (found == 0) {
+    if (!waits_for_room(tried)) found_nothing(tried);
+    return Attempt::kWaits;
+  }
   finish(tried, found < 0 ? -errno : (one.revents & POLLNVAL) != 0 ? -EBADF : one.revents);
   return Attempt::kOver;
 }

@@ -22,11 +22,23 @@ namespace {
 constexpr uint64_t kAlarm = 0;
 
 constexpr uint32_t kReadable = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+// What a receive leaves behind the bytes it gets.
+constexpr uint32_t kEnded = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 constexpr uint32_t kWritable = EPOLLOUT | EPOLLHUP | EPOLLERR;
 
 // Completions and polls speak of poll(2).
 static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLERR == POLLERR &&
               EPOLLHUP == POLLHUP && EPOLLRDHUP == POLLRDHUP);
+
+// Whether a receive from a channel's socket that gets less than it asked for has emptied it. One
+// from vsock over Hyper-V gets a packet at most. One from a unix socket or by TCP ends at
+// descriptors that were passed and at urgent bytes too, but no channel's other end sends those.
+bool short_receive_empties(int fd) {
+  int domain = 0;
+  socklen_t size = sizeof domain;
+  return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 &&
+         (domain == AF_UNIX || domain == AF_INET || domain == AF_INET6);
+}
 
 }  // namespace
 
@@ -87,6 +99,10 @@ void EpollDriver::recv(Op& op, File file, void* to, size_t size, bool poll_first
   made.data = to;
   made.size = size;
   made.poll_first = poll_first && features_.poll_first;
+}
+
+void EpollDriver::found_empty(const File& file) {
+  if (file.index >= 0) slots_[static_cast<size_t>(file.index)].readable = false;
 }
 
 void EpollDriver::recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first) {
@@ -188,15 +204,21 @@ File EpollDriver::add_file(int fd, FileUse use) {
   slots_[index].added = true;
   slots_[index].device = use == FileUse::kDevice;
   slots_[index].listens = use == FileUse::kListen;
+  slots_[index].edges = use == FileUse::kDevice;
+  slots_[index].short_empties = use == FileUse::kChannel && short_receive_empties(fd);
   return {fd, static_cast<int>(index)};
 }
 
-// Its registration stays until it is closed, which a listener with a duplicate is not, or taken over.
+// A registration by edges stays until the file is closed, which a listener with a duplicate is not,
+// or taken over. One by level would be reported in each wait until then.
 void EpollDriver::remove_file(File& file) {
   if (file.index < 0) return;
   const auto index = static_cast<uint32_t>(std::exchange(file.index, -1));
   VP_ASSERT(slots_[index].parked == kNone);
-  if (slots_[index].listens) epoll_ctl(epoll_, EPOLL_CTL_DEL, slots_[index].fd, nullptr);
+  const Slot& removed = slots_[index];
+  if (removed.listens || removed.by_level()) {
+    epoll_ctl(epoll_, EPOLL_CTL_DEL, removed.fd, nullptr);
+  }
   free_slot(index);
 }
 
@@ -264,7 +286,9 @@ bool EpollDriver::concerns(const Request& waiting, uint32_t events) {
 int EpollDriver::watch(uint32_t index, bool writes, bool anew) {
   Slot& watched = slots_[index];
   epoll_event event{};
-  event.events = EPOLLIN | EPOLLRDHUP | EPOLLET | (writes ? uint32_t{EPOLLOUT} : 0);
+  event.events = EPOLLIN | EPOLLRDHUP;
+  if (writes) event.events |= EPOLLOUT;
+  if (writes || watched.edges) event.events |= EPOLLET;
   event.data.u64 = uint64_t{watched.generation} << 32 | index;
   if (!anew && watched.registered == event.events) return 0;
   int what = watched.registered == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
@@ -283,7 +307,9 @@ void EpollDriver::park(uint32_t index) {
   Request& parked = requests_[index];
   const uint32_t at = slot_for(parked);
   const bool shared = slots_[at].parked != kNone;
-  const bool writes = waits_for_room(parked) || (slots_[at].registered & EPOLLOUT) != 0;
+  const bool wants_room = waits_for_room(parked);
+  if (wants_room) slots_[at].idle_room = 0;
+  const bool writes = wants_room || (slots_[at].registered & EPOLLOUT) != 0;
   parked.next = kNone;
   parked.slot = at;
   parked.state = State::kParked;
@@ -314,19 +340,69 @@ void EpollDriver::on_event(const epoll_event& event) {
   Slot& slot = slots_[index];
   if (slot.generation != event.data.u64 >> 32) return;
   if ((event.events & kReadable) != 0) slot.readable = true;
+  // The end, which is not reported again, is behind the bytes.
+  if ((event.events & kEnded) != 0) slot.short_empties = false;
   bool writes = false;
+  const size_t completed = completed_.size() + skipped_.size();
   for (uint32_t* link = &slot.parked; *link != kNone;) {
     Request& waiting = requests_[*link];
     const uint32_t next = waiting.next;
-    if (concerns(waiting, event.events) && attempt(*link) == Attempt::kOver) {
+    if (waits_for_room(waiting)) writes = true;
+    if (concerns(waiting, event.events) && proceed(*link, event.events) == Attempt::kOver) {
       *link = next;
     } else {
-      writes = writes || waits_for_room(waiting);
       link = &waiting.next;
     }
   }
   if (slot.parked == kNone && !slot.added) return free_slot(index);
-  if ((event.events & EPOLLOUT) != 0 && !writes) watch(index, false, false);
+  if ((event.events & EPOLLOUT) != 0 && !writes && ++slot.idle_room >= kMostIdleRoom) {
+    watch(index, false, false);
+  } else if (slot.by_level() && completed_.size() + skipped_.size() == completed) {
+    // Nobody wants what is there: it would be reported in each wait.
+    slot.edges = true;
+    slot.in_vain = 0;
+    slot.patience = std::min(2 * slot.patience, kMostPatience);
+    watch(index, false, false);
+  }
+}
+
+// Goes on with a parked request of which there is news. epoll has asked the file just now, as
+// poll(2) would.
+EpollDriver::Attempt EpollDriver::proceed(uint32_t index, uint32_t events) {
+  Request& parked = requests_[index];
+  if (parked.kind != Kind::kPoll || parked.file.index < 0) return attempt(index);
+  finish(parked, static_cast<int>(events & (parked.events | EPOLLERR | EPOLLHUP)));
+  return Attempt::kOver;
+}
+
+// Whether a request need not be tried: epoll reports what it waits for also if that is there
+// already, because it is registered by level or is going to be registered, or nothing can be there.
+// The owner of a poll may have found nothing for lack of memory, so that is tried where edges are
+// watched.
+bool EpollDriver::epoll_knows(const Request& asked) const {
+  if (asked.kind != Kind::kPoll && !asked.poll_first) return false;
+  if (asked.file.index < 0) return asked.poll_first;
+  const Slot& slot = slots_[static_cast<size_t>(asked.file.index)];
+  if (asked.kind != Kind::kPoll) return slot.by_level() || !slot.readable;
+  if (slot.device) return false;
+  if (waits_for_room(asked)) return (slot.registered & EPOLLOUT) == 0;
+  return slot.by_level() || slot.registered == 0;
+}
+
+// After a receive that has emptied its socket, whatever comes is an edge.
+void EpollDriver::received(const Request& receipt, size_t got) {
+  if (receipt.file.index < 0 || got >= receipt.size) return;
+  Slot& slot = slots_[static_cast<size_t>(receipt.file.index)];
+  if (slot.short_empties) slot.readable = false;
+}
+
+// A try to receive found nothing. Where that happens again and again, watching the level costs
+// less.
+void EpollDriver::found_nothing(const Request& tried) {
+  if (tried.file.index < 0) return;
+  Slot& slot = slots_[static_cast<size_t>(tried.file.index)];
+  slot.readable = false;
+  if (slot.edges && !slot.device && ++slot.in_vain >= slot.patience) slot.edges = false;
 }
 
 // --- a turn -----------------------------------------------------------------------------------
@@ -349,9 +425,7 @@ void EpollDriver::start(uint32_t index) {
   Request& started = requests_[index];
   if (started.state == State::kCancelled) return finish(started, -ECANCELED);
   if (started.file.fd < 0) return finish(started, -EBADF);
-  const bool waits = started.poll_first && !(started.file.index >= 0 &&
-                                             slots_[static_cast<size_t>(started.file.index)].readable);
-  if (waits || attempt(index) == Attempt::kWaits) park(index);
+  if (epoll_knows(started) || attempt(index) == Attempt::kWaits) park(index);
 }
 
 void EpollDriver::set_alarm(Instant at) {

@@ -1,19 +1,26 @@
 // The driver over epoll(7), for where io_uring is forbidden or missing.
 //
-// wait() tries each operation that was queued, with a call that does not block. An operation that has
-// nothing to do yet waits in the slot of its descriptor, and is tried again when epoll reports an edge
-// (EPOLLET). So one epoll_wait(2) a turn is all that is paid for waiting, and a receive that follows
-// another costs no call to epoll_ctl(2): a descriptor that was added stays registered until it is
-// closed, when the kernel removes it. A late event of an earlier use is told by its generation.
+// wait() tries each operation that was queued, with a call that does not block. An operation that
+// has nothing to do yet waits in the slot of its descriptor, and goes on when epoll reports an
+// event. So one epoll_wait(2) a turn is all that is paid for waiting, and a receive that follows
+// another costs no call to epoll_ctl(2): a descriptor that was added stays registered. A late event
+// of an earlier use is told by its generation.
 //
-// Room for writing is watched only once a write has waited for it: a socket reports room each time
-// its other side has read something.
+// Reading is watched by level where somebody reads all that comes. The kernel looks again at what
+// it has reported in the next epoll_wait(2), for much less than a try that finds nothing: what
+// expects to wait is not tried. What nobody wants would be reported in each wait, so its slot
+// changes to edges (EPOLLET), and back after a number of tries in vain, which doubles each time.
+// With edges a receive is not tried if nothing can have come since one found the socket empty.
+//
+// Room for writing is watched, by edges, once a write has waited for it, and until it is reported
+// some times when no write waits: a socket reports room each time its other side has read
+// something.
 //
 // The deadline of wait() is kept by a timerfd that is moved only when something is due earlier than
 // ever before: a time-out given to each wait would set a timer of the kernel for every one.
 //
-// What epoll refuses (EPERM: a regular file) is always ready to it; it is tried each turn, and a turn
-// sleeps for at most kUnpollableInterval then.
+// What epoll refuses (EPERM: a regular file) is always ready to it; it is tried each turn, and a
+// turn sleeps for at most kUnpollableInterval then.
 #pragma once
 
 #include <sys/epoll.h>
@@ -40,6 +47,7 @@ class EpollDriver final : public Driver {
   ~EpollDriver() override;
 
   void recv(Op& op, File file, void* to, size_t size, bool poll_first) override;
+  void found_empty(const File& file) override;
   void recv_provided(Op& op, File file, uint16_t group, size_t size, bool poll_first) override;
   void read(Op& op, File file, void* to, size_t size) override;
   void write(Op& op, File file, const void* from, size_t size) override;
@@ -69,6 +77,9 @@ class EpollDriver final : public Driver {
   static constexpr uint32_t kNone = UINT32_MAX;
   static constexpr unsigned kMostEvents = 256;
   static constexpr int kUnpollableInterval = 10;  // milliseconds
+  static constexpr unsigned kMostIdleRoom = 8;    // reports of it that nobody waited for
+  static constexpr unsigned kLeastPatience = 4;   // tries in vain
+  static constexpr unsigned kMostPatience = 128;
 
   enum class Kind : uint8_t {
     kRecv,
@@ -115,7 +126,14 @@ class EpollDriver final : public Driver {
     bool added = false;
     bool device = false;
     bool listens = false;  // and may live on in a duplicate of its descriptor
-    bool readable = false;  // an edge came, and no receive since has found nothing
+    bool readable = false;       // an event came, and no receive since has found or left nothing
+    bool short_empties = false;  // a receive that gets less than it asked for has left nothing
+    bool edges = true;           // reading is to be watched by edges, not by level
+    unsigned idle_room = 0;      // events that told of room, since somebody waited for it
+    unsigned in_vain = 0;        // tries that found nothing since edges are watched
+    unsigned patience = kLeastPatience;  // so many of those until the level is watched again
+
+    bool by_level() const { return registered != 0 && (registered & EPOLLET) == 0; }
   };
 
   struct Completed {
@@ -141,7 +159,6 @@ class EpollDriver final : public Driver {
   Attempt poll_for_hangup(Request& request);
   Attempt accept_some(Request& request);
   Attempt use_file(Request& request);
-  void note_empty(const Request& request);
   void keep_rest(Request& request, size_t sent);
   bool is_device(const Request& request) const;
   void finish(Request& request, int result, int buffer = Outcome::kNoBuffer);
@@ -153,9 +170,13 @@ class EpollDriver final : public Driver {
   uint32_t new_slot(int fd);
   void free_slot(uint32_t index);
   int watch(uint32_t index, bool writes, bool anew);
+  bool epoll_knows(const Request& request) const;
+  void found_nothing(const Request& request);
+  void received(const Request& request, size_t got);
   static bool waits_for_room(const Request& request);
   static bool concerns(const Request& request, uint32_t events);
   void on_event(const epoll_event& event);
+  Attempt proceed(uint32_t index, uint32_t events);
   void set_alarm(Instant at);
   // 0, the number of events that came, or a negative errno.
   int wait_for_events(int timeout);

@@ -125,6 +125,7 @@ bool ChannelReader::read_header() {
     client_->channel_failed("closed by the other end");
   } else {
     // The request gets the same result.
+    if (errno == EAGAIN) loop_.driver().found_empty(file_);
     begin_request(State::kReading);
     loop_.driver().recv(op_, file_, buffer_->data + end_, size, true);
   }
