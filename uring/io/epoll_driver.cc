@@ -204,7 +204,8 @@ File EpollDriver::add_file(int fd, FileUse use) {
   slots_[index].added = true;
   slots_[index].device = use == FileUse::kDevice;
   slots_[index].listens = use == FileUse::kListen;
-  slots_[index].edges = use == FileUse::kDevice;
+  // A stream may be short: it does not pay for changes.
+  slots_[index].edges = use == FileUse::kDevice || use == FileUse::kStream;
   slots_[index].short_empties = use == FileUse::kChannel && short_receive_empties(fd);
   return {fd, static_cast<int>(index)};
 }

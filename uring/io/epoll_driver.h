@@ -9,8 +9,9 @@
 // Reading is watched by level where somebody reads all that comes. The kernel looks again at what
 // it has reported in the next epoll_wait(2), for much less than a try that finds nothing: what
 // expects to wait is not tried. What nobody wants would be reported in each wait, so its slot
-// changes to edges (EPOLLET), and back after a number of tries in vain, which doubles each time.
-// With edges a receive is not tried if nothing can have come since one found the socket empty.
+// changes to edges (EPOLLET), and back after a number of tries in vain, which doubles each time. A
+// stream, which may be short, begins with edges. With those a receive is not tried if nothing can
+// have come since one found the socket empty.
 //
 // Room for writing is watched, by edges, once a write has waited for it, and until it is reported
 // some times when no write waits: a socket reports room each time its other side has read
