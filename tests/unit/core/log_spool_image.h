@@ -35,6 +35,26 @@ inline std::optional<Superblock> recover(const Bytes& image, const SpoolGeometry
   return recovery.state();
 }
 
+// The next write or sync of the spool and its next read, on the image. False if there is neither.
+inline bool use_image(Shipper& shipper, Bytes& image) {
+  bool used = false;
+  if (const auto write = shipper.spool()->next_write()) {
+    if (write->kind == SpoolWrite::Kind::kSync) {
+      shipper.spool()->synced();
+    } else {
+      std::copy(write->bytes.begin(), write->bytes.end(),
+                image.begin() + static_cast<ptrdiff_t>(write->offset));
+      shipper.spool()->written(write->bytes.size());
+    }
+    used = true;
+  }
+  if (const auto read = shipper.next_read()) {
+    shipper.read(read_image(image, *read));
+    used = true;
+  }
+  return used;
+}
+
 struct DrainedLine {
   LogId log;
   uint16_t source;
@@ -61,22 +81,8 @@ inline Drained drain(Bytes& image, const SpoolGeometry& geometry, const Superblo
   shipper.connected(Instant(1));
   std::vector<Received> found;
   for (int idle = 0; idle < 3;) {
-    bool moved = false;
     shipper.pump(Instant(1), 1);
-    if (const auto write = shipper.spool()->next_write()) {
-      if (write->kind == SpoolWrite::Kind::kSync) {
-        shipper.spool()->synced();
-      } else {
-        std::copy(write->bytes.begin(), write->bytes.end(),
-                  image.begin() + static_cast<ptrdiff_t>(write->offset));
-        shipper.spool()->written(write->bytes.size());
-      }
-      moved = true;
-    }
-    if (const auto read = shipper.next_read()) {
-      shipper.read(read_image(image, *read));
-      moved = true;
-    }
+    bool moved = use_image(shipper, image);
     Bytes out;
     out.swap(shipper.out());
     found.clear();

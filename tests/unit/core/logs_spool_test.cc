@@ -469,12 +469,7 @@ TEST(LogSpool, WhatTheReceiverHadBeforeAStreamBeganIsAcknowledged) {
   const auto run = [&] {
     for (int i = 0; i < 50; ++i) {
       shipper.pump(now += std::chrono::milliseconds(10), 1);
-      if (const auto write = shipper.spool()->next_write()) {
-        std::copy(write->bytes.begin(), write->bytes.end(),
-                  image.begin() + static_cast<ptrdiff_t>(write->offset));
-        shipper.spool()->written(write->bytes.size());
-      }
-      if (const auto read = shipper.next_read()) shipper.read(read_image(image, *read));
+      use_image(shipper, image);
       ASSERT_EQ(receiver.feed(std::exchange(shipper.out(), {}), found), StreamFault::kNone);
       ASSERT_EQ(shipper.feed(std::exchange(receiver.out(), {})), StreamFault::kNone);
     }
@@ -548,12 +543,7 @@ TEST(LogSpool, WhatWasLostWithThePowerIsCorruptAlsoOnALaterStream) {
   const auto pump = [&] {
     for (int i = 0; i < 50; ++i) {
       shipper.pump(now += std::chrono::milliseconds(10), 1);
-      if (const auto write = shipper.spool()->next_write()) {
-        std::copy(write->bytes.begin(), write->bytes.end(),
-                  image.begin() + static_cast<ptrdiff_t>(write->offset));
-        shipper.spool()->written(write->bytes.size());
-      }
-      if (const auto read = shipper.next_read()) shipper.read(read_image(image, *read));
+      use_image(shipper, image);
     }
   };
   const auto feed = [&] {
