@@ -14,6 +14,8 @@ Spool::Spool(const SpoolConfig& config, const Superblock& recovered, const LogId
   state_.logs.push_back({log, boot, state_.next, std::vector<Mark>(names_.size())});
   if (state_.logs.size() == 1) {
     state_.tail = state_.next;
+    state_.acked_position =
+        std::max(state_.acked_position, state_.next * config_.geometry.segment_size);
     state_.acked.assign(names_.size(), {});
   }
   appended_position_ = written_position_ = synced_position_ =

@@ -528,6 +528,13 @@ TEST(LogSpool, WhatWasLostWithThePowerIsCorruptAlsoOnALaterStream) {
   state.next = 1;
   state.logs = {{kFirst, kBoot, 0, {{5, 50}}}};
   state.acked = {{}};
+  SegmentHeader header;
+  header.log = kFirst;
+  header.boot = kBoot;
+  header.sources = {{"a", {}}};
+  const Bytes encoded = encode(header);
+  std::copy(encoded.begin(), encoded.end(),
+            image.begin() + static_cast<ptrdiff_t>(geometry().offset_of(0)));
   ShipperConfig config;
   config.buffer.memory = 64u << 10;
   Shipper shipper(config, {{"a"}}, kSecond, kBoot, Shipper::SpoolStart{{geometry()}, state});
