@@ -79,8 +79,9 @@ class Sender {
   // Ends the log at `marks`: explains what is missing as kCorrupt.
   void finish(std::span<const Mark> marks, UnixTime time);
 
-  // Everything before it is acknowledged and needed no more.
-  uint64_t acked_position() const { return acked_position_; }
+  // Everything before it is acknowledged and needed no more. 0: nothing is yet on this stream, of
+  // which the position at which it began tells nothing.
+  uint64_t acked_position() const { return acked_position_ > log_.position ? acked_position_ : 0; }
   const std::vector<Mark>& acked() const { return acked_; }
   AckLevel acked_level() const { return acked_level_; }
   const LogDescription& log() const { return log_; }

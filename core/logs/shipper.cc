@@ -61,11 +61,7 @@ void Shipper::on_acknowledged() {
   if (source_ != Source::kSending) return;
   if (spool_) {
     if (sender_.log().id != spool_->logs().front().id) return;
-    // A stream begins at the oldest segment that is left, which is no acknowledgement of those
-    // before it.
-    const uint64_t acked = sender_.acked_position();
-    spool_->acknowledge(acked > sender_.log().position ? acked : spool_->acked_position(),
-                        sender_.acked());
+    spool_->acknowledge(sender_.acked_position(), sender_.acked());
     return;
   }
   const bool finished = sender_.phase() == Sender::Phase::kFinished;

@@ -12,12 +12,7 @@ Spool::Spool(const SpoolConfig& config, const Superblock& recovered, const LogId
   // A log of which nothing was written needs no place.
   while (!state_.logs.empty() && state_.logs.back().first == state_.next) state_.logs.pop_back();
   state_.logs.push_back({log, boot, state_.next, std::vector<Mark>(names_.size())});
-  if (state_.logs.size() == 1) {
-    state_.tail = state_.next;
-    state_.acked_position =
-        std::max(state_.acked_position, state_.next * config_.geometry.segment_size);
-    state_.acked.assign(names_.size(), {});
-  }
+  if (state_.logs.size() == 1) start_first_log();
   appended_position_ = written_position_ = synced_position_ =
       state_.next * config_.geometry.segment_size;
 }
@@ -144,12 +139,18 @@ void Spool::acknowledge(uint64_t position, const std::vector<Mark>& acked) {
 bool Spool::finish_first_log() {
   if (state_.logs.size() < 2) return false;
   state_.logs.pop_front();
-  state_.acked.assign(state_.logs.front().marks.size(), {});
-  state_.tail = std::max(state_.tail, state_.logs.front().first);
-  // Not up to the tail: segments of this log may have been given up.
-  state_.acked_position = std::max(state_.acked_position,
-                                   state_.logs.front().first * config_.geometry.segment_size);
+  start_first_log();
   return true;
+}
+
+// Nothing before the first log is needed any more, and nothing of it is acknowledged yet.
+void Spool::start_first_log() {
+  const SpoolLog& first = state_.logs.front();
+  state_.acked.assign(first.marks.size(), {});
+  state_.tail = std::max(state_.tail, first.first);
+  // Not up to the tail: segments of this log may have been given up.
+  state_.acked_position =
+      std::max(state_.acked_position, first.first * config_.geometry.segment_size);
 }
 
 }  // namespace virtproxy::logs

@@ -133,6 +133,7 @@ class Spool {
     bool sync = false;
   };
 
+  void start_first_log();
   bool fits_segment(size_t size) const;
   bool may_begin_segment() const;
   void begin_segment(UnixTime time);
