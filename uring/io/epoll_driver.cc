@@ -359,7 +359,7 @@ void EpollDriver::on_event(const epoll_event& event) {
   if ((event.events & EPOLLOUT) != 0 && !writes && ++slot.idle_room >= kMostIdleRoom) {
     watch(index, false, false);
   } else if (slot.by_level() && completed_.size() + skipped_.size() == completed) {
-    // Nobody wants what is there: it would be reported in each wait.
+    // No operation waits for what is there: every epoll_wait(2) would report it.
     slot.edges = true;
     slot.in_vain = 0;
     slot.patience = std::min(2 * slot.patience, kMostPatience);

@@ -6,16 +6,17 @@
 // another costs no call to epoll_ctl(2): a descriptor that was added stays registered. A late event
 // of an earlier use is told by its generation.
 //
-// Reading is watched by level where somebody reads all that comes. The kernel looks again at what
-// it has reported in the next epoll_wait(2), for much less than a try that finds nothing: what
-// expects to wait is not tried. What nobody wants would be reported in each wait, so its slot
-// changes to edges (EPOLLET), and back after a number of tries in vain, which doubles each time. A
-// stream, which may be short, begins with edges. With those a receive is not tried if nothing can
-// have come since one found the socket empty.
+// Reading is watched by level where all bytes that come are read. The next epoll_wait(2) looks
+// again at a descriptor that it has reported, which costs much less than a receive that finds
+// nothing. So an operation that expects to wait is not tried. Bytes that no operation waits for
+// would be reported by every epoll_wait(2). A slot with such bytes changes to edges (EPOLLET), and
+// back to the level after a number of receives that found nothing; the number doubles with each
+// change. A stream may be short, and begins with edges. With edges a receive is not tried if no
+// bytes can have come since a receive found the socket empty.
 //
-// Room for writing is watched, by edges, once a write has waited for it, and until it is reported
-// some times when no write waits: a socket reports room each time its other side has read
-// something.
+// Room for writing is watched by edges from the first write that waits for it. A socket reports
+// room each time its other side has read something, so the watch ends after kMostIdleRoom reports
+// without a write that waits.
 //
 // The deadline of wait() is kept by a timerfd that is moved only when something is due earlier than
 // ever before: a time-out given to each wait would set a timer of the kernel for every one.
@@ -78,8 +79,8 @@ class EpollDriver final : public Driver {
   static constexpr uint32_t kNone = UINT32_MAX;
   static constexpr unsigned kMostEvents = 256;
   static constexpr int kUnpollableInterval = 10;  // milliseconds
-  static constexpr unsigned kMostIdleRoom = 8;    // reports of it that nobody waited for
-  static constexpr unsigned kLeastPatience = 4;   // tries in vain
+  static constexpr unsigned kMostIdleRoom = 8;    // reports of room while no write waits
+  static constexpr unsigned kLeastPatience = 4;   // receives that find nothing
   static constexpr unsigned kMostPatience = 128;
 
   enum class Kind : uint8_t {
@@ -130,9 +131,9 @@ class EpollDriver final : public Driver {
     bool readable = false;       // an event came, and no receive since has found or left nothing
     bool short_empties = false;  // a receive that gets less than it asked for has left nothing
     bool edges = true;           // reading is to be watched by edges, not by level
-    unsigned idle_room = 0;      // events that told of room, since somebody waited for it
-    unsigned in_vain = 0;        // tries that found nothing since edges are watched
-    unsigned patience = kLeastPatience;  // so many of those until the level is watched again
+    unsigned idle_room = 0;      // reports of room since a write waited for it
+    unsigned in_vain = 0;        // receives that found nothing since edges are watched
+    unsigned patience = kLeastPatience;  // in_vain at which the level is watched again
 
     bool by_level() const { return registered != 0 && (registered & EPOLLET) == 0; }
   };
