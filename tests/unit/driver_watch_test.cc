@@ -19,12 +19,14 @@ class DriverWatch : public EachDriver {
   int receive(File file, size_t size) {
     Waiting waiting;
     driver->recv(waiting.op, file, got, size, true);
-    run_until([&] { return waiting.result.has_value(); });
-    return *waiting.result;
+    return result_of(waiting);
   }
   int wait_for(File file, uint32_t events) {
     Waiting waiting;
     driver->poll(waiting.op, file, events);
+    return result_of(waiting);
+  }
+  int result_of(const Waiting& waiting) {
     run_until([&] { return waiting.result.has_value(); });
     return *waiting.result;
   }
@@ -150,8 +152,7 @@ TEST_P(DriverWatch, RoomIsFoundAgainAndAgain) {
       turn();
       EXPECT_FALSE(waiting.result);
       pair.drain();
-      run_until([&] { return waiting.result.has_value(); });
-      EXPECT_EQ(*waiting.result, POLLOUT);
+      EXPECT_EQ(result_of(waiting), POLLOUT);
       for (int k = 0; i % 3 == 0 && k < 10; ++k) {  // nobody waits for this
         pair.fill();
         pair.drain();
