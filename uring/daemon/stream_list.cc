@@ -1,7 +1,10 @@
 #include "uring/daemon/stream_list.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 #include <utility>
+#include <variant>
 
 #include "uring/net/peer_identity.h"
 
@@ -26,18 +29,15 @@ bool matches(const StreamQuery& query, const StreamView& view) {
   return (!query.key || *query.key == view.stream) && (!query.only_waiting || view.waits_for);
 }
 
-StreamRow row_of(const std::string& channel, const StreamView& view) {
-  const bool is_client = view.role == StreamRole::kOpener;
-  std::string application;
-  if (view.fd >= 0 && (is_client || view.waits_for == StallReason::kApplication)) {
-    application = describe(peer_identity_of(view.fd));
-  }
+StreamRow row_of(const std::string& channel, const StreamView& view, std::string_view service,
+                 const std::optional<PeerIdentity>& application) {
+  const std::string text = application ? describe(*application) : std::string();
   return {.name = {channel, view.stream},
           .number = view.number,
-          .service = std::string(view.service),
+          .service = std::string(service),
           .role = view.role,
-          .client = is_client ? application : std::string(),
-          .application = application,
+          .client = view.role == StreamRole::kOpener ? text : std::string(),
+          .application = text,
           .bytes = view.bytes,
           .age = view.age,
           .waits_for = view.waits_for,
@@ -62,54 +62,72 @@ void StreamList::make(const Workers& workers, std::shared_ptr<Mailbox> mailbox, 
   list->ask();
 }
 
-// In the worker's thread.
-StreamList::Piece StreamList::look(const StreamQuery& query, Worker::Channels channels,
-                                   size_t channel, size_t slot, Instant now) {
-  Piece piece{{}, {}, channel, slot};
-  while (piece.channel < channels.size()) {
-    Channel& looked_at = *channels[piece.channel];
-    if (query.channel.empty() || query.channel == looked_at.label()) {
-      if (query.only_waiting && !query.key && *piece.slot == 0) {
-        add_listeners(looked_at, now, piece.listeners);
-      }
-      const auto next =
-          looked_at.streams().visit(*piece.slot, kSlotsPerPiece, [&](const StreamView& view) {
-            if (matches(query, view)) piece.rows.push_back(row_of(looked_at.label(), view));
-          });
-      if (next) {
-        piece.slot = next;
-        return piece;
-      }
-    }
-    ++piece.channel;
-    piece.slot = 0;
+StreamList::StreamList(const Workers& workers, std::shared_ptr<Mailbox> mailbox, StreamQuery query,
+                       Finish finish)
+    : workers_(workers),
+      mailbox_(std::move(mailbox)),
+      query_(std::move(query)),
+      finish_(std::move(finish)) {
+  piece_.found.reserve(kSlotsPerPiece);
+}
+
+void StreamList::look(Worker::Channels channels, Instant now) {
+  size_t slot = slot_;
+  for (size_t index = channel_; index < channels.size(); ++index, slot = 0) {
+    Channel& channel = *channels[index];
+    if (!query_.channel.empty() && query_.channel != channel.label()) continue;
     // Another channel's streams are another piece.
-    if (!piece.rows.empty() && piece.channel < channels.size()) return piece;
+    piece_.next_channel = index;
+    piece_.slot = slot;
+    if (!piece_.found.empty()) return;
+    if (query_.only_waiting && !query_.key && slot == 0) {
+      add_listeners(channel, now, piece_.listeners);
+    }
+    piece_.channel = channel.label();
+    piece_.slot = channel.streams().visit(slot, kSlotsPerPiece, [&](const StreamView& view) {
+      if (matches(query_, view)) add(view);
+    });
+    if (piece_.slot) return;
   }
-  piece.slot.reset();
-  return piece;
+  piece_.slot.reset();
+}
+
+void StreamList::add(const StreamView& view) {
+  Found& found = piece_.found.emplace_back(view, view.service.size(), std::nullopt);
+  piece_.services.append(view.service);
+  found.view.service = {};
+  if (view.fd >= 0 &&
+      (view.role == StreamRole::kOpener || view.waits_for == StallReason::kApplication)) {
+    found.application = peer_identity_of(view.fd);
+  }
 }
 
 void StreamList::ask() {
-  const auto list = shared_from_this();
-  // A worker that has ended has no more.
-  const auto answer = std::make_shared<Answer<Piece>>(mailbox_, [list](std::optional<Piece> piece) {
-    list->take(std::move(piece).value_or(Piece()));
-  });
-  workers_[worker_]->ask([list, answer](Worker::Channels channels, Instant now) {
-    answer->give(look(list->query_, channels, list->channel_, list->slot_, now));
-  });
+  // A worker that has ended leaves the piece so: it has no more.
+  piece_.found.clear();
+  piece_.services.clear();
+  piece_.listeners.clear();
+  piece_.slot.reset();
+  // The answer keeps the list until the main thread has it, where the list is also destroyed.
+  const auto answer = std::make_shared<Answer<std::monostate>>(
+      mailbox_, [list = shared_from_this()](auto) { list->take(); });
+  workers_[worker_]->ask(
+      [this, answer](Worker::Channels channels, Instant now) { look(channels, now); });
 }
 
-void StreamList::take(Piece piece) {
-  found_.matching += piece.rows.size();
-  std::move(piece.rows.begin(), piece.rows.end(), std::back_inserter(found_.rows));
-  std::move(piece.listeners.begin(), piece.listeners.end(),
-            std::back_inserter(found_.listeners));
+void StreamList::take() {
+  std::string_view services = piece_.services;
+  for (const Found& found : piece_.found) {
+    found_.rows.push_back(row_of(piece_.channel, found.view, services.substr(0, found.service_size),
+                                 found.application));
+    services.remove_prefix(found.service_size);
+  }
+  found_.matching += piece_.found.size();
+  std::move(piece_.listeners.begin(), piece_.listeners.end(), std::back_inserter(found_.listeners));
   if (found_.rows.size() > 2 * query_.limit) keep_best();
-  if (piece.slot) {
-    channel_ = piece.channel;
-    slot_ = *piece.slot;
+  if (piece_.slot) {
+    channel_ = piece_.next_channel;
+    slot_ = *piece_.slot;
   } else {
     ++worker_;
     channel_ = slot_ = 0;

@@ -1,14 +1,18 @@
 // Lists the streams of all workers for a control command, a piece at a time: each question to a
 // worker looks at kSlotsPerPiece slots, and the main thread asks the next one when it has the
 // answer. So a list of thousands of streams stops no turn for longer than one piece takes.
+//
+// A worker allocates nothing for a stream that the main thread frees: an allocator may give such
+// memory back to its thread all at once. The texts of 10,000 streams took 0.9 ms of one turn then.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <optional>
-#include <utility>
+#include <string>
 #include <vector>
 
+#include "core/peer_identity.h"
 #include "uring/base/mailbox.h"
 #include "uring/daemon/stream_rows.h"
 #include "uring/daemon/worker.h"
@@ -17,7 +21,7 @@ namespace virtproxy {
 
 class StreamList : public std::enable_shared_from_this<StreamList> {
  public:
-  static constexpr size_t kSlotsPerPiece = 128;
+  static constexpr size_t kSlotsPerPiece = 64;
 
   using Workers = std::vector<std::unique_ptr<Worker>>;
   using Finish = std::function<void(StreamRows)>;
@@ -27,24 +31,29 @@ class StreamList : public std::enable_shared_from_this<StreamList> {
                    Finish finish);
 
  private:
+  struct Found {
+    StreamView view;      // without the name of the service
+    size_t service_size;  // bytes in Piece::services
+    std::optional<PeerIdentity> application;
+  };
+  // Filled by a worker while the main thread waits for its answer; used again for the next one.
   struct Piece {
-    std::vector<StreamRow> rows;
+    std::string channel;  // of all its streams
+    std::vector<Found> found;
+    std::string services;  // of each stream, one behind the other
     std::vector<ListenerRow> listeners;
-    size_t channel = 0;          // of the worker, to go on with
+    size_t next_channel = 0;     // of the worker, to go on with
     std::optional<size_t> slot;  // to go on from; nothing: the worker has no more
   };
 
   StreamList(const Workers& workers, std::shared_ptr<Mailbox> mailbox, StreamQuery query,
-             Finish finish)
-      : workers_(workers),
-        mailbox_(std::move(mailbox)),
-        query_(std::move(query)),
-        finish_(std::move(finish)) {}
+             Finish finish);
 
-  static Piece look(const StreamQuery& query, Worker::Channels channels, size_t channel,
-                    size_t slot, Instant now);
+  // In the worker's thread: fills piece_.
+  void look(Worker::Channels channels, Instant now);
+  void add(const StreamView& view);
   void ask();
-  void take(Piece piece);
+  void take();
   void keep_best();
 
   const Workers& workers_;
@@ -54,6 +63,7 @@ class StreamList : public std::enable_shared_from_this<StreamList> {
   size_t worker_ = 0;
   size_t channel_ = 0;
   size_t slot_ = 0;
+  Piece piece_;
   StreamRows found_;
 };
 
