@@ -297,7 +297,7 @@ def test_an_end_that_does_its_worst_is_left(scene: Scene, case: str) -> None:
 def test_an_end_that_asks_too_much_is_bounded(scene: Scene) -> None:
     channel = scene.addresses.unix()
     asked = Controlled(scene, "asked", "-c", f"unix-listen:{channel.spec}", "--share-stats", "--log-level", "debug")
-    with HostilePeer(channel, WAIT) as peer:
+    with HostilePeer(channel, VISIT + WAIT) as peer:
         peer.greet()
         # A line that never ends, bytes that are none, a command that changes something.
         peer.send(peer.open_frame(0, SERVICE) + peer.frame(wire.DATA, number(0), 0, b"x" * 257, mine=True))
