@@ -36,6 +36,14 @@ bool SourceAccount::balanced() const {
   return next.seq - base.seq == sum.lines && next.bytes - base.bytes == sum.bytes;
 }
 
+bool SourceAccount::reject(const Tally& lines) {
+  if (delivered.lines < lines.lines || delivered.bytes < lines.bytes) return false;
+  delivered.lines -= lines.lines;
+  delivered.bytes -= lines.bytes;
+  dropped[static_cast<size_t>(DropReason::kRejected)].add(lines.lines, lines.bytes);
+  return true;
+}
+
 void Receiver::lost() {
   begun_ = final_ = false;
   in_.clear();
@@ -273,11 +281,7 @@ void Receiver::acknowledge_final(AckLevel level) {
 
 void Receiver::reject(uint16_t source, uint64_t seq, uint64_t bytes) {
   if (!begun_ || source >= accounts_.back().sources.size()) return;
-  SourceAccount& account = accounts_.back().sources[source];
-  if (account.delivered.lines == 0 || account.delivered.bytes < bytes) return;
-  account.delivered.lines -= 1;
-  account.delivered.bytes -= bytes;
-  account.dropped[static_cast<size_t>(DropReason::kRejected)].add(1, bytes);
+  if (!accounts_.back().sources[source].reject({1, bytes})) return;
   encode(Reject{accounts_.back().id.low, source, seq, 1, bytes}, out_);
 }
 

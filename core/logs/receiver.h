@@ -31,6 +31,9 @@ struct SourceAccount {
 
   // next − base = delivered + dropped + unaccounted, in lines and in bytes.
   bool balanced() const;
+  // Lines that were delivered are refused for good: they count as dropped. False, with nothing
+  // changed, where as many were not delivered.
+  bool reject(const Tally& lines);
   bool operator==(const SourceAccount&) const = default;
 };
 

@@ -13,6 +13,8 @@ namespace {
 // Between the world's clock and that of a process.
 constexpr Duration kClockSlack = milliseconds(5);
 
+const std::string_view kRejected = logs::name_of(logs::DropReason::kRejected);
+
 // What a shipper says of its sources, whose names are their numbers.
 class ShipFigures final : public StatVisitor {
  public:
@@ -20,6 +22,9 @@ class ShipFigures final : public StatVisitor {
 
   void visit(const StatInfo& info, const StatSample& sample) override {
     if (info.name == "ship_connected") connected = sample.value != 0;
+    if (info.name == "ship_lines_explained" && sample.labels.front().value == kRejected) {
+      refused = sample.value;
+    }
     if (sample.labels.empty() || sample.labels.front().name != "source") return;
     LogLedger::Progress& of = progress.at(std::stoul(std::string(sample.labels.front().value)));
     if (info.name == "ship_lines_received") of.numbered = sample.value;
@@ -28,6 +33,7 @@ class ShipFigures final : public StatVisitor {
   }
 
   std::vector<LogLedger::Progress> progress;
+  uint64_t refused = 0;
   bool connected = false;
   bool blocked = false;
 };
@@ -119,6 +125,7 @@ void Daemon::check_logs() {
     ledger_->check_progress(life_, static_cast<uint16_t>(i), progress);
     all = all && progress.numbered == progress.acknowledged;
   }
+  ledger_->check_refused(figures.refused);
   if (figures.connected && !connected_) ledger_->note_stream(life_);
   if (figures.blocked) ledger_->note_blocked();
   connected_ = figures.connected;

@@ -7,6 +7,11 @@
 
 namespace virtproxy::sim {
 
+SimulatedHub::SimulatedHub(LogLedger& ledger, Process& process)
+    : ledger_(ledger), process_(process), vm_(std::to_string(ledger.plan().channel)) {
+  for (const logs::LogAccount& log : ledger_.restored()) refusals_.restore(0, log);
+}
+
 std::vector<logs::LogAccount> SimulatedHub::restored(size_t) const {
   std::vector<logs::LogAccount> accounts = ledger_.restored();
   if (!accounts.empty() && accounts.back().sources.front().next.seq > 0 &&
@@ -68,7 +73,14 @@ void SimulatedHub::step() {
     committed_.pop_front();
   }
   for (size_t count = some(stored_); count > 0; --count) {
-    ledger_.commit(*stored_.front());
+    Parcel& parcel = *stored_.front();
+    refuse_some(parcel);
+    const logs::LogAccount lacking = parcel.account;
+    refusals_.complete(parcel.vm, parcel.account);
+    if (parcel.account != lacking && world.canary_strikes(Canary::kForgetRefusal, 1)) {
+      parcel.account = lacking;
+    }
+    ledger_.commit(parcel);
     committed_.push_back(std::move(stored_.front()));
     stored_.pop_front();
   }
@@ -78,6 +90,17 @@ void SimulatedHub::step() {
     queue_.pop_front();
   }
   if (!queue_.empty() || !stored_.empty() || !committed_.empty()) step_later();
+}
+
+void SimulatedHub::refuse_some(Parcel& parcel) {
+  if (ledger_.plan().refusals == 0) return;
+  for (const ParcelRecord& record : parcel.records) {
+    if (record.kind != ParcelRecord::Kind::kLine) continue;
+    if (!ledger_.random().chance(ledger_.plan().refusals)) continue;
+    const Parcel::Refused line{record.source, record.seq, record.bytes};
+    refusals_.refuse(parcel, line);
+    ledger_.refuse(parcel, line);
+  }
 }
 
 void SimulatedHub::tell(const Parcel& parcel) const {

@@ -11,13 +11,13 @@
 #include "tests/sim/log_ledger.h"
 #include "tests/sim/process.h"
 #include "uring/service/logs/parcel_hub.h"
+#include "uring/service/logs/refusal_tally.h"
 
 namespace virtproxy::sim {
 
 class SimulatedHub final : public ParcelHub {
  public:
-  SimulatedHub(LogLedger& ledger, Process& process)
-      : ledger_(ledger), process_(process), vm_(std::to_string(ledger.plan().channel)) {}
+  SimulatedHub(LogLedger& ledger, Process& process);
 
   // ParcelHub
   void submit(std::shared_ptr<Parcel> parcel) override;
@@ -34,12 +34,14 @@ class SimulatedHub final : public ParcelHub {
  private:
   void step_later();
   void step();
+  void refuse_some(Parcel& parcel);
   void tell(const Parcel& parcel) const;
   void spoil(Parcel& parcel) const;
 
   LogLedger& ledger_;
   Process& process_;
   const std::string vm_;
+  RefusalTally refusals_;
   bool over_ = false;
   bool stepping_ = false;
   Instant idle_until_{};

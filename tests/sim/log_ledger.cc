@@ -12,6 +12,10 @@ namespace {
 
 constexpr uint64_t kLineCost = 512;  // beside its bytes, in the guest's memory, at most
 
+logs::Tally refused_in(const logs::SourceAccount& account) {
+  return account.dropped[static_cast<size_t>(logs::DropReason::kRejected)];
+}
+
 }  // namespace
 
 std::string log_path(size_t source) { return fmt::format("/sim/log{}", source); }
@@ -27,6 +31,7 @@ void LogLedger::Counts::add(const Counts& other) {
   delivered += other.delivered;
   dropped += other.dropped;
   again += other.again;
+  refused += other.refused;
   lost += other.lost;
   streams += other.streams;
   resumed += other.resumed;
@@ -97,6 +102,14 @@ void LogLedger::check_progress(size_t life, uint16_t source, const Progress& pro
                                    name(log, of), progress.acknowledged, of.safe));
   }
   of.progress = progress;
+}
+
+// What comes again may be refused again.
+void LogLedger::check_refused(uint64_t told) const {
+  if (told <= counts_.refused) return;
+  World::current().fail(
+      "logs", fmt::format("{} lines are said to be refused, and the sink refused {}", told,
+                          counts_.refused));
 }
 
 std::vector<uint64_t> LogLedger::numbered_in(std::span<const std::byte> file,
@@ -219,6 +232,7 @@ void LogLedger::begin_account(Log& log, const Parcel& parcel) {
       account.dropped = {};
     }
     Source& source = log.sources[i];
+    if (known == all.end()) source.refused.clear();
     source.next = account.next.seq;
     const bool exact = plan_.sink == SinkKind::kExact && logs_.size() <= AccountFile::kLogs;
     if (exact ? *source.next == source.stored : *source.next <= source.stored) continue;
@@ -349,6 +363,12 @@ void LogLedger::judge_account(Log& log, const Parcel& parcel) {
     const Source& source = log.sources[i];
     logs::Tally delivered = before.delivered;
     logs::Tally dropped = logs::sum_of(before.dropped);
+    // Of which the receiver has been told since.
+    const logs::Tally refused = refused_in(account);
+    const logs::Tally refused_before = refused_in(before);
+    delivered.lines -= refused.lines - refused_before.lines;
+    delivered.bytes -= refused.bytes - refused_before.bytes;
+    dropped.add(refused.lines - refused_before.lines, refused.bytes - refused_before.bytes);
     logs::Tally unaccounted = before.unaccounted;
     for (const ParcelRecord& record : parcel.records) {
       if (record.source != i) continue;
@@ -375,8 +395,31 @@ void LogLedger::judge_account(Log& log, const Parcel& parcel) {
   log.account = parcel.account;
 }
 
+void LogLedger::refuse(const Parcel& parcel, const Parcel::Refused& line) {
+  Source& source = log_of(parcel.account.id).sources[line.source];
+  ++counts_.refused;
+  source.refused[line.seq] = line.bytes;
+}
+
+// What is saved of a log has all that was refused of it, whatever the receiver knew.
+void LogLedger::judge_refusals(const Log& log, const logs::LogAccount& account) const {
+  if (logs_.size() > AccountFile::kLogs) return;
+  for (size_t i = 0; i < log.sources.size(); ++i) {
+    logs::Tally refused;
+    for (const auto& [seq, bytes] : log.sources[i].refused) {
+      if (seq < account.sources[i].next.seq) refused.add(1, bytes);
+    }
+    const logs::Tally counted = refused_in(account.sources[i]);
+    if (counted == refused && account.sources[i].balanced()) continue;
+    World::current().fail("logs",
+                          fmt::format("{}: the sink refused {} lines, and its account has {}",
+                                      name(log, log.sources[i]), refused.lines, counted.lines));
+  }
+}
+
 void LogLedger::commit(const Parcel& parcel) {
   Log& log = log_of(parcel.account.id);
+  judge_refusals(log, parcel.account);
   for (size_t i = 0; i < log.sources.size(); ++i) {
     Source& source = log.sources[i];
     source.safe = std::max(source.safe, parcel.account.sources[i].next.seq);
@@ -393,6 +436,7 @@ void LogLedger::end_host() {
     for (Source& source : log.sources) {
       source.next.reset();
       if (plan_.sink == SinkKind::kExact && !keeps) source.stored = source.safe;
+      source.refused.erase(source.refused.lower_bound(source.safe), source.refused.end());
     }
   }
 }

@@ -51,6 +51,7 @@ struct LogPlan {
   logs::AckLevel level = logs::AckLevel::kSink;
   size_t budget = 0;  // bytes of the VM that are not safe
   Duration longest_write{};
+  double refusals = 0;  // of lines, by the sink, for good
 };
 
 class LogLedger {
@@ -80,6 +81,8 @@ class LogLedger {
     uint64_t acknowledged = 0;
   };
   void check_progress(size_t life, uint16_t source, const Progress& progress);
+  // How many lines, of all sources and logs, it was told are refused.
+  void check_refused(uint64_t told) const;
   // The life has ended as it was told to. `late`: after its time to flush.
   void end_log(size_t life, bool late);
   // It was killed, alone or with its machine.
@@ -97,6 +100,8 @@ class LogLedger {
   std::vector<logs::LogAccount> restored() const;
   // The sink has the records of a parcel now.
   void store(const Parcel& parcel);
+  // The sink refuses a line of it for good.
+  void refuse(const Parcel& parcel, const Parcel::Refused& line);
   // … and their account.
   void commit(const Parcel& parcel);
   // The host's daemon is gone.
@@ -108,6 +113,7 @@ class LogLedger {
     uint64_t delivered = 0;  // … at the sink
     uint64_t dropped = 0;    // … covered by drop records there
     uint64_t again = 0;      // … that came twice, where that may happen
+    uint64_t refused = 0;    // … that the sink refused
     uint64_t lost = 0;       // … with the memory of a daemon that has ended
     uint64_t streams = 0;    // of logs
     uint64_t resumed = 0;    // … that went on behind what the host had
@@ -133,6 +139,7 @@ class LogLedger {
     uint64_t due = 0;     // numbers that the end of its life has left on the disk, from 0 on
     uint64_t stored = 0;  // numbers that the sink has or that records there cover, from 0 on
     uint64_t safe = 0;    // … for good
+    std::map<uint64_t, uint64_t> refused;  // numbers that the sink refused, and their bytes
     // In this life of the host's daemon: what its receiver goes on with.
     std::optional<uint64_t> next;
   };
@@ -155,6 +162,7 @@ class LogLedger {
   // How far each source is numbered by batches of the log in such a file.
   std::vector<uint64_t> numbered_in(std::span<const std::byte> file, const Log& log) const;
   void judge_account(Log& log, const Parcel& parcel);
+  void judge_refusals(const Log& log, const logs::LogAccount& account) const;
   std::string name(const Log& log, const Source& source) const;
   bool may_be_short(const Log& log) const;
 

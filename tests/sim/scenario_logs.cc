@@ -43,7 +43,9 @@ void Scenario::draw_logs() {
   plan.budget = random.magnitude(4096, 4 << 20);
   plan.longest_write =
       Duration(static_cast<Duration::rep>(random.magnitude(10'000, 1'000'000'000)));
-  ledger_ = std::make_unique<LogLedger>(plan, random.next());
+  const uint64_t seed = random.next();
+  if (random.chance(0.3)) plan.refusals = static_cast<double>(random.magnitude(1, 1000)) / 10'000;
+  ledger_ = std::make_unique<LogLedger>(plan, seed);
   places_[0].config.channels[at].collects = ledger_.get();
   places_[1 + at].config.channels.front().ships = ledger_.get();
 }

@@ -66,6 +66,7 @@ enum class Canary : uint8_t {
   kLineTwice,       // … does so twice
   kForgetDrop,      // a drop record does not get to the sink
   kMiscountDrop,    // … has another number of bytes
+  kForgetRefusal,   // an account is saved without what a sink refused before it
   kAckEarly,        // the host acknowledges lines that it has not stored
   kAckBeyond,       // … that have not arrived
   kLoseAck,         // a collector is never told that a parcel is safe

@@ -99,6 +99,9 @@ tl::expected<std::unique_ptr<LogHub>, std::string> LogHub::open(
       hub->spool_->expect_after(hub->vms_[vm].name, hub->common(vm));
     }
   }
+  for (size_t vm = 0; vm < hub->vms_.size(); ++vm) {
+    for (const logs::LogAccount& log : hub->restored(vm)) hub->refusals_.restore(vm, log);
+  }
   return hub;
 }
 
@@ -122,7 +125,8 @@ std::vector<logs::LogAccount> LogHub::restored(size_t vm) const {
         std::find_if(restored.begin(), restored.end(),
                      [&](const logs::LogAccount& each) { return each.id == log.id; });
     if (known != restored.end()) {
-      if (known->position < log.position) *known = std::move(log);
+      if (known->position < log.position) std::swap(*known, log);
+      add_refusals(log, *known);
     } else if (restored.size() < AccountFile::kLogs) {
       restored.push_back(std::move(log));
     }
@@ -364,7 +368,7 @@ void LogHub::give(Outlet& outlet) {
 
 void LogHub::commit(Outlet& outlet) {
   for (const RefusedLine& line : outlet.sink->take_refused()) {
-    order_[line.parcel - released_]->refuse({line.source, line.seq, line.bytes});
+    refusals_.refuse(*order_[line.parcel - released_], {line.source, line.seq, line.bytes});
   }
   const uint64_t safe = outlet.sink->safe();
   if (safe == outlet.committed) return;
@@ -372,7 +376,7 @@ void LogHub::commit(Outlet& outlet) {
     std::vector<AccountFile::Change> changes;
     // Of each log the last account counts.
     for (uint64_t i = safe; i > outlet.committed; --i) {
-      const Parcel& parcel = *order_[i - 1 - released_];
+      Parcel& parcel = *order_[i - 1 - released_];
       if (parcel.account.sources.empty()) continue;
       const std::string& vm = vms_[parcel.vm].name;
       const bool known = std::any_of(changes.begin(), changes.end(), [&](const auto& change) {
@@ -385,6 +389,7 @@ void LogHub::commit(Outlet& outlet) {
         return std::pair(log.position, log.finished);
       };
       if (before == nullptr || progress(*before) < progress(parcel.account)) {
+        refusals_.complete(parcel.vm, parcel.account);
         changes.push_back({vm, parcel.account});
       }
     }

@@ -39,6 +39,7 @@
 #include "uring/service/logs/log_sink.h"
 #include "uring/service/logs/parcel_hub.h"
 #include "uring/service/logs/parcel_spool.h"
+#include "uring/service/logs/refusal_tally.h"
 #include "uring/service/logs/sink_spec.h"
 
 namespace virtproxy {
@@ -149,6 +150,7 @@ class LogHub final : public ParcelHub,
   std::deque<size_t> waiting_;  // VMs with parcels, in turn
   std::deque<std::shared_ptr<Parcel>> order_;
   uint64_t released_ = 0;  // parcels before the first of order_
+  RefusalTally refusals_;
   size_t order_bytes_ = 0;
 };
 

@@ -53,18 +53,12 @@ void Parcel::add(const logs::Received& found) {
   records.push_back(into);
 }
 
-void Parcel::refuse(const Refused& line) {
-  if (line.source >= account.sources.size()) return;
+bool Parcel::note_refused(const Refused& line) {
   const bool known = std::any_of(refused.begin(), refused.end(), [&](const Refused& other) {
     return other.source == line.source && other.seq == line.seq;
   });
-  if (known) return;
-  refused.push_back(line);
-  logs::SourceAccount& source = account.sources[line.source];
-  if (source.delivered.lines == 0 || source.delivered.bytes < line.bytes) return;
-  source.delivered.lines -= 1;
-  source.delivered.bytes -= line.bytes;
-  source.dropped[static_cast<size_t>(logs::DropReason::kRejected)].add(1, line.bytes);
+  if (!known) refused.push_back(line);
+  return !known;
 }
 
 }  // namespace virtproxy

@@ -71,8 +71,8 @@ struct Parcel {
   size_t cost() const;
   // Appends what the receiver found; the text is copied. kBegun and kFinal are no records.
   void add(const logs::Received& found);
-  // A sink refuses a line of this parcel. The second one that does changes nothing.
-  void refuse(const Refused& line);
+  // Adds a line to `refused`. False where it is there already.
+  bool note_refused(const Refused& line);
 };
 
 }  // namespace virtproxy
