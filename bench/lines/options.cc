@@ -42,9 +42,8 @@ void check_ways(const LinesPlan& plan) {
           "--content all has line feeds in the lines: write to a datagram socket or give --framing "
           "octet");
   require(plan.write_framing != Framing::kAuto, "--framing must be lf or octet");
-  require(plan.shape.named() || plan.header == Header::kNone || !plan.sink ||
-              plan.write_framing == Framing::kLf,
-          "lines below 48 B are found only without --header");
+  require(plan.shape.named() || plan.header == Header::kNone || !plan.sink,
+          fmt::format("lines below {} B are found only without --header", kNamedSize));
 }
 
 }  // namespace

@@ -87,6 +87,13 @@ def test_what_arrives_is_found_right(scene: Scene, kind: str, size: int) -> None
     assert ("age_ns" in report) == (size >= 48)
 
 
+def test_short_lines_behind_a_header_are_refused(scene: Scene) -> None:
+    """None of them would be found: a short line is all of its text."""
+    way = f"unix-dgram:{scene.directory / 'way'}"
+    command = [TOOL, "lines", "--connect", way, "--sink", way, "--count", "9", "--size", "20", "--header", "3164"]
+    assert "only without --header" in scene.run(command, expect=2).stderr()
+
+
 def test_a_megabyte_with_every_byte_arrives_octet_counted(scene: Scene) -> None:
     way = f"unix:{scene.directory / 'way'}"
     found = lines(scene, "--connect", way, "--sink", way, "--size", "1M", "--content", "all", "--framing", "octet",
