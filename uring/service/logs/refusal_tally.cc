@@ -33,9 +33,9 @@ void RefusalTally::restore(size_t vm, const logs::LogAccount& account) {
   const std::vector<logs::Tally> tallies = rejected(account);
   const auto none = [](const logs::Tally& tally) { return tally.lines == 0; };
   if (std::all_of(tallies.begin(), tallies.end(), none)) return;
-  std::deque<Log>& of_vm = logs_[vm];
+  std::vector<Log>& of_vm = logs_[vm];
   std::erase_if(of_vm, [&](const Log& log) { return log.id == account.id; });
-  if (of_vm.size() == kLogs) of_vm.pop_front();
+  if (of_vm.size() == kLogs) of_vm.erase(of_vm.begin());
   of_vm.push_back({account.id, tallies});
 }
 

@@ -8,7 +8,6 @@
 // A line that one sink refuses before a restart and another one behind it counts twice.
 #pragma once
 
-#include <deque>
 #include <map>
 #include <vector>
 
@@ -35,7 +34,7 @@ class RefusalTally {
     std::vector<logs::Tally> rejected;  // by source
   };
 
-  std::map<size_t, std::deque<Log>> logs_;  // by VM; the latest refusal is of the last
+  std::map<size_t, std::vector<Log>> logs_;  // by VM; the latest refusal is of the last
 };
 
 // Adds to `account` the refusals of `other`, an account of the same log that is not ahead of it.
