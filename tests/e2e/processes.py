@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -163,6 +164,14 @@ class Process:
 
     def stderr(self) -> str:
         return "\n".join(self.err.lines())
+
+    def open_files(self) -> list[str]:
+        """What its descriptors lead to; one that is closed meanwhile is left out."""
+        found = []
+        for fd in Path(f"/proc/{self.pid}/fd").glob("*"):
+            with suppress(OSError):
+                found.append(os.readlink(fd))
+        return found
 
     def everything(self) -> str:
         """Command, exit code and all output, for a failure report."""

@@ -70,6 +70,8 @@ def run_first(process: Process) -> None:
             continue
         try:
             os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
+        except ProcessLookupError:
+            continue  # It has ended meanwhile.
         except PermissionError:
             return
 
