@@ -103,12 +103,13 @@ void StreamList::add(const StreamView& view) {
 }
 
 void StreamList::ask() {
-  // A worker that has ended leaves the piece so: it has no more.
+  // If the worker has ended, the piece stays empty: it has no more streams.
   piece_.found.clear();
   piece_.services.clear();
   piece_.listeners.clear();
   piece_.slot.reset();
-  // The answer keeps the list until the main thread has it, where the list is also destroyed.
+  // The answer owns the list, so `this` is valid in the worker. The main thread runs the answer and
+  // destroys the list.
   const auto answer = std::make_shared<Answer<std::monostate>>(
       mailbox_, [list = shared_from_this()](auto) { list->take(); });
   workers_[worker_]->ask(
