@@ -279,10 +279,14 @@ void Receiver::acknowledge_final(AckLevel level) {
   encode(Ack{accounts_.back().id.low, accounts_.back().position, level, true}, out_);
 }
 
-void Receiver::reject(uint16_t source, uint64_t seq, uint64_t bytes) {
-  if (!begun_ || source >= accounts_.back().sources.size()) return;
-  if (!accounts_.back().sources[source].reject({1, bytes})) return;
-  encode(Reject{accounts_.back().id.low, source, seq, 1, bytes}, out_);
+bool Receiver::reject(const LogId& log, uint16_t source, uint64_t seq, uint64_t bytes) {
+  const auto account = std::find_if(accounts_.begin(), accounts_.end(),
+                                    [&](const LogAccount& each) { return each.id == log; });
+  if (account == accounts_.end() || source >= account->sources.size()) return false;
+  if (!account->sources[source].reject({1, bytes})) return false;
+  const bool current = begun_ && &*account == &accounts_.back();
+  if (current && !account->finished) encode(Reject{log.low, source, seq, 1, bytes}, out_);
+  return true;
 }
 
 }  // namespace virtproxy::logs

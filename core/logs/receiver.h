@@ -31,8 +31,8 @@ struct SourceAccount {
 
   // next − base = delivered + dropped + unaccounted, in lines and in bytes.
   bool balanced() const;
-  // Lines that were delivered are refused for good: they count as dropped. False, with nothing
-  // changed, where as many were not delivered.
+  // Lines that were delivered are refused for good: they count as dropped. Returns false and
+  // changes nothing if fewer lines or bytes were delivered.
   bool reject(const Tally& lines);
   bool operator==(const SourceAccount&) const = default;
 };
@@ -89,8 +89,9 @@ class Receiver {
   void acknowledge(uint64_t position, AckLevel level);
   // The log whose kFinal was found is safe as a whole.
   void acknowledge_final(AckLevel level);
-  // The sink refuses a line that was found as kLine in the current log.
-  void reject(uint16_t source, uint64_t seq, uint64_t bytes);
+  // The sink refuses a line that was found as kLine in that log. The sender is told while it is in
+  // that log. Returns false where no account has the line as delivered.
+  bool reject(const LogId& log, uint16_t source, uint64_t seq, uint64_t bytes);
 
   // Bytes for the sender; the caller takes them away.
   std::vector<std::byte>& out() { return out_; }

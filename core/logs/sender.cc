@@ -74,9 +74,9 @@ StreamFault Sender::take(std::span<const std::byte> bytes, const MessageHeader& 
       if (const auto bad = decode(bytes, header, reject); bad != MessageFault::kNone) {
         return stream_fault(bad);
       }
-      if (reject.log != log_.id.low || reject.source >= sent_.size()) {
-        return StreamFault::kBadNumbers;
-      }
+      // It was on its way when the log before was completed.
+      if (reject.log != log_.id.low) return StreamFault::kNone;
+      if (reject.source >= sent_.size()) return StreamFault::kBadNumbers;
       explained_[static_cast<size_t>(DropReason::kRejected)].add(reject.count, reject.bytes);
       return StreamFault::kNone;
     }

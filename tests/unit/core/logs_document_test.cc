@@ -78,7 +78,7 @@ std::map<std::string, std::string> conversation() {
   EXPECT_EQ(found.size(), 5u);
   receiver.acknowledge(receiver.log()->position, AckLevel::kSink);
   to_sender("ack");
-  receiver.reject(0, 5, 7);
+  receiver.reject(receiver.log()->id, 0, 5, 7);
   to_sender("reject");
 
   const Mark last{10, 2'001'000};

@@ -232,10 +232,24 @@ TEST(LogReceiver, ARejectedLineIsMovedToTheDropped) {
   Puppet puppet;
   puppet.hello();
   puppet.lines(0, {0, 0}, 2);
-  puppet.receiver.reject(0, 1, 10);
+  puppet.receiver.reject(puppet.receiver.log()->id, 0, 1, 10);
   EXPECT_EQ(puppet.account().delivered, (Tally{1, 10}));
   EXPECT_EQ(puppet.account().dropped[6], (Tally{1, 10}));
   EXPECT_TRUE(puppet.account().balanced());
+}
+
+TEST(LogReceiver, ALineOfALogThatIsOverIsRejectedInItsAccountAlone) {
+  Puppet puppet;
+  puppet.hello();
+  puppet.lines(0, {0, 0}, 2);
+  const LogId over = puppet.receiver.log()->id;
+  puppet.hello({1000, 1});
+  puppet.receiver.out().clear();
+  EXPECT_TRUE(puppet.receiver.reject(over, 0, 1, 10));
+  EXPECT_EQ(puppet.receiver.accounts().front().sources[0].delivered, (Tally{1, 10}));
+  EXPECT_TRUE(puppet.receiver.out().empty());
+  EXPECT_FALSE(puppet.receiver.reject({9, 9}, 0, 1, 10)) << "of a log that nobody knows";
+  EXPECT_FALSE(puppet.receiver.reject(over, 7, 1, 10)) << "of no source";
 }
 
 // --- the sender -------------------------------------------------------------------------------
@@ -306,6 +320,14 @@ TEST(LogSender, AnAnswerThatIsNotDueEndsTheStream) {
   Bytes state;
   encode(State{kSentLog.low, false, {{}, {}}}, state);
   EXPECT_EQ(fault({state}), StreamFault::kBadType);
+  const auto reject = [](uint64_t log, uint16_t source) {
+    Bytes bytes;
+    encode(Reject{log, source, 5, 1, 10}, bytes);
+    return bytes;
+  };
+  EXPECT_EQ(fault({good, reject(kSentLog.low, 1)}), StreamFault::kNone);
+  EXPECT_EQ(fault({good, reject(kSentLog.low, 2)}), StreamFault::kBadNumbers) << "no such source";
+  EXPECT_EQ(fault({good, reject(kSentLog.low + 1, 2)}), StreamFault::kNone) << "of the log before";
 }
 
 TEST(LogSender, TheWindowClosesAndAnAckOpensIt) {

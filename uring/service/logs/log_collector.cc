@@ -294,12 +294,12 @@ void LogCollector::released(const ParcelRelease& release) {
 }
 
 void LogCollector::refused(const logs::LogId& log, const std::vector<Parcel::Refused>& lines) {
-  const logs::LogAccount* const current = receiver_.log();
-  if (lines.empty() || current == nullptr || current->id != log) return;
+  if (lines.empty()) return;
   for (const Parcel::Refused& line : lines) {
-    receiver_.reject(line.source, line.seq, line.bytes);
-    delivered_.lines -= 1;
-    delivered_.bytes -= line.bytes;
+    receiver_.reject(log, line.source, line.seq, line.bytes);
+    // Not of a line that an earlier process received.
+    delivered_.lines -= std::min<uint64_t>(delivered_.lines, 1);
+    delivered_.bytes -= std::min(delivered_.bytes, line.bytes);
     dropped_[static_cast<size_t>(logs::DropReason::kRejected)].add(1, line.bytes);
   }
   wakeup_.wake();

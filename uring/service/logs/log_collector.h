@@ -48,7 +48,7 @@ class LogCollector final : public Service,
 
   // In this thread, through the reply box.
   void released(const ParcelRelease& release);
-  // Lines of a log that a sink refused for good, after they were acknowledged.
+  // Lines of a log that a sink refused for good.
   void refused(const logs::LogId& log, const std::vector<Parcel::Refused>& lines);
 
  private:
