@@ -9,7 +9,7 @@ namespace virtproxy::sim {
 
 SimulatedHub::SimulatedHub(LogLedger& ledger, Process& process)
     : ledger_(ledger), process_(process), vm_(std::to_string(ledger.plan().channel)) {
-  for (const logs::LogAccount& log : ledger_.restored()) refusals_.restore(0, log);
+  for (const logs::LogAccount& log : ledger_.restored()) refusals_.note(0, log);
 }
 
 std::vector<logs::LogAccount> SimulatedHub::restored(size_t) const {
@@ -74,18 +74,19 @@ void SimulatedHub::step() {
   }
   for (size_t count = some(stored_); count > 0; --count) {
     Parcel& parcel = *stored_.front();
-    refuse_some(parcel);
     const logs::LogAccount lacking = parcel.account;
     refusals_.complete(parcel.vm, parcel.account);
     if (parcel.account != lacking && world.canary_strikes(Canary::kForgetRefusal, 1)) {
       parcel.account = lacking;
     }
     ledger_.commit(parcel);
+    refusals_.settle(parcel);
     committed_.push_back(std::move(stored_.front()));
     stored_.pop_front();
   }
   for (size_t count = some(queue_); count > 0; --count) {
     ledger_.store(*queue_.front());
+    refuse_some(*queue_.front());
     stored_.push_back(std::move(queue_.front()));
     queue_.pop_front();
   }
@@ -97,9 +98,8 @@ void SimulatedHub::refuse_some(Parcel& parcel) {
   for (const ParcelRecord& record : parcel.records) {
     if (record.kind != ParcelRecord::Kind::kLine) continue;
     if (!ledger_.random().chance(ledger_.plan().refusals)) continue;
-    const Parcel::Refused line{record.source, record.seq, record.bytes};
-    refusals_.refuse(parcel, line);
-    ledger_.refuse(parcel, line);
+    refusals_.refuse(parcel, {record.source, record.seq, record.bytes});
+    ledger_.refuse(parcel, record);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/logs/batch.h"
 #include "uring/service/logs/account_file.h"
@@ -32,6 +33,7 @@ void LogLedger::Counts::add(const Counts& other) {
   dropped += other.dropped;
   again += other.again;
   refused += other.refused;
+  told += other.told;
   lost += other.lost;
   streams += other.streams;
   resumed += other.resumed;
@@ -58,6 +60,7 @@ logs::LogId LogLedger::begin_log() {
   if (!logs_.empty() && logs_.back().end == Log::End::kNone) {
     World::current().fail("logs", "a daemon ships while another one does");
   }
+  told_ = 0;
   Log& log = logs_.emplace_back();
   log.id = {random_.next(), random_.next()};
   log.sources.resize(plan_.sources.size());
@@ -104,11 +107,12 @@ void LogLedger::check_progress(size_t life, uint16_t source, const Progress& pro
   of.progress = progress;
 }
 
-// What comes again may be refused again.
-void LogLedger::check_refused(uint64_t told) const {
-  if (told <= counts_.refused) return;
+// A line that comes again may be refused again, and counts each time.
+void LogLedger::check_refused(uint64_t told) {
+  counts_.told += told - std::min(told, std::exchange(told_, told));
+  if (counts_.told <= counts_.refused) return;
   World::current().fail(
-      "logs", fmt::format("{} lines are said to be refused, and the sink refused {}", told,
+      "logs", fmt::format("{} lines are said to be refused, and the sink refused {}", counts_.told,
                           counts_.refused));
 }
 
@@ -363,9 +367,12 @@ void LogLedger::judge_account(Log& log, const Parcel& parcel) {
     const Source& source = log.sources[i];
     logs::Tally delivered = before.delivered;
     logs::Tally dropped = logs::sum_of(before.dropped);
-    // Of which the receiver has been told since.
+    // The receiver was told of these refusals since the parcel before.
     const logs::Tally refused = refused_in(account);
     const logs::Tally refused_before = refused_in(before);
+    if (refused.lines < refused_before.lines) {
+      world.fail("logs", fmt::format("{}: the receiver forgets refused lines", name(log, source)));
+    }
     delivered.lines -= refused.lines - refused_before.lines;
     delivered.bytes -= refused.bytes - refused_before.bytes;
     dropped.add(refused.lines - refused_before.lines, refused.bytes - refused_before.bytes);
@@ -395,7 +402,7 @@ void LogLedger::judge_account(Log& log, const Parcel& parcel) {
   log.account = parcel.account;
 }
 
-void LogLedger::refuse(const Parcel& parcel, const Parcel::Refused& line) {
+void LogLedger::refuse(const Parcel& parcel, const ParcelRecord& line) {
   Source& source = log_of(parcel.account.id).sources[line.source];
   ++counts_.refused;
   source.refused[line.seq] = line.bytes;

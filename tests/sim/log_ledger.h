@@ -81,8 +81,8 @@ class LogLedger {
     uint64_t acknowledged = 0;
   };
   void check_progress(size_t life, uint16_t source, const Progress& progress);
-  // How many lines, of all sources and logs, it was told are refused.
-  void check_refused(uint64_t told) const;
+  // How many lines, of all sources and logs, that daemon was told are refused.
+  void check_refused(uint64_t told);
   // The life has ended as it was told to. `late`: after its time to flush.
   void end_log(size_t life, bool late);
   // It was killed, alone or with its machine.
@@ -100,9 +100,9 @@ class LogLedger {
   std::vector<logs::LogAccount> restored() const;
   // The sink has the records of a parcel now.
   void store(const Parcel& parcel);
-  // The sink refuses a line of it for good.
-  void refuse(const Parcel& parcel, const Parcel::Refused& line);
-  // … and their account.
+  // The sink refuses a line of a parcel that it has, for good.
+  void refuse(const Parcel& parcel, const ParcelRecord& line);
+  // The account of a parcel that it has is saved.
   void commit(const Parcel& parcel);
   // The host's daemon is gone.
   void end_host();
@@ -114,6 +114,7 @@ class LogLedger {
     uint64_t dropped = 0;    // … covered by drop records there
     uint64_t again = 0;      // … that came twice, where that may happen
     uint64_t refused = 0;    // … that the sink refused
+    uint64_t told = 0;       // … of which the guest was told
     uint64_t lost = 0;       // … with the memory of a daemon that has ended
     uint64_t streams = 0;    // of logs
     uint64_t resumed = 0;    // … that went on behind what the host had
@@ -171,6 +172,7 @@ class LogLedger {
   std::unique_ptr<Disk> disk_;
   std::vector<Log> logs_;
   std::vector<logs::LogAccount> accounts_;  // the file's; the log used last is the last
+  uint64_t told_ = 0;                       // to the guest's daemon of this life: refused lines
   Counts counts_;
 };
 

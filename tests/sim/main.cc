@@ -99,6 +99,7 @@ std::vector<std::pair<const char*, uint64_t>> log_figures(const LogLedger::Count
           {"lines dropped", logs.dropped},
           {"lines twice", logs.again},
           {"lines refused", logs.refused},
+          {"refusals told", logs.told},
           {"lines lost", logs.lost},
           {"streams", logs.streams},
           {"streams resumed", logs.resumed},

@@ -99,9 +99,7 @@ tl::expected<std::unique_ptr<LogHub>, std::string> LogHub::open(
       hub->spool_->expect_after(hub->vms_[vm].name, hub->common(vm));
     }
   }
-  for (size_t vm = 0; vm < hub->vms_.size(); ++vm) {
-    for (const logs::LogAccount& log : hub->restored(vm)) hub->refusals_.restore(vm, log);
-  }
+  hub->restore();
   return hub;
 }
 
@@ -114,8 +112,23 @@ std::optional<size_t> LogHub::number_of(const std::string& vm) const {
   return static_cast<size_t>(found - vms_.begin());
 }
 
+// Refusals are taken from all that was saved.
+void LogHub::restore() {
+  for (size_t vm = 0; vm < vms_.size(); ++vm) {
+    const auto note_all = [&](const std::map<std::string, std::vector<logs::LogAccount>>& of) {
+      const auto found = of.find(vms_[vm].name);
+      if (found == of.end()) return;
+      for (const logs::LogAccount& log : found->second) refusals_.note(vm, log);
+    };
+    for (const auto& outlet : outlets_) note_all(outlet->had);
+    note_all(spooled_);
+    restored_.push_back(saved(vm));
+    for (logs::LogAccount& log : restored_.back()) refusals_.complete(vm, log);
+  }
+}
+
 // Sinks know more than the spool where they were written without it.
-std::vector<logs::LogAccount> LogHub::restored(size_t vm) const {
+std::vector<logs::LogAccount> LogHub::saved(size_t vm) const {
   std::vector<logs::LogAccount> sinks = common(vm);
   const auto spooled = spooled_.find(vms_[vm].name);
   if (spooled == spooled_.end()) return sinks;
@@ -125,8 +138,7 @@ std::vector<logs::LogAccount> LogHub::restored(size_t vm) const {
         std::find_if(restored.begin(), restored.end(),
                      [&](const logs::LogAccount& each) { return each.id == log.id; });
     if (known != restored.end()) {
-      if (known->position < log.position) std::swap(*known, log);
-      add_refusals(log, *known);
+      if (known->position < log.position) *known = std::move(log);
     } else if (restored.size() < AccountFile::kLogs) {
       restored.push_back(std::move(log));
     }
@@ -429,6 +441,7 @@ void LogHub::release() {
     const std::shared_ptr<Parcel> parcel = std::move(order_.front());
     order_.pop_front();
     order_bytes_ -= parcel->cost();
+    refusals_.settle(*parcel);
     if (spool_) {
       spool_->release();
       tell_refused(*parcel);
@@ -449,8 +462,8 @@ void LogHub::reply(const Parcel& parcel, std::vector<Parcel::Refused> refused) {
 
 // The guest was acknowledged before.
 void LogHub::tell_refused(const Parcel& parcel) {
-  const std::shared_ptr<ReplyBox> box = vms_[parcel.vm].box;
-  if (parcel.refused.empty() || !box) return;
+  ReplyBox* const box = vms_[parcel.vm].box.get();
+  if (parcel.refused.empty() || box == nullptr) return;
   box->mailbox.post([box, log = parcel.account.id, refused = parcel.refused] {
     if (box->collector != nullptr) box->collector->refused(log, refused);
   });

@@ -71,7 +71,7 @@ class LogHub final : public ParcelHub,
   size_t vm_budget() const override { return vm_budget_; }
   const std::string& vm(size_t index) const override { return vms_[index].name; }
   // Those that every sink has, or the spool.
-  std::vector<logs::LogAccount> restored(size_t vm) const override;
+  std::vector<logs::LogAccount> restored(size_t vm) const override { return restored_[vm]; }
   logs::AckLevel level() const override {
     return spool_ ? logs::AckLevel::kSpool : logs::AckLevel::kSink;
   }
@@ -114,6 +114,8 @@ class LogHub final : public ParcelHub,
   void expired(Timer&) override { wake(); }
   void wake();
   std::vector<logs::LogAccount> common(size_t vm) const;
+  std::vector<logs::LogAccount> saved(size_t vm) const;
+  void restore();
   bool has_place() const;
   void admit();
   void pass_spool();
@@ -134,6 +136,7 @@ class LogHub final : public ParcelHub,
   // What the spool had at the start.
   std::map<std::string, std::vector<logs::LogAccount>> spooled_;
   std::vector<Vm> vms_;  // and those that are known from the spool alone
+  std::vector<std::vector<logs::LogAccount>> restored_;  // by VM
   size_t vm_budget_ = 0;
   Mailbox mailbox_;
   std::promise<void> go_;

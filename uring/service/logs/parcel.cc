@@ -53,12 +53,4 @@ void Parcel::add(const logs::Received& found) {
   records.push_back(into);
 }
 
-bool Parcel::note_refused(const Refused& line) {
-  const bool known = std::any_of(refused.begin(), refused.end(), [&](const Refused& other) {
-    return other.source == line.source && other.seq == line.seq;
-  });
-  if (!known) refused.push_back(line);
-  return !known;
-}
-
 }  // namespace virtproxy

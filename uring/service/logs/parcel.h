@@ -54,7 +54,7 @@ struct Parcel {
     uint64_t seq;
     uint64_t bytes;
   };
-  std::vector<Refused> refused;  // by a sink, for good; the account has them as dropped
+  std::vector<Refused> refused;  // by a sink, for good
 
   std::string_view text_of(const ParcelRecord& record) const {
     return std::string_view(text).substr(record.offset, record.size);
@@ -71,8 +71,6 @@ struct Parcel {
   size_t cost() const;
   // Appends what the receiver found; the text is copied. kBegun and kFinal are no records.
   void add(const logs::Received& found);
-  // Adds a line to `refused`. False where it is there already.
-  bool note_refused(const Refused& line);
 };
 
 }  // namespace virtproxy

@@ -1,14 +1,16 @@
-// Lines that sinks refused for good, for accounts that do not have them yet.
+// Counts the lines that sinks refused for good, and adds them to accounts that lack them.
 //
 // A receiver makes the account of a parcel when it takes the lines, and is told of refusals later.
-// So the accounts of parcels on their way lack what was refused meanwhile, and those that a spool
-// gives again lack all of it. Each saved account is completed from here: what was refused counts as
-// dropped in it, and not as delivered.
+// The accounts of parcels on their way therefore lack what was refused meanwhile, and an account
+// from the spool lacks every refusal that its receiver was told of later. Each account that is
+// saved has the refused lines before its end as dropped, and not as delivered.
 //
-// A line that one sink refuses before a restart and another one behind it counts twice.
+// A file of accounts has how many lines were refused and not which. If a sink refuses a line that
+// another sink was ahead with at a restart, the line counts once where that sink had refused as
+// many lines there.
 #pragma once
 
-#include <map>
+#include <cstdint>
 #include <vector>
 
 #include "uring/service/logs/parcel.h"
@@ -17,27 +19,41 @@ namespace virtproxy {
 
 class RefusalTally {
  public:
-  // Logs of one VM that are remembered, those with the latest refusals.
+  // Logs of one VM that are remembered, those that were used last.
   static constexpr size_t kLogs = 8;
 
-  // The account with which a receiver goes on has all refusals so far.
-  void restore(size_t vm, const logs::LogAccount& account);
-  // A sink refuses a line of the parcel, whose account has it as dropped then. The second one that
-  // refuses the same line changes nothing.
+  // Remembers what a saved account of that VM has as refused.
+  void note(size_t vm, const logs::LogAccount& account);
+  // A sink refuses a line of the parcel. If another sink refused it before, nothing changes.
   void refuse(Parcel& parcel, const Parcel::Refused& line);
-  // Adds to an account, of a log of that VM, what it lacks.
+  // Moves refused lines before the end of the account that it still has as delivered to dropped.
   void complete(size_t vm, logs::LogAccount& account) const;
+  // All sinks have the parcel: no account that ends before it will be saved any more.
+  void settle(const Parcel& parcel);
 
  private:
+  // At least so many of the numbers before `end` were refused.
+  struct Known {
+    uint64_t end = 0;
+    logs::Tally refused;
+  };
+  struct Source {
+    std::vector<Known> known;
+    std::vector<Parcel::Refused> lines;  // that were refused since, by number
+
+    logs::Tally before(uint64_t end) const;
+    bool add(const Parcel::Refused& line);
+    void settle(uint64_t end);
+  };
   struct Log {
     logs::LogId id;
-    std::vector<logs::Tally> rejected;  // by source
+    std::vector<Source> sources;
   };
 
-  std::map<size_t, std::vector<Log>> logs_;  // by VM; the latest refusal is of the last
-};
+  const Log* find(size_t vm, const logs::LogId& id) const;
+  Log& log_of(size_t vm, const logs::LogAccount& account);
 
-// Adds to `account` the refusals of `other`, an account of the same log that is not ahead of it.
-void add_refusals(const logs::LogAccount& other, logs::LogAccount& account);
+  std::vector<std::vector<Log>> logs_;  // by VM; the one used last is the last
+};
 
 }  // namespace virtproxy
