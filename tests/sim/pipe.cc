@@ -45,6 +45,9 @@ int64_t Pipe::fill(Socket& from, size_t size) {
   std::array<std::byte, kLargestFragment> fragment;
   size_t moved = 0;
   while (moved < size && !full()) {
+    // One that has moved bytes does not take the socket's error with it (tcp_splice_read(),
+    // unix_stream_read_generic()).
+    if (moved > 0 && from.unread() == 0) break;
     const size_t most = static_cast<size_t>(world.random().magnitude(1024, kLargestFragment));
     const int64_t got = from.read(std::span(fragment).first(std::min(most, size - moved)));
     if (got <= 0) return moved > 0 ? static_cast<int64_t>(moved) : got;
