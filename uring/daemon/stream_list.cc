@@ -93,7 +93,9 @@ void StreamList::look(Worker::Channels channels, Instant now) {
 }
 
 void StreamList::add(const StreamView& view) {
-  Found& found = piece_.found.emplace_back(view, view.service.size(), std::nullopt);
+  Found& found = piece_.found.emplace_back();
+  found.view = view;
+  found.service_size = view.service.size();
   piece_.services.append(view.service);
   found.view.service = {};
   if (view.fd >= 0 &&

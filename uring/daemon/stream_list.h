@@ -32,8 +32,8 @@ class StreamList : public std::enable_shared_from_this<StreamList> {
 
  private:
   struct Found {
-    StreamView view;      // without the name of the service
-    size_t service_size;  // bytes in Piece::services
+    StreamView view{};        // without the name of the service
+    size_t service_size = 0;  // bytes in Piece::services
     std::optional<PeerIdentity> application;
   };
   // Filled by a worker while the main thread waits for its answer; used again for the next one.
