@@ -122,8 +122,7 @@ StreamFault Receiver::on_hello(const Hello& hello, std::vector<Received>& found)
   if (hello.version != kVersion) return StreamFault::kBadVersion;
   // Logs of one stream follow one another.
   if (begun_ && !accounts_.back().finished) return StreamFault::kOutOfTurn;
-  const auto known = std::find_if(accounts_.begin(), accounts_.end(),
-                                  [&](const LogAccount& log) { return log.id == hello.log; });
+  const auto known = find_log(accounts_, hello.log);
   Want want;
   want.known = known != accounts_.end();
   if (want.known) {
@@ -280,8 +279,7 @@ void Receiver::acknowledge_final(AckLevel level) {
 }
 
 bool Receiver::reject(const LogId& log, uint16_t source, uint64_t seq, uint64_t bytes) {
-  const auto account = std::find_if(accounts_.begin(), accounts_.end(),
-                                    [&](const LogAccount& each) { return each.id == log; });
+  const auto account = find_log(accounts_, log);
   if (account == accounts_.end() || source >= account->sources.size()) return false;
   if (!account->sources[source].reject({1, bytes})) return false;
   const bool current = begun_ && &*account == &accounts_.back();

@@ -6,6 +6,7 @@
 // before.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -34,6 +35,7 @@ struct SourceAccount {
   // Lines that were delivered are refused for good: they count as dropped. Returns false and
   // changes nothing if fewer lines or bytes were delivered.
   bool reject(const Tally& lines);
+  const Tally& rejected() const { return dropped[static_cast<size_t>(DropReason::kRejected)]; }
   bool operator==(const SourceAccount&) const = default;
 };
 
@@ -49,6 +51,12 @@ struct LogAccount {
 
   bool operator==(const LogAccount&) const = default;
 };
+
+// The place in `logs`, whose elements have an `id`, of the log with that one; else their end.
+template <typename Logs>
+auto find_log(Logs& logs, const LogId& id) {
+  return std::find_if(logs.begin(), logs.end(), [&](const auto& log) { return log.id == id; });
+}
 
 // What feed() found, in order.
 struct Received {

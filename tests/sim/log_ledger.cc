@@ -13,10 +13,6 @@ namespace {
 
 constexpr uint64_t kLineCost = 512;  // beside its bytes, in the guest's memory, at most
 
-logs::Tally refused_in(const logs::SourceAccount& account) {
-  return account.dropped[static_cast<size_t>(logs::DropReason::kRejected)];
-}
-
 }  // namespace
 
 std::string log_path(size_t source) { return fmt::format("/sim/log{}", source); }
@@ -222,9 +218,7 @@ LogLedger::Log& LogLedger::log_of(const logs::LogId& id) {
 // account that was restored, or begins one at what the guest knows to be acknowledged.
 void LogLedger::begin_account(Log& log, const Parcel& parcel) {
   const std::vector<logs::LogAccount> all = restored();
-  const auto known = std::find_if(all.begin(), all.end(), [&](const logs::LogAccount& account) {
-    return account.id == log.id;
-  });
+  const auto known = logs::find_log(all, log.id);
   log.account = parcel.account;
   for (size_t i = 0; i < log.sources.size(); ++i) {
     logs::SourceAccount& account = log.account->sources[i];
@@ -368,8 +362,8 @@ void LogLedger::judge_account(Log& log, const Parcel& parcel) {
     logs::Tally delivered = before.delivered;
     logs::Tally dropped = logs::sum_of(before.dropped);
     // The receiver was told of these refusals since the parcel before.
-    const logs::Tally refused = refused_in(account);
-    const logs::Tally refused_before = refused_in(before);
+    const logs::Tally refused = account.rejected();
+    const logs::Tally refused_before = before.rejected();
     if (refused.lines < refused_before.lines) {
       world.fail("logs", fmt::format("{}: the receiver forgets refused lines", name(log, source)));
     }
@@ -416,7 +410,7 @@ void LogLedger::judge_refusals(const Log& log, const logs::LogAccount& account) 
     for (const auto& [seq, bytes] : log.sources[i].refused) {
       if (seq < account.sources[i].next.seq) refused.add(1, bytes);
     }
-    const logs::Tally counted = refused_in(account.sources[i]);
+    const logs::Tally counted = account.sources[i].rejected();
     if (counted == refused && account.sources[i].balanced()) continue;
     World::current().fail("logs",
                           fmt::format("{}: the sink refused {} lines, and its account has {}",

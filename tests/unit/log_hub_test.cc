@@ -19,7 +19,6 @@
 namespace virtproxy {
 namespace {
 
-using logs::DropReason;
 using logs::LogAccount;
 using logs::Tally;
 
@@ -98,11 +97,7 @@ class LogHubTest : public testing::TestWithParam<DriverChoice> {
     safe_ += lines.size();
     hub_->submit(std::move(parcel));
   }
-  void told_of_refusals(Tally more) {
-    account().dropped[static_cast<size_t>(DropReason::kRejected)].add(more.lines, more.bytes);
-    account().delivered.lines -= more.lines;
-    account().delivered.bytes -= more.bytes;
-  }
+  void told_of_refusals(Tally more) { ASSERT_TRUE(account().reject(more)); }
   // Until all that was submitted is safe.
   void wait_until_safe() {
     const Instant until = in(std::chrono::seconds(20));
@@ -121,8 +116,12 @@ class LogHubTest : public testing::TestWithParam<DriverChoice> {
     const std::vector<LogAccount> accounts = hub_->restored(0);
     return accounts.empty() ? logs::SourceAccount() : accounts.front().sources.front();
   }
-  static Tally rejected(const logs::SourceAccount& account) {
-    return account.dropped[static_cast<size_t>(DropReason::kRejected)];
+  // Begins anew with an account that has so many refused lines of too_large_ bytes, and so many
+  // delivered ones of one byte.
+  void restart_with(uint64_t refused, uint64_t delivered) {
+    ASSERT_NO_FATAL_FAILURE(restart());
+    EXPECT_EQ(saved().rejected(), (Tally{refused, refused * too_large_}));
+    EXPECT_EQ(saved().delivered, (Tally{delivered, delivered}));
   }
   logs::SourceAccount& account() { return log_.sources.front(); }
 
@@ -146,9 +145,7 @@ TEST_P(LogHubTest, AnAccountHasRefusalsThatItsReceiverWasNotToldOf) {
   submit({large_, "d"});
   submit({"e"});
   ASSERT_NO_FATAL_FAILURE(wait_until_safe());
-  ASSERT_NO_FATAL_FAILURE(restart());
-  EXPECT_EQ(rejected(saved()), (Tally{2, 2 * too_large_}));
-  EXPECT_EQ(saved().delivered, (Tally{5, 5}));
+  ASSERT_NO_FATAL_FAILURE(restart_with(2, 5));
 }
 
 TEST_P(LogHubTest, ARefusalThatAReceiverKnowsIsNotCountedTwice) {
@@ -161,18 +158,14 @@ TEST_P(LogHubTest, ARefusalThatAReceiverKnowsIsNotCountedTwice) {
   told_of_refusals({1, too_large_});
   submit({"d"});
   ASSERT_NO_FATAL_FAILURE(wait_until_safe());
-  ASSERT_NO_FATAL_FAILURE(restart());
-  EXPECT_EQ(rejected(saved()), (Tally{2, 2 * too_large_}));
-  EXPECT_EQ(saved().delivered, (Tally{4, 4}));
+  ASSERT_NO_FATAL_FAILURE(restart_with(2, 4));
   // A receiver that begins with that account adds to it.
   ASSERT_EQ(hub_->restored(0).size(), 1u);
   log_ = hub_->restored(0).front();
   submit({large_});
   submit({"e"});
   ASSERT_NO_FATAL_FAILURE(wait_until_safe());
-  ASSERT_NO_FATAL_FAILURE(restart());
-  EXPECT_EQ(rejected(saved()), (Tally{3, 3 * too_large_}));
-  EXPECT_EQ(saved().delivered, (Tally{5, 5}));
+  ASSERT_NO_FATAL_FAILURE(restart_with(3, 5));
 }
 
 // The spool has the accounts as they were when the lines came, the sink's file has the refusals.
@@ -182,16 +175,12 @@ TEST_P(LogHubTest, ARestartWithASpoolKeepsRefusals) {
   submit({"a", large_});
   submit({"b"});
   ASSERT_NO_FATAL_FAILURE(wait_until_safe());
-  ASSERT_NO_FATAL_FAILURE(restart());
-  EXPECT_EQ(rejected(saved()), (Tally{1, too_large_}));
-  EXPECT_EQ(saved().delivered, (Tally{2, 2}));
+  ASSERT_NO_FATAL_FAILURE(restart_with(1, 2));
   ASSERT_EQ(hub_->restored(0).size(), 1u);
   log_ = hub_->restored(0).front();
   submit({"c", large_});
   ASSERT_NO_FATAL_FAILURE(wait_until_safe());
-  ASSERT_NO_FATAL_FAILURE(restart());
-  EXPECT_EQ(rejected(saved()), (Tally{2, 2 * too_large_}));
-  EXPECT_EQ(saved().delivered, (Tally{3, 3}));
+  ASSERT_NO_FATAL_FAILURE(restart_with(2, 3));
 }
 
 // A sink that is before the one that refuses has saved the account by then.
@@ -207,7 +196,7 @@ TEST_P(LogHubTest, ARestartTakesRefusalsFromEverySink) {
     ASSERT_NO_FATAL_FAILURE(restart());
     ASSERT_FALSE(hub_->restored(0).empty());
     log_ = hub_->restored(0).back();
-    EXPECT_EQ(rejected(account()), (Tally{1, too_large_})) << sinks.front();
+    EXPECT_EQ(account().rejected(), (Tally{1, too_large_})) << sinks.front();
     EXPECT_EQ(account().delivered, (Tally{1, 1})) << sinks.front();
   }
 }
@@ -228,7 +217,7 @@ Parcel parcel_of(uint64_t lines, uint64_t refused) {
 
 uint64_t completed(const RefusalTally& tally, LogAccount log) {
   tally.complete(0, log);
-  return log.sources.front().dropped[static_cast<size_t>(DropReason::kRejected)].lines;
+  return log.sources.front().rejected().lines;
 }
 
 TEST(RefusalTally, AnAccountHasTheRefusalsBeforeItsEnd) {

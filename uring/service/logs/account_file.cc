@@ -180,9 +180,7 @@ void AccountFile::apply(const Change& change) {
   const auto vm = accounts_.find(change.vm);
   if (vm == accounts_.end() && accounts_.size() >= kMostVms) return;
   auto& logs = vm == accounts_.end() ? accounts_[change.vm] : vm->second;
-  const auto known = std::find_if(logs.begin(), logs.end(), [&](const logs::LogAccount& log) {
-    return log.id == change.account.id;
-  });
+  const auto known = logs::find_log(logs, change.account.id);
   if (known != logs.end()) {
     std::rotate(known, known + 1, logs.end());
     logs.back() = change.account;

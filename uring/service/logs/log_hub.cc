@@ -94,11 +94,6 @@ tl::expected<std::unique_ptr<LogHub>, std::string> LogHub::open(
     outlet->counters = outlet->sink->shared_counters();
     hub->outlets_.push_back(std::move(outlet));
   }
-  if (hub->spool_) {
-    for (size_t vm = 0; vm < hub->vms_.size(); ++vm) {
-      hub->spool_->expect_after(hub->vms_[vm].name, hub->common(vm));
-    }
-  }
   hub->restore();
   return hub;
 }
@@ -122,21 +117,21 @@ void LogHub::restore() {
     };
     for (const auto& outlet : outlets_) note_all(outlet->had);
     note_all(spooled_);
-    restored_.push_back(saved(vm));
+    std::vector<logs::LogAccount> sinks = common(vm);
+    if (spool_) spool_->expect_after(vms_[vm].name, sinks);
+    restored_.push_back(with_spooled(vm, std::move(sinks)));
     for (logs::LogAccount& log : restored_.back()) refusals_.complete(vm, log);
   }
 }
 
 // Sinks know more than the spool where they were written without it.
-std::vector<logs::LogAccount> LogHub::saved(size_t vm) const {
-  std::vector<logs::LogAccount> sinks = common(vm);
+std::vector<logs::LogAccount> LogHub::with_spooled(size_t vm,
+                                                   std::vector<logs::LogAccount> sinks) const {
   const auto spooled = spooled_.find(vms_[vm].name);
   if (spooled == spooled_.end()) return sinks;
   std::vector<logs::LogAccount> restored = spooled->second;
   for (logs::LogAccount& log : sinks) {
-    const auto known =
-        std::find_if(restored.begin(), restored.end(),
-                     [&](const logs::LogAccount& each) { return each.id == log.id; });
+    const auto known = logs::find_log(restored, log.id);
     if (known != restored.end()) {
       if (known->position < log.position) *known = std::move(log);
     } else if (restored.size() < AccountFile::kLogs) {
@@ -159,9 +154,7 @@ std::vector<logs::LogAccount> LogHub::common(size_t vm) const {
     // Of each log the account of the sink that is behind, and only of those that all have.
     std::vector<logs::LogAccount> common;
     for (logs::LogAccount& log : restored) {
-      const auto other =
-          std::find_if(found->second.begin(), found->second.end(),
-                       [&](const logs::LogAccount& each) { return each.id == log.id; });
+      const auto other = logs::find_log(found->second, log.id);
       if (other == found->second.end()) continue;
       common.push_back(other->position < log.position ? *other : std::move(log));
     }
@@ -359,9 +352,7 @@ void LogHub::pass_spool() {
 const logs::LogAccount* LogHub::had(const Outlet& outlet, const Parcel& parcel) const {
   const auto vm = outlet.had.find(vms_[parcel.vm].name);
   if (vm == outlet.had.end()) return nullptr;
-  const auto log =
-      std::find_if(vm->second.begin(), vm->second.end(),
-                   [&](const logs::LogAccount& each) { return each.id == parcel.account.id; });
+  const auto log = logs::find_log(vm->second, parcel.account.id);
   return log == vm->second.end() ? nullptr : &*log;
 }
 

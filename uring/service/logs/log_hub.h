@@ -114,7 +114,7 @@ class LogHub final : public ParcelHub,
   void expired(Timer&) override { wake(); }
   void wake();
   std::vector<logs::LogAccount> common(size_t vm) const;
-  std::vector<logs::LogAccount> saved(size_t vm) const;
+  std::vector<logs::LogAccount> with_spooled(size_t vm, std::vector<logs::LogAccount> sinks) const;
   void restore();
   bool has_place() const;
   void admit();
@@ -136,7 +136,7 @@ class LogHub final : public ParcelHub,
   // What the spool had at the start.
   std::map<std::string, std::vector<logs::LogAccount>> spooled_;
   std::vector<Vm> vms_;  // and those that are known from the spool alone
-  std::vector<std::vector<logs::LogAccount>> restored_;  // by VM
+  std::vector<std::vector<logs::LogAccount>> restored_;  // by VM; what open() made of the files
   size_t vm_budget_ = 0;
   Mailbox mailbox_;
   std::promise<void> go_;
@@ -153,8 +153,8 @@ class LogHub final : public ParcelHub,
   std::deque<size_t> waiting_;  // VMs with parcels, in turn
   std::deque<std::shared_ptr<Parcel>> order_;
   uint64_t released_ = 0;  // parcels before the first of order_
-  RefusalTally refusals_;
   size_t order_bytes_ = 0;
+  RefusalTally refusals_;
 };
 
 }  // namespace virtproxy

@@ -286,9 +286,7 @@ void ParcelSpool::note_lost(uint64_t pieces) {
 void ParcelSpool::explain_gaps(DecodedParcel& decoded) {
   Parcel& parcel = *decoded.parcel;
   auto& logs = seen_[decoded.vm];
-  const auto seen = std::find_if(logs.begin(), logs.end(), [&](const logs::LogAccount& log) {
-    return log.id == parcel.account.id;
-  });
+  const auto seen = logs::find_log(logs, parcel.account.id);
   if (seen == logs.end()) {
     if (logs.size() >= AccountFile::kLogs) logs.erase(logs.begin());
     logs.push_back(parcel.account);

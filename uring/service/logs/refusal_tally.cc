@@ -4,14 +4,6 @@
 #include <iterator>
 
 namespace virtproxy {
-namespace {
-
-const logs::Tally& rejected(const logs::SourceAccount& source) {
-  return source.dropped[static_cast<size_t>(logs::DropReason::kRejected)];
-}
-
-}  // namespace
-
 logs::Tally RefusalTally::Source::before(uint64_t end) const {
   const auto with_lines = [&](const Known& from) {
     logs::Tally sum = from.refused;
@@ -47,17 +39,14 @@ void RefusalTally::Source::settle(uint64_t end) {
 
 const RefusalTally::Log* RefusalTally::find(size_t vm, const logs::LogId& id) const {
   if (vm >= logs_.size()) return nullptr;
-  for (const Log& log : logs_[vm]) {
-    if (log.id == id) return &log;
-  }
-  return nullptr;
+  const auto log = logs::find_log(logs_[vm], id);
+  return log == logs_[vm].end() ? nullptr : &*log;
 }
 
 RefusalTally::Log& RefusalTally::log_of(size_t vm, const logs::LogAccount& account) {
   if (vm >= logs_.size()) logs_.resize(vm + 1);
   std::vector<Log>& logs = logs_[vm];
-  const auto known =
-      std::find_if(logs.begin(), logs.end(), [&](const Log& log) { return log.id == account.id; });
+  const auto known = logs::find_log(logs, account.id);
   if (known != logs.end()) {
     std::rotate(known, known + 1, logs.end());
   } else {
@@ -73,8 +62,8 @@ RefusalTally::Log& RefusalTally::log_of(size_t vm, const logs::LogAccount& accou
 void RefusalTally::note(size_t vm, const logs::LogAccount& account) {
   for (size_t i = 0; i < account.sources.size(); ++i) {
     const logs::SourceAccount& source = account.sources[i];
-    if (rejected(source).lines == 0) continue;
-    log_of(vm, account).sources[i].known.push_back({source.next.seq, rejected(source)});
+    if (source.rejected().lines == 0) continue;
+    log_of(vm, account).sources[i].known.push_back({source.next.seq, source.rejected()});
   }
 }
 
@@ -83,7 +72,7 @@ void RefusalTally::refuse(Parcel& parcel, const Parcel::Refused& line) {
   Source& source = log_of(parcel.vm, parcel.account).sources[line.source];
   // What a receiver was told of before is in the accounts that it makes.
   if (source.lines.empty() && source.known.empty()) {
-    const logs::Tally& told = rejected(parcel.account.sources[line.source]);
+    const logs::Tally& told = parcel.account.sources[line.source].rejected();
     if (told.lines > 0) source.known.push_back({line.seq, told});
   }
   if (source.add(line)) parcel.refused.push_back(line);
@@ -94,7 +83,7 @@ void RefusalTally::complete(size_t vm, logs::LogAccount& account) const {
   if (log == nullptr) return;
   for (size_t i = 0; i < std::min(log->sources.size(), account.sources.size()); ++i) {
     logs::SourceAccount& source = account.sources[i];
-    const logs::Tally has = rejected(source);
+    const logs::Tally has = source.rejected();
     const logs::Tally wanted = log->sources[i].before(source.next.seq);
     if (wanted.lines <= has.lines || wanted.bytes < has.bytes) continue;
     source.reject({wanted.lines - has.lines, wanted.bytes - has.bytes});

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "uring/service/logs/account_file.h"
 #include "uring/service/logs/parcel.h"
 
 namespace virtproxy {
@@ -20,7 +21,7 @@ namespace virtproxy {
 class RefusalTally {
  public:
   // Logs of one VM that are remembered, those that were used last.
-  static constexpr size_t kLogs = 8;
+  static constexpr size_t kLogs = AccountFile::kLogs;
 
   // Remembers what a saved account of that VM has as refused.
   void note(size_t vm, const logs::LogAccount& account);
