@@ -99,6 +99,29 @@ TEST(LineWriter, ALineOfText) {
             "2023-11-14T22:13:20.123456Z vm1 dev-log[7]~2000000: sshd[7]: a\\x0ab");
 }
 
+// Whatever the names and numbers are, what stands in front of the message has room.
+TEST(LineWriter, NamesAndNumbersMayBeLong) {
+  constexpr std::string_view kMost = "18446744073709551615";
+  Parcel parcel = parcel_with("x", std::string(logs::kMaxName, '"'));
+  ParcelRecord& record = parcel.records[0];
+  record.kind = ParcelRecord::Kind::kDrop;
+  record.reason = logs::DropReason::kKernelOverflow;
+  record.has_credentials = true;
+  record.credentials = {UINT32_MAX, UINT32_MAX, UINT32_MAX};
+  record.seq = record.count = record.bytes = record.time = record.last_time = UINT64_MAX;
+  const std::string vm(1000, ']');
+  const std::string line = line_of(LineFormat::kRfc5424, parcel, vm);
+  for (const std::string name : {"seq", "count", "bytes"}) {
+    EXPECT_NE(line.find(" " + name + "=\"" + std::string(kMost) + "\""), std::string::npos) << line;
+  }
+  EXPECT_NE(line.find(" uid=\"4294967295\" gid=\"4294967295\" "), std::string::npos) << line;
+  EXPECT_NE(line.find(" reason=\"kernel-overflow\"] "), std::string::npos) << line;
+  std::string escaped;
+  for (size_t i = 0; i < vm.size(); ++i) escaped += "\\]";
+  EXPECT_NE(line.find("vm=\"" + escaped + "\""), std::string::npos);
+  EXPECT_NE(line_of(LineFormat::kText, parcel, vm).find("[4294967295]! "), std::string::npos);
+}
+
 // Takes back what the writer escaped.
 std::string unescaped(std::string_view text) {
   std::string result;

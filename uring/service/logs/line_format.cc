@@ -8,6 +8,7 @@
 namespace virtproxy {
 namespace {
 
+using std::literals::string_view_literals::operator""sv;
 using RecordKind = ParcelRecord::Kind;
 
 constexpr char kHex[] = "0123456789abcdef";
@@ -26,6 +27,34 @@ void append_number(std::string& out, uint64_t number) {
   const auto [end, error] = std::to_chars(digits, digits + sizeof digits, number);
   out.append(digits, error == std::errc() ? static_cast<size_t>(end - digits) : 0);
 }
+
+// Text from left to right, in room that its owner has made. A string that grows checks its room for
+// every piece, and a line has twenty.
+class Cursor {
+ public:
+  explicit Cursor(char* at) : at_(at) {}
+
+  void put(char c) { *at_++ = c; }
+  void put(std::string_view text) {
+    std::memcpy(at_, text.data(), text.size());
+    at_ += text.size();
+  }
+  void put(uint64_t number) { at_ = std::to_chars(at_, at_ + kMostDigits, number).ptr; }
+  // ` name="number"`
+  void put(std::string_view name, uint64_t number) {
+    put(' ');
+    put(name);
+    put("=\""sv);
+    put(number);
+    put('"');
+  }
+  char* at() const { return at_; }
+
+ private:
+  static constexpr size_t kMostDigits = 20;
+
+  char* at_;
+};
 
 void append_hex(std::string& out, uint64_t number) {
   for (int shift = 60; shift >= 0; shift -= 4) out += kHex[number >> shift & 15];
@@ -100,14 +129,6 @@ void append_parameter(std::string& out, std::string_view name, std::string_view 
   out += '"';
 }
 
-void append_parameter(std::string& out, std::string_view name, uint64_t value) {
-  out += ' ';
-  out += name;
-  out += "=\"";
-  append_number(out, value);
-  out += '"';
-}
-
 std::string_view name_of(RecordKind kind) {
   switch (kind) {
     case RecordKind::kLine:
@@ -144,7 +165,7 @@ void append_sentence(std::string& out, const ParcelRecord& record) {
 }
 
 // RFC 5424 permits six digits. A record that was dropped has the time of the last of its lines.
-constexpr int kDigitsOfSecond = 6;
+constexpr size_t kDigitsOfSecond = 6;
 logs::UnixTime time_of(const Parcel& parcel, const ParcelRecord& record) {
   return record.last_time != 0 ? record.last_time : parcel.received;
 }
@@ -271,31 +292,12 @@ std::string text_of(const logs::LogId& id) {
   return text;
 }
 
-void LineWriter::append_time(std::string& out, logs::UnixTime time, int digits) {
+char* LineWriter::put_time(char* at, logs::UnixTime time, size_t digits) {
   constexpr uint64_t kNano = 1'000'000'000;
   const uint64_t second = time / kNano;
-  if (second != second_) {
-    using namespace std::chrono;
-    const sys_days day{days(second / 86400)};
-    const year_month_day date{day};
-    const hh_mm_ss clock{seconds(second % 86400)};
-    second_ = second;
-    second_text_.clear();
-    const auto two = [&](char before, unsigned value) {
-      if (before != 0) second_text_ += before;
-      second_text_ += static_cast<char>('0' + value / 10 % 10);
-      second_text_ += static_cast<char>('0' + value % 10);
-    };
-    const auto year = static_cast<unsigned>(static_cast<int>(date.year()));
-    two(0, year / 100);
-    two(0, year % 100);
-    two('-', static_cast<unsigned>(date.month()));
-    two('-', static_cast<unsigned>(date.day()));
-    two('T', static_cast<unsigned>(clock.hours().count()));
-    two(':', static_cast<unsigned>(clock.minutes().count()));
-    two(':', static_cast<unsigned>(clock.seconds().count()));
-    second_text_ += '.';
-  }
+  if (second != second_) keep_second(second);
+  Cursor out(at);
+  out.put(second_text_);
   // Two digits at a time: a division takes longer than all else here.
   char fraction[10];
   uint64_t rest = time % kNano * 10;
@@ -303,9 +305,36 @@ void LineWriter::append_time(std::string& out, logs::UnixTime time, int digits) 
     i -= 2;
     std::memcpy(fraction + i, &kTwoDigits[rest % 100 * 2], 2);
   }
-  out += second_text_;
-  out.append(fraction, static_cast<size_t>(digits));
-  out += 'Z';
+  out.put(std::string_view(fraction, digits));
+  out.put('Z');
+  return out.at();
+}
+
+void LineWriter::keep_second(uint64_t second) {
+  using namespace std::chrono;
+  const sys_days day{days(second / 86400)};
+  const year_month_day date{day};
+  const hh_mm_ss clock{seconds(second % 86400)};
+  second_ = second;
+  second_text_.clear();
+  const auto two = [&](char before, unsigned value) {
+    if (before != 0) second_text_ += before;
+    second_text_.append(&kTwoDigits[value % 100 * 2], 2);
+  };
+  const auto year = static_cast<unsigned>(static_cast<int>(date.year()));
+  two(0, year / 100);
+  two(0, year);
+  two('-', static_cast<unsigned>(date.month()));
+  two('-', static_cast<unsigned>(date.day()));
+  two('T', static_cast<unsigned>(clock.hours().count()));
+  two(':', static_cast<unsigned>(clock.minutes().count()));
+  two(':', static_cast<unsigned>(clock.seconds().count()));
+  second_text_ += '.';
+}
+
+void LineWriter::append_time(std::string& out, logs::UnixTime time, size_t digits) {
+  char text[kMostOfTime];
+  out.append(text, static_cast<size_t>(put_time(text, time, digits) - text));
 }
 
 void LineWriter::append(std::string& out, std::string_view vm, const Parcel& parcel,
@@ -336,6 +365,7 @@ void LineWriter::prepare_names(std::string_view vm, std::string_view source,
   append_parameter(names_.parameters, "vm", vm);
   append_parameter(names_.parameters, "source", source);
   append_parameter(names_.parameters, "log", text_of(log));
+  head_.resize(names_.header.size() + names_.parameters.size() + kMostBesideNames);
 }
 
 void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Parcel& parcel,
@@ -344,62 +374,59 @@ void LineWriter::append_rfc5424(std::string& out, std::string_view vm, const Par
   const bool text = record.kind <= RecordKind::kHead;
   Priority5424 line{kWarning, {}};
   if (text) line = split_priority(parcel.text_of(record));
-  out += '<';
-  append_number(out, line.value);
-  out += ">1 ";
-  append_time(out, time_of(parcel, record), kDigitsOfSecond);
   prepare_names(vm, parcel.source_of(record), parcel.log_of(record));
-  out += names_.header;
+  Cursor head(head_.data());
+  head.put('<');
+  head.put(uint64_t{line.value});
+  head.put(">1 "sv);
+  head = Cursor(put_time(head.at(), time_of(parcel, record), kDigitsOfSecond));
+  head.put(names_.header);
   if (record.has_credentials) {
-    append_number(out, record.credentials.pid);
+    head.put(uint64_t{record.credentials.pid});
   } else {
-    out += '-';
+    head.put('-');
   }
-  out += ' ';
-  if (record.kind == RecordKind::kLine) {
-    out += '-';
-  } else {
-    out += name_of(record.kind);
-  }
-  out += names_.parameters;
-  append_parameter(out, "seq", record.seq);
+  head.put(' ');
+  head.put(record.kind == RecordKind::kLine ? "-"sv : name_of(record.kind));
+  head.put(names_.parameters);
+  head.put("seq"sv, record.seq);
   if (record.has_credentials) {
-    append_parameter(out, "uid", record.credentials.uid);
-    append_parameter(out, "gid", record.credentials.gid);
+    head.put("uid"sv, record.credentials.uid);
+    head.put("gid"sv, record.credentials.gid);
   }
   if (record.kind != RecordKind::kLine) {
-    append_parameter(out, "count", record.count);
-    append_parameter(out, "bytes", record.bytes);
+    head.put("count"sv, record.count);
+    head.put("bytes"sv, record.bytes);
   }
-  if (record.kind == RecordKind::kDrop)
-    append_parameter(out, "reason", logs::name_of(record.reason));
-  out += ']';
-  if (text) {
-    out += ' ';
-    append_message(out, line.rest);
-    return;
+  if (record.kind == RecordKind::kDrop) {
+    head.put(" reason=\""sv);
+    head.put(logs::name_of(record.reason));
+    head.put('"');
   }
-  out += ' ';
-  append_sentence(out, record);
+  head.put("] "sv);
+  out.append(head_.data(), static_cast<size_t>(head.at() - head_.data()));
+  if (!text) return append_sentence(out, record);
+  append_message(out, line.rest);
 }
 
 void LineWriter::append_text(std::string& out, std::string_view vm, const Parcel& parcel,
                              const ParcelRecord& record) {
   const bool text = record.kind <= RecordKind::kHead;
-  append_time(out, time_of(parcel, record), kDigitsOfSecond);
   prepare_names(vm, parcel.source_of(record), parcel.log_of(record));
+  Cursor head(put_time(head_.data(), time_of(parcel, record), kDigitsOfSecond));
   // With the space behind, in whose place a mark follows.
-  out.append(names_.header, 0, names_.header.size() - 1);
+  head.put(std::string_view(names_.header).substr(0, names_.header.size() - 1));
   if (record.has_credentials) {
-    out += '[';
-    append_number(out, record.credentials.pid);
-    out += ']';
+    head.put('[');
+    head.put(uint64_t{record.credentials.pid});
+    head.put(']');
   }
   if (record.kind == RecordKind::kHead) {
-    out += '~';
-    append_number(out, record.bytes);
+    head.put('~');
+    head.put(record.bytes);
   }
-  out += text ? ": " : "! ";
+  head.put(text ? ": "sv : "! "sv);
+  out.append(head_.data(), static_cast<size_t>(head.at() - head_.data()));
   if (!text) return append_sentence(out, record);
   append_message(out, split_priority(parcel.text_of(record)).rest);
 }

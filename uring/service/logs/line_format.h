@@ -38,8 +38,11 @@ class LineWriter {
                    const ParcelRecord& record);
   void append_json(std::string& out, std::string_view vm, const Parcel& parcel,
                    const ParcelRecord& record);
-  // 2026-11-30T01:02:03.123456Z, with `digits` of the second.
-  void append_time(std::string& out, logs::UnixTime time, int digits);
+  // 2026-11-30T01:02:03.123456Z, with `digits` of the second, at most 9. Returns its end, at most
+  // kMostOfTime behind `at`.
+  char* put_time(char* at, logs::UnixTime time, size_t digits);
+  void append_time(std::string& out, logs::UnixTime time, size_t digits);
+  void keep_second(uint64_t second);
 
   // Of a line, the text that is the same for all lines of a source in one log.
   void prepare_names(std::string_view vm, std::string_view source, const logs::LogId& log);
@@ -52,8 +55,14 @@ class LineWriter {
     std::string parameters;  // the structured data up to the name of the log
   };
 
+  static constexpr size_t kMostOfTime = 40;
+  // Of what stands in front of a message, all but the texts of Names: at most a time, seven numbers
+  // of 20 digits, and the words around them.
+  static constexpr size_t kMostBesideNames = 384;
+
   LineFormat format_;
   Names names_;
+  std::string head_;              // room for what stands in front of a message
   uint64_t second_ = UINT64_MAX;  // whose text is kept
   std::string second_text_;
 };
