@@ -51,6 +51,7 @@ class DatagramSource final : public LogSource, private Input {
   const SocketEnd end_;
   const bool counts_losses_;
   const size_t slot_size_;
+  const size_t stride_;  // from the pages of a slot to those of the next one
   std::byte* slots_;
   std::vector<mmsghdr> messages_;
   std::vector<iovec> vectors_;
