@@ -32,10 +32,12 @@ struct Script {
   // After all was sent. kAnswerTheEnd: nothing is sent before the end of the peer.
   enum class Then { kEnd, kAnswerTheEnd, kStayOpen, kReset } then = Then::kEnd;
   Fault refusal = Fault::kNone;  // what start() answers the peer, if not kNone
+  bool lends = false;            // what is sent stays as it is until it is written
 
   std::string received{};
   size_t received_at_end = SIZE_MAX;  // bytes, when the peer's end came
   bool broken_off = false;
+  std::vector<std::weak_ptr<const std::string>> lent{};
   std::vector<Fault> over{};       // each way it ended; one at most
   StreamHandle* stream = nullptr;  // while it is open
 };
@@ -81,6 +83,11 @@ class Scripted final : public Endpoint {
     EXPECT_LE(taken_ + size, queued_);
     const std::string_view part = std::string_view(script_.to_send).substr(taken_, size);
     taken_ += size;
+    if (script_.lends) {
+      auto owner = std::make_shared<const std::string>(part);
+      script_.lent.push_back(owner);
+      return {.bytes = std::as_bytes(std::span(*owner)), .owner = owner};
+    }
     return {.bytes = std::as_bytes(std::span(part))};
   }
 

@@ -43,6 +43,16 @@ TEST_F(EndpointTest, BytesPassBothWaysAtOnce) {
   EXPECT_TRUE(opener_.refused.empty());
 }
 
+// Bytes that their endpoint lends are sent where they lie, and given back once they are written.
+TEST_F(EndpointTest, WhatIsLentIsGivenBack) {
+  opener_.scripts.push_back({.to_send = text_of(kBytes, 5), .lends = true});
+  here_->admit(opener_, 0);
+  ASSERT_TRUE(run([&] { return !service_.script.over.empty() && all_over(); }));
+  EXPECT_TRUE(service_.script.received == opener_.scripts[0].to_send);
+  EXPECT_GE(opener_.scripts[0].lent.size(), kBytes / 5000);
+  for (const auto& part : opener_.scripts[0].lent) EXPECT_TRUE(part.expired());
+}
+
 // The service answers only after the end of what it is sent.
 TEST_F(EndpointTest, AnEndLeavesTheOtherDirectionOpen) {
   opener_.scripts.push_back({.to_send = text_of(kBytes, 3)});

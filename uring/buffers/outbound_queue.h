@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 
@@ -22,13 +23,15 @@
 
 namespace virtproxy {
 
-// The next bytes that an endpoint has to send, in one of three forms:
+// The next bytes that an endpoint has to send, in one of four forms:
 //   a span of `buffer`, whose reference passes to the caller
 //   `piped` bytes of `pipe`, whose reference passes to the caller
+//   a span that stays as it is for as long as `owner` is held
 //   a span alone, which is copied before the next call of the endpoint
 struct OutSegment {
   std::span<const std::byte> bytes{};
   Buffer* buffer = nullptr;
+  std::shared_ptr<const void> owner{};
   Pipe* pipe = nullptr;
   uint32_t piped = 0;
   uint32_t size() const { return piped + static_cast<uint32_t>(bytes.size()); }

@@ -148,20 +148,27 @@ void ChannelWriter::lay_out(const PlannedFrame& planned, std::span<const std::by
   const size_t staged_at = staged_;
   std::byte* behind = nullptr;
   for (uint32_t left = planned.payload; left > 0;) {
-    const OutSegment segment = endpoint.take(left);
+    OutSegment segment = endpoint.take(left);
     const bool first = left == planned.payload;
-    const bool refer = segment.buffer != nullptr && segment.bytes.size() >= copy_below &&
-                       vectors_.size() + 4 < kMostVectors;
+    const bool refer = may_refer_to(segment, copy_below);
     left -= segment.size();
-    if (first && !(refer && put_before(segment, head))) copy(head);
+    const bool in_buffer = refer && segment.buffer != nullptr;
+    if (first && !(in_buffer && put_before(segment, head))) copy(head);
     if (segment.pipe != nullptr) {
       VP_ASSERT(!trailer_covers_payload);
       pipe_segments_.push_back({vectors_.size(), segment.pipe, segment.piped});
-    } else if (refer) {
+    } else if (in_buffer) {
       behind = pool_.room_behind(segment.buffer) < kTrailerSize
                    ? nullptr
                    : segment.buffer->data + segment.buffer->end;
-      reference(segment.bytes, segment.buffer);
+      buffers_.push_back(segment.buffer);
+      add_vector(segment.bytes.data(), segment.bytes.size());
+    } else if (refer) {
+      behind = nullptr;
+      if (owners_.empty() || owners_.back() != segment.owner) {
+        owners_.push_back(std::move(segment.owner));
+      }
+      add_vector(segment.bytes.data(), segment.bytes.size());
     } else {
       behind = nullptr;
       copy(segment.bytes);
@@ -180,6 +187,13 @@ void ChannelWriter::lay_out(const PlannedFrame& planned, std::span<const std::by
   add_vector(behind, kTrailerSize);
 }
 
+// Whether a vector is to refer to the bytes where they lie. Packets are one vector, and only a
+// buffer has room beside it for what goes around the payload.
+bool ChannelWriter::may_refer_to(const OutSegment& segment, size_t copy_below) const {
+  const bool lasts = segment.buffer != nullptr || (segment.owner != nullptr && !room_.packets());
+  return lasts && segment.bytes.size() >= copy_below && vectors_.size() + 4 < kMostVectors;
+}
+
 // False where there is no room.
 bool ChannelWriter::put_before(const OutSegment& segment, std::span<const std::byte> head) {
   if (ReceivePool::room_before(segment.buffer, segment.bytes) < head.size()) return false;
@@ -196,11 +210,6 @@ void ChannelWriter::copy(std::span<const std::byte> bytes) {
   std::memcpy(to, bytes.data(), bytes.size());
   staged_ += bytes.size();
   add_vector(to, bytes.size());
-}
-
-void ChannelWriter::reference(std::span<const std::byte> bytes, Buffer* buffer) {
-  buffers_.push_back(buffer);
-  add_vector(bytes.data(), bytes.size());
 }
 
 void ChannelWriter::add_vector(const std::byte* data, size_t size) {
@@ -407,6 +416,7 @@ void ChannelWriter::batch_left() {
 void ChannelWriter::release_buffers() {
   for (Buffer* buffer : buffers_) pool_.release(buffer);
   buffers_.clear();
+  owners_.clear();
   for (; pipe_segment_at_ < pipe_segments_.size(); ++pipe_segment_at_)
     pipes_.release(pipe_segments_[pipe_segment_at_].pipe);
 }

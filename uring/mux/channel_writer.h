@@ -86,7 +86,7 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   void lay_out(const PlannedFrame& planned, std::span<const std::byte> head, Endpoint& endpoint);
   bool put_before(const OutSegment& segment, std::span<const std::byte> head);
   void copy(std::span<const std::byte> bytes);
-  void reference(std::span<const std::byte> bytes, Buffer* buffer);
+  bool may_refer_to(const OutSegment& segment, size_t copy_below) const;
   void add_vector(const std::byte* data, size_t size);
   void submit(bool polled = false);
   void poll_for_room(State state);
@@ -128,7 +128,9 @@ class ChannelWriter final : private Completion, private Timer::Owner {
   size_t staged_ = 0;
   std::vector<iovec> vectors_;
   size_t vector_at_ = 0;  // the first that is not written yet, to a device or to the assembly
+  // What holds the memory of the vectors, beside the staging.
   std::vector<Buffer*> buffers_;
+  std::vector<std::shared_ptr<const void>> owners_;
   msghdr message_{};
   std::vector<Endpoint*> laid_out_;
 

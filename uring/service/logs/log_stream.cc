@@ -6,15 +6,20 @@
 namespace virtproxy::logs {
 
 void LogStream::send(std::vector<std::byte>& bytes) {
-  bytes_.clear();
-  bytes_.swap(bytes);
+  // What the channel still writes is left alone.
+  bytes_.swap(before_);
+  if (bytes_ == nullptr || bytes_.use_count() > 1) {
+    bytes_ = std::make_shared<std::vector<std::byte>>();
+  }
+  bytes_->clear();
+  bytes_->swap(bytes);
   queued_ = taken_ = 0;
   may_queue();
 }
 
 void LogStream::may_queue() {
-  if (stream_.is_over() || leaves_ != Fault::kNone || queued_ == bytes_.size()) return;
-  const auto more = std::min<uint64_t>(stream_.request_credit(), bytes_.size() - queued_);
+  if (stream_.is_over() || leaves_ != Fault::kNone || bytes_ == nullptr) return;
+  const auto more = std::min<uint64_t>(stream_.request_credit(), bytes_->size() - queued_);
   if (more == 0) return;
   queued_ += more;
   stream_.queue(more);
@@ -22,10 +27,11 @@ void LogStream::may_queue() {
 
 OutSegment LogStream::take(uint32_t bytes) {
   const size_t size = std::min<size_t>(bytes, queued_ - taken_);
-  const auto segment = std::span<const std::byte>(bytes_).subspan(taken_, size);
+  const auto segment = std::span<const std::byte>(*bytes_).subspan(taken_, size);
   taken_ += size;
+  std::shared_ptr<const void> owner = bytes_;
   if (ready()) client_.stream_takes_more();
-  return {.bytes = segment};
+  return {.bytes = segment, .owner = std::move(owner)};
 }
 
 void LogStream::deliver(std::span<const std::byte> bytes, ReadBuffer*) {

@@ -2,6 +2,7 @@
 // channel and the shipper.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -28,7 +29,7 @@ class LogStream final : public Endpoint {
   // The client outlives the channel.
   LogStream(StreamHandle& stream, Client& client) : stream_(stream), client_(client) {}
 
-  bool ready() const { return taken_ == bytes_.size(); }
+  bool ready() const { return bytes_ == nullptr || taken_ == bytes_->size(); }
   // Sends the bytes, and takes them out of the vector. Only where ready().
   void send(std::vector<std::byte>& bytes);
   // Resets the stream, unless its session is over: then stream_over() comes by itself.
@@ -50,8 +51,11 @@ class LogStream final : public Endpoint {
 
   StreamHandle& stream_;
   Client& client_;
-  std::vector<std::byte> bytes_;
-  size_t queued_ = 0;  // of them
+  using Bytes = std::shared_ptr<std::vector<std::byte>>;
+  // What send() was given last. The channel holds it, too, until it is written.
+  Bytes bytes_;
+  Bytes before_;       // what it was given before that
+  size_t queued_ = 0;  // of bytes_
   size_t taken_ = 0;
   uint64_t delivered_ = 0;  // not yet reported as consumed
   // The receiver has broken the protocol (kAborted) or ended (kGoingAway): reset with the next
