@@ -265,13 +265,14 @@ void Shipper::send_spool(UnixTime wall) {
       sender_.finish(spool_->logs().front().marks, wall);
       return;
     }
-    if (step == SpoolReader::Step::kWait) return;
+    if (step == SpoolReader::Step::kWait) break;
     if (step == SpoolReader::Step::kSegment) {
       sender_.explain(reader_->segment().starts(), reader_->missing(), reader_->segment().time);
     } else {
-      sender_.send(reader_->batch(), reader_->header(), reader_->extent().end);
+      sender_.send(reader_->batch(), reader_->header(), reader_->end());
     }
   }
+  spool_->passed(reader_->position());
 }
 
 std::optional<SpoolRead> Shipper::next_read() {

@@ -1,8 +1,16 @@
 #include "core/logs/spool.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 namespace virtproxy::logs {
+namespace {
+
+// What is kept of a write beside its bytes, about.
+constexpr size_t kRecentCost = 256;
+
+}  // namespace
 
 Spool::Spool(const SpoolConfig& config, const Superblock& recovered, const LogId& log,
              const LogId& boot, std::vector<std::string> names)
@@ -39,7 +47,10 @@ bool Spool::append(PendingBatch& batch, UnixTime time) {
   if (!fits_segment(batch.bytes.size())) begin_segment(time);
   seal_batch(batch.bytes, state_.logs.back().id, key_, appended_position_);
   const uint64_t end = appended_position_ + batch.bytes.size();
-  queue(config_.geometry.offset_of(appended_position_), batch.bytes, end);
+  queue({.offset = config_.geometry.offset_of(appended_position_),
+         .bytes = std::move(batch.bytes),
+         .written_position = end,
+         .batches = {{appended_position_, batch.end}}});
   appended_position_ = end;
   state_.logs.back().marks[batch.source] = batch.end;
   return true;
@@ -68,22 +79,25 @@ void Spool::begin_segment(UnixTime time) {
   }
   appended_position_ = index * config_.geometry.segment_size + kSegmentHeaderSize;
   segment_open_ = true;
-  queue(config_.geometry.offset_of(index * config_.geometry.segment_size), encode(header),
-        appended_position_);
+  queue({.offset = config_.geometry.offset_of(index * config_.geometry.segment_size),
+         .bytes = encode(header),
+         .written_position = appended_position_});
 }
 
-void Spool::queue(uint64_t offset, std::span<const std::byte> bytes, uint64_t written_position) {
-  queued_ += bytes.size();
+void Spool::queue(Queued what) {
+  queued_ += what.bytes.size();
   // What is under way is not touched.
   if (queue_.size() > (under_way_ ? 1u : 0u)) {
     Queued& last = queue_.back();
-    if (!last.sync && last.offset + last.bytes.size() == offset) {
-      last.bytes.insert(last.bytes.end(), bytes.begin(), bytes.end());
-      last.written_position = std::max(last.written_position, written_position);
+    const bool batches = !last.batches.empty() && !what.batches.empty();
+    if (batches && last.offset + last.bytes.size() == what.offset) {
+      last.bytes.insert(last.bytes.end(), what.bytes.begin(), what.bytes.end());
+      last.written_position = what.written_position;
+      last.batches.push_back(what.batches.front());
       return;
     }
   }
-  queue_.push_back({offset, {bytes.begin(), bytes.end()}, written_position, false});
+  queue_.push_back(std::move(what));
 }
 
 void Spool::queue_superblock() {
@@ -91,13 +105,13 @@ void Spool::queue_superblock() {
   Superblock superblock = state_;
   // The current log has a place from its first segment on.
   if (superblock.logs.back().first == superblock.next) superblock.logs.pop_back();
-  queue(state_.generation % 2 * kSuperblockSize, encode(superblock), 0);
+  queue({.offset = state_.generation % 2 * kSuperblockSize, .bytes = encode(superblock)});
 }
 
 void Spool::request_sync() {
   if (!queue_.empty() && queue_.back().sync && !(under_way_ && queue_.size() == 1)) return;
   queue_superblock();
-  queue_.push_back({0, {}, 0, true});
+  queue_.push_back({.sync = true});
 }
 
 std::optional<SpoolWrite> Spool::next_write() {
@@ -112,13 +126,44 @@ std::optional<SpoolWrite> Spool::next_write() {
 void Spool::written(size_t bytes) {
   under_way_ = false;
   if (queue_.empty() || queue_.front().sync) return;
-  const Queued& first = queue_.front();
+  Queued& first = queue_.front();
   done_ = std::min(done_ + bytes, first.bytes.size());
   if (done_ < first.bytes.size()) return;
   written_position_ = std::max(written_position_, first.written_position);
   queued_ -= first.bytes.size();
   done_ = 0;
+  if (!first.batches.empty()) {
+    recent_bytes_ += first.bytes.size() + kRecentCost;
+    recent_.push_back(std::move(first));
+    while (recent_bytes_ > config_.recent) forget_recent();
+  }
   queue_.pop_front();
+}
+
+void Spool::passed(uint64_t position) {
+  while (!recent_.empty() && recent_.front().written_position <= position) forget_recent();
+}
+
+void Spool::forget_recent() {
+  recent_bytes_ -= recent_.front().bytes.size() + kRecentCost;
+  recent_.pop_front();
+}
+
+std::optional<RecentBatch> Spool::recent(uint64_t position) const {
+  // The last one that begins at the position or before it.
+  const auto after = std::upper_bound(
+      recent_.begin(), recent_.end(), position,
+      [](uint64_t at, const Queued& each) { return at < each.batches.front().position; });
+  if (after == recent_.begin()) return std::nullopt;
+  const Queued& write = *std::prev(after);
+  const auto place =
+      std::lower_bound(write.batches.begin(), write.batches.end(), position,
+                       [](const Place& each, uint64_t at) { return each.position < at; });
+  if (place == write.batches.end() || place->position != position) return std::nullopt;
+  const auto next = std::next(place);
+  const uint64_t end = next == write.batches.end() ? write.written_position : next->position;
+  const uint64_t begin = write.batches.front().position;
+  return RecentBatch{std::span(write.bytes).subspan(position - begin, end - position), place->end};
 }
 
 void Spool::synced() {

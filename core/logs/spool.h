@@ -78,6 +78,15 @@ struct SpoolConfig {
   // What append() does when all segments are in use: refuse, or give up the oldest segment.
   enum class Full : uint8_t { kRefuse, kDropOldest } full = Full::kRefuse;
   size_t write_queue = 1u << 20;  // bytes that wait to be written, one batch more
+  // Bytes of batches that stay in memory once they are written, until passed() is told of them: a
+  // reader that is close behind the writer reads nothing from the file.
+  size_t recent = 1u << 20;
+};
+
+// A batch that was written lately.
+struct RecentBatch {
+  std::span<const std::byte> bytes;  // valid until the spool is told of something, or given more
+  Mark end;                          // behind its last record
 };
 
 class Spool {
@@ -90,8 +99,8 @@ class Spool {
   const SpoolGeometry& geometry() const { return config_.geometry; }
   // True if a batch of `size` bytes (header included) has room now.
   bool has_room(size_t size) const;
-  // Seals the batch at its place and queues a copy. False where has_room() is false: the caller
-  // keeps it. `time`: now.
+  // Seals the batch at its place, takes its bytes and queues them. False where has_room() is false:
+  // the caller keeps it. `time`: now.
   bool append(PendingBatch& batch, UnixTime time);
 
   // The next write or sync, when none is under way.
@@ -108,6 +117,10 @@ class Spool {
   // Batches that end before it may be read.
   uint64_t written_position() const { return written_position_; }
   uint64_t appended_position() const { return appended_position_; }
+  // The batch at the position if it is written and still in memory.
+  std::optional<RecentBatch> recent(uint64_t position) const;
+  // Who reads is past all batches before it: none of them need stay in memory.
+  void passed(uint64_t position);
 
   // The logs in the spool from the oldest; the last one is the current one.
   const std::deque<SpoolLog>& logs() const { return state_.logs; }
@@ -126,19 +139,25 @@ class Spool {
   uint64_t segments_dropped() const { return segments_dropped_; }
 
  private:
+  struct Place {
+    uint64_t position;
+    Mark end;
+  };
   struct Queued {
     uint64_t offset = 0;
-    std::vector<std::byte> bytes;
+    std::vector<std::byte> bytes{};
     uint64_t written_position = 0;  // reached once this is written; 0: no change
     bool sync = false;
+    std::vector<Place> batches{};  // that the bytes are, if they are batches
   };
 
   void start_first_log();
   bool fits_segment(size_t size) const;
   bool may_begin_segment() const;
   void begin_segment(UnixTime time);
-  void queue(uint64_t offset, std::span<const std::byte> bytes, uint64_t written_position);
+  void queue(Queued what);
   void queue_superblock();
+  void forget_recent();
 
   SpoolConfig config_;
   Superblock state_;
@@ -149,6 +168,8 @@ class Spool {
   size_t queued_ = 0;  // bytes
   size_t done_ = 0;    // bytes of the first that are written
   bool under_way_ = false;
+  std::deque<Queued> recent_;  // written batches
+  size_t recent_bytes_ = 0;
   uint64_t appended_position_ = 0;
   uint64_t written_position_ = 0;
   uint64_t synced_position_ = 0;

@@ -92,6 +92,12 @@ std::optional<SpoolReader::Step> SpoolReader::open_segment() {
 std::optional<SpoolReader::Step> SpoolReader::find_batch(uint64_t end) {
   missing_ = DropReason::kCorrupt;
   while (cursor_ + kBatchHeaderSize <= end) {
+    if (const auto recent = spool_.recent(cursor_)) {
+      decode_batch_header(recent->bytes, header_);
+      batch_ = recent->bytes;
+      end_ = recent->end;
+      return Step::kBatch;
+    }
     std::span<const std::byte> bytes;
     if (cursor_ >= buffer_at_ && cursor_ < buffer_at_ + buffer_.size()) {
       bytes = std::span<const std::byte>(buffer_).subspan(cursor_ - buffer_at_);
@@ -119,10 +125,12 @@ std::optional<SpoolReader::Step> SpoolReader::find_batch(uint64_t end) {
       }
       return want(cursor_, std::min<uint64_t>(std::max(need, kReadSize), end - cursor_));
     }
-    if (open_batch(bytes, key_, header_, extent_) != BatchFault::kNone) {
+    BatchExtent extent;
+    if (open_batch(bytes, key_, header_, extent) != BatchFault::kNone) {
       cursor_ += next_batch_start(bytes);
       continue;
     }
+    end_ = extent.end;
     batch_ = bytes.first(header_.size());
     return Step::kBatch;
   }

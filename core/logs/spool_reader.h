@@ -1,6 +1,6 @@
 // Reads what a spool holds, segment by segment and batch by batch, and leaves out what is not
-// whole. The marks at the beginning of each segment, and those of the batches, tell what was left
-// out.
+// whole. A batch that the spool still has in memory is taken from there. The marks at the beginning
+// of each segment, and those of the batches, tell what was left out.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ class SpoolReader {
     kRead,     // next_read() is to be carried out
     kWait,     // everything that is written was read
     kSegment,  // a segment begins: segment() and missing()
-    kBatch     // batch(), header() and extent()
+    kBatch     // batch(), header() and end()
   };
 
   // `spool` outlives the reader.
@@ -40,10 +40,12 @@ class SpoolReader {
   const SegmentHeader& segment() const { return *segment_; }
   // Why numbers before this segment may be missing.
   DropReason missing() const { return missing_; }
-  // Valid until the next call of step() or seek().
+  // Valid until the next call of step() or seek(), or until the spool is told of something or given
+  // more.
   std::span<const std::byte> batch() const { return batch_; }
   const BatchHeader& header() const { return header_; }
-  const BatchExtent& extent() const { return extent_; }
+  // Behind its last record.
+  const Mark& end() const { return end_; }
 
  private:
   uint64_t base() const { return cursor_ / size_of_segment() * size_of_segment(); }
@@ -62,7 +64,7 @@ class SpoolReader {
   DropReason missing_ = DropReason::kCorrupt;
   std::span<const std::byte> batch_;
   BatchHeader header_;
-  BatchExtent extent_;
+  Mark end_;
   // Bytes of the file from buffer_at_ on.
   std::vector<std::byte> buffer_;
   uint64_t buffer_at_ = 0;

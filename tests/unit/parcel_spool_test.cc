@@ -264,7 +264,9 @@ TEST_P(ParcelSpoolTest, LinesInADamagedPartAreCounted) {
   put(sender, sender.lines({std::string(100'000, 'y')}));
   put(sender, sender.lines({"c"}));
   put(sender, sender.lines({"d"}, 1));
-  store(4);
+  // So much that the spool has nothing of what comes before it in memory any more.
+  put(sender, sender.lines({std::string(logs::SpoolConfig{}.recent, 'z')}));
+  store(5);
   damage({"damage me", "yyyyyyyyy"});
   EXPECT_EQ(read(3), (std::vector<std::string>{"b", "corrupt 2 15", "corrupt 1 100000", "c", "d"}));
   EXPECT_EQ(spool_->counters().lost_lines, 3u);

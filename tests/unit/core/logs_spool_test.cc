@@ -65,11 +65,12 @@ class Recorder {
       builder.add_line({1000 + i, {}, std::as_bytes(std::span(text))});
     }
     PendingBatch pending{source, marks_[source], builder.mark(), builder.finish()};
+    const size_t size = pending.bytes.size();
     if (!spool.append(pending, 5)) return false;
-    const uint64_t position = spool.appended_position() - pending.bytes.size();
+    const uint64_t position = spool.appended_position() - size;
     const uint64_t offset = spool.geometry().offset_of(position);
-    batches.push_back({log_, source, pending.first.seq, pending.end.seq, offset,
-                       offset + pending.bytes.size(), position, pending.end});
+    batches.push_back({log_, source, pending.first.seq, pending.end.seq, offset, offset + size,
+                       position, pending.end});
     marks_[source] = pending.end;
     return true;
   }

@@ -212,6 +212,7 @@ std::optional<DecodedParcel> ParcelSpool::next() {
         fetcher_->read(reader_->next_read());
         return std::nullopt;
       case logs::SpoolReader::Step::kWait:
+        spool_->passed(reader_->position());
         free();
         work();  // A parcel that found no room may have it now.
         return std::nullopt;
@@ -249,7 +250,7 @@ std::optional<DecodedParcel> ParcelSpool::take_batch() {
     note_lost(header.first.seq - next_piece_);
     assembly_ = {};
   }
-  next_piece_ = reader_->extent().end.seq;
+  next_piece_ = reader_->end().seq;
   logs::RecordReader records(reader_->batch(), header);
   logs::Record record;
   std::optional<DecodedParcel> decoded;
