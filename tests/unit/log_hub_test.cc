@@ -29,23 +29,27 @@ size_t too_large() {
   return std::max<size_t>(2 * usual, 1 << 20);
 }
 
-// Of the sink that has the fewest.
-struct SafeRecords final : StatVisitor {
+// What each sink has done with the records, in the order of the sinks.
+struct SinkStats final : StatVisitor {
   void visit(const StatInfo& info, const StatSample& sample) override {
-    if (info.name == "log_sink_records") records = std::min(records, sample.value);
+    if (info.name == "log_sink_records") safe.push_back(sample.value);
+    if (info.name == "log_sink_rejected") refused.push_back(sample.value);
   }
-  uint64_t records = UINT64_MAX;
+  // By the sink that has done the fewest.
+  uint64_t done() const {
+    uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < safe.size(); ++i) least = std::min(least, safe[i] + refused[i]);
+    return least;
+  }
+  std::vector<uint64_t> safe;
+  std::vector<uint64_t> refused;
 };
 
 // Over a driver of the choice: a datagram socket of the test as a sink, first of all by itself.
 class LogHubTest : public testing::TestWithParam<DriverChoice> {
  protected:
   void SetUp() override {
-    receiver_.reset(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, (folder_ / "sink").c_str(), sizeof address.sun_path - 1);
-    ASSERT_EQ(bind(receiver_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    ASSERT_NO_FATAL_FAILURE(replace_receiver());
     sinks_ = {datagrams()};
     start();
   }
@@ -53,6 +57,15 @@ class LogHubTest : public testing::TestWithParam<DriverChoice> {
     if (hub_) hub_->stop();
   }
 
+  // Where the sink sends to. Of the one before, what was not read is lost.
+  void replace_receiver() {
+    fs::remove(folder_ / "sink");
+    receiver_.reset(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, (folder_ / "sink").c_str(), sizeof address.sun_path - 1);
+    ASSERT_EQ(bind(receiver_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  }
   std::string datagrams() const {
     return "unix-dgram:" + (folder_ / "sink").string() + ",state=" + (folder_ / "state").string();
   }
@@ -104,12 +117,15 @@ class LogHubTest : public testing::TestWithParam<DriverChoice> {
     while (true) {
       char byte = 0;
       while (recv(receiver_.get(), &byte, 1, 0) >= 0) continue;
-      SafeRecords found;
-      hub_->visit_stats(found);
-      if (found.records >= safe_) return;
+      if (stats().done() >= safe_) return;
       ASSERT_LT(in({}), until);
       usleep(1000);
     }
+  }
+  SinkStats stats() const {
+    SinkStats found;
+    hub_->visit_stats(found);
+    return found;
   }
   // Of the log's only source, as a hub that begins now goes on with it.
   logs::SourceAccount saved() const {
@@ -146,6 +162,22 @@ TEST_P(LogHubTest, AnAccountHasRefusalsThatItsReceiverWasNotToldOf) {
   submit({"e"});
   ASSERT_NO_FATAL_FAILURE(wait_until_safe());
   ASSERT_NO_FATAL_FAILURE(restart_with(2, 5));
+}
+
+// What a sink was given is safe in it or refused by it, also where a connection that was lost makes
+// it refuse a line again.
+TEST_P(LogHubTest, ASinkCountsALineAsSafeOrAsRefused) {
+  submit({"a", large_, "b"});
+  const Instant until = in(std::chrono::seconds(20));
+  // Nothing is read, so nothing of it is safe.
+  while (stats().refused.front() < 1) ASSERT_LT(in({}), until);
+  EXPECT_EQ(stats().safe, (std::vector<uint64_t>{0}));
+  ASSERT_NO_FATAL_FAILURE(replace_receiver());
+  ASSERT_NO_FATAL_FAILURE(wait_until_safe());
+  submit({"c"});
+  ASSERT_NO_FATAL_FAILURE(wait_until_safe());
+  EXPECT_EQ(stats().safe, (std::vector<uint64_t>{3}));
+  EXPECT_EQ(stats().refused, (std::vector<uint64_t>{1}));
 }
 
 TEST_P(LogHubTest, ARefusalThatAReceiverKnowsIsNotCountedTwice) {

@@ -90,10 +90,11 @@ void DatagramSink::flush() {
       break;
     }
     if (done < 0 && errno == EMSGSIZE) {
-      counters().rejected.fetch_add(1, std::memory_order_relaxed);
-      log_warn("{}: a line of {} bytes is larger than the socket takes: it is refused for good",
-               spec_.label(), message.size());
-      parcels_.refuse(parcels_.sent());
+      if (parcels_.refuse(parcels_.sent())) {
+        counters().rejected.fetch_add(1, std::memory_order_relaxed);
+        log_warn("{}: a line of {} bytes is larger than the socket takes: it is refused for good",
+                 spec_.label(), message.size());
+      }
     } else if (done < 0) {
       return lose(errno);
     } else {

@@ -27,8 +27,10 @@ constexpr size_t kMostOfVm = 4u << 20;
 constexpr size_t kLeastOfVm = 256u << 10;
 constexpr Duration kLetGo = std::chrono::seconds(1);
 
-constexpr StatInfo kRecords{"log_sink_records", "Lines and drop records that are safe in the sink",
-                            StatKind::kCounter};
+constexpr StatInfo kRecords{
+    "log_sink_records",
+    "Lines and drop records that are safe in the sink, without those it refused",
+    StatKind::kCounter};
 constexpr StatInfo kBytes{"log_sink_text", "Bytes of the lines that are safe in the sink",
                           StatKind::kCounter, StatUnit::kBytes};
 constexpr StatInfo kWritten{"log_sink_written", "Bytes written to the sink", StatKind::kCounter,
@@ -412,11 +414,19 @@ void LogHub::commit(Outlet& outlet) {
       wake();
     }
   }
+  uint64_t records = 0;
+  uint64_t bytes = 0;
   for (; outlet.committed < safe; ++outlet.committed) {
     const Parcel& parcel = *order_[outlet.committed - released_];
-    outlet.sink->counters().lines.fetch_add(parcel.records.size(), std::memory_order_relaxed);
-    outlet.sink->counters().bytes.fetch_add(parcel.text.size(), std::memory_order_relaxed);
+    records += parcel.records.size();
+    bytes += parcel.text.size();
   }
+  SinkCounters& counters = outlet.sink->counters();
+  // Some may be of parcels that are not safe yet: a count of what is safe never falls.
+  const uint64_t refused = std::min(records, counters.rejected - outlet.refused);
+  outlet.refused += refused;
+  counters.lines.fetch_add(records - refused, std::memory_order_relaxed);
+  counters.bytes.fetch_add(bytes, std::memory_order_relaxed);
   outlet.rate.note(outlet.counters->lines, monotonic_now());
 }
 

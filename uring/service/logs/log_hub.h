@@ -91,6 +91,7 @@ class LogHub final : public ParcelHub,
     std::map<std::string, std::vector<logs::LogAccount>> had;
     uint64_t given = 0;      // parcels
     uint64_t committed = 0;  // … that are safe, with their accounts
+    uint64_t refused = 0;    // lines of those, or a few more
     bool commit_failed = false;
     LineRate rate;                   // of lines that are safe
     std::atomic<int64_t> oldest{0};  // when the first one that is not was received; 0: none

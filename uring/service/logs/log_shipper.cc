@@ -152,6 +152,8 @@ void LogShipper::stream_began(LogStream& stream) {
 
 StreamFault LogShipper::stream_input(std::span<const std::byte> bytes) {
   const StreamFault fault = shipper_.feed(bytes);
+  // Before the next log is begun: the end of this one may be acknowledged in the same piece.
+  note_explained();
   if (fault != StreamFault::kNone) {
     log_warn("channel {}: log shipping: {}", channel_.label(), logs::describe(fault));
     return fault;
@@ -276,6 +278,10 @@ void LogShipper::pump() {
   if (stream_ != nullptr && stream_->ready() && !shipper_.out().empty()) {
     stream_->send(shipper_.out());
   }
+  note_explained();
+}
+
+void LogShipper::note_explained() {
   const auto& explained = shipper_.sender().explained();
   for (size_t i = 0; i < kDropReasons; ++i) {
     // They begin anew with each log.

@@ -124,6 +124,7 @@ class LogShipper final : public ChannelObserver,
   void note_safe();
   void note_given();
   void note_blocked();
+  void note_explained();
   void note_end();
   bool has_unreported_drops() const;
   // Logs what was dropped since the last report: by each source, by the spool and behind it.

@@ -37,12 +37,13 @@ inline constexpr Duration kUnreadCheck = std::chrono::milliseconds(5);
 
 // What a sink has done, for statistics in any thread.
 struct SinkCounters {
-  std::atomic<uint64_t> lines{0};     // records that are safe
-  std::atomic<uint64_t> bytes{0};     // of their text
+  std::atomic<uint64_t> lines{0};     // records that are safe, without refused ones
+  std::atomic<uint64_t> bytes{0};     // of their text, with that of refused ones
   std::atomic<uint64_t> written{0};   // bytes that were written
   std::atomic<uint64_t> failures{0};  // connections lost, writes that failed
   std::atomic<bool> up{false};        // takes lines at the moment
-  std::atomic<uint64_t> rejected{0};  // lines that it refused for good
+  // Lines that it refused for good, each counted before its parcel is safe.
+  std::atomic<uint64_t> rejected{0};
 };
 
 // A parcel as a sink sees it: without the records that it has had before a restart.

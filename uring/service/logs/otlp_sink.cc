@@ -301,7 +301,7 @@ void OtlpSink::on_response(unsigned status, std::string_view retry_after, std::s
   const size_t asked = parcels_.sent();
   if (status == 200) {
     const ProtobufField partial = field_of(body, 1);
-    const uint64_t rejected = field_of(partial.bytes, 1).number;
+    const uint64_t rejected = std::min<uint64_t>(field_of(partial.bytes, 1).number, asked);
     if (rejected > 0) {
       log_warn("{}: {} of {} records were refused: {}", spec().label(), rejected, asked,
                printable(field_of(partial.bytes, 2).bytes.substr(0, 200)));

@@ -66,13 +66,16 @@ class SentParcels {
     }
     advance();
   }
-  // A message is refused for good. It remains to be acknowledged.
-  void refuse(size_t index) {
-    if (!messages_[index].is_line) return;
+  // A message is refused for good. It remains to be acknowledged. False if it was refused before,
+  // on a connection that was lost.
+  bool refuse(size_t index) {
+    if (std::exchange(messages_[index].refused, true)) return false;
+    if (!messages_[index].is_line) return true;
     RefusedLine line = messages_[index].line;
     const auto parcel = std::upper_bound(ends_.begin(), ends_.end(), acknowledged_ + index);
     line.parcel = safe_ + static_cast<uint64_t>(parcel - ends_.begin());
     refused_.push_back(line);
+    return true;
   }
   std::vector<RefusedLine> take_refused() { return std::exchange(refused_, {}); }
   // Parcels whose messages are all acknowledged.
@@ -84,6 +87,7 @@ class SentParcels {
     size_t vm = 0;
     RefusedLine line;
     bool is_line = false;
+    bool refused = false;
   };
   void advance() {
     while (!ends_.empty() && ends_.front() <= acknowledged_) {
