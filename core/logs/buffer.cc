@@ -10,6 +10,8 @@ constexpr size_t kLeastMemory = 64u << 10;
 constexpr size_t kGapCost = kDropReasons * kMaxRecordOverhead;
 // What a batch needs beside its records: the header, and what is kept of it outside.
 constexpr size_t kBatchCost = kBatchHeaderSize + 768;
+// A source with so many full batches, or a quarter of the memory, does not wait for its idle_at.
+constexpr size_t kMostPaced = 8;
 
 }  // namespace
 
@@ -243,9 +245,28 @@ void Buffer::drop_all(Instant now) {
 // --- giving batches ---------------------------------------------------------------------------
 
 Instant Buffer::due_at(const Source& source, Traffic traffic) const {
-  if (!source.since || traffic == Traffic::kLast) return Instant::zero();
+  if (traffic == Traffic::kLast) return Instant::zero();
+  if (!source.closed.empty()) {
+    return paced(source, Instant::zero(), traffic) ? source.idle_at : Instant::zero();
+  }
+  if (!source.since) return Instant::zero();
   const Instant due = *source.since + config_.batch_delay;
   return traffic == Traffic::kIdle ? std::min(due, source.idle_at) : due;
+}
+
+bool Buffer::paced(const Source& source, Instant now, Traffic traffic) const {
+  if (traffic != Traffic::kIdle || now >= source.idle_at) return false;
+  return source.used < std::min(kMostPaced * config_.batch_size, config_.memory / 4);
+}
+
+Duration Buffer::interval(Instant now) {
+  const Duration since = now - counted_since_;
+  if (since >= config_.idle_interval) {
+    busy_ = counted_ / config_.busy_bytes >= static_cast<size_t>(since / config_.idle_interval);
+    counted_since_ = now;
+    counted_ = 0;
+  }
+  return busy_ ? config_.busy_interval : config_.idle_interval;
 }
 
 std::optional<PendingBatch> Buffer::take(Instant now, Traffic traffic) {
@@ -253,10 +274,15 @@ std::optional<PendingBatch> Buffer::take(Instant now, Traffic traffic) {
     Source& source = sources_[next_];
     next_ = (next_ + 1) % sources_.size();
     if (!source.head_gap.empty()) return take_head_gap(source);
-    if (!source.closed.empty()) return take_closed(source);
+    if (!source.closed.empty()) {
+      if (paced(source, now, traffic)) continue;
+      // The open batch goes with them.
+      if (traffic == Traffic::kIdle) source.idle_at = std::min(source.idle_at, now);
+      return take_closed(source);
+    }
     if (source.open.empty() && source.tail_gap.empty()) continue;
     if (now < due_at(source, traffic)) continue;
-    source.idle_at = now + config_.idle_interval;
+    source.idle_at = now + interval(now);
     const size_t before = open_cost(source);
     put_tail_gap(source);
     charge(source, before, open_cost(source));
@@ -277,6 +303,7 @@ PendingBatch Buffer::take_head_gap(Source& source) {
 }
 
 PendingBatch Buffer::take_closed(Source& source) {
+  counted_ += source.closed.front().batch.bytes.size();
   charge(source, closed_cost(source.closed.front()), 0);
   PendingBatch batch = std::move(source.closed.front().batch);
   source.closed.pop_front();
@@ -287,9 +314,9 @@ std::optional<Instant> Buffer::due(Traffic traffic) const {
   std::optional<Instant> due;
   for (const Source& source : sources_) {
     std::optional<Instant> own;
-    if (!source.head_gap.empty() || !source.closed.empty()) {
+    if (!source.head_gap.empty()) {
       own = Instant::zero();
-    } else if (!source.open.empty() || !source.tail_gap.empty()) {
+    } else if (!source.closed.empty() || !source.open.empty() || !source.tail_gap.empty()) {
       own = due_at(source, traffic);
     }
     if (own && (!due || *own < *due)) due = own;

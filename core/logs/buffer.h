@@ -43,9 +43,13 @@ struct BufferConfig {
   size_t max_line = 256u << 10;   // longer lines keep their head; at most kMaxLine and memory / 4
   size_t batch_size = 64u << 10;  // at which a batch is closed, bytes; at most memory / 8
   Duration batch_delay = std::chrono::milliseconds(5);  // after which one is closed
-  // While there is nothing else to send, one of a source is closed this long after the one before.
+  // While there is nothing else to send, what a source has is given this long after the last time.
   // A line by itself waits for nothing; thousands a second share what a batch costs.
   Duration idle_interval = std::chrono::milliseconds(1);
+  // The same while so many bytes come in each idle_interval that the processor is what they lack:
+  // what they cost is mostly that processes take turns. Below batch_delay.
+  Duration busy_interval = std::chrono::milliseconds(4);
+  size_t busy_bytes = 32u << 10;
 };
 
 class Buffer {
@@ -119,7 +123,7 @@ class Buffer {
     Gap tail_gap;
     size_t used = 0;
     std::optional<Instant> since;  // the oldest of open batch and gaps
-    Instant idle_at{};             // one may be closed while there is nothing else
+    Instant idle_at{};             // what there is may be given while there is nothing else
     std::optional<Instant> blocked_since;
     Duration budget{};
     Tally received;
@@ -140,8 +144,12 @@ class Buffer {
   void close(Source& source);
   // Writes the tail gap behind the last line.
   void put_tail_gap(Source& source);
-  // When what waits in an open batch or a gap is to be taken.
+  // When what waits in batches or a gap is to be taken.
   Instant due_at(const Source& source, Traffic traffic) const;
+  // Whether a source waits for its idle_at, closed batches included.
+  bool paced(const Source& source, Instant now, Traffic traffic) const;
+  // From now to the next idle_at.
+  Duration interval(Instant now);
   void count_drop(Source& source, const DropRecord& record);
   void lose(Source& source, const Closed& closed, DropReason reason, Gap& into);
   void charge(Source& source, size_t before, size_t after);
@@ -152,6 +160,10 @@ class Buffer {
   std::vector<Source> sources_;
   size_t used_ = 0;
   size_t next_ = 0;  // the source whose turn it is
+  // How fast lines come: the bytes of the batches that were given since then.
+  Instant counted_since_{};
+  size_t counted_ = 0;
+  bool busy_ = false;  // the last time that this was looked at
 };
 
 }  // namespace virtproxy::logs

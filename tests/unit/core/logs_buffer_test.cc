@@ -145,6 +145,53 @@ TEST(LogBuffer, ALineByItselfIsSentAtOnceAndManyAreSentTogether) {
   EXPECT_TRUE(buffer.empty());
 }
 
+// Where lines come so fast that the processor is what they lack, fewer processes take turns for
+// them: what a source has is given less often, but never with more than a quarter of the memory
+// waiting.
+TEST(LogBuffer, FastSourcesGiveLessOften) {
+  BufferConfig fast = config(64u << 10);
+  fast.memory = 4u << 20;
+  Buffer buffer(fast, {source(Policy::kDropNewest)});
+  const std::string text(1000, 'x');
+  const auto give = [&](Instant now) {
+    size_t batches = 0;
+    while (buffer.take(now, Traffic::kIdle)) ++batches;
+    return batches;
+  };
+  // 50 bytes in each microsecond.
+  Instant now = 10s;
+  for (; now < 10s + 10ms; now += 20us) {
+    put(buffer, 0, text, now);
+    give(now);
+  }
+  const Instant due = *buffer.due(Traffic::kIdle);
+  for (; now < due; now += 20us) {
+    put(buffer, 0, text, now);
+    EXPECT_EQ(give(now), 0u) << "closed ones wait, too";
+    EXPECT_EQ(buffer.due(Traffic::kIdle), due);
+  }
+  EXPECT_GT(give(due), 1u);
+  EXPECT_TRUE(buffer.empty());
+  put(buffer, 0, text, due);
+  EXPECT_EQ(buffer.due(Traffic::kIdle), due + fast.busy_interval);
+  // What else there is to send is no reason to wait, and neither is an end.
+  for (int i = 0; i < 100; ++i) put(buffer, 0, text, due);
+  EXPECT_TRUE(buffer.take(due, Traffic::kBusy));
+  for (int i = 0; i < 100; ++i) put(buffer, 0, text, due);
+  EXPECT_TRUE(buffer.take(due, Traffic::kLast));
+  while (buffer.take(due, Traffic::kLast)) continue;
+  // All at once: eight batches of the full size are as many as wait.
+  while (give(due) == 0) put(buffer, 0, text, due);
+  EXPECT_TRUE(buffer.empty());
+  // Slower ones are given as soon as before.
+  for (now = due; now < due + 20ms; now += 200us) {
+    put(buffer, 0, text, now);
+    give(now);
+  }
+  put(buffer, 0, text, now);
+  EXPECT_LE(*buffer.due(Traffic::kIdle), now + fast.idle_interval);
+}
+
 TEST(LogBuffer, DropNewestKeepsTheBeginningAndDropOldestTheEnd) {
   constexpr uint64_t kLines = 2000;
   for (const Policy policy : {Policy::kDropNewest, Policy::kDropOldest}) {
