@@ -1,5 +1,6 @@
 #include "tests/unit/core/log_world.h"
 
+#include <array>
 #include <cstring>
 
 namespace virtproxy::logs::test {
@@ -46,7 +47,10 @@ void World::start_guest() {
       const SpoolRead read = recovery.next_read();
       recovery.read(disk_.read(read.offset, read.size));
     }
-    start = {{geometry_, options_.spool_full, 16u << 10}, recovery.state()};
+    // What is sent comes from the file alone, from both, or mostly from memory.
+    constexpr std::array<size_t, 3> kRecent{0, 4096, 1u << 20};
+    start = {{geometry_, options_.spool_full, 16u << 10, kRecent[log_.low % kRecent.size()]},
+             recovery.state()};
   }
   shipper_ = std::make_unique<Shipper>(config, sources, log_, LogId{1, 1}, start);
   if (!reuse) {

@@ -77,8 +77,8 @@ TEST(LogSimulation, AGuestThatIsKilledLosesNothingThatItHadWritten) {
   options.spool = true;
   options.guest_crashes = true;
   // A STATE had told of lines that had not been written yet: the receiver finds that they never
-  // came.
-  EXPECT_GT(run(options, seeds(kSeeds)).unaccounted, 0u);
+  // came. That happens in one of five runs or so.
+  EXPECT_GT(run(options, std::max(seeds(kSeeds), kSeeds)).unaccounted, 0u);
 }
 
 TEST(LogSimulation, InMemoryAKilledGuestLosesOnlyWhatWasNotAcknowledged) {
