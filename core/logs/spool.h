@@ -80,7 +80,7 @@ struct SpoolConfig {
   size_t write_queue = 1u << 20;  // bytes that wait to be written, one batch more
   // Bytes of batches that stay in memory once they are written, until passed() is told of them: a
   // reader that is close behind the writer reads nothing from the file.
-  size_t recent = 1u << 20;
+  size_t recent = 256u << 10;
 };
 
 // A batch that was written lately.
